@@ -1,0 +1,54 @@
+"""The command `rung`: from arguments to a command, and from errors to exit statuses.
+
+0 done · 1 a fault of rung's own, with its traceback · 2 something to mend, in one line · 130 interrupted
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError
+
+from rung import __version__
+from rung.cli import commands
+from rung.errors import RungError
+
+app = App(
+    name="rung",
+    help="Find the cheapest way to make a small model do one job well, prove it on held-out rows, and ship it.",
+    help_epilogue="Start with `rung climb FILE`, where FILE holds rows of input and output.",
+    help_format="plaintext",
+    version=__version__,
+)
+for command in (commands.climb, commands.report, commands.ask, commands.models):
+    app.command(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; its exit status."""
+    try:
+        app(arguments, exit_on_error=False, print_error=False, result_action="return_none")
+        sys.stdout.flush()
+    except RungError as error:
+        return _fault(str(error))
+    except CycloptsError as error:
+        return _fault(f"{' '.join(str(error).split())} `rung --help` shows what there is.")
+    except KeyboardInterrupt:
+        print("interrupted; the same command resumes", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Whoever read the output has left; what is still buffered must not be written at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return 0
+
+
+def _fault(message: str) -> int:
+    line = " ".join(message.split())
+    print(f"error: {line}", file=sys.stderr)
+    return 2

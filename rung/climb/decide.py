@@ -1,0 +1,229 @@
+"""The verdict: which rung to ship, decided from Measurements alone.
+
+1. Walk up. Start at the cheapest rung inside the limits. Compare all dearer ones with it (one-sided,
+   paired, Holm over them) and move to the cheapest that wins: p at most .05 and a gain of at least two
+   points. Repeat from there.
+2. Step back. The best is the rung with the highest score. Ship the cheapest rung, no dearer than where
+   the walk ended and not beaten on it, that is shown to be at most a margin worse than the best.
+3. If no rung is shown to be that, the verdict is undecided, and says about how many rows would settle it.
+
+Two points are 0.02 of a metric that is a share; of a metric in units, 2 % of the targets' range.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from rung.climb.sentence import Facts, no_verdict, verdict
+from rung.records import Candidate, Comparison, Decision, Json, VerdictKind
+from rung.scoring import paired, stats
+from rung.scoring.scorers import SCORERS, worst_error
+
+MIN_ROWS = 50
+ALPHA = 0.05
+MIN_GAIN = 0.02
+ZERO_SHOT = "prompt"
+
+
+def decide(
+    candidates: Sequence[Candidate],
+    *,
+    targets: Mapping[str, Json],
+    groups: Mapping[str, str] | None,
+    seed: int,
+    split: str,
+) -> Decision:
+    """Decide between rungs that were measured on the same rows.
+
+    `targets` gives the expected output of each row by its id, `groups` the group of each row that has
+    one. Kinds: `clear_winner`, the rung won its way up (or, as the cheapest, is clearly better than all
+    others) and none is better by more than the margin; `tie`, a cheaper rung is as good as the best;
+    `undecided`, a dearer rung scores higher but neither is its gain proven nor ruled out; `no_verdict`,
+    under 50 rows or no rung inside the limits, with nothing chosen. ValueError without candidates.
+    """
+    if not candidates:
+        raise ValueError("no candidates to decide between")
+    ladder = sorted(candidates, key=lambda one: (one.order, one.rung))
+    rows = {row.example_id for row in ladder[0].measurement.predictions}
+    assert all({row.example_id for row in one.measurement.predictions} == rows for one in ladder)
+    assert len({one.measurement.metric for one in ladder}) == 1
+    bench = _Bench(
+        targets=targets,
+        groups=groups,
+        seed=seed,
+        min_gain=_min_gain(ladder[0], [targets[row] for row in rows]),
+        made={},
+    )
+    pool = [one for one in ladder if not one.over_limits and one.measurement.n >= MIN_ROWS]
+    if not pool:
+        return no_verdict(ladder, split=split, rows=len(rows), min_rows=MIN_ROWS)
+    path = _walk_up(pool, bench)
+    best = max(pool, key=_goodness)
+    margin = _margin(ladder, best, bench.min_gain)
+    shipped = _step_back(pool, path, best, bench, margin)
+    facts = Facts(
+        ladder=ladder,
+        pool=pool,
+        path=path,
+        best=best,
+        shipped=shipped or path[-1],
+        margin=margin,
+        split=split,
+    )
+    kind, comparison = _kind(facts, settled=shipped is not None, bench=bench)
+    rows_needed = None
+    if kind == "undecided" and comparison is not None:
+        rows_needed = _rows_needed(facts, comparison, bench)
+    return Decision(
+        kind=kind,
+        chosen=facts.shipped.rung,
+        best=best.rung,
+        comparisons=tuple(bench.made.values()),
+        margin=margin,
+        sentence=verdict(facts, kind, comparison, rows_needed),
+        rows_needed=rows_needed,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Bench:
+    """What every comparison needs, and the comparisons `made` so far by (cheaper, dearer)."""
+
+    targets: Mapping[str, Json]
+    groups: Mapping[str, str] | None
+    seed: int
+    min_gain: float
+    made: dict[tuple[str, str], Comparison]
+
+
+def _walk_up(pool: Sequence[Candidate], bench: _Bench) -> list[Candidate]:
+    """The rungs stood on, from the cheapest to the one that no dearer rung beats."""
+    path = [pool[0]]
+    while True:
+        dearer = pool[pool.index(path[-1]) + 1 :]
+        winner = next((one for one in _family(path[-1], dearer, bench) if one[1].wins), None)
+        if winner is None:
+            return path
+        path.append(winner[0])
+
+
+def _family(
+    current: Candidate, dearer: Sequence[Candidate], bench: _Bench
+) -> list[tuple[Candidate, Comparison]]:
+    """Compare each dearer rung with the current one, Holm over all of them, and keep the comparisons.
+
+    A rung that shares fewer than 50 answered rows with the current one isn't compared.
+    """
+    pairs = [(one, _pair(current, one, bench)) for one in dearer]
+    pairs = [(one, pair) for one, pair in pairs if pair.n >= MIN_ROWS]
+    raw = [paired.p_value(pair, bench.seed) for _, pair in pairs]
+    family = []
+    for (one, pair), p, p_holm in zip(pairs, raw, stats.holm(raw), strict=True):
+        gain = paired.gain(pair)
+        interval = paired.gain_interval(pair, bench.seed)
+        # A gain of 2 points may come out as 0.0199999.
+        wins = p_holm <= ALPHA and gain >= bench.min_gain * (1 - 1e-9)
+        comparison = Comparison(
+            cheaper=current.rung,
+            dearer=one.rung,
+            n=pair.n,
+            gain=gain,
+            interval=interval,
+            discordant=paired.discordant_share(pair),
+            p=p,
+            p_holm=p_holm,
+            smallest_detectable_gain=stats.smallest_detectable_gain(
+                pair.n, paired.spread(pair, interval), alpha=2 * ALPHA / len(pairs)
+            ),
+            wins=wins,
+        )
+        bench.made[current.rung, one.rung] = comparison
+        family.append((one, comparison))
+    return family
+
+
+def _compare(cheaper: Candidate, dearer: Candidate, bench: _Bench) -> Comparison | None:
+    """The comparison of two rungs, made now, as a family of one that can't win, if it wasn't before."""
+    key = (cheaper.rung, dearer.rung)
+    if key not in bench.made:
+        for _, comparison in _family(cheaper, [dearer], bench):
+            bench.made[key] = replace(comparison, wins=False)
+    return bench.made.get(key)
+
+
+def _step_back(
+    pool: Sequence[Candidate], path: Sequence[Candidate], best: Candidate, bench: _Bench, margin: float
+) -> Candidate | None:
+    """The cheapest rung up to the path's end, not beaten on it, shown to be as good as the best, if any."""
+    for one in pool[: pool.index(path[-1]) + 1]:
+        if one in path[:-1]:
+            continue
+        if one is best:
+            return one
+        if _compare(one, best, bench) is None:
+            continue
+        pair = _pair(one, best, bench)
+        if stats.non_inferior(paired.gain_interval(pair, bench.seed, level=0.9), margin):
+            return one
+    return None
+
+
+def _kind(facts: Facts, *, settled: bool, bench: _Bench) -> tuple[VerdictKind, Comparison | None]:
+    """The kind of verdict, and the comparison that its sentence should quote."""
+    shipped, path, best = facts.shipped, facts.path, facts.best
+    if not settled:
+        return "undecided", _compare(shipped, best, bench)
+    if shipped is not path[-1]:
+        rival = best if best is not shipped else path[-1]
+        return "tie", _compare(shipped, rival, bench)
+    if len(path) > 1:
+        return "clear_winner", bench.made[path[-2].rung, shipped.rung]
+    rivals = [bench.made.get((shipped.rung, one.rung)) for one in facts.pool[1:]]
+    compared = [one for one in rivals if one is not None]
+    nearest = max(compared, key=lambda one: one.gain, default=None)
+    clear = all(one.interval.high < 0 for one in compared)
+    return "clear_winner" if clear else "tie", nearest
+
+
+def _rows_needed(facts: Facts, comparison: Comparison, bench: _Bench) -> int:
+    """How many more rows would settle it, were the gain what it seems to be: whichever way is shorter.
+
+    Either the gain is proven, as large as seen but at least what a win needs; or, where it is under the
+    margin, it is shown to be.
+    """
+    pair = _pair(facts.shipped, facts.best, bench)
+    scale = pair.unit
+    spread = paired.spread(pair, comparison.interval) / scale**2
+    seen = comparison.gain / scale
+    tests = len(facts.pool) - 1 - facts.pool.index(facts.shipped)
+    effect = max(seen, bench.min_gain / scale)
+    needed = stats.rows_needed(effect, spread, alpha=2 * ALPHA / tests)
+    if seen < facts.margin / scale:
+        needed = min(needed, stats.rows_for_non_inferiority(seen, facts.margin / scale, spread, alpha=ALPHA))
+    return max(needed - comparison.n, 1)
+
+
+def _pair(cheaper: Candidate, dearer: Candidate, bench: _Bench) -> paired.Pair:
+    """The rows that both rungs answered."""
+    return paired.pair_up(cheaper.measurement, dearer.measurement, targets=bench.targets, groups=bench.groups)
+
+
+def _goodness(candidate: Candidate) -> float:
+    """The score, turned so that more is better."""
+    score = candidate.measurement.score
+    return score if SCORERS[candidate.measurement.metric].higher_is_better else -score
+
+
+def _min_gain(candidate: Candidate, targets: Sequence[Json]) -> float:
+    """Two points, in the metric's units."""
+    if SCORERS[candidate.measurement.metric].shares:
+        return MIN_GAIN
+    return MIN_GAIN * worst_error(targets)
+
+
+def _margin(ladder: Sequence[Candidate], best: Candidate, min_gain: float) -> float:
+    """How much worse than the best still counts as good: two points, or ¼ of the best's gain over zero-shot.
+
+    The quarter only counts where zero-shot was measured and the best is above it.
+    """
+    gains = [_goodness(best) - _goodness(one) for one in ladder if one.rung == ZERO_SHOT]
+    return min([min_gain, *(gain / 4 for gain in gains if gain > 0)])

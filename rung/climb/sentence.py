@@ -1,0 +1,145 @@
+"""The verdict in words: one plain sentence with names, scores, gains, rows and odds."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rung.records import Candidate, Comparison, Decision, VerdictKind
+from rung.scoring.scorers import SCORERS
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Facts:
+    """What was found: all rungs, those in the running, the path walked up, the best and the one to ship."""
+
+    ladder: Sequence[Candidate]
+    pool: Sequence[Candidate]
+    path: Sequence[Candidate]
+    best: Candidate
+    shipped: Candidate
+    margin: float
+    split: str
+
+
+def verdict(facts: Facts, kind: VerdictKind, comparison: Comparison | None, rows_needed: int | None) -> str:
+    """Say the verdict. `comparison` is the one quoted, None where no rung could be compared."""
+    shipped, best = facts.shipped, facts.best
+    rows = f"{shipped.measurement.n:,} {facts.split} rows"
+    head = f"Ship {shipped.rung}: {_score(shipped)} on {rows}"
+    if comparison is None and kind == "undecided":
+        said = (
+            f"Undecided: {best.rung} scores {_score(best)} and {shipped.rung} {_score(shipped)}, but too few "
+            f"{facts.split} rows were answered by both to compare them"
+        )
+    elif comparison is None:
+        said = f"{head}; no other rung could be compared with it"
+    elif kind == "undecided":
+        said = (
+            f"Undecided between {shipped.rung} ({_score(shipped)}) and {best.rung} ({_score(best)}) on {rows}: "
+            f"the gain is neither a clear win nor shown to be under {_amount(shipped, facts.margin)} "
+            f"({_odds(shipped, comparison)}); label about {_rounded(rows_needed or 1):,} more rows, "
+            f"or ship {shipped.rung}, the cheaper"
+        )
+    elif kind == "clear_winner" and len(facts.path) > 1:
+        beaten = facts.path[-2]
+        said = f"{head}; it beats {beaten.rung}'s {_score(beaten)} ({_odds(shipped, comparison)})"
+        if best is not shipped:
+            margin = _amount(shipped, facts.margin)
+            said += f", and {best.rung}'s {_score(best)} isn't better by more than {margin}"
+    elif kind == "clear_winner":
+        rival = _rung(facts, comparison.dearer)
+        said = (
+            f"{head}; it's the cheapest and clearly the best, "
+            f"next is {rival.rung}'s {_score(rival)} ({_odds(shipped, comparison)})"
+        )
+    else:
+        rival = _rung(facts, comparison.dearer)
+        claim = (
+            f"isn't better by more than {_amount(shipped, facts.margin)}"
+            if rival is best and best is not shipped
+            else "isn't higher"
+        )
+        said = f"{head}; {rival.rung}'s {_score(rival)} {claim} ({_odds(shipped, comparison)}), "
+        said += "so the cheaper one is as good"
+    return said + _over_limits(facts) + "."
+
+
+def no_verdict(ladder: Sequence[Candidate], *, split: str, rows: int, min_rows: int) -> Decision:
+    """Say why nothing can be decided, and show the scores."""
+    scores = ", ".join(f"{one.rung} {_score(one)}" for one in ladder)
+    if rows < min_rows:
+        why = f"{rows:,} {split} rows are fewer than the {min_rows} that a verdict needs"
+    elif all(one.over_limits for one in ladder):
+        why = "every rung is over the limits (" + "; ".join(
+            f"{one.rung}: {', '.join(one.over_limits)}" for one in ladder
+        )
+        why += ")"
+    else:
+        why = f"no rung inside the limits answered the {min_rows} {split} rows that a verdict needs"
+    return Decision(
+        kind="no_verdict",
+        chosen=None,
+        best=None,
+        comparisons=(),
+        margin=0.0,
+        sentence=f"No verdict: {why}; scores: {scores}.",
+    )
+
+
+def _rung(facts: Facts, name: str) -> Candidate:
+    """The candidate of that name."""
+    return next(one for one in facts.pool if one.rung == name)
+
+
+def _score(candidate: Candidate) -> str:
+    """A share as `.927`, a number in units with four digits."""
+    score = candidate.measurement.score
+    if not _is_share(candidate):
+        return f"{score:.4g}"
+    return f"{score:.3f}".replace("0.", ".", 1)
+
+
+def _odds(candidate: Candidate, comparison: Comparison) -> str:
+    """The gain, its interval and, where there is one, how likely chance alone would give it."""
+    if _is_share(candidate):
+        gain, low, high = (
+            f"{100 * part:+.1f}"
+            for part in (comparison.gain, comparison.interval.low, comparison.interval.high)
+        )
+        gain += " points"
+    else:
+        gain, low, high = (
+            f"{part:+.4g}" for part in (comparison.gain, comparison.interval.low, comparison.interval.high)
+        )
+        gain = f"error {'less' if comparison.gain >= 0 else 'more'} by {gain.lstrip('+-')}: gain {gain}"
+    if comparison.gain <= 0:
+        return f"{gain}, {low} to {high}"
+    p = "p < .001" if comparison.p_holm < 0.001 else f"p = {comparison.p_holm:.3f}".replace("0.", ".", 1)
+    return f"{gain}, {low} to {high}, {p}"
+
+
+def _amount(candidate: Candidate, margin: float) -> str:
+    """A margin in points, or in the metric's units."""
+    return f"{100 * margin:.1f} points" if _is_share(candidate) else f"{margin:.4g}"
+
+
+def _is_share(candidate: Candidate) -> bool:
+    """Whether the metric is a share, told in points."""
+    return SCORERS[candidate.measurement.metric].shares
+
+
+def _rounded(rows: int) -> int:
+    """Two leading digits, rounded up: an estimate shouldn't look exact."""
+    step = 10 ** max(len(str(rows)) - 2, 0)
+    return -(-rows // step) * step
+
+
+def _over_limits(facts: Facts) -> str:
+    """Name the rungs that score higher but can't win for the limits."""
+    up = SCORERS[facts.shipped.measurement.metric].higher_is_better
+    here = facts.shipped.measurement.score
+    outside = [
+        f"{one.rung} ({_score(one)}, {', '.join(one.over_limits)})"
+        for one in facts.ladder
+        if one.over_limits and (one.measurement.score > here if up else one.measurement.score < here)
+    ]
+    return f"; over the limits and out: {', '.join(outside)}" if outside else ""

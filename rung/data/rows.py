@@ -1,0 +1,151 @@
+"""Data files as streams of rows: JSON lines and lists, CSV, TSV, Parquet. Nothing is executed."""
+
+import csv
+from collections.abc import Callable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from rung.errors import DataError
+from rung.task.outputs import read_json, shown
+
+Row: TypeAlias = tuple[str, dict[str, Any]]
+"""Where the row stands (file:line) and its columns."""
+
+MAX_ROW_BYTES = 1024 * 1024
+MAX_LIST_BYTES = 256 * 1024 * 1024
+BOM = b"\xef\xbb\xbf"
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """The rows of the file, one by one; the reader is chosen by the extension.
+
+    DataError for a file that is missing, empty, of an unknown kind, not UTF-8, or broken at some line.
+    """
+    if not path.exists():
+        raise DataError(f"no such data file: {str(path)!r}; check the path")
+    if not path.is_file():
+        raise DataError(f"{str(path)!r} is not a file; name a data file: {', '.join(READERS)}")
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        raise DataError(f"{path.name}: extension {path.suffix!r} is not read; use {', '.join(READERS)}")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path.name}: the file is empty; at least 10 rows are needed")
+    try:
+        yield from reader(path)
+    except OSError as error:
+        raise DataError(f"{path.name}: can't be read: {error.strerror or error}") from error
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    with path.open("rb") as stream:
+        number = 0
+        while raw := stream.readline(MAX_ROW_BYTES + 1):
+            number += 1
+            if len(raw) > MAX_ROW_BYTES:
+                raise DataError(f"{path.name}:{number}: a row over 1 MB; shorten it or leave it out")
+            yield number, _decode(raw.removeprefix(BOM) if number == 1 else raw, path, number)
+
+
+def _decode(raw: bytes, path: Path, line: int) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path.name}:{line}: not UTF-8 at byte {error.start + 1} "
+            f"({raw[error.start : error.start + 4]!r}); save the file as UTF-8"
+        ) from error
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return read_json(text)
+    except ValueError as error:
+        raise DataError(f"{where}: {error}: {shown(text.strip())}; correct the row") from error
+
+
+def _object(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise DataError(f'{where}: a row must be an object such as {{"input": …}}, not {shown(value)}')
+    return value
+
+
+def _json_lines(path: Path) -> Iterator[Row]:
+    for number, text in _lines(path):
+        if text.strip():
+            where = f"{path.name}:{number}"
+            yield where, _object(_parse(text, where), where)
+
+
+def _json(path: Path) -> Iterator[Row]:
+    with path.open("rb") as stream:
+        head = stream.read(1024).removeprefix(BOM).lstrip()
+    if not head.startswith(b"["):
+        yield from _json_lines(path)
+        return
+    if path.stat().st_size > MAX_LIST_BYTES:
+        raise DataError(f"{path.name}: a JSON list over 256 MB; write one object per line as .jsonl")
+    rows = _parse(_decode(path.read_bytes().removeprefix(BOM), path, 1), path.name)
+    for number, value in enumerate(rows, start=1):
+        where = f"{path.name}:item {number}"
+        yield where, _object(value, where)
+
+
+def _table(path: Path) -> Iterator[Row]:
+    """CSV or TSV with a header line; an empty cell is no value. `where` is the line a row starts on."""
+    lines = (text for _, text in _lines(path))
+    first = next(lines)
+    separator = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
+    reader = csv.reader(chain([first], lines), delimiter=separator, strict=True)
+    start = 1
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        if len(set(header)) < len(header):
+            raise DataError(f"{path.name}:1: a column name stands twice: {shown(header)}; rename one")
+        start = reader.line_num + 1
+        for cells in reader:
+            if cells and len(cells) != len(header):
+                raise DataError(
+                    f"{path.name}:{start}: {len(cells)} cells under {len(header)} columns: {shown(cells)}; "
+                    'put cells that hold a separator or a line break between "quotes"'
+                )
+            if cells:
+                yield (
+                    f"{path.name}:{start}",
+                    {name: cell or None for name, cell in zip(header, cells, strict=True)},
+                )
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(
+            f"{path.name}:{start}: broken table row ({error}); double the quotes inside a cell, "
+            "or write the rows as .jsonl"
+        ) from error
+
+
+def _parquet(path: Path) -> Iterator[Row]:
+    import pyarrow
+    from pyarrow import parquet
+
+    number = 0
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=1024):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield (
+                        f"{path.name}:row {number}",
+                        {name: None if cell != cell else cell for name, cell in row.items()},
+                    )
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        after = f" after row {number}" if number else ""
+        raise DataError(f"{path.name}: not a readable Parquet file{after}: {str(error)[:120]!r}") from error
+
+
+READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
+    ".jsonl": _json_lines,
+    ".ndjson": _json_lines,
+    ".json": _json,
+    ".csv": _table,
+    ".tsv": _table,
+    ".parquet": _parquet,
+}

@@ -1,0 +1,257 @@
+"""Rows as Examples: one table of the formats that rows are written in, seen from the first row."""
+
+import hashlib
+import json
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rung.data.rows import MAX_ROW_BYTES, read_rows
+from rung.errors import DataError
+from rung.records import Example, OutputKind
+from rung.task.model import DataFormat
+from rung.task.outputs import as_kind, canonical, check_text, shown
+
+GROUP_COLUMNS = ("group", "doc_id", "user_id")
+SPEAKERS = {"user": "User", "assistant": "Assistant", "tool": "Tool"}
+ROLES = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "tool": "tool",
+    "function": "tool",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """A data file, read: its rows, the format they are written in, and what a user should know of it."""
+
+    examples: tuple[Example, ...]
+    format: DataFormat
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fields:
+    """A row's parts before they are checked."""
+
+    input: Any
+    output: Any
+    context: Any = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Format:
+    """One way of writing a row: the columns that show it, and how to read them."""
+
+    name: DataFormat
+    needs: tuple[str, ...]
+    read: Callable[[Mapping[str, Any], tuple[str, ...]], Fields]
+
+
+def _columns(row: Mapping[str, Any], needs: tuple[str, ...]) -> Fields:
+    return Fields(input=row[needs[0]], output=row[needs[1]], context=row.get("context"))
+
+
+def _alpaca(row: Mapping[str, Any], needs: tuple[str, ...]) -> Fields:
+    parts = [row["instruction"], row.get("input") or ""]
+    if not all(isinstance(part, str) for part in parts):
+        raise ValueError(f"instruction and input must be text, not {shown(parts)}")
+    text = "\n\n".join(part for part in parts if part.strip())
+    return Fields(input=text, output=row["output"], context=row.get("context"))
+
+
+def _chat(row: Mapping[str, Any], needs: tuple[str, ...]) -> Fields:
+    return _conversation(row["messages"], "messages", "role", "content")
+
+
+def _sharegpt(row: Mapping[str, Any], needs: tuple[str, ...]) -> Fields:
+    return _conversation(row["conversations"], "conversations", "from", "value")
+
+
+FORMATS: tuple[Format, ...] = (
+    Format(name="chat", needs=("messages",), read=_chat),
+    Format(name="sharegpt", needs=("conversations",), read=_sharegpt),
+    Format(name="alpaca", needs=("instruction", "output"), read=_alpaca),
+    Format(name="prompt_completion", needs=("prompt", "completion"), read=_columns),
+    Format(name="io", needs=("input", "output"), read=_columns),
+    Format(name="io", needs=("text", "label"), read=_columns),
+    Format(name="io", needs=("sentence", "label"), read=_columns),
+    Format(name="io", needs=("question", "answer"), read=_columns),
+)
+"""The first that fits a row is its format."""
+
+
+def read_source(path: Path, format: str = "auto") -> Source:
+    """Read every row of the file as an Example; `format` fixes how rows are written.
+
+    DataError, one line with file:line, for a file or row that can't be read, lacks input or output, or
+    is written unlike the first.
+    """
+    formats = [known for known in FORMATS if format in ("auto", known.name)]
+    if not formats:
+        names = ", ".join(dict.fromkeys(known.name for known in FORMATS))
+        raise DataError(f"unknown data format {format!r}; choose auto, {names}")
+    chosen: Format | None = None
+    first = ""
+    unused: set[str] = set()
+    examples: list[Example] = []
+    for where, row in read_rows(path):
+        here = _format_of(row, formats)
+        if chosen is None:
+            chosen, first = here or _no_format(row, where, formats), where
+        elif here is not chosen:
+            raise DataError(_other_format(row, where, chosen, here, first))
+        unused |= row.keys()
+        try:
+            examples.append(_example(row, where, chosen))
+        except ValueError as error:
+            raise DataError(f"{where}: {error}") from error
+    if chosen is None:
+        raise DataError(f"{path.name}: no rows; at least 10 are needed")
+    notes = _notes(path, chosen, examples, unused)
+    return Source(examples=_numbered(examples), format=chosen.name, notes=notes)
+
+
+def conform(examples: Iterable[Example], kind: OutputKind) -> tuple[Example, ...]:
+    """The rows with outputs read as `kind`; one that can't be read stays as it is, for the checks to name."""
+    read = ((example, as_kind(example.output, kind)) for example in examples)
+    return tuple(example if value is None else replace(example, output=value) for example, value in read)
+
+
+def _format_of(row: Mapping[str, Any], formats: Sequence[Format]) -> Format | None:
+    for known in formats:
+        if all(row.get(column) is not None for column in known.needs):
+            return known
+    return None
+
+
+def _no_format(row: Mapping[str, Any], where: str, formats: Sequence[Format]) -> Format:
+    for known in formats:
+        if row.keys() >= set(known.needs):
+            return known
+    accepted = "; ".join(f"{' + '.join(known.needs)} ({known.name})" for known in formats)
+    raise DataError(f"{where}: no known columns among {shown(list(row))}; accepted: {accepted}")
+
+
+def _other_format(row: Mapping[str, Any], where: str, chosen: Format, here: Format | None, first: str) -> str:
+    if here is None:
+        missing = [column for column in chosen.needs if row.get(column) is None]
+        return f"{where}: {missing[0]!r} is missing or empty; fill it in or delete the row"
+    return (
+        f"{where}: this row is written as {here.name} ({' + '.join(here.needs)}), but {first} as "
+        f"{chosen.name} ({' + '.join(chosen.needs)}); write all rows in one way"
+    )
+
+
+def _example(row: Mapping[str, Any], where: str, format: Format) -> Example:
+    for column in format.needs:
+        if row[column] is None:
+            raise ValueError(f"{column!r} is missing or empty; fill it in or delete the row")
+    fields = format.read(row, format.needs)
+    text = _text(fields.input, "input")
+    context = None if fields.context in (None, "") else _text(fields.context, "context")
+    if isinstance(fields.output, str):
+        _text(fields.output, "output")
+    try:
+        size = len(canonical(fields.output)) + len(text) + len(context or "")
+    except TypeError as error:
+        raise ValueError(f"output {shown(fields.output)} is no JSON value; store it as text") from error
+    if size > MAX_ROW_BYTES:
+        raise ValueError("a row over 1 MB; shorten it or leave it out")
+    nfc = [unicodedata.normalize("NFC", part) if part else None for part in (text, context)]
+    digest = hashlib.sha256(json.dumps(nfc, ensure_ascii=False).encode()).hexdigest()
+    return Example(
+        id=digest[:16], input=text, output=fields.output, context=context, group=_group(row), where=where
+    )
+
+
+def _text(value: Any, part: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{part} must be text, not {shown(value)}; write it as a string")
+    if not value.strip():
+        raise ValueError(f"{part} is empty ({shown(value)}); fill it in or delete the row")
+    check_text(value)
+    return value
+
+
+def _group(row: Mapping[str, Any]) -> str | None:
+    meta = row.get("meta")
+    found = [row.get(column) for column in GROUP_COLUMNS]
+    found.append(meta.get("group") if isinstance(meta, dict) else None)
+    group = next((value for value in found if value is not None), None)
+    if group is None:
+        return None
+    if isinstance(group, bool) or not isinstance(group, (str, int)):
+        raise ValueError(f"group must be text or a whole number, not {shown(group)}")
+    return str(group)
+
+
+def _conversation(turns: Any, column: str, role_key: str, text_key: str) -> Fields:
+    """The last turn, the assistant's, is the output; system turns are the context; the rest is the input."""
+    if not isinstance(turns, list) or not turns:
+        raise ValueError(f"{column} must be a list of turns, not {shown(turns)}")
+    said: list[tuple[str, str]] = []
+    for turn in turns:
+        if not isinstance(turn, dict):
+            raise ValueError(f"a turn of {column} must be an object, not {shown(turn)}")
+        role = ROLES.get(str(turn.get(role_key)))
+        if role is None:
+            raise ValueError(f"unknown {role_key} {shown(turn.get(role_key))}; known: {', '.join(ROLES)}")
+        said.append((role, _turn_text(turn.get(text_key), text_key)))
+    if said[-1][0] != "assistant":
+        raise ValueError(f"{column} must end with the assistant's answer, not with {said[-1][0]!r}")
+    asked = [turn for turn in said[:-1] if turn[0] != "system"]
+    system = "\n\n".join(text for role, text in said if role == "system")
+    if not any(role == "user" for role, _ in asked):
+        raise ValueError(f"{column} holds no user turn before the answer; add it or delete the row")
+    text = asked[0][1] if len(asked) == 1 else "\n".join(f"{SPEAKERS[role]}: {text}" for role, text in asked)
+    return Fields(input=text, output=said[-1][1], context=system)
+
+
+def _turn_text(content: Any, key: str) -> str:
+    if isinstance(content, list) and all(isinstance(part, dict) for part in content):
+        content = "".join(str(part.get("text")) for part in content) if _only_text(content) else content
+    if not isinstance(content, str):
+        raise ValueError(
+            f"{key} must be text, not {shown(content)}; tool calls and images are not read: "
+            "write a call as JSON text"
+        )
+    return content
+
+
+def _only_text(parts: list[Any]) -> bool:
+    return all(part.get("type") == "text" and isinstance(part.get("text"), str) for part in parts)
+
+
+def _numbered(examples: Sequence[Example]) -> tuple[Example, ...]:
+    """Ids made unique: repeats of an input get -2, -3, … in the order of their outputs, not of the file."""
+    repeats: dict[str, list[int]] = {}
+    for index, example in enumerate(examples):
+        repeats.setdefault(example.id, []).append(index)
+    numbered = list(examples)
+    for indices in repeats.values():
+        if len(indices) > 1:
+            indices.sort(key=lambda i: (canonical(examples[i].output), examples[i].group or ""))
+        for count, index in enumerate(indices[1:], start=2):
+            numbered[index] = replace(examples[index], id=f"{examples[index].id}-{count}")
+    return tuple(numbered)
+
+
+def _notes(path: Path, format: Format, examples: Sequence[Example], columns: set[str]) -> tuple[str, ...]:
+    mapping = f" ({format.needs[0]} → input, {format.needs[-1]} → output)" if format.read is _columns else ""
+    notes = [f"{path.name}: {len(examples):,} rows, format {format.name}{mapping}"]
+    groups = {example.group for example in examples if example.group is not None}
+    if groups:
+        notes.append(f"{path.name}: {len(groups):,} groups; the rows of a group stay on one side of a split")
+    used = {*format.needs, "input", "context", "meta", "id", *GROUP_COLUMNS}
+    ignored = sorted(str(column) for column in columns - used)
+    if ignored:
+        notes.append(f"{path.name}: columns not used: {', '.join(ignored)[:200]}")
+    return tuple(notes)

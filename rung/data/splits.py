@@ -1,0 +1,157 @@
+"""Train, dev and test: rows that belong together stay together, whatever their order in the file."""
+
+import hashlib
+import json
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
+
+from rung.errors import DataError
+from rung.records import Example, SplitName, Splits
+from rung.task.outputs import canonical
+
+SHARES: dict[SplitName, float] = {"train": 0.6, "dev": 0.2, "test": 0.2}
+SHARES_BESIDE_TEST: dict[SplitName, float] = {"train": 0.8, "dev": 0.2}
+
+Block: TypeAlias = list[Example]
+"""Rows that must stay on one side."""
+
+
+def split(
+    examples: Sequence[Example],
+    *,
+    test: Sequence[Example] | None,
+    seed: int,
+    stratify: bool,
+    dev_rows: int | None = None,
+) -> Splits:
+    """60/20/20 train/dev/test, or 80/20 train/dev beside a given `test`, which is kept as it is.
+
+    With `dev_rows`, dev takes about so many rows at most and train the rest: no more are scored, and
+    a row that is never scored teaches more. Rows of one group, and rows with the same normalised input and context, land on one side. With
+    `stratify`, outputs keep their shares as well as the groups allow, and one that only few rows have
+    is in train. The result depends on the rows and the seed, not on the order of the rows. DataError
+    when a part would be empty.
+    """
+    if test is not None and not test:
+        raise DataError("the test file holds no rows; leave it out to have a test carved from the others")
+    sealed = {question(example) for example in test or ()}
+    kept, removed = list(examples), []
+    if sealed:
+        kept, removed = [], []
+        for example in examples:
+            (removed if question(example) in sealed else kept).append(example)
+    shares = dict(SHARES if test is None else SHARES_BESIDE_TEST)
+    if dev_rows is not None and kept:
+        dev = min(shares["dev"], dev_rows / len(kept))
+        shares |= {"dev": dev, "train": shares["train"] + shares["dev"] - dev}
+    placed = _place(_in_order(_blocks(kept), seed), shares, stratify)
+    for name, rows in placed.items():
+        if not rows:
+            raise DataError(
+                f"no rows are left for {name}: {len(examples):,} rows, {len(removed):,} of them in the given "
+                f"test, in {len(_blocks(kept)):,} groups that can't be parted; give more rows or finer groups"
+            )
+    parts: dict[SplitName, tuple[Example, ...]] = {
+        name: tuple(sorted(rows, key=lambda example: (example.id, canonical(example.output))))
+        for name, rows in placed.items()
+    }
+    parts["test"] = tuple(test) if test is not None else parts["test"]
+    return Splits(
+        **parts,
+        test_given=test is not None,
+        digest=_digest(parts),
+        removed=tuple(sorted(removed, key=lambda example: example.id)),
+    )
+
+
+def question(example: Example) -> tuple[str, str]:
+    """What is asked, without differences that don't matter: NFKC, case and white space are folded."""
+    return _normalised(example.input), _normalised(example.context or "")
+
+
+def _normalised(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def _digest(parts: dict[SplitName, tuple[Example, ...]]) -> str:
+    lines = sorted(
+        json.dumps([name, example.id, canonical(example.output)]) for name in parts for example in parts[name]
+    )
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _blocks(examples: Sequence[Example]) -> list[Block]:
+    """The connected components of "same group or same question" (union-find with path halving)."""
+    parent = list(range(len(examples)))
+
+    def root(index: int) -> int:
+        while parent[index] != index:
+            parent[index] = parent[parent[index]]
+            index = parent[index]
+        return index
+
+    first: dict[tuple[str, ...], int] = {}
+    for index, example in enumerate(examples):
+        keys: list[tuple[str, ...]] = [question(example)]
+        if example.group is not None:
+            keys.append((example.group,))
+        for key in keys:
+            parent[root(index)] = root(first.setdefault(key, index))
+    members: dict[int, Block] = defaultdict(list)
+    for index, example in enumerate(examples):
+        members[root(index)].append(example)
+    return list(members.values())
+
+
+def _in_order(blocks: Iterable[Block], seed: int) -> list[Block]:
+    """Largest first, since small ones can even out what large ones upset; equal ones shuffled by hash.
+
+    A hash of seed and id, not a shuffle: it is the same for any order of the rows, and a new row
+    leaves the order of the others alone.
+    """
+
+    def place(block: Block) -> tuple[int, str]:
+        key = f"{seed}:{min(example.id for example in block)}"
+        return -len(block), hashlib.sha256(key.encode()).hexdigest()
+
+    return sorted(blocks, key=place)
+
+
+def _place(
+    blocks: Iterable[Block], shares: dict[SplitName, float], stratify: bool
+) -> dict[SplitName, list[Example]]:
+    """Give each block to the part that it brings nearest to the wanted shares (chi-square distance).
+
+    The last block that can bring an output into train goes there.
+    """
+    strata = [(block, _strata(block, stratify)) for block in blocks]
+    totals: Counter[str] = Counter()
+    for _, counts in strata:
+        totals.update(counts)
+    placed: dict[SplitName, list[Example]] = {name: [] for name in shares}
+    held: dict[SplitName, Counter[str]] = {name: Counter() for name in shares}
+
+    def gain(name: SplitName, counts: Counter[str]) -> float:
+        change = 0.0
+        for stratum, count in counts.items():
+            wanted = shares[name] * totals[stratum]
+            change += count * (2 * (wanted - held[name][stratum]) - count) / wanted
+        return change
+
+    unplaced = Counter(totals)
+    for block, counts in strata:
+        unplaced.subtract(counts)
+        last = any(not held["train"][stratum] and not unplaced[stratum] for stratum in counts)
+        to = "train" if last else max(shares, key=lambda name: round(gain(name, counts), 9))
+        placed[to] += block
+        held[to].update(counts)
+    return placed
+
+
+def _strata(block: Block, stratify: bool) -> Counter[str]:
+    counts = Counter({"all": len(block)})
+    if stratify:
+        counts.update("=" + canonical(example.output) for example in block)
+    return counts

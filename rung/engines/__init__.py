@@ -1,0 +1,29 @@
+"""Engines: what runs a model. `start` makes the one that a spec names."""
+
+from rung.engines.base import Engine, EngineSpec
+from rung.errors import EngineError
+
+
+def start(spec: EngineSpec) -> Engine:
+    """Start the engine that `spec` names; the caller closes it.
+
+    An endpoint takes messages: build `endpoint.EndpointEngine` to use its `chat` methods.
+    Raises EngineError for an unknown name and when the engine can't start.
+    """
+    if spec.engine == "llama":
+        from rung.engines.llama import LlamaEngine
+
+        return LlamaEngine(spec)
+    if spec.engine == "torch":
+        from rung.engines.torch import TorchEngine
+
+        return TorchEngine(spec)
+    if spec.engine == "endpoint":
+        from rung.engines.endpoint import EndpointEngine
+
+        return EndpointEngine(spec)
+    if spec.engine == "fake":
+        from rung.engines.fake import FakeEngine
+
+        return FakeEngine(spec)
+    raise EngineError(f"unknown engine {spec.engine!r}: use llama, torch, endpoint or fake")

@@ -1,0 +1,130 @@
+"""What every engine is asked and what it answers: the protocol and its records.
+
+An engine works on token ids. Text becomes ids in one place only (`models.chat`), so that training,
+scoring and serving can't disagree about a template or a stop token.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+from rung.records import Json
+
+Progress: TypeAlias = Callable[[int, int], None]
+"""Called with (done, total) as requests finish."""
+
+
+def no_progress(done: int, total: int) -> None:
+    """The progress callback of a caller that doesn't want any."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """Ask for text after `prompt`. `schema` constrains it to JSON under that JSON Schema.
+
+    Greedy unless `temperature` > 0. `stop_ids` end the answer and aren't part of it; `stop` does the
+    same for strings.
+    """
+
+    prompt: tuple[int, ...]
+    max_tokens: int
+    stop_ids: tuple[int, ...] = ()
+    stop: tuple[str, ...] = ()
+    schema: Json = None
+    temperature: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Completion:
+    """`logprob` is the sum over the answer's tokens (natural log). `truncated`: max_tokens was reached.
+
+    `logprob` is NaN where the engine can't tell. An endpoint names no token ids: `tokens` is empty and
+    `completion_tokens` what it billed.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    logprob: float
+    prompt_tokens: int
+    latency_s: float
+    truncated: bool = False
+    failure: str | None = None
+    completion_tokens: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """One of the candidates, with the log-probability of each (they sum to one in probability).
+
+    `logprobs` runs parallel to the candidates; -inf where the search could already rule one out (the
+    others then sum to less than one), and for all of them where `failure` is set.
+    """
+
+    index: int
+    logprobs: tuple[float, ...]
+    prompt_tokens: int
+    evaluated_tokens: int
+    latency_s: float
+    failure: str | None = None
+
+
+class Engine(Protocol):
+    """Answers for one base model and at most one adapter. Closed after use; safe to close twice."""
+
+    @property
+    def name(self) -> str:
+        """`llama`, `torch`, `endpoint` or `fake`."""
+        ...
+
+    def generate(self, requests: Sequence[Request], *, progress: Progress = no_progress) -> list[Completion]:
+        """Complete each prompt, in order. A call that breaks is a Completion with `failure` set."""
+        ...
+
+    def choose(
+        self,
+        prompts: Sequence[tuple[int, ...]],
+        candidates: Sequence[tuple[int, ...]],
+        *,
+        progress: Progress = no_progress,
+    ) -> list[Choice]:
+        """Pick for each prompt the likeliest of `candidates` (token sequences, none a prefix of another).
+
+        Probabilities are those of decoding constrained to the candidates: at each node of their token
+        trie the model's next-token distribution is restricted to the node's children and
+        renormalised, so they sum to one over the candidates.
+        """
+        ...
+
+    def next_logprobs(
+        self, prompts: Sequence[tuple[int, ...]], token_ids: Sequence[int]
+    ) -> list[list[float]]:
+        """The model's own (full-vocabulary) next-token log-probabilities of `token_ids` after each prompt."""
+        ...
+
+    def memory_mb(self) -> float:
+        """Resident memory of whatever holds the weights, in MiB."""
+        ...
+
+    def close(self) -> None:
+        """Free the weights and stop any child process."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineSpec:
+    """What to start: a `gguf` for llama, a safetensors folder for torch, an `url` and `model` for endpoint.
+
+    `adapter` is a GGUF LoRA for llama, a PEFT folder for torch. `context` is the token limit per request.
+    """
+
+    engine: str
+    gguf: Path | None = None
+    weights: Path | None = None
+    url: str | None = None
+    model: str = ""
+    adapter: Path | None = None
+    context: int = 2048
+    parallel: int = 8
+    threads: int = 0

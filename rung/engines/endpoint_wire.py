@@ -1,0 +1,99 @@
+"""What an OpenAI-compatible endpoint is sent and how its answers are read. Pure: no network."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+import httpx
+
+from rung.engines.base import Completion
+from rung.engines.work import Refused
+from rung.errors import EngineError
+from rung.records import Json
+
+
+def chat_url(url: str) -> httpx.URL:
+    """The chat-completions address for a base URL, with or without its /v1; credentials in it are refused."""
+    parsed = httpx.URL(url)
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise EngineError(f"{url!r} is not an http or https URL of an endpoint")
+    if parsed.userinfo:
+        raise EngineError(f"the URL of {parsed.host!r} holds a user or password: use the key's variable")
+    path = parsed.path.rstrip("/")
+    if not path.endswith("/chat/completions"):
+        path = (path or "/v1") + "/chat/completions"
+    return parsed.copy_with(path=path)
+
+
+def response_format(schema: Json) -> Json:
+    """`schema` as OpenAI's structured outputs take it."""
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
+
+
+def label_schema(labels: Sequence[str]) -> Json:
+    """An object with one key, `label`, that is one of `labels` (servers want an object at the top)."""
+    return {
+        "type": "object",
+        "properties": {"label": {"type": "string", "enum": list(labels)}},
+        "required": ["label"],
+        "additionalProperties": False,
+    }
+
+
+def read_label(text: str, labels: Sequence[str]) -> str:
+    """The label that `text` names, as JSON or bare, in any case; `text` itself where it names none."""
+    try:
+        value = json.loads(text)
+        named = value["label"]
+    except (ValueError, TypeError, KeyError):
+        named = text
+    bare = str(named).strip().strip("\"'`.*").strip().casefold()
+    found = [label for label in labels if label.casefold() == bare]
+    exact = [label for label in found if label == named]
+    return (exact or found or [text])[0]
+
+
+def read_chat(answer: Mapping, latency_s: float, labels: Sequence[str]) -> Completion:
+    """The completion in a server's answer. Raises Refused where it holds no text."""
+    choice = answer["choices"][0]
+    text = choice["message"].get("content")
+    reason = choice.get("finish_reason")
+    if not isinstance(text, str) or reason == "content_filter":
+        raise Refused(f"the model gave no text (finish reason {reason!r})")
+    usage = answer.get("usage") or {}
+    return Completion(
+        text=read_label(text, labels) if labels else text,
+        tokens=(),
+        logprob=math.nan,
+        prompt_tokens=int(usage.get("prompt_tokens", 0)),
+        latency_s=latency_s,
+        truncated=reason == "length",
+        completion_tokens=int(usage.get("completion_tokens", 0)),
+    )
+
+
+def unsupported_parameter(response: httpx.Response) -> str:
+    """Which of `temperature` and `max_tokens` a 400 answer says the model doesn't take; empty if neither."""
+    try:
+        error = response.json()["error"]
+        named = error["param"] if str(error["code"]).startswith("unsupported") else ""
+    except (ValueError, KeyError, TypeError):
+        return ""
+    return named if named in ("temperature", "max_tokens") else ""
+
+
+def retry_after_s(header: str | None) -> float | None:
+    """Seconds to wait by a Retry-After header (seconds or a date); None if absent or unreadable."""
+    if header is None:
+        return None
+    try:
+        return max(0.0, float(header))
+    except ValueError:
+        pass
+    try:
+        moment = parsedate_to_datetime(header)
+    except ValueError:
+        return None
+    return max(0.0, (moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.now(UTC)).total_seconds())

@@ -1,0 +1,144 @@
+"""The child process that runs llama.cpp, as seen by its parent: start, ask, look at, kill."""
+
+import json
+import os
+import secrets
+import select
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from pathlib import Path
+
+import httpx
+
+from rung.engines import llama_child
+from rung.engines.base import EngineSpec
+from rung.engines.cores import available_cores
+from rung.errors import EngineError
+
+START_LIMIT_S = 600.0
+STDERR_LINES = 40
+
+
+class Child:
+    """One running llama.cpp. `client` speaks to it with the child's own key, which nobody else knows."""
+
+    def __init__(self, spec: EngineSpec, *, request_limit_s: float):
+        """Start and wait until the model is loaded.
+
+        Raises EngineError with the end of the child's standard error if that fails.
+        """
+        self.key = secrets.token_urlsafe(32)
+        self._errors: deque[str] = deque(maxlen=STDERR_LINES)
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", str(Path(llama_child.__file__))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            # Threads that spin while they wait make each other up to 50 times slower once cores are shared.
+            env={"OMP_WAIT_POLICY": "passive", **os.environ},
+            # An interrupt at the terminal is for the parent, which then ends the child.
+            start_new_session=True,
+        )
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+        try:
+            self.address = self._introduce(spec)
+        except BaseException:
+            self.kill()
+            raise
+        self.client = httpx.Client(
+            base_url=self.address,
+            headers={"Authorization": f"Bearer {self.key}"},
+            timeout=httpx.Timeout(request_limit_s, connect=10.0),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=spec.parallel),
+            trust_env=False,
+        )
+
+    @property
+    def pid(self) -> int:
+        """The child's process id."""
+        return self._process.pid
+
+    def died(self, *, wait_s: float) -> bool:
+        """Whether the process has ended, given that long to finish dying."""
+        try:
+            self._process.wait(wait_s)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def last_words(self) -> str:
+        """How it ended and the last lines of its standard error."""
+        if self.died(wait_s=0):
+            self._listener.join(1.0)
+        code = self._process.returncode
+        lines = "\n".join(f"  {line}" for line in self._errors) or "  (it wrote nothing)"
+        return f"exit status {code}; the end of its standard error:\n{lines}"
+
+    def memory_mb(self) -> float:
+        """Resident memory in MiB; 0 once the process is gone."""
+        import psutil
+
+        try:
+            return psutil.Process(self.pid).memory_info().rss / 2**20
+        except psutil.NoSuchProcess:
+            return 0.0
+
+    def kill(self) -> None:
+        """End the process at once and let go of its pipes; requests in flight fail."""
+        self._process.kill()
+        self._process.wait()
+        self._listener.join(1.0)
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+            if pipe is not None:
+                pipe.close()
+
+    def _introduce(self, spec: EngineSpec) -> str:
+        """Hand the parameters over and return the address of the server."""
+        settings = {
+            "gguf": str(spec.gguf),
+            "adapter": None if spec.adapter is None else str(spec.adapter),
+            "context": spec.context,
+            "parallel": spec.parallel,
+            "threads": spec.threads or available_cores(),
+            "key": self.key,
+            "parent": os.getpid(),
+        }
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None and stdout is not None
+        try:
+            stdin.write((json.dumps(settings) + "\n").encode())
+            stdin.flush()
+        except BrokenPipeError:
+            self.died(wait_s=5.0)
+        deadline = time.monotonic() + START_LIMIT_S
+        line = b""
+        while not line.endswith(b"\n"):
+            if not select.select([stdout], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                raise EngineError(
+                    f"llama.cpp had not loaded {str(spec.gguf)!r} after {START_LIMIT_S:.0f} s: "
+                    "try a smaller model or a faster disk"
+                )
+            piece = os.read(stdout.fileno(), 4096)
+            if not piece:
+                break
+            line += piece
+        answer = json.loads(line) if line else {}
+        if "address" not in answer:
+            self.died(wait_s=5.0)
+            raise EngineError(
+                f"llama.cpp could not start with {str(spec.gguf)!r}, context {spec.context}, "
+                f"parallel {spec.parallel}: {answer.get('error', 'no answer')}; {self.last_words()}\n"
+                "Check that the file is a complete GGUF model and that memory is free"
+            )
+        return answer["address"]
+
+    def _listen(self) -> None:
+        """Keep the last lines of standard error; reading on keeps the child from blocking on a full pipe."""
+        stream = self._process.stderr
+        assert stream is not None
+        for line in iter(stream.readline, b""):
+            self._errors.append(line.decode(errors="replace").rstrip()[:500])

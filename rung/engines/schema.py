@@ -1,0 +1,129 @@
+"""JSON Schemas as constraints: which can be kept to the letter, in what form, and the smallest answer.
+
+llama.cpp here is built with llguidance, which the torch engine uses too. llguidance says which keywords
+it can't enforce, but llama.cpp then drops the whole constraint without a word (with `not`, free text
+came back). So every schema is checked before it is sent.
+"""
+
+import json
+from collections.abc import Iterator
+
+from rung.errors import EngineError
+from rung.records import Json
+
+MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
+SINGLE = ("items", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames")
+
+
+def check_schema(schema: Json) -> tuple[str, ...]:
+    """What can't be enforced of `schema`, each with its path; empty when all of it can.
+
+    A path is a JSON pointer, `#/properties/total`; the message names the keyword.
+    """
+    whole = _complaint(schema)
+    if whole is None:
+        return ()
+    definitions = {
+        key: schema[key] for key in ("$defs", "definitions") if isinstance(schema, dict) and key in schema
+    }
+    faults = {
+        path: message
+        for path, part in subschemas(schema)
+        if (message := _complaint({**definitions, **part})) is not None
+    }
+    deepest = [
+        f"{path}: {message}"
+        for path, message in faults.items()
+        if not any(other.startswith(path + "/") for other in faults)
+    ]
+    return tuple(deepest) or (f"#: {whole}",)
+
+
+def require_schema(schema: Json) -> None:
+    """Raise EngineError naming what of `schema` can't be enforced."""
+    faults = check_schema(schema)
+    if faults:
+        raise EngineError(
+            "the answers can't be held to this JSON Schema: "
+            + "; ".join(faults)
+            + ". Take these keywords out and check them on the finished answer instead"
+        )
+
+
+def grammar(schema: Json) -> str:
+    """`schema` as llama.cpp takes it, in llguidance's syntax and in the tight form."""
+    return "%llguidance {}\nstart: %json " + json.dumps(tight(schema))
+
+
+def tight(schema: Json) -> Json:
+    """`schema` with what small models fill without end taken away: free white space, unnamed properties.
+
+    Every answer to the tight schema is one to `schema` too. White space is off altogether (compact
+    JSON). An object that names properties admits no others unless it says so; all stay open in a schema
+    that combines objects by allOf, or by $ref, anyOf or oneOf beside properties.
+    """
+    if not isinstance(schema, dict):
+        return schema
+    combined = any(
+        "allOf" in part or len(part.keys() & {"$ref", "anyOf", "oneOf", "properties"}) > 1
+        for _, part in subschemas(schema)
+    )
+    closed = schema if combined else _close(schema)
+    return {**closed, "x-guidance": {"whitespace_flexible": False}}
+
+
+def _close(schema: dict[str, Json]) -> dict[str, Json]:
+    result = {**schema}
+    for key in MAPS:
+        named = schema.get(key)
+        if isinstance(named, dict):
+            result[key] = {name: _closed(part) for name, part in named.items()}
+    for key in LISTS:
+        parts = schema.get(key)
+        if isinstance(parts, list):
+            result[key] = [_closed(part) for part in parts]
+    for key in ("items", "additionalProperties"):
+        if key in schema:
+            result[key] = _closed(schema[key])
+    named, required = schema.get("properties"), schema.get("required", [])
+    open_ended = schema.keys() & {"additionalProperties", "patternProperties", "minProperties"}
+    if isinstance(named, dict) and isinstance(required, list) and not open_ended:
+        if all(name in named for name in required):
+            result["additionalProperties"] = False
+    return result
+
+
+def _closed(part: Json) -> Json:
+    return _close(part) if isinstance(part, dict) else part
+
+
+def subschemas(schema: Json, path: str = "#") -> Iterator[tuple[str, dict[str, Json]]]:
+    """Every schema object in `schema`, itself first, with its JSON pointer."""
+    if not isinstance(schema, dict):
+        return
+    yield path, schema
+    for key in MAPS:
+        named = schema.get(key)
+        if isinstance(named, dict):
+            for name, part in named.items():
+                yield from subschemas(part, f"{path}/{key}/{name}")
+    for key in LISTS:
+        parts = schema.get(key)
+        if isinstance(parts, list):
+            for index, part in enumerate(parts):
+                yield from subschemas(part, f"{path}/{key}/{index}")
+    for key in SINGLE:
+        yield from subschemas(schema.get(key), f"{path}/{key}")
+
+
+def _complaint(schema: Json) -> str | None:
+    """What llguidance has against `schema`, warnings included, as one line."""
+    from llguidance import LLMatcher
+
+    try:
+        text = LLMatcher.grammar_from_json_schema(json.dumps(schema))
+    except ValueError as error:
+        return " ".join(str(error).split())
+    _, messages = LLMatcher.validate_grammar_with_warnings(text)
+    return " ".join("; ".join(messages).split()) or None

@@ -1,0 +1,92 @@
+"""Models named by hub id: which files of the repository are needed, and bringing just those."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from rung.errors import ModelError
+
+_BESIDE: Final = ("*.json", "tokenizer.model", "*.jinja", "*.txt")
+_WEIGHTS: Final = ("*.safetensors", "*.gguf")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Found:
+    """`path` is a GGUF file or a folder."""
+
+    path: Path
+    licence: str | None
+
+
+def download(repository: str, file: str | None) -> Found:
+    """Bring a hub model: `file` alone where named, else its safetensors weights, else its only GGUF file.
+
+    Pickled weights are never asked for. Without a connection a model brought before is used. Raises
+    ModelError when the repository is unknown, closed, unreachable, or holds no single usable model.
+    """
+    import httpx
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        info = HfApi().model_info(repository)
+        patterns = _wanted(repository, [item.rfilename for item in info.siblings or []], file)
+        licence = info.card_data.get("license") if info.card_data else None
+        folder = Path(snapshot_download(repository, revision=info.sha, allow_patterns=patterns))
+    except HFValidationError as error:
+        raise ModelError(f"{repository!r} is no hub id: write 'org/name'") from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
+        if (status := getattr(getattr(error, "response", None), "status_code", None)) in (401, 403, 404):
+            raise ModelError(_refused(repository, status)) from error
+        licence = None
+        try:
+            folder = Path(
+                snapshot_download(
+                    repository,
+                    local_files_only=True,
+                    allow_patterns=[file] if file else [*_WEIGHTS, *_BESIDE],
+                )
+            )
+        except (LocalEntryNotFoundError, OSError) as absent:
+            raise ModelError(
+                f"can't reach the hub for {repository!r} ({str(error).splitlines()[0]}), and the model isn't "
+                "in the hub's cache on this machine: connect, or give a catalog name or a path"
+            ) from absent
+    return Found(
+        path=folder / file if file else folder, licence=licence if isinstance(licence, str) else None
+    )
+
+
+def _wanted(repository: str, names: Sequence[str], file: str | None) -> list[str]:
+    """The names or patterns to ask for."""
+    ggufs = sorted(name for name in names if name.endswith(".gguf"))
+    if file is not None:
+        if file not in ggufs:
+            raise ModelError(
+                f"{repository!r} has no file {file!r}; its GGUF files: {', '.join(ggufs) or 'none'}"
+            )
+        return [file]
+    weights = [name for name in names if name.endswith(".safetensors") and "/" not in name]
+    if weights:
+        return [*weights, *_BESIDE]
+    if len(ggufs) == 1:
+        return ggufs
+    if ggufs:
+        raise ModelError(
+            f"{repository!r} holds {len(ggufs)} GGUF files; "
+            f"name one as {repository}:FILE: {', '.join(ggufs[:12])}"
+        )
+    raise ModelError(
+        f"{repository!r} holds no safetensors and no GGUF weights; pickled weights are never loaded, because "
+        "reading them can run code: choose a repository with one of the two"
+    )
+
+
+def _refused(repository: str, status: int) -> str:
+    if status == 404:
+        return f"the hub has no model {repository!r}: check the spelling of 'org/name'"
+    return (
+        f"the hub refuses {repository!r} (status {status}): it doesn't exist, or it asks for a licence to be "
+        "accepted: open its page, accept, then run `hf auth login`"
+    )

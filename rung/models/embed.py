@@ -1,0 +1,130 @@
+"""Sentence vectors: mean-pooled, normalised outputs of a small BERT, and their cache on disk."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rung.errors import ModelError
+from rung.models.resolve import Model, resolve
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedModel
+
+Vectors: TypeAlias = NDArray[np.float32]
+Rows: TypeAlias = Callable[[int, int], None]
+"""Called with (texts done, texts)."""
+
+_BATCH: Final = 64
+
+
+def no_rows(done: int, total: int) -> None:
+    """The progress callback of a caller that doesn't want any."""
+
+
+class Embedder:
+    """Texts to unit vectors with one model; the weights load when the first text comes."""
+
+    def __init__(self, name: str = "minilm-l6") -> None:
+        """Take the model called `name`, as `resolve` understands it."""
+        self.name = name
+
+    @cached_property
+    def model(self) -> Model:
+        """The model's files. Raises ModelError when it isn't an embedding model with safetensors weights."""
+        model = resolve(self.name)
+        if model.kind != "embed" or model.folder is None or model.architecture != "bert":
+            raise ModelError(
+                f"{self.name!r} ({model.architecture}) isn't a BERT with safetensors weights, which sentence "
+                "vectors need: use 'minilm-l6'"
+            )
+        return model
+
+    def embed(self, texts: Sequence[str], *, progress: Rows = no_rows) -> Vectors:
+        """One vector of length 1 for each text: float32, [texts, 384].
+
+        Mean of the last layer over the text's tokens, as all-MiniLM-L6-v2 was trained; text past 256
+        tokens is cut. Batches hold texts of like length, so little is padded.
+        """
+        import torch
+
+        if not texts:
+            return np.zeros((0, self._network.config.hidden_size), dtype=np.float32)
+        rows = self._tokenizer.encode_batch(list(texts))
+        order = sorted(range(len(rows)), key=lambda i: (len(rows[i].ids), i))
+        vectors = np.empty((len(rows), self._network.config.hidden_size), dtype=np.float32)
+        for begin in range(0, len(order), _BATCH):
+            chosen = order[begin : begin + _BATCH]
+            width = max(len(rows[i].ids) for i in chosen)
+            ids = torch.zeros((len(chosen), width), dtype=torch.long)
+            mask = torch.zeros((len(chosen), width), dtype=torch.long)
+            for row, i in enumerate(chosen):
+                count = len(rows[i].ids)
+                ids[row, :count] = torch.tensor(rows[i].ids)
+                mask[row, :count] = 1
+            with torch.inference_mode():
+                hidden = self._network(input_ids=ids, attention_mask=mask).last_hidden_state
+                weight = mask.unsqueeze(-1).to(hidden.dtype)
+                mean = (hidden * weight).sum(1) / weight.sum(1)
+                vectors[chosen] = torch.nn.functional.normalize(mean, dim=-1).numpy()
+            progress(min(begin + _BATCH, len(order)), len(order))
+        return vectors
+
+    def cached_embeddings(
+        self, texts: Sequence[str], cache_dir: Path, *, progress: Rows = no_rows
+    ) -> Vectors:
+        """`embed`, read from `cache_dir` when this model has embedded these texts, in this order, before."""
+        digest = hashlib.sha256(self.model.digest.encode())
+        for text in texts:
+            content = text.encode("utf-8", "surrogatepass")
+            digest.update(len(content).to_bytes(8, "little") + content)
+        path = cache_dir / f"{digest.hexdigest()[:32]}.npy"
+        try:
+            found = np.load(path, allow_pickle=False)
+        except (FileNotFoundError, ValueError, EOFError):
+            found = None
+        if found is not None and found.dtype == np.float32 and found.ndim == 2 and len(found) == len(texts):
+            return found
+        vectors = self.embed(texts, progress=progress)
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial.npy")
+        np.save(partial, vectors, allow_pickle=False)
+        partial.replace(path)
+        return vectors
+
+    @cached_property
+    def _tokenizer(self) -> "Tokenizer":
+        from tokenizers import Tokenizer
+
+        assert self.model.folder is not None
+        tokenizer = Tokenizer.from_file(str(self.model.folder / "tokenizer.json"))
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(min(self.model.context, 256))
+        return tokenizer
+
+    @cached_property
+    def _network(self) -> "PreTrainedModel":
+        import torch
+        from transformers import BertModel
+
+        from rung.models.weights import quiet
+
+        with quiet():
+            loaded: Any = BertModel.from_pretrained(
+                self.model.folder,
+                dtype=torch.float32,
+                add_pooling_layer=False,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+        network, notes = loaded
+        if lost := sorted(map(str, notes["missing_keys"])):
+            raise ModelError(
+                f"{str(self.model.folder)!r} lacks the weights {lost[:3]!r}: bring the model again"
+            )
+        return network.eval()

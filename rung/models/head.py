@@ -1,0 +1,187 @@
+"""Linear heads: MiniLM vectors or TF-IDF counts, one linear layer, calibrated probabilities; stored as safetensors."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from rung.records import Answer
+
+HEAD_FILE = "head.safetensors"
+VOCABULARY_FILE = "vocabulary.json"
+TFIDF_BLOCKS = (("word", (1, 2)), ("char_wb", (2, 5)))
+
+Features = Literal["minilm", "tfidf"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """weights [classes, width], bias [classes]; class probabilities are softmax(temperature × (w x + b)).
+
+    `temperature` multiplies the scores (an inverse temperature), fitted on held-out rows. `vocabularies`
+    and `idf` describe the TF-IDF blocks; both are empty for MiniLM.
+    """
+
+    features: Features
+    labels: tuple[str, ...]
+    weights: np.ndarray
+    bias: np.ndarray
+    temperature: float = 1.0
+    vocabularies: tuple[tuple[str, ...], ...] = ()
+    idf: tuple[np.ndarray, ...] = ()
+
+    def scores(self, texts: Sequence[str]) -> np.ndarray:
+        """Unnormalised class scores [texts, classes]."""
+        return np.asarray(self.matrix(texts) @ self.weights.T) + self.bias
+
+    def matrix(self, texts: Sequence[str]):
+        """Features [texts, width]: dense for MiniLM, sparse for TF-IDF."""
+        if self.features == "minilm":
+            from rung.models.embed import Embedder
+
+            return Embedder().embed(list(texts))
+        from scipy.sparse import hstack
+
+        blocks = []
+        for (analyzer, grams), words, idf in zip(TFIDF_BLOCKS, self.vocabularies, self.idf, strict=True):
+            vectorizer = _vectorizer(analyzer, grams, vocabulary={w: i for i, w in enumerate(words)})
+            vectorizer.idf_ = idf
+            blocks.append(vectorizer.transform(texts))
+        return hstack(blocks).tocsr()
+
+    def probabilities(self, texts: Sequence[str]) -> np.ndarray:
+        """Class probabilities [texts, classes]."""
+        return softmax(self.scores(texts) * self.temperature)
+
+
+def softmax(scores: np.ndarray) -> np.ndarray:
+    """Row-wise softmax of [rows, classes]."""
+    shifted = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return shifted / shifted.sum(axis=1, keepdims=True)
+
+
+def fit_minilm(vectors: np.ndarray, targets: Sequence[str], c: float) -> Head:
+    """Multinomial logistic regression on unit vectors [rows, 384]; `c` is the inverse L2 strength."""
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(C=c, max_iter=2000).fit(vectors, list(targets))
+    return _head("minilm", model)
+
+
+def fit_tfidf(texts: Sequence[str], targets: Sequence[str], c: float, seed: int) -> Head:
+    """Linear SVM on word 1–2-grams and in-word character 2–5-grams, each weighted by TF-IDF."""
+    from scipy.sparse import hstack
+    from sklearn.svm import LinearSVC
+
+    vectorizers = [_vectorizer(analyzer, grams) for analyzer, grams in TFIDF_BLOCKS]
+    matrix = hstack([v.fit_transform(texts) for v in vectorizers]).tocsr()
+    model = LinearSVC(C=c, random_state=seed).fit(matrix, list(targets))
+    head = _head("tfidf", model)
+    return Head(
+        features="tfidf",
+        labels=head.labels,
+        weights=head.weights,
+        bias=head.bias,
+        vocabularies=tuple(tuple(str(w) for w in v.get_feature_names_out()) for v in vectorizers),
+        idf=tuple(np.asarray(v.idf_, dtype=np.float64) for v in vectorizers),
+    )
+
+
+def calibrated(head: Head, scores: np.ndarray, targets: Sequence[str]) -> Head:
+    """The head with the temperature that minimises the log-loss of held-out scores [rows, classes].
+
+    One-parameter temperature scaling (Guo et al. 2017); the ranking of the classes doesn't change.
+    Rows of unknown classes are left out.
+    """
+    from scipy.optimize import minimize_scalar
+
+    index = {label: i for i, label in enumerate(head.labels)}
+    known = [(i, index[t]) for i, t in enumerate(targets) if t in index]
+    if not known:
+        return head
+    rows, columns = (np.array(x) for x in zip(*known, strict=True))
+
+    def loss(log_temperature: float) -> float:
+        chosen = softmax(scores[rows] * np.exp(log_temperature))[np.arange(len(rows)), columns]
+        return float(-np.log(np.clip(chosen, 1e-12, None)).mean())
+
+    best = minimize_scalar(loss, bounds=(-4.0, 4.0), method="bounded")
+    return Head(**{**head.__dict__, "temperature": float(np.exp(best.x))})
+
+
+def save_head(head: Head, folder: Path) -> dict[str, Path | str]:
+    """Write the head's arrays under `folder`; returns the files of a System that holds it."""
+    from safetensors.numpy import save_file
+
+    arrays = {
+        "weights": np.ascontiguousarray(head.weights, dtype=np.float32),
+        "bias": np.ascontiguousarray(head.bias, dtype=np.float32),
+        "temperature": np.array([head.temperature], dtype=np.float32),
+    }
+    arrays |= {f"idf.{i}": np.ascontiguousarray(idf) for i, idf in enumerate(head.idf)}
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(arrays, folder / HEAD_FILE)
+    files: dict[str, Path | str] = {HEAD_FILE: folder / HEAD_FILE}
+    if head.vocabularies:
+        files[VOCABULARY_FILE] = json.dumps(head.vocabularies, ensure_ascii=False)
+    return files
+
+
+def load_head(folder: Path, features: Features, labels: Sequence[str]) -> Head:
+    """Read a head back from its System's folder."""
+    from safetensors.numpy import load_file
+
+    arrays = load_file(folder / HEAD_FILE)
+    words: list[list[str]] = []
+    if features == "tfidf":
+        words = json.loads((folder / VOCABULARY_FILE).read_text(encoding="utf-8"))
+    return Head(
+        features=features,
+        labels=tuple(labels),
+        weights=arrays["weights"],
+        bias=arrays["bias"],
+        temperature=float(arrays["temperature"][0]),
+        vocabularies=tuple(map(tuple, words)),
+        idf=tuple(arrays[f"idf.{i}"] for i in range(len(words))),
+    )
+
+
+def answers(head: Head, texts: Sequence[str]) -> list[Answer]:
+    """The likeliest label of each text, with the probabilities of the five likeliest."""
+    start = time.perf_counter()
+    table = head.probabilities(texts)
+    seconds = (time.perf_counter() - start) / max(1, len(texts))
+    found = []
+    for row in table:
+        order = np.argsort(-row, kind="stable")[:5]
+        label = head.labels[order[0]]
+        found.append(
+            Answer(
+                text=label,
+                value=label,
+                probability=float(row[order[0]]),
+                options=tuple((head.labels[i], float(row[i])) for i in order),
+                latency_s=seconds,
+            )
+        )
+    return found
+
+
+def _head(features: Features, model) -> Head:
+    weights, bias = np.asarray(model.coef_), np.asarray(model.intercept_)
+    if len(model.classes_) == 2:
+        weights, bias = np.vstack([-weights, weights]) / 2, np.concatenate([-bias, bias]) / 2
+    labels = tuple(str(c) for c in model.classes_)
+    return Head(features=features, labels=labels, weights=weights, bias=bias)
+
+
+def _vectorizer(analyzer: str, grams: tuple[int, int], vocabulary: dict[str, int] | None = None):
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    return TfidfVectorizer(
+        analyzer=analyzer, ngram_range=grams, sublinear_tf=True, vocabulary=vocabulary, lowercase=True
+    )

@@ -1,0 +1,220 @@
+"""From what the user calls a model to its files, digest, licence and shape: `resolve`."""
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from rung.errors import ModelError
+from rung.models._fetch import Progress, digest_of, fetch, no_progress
+from rung.models._gguf import gguf_metadata as gguf_metadata
+from rung.models._gguf import read_header
+from rung.models._hub import download
+from rung.models.catalog import CATALOG, Entry, ModelKind, entry_named, entry_with
+
+_HUB: Final = re.compile(r"(?:hf:)?(?P<repository>[\w.-]+/[\w.-]+)(?::(?P<file>[\w./-]+\.gguf))?")
+_EMBEDDERS: Final = ("bert", "nomic-bert", "jina-bert-v2", "t5encoder")
+_UNKNOWN_LICENCE: Final = "unknown"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Model:
+    """A model's files and what they hold.
+
+    Exactly one of `gguf` (a file) and `folder` (safetensors, config.json, tokenizer.json) is set.
+    `digest` is the SHA-256 of the GGUF file, or of a folder's file names and digests. `context` is in
+    tokens; `template` is the Jinja chat template, None for a model that has none.
+    """
+
+    name: str
+    kind: ModelKind
+    gguf: Path | None
+    folder: Path | None
+    digest: str
+    licence: str
+    architecture: str
+    context: int
+    parameters: int
+    template: str | None
+
+
+def resolve(name: str, *, progress: Progress = no_progress) -> Model:
+    """Find a model by catalog name, path (a .gguf or a folder) or hub id (`org/name`, `org/name:file.gguf`).
+
+    Weights that aren't on this machine are brought; `progress` is told the bytes. Raises ModelError when
+    the name is unknown or the files can't be had or read, DigestError when a download isn't what the
+    catalog promises.
+    """
+    if entry := entry_named(name):
+        return _from_catalog(entry, progress)
+    if name.startswith(("openai:", "http://", "https://")):
+        raise ModelError(
+            f"{name!r} is an endpoint, which has no weights here: it can be asked for answers, but not be "
+            "tuned, exported or used where model files are needed"
+        )
+    path = Path(name).expanduser()
+    if path.is_file():
+        return _from_gguf(path.resolve(), name=path.stem)
+    if path.is_dir():
+        return _from_folder(path.resolve(), name=path.resolve().name)
+    match = _HUB.fullmatch(name)
+    if match is None or name.endswith(".gguf") and match["file"] is None:
+        raise ModelError(_unknown(name))
+    found = download(match["repository"], match["file"])
+    model = _from_gguf(found.path, name=name) if found.path.is_file() else _from_folder(found.path, name=name)
+    return _with_licence(model, found.licence)
+
+
+def _unknown(name: str) -> str:
+    names = [entry.name for entry in CATALOG]
+    near = difflib.get_close_matches(name.lower(), names, n=2, cutoff=0.4) or names
+    return (
+        f"no model {name!r}: there's no such file or folder, and it's no catalog name (nearest: "
+        f"{', '.join(near)}). Give a catalog name ({', '.join(names)}), the path of a .gguf file or of a "
+        "folder with safetensors weights, or a hub id as 'org/name' or 'org/name:file.gguf'"
+    )
+
+
+def _from_catalog(entry: Entry, progress: Progress) -> Model:
+    folder = fetch(entry, progress=progress)
+    weights = folder / entry.files[0].name
+    is_gguf = weights.suffix == ".gguf"
+    return Model(
+        name=entry.name,
+        kind=entry.kind,
+        gguf=weights if is_gguf else None,
+        folder=None if is_gguf else folder,
+        digest=entry.sha256 if is_gguf else _folder_digest(folder),
+        licence=entry.licence,
+        architecture=entry.architecture,
+        context=entry.context,
+        parameters=entry.parameters,
+        template=entry.template,
+    )
+
+
+def _from_gguf(path: Path, *, name: str) -> Model:
+    header = read_header(path)
+    values = header.values
+    architecture = str(values.get("general.architecture", ""))
+    if not architecture or not header.tensors:
+        raise ModelError(
+            f"{str(path)!r} is a GGUF file without "
+            f"{'weights' if architecture else 'general.architecture'}, so it is no model that can be run"
+        )
+    if (split := values.get("split.count")) not in (None, 0, 1):
+        raise ModelError(
+            f"{str(path)!r} is one of {split!r} parts of a model: join them with `llama-gguf-split --merge`"
+        )
+    digest = digest_of(path)
+    template = values.get("tokenizer.chat_template")
+    context = values.get(f"{architecture}.context_length", 2048)
+    known = entry_with(digest)
+    return Model(
+        name=name,
+        kind="embed" if architecture in _EMBEDDERS else "generate",
+        gguf=path,
+        folder=None,
+        digest=digest,
+        licence=known.licence if known else str(values.get("general.license", _UNKNOWN_LICENCE)),
+        architecture=architecture,
+        context=context if isinstance(context, int) else 2048,
+        parameters=header.parameters,
+        template=known.template if known else (template if isinstance(template, str) else None),
+    )
+
+
+def _from_folder(folder: Path, *, name: str) -> Model:
+    shards = sorted(folder.glob("*.safetensors"))
+    if not shards:
+        ggufs = sorted(folder.glob("*.gguf"))
+        if len(ggufs) == 1:
+            return _from_gguf(ggufs[0], name=name)
+        raise ModelError(_why_no_weights(folder, ggufs))
+    for needed in ("config.json", "tokenizer.json"):
+        if not (folder / needed).is_file():
+            raise ModelError(
+                f"{str(folder)!r} has safetensors weights but no {needed!r}: copy it from the model's page"
+            )
+    config = read_json(folder / "config.json")
+    inner = config.get("text_config", config)
+    kinds = [str(kind) for kind in config.get("architectures") or [""]]
+    return Model(
+        name=name,
+        kind="generate" if kinds[0].endswith(("ForCausalLM", "ForConditionalGeneration")) else "embed",
+        gguf=None,
+        folder=folder,
+        digest=_folder_digest(folder),
+        licence=_UNKNOWN_LICENCE,
+        architecture=str(config.get("model_type", "")),
+        context=int(inner.get("max_position_embeddings", 2048)),
+        parameters=sum(_weights_in(shard) for shard in shards),
+        template=_template_in(folder),
+    )
+
+
+def _why_no_weights(folder: Path, ggufs: list[Path]) -> str:
+    if ggufs:
+        names = ", ".join(path.name for path in ggufs)
+        return f"{str(folder)!r} holds {len(ggufs)} GGUF files; name the one you want: {names}"
+    if [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]:
+        return (
+            f"{str(folder)!r} holds pickled weights only, which can run code when read and are never loaded: "
+            "convert them to safetensors first"
+        )
+    return f"{str(folder)!r} holds no *.safetensors and no *.gguf file, so it is no model"
+
+
+def _with_licence(model: Model, licence: str | None) -> Model:
+    from dataclasses import replace
+
+    return replace(model, licence=licence) if licence and model.licence == _UNKNOWN_LICENCE else model
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object of a model folder; ModelError where it isn't one."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"can't read {str(path)!r}: {error}; copy it from where the model came") from error
+    if not isinstance(found, dict):
+        raise ModelError(f"{str(path)!r} holds {type(found).__name__}, not a JSON object")
+    return found
+
+
+def _folder_digest(folder: Path) -> str:
+    names = sorted(
+        path.name
+        for pattern in ("*.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "*.jinja")
+        for path in folder.glob(pattern)
+    )
+    digests: Mapping[str, str] = {name: digest_of(folder / name) for name in names}
+    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
+
+
+def _weights_in(shard: Path) -> int:
+    from math import prod
+
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(shard, framework="np") as tensors:
+            return sum(prod(tensors.get_slice(key).get_shape()) for key in tensors.keys())
+    except (SafetensorError, OSError) as error:
+        raise ModelError(
+            f"{str(shard)!r} isn't a sound safetensors file ({error}): download it again"
+        ) from error
+
+
+def _template_in(folder: Path) -> str | None:
+    if (jinja := folder / "chat_template.jinja").is_file():
+        return jinja.read_text(encoding="utf-8")
+    settings = folder / "tokenizer_config.json"
+    template = read_json(settings).get("chat_template") if settings.is_file() else None
+    if isinstance(template, list):
+        template = next((item.get("template") for item in template if item.get("name") == "default"), None)
+    return template if isinstance(template, str) else None

@@ -1,0 +1,213 @@
+"""Text to token ids and back, exactly as llama.cpp does it: `load_tokenizer`."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rung.errors import DataError, ModelError
+from rung.models._gguf import gguf_metadata
+from rung.models._pretokenizers import (
+    CONTROL,
+    NORMAL,
+    Spelling,
+    begins_with_bos,
+    byte_alphabet,
+    byte_level,
+    kinds_of,
+    put_first,
+    sentence_piece,
+    spelling_of,
+)
+from rung.models.resolve import Model, read_json
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Tokens:
+    """A vocabulary. `texts` holds each token as it is written in the vocabulary, by id.
+
+    `control` are the tokens that steer the model (`<|im_end|>`), `literal` the ids that are written as
+    plain text whatever the spelling. `add_bos`: prompts begin with `bos_id`.
+    """
+
+    backend: "Tokenizer"
+    texts: tuple[str, ...]
+    spelling: Spelling
+    control: Mapping[str, int]
+    literal: frozenset[int]
+    bos_id: int | None
+    eos_id: int | None
+    add_bos: bool
+    strips_space: bool = False
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of tokens."""
+        return len(self.texts)
+
+    def encode(self, text: str, *, special: bool) -> list[int]:
+        """Turn text into token ids, without a first or last control token of its own.
+
+        With `special`, control tokens written out in the text become that token; without it they are
+        plain characters. Raises DataError on text that isn't Unicode (a lone surrogate).
+        """
+        ids: list[int] = []
+        for part in self.split(text) if special else (text,):
+            ids.extend([part] if isinstance(part, int) else self._plain(part))
+        return ids
+
+    def split(self, text: str) -> Iterator[str | int]:
+        """The text in order, as ids of control tokens and the plain text between them."""
+        begin = 0
+        for match in self._controls.finditer(text):
+            if match.start() > begin:
+                yield text[begin : match.start()]
+            yield self.control[match.group()]
+            begin = match.end()
+        if begin < len(text):
+            yield text[begin:]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Turn token ids into text; control tokens are left out, broken UTF-8 becomes U+FFFD."""
+        steering = self._control_ids
+        text = b"".join(self.token_bytes(i) for i in ids if i not in steering).decode("utf-8", "replace")
+        return text.removeprefix(" ") if self.strips_space else text
+
+    def token_bytes(self, id: int) -> bytes:
+        """The bytes that a token adds to the text (a control token: its name)."""
+        text = self.texts[id]
+        if id in self.literal or self.spelling == "plain":
+            return text.encode()
+        if self.spelling == "bytes":
+            return bytes(_BYTES[char] for char in text)
+        if match := _BYTE_TOKEN.fullmatch(text):
+            return bytes([int(match[1], 16)])
+        return text.replace("▁", " ").encode()
+
+    def id_of(self, token: str) -> int | None:
+        """The id of a token as the vocabulary writes it, or None."""
+        return self.backend.token_to_id(token)
+
+    def save(self, path: Path) -> None:
+        """Write the tokenizer as a tokenizer.json that other libraries read."""
+        self.backend.save(str(path), pretty=False)
+
+    def _plain(self, text: str) -> list[int]:
+        try:
+            return self.backend.encode(text, add_special_tokens=False).ids
+        except (TypeError, UnicodeEncodeError) as error:
+            raise DataError(
+                f"the text {text[:80]!r} holds half a surrogate pair, which is no character: repair the file"
+            ) from error
+
+    @cached_property
+    def _controls(self) -> re.Pattern[str]:
+        longest_first = sorted(self.control, key=lambda token: (-len(token), token))
+        return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+
+    @cached_property
+    def _control_ids(self) -> frozenset[int]:
+        return frozenset(self.control.values())
+
+
+_BYTES = byte_alphabet()
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
+
+
+@lru_cache(maxsize=4)
+def load_tokenizer(model: Model) -> Tokens:
+    """Build a model's tokenizer from its GGUF metadata or from its folder's tokenizer.json.
+
+    Raises ModelError when the vocabulary is missing, damaged or split in a way that isn't supported.
+    """
+    if model.gguf is not None:
+        return _from_gguf(model.gguf)
+    assert model.folder is not None
+    return _from_folder(model.folder)
+
+
+def _from_gguf(path: Path) -> Tokens:
+    values: Mapping[str, Any] = gguf_metadata(path, arrays=True)
+
+    def value(key: str, otherwise: Any = None) -> Any:
+        found = values.get(f"tokenizer.ggml.{key}", otherwise)
+        if found is None:
+            raise ModelError(f"{str(path)!r} has no tokenizer.ggml.{key}, so no text can be split for it")
+        return found
+
+    texts, pre = value("tokens"), value("pre", "default")
+    kinds = kinds_of(texts, value("token_type", [NORMAL] * len(texts)))
+    spelling = spelling_of(value("model"), pre, repr(str(path)))
+    prefix = False
+    if spelling == "bytes":
+        backend = byte_level(texts, kinds, value("merges"), pre)
+    else:
+        prefix = bool(value("add_space_prefix", True))
+        unknown = texts[value("unknown_token_id", 0)]
+        backend = sentence_piece(texts, kinds, value("scores"), unknown=unknown, prefix=prefix)
+    backend.encode_special_tokens = True
+    bos, eos = values.get("tokenizer.ggml.bos_token_id"), values.get("tokenizer.ggml.eos_token_id")
+    add_bos = bos is not None and bool(value("add_bos_token", begins_with_bos(spelling, pre)))
+    if bos is not None and add_bos:
+        put_first(backend, texts[bos], bos)
+    return Tokens(
+        backend=backend,
+        texts=tuple(texts),
+        spelling=spelling,
+        control={text: i for i, text in enumerate(texts) if kinds[i] in CONTROL and text},
+        literal=frozenset(i for i, kind in enumerate(kinds) if kind not in (1, 6)),
+        bos_id=bos,
+        eos_id=eos,
+        add_bos=add_bos,
+        strips_space=prefix,
+    )
+
+
+def _from_folder(folder: Path) -> Tokens:
+    from tokenizers import Tokenizer
+
+    described = read_json(folder / "tokenizer.json")
+    backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = True
+    added = described.get("added_tokens", [])
+    decoder = repr(described.get("decoder"))
+    bos, eos = (_named(folder, backend, name) for name in ("bos_token", "eos_token"))
+    first = backend.encode("", add_special_tokens=True).ids[:1]
+    ids = backend.get_vocab(with_added_tokens=True).values()
+    texts = [backend.id_to_token(i) or "" for i in range(max(ids, default=-1) + 1)]
+    return Tokens(
+        backend=backend,
+        texts=tuple(texts),
+        spelling="bytes"
+        if "'ByteLevel'" in decoder
+        else "spaces"
+        if "'ByteFallback'" in decoder
+        else "plain",
+        control={token["content"]: token["id"] for token in added if token["special"]},
+        literal=frozenset(token["id"] for token in added),
+        bos_id=bos,
+        eos_id=eos,
+        add_bos=bos is not None and first == [bos],
+        strips_space="'Strip'" in decoder,
+    )
+
+
+def _named(folder: Path, backend: "Tokenizer", name: str) -> int | None:
+    """The id of the token that tokenizer_config.json calls `name`, or else that config.json numbers."""
+    settings = folder / "tokenizer_config.json"
+    token = read_json(settings).get(name) if settings.is_file() else None
+    if isinstance(token, dict):
+        token = token.get("content")
+    if isinstance(token, str):
+        return backend.token_to_id(token)
+    number = read_json(folder / "config.json").get(f"{name}_id")
+    if isinstance(number, list):
+        number = number[0] if number else None
+    return number if isinstance(number, int) else None

@@ -1,0 +1,250 @@
+"""The frozen records that cross area borders. They hold values; they do nothing."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pydantic import JsonValue
+
+Json = JsonValue
+"""Any value that JSON can hold."""
+
+OutputKind = Literal["label", "json", "text", "number"]
+MetricName = Literal["accuracy", "macro_f1", "field_f1", "exact", "rouge_l", "mae", "spearman"]
+Severity = Literal["block", "warn", "info"]
+SplitName = Literal["train", "dev", "test"]
+VerdictKind = Literal["clear_winner", "tie", "undecided", "no_verdict"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Example:
+    """One labelled row. `id` is a digest of input, context and their occurrence; `where` is file:line."""
+
+    id: str
+    input: str
+    output: Json
+    context: str | None = None
+    group: str | None = None
+    where: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """What a data check found: which check, how grave, which rows, and what to do."""
+
+    check: str
+    severity: Severity
+    message: str
+    rows: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Splits:
+    """The three disjoint parts of the rows. `test_given`: the test rows came as a file of their own.
+
+    `removed`: rows taken out of train and dev because a given test holds their input.
+    """
+
+    train: tuple[Example, ...]
+    dev: tuple[Example, ...]
+    test: tuple[Example, ...]
+    test_given: bool
+    digest: str
+    removed: tuple[Example, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """What a System said to one input.
+
+    `value` is the text read as the task's output kind, None where it can't be read. `probability` is
+    that of `value` among the label options. `failure` names a call that broke: it is never scored.
+    """
+
+    text: str
+    value: Json = None
+    probability: float | None = None
+    options: tuple[tuple[str, float], ...] = ()
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    latency_s: float = 0.0
+    failure: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prediction:
+    """An answer beside its row. `score` is None exactly when the call broke."""
+
+    example_id: str
+    answer: Answer
+    score: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Interval:
+    """A two-sided interval at `level`."""
+
+    low: float
+    high: float
+    level: float = 0.95
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measurement:
+    """One System's score on one split, with what it cost to get it.
+
+    `score` is the metric over the scored rows; failures are counted beside it. Times are seconds,
+    memory is MiB. `seconds_per_answer` is wall time over rows in a full batch; p50/p95 are of single
+    requests, sent one at a time.
+    """
+
+    system: str
+    split: SplitName
+    metric: MetricName
+    score: float
+    interval: Interval
+    n: int
+    failures: int
+    predictions: tuple[Prediction, ...] = field(repr=False)
+    secondary: tuple[tuple[str, float], ...] = ()
+    seconds_per_answer: float = 0.0
+    p50_s: float = 0.0
+    p95_s: float = 0.0
+    memory_mb: float = 0.0
+    prompt_tokens: float = 0.0
+    completion_tokens: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Candidate:
+    """A rung's System as the decision sees it. `order` is the rung's place on the ladder, from 0."""
+
+    rung: str
+    system: str
+    order: int
+    measurement: Measurement
+    usd_per_1000: float
+    build_s: float = 0.0
+    over_limits: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """A paired test of `dearer` against `cheaper` on the same rows. Gains are in the metric's units."""
+
+    cheaper: str
+    dearer: str
+    n: int
+    gain: float
+    interval: Interval
+    discordant: float
+    p: float
+    p_holm: float
+    smallest_detectable_gain: float
+    wins: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decision:
+    """The verdict on one split. `chosen` and `best` name rungs; `sentence` says it in words.
+
+    `rows_needed` estimates how many more labelled test rows would settle an undecided verdict.
+    """
+
+    kind: VerdictKind
+    chosen: str | None
+    best: str | None
+    comparisons: tuple[Comparison, ...]
+    margin: float
+    sentence: str
+    rows_needed: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trial:
+    """One variant that a rung tried on dev rows before it chose: what it was, how it scored, on how many."""
+
+    name: str
+    score: float
+    n: int
+    seconds: float
+    chosen: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parity:
+    """How far the engine that serves strays from the one that trained, adapter and all.
+
+    Differences are of next-token log-probabilities (nats) on `rows` rows; `agreement` is the share of
+    `agreement_rows` rows for which both give the same label or next token.
+    """
+
+    rows: int
+    max_difference: float
+    mean_difference: float
+    agreement: float
+    agreement_rows: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RungResult:
+    """What became of one rung. Exactly one of `skipped` (why not tried), `failed` and `dev` is set."""
+
+    rung: str
+    order: int
+    skipped: str | None = None
+    failed: str | None = None
+    system: str | None = None
+    folder: str | None = None
+    what: str = ""
+    dev: Measurement | None = None
+    test: Measurement | None = None
+    usd_per_1000: float = 0.0
+    build_s: float = 0.0
+    build_peak_mb: float = 0.0
+    over_limits: tuple[str, ...] = ()
+    trials: tuple[Trial, ...] = ()
+    parity: Parity | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Disagreement:
+    """A row on which the measured Systems don't all give the same answer."""
+
+    where: str
+    input: str
+    target: Json
+    answers: tuple[tuple[str, str, float | None], ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Climb:
+    """A whole climb: every number that a report may show, and none of its formatting.
+
+    `openings` counts how often the sealed test was opened. `answers` of a Disagreement are
+    (rung, text, score). Money is in US dollars, times in seconds.
+    """
+
+    task: str
+    about: str | None
+    kind: OutputKind
+    metric: MetricName
+    n_train: int
+    n_dev: int
+    n_test: int
+    test_given: bool
+    openings: int
+    inferred: tuple[str, ...]
+    findings: tuple[Finding, ...]
+    results: tuple[RungResult, ...]
+    dev_decision: Decision
+    decision: Decision
+    winner: str | None
+    seconds: float
+    machine: str
+    usd_per_hour: float
+    answers_per_month: float | None
+    models: tuple[tuple[str, str, str], ...]
+    versions: tuple[tuple[str, str], ...]
+    digests: tuple[tuple[str, str], ...]
+    disagreements: tuple[Disagreement, ...] = ()

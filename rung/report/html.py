@@ -1,0 +1,82 @@
+"""The report as one self-contained HTML file: no script, no network, the same bytes for the same climb."""
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from rung.records import Climb
+from rung.report import notation, summary
+from rung.report.charts import quality_cost_svg
+from rung.runs import write_text
+
+TEMPLATES = Path(__file__).parent / "templates"
+DISAGREEMENTS = 20
+WIDE_PX = 770
+NARROW_PX = 290
+
+
+def write_report(climb: Climb, path: Path, winner: Path | None = None) -> None:
+    """Write the page. `winner` is the folder to name in the commands, by default `winner` beside the page."""
+    write_text(path, report_html(climb, winner or path.parent / "winner"))
+
+
+def report_html(climb: Climb, winner: Path) -> str:
+    """The page as text."""
+    return _environment().get_template("report.html.jinja").render(**_view(climb, winner))
+
+
+def _view(climb: Climb, winner: Path) -> dict[str, Any]:
+    """What the template sees. The two charts are markup of our own; everything else is escaped."""
+    from markupsafe import Markup
+
+    measured = summary.measured(climb)
+    return {
+        "climb": climb,
+        "rows": summary.rows(climb),
+        "facts": summary.facts(climb),
+        "measured": measured,
+        "secondary": [name for name, _ in measured[0][1].secondary] if measured else [],
+        "tried": [r for r in climb.results if r.trials or r.notes or r.parity],
+        "wide_chart": Markup(quality_cost_svg(climb, WIDE_PX)),
+        "narrow_chart": Markup(quality_cost_svg(climb, NARROW_PX)),
+        "disagreements": climb.disagreements[:DISAGREEMENTS],
+        "break_even": summary.break_even(climb),
+        "findings": sorted(climb.findings, key=lambda finding: _GRAVITY.index(finding.severity)),
+        "winner": shlex.quote(str(winner)) if climb.winner else None,
+    }
+
+
+_GRAVITY = ("block", "warn", "info")
+
+
+def _environment() -> Any:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "clean": notation.clean,
+        "short": notation.short,
+        "count": notation.count_text,
+        "duration": notation.duration_text,
+        "gain": notation.gain_text,
+        "interval": notation.interval_text,
+        "memory": notation.memory_text,
+        "metric": notation.metric_text,
+        "ms": notation.ms_text,
+        "p": notation.p_text,
+        "percent": notation.percent_text,
+        "score": notation.score_text,
+        "usd": notation.usd_text,
+        "target": summary.target_text,
+        "answers": summary.disagreement_answers,
+        "parity": summary.parity_text,
+    }
+    environment.globals["build_usd"] = summary.build_usd
+    return environment

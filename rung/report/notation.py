@@ -1,0 +1,160 @@
+"""How numbers and foreign text are written, on screen and on the page alike."""
+
+import json
+import math
+import unicodedata
+
+from rung.records import Interval, Json, MetricName
+from rung.scoring.scorers import SCORERS
+
+NOTHING = "–"
+MINUS = "\N{MINUS SIGN}"
+NBSP = "\N{NO-BREAK SPACE}"
+
+METRIC_NAMES: dict[MetricName, str] = {
+    "accuracy": "accuracy",
+    "macro_f1": "macro F1",
+    "field_f1": "field F1",
+    "exact": "exact match",
+    "rouge_l": "ROUGE-L",
+    "mae": "mean absolute error",
+    "spearman": "Spearman correlation",
+}
+
+
+def metric_text(metric: MetricName) -> str:
+    """The metric in words; the direction is named where less is better."""
+    name = METRIC_NAMES[metric]
+    return name if SCORERS[metric].higher_is_better else f"{name}, lower is better"
+
+
+def score_text(value: float, metric: MetricName) -> str:
+    """A score: `.927` where it is a share, three digits in the task's own units otherwise."""
+    if not math.isfinite(value):
+        return NOTHING
+    if not SCORERS[metric].shares:
+        return _signed(value, f"{abs(value):,.0f}" if abs(value) >= 1000 else f"{abs(value):.3g}")
+    written = f"{abs(value):.3f}"
+    return _signed(value, written.removeprefix("0") if abs(value) < 1 else written)
+
+
+def interval_text(interval: Interval, metric: MetricName) -> str:
+    """An interval: `.901–.947`, with `to` where a bound is negative."""
+    low, high = score_text(interval.low, metric), score_text(interval.high, metric)
+    return f"{low} to {high}" if interval.low < 0 else f"{low}–{high}"
+
+
+def gain_text(value: float, metric: MetricName) -> str:
+    """A difference of two scores, always with its sign."""
+    return f"+{score_text(value, metric)}" if value >= 0 else score_text(value, metric)
+
+
+def p_text(p: float) -> str:
+    """A p-value: `p = .012`, or `p < .001`."""
+    return f"p{NBSP}<{NBSP}.001" if p < 0.001 else f"p{NBSP}={NBSP}{_share(p)}"
+
+
+def percent_text(share: float) -> str:
+    """A share as a percentage; a share short of all never reads as 100 %."""
+    if 0.999 <= share < 1:
+        return "> 99.9 %"
+    return f"{100 * share:.1f}".removesuffix(".0") + " %"
+
+
+def usd_text(value: float) -> str:
+    """US dollars: two digits that say something, however small the amount."""
+    if value <= 0:
+        return "$0"
+    if value < 1e-6:
+        return "< $0.000001"
+    if value >= 100:
+        return f"${value:,.0f}"
+    if value >= 0.995:
+        return f"${value:.2f}"
+    return f"${value:.{1 - math.floor(math.log10(value))}f}"
+
+
+def duration_text(seconds: float) -> str:
+    """A span of time: `0.4 s`, `42 s`, `4 m 12 s`, `1 h 05 m`."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} m {whole % 60:02d} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} m"
+
+
+def ms_text(seconds: float) -> str:
+    """A latency in milliseconds, without the unit; a dash where none was measured."""
+    if seconds <= 0:
+        return NOTHING
+    return f"{1000 * seconds:.1f}" if seconds < 0.00995 else f"{1000 * seconds:,.0f}"
+
+
+def memory_text(mebibytes: float) -> str:
+    """Memory: `412 MiB`, `1.9 GiB`; a dash where none was measured."""
+    if mebibytes <= 0:
+        return NOTHING
+    return f"{mebibytes:,.0f} MiB" if mebibytes < 1000 else f"{mebibytes / 1024:.1f} GiB"
+
+
+def opened_text(count: int) -> str:
+    """How often the sealed test was opened, and what it means where that is more than once."""
+    if count < 2:
+        return ("not opened", "opened once")[count]
+    often = "twice" if count == 2 else f"{count:,} times"
+    return f"opened {often}, and each look makes its scores a little too good"
+
+
+def round_count(count: float) -> str:
+    """An estimated count, to two digits: `980,000`."""
+    return f"{float(f'{count:.2g}'):,.0f}" if count >= 100 else f"{max(1, math.ceil(count))}"
+
+
+def count_text(count: float, noun: str) -> str:
+    """A count with its noun: `1 row`, `400 rows`."""
+    return f"{count:,.0f} {noun}" + ("" if count == 1 else "s")
+
+
+def value_text(value: Json) -> str:
+    """A target or an answer as text: strings as they are, the rest as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
+
+
+def short(text: str, limit: int = 280) -> str:
+    """Foreign text on one line, at most `limit` characters, cut at a space where one is near."""
+    line = " ".join(clean(text[: 4 * limit + 1000]).split())
+    if len(line) <= limit and len(text) <= 4 * limit + 1000:
+        return line
+    cut = line[: limit - 1]
+    space = cut.rfind(" ", limit * 3 // 4)
+    return (cut if space < 0 else cut[:space]).rstrip() + "…"
+
+
+def clean(text: str) -> str:
+    """Foreign text without what could drive a terminal, turn its writing direction, or fail to be encoded."""
+    return "".join(
+        c if c in "\n\t" or unicodedata.category(c) not in _UNSHOWN else _stand_in(c) for c in text
+    )
+
+
+_UNSHOWN = frozenset({"Cc", "Cs", "Cf", "Zl", "Zp"})
+_JOINERS = "\u200c\u200d"  # part of words in some scripts, and of emoji
+
+
+def _stand_in(character: str) -> str:
+    if character in _JOINERS:
+        return character
+    return " " if character in "\r\x0b\x0c\x85\u2028\u2029" else "\N{REPLACEMENT CHARACTER}"
+
+
+def _share(value: float) -> str:
+    written = f"{value:.3f}"
+    return written.removeprefix("0") if value < 0.9995 else written
+
+
+def _signed(value: float, written: str) -> str:
+    return MINUS + written if value < 0 and written.strip("0.,") else written

@@ -1,0 +1,227 @@
+"""What a report says, in words and formatted numbers: the terminal and the page both take it from here."""
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from rung.records import Climb, Comparison, Disagreement, Json, Measurement, MetricName, Parity, RungResult
+from rung.report.notation import (
+    NOTHING,
+    count_text,
+    duration_text,
+    gain_text,
+    interval_text,
+    memory_text,
+    metric_text,
+    ms_text,
+    opened_text,
+    p_text,
+    percent_text,
+    round_count,
+    score_text,
+    short,
+    usd_text,
+    value_text,
+)
+from rung.scoring.cost import break_even_answers, per_1000_correct
+from rung.scoring.scorers import SCORERS
+
+State: TypeAlias = Literal["shipped", "measured", "over limits", "skipped", "failed"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One rung's line in the table, every cell as text. `dev` and `test` are (score, interval)."""
+
+    rung: str
+    state: State
+    mark: str
+    what: str
+    dev: tuple[str, str] = (NOTHING, "")
+    test: tuple[str, str] = (NOTHING, "")
+    p50_ms: str = NOTHING
+    p95_ms: str = NOTHING
+    usd: str = NOTHING
+    usd_correct: str = NOTHING
+    build: str = NOTHING
+    memory: str = NOTHING
+    broken: str = ""
+
+
+def rows(climb: Climb) -> list[Row]:
+    """The table: every rung in the ladder's order, those that weren't measured with the reason."""
+    return [_row(climb, result) for result in sorted(climb.results, key=lambda result: result.order)]
+
+
+def measured(climb: Climb) -> list[tuple[RungResult, Measurement]]:
+    """The rungs that have a score, each with the one that counts: on test where it was taken, else on dev."""
+    ordered = sorted(climb.results, key=lambda result: result.order)
+    found = [(result, result.test or result.dev) for result in ordered]
+    return [(result, measurement) for result, measurement in found if measurement is not None]
+
+
+def facts(climb: Climb) -> list[tuple[str, str]]:
+    """What the verdict rests on, as (term, text)."""
+    decision = climb.decision
+    source = "a file of their own" if climb.test_given else "carved from the rows, sealed"
+    told = [
+        ("Test", f"{count_text(climb.n_test, 'row')}, {source}; {opened_text(climb.openings)}"),
+        ("Learned from", f"{count_text(climb.n_train, 'row')}; choices made on {climb.n_dev:,} dev rows"),
+    ]
+    shown = next((pair for pair in measured(climb) if pair[0].rung == decision.chosen), None)
+    if shown:
+        _, measurement = shown
+        told.insert(0, (f"Score of {decision.chosen}", f"{_scored(measurement)} on {measurement.split}"))
+        told += [("Commonest label", f"always giving it scores {v}") for v in _majority(measurement)]
+    deciding = decisive(climb)
+    if deciding:
+        told.insert(
+            1, (f"{deciding.dearer} against {deciding.cheaper}", comparison_text(deciding, climb.metric))
+        )
+        least = score_text(deciding.smallest_detectable_gain, climb.metric)
+        told.append(("Smallest detectable gain", f"{least} with these rows"))
+    if decision.rows_needed:
+        told.append(("To settle it", f"label about {count_text(decision.rows_needed, 'more test row')}"))
+    return told
+
+
+def decisive(climb: Climb) -> Comparison | None:
+    """The comparison that the verdict turned on: the step up to the chosen rung, else from it to the best."""
+    decision = climb.decision
+    ups = [c for c in decision.comparisons if c.dearer == decision.chosen]
+    downs = [c for c in decision.comparisons if c.cheaper == decision.chosen and c.dearer == decision.best]
+    for found in ([c for c in ups if c.wins], downs, ups, list(decision.comparisons)):
+        if found:
+            return found[-1]
+    return None
+
+
+def comparison_text(comparison: Comparison, metric: MetricName) -> str:
+    """A paired comparison in one line: gain, interval, p."""
+    low, high = (gain_text(v, metric) for v in (comparison.interval.low, comparison.interval.high))
+    return f"{gain_text(comparison.gain, metric)} ({low} to {high}), {p_text(comparison.p_holm)} after Holm"
+
+
+def disagreement_answers(row: Disagreement, metric: MetricName) -> list[tuple[str, str, str, str]]:
+    """Each rung's answer to a row, as (rung, answer shortened, mark, the mark in words)."""
+    return [(rung, short(text, 160), *_right(score, metric)) for rung, text, score in row.answers]
+
+
+def target_text(value: Json) -> str:
+    """The target of a row, shortened."""
+    return short(value_text(value), 160)
+
+
+def parity_text(parity: Parity) -> str:
+    """How far the serving engine strays from the training one."""
+    return (
+        f"same answer on {percent_text(parity.agreement)} of {count_text(parity.agreement_rows, 'row')}; "
+        f"log-probabilities differ by {parity.mean_difference:.4f} nats on average and at most "
+        f"{parity.max_difference:.4f} ({count_text(parity.rows, 'row')})"
+    )
+
+
+def build_usd(climb: Climb, result: RungResult) -> float:
+    """What building the rung cost on this machine, in US dollars."""
+    return result.build_s / 3600 * climb.usd_per_hour
+
+
+def break_even(climb: Climb) -> list[str]:
+    """From how many answers on the shipped rung costs less, or more, than each other one."""
+    pairs = measured(climb)
+    chosen = next((result for result, _ in pairs if result.rung == climb.decision.chosen), None)
+    if chosen is None:
+        return []
+    return [_break_even(climb, chosen, other) for other, _ in pairs if other.rung != chosen.rung]
+
+
+def _break_even(climb: Climb, chosen: RungResult, other: RungResult) -> str:
+    ours, theirs = build_usd(climb, chosen), build_usd(climb, other)
+    answers = break_even_answers(ours, chosen.usd_per_1000, theirs, other.usd_per_1000)
+    if answers is None:
+        if (ours, chosen.usd_per_1000) == (theirs, other.usd_per_1000):
+            return f"{chosen.rung} and {other.rung} cost the same."
+        first, second = chosen.rung, other.rung
+        if ours > theirs or chosen.usd_per_1000 > other.usd_per_1000:
+            first, second = second, first
+        return f"{first} costs less than {second} from the first answer on, building included."
+    low, high = sorted((chosen, other), key=lambda result: result.usd_per_1000)
+    about = f"about {round_count(answers)} answers, building included"
+    text = f"{low.rung} costs less than {high.rung} after {about}"
+    if not climb.answers_per_month:
+        return f"{text}."
+    months = answers / climb.answers_per_month
+    return f"{text}: {'in the first month' if months < 1 else f'after {months:,.1f} months'} at your volume."
+
+
+def _row(climb: Climb, result: RungResult) -> Row:
+    if result.skipped is not None:
+        return Row(rung=result.rung, state="skipped", mark="skipped", what=short(result.skipped))
+    if result.failed is not None:
+        return Row(rung=result.rung, state="failed", mark="failed", what=short(result.failed))
+    shown = result.test or result.dev
+    if shown is None:
+        return Row(rung=result.rung, state="skipped", mark="not measured", what=short(result.what))
+    state, mark = _state(climb, result)
+    over = f" Over the limits: {', '.join(result.over_limits)}." if result.over_limits else ""
+    correct = _usd_correct(result, shown)
+    broken = sum(m.failures for m in (result.dev, result.test) if m)
+    return Row(
+        rung=result.rung,
+        state=state,
+        mark=mark,
+        what=short(result.what) + over,
+        dev=_cell(result.dev),
+        test=_cell(result.test),
+        p50_ms=ms_text(shown.p50_s),
+        p95_ms=ms_text(shown.p95_s),
+        usd=usd_text(result.usd_per_1000),
+        usd_correct=NOTHING if correct is None else usd_text(correct),
+        build=duration_text(result.build_s),
+        memory=memory_text(shown.memory_mb),
+        broken=f"{count_text(broken, 'call')} broke, counted beside the score" if broken else "",
+    )
+
+
+def _state(climb: Climb, result: RungResult) -> tuple[State, str]:
+    if result.rung == climb.decision.chosen:
+        return "shipped", "ship"
+    if result.over_limits:
+        return "over limits", "over limits"
+    return "measured", "best score" if result.rung == climb.decision.best else ""
+
+
+def _cell(measurement: Measurement | None) -> tuple[str, str]:
+    if measurement is None:
+        return NOTHING, ""
+    metric = measurement.metric
+    return score_text(measurement.score, metric), interval_text(measurement.interval, metric)
+
+
+def _scored(measurement: Measurement) -> str:
+    value, interval = _cell(measurement)
+    return f"{value} ({interval}), {metric_text(measurement.metric)}"
+
+
+def _majority(measurement: Measurement) -> list[str]:
+    return [score_text(v, measurement.metric) for name, v in measurement.secondary if name == "majority"]
+
+
+def _usd_correct(result: RungResult, shown: Measurement) -> float | None:
+    """The price of 1,000 answers that are right in full; None where the metric can't tell."""
+    if shown.metric in ("mae", "spearman", "rouge_l"):
+        return None
+    scores = [p.score for p in shown.predictions if p.score is not None]
+    right = sum(score >= 1 for score in scores)
+    return per_1000_correct(result.usd_per_1000, right / len(scores)) if scores else None
+
+
+def _right(score: float | None, metric: MetricName) -> tuple[str, str]:
+    if score is None:
+        return "!", "call broke"
+    if metric == "mae":
+        return ("✓", "right") if score == 0 else ("±", f"off by {score_text(score, metric)}")
+    if score >= 1:
+        return "✓", "right"
+    if SCORERS[metric].binary or SCORERS[metric].of_set or score <= 0:
+        return "✗", "wrong"
+    return "~", f"partly right, {score_text(score, metric)}"

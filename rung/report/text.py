@@ -1,0 +1,251 @@
+"""The terminal: the climb's table and verdict, and progress while it runs."""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.padding import Padding
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from rung.records import Climb
+from rung.report import summary
+from rung.report.notation import clean, count_text, duration_text, metric_text, short
+from rung.report.summary import Row
+
+WIDE = 112
+GAP = 2
+INDENT = 13
+COUNTERS = 28  # columns for how many of how many, time passed, time left, and the gaps
+PLAIN_EVERY_S = 10.0
+SHOWN_FINDINGS = 8
+
+_STYLES = {"shipped": "bold green", "failed": "red", "over limits": "yellow"}
+_HEADINGS = (
+    ("dev", "95 %"),
+    ("test", "95 %"),
+    ("p50", "p95 ms"),
+    ("$/1,000", "correct"),
+    ("build", ""),
+    ("memory", ""),
+)
+
+
+def show(climb: Climb, console: Console, run: Path | None = None) -> None:
+    """Print the table of rungs, the verdict and what it rests on; `run` is the folder that holds the rest."""
+    width = min(console.width, 120)
+    console.print()
+    console.print(_title(climb))
+    console.print()
+    for line in _table(summary.rows(climb), width):
+        console.print(line)
+    console.print()
+    console.print(
+        Padding(Text(clean(climb.decision.sentence), style="bold"), (0, 0, 1, 0), expand=False), width=width
+    )
+    console.print(_notes(climb, run), width=width)
+
+
+def _title(climb: Climb) -> Text:
+    title = Text(clean(climb.task), style="bold")
+    return title.append(f"  scores are {metric_text(climb.metric)}", style="not bold dim")
+
+
+def _table(rows: list[Row], width: int) -> list[Text | Padding | Table]:
+    """Two lines of figures for each rung, or one where the terminal is wide, and what it is below them."""
+    arrange = _in_one_line if width >= WIDE else _in_two_lines
+    figures = {row.rung: arrange(_cells(row)) for row in rows if row.state not in ("skipped", "failed")}
+    heading = arrange(_HEADINGS)
+    widths = [
+        max(cell_len(line[at]) for lines in (heading, *figures.values()) for line in lines)
+        for at in range(len(heading[0]))
+    ]
+    shown: list[Text | Padding | Table] = [
+        Text(_line("", texts, widths), style="dim", no_wrap=True) for texts in heading
+    ]
+    for row in rows:
+        name = f"{'●' if row.state == 'shipped' else ' '} {row.rung}"
+        if row.rung not in figures:
+            shown.append(_unmeasured(name, row))
+            continue
+        first, *rest = figures[row.rung]
+        line = Text(_line(name, first, widths), no_wrap=True)
+        line.stylize(_STYLES.get(row.state, "bold"), 0, len(name))
+        said = Text(" · ".join(part for part in (row.what, row.broken) if part), style="dim")
+        if row.mark:
+            said = Text.assemble((row.mark, _STYLES.get(row.state, "bold")), (" · ", "dim"), said)
+        shown += [line, *(Text(_line("", texts, widths), style="dim", no_wrap=True) for texts in rest)]
+        shown.append(Padding(said, (0, 0, 0, INDENT), expand=False))
+    return shown
+
+
+def _unmeasured(name: str, row: Row) -> Table:
+    line = Table.grid()
+    line.add_column(width=INDENT)
+    line.add_column()
+    line.add_row(Text(name), Text(f"{row.mark}: {row.what}", style=_STYLES.get(row.state, "dim")))
+    return line
+
+
+def _cells(row: Row) -> tuple[tuple[str, str], ...]:
+    return (
+        row.dev,
+        row.test,
+        (row.p50_ms, row.p95_ms),
+        (row.usd, row.usd_correct),
+        (row.build, ""),
+        (row.memory, ""),
+    )
+
+
+def _in_one_line(pairs: tuple[tuple[str, str], ...]) -> list[list[str]]:
+    """Every figure in a column of its own; build and memory have only one."""
+    return [[text for pair in pairs[:-2] for text in pair] + [pair[0] for pair in pairs[-2:]]]
+
+
+def _in_two_lines(pairs: tuple[tuple[str, str], ...]) -> list[list[str]]:
+    return [[first for first, _ in pairs], [second for _, second in pairs]]
+
+
+def _line(name: str, texts: list[str], widths: list[int]) -> str:
+    """Figures right-aligned in their columns."""
+    cells = (" " * (wide - cell_len(text)) + text for text, wide in zip(texts, widths, strict=True))
+    return (f"{name:<{INDENT}}" + (" " * GAP).join(cells)).rstrip()
+
+
+def _notes(climb: Climb, run: Path | None) -> Table:
+    """What the verdict rests on, what was inferred and found, and where things are."""
+    notes = Table.grid(padding=(0, 2))
+    notes.add_column(style="dim", no_wrap=True, max_width=26)
+    notes.add_column(ratio=1, overflow="fold")
+    for term, text in summary.facts(climb):
+        notes.add_row(term, Text(text))
+    for result in climb.results:
+        if result.parity:
+            notes.add_row(f"Parity of {result.rung}", Text(summary.parity_text(result.parity)))
+    for number, line in enumerate(climb.inferred):
+        notes.add_row("Inferred" if number == 0 else "", Text(clean(line)))
+    grave = [f for f in climb.findings if f.severity != "info"]
+    for number, finding in enumerate(grave[:SHOWN_FINDINGS]):
+        notes.add_row("Data" if number == 0 else "", Text(clean(finding.message), style="yellow"))
+    unshown = len(climb.findings) - len(grave[:SHOWN_FINDINGS])
+    if unshown:
+        notes.add_row("" if grave else "Data", f"{count_text(unshown, 'more finding')} in the report")
+    notes.add_row("Took", f"{duration_text(climb.seconds)} on {clean(climb.machine)}")
+    if run is not None:
+        notes.add_row("Report", Text(str(run / "report.html")))
+        if climb.winner:
+            notes.add_row("Winner", Text(f'rung ask {run / "winner"} "your text here"'))
+    return notes
+
+
+@dataclass
+class _Bar:
+    what: str
+    total: int | None
+    started: float
+    told: float
+    done: int = 0
+
+
+@dataclass
+class Screen:
+    """Progress while a climb runs: bars on a terminal, a plain line now and then elsewhere.
+
+    A context manager: leaving it, by an error too, takes away whatever bars are left.
+    """
+
+    console: Console = field(default_factory=lambda: Console(stderr=True))
+    every_s: float = PLAIN_EVERY_S
+    _bars: dict[int, _Bar] = field(default_factory=dict)
+    _progress: Progress | None = None
+    _next: int = 0
+
+    def say(self, text: str) -> None:
+        """Print one line; it stays."""
+        self.console.print(Text(clean(text)))
+
+    def begin(self, what: str, total: int | None) -> int:
+        """Start a bar of `total` steps, None where their number isn't known; returns its handle."""
+        if self.console.is_terminal:
+            if self._progress is None:
+                self._progress = _progress(self.console)
+                self._progress.start()
+            return int(self._progress.add_task(short(what, self.console.width // 3), total=total, extra=""))
+        self._next += 1
+        now = time.monotonic()
+        self._bars[self._next] = _Bar(what=clean(what), total=total, started=now, told=now)
+        return self._next
+
+    def advance(self, handle: int, done: int, extra: str = "") -> None:
+        """Set how many steps are done, with a few words on the state, such as `loss 0.61`."""
+        if self._progress is not None:
+            width = self.console.width
+            extra = short(extra, max(8, width - width // 3 - width // 8 - COUNTERS))
+            self._progress.update(TaskID(handle), completed=done, extra=extra)
+            return
+        bar, now = self._bars[handle], time.monotonic()
+        bar.done = done
+        if now - bar.told >= self.every_s:
+            bar.told = now
+            self.console.print(Text(_plain(bar, now - bar.started, clean(extra))), soft_wrap=True)
+
+    def end(self, handle: int) -> None:
+        """Take the bar away. A long stretch leaves one line in a log."""
+        if self._progress is not None:
+            self._progress.remove_task(TaskID(handle))
+            if not self._progress.tasks:
+                self.close()
+            return
+        bar = self._bars.pop(handle)
+        took = time.monotonic() - bar.started
+        if took >= self.every_s:
+            self.console.print(Text(f"{bar.what}: done in {duration_text(took)}"), soft_wrap=True)
+
+    def close(self) -> None:
+        """Take away all bars; safe to do twice."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+        self._bars.clear()
+
+    def __enter__(self) -> "Screen":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=console.width // 8),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[extra]}", style="dim", markup=False),
+        console=console,
+        transient=True,
+    )
+
+
+def _plain(bar: _Bar, elapsed_s: float, extra: str) -> str:
+    of = f"{bar.done:,} of {bar.total:,}" if bar.total else f"{bar.done:,}"
+    parts = [f"{bar.what}: {of}", duration_text(elapsed_s)]
+    if bar.total and 0 < bar.done < bar.total:
+        parts.append(f"about {duration_text(elapsed_s / bar.done * (bar.total - bar.done))} left")
+    return ", ".join([*parts, *([extra] if extra else [])])

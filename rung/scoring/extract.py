@@ -1,0 +1,212 @@
+"""Reading an answer: free text in, a value of the task's output kind out, or None where there is none.
+
+Every reader is linear in the text's length, so a babbling model can't stall a run.
+"""
+
+import json
+import math
+import re
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from rung.records import Json, OutputKind
+
+# Scripts written without spaces: one character is one word.
+_UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
+_WORD = re.compile(rf"[{_UNSPACED}]|(?:(?![{_UNSPACED}])[^\W_])+")
+_WORD_OR_SIGN = re.compile(rf"{_WORD.pattern}|[^\w\s]")
+
+_NUMBER = re.compile(
+    r"(?:(?<!\w)(?P<sign>[-+\u2212])[$€£¥]?|(?<![A-Za-z_0-9]))"
+    r"(?P<digits>[0-9]{1,3}(?:[,\u00a0\u202f][0-9]{3})+(?![0-9])|[0-9]+|(?=\.[0-9]))"
+    r"(?P<fraction>\.[0-9]+)?(?P<exponent>[eE][-+]?[0-9]{1,4}(?![A-Za-z0-9]))?"
+)
+_MAX_DIGITS = 300  # past this a float is infinite
+_MAX_DEPTH = 100
+
+_QUOTES = "\"'`*«»“”‘’„()[]{}<>"
+_PUNCTUATION = ".,;:!?…。！？、，"
+
+
+def read_answer(text: str, *, kind: OutputKind, labels: Sequence[str] = (), schema: Json = None) -> Json:
+    """Read `text` as a value of `kind`; None where it can't be read as one.
+
+    label: one of `labels`, exactly as written there. number: a finite int or float. json: a value with
+    finite numbers, at most 100 levels deep, that fits the JSON Schema `schema` if one is given. text:
+    the text without the white space around it.
+    """
+    if kind == "label":
+        return _read_label(text, tuple(dict.fromkeys(labels)))
+    if kind == "number":
+        return _read_number(text)
+    if kind == "json":
+        return _read_json(text, schema)
+    return text.strip() or None
+
+
+def words(text: str) -> list[str]:
+    """Split `text` into case-folded words.
+
+    A word is a run of letters and digits; in scripts without spaces each character is one. ASCII text
+    gives the same words as the default tokenizer of the `rouge_score` package.
+    """
+    return _WORD.findall(text.casefold())
+
+
+def _read_label(text: str, labels: Sequence[str]) -> str | None:
+    """Read the label that the text is, or else the only one that it mentions."""
+    stripped = text.strip()
+    if stripped in labels:
+        return stripped
+    plain = _plain(text)
+    same = [label for label in labels if plain and _plain(label) == plain]
+    if len(same) == 1:
+        return same[0]
+    return None if same else _only_mention(text, labels)
+
+
+def _plain(text: str) -> str:
+    """Fold case, underscores, white space and the quotes and punctuation around the text."""
+    folded = " ".join(unicodedata.normalize("NFC", text).casefold().replace("_", " ").split())
+    return folded.lstrip(_QUOTES + " ").rstrip(_QUOTES + _PUNCTUATION + " ")
+
+
+def _only_mention(text: str, labels: Sequence[str]) -> str | None:
+    """Find the single label mentioned as a whole sequence of words; at each word the longest label counts."""
+    by_tokens: dict[tuple[str, ...], str | None] = {}
+    for label in labels:
+        key = tuple(_WORD_OR_SIGN.findall(unicodedata.normalize("NFC", label).casefold()))
+        by_tokens[key] = None if key in by_tokens else label
+    lengths: dict[str, list[int]] = {}
+    for key in by_tokens:
+        if key and len(key) not in lengths.setdefault(key[0], []):
+            lengths[key[0]].append(len(key))
+    tokens = _WORD_OR_SIGN.findall(unicodedata.normalize("NFC", text).casefold())
+    found: str | None = None
+    at = 0
+    while at < len(tokens):
+        step = 1
+        for length in sorted(lengths.get(tokens[at], ()), reverse=True):
+            key = tuple(tokens[at : at + length])
+            if key not in by_tokens:
+                continue
+            label = by_tokens[key]
+            if label is None or (found is not None and label != found):
+                return None
+            found, step = label, length
+            break
+        at += step
+    return found
+
+
+def _read_number(text: str) -> int | float | None:
+    """Read the number after the last `####`, or else the last number in the text."""
+    marked = text.rpartition("####")
+    if marked[1]:
+        first = next(_NUMBER.finditer(marked[2]), None)
+        if first:
+            return _number(first)
+    last = None
+    for match in _NUMBER.finditer(text):
+        last = match
+    return _number(last) if last else None
+
+
+def _number(match: re.Match[str]) -> int | float | None:
+    """Turn a match into an int where it has neither fraction nor exponent; None past the range of floats."""
+    digits = re.sub("[^0-9]", "", match["digits"])
+    sign = -1 if match["sign"] in ("-", "\u2212") else 1
+    if not match["fraction"] and not match["exponent"]:
+        return sign * int(digits) if len(digits) <= _MAX_DIGITS else None
+    if len(digits) > _MAX_DIGITS:
+        return None
+    fraction = (match["fraction"] or "")[:_MAX_DIGITS]
+    value = sign * float((digits or "0") + fraction + (match["exponent"] or ""))
+    return value if math.isfinite(value) else None
+
+
+def _read_json(text: str, schema: Json) -> Json:
+    """Parse the whole text, or else the first object or array inside it that is sound and fits `schema`."""
+    fits = _schema_check(schema)
+    for value in _json_values(text):
+        if _is_sound(value) and fits(value):
+            return value
+    return None
+
+
+def _json_values(text: str) -> Iterator[Json]:
+    """Yield the whole text's value, or else the objects and arrays inside it, first to last.
+
+    The characters read are counted against a budget: nested openings that never close would otherwise
+    cost the square of the length.
+    """
+    decoder = json.JSONDecoder(parse_int=_json_int)
+    openings = re.compile(r"[{\[]")
+    try:
+        yield decoder.decode(text)
+        return
+    except (ValueError, RecursionError):
+        pass
+    budget = 4 * len(text) + 100_000
+    at = 0
+    while budget > 0:
+        opening = openings.search(text, at)
+        if opening is None:
+            return
+        start = opening.start()
+        try:
+            value, at = decoder.raw_decode(text, start)
+        except json.JSONDecodeError as error:
+            budget -= max(error.pos - start, 1)
+            at = start + 1
+        except RecursionError:
+            budget -= 10_000
+            at = start + 1
+        else:
+            # A value that is yielded and turned down has cost a check against the schema.
+            budget -= 2_000
+            yield value
+
+
+def _json_int(digits: str) -> int | float:
+    """Read a JSON integer; one with too many digits for a float becomes infinite, to be refused later."""
+    return int(digits) if len(digits) <= _MAX_DIGITS else math.inf
+
+
+def _schema_check(schema: Any) -> Callable[[Json], bool]:
+    """Make the function that says whether a value fits `schema`; everything fits None."""
+    if schema is None:
+        return lambda value: True
+    from jsonschema.validators import validator_for
+
+    return validator_for(schema)(schema).is_valid
+
+
+def _is_sound(value: Json) -> bool:
+    """Say whether every number is finite, every string can be written as UTF-8 and nothing lies too deep."""
+    stack: list[tuple[Json, int]] = [(value, 0)]
+    while stack:
+        item, depth = stack.pop()
+        if depth > _MAX_DEPTH:
+            return False
+        if isinstance(item, float) and not math.isfinite(item):
+            return False
+        if isinstance(item, str) and not _is_utf8(item):
+            return False
+        if isinstance(item, dict):
+            if not all(_is_utf8(key) for key in item):
+                return False
+            stack.extend((child, depth + 1) for child in item.values())
+        elif isinstance(item, list):
+            stack.extend((child, depth + 1) for child in item)
+    return True
+
+
+def _is_utf8(text: str) -> bool:
+    """Say whether the text has no lone surrogate, which a JSON escape can make."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

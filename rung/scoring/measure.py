@@ -1,0 +1,140 @@
+"""One System's answers to one split, made into a Measurement."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from rung.errors import EngineError
+from rung.records import Answer, Example, Interval, Json, Measurement, MetricName, Prediction, SplitName
+from rung.scoring import stats
+from rung.scoring.scorers import SCORERS, Scorer, secondary
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Indices: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
+
+# An interval is a function of the answers alone: measuring twice gives the same bytes.
+_SEED = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Timing:
+    """What the clock and the process table said: seconds and MiB, as `Measurement` explains them."""
+
+    seconds_per_answer: float = 0.0
+    p50_s: float = 0.0
+    p95_s: float = 0.0
+    memory_mb: float = 0.0
+
+
+def measurement(
+    *,
+    system: str,
+    split: SplitName,
+    metric: MetricName,
+    examples: Sequence[Example],
+    answers: Sequence[Answer],
+    timing: Timing | None = None,
+) -> Measurement:
+    """Score `answers` against `examples`, in order.
+
+    Broken calls get no score and are counted beside it; an unreadable answer gets the metric's worst
+    score. `n` is the number of scored rows; token counts are means over them. EngineError when every
+    call broke; ValueError without examples.
+    """
+    if not examples:
+        raise ValueError(f"{system}: no rows in {split}")
+    scorer = SCORERS[metric]
+    targets = [example.output for example in examples]
+    pairs = list(zip(examples, answers, strict=True))
+    values = [answer.value for answer in answers]
+    rows = scorer.rows(values, targets)
+    kept = [at for at, answer in enumerate(answers) if answer.failure is None]
+    if not kept:
+        raise EngineError(
+            f"{system}: all {len(answers):,} calls on {split} broke; the first, "
+            f"{examples[0].where or examples[0].id}: {answers[0].failure!r}. Mend that and run again"
+        )
+    scored = _Scored(
+        scorer=scorer,
+        rows=[rows[at] for at in kept],
+        answers=[values[at] for at in kept],
+        targets=[targets[at] for at in kept],
+        groups=stats.cluster_codes([examples[at].id for at in kept], _groups(examples)),
+    )
+    timing = timing or Timing()
+    return Measurement(
+        system=system,
+        split=split,
+        metric=metric,
+        score=_score(scored),
+        interval=_interval(scored),
+        n=len(kept),
+        failures=len(answers) - len(kept),
+        predictions=tuple(
+            Prediction(
+                example_id=example.id, answer=answer, score=None if answer.failure is not None else row
+            )
+            for (example, answer), row in zip(pairs, rows, strict=True)
+        ),
+        secondary=secondary(metric, scored.answers, scored.targets),
+        seconds_per_answer=timing.seconds_per_answer,
+        p50_s=timing.p50_s,
+        p95_s=timing.p95_s,
+        memory_mb=timing.memory_mb,
+        prompt_tokens=sum(answers[at].prompt_tokens for at in kept) / len(kept),
+        completion_tokens=sum(answers[at].completion_tokens for at in kept) / len(kept),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Scored:
+    """The rows whose calls held, in parallel."""
+
+    scorer: Scorer
+    rows: Sequence[float]
+    answers: Sequence[Json]
+    targets: Sequence[Json]
+    groups: "Indices | None"
+
+
+def _groups(examples: Sequence[Example]) -> dict[str, str]:
+    """The group of each row that has one."""
+    return {example.id: example.group for example in examples if example.group is not None}
+
+
+def _score(scored: _Scored) -> float:
+    """The metric over the scored rows."""
+    if scored.scorer.mean_of_rows:
+        return math.fsum(scored.rows) / len(scored.rows)
+    return scored.scorer.summary(scored.answers, scored.targets)
+
+
+def _interval(scored: _Scored) -> Interval:
+    """Wilson for a rate, BCa or t for graded rows, the bootstrap for set metrics and for groups."""
+    import numpy as np
+
+    rows = np.array(scored.rows)
+    score = _score(scored)
+    units = len(rows) if scored.groups is None else int(scored.groups.max()) + 1
+    if scored.scorer.shares and score in (0.0, 1.0) and set(scored.rows) == {score}:
+        # Rows that are all alike leave a bootstrap nothing to vary.
+        return stats.wilson(int(score) * units, units)
+    if scored.scorer.of_set is not None and units > 1:
+        of_codes = scored.scorer.of_set.of_codes
+        answers, targets = scored.scorer.of_set.encode(scored.answers, scored.targets)
+        return stats.bootstrap_interval(
+            lambda at: of_codes(answers[at], targets[at]), len(rows), _SEED, groups=scored.groups
+        )
+    if scored.groups is not None:
+        return stats.bootstrap_interval(
+            lambda at: float(rows[at].mean()), len(rows), _SEED, groups=scored.groups
+        )
+    if scored.scorer.shares and set(scored.rows) <= {0.0, 1.0}:
+        return stats.wilson(int(rows.sum()), len(rows))
+    found = stats.bca_mean(scored.rows, _SEED)
+    return Interval(
+        low=max(found.low, 0.0), high=min(found.high, 1.0) if scored.scorer.shares else found.high
+    )

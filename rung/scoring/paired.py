@@ -1,0 +1,158 @@
+"""Two Systems on the same rows: the gain of the second over the first, its test and its interval.
+
+A gain is positive where the second is better, also for a metric of which less is better. Rows on which
+either call broke are left out.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from rung.records import Interval, Json, Measurement
+from rung.scoring import stats
+from rung.scoring.scorers import SCORERS, Scorer, worst_error
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Numbers: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
+    Indices: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pair:
+    """The common rows of two Systems, sorted by id, as arrays in parallel.
+
+    `first` and `second` are row scores, more being better, or a set metric's codes of the answers, with
+    those of the `targets`. `unit` is what a whole row can be worth: 1 for shares.
+    """
+
+    scorer: Scorer
+    n: int
+    first: "Numbers"
+    second: "Numbers"
+    targets: "Numbers | None"
+    groups: "Indices | None"
+    unit: float
+
+
+def pair_up(
+    first: Measurement,
+    second: Measurement,
+    *,
+    targets: Mapping[str, Json],
+    groups: Mapping[str, str] | None,
+) -> Pair:
+    """Line up the rows that both Systems answered. `targets` and `groups` go by the rows' ids."""
+    import numpy as np
+
+    scorer = SCORERS[first.metric]
+    left = {row.example_id: row for row in first.predictions if row.score is not None}
+    right = {row.example_id: row for row in second.predictions if row.score is not None}
+    ids = sorted(left.keys() & right.keys())
+    wanted = [targets[row] for row in ids]
+    codes = None
+    if scorer.of_set is not None:
+        one, codes = scorer.of_set.encode([left[row].answer.value for row in ids], wanted)
+        two, _ = scorer.of_set.encode([right[row].answer.value for row in ids], wanted)
+    else:
+        sign = 1.0 if scorer.higher_is_better else -1.0
+        one = sign * np.array([left[row].score for row in ids], dtype=float)
+        two = sign * np.array([right[row].score for row in ids], dtype=float)
+    return Pair(
+        scorer=scorer,
+        n=len(ids),
+        first=one,
+        second=two,
+        targets=codes,
+        groups=stats.cluster_codes(ids, groups),
+        unit=1.0 if scorer.shares or not ids else worst_error(wanted),
+    )
+
+
+def gain(pair: Pair) -> float:
+    """The second System's score less the first's, turned so that more is better."""
+    if pair.scorer.of_set is None:
+        return math.fsum(pair.second - pair.first) / pair.n
+    return _of_codes(pair, pair.second) - _of_codes(pair, pair.first)
+
+
+def discordant_share(pair: Pair) -> float:
+    """The share of rows on which the two score differently; for a set metric, answer differently."""
+    return int(_differs(pair).sum()) / pair.n
+
+
+def p_value(pair: Pair, seed: int) -> float:
+    """The one-sided p-value of "the second System isn't better".
+
+    Exact McNemar for right and wrong, sign flips for graded rows and for groups, swapped answers for a
+    set metric.
+    """
+    if pair.scorer.of_set is not None:
+        return stats.swap_greater(
+            lambda codes: _of_codes(pair, codes), pair.first, pair.second, seed, groups=pair.groups
+        )
+    if pair.scorer.binary and pair.groups is None:
+        return stats.mcnemar_greater(*_discordant(pair))
+    return stats.sign_flip_greater((pair.second - pair.first).tolist(), seed, groups=pair.groups)
+
+
+def gain_interval(pair: Pair, seed: int, level: float = 0.95) -> Interval:
+    """The interval of the gain, in the metric's units.
+
+    Bonett-Price for right and wrong, BCa or t for graded rows, the bootstrap for set metrics and groups.
+    Systems that differ on no row get Bonett-Price as well, from the number of rows or groups: sameness
+    on a few rows doesn't prove sameness.
+    """
+    units = pair.n if pair.groups is None else int(pair.groups.max()) + 1
+    if not _differs(pair).any():
+        same = stats.bonett_price(0, 0, units, level)
+        return Interval(low=same.low * pair.unit, high=same.high * pair.unit, level=level)
+    if pair.scorer.of_set is not None:
+        of_codes, targets = pair.scorer.of_set.of_codes, pair.targets
+        assert targets is not None
+        return stats.bootstrap_interval(
+            lambda at: of_codes(pair.second[at], targets[at]) - of_codes(pair.first[at], targets[at]),
+            pair.n,
+            seed,
+            level,
+            pair.groups,
+        )
+    differences = pair.second - pair.first
+    if pair.groups is not None:
+        return stats.bootstrap_interval(
+            lambda at: float(differences[at].mean()), pair.n, seed, level, pair.groups
+        )
+    if pair.scorer.binary:
+        return stats.bonett_price(*_discordant(pair), pair.n, level)
+    return stats.bca_mean(differences.tolist(), seed, level)
+
+
+def spread(pair: Pair, interval: Interval) -> float:
+    """The mean squared difference that sample sizes are worked out from.
+
+    For right and wrong it is the share of discordant rows. For set metrics and groups it is the value
+    that would give `interval`, the gain's own, its width.
+    """
+    if pair.scorer.of_set is None and pair.groups is None:
+        return float(((pair.second - pair.first) ** 2).mean())
+    error = (interval.high - interval.low) / 2 / stats.normal_quantile((1 + interval.level) / 2)
+    return pair.n * error**2 + gain(pair) ** 2
+
+
+def _of_codes(pair: Pair, codes: "Numbers") -> float:
+    """The set metric of one System's codes."""
+    assert pair.scorer.of_set is not None and pair.targets is not None
+    return pair.scorer.of_set.of_codes(codes, pair.targets)
+
+
+def _differs(pair: Pair) -> "Numbers":
+    """Which rows differ between the Systems; two unreadable numbers (NaN) don't."""
+    unreadable = (pair.first != pair.first) & (pair.second != pair.second)
+    return (pair.first != pair.second) & ~unreadable
+
+
+def _discordant(pair: Pair) -> tuple[int, int]:
+    """The rows right in the second System only, and in the first only."""
+    return int((pair.second > pair.first).sum()), int((pair.second < pair.first).sum())

@@ -1,0 +1,383 @@
+"""A System: a folder that answers inputs, whichever rung made it.
+
+`system.json` holds the Spec and the digest of every other file, and is written last. The folder names its
+base model by digest and never holds it; an adapter, a head, shots and a schema lie beside the Spec.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import psutil
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from rung.engines import start
+from rung.engines.base import Choice, Completion, Engine, EngineSpec, Progress, Request, no_progress
+from rung.errors import SystemFolderError
+from rung.models.chat import Chat, Message, load_chat
+from rung.models.head import Head, answers, load_head
+from rung.models.resolve import Model, resolve
+from rung.models.weights import dequantised
+from rung.records import Answer, Example, Json, OutputKind
+from rung.runs import atomic_folder, file_digest, write_json
+from rung.scoring.extract import read_answer
+
+SPEC_FILE = "system.json"
+SHOTS_FILE = "shots.jsonl"
+VECTORS_FILE = "shots.safetensors"
+ADAPTER_FOLDER = "adapter"
+ADAPTER_GGUF = "adapter.gguf"
+ANSWER_CONTEXT = 2048
+
+
+class Frozen(BaseModel):
+    """A part of system.json: no unknown keys, never changed after loading."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelRef(Frozen):
+    """The base model by name and by the digest of its weights."""
+
+    name: str
+    digest: str
+    licence: str
+
+
+class AnswerSpec(Frozen):
+    """How the answer is written and read.
+
+    `words`: the label's text, decoded within the labels' trie. `codes`: one token per label, exact
+    probabilities from one pass. `schema`: JSON decoded under the schema. `free`: whatever comes.
+    """
+
+    form: Literal["words", "codes", "schema", "free"]
+    codes: tuple[int, ...] = ()
+    max_tokens: int = 64
+
+
+class ShotSpec(Frozen):
+    """Examples in the prompt: none, the same ones always, or the nearest neighbours of each input."""
+
+    choice: Literal["none", "fixed", "nearest"] = "none"
+    k: int = 0
+
+
+class Spec(Frozen):
+    """Everything that decides an answer, but for the bytes of the files named in `files`."""
+
+    format: Literal[1] = 1
+    rung: str
+    task: str
+    kind: OutputKind
+    labels: tuple[str, ...] = ()
+    schema_: Json = None
+    engine: Literal["head", "llama", "torch", "endpoint", "fake"]
+    model: ModelRef | None = None
+    style: Literal["chat", "terse"] = "chat"
+    instruction: str | None = None
+    shots: ShotSpec = ShotSpec()
+    answer: AnswerSpec = AnswerSpec(form="free")
+    features: Literal["minilm", "tfidf"] | None = None
+    files: dict[str, str] = {}
+
+    @property
+    def digest(self) -> str:
+        """Names this System: sha256 over the canonical Spec, file digests included."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shot:
+    """One worked example of the prompt."""
+
+    input: str
+    output: str
+
+
+@dataclass
+class Pool(AbstractContextManager["Pool"]):
+    """Engines, tokenisers and models that several Systems share while they are open."""
+
+    threads: int = 0
+    parallel: int = 8
+    keep: int = 2
+    engines: dict[EngineSpec, Engine] = field(default_factory=dict)
+    chats: dict[str, Chat] = field(default_factory=dict)
+    heads: dict[str, Head] = field(default_factory=dict)
+
+    def model(self, ref: ModelRef) -> Model:
+        """The base model, refused where its digest isn't the one that the System was made with."""
+        model = resolve(ref.name)
+        if model.digest != ref.digest:
+            raise SystemFolderError(
+                f"the System was made on {ref.name!r} with digest {ref.digest[:16]!r}, but that name now has "
+                f"{model.digest[:16]!r}; restore the old weights or climb again"
+            )
+        return model
+
+    def chat(self, model: Model) -> Chat:
+        """The tokeniser and templates of a model."""
+        if model.digest not in self.chats:
+            self.chats[model.digest] = load_chat(model)
+        return self.chats[model.digest]
+
+    def engine(self, spec: EngineSpec) -> Engine:
+        """A running engine for the spec; the oldest one is closed when more than `keep` are open."""
+        if spec not in self.engines:
+            while len(self.engines) >= self.keep:
+                self.engines.pop(next(iter(self.engines))).close()
+            self.engines[spec] = start(spec)
+        return self.engines[spec]
+
+    def close(self) -> None:
+        """Close every engine."""
+        for engine in self.engines.values():
+            engine.close()
+        self.engines.clear()
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class System:
+    """A loaded System folder."""
+
+    def __init__(self, folder: Path, spec: Spec) -> None:
+        self.folder = folder
+        self.spec = spec
+        self.digest = spec.digest
+
+    @classmethod
+    def load(cls, folder: Path) -> "System":
+        """Read and check a System folder. Raises SystemFolderError where a file is missing or changed."""
+        path = folder / SPEC_FILE
+        try:
+            spec = Spec.model_validate_json(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise SystemFolderError(
+                f"no System at {folder}: {error.strerror}; give a folder with a {SPEC_FILE}, such as a run's `winner`"
+            ) from None
+        except (ValidationError, ValueError) as error:
+            first = str(error).splitlines()[0]
+            raise SystemFolderError(f"{path} isn't a System of this version: {first}; climb again") from None
+        for name, digest in sorted(spec.files.items()):
+            file = folder / name
+            if ".." in Path(name).parts or Path(name).is_absolute():
+                raise SystemFolderError(f"{path} names a file outside its folder: {name!r}")
+            if not file.is_file() or file_digest(file) != digest:
+                raise SystemFolderError(
+                    f"{file} is missing or was changed since the System was made; restore it or climb again"
+                )
+        return cls(folder, spec)
+
+    def answer(
+        self, examples: Sequence[Example], pool: Pool, *, progress: Progress = no_progress
+    ) -> list[Answer]:
+        """One answer per example, in order. The examples' outputs are never looked at."""
+        if not examples:
+            return []
+        if self.spec.engine == "head":
+            return self._head_answers(pool, [question(e) for e in examples])
+        engine = self.open(pool)
+        chat = pool.chat(pool.model(_model_of(self.spec)))
+        prompts = prompts_for(self.spec, chat, examples, shots_for(self.folder, self.spec, examples))
+        return ask(self.spec, chat, engine, prompts, progress)
+
+    def memory_mb(self, pool: Pool) -> float:
+        """Resident memory of what holds the weights, in MiB."""
+        if self.spec.engine == "head":
+            return psutil.Process().memory_info().rss / 2**20
+        return self.open(pool).memory_mb()
+
+    def _head_answers(self, pool: Pool, texts: list[str]) -> list[Answer]:
+        if self.digest not in pool.heads:
+            features = self.spec.features or "minilm"
+            pool.heads[self.digest] = load_head(self.folder, features, self.spec.labels)
+        return answers(pool.heads[self.digest], texts)
+
+    def open(self, pool: Pool) -> Engine:
+        """The engine that answers for this System."""
+        spec = self.spec
+        model = pool.model(_model_of(spec))
+        adapted = f"{ADAPTER_FOLDER}/adapter_model.safetensors" in spec.files
+        if spec.engine == "torch":
+            return pool.engine(
+                EngineSpec(
+                    engine="torch",
+                    weights=dequantised(model),
+                    adapter=self.folder / ADAPTER_FOLDER if adapted else None,
+                    context=min(model.context, ANSWER_CONTEXT),
+                    threads=pool.threads,
+                )
+            )
+        return pool.engine(
+            EngineSpec(
+                engine=spec.engine,
+                gguf=model.gguf,
+                adapter=self.folder / ADAPTER_GGUF if adapted else None,
+                context=min(model.context, ANSWER_CONTEXT),
+                parallel=pool.parallel,
+                threads=pool.threads,
+            )
+        )
+
+
+def save(folder: Path, spec: Spec, sources: dict[str, Path | str]) -> System:
+    """Write a System folder whole or not at all. `sources` maps file names to files to copy or to text."""
+    with atomic_folder(folder) as draft:
+        digests = {}
+        for name, source in sorted(sources.items()):
+            target = draft / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(source, Path):
+                shutil.copyfile(source, target)
+            else:
+                target.write_text(source, encoding="utf-8")
+            digests[name] = file_digest(target)
+        whole = spec.model_copy(update={"files": digests})
+        write_json(draft / SPEC_FILE, whole.model_dump(mode="json"))
+    return System.load(folder)
+
+
+def copy(system: System, folder: Path) -> System:
+    """The same System in another folder; the same digest."""
+    files: dict[str, Path | str] = {name: system.folder / name for name in system.spec.files}
+    return save(folder, system.spec, files)
+
+
+def prompts_for(
+    spec: Spec, chat: Chat, examples: Sequence[Example], shots: Sequence[Sequence[Shot]]
+) -> list[tuple[int, ...]]:
+    """Prompt ids for each example, the worked examples in front."""
+    return [
+        chat.render(messages(spec.instruction, example, some), style=spec.style)
+        for example, some in zip(examples, shots, strict=True)
+    ]
+
+
+def messages(instruction: str | None, example: Example, shots: Sequence[Shot] = ()) -> list[Message]:
+    """The conversation that ends where the answer begins."""
+    turns = [Message(role="system", content=instruction)] if instruction else []
+    for shot in shots:
+        turns.append(Message(role="user", content=shot.input))
+        turns.append(Message(role="assistant", content=shot.output))
+    return [*turns, Message(role="user", content=question(example))]
+
+
+def question(example: Example) -> str:
+    """The user's turn: the context, where the row has one, then the input."""
+    return f"{example.context}\n\n{example.input}" if example.context else example.input
+
+
+def label_text(label: str) -> str:
+    """A label as words a model knows: underscores become spaces."""
+    return label.replace("_", " ")
+
+
+def answer_text(output: Json, kind: OutputKind) -> str:
+    """A target as the text that a model should write."""
+    if kind == "label":
+        return label_text(str(output))
+    if kind == "json":
+        return json.dumps(output, ensure_ascii=False, separators=(", ", ": "))
+    return str(output)
+
+
+def shots_for(folder: Path, spec: Spec, examples: Sequence[Example]) -> list[list[Shot]]:
+    """The worked examples of each prompt: fixed ones, or the k nearest, the nearest last."""
+    if spec.shots.choice == "none":
+        return [[] for _ in examples]
+    lines = (folder / SHOTS_FILE).read_text(encoding="utf-8").splitlines()
+    stored = [Shot(**json.loads(line)) for line in lines]
+    if spec.shots.choice == "fixed":
+        return [stored for _ in examples]
+    from safetensors.numpy import load_file
+
+    from rung.models.embed import Embedder
+
+    vectors = load_file(folder / VECTORS_FILE)["vectors"]
+    asked = Embedder().embed([question(e) for e in examples])
+    return [[stored[i] for i in row] for row in nearest(asked, vectors, spec.shots.k)]
+
+
+def nearest(asked, stored, k: int) -> list[list[int]]:
+    """Indices of the k stored unit vectors nearest to each asked one by cosine, the nearest last."""
+    import numpy as np
+
+    similar = asked @ stored.T
+    top = np.argsort(-similar, axis=1, kind="stable")[:, :k]
+    return [row[::-1].tolist() for row in top]
+
+
+def candidates(spec: Spec, chat: Chat) -> list[tuple[int, ...]]:
+    """The token sequences that stand for the labels, in the labels' order."""
+    if spec.answer.form == "codes":
+        return [(code,) for code in spec.answer.codes]
+    return [chat.answer_ids(label_text(label), spec.style) for label in spec.labels]
+
+
+def _model_of(spec: Spec) -> ModelRef:
+    if spec.model is None:
+        raise SystemFolderError(f"the System of rung {spec.rung!r} names no base model; climb again")
+    return spec.model
+
+
+def ask(
+    spec: Spec,
+    chat: Chat,
+    engine: Engine,
+    prompts: Sequence[tuple[int, ...]],
+    progress: Progress = no_progress,
+) -> list[Answer]:
+    """Put rendered prompts to an engine and read its answers as the Spec says."""
+    if spec.answer.form in ("words", "codes"):
+        options = candidates(spec, chat)
+        return [_from_choice(spec, c) for c in engine.choose(prompts, options, progress=progress)]
+    schema = spec.schema_ if spec.answer.form == "schema" else None
+    requests = [
+        Request(
+            prompt=prompt,
+            max_tokens=spec.answer.max_tokens,
+            stop_ids=chat.stop_ids,
+            stop=chat.stop_strings(spec.style),
+            schema=schema,
+        )
+        for prompt in prompts
+    ]
+    return [_from_completion(spec, c) for c in engine.generate(requests, progress=progress)]
+
+
+def _from_choice(spec: Spec, choice: Choice) -> Answer:
+    if choice.failure:
+        return Answer(text="", failure=choice.failure, latency_s=choice.latency_s)
+    import math
+
+    label = spec.labels[choice.index]
+    ranked = sorted(zip(spec.labels, choice.logprobs, strict=True), key=lambda pair: -pair[1])
+    return Answer(
+        text=label,
+        value=label,
+        probability=math.exp(choice.logprobs[choice.index]),
+        options=tuple((name, math.exp(value)) for name, value in ranked[:5]),
+        prompt_tokens=choice.prompt_tokens,
+        completion_tokens=choice.evaluated_tokens - choice.prompt_tokens + 1,
+        latency_s=choice.latency_s,
+    )
+
+
+def _from_completion(spec: Spec, completion: Completion) -> Answer:
+    return Answer(
+        text=completion.text,
+        value=read_answer(completion.text, kind=spec.kind, labels=spec.labels, schema=spec.schema_),
+        prompt_tokens=completion.prompt_tokens,
+        completion_tokens=len(completion.tokens),
+        latency_s=completion.latency_s,
+        failure=completion.failure,
+    )

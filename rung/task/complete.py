@@ -1,0 +1,129 @@
+"""Completing a task from its rows: the kind of answer, its labels or schema, and the metric."""
+
+import difflib
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from rung.errors import DataError, TaskError
+from rung.records import Example, MetricName, OutputKind
+from rung.task.model import Task
+from rung.task.outputs import as_kind, canonical, kind_of, shown
+from rung.task.schemas import infer_schema
+
+METRICS: dict[OutputKind, tuple[MetricName, ...]] = {
+    "label": ("accuracy", "macro_f1", "exact"),
+    "json": ("field_f1", "exact"),
+    "text": ("rouge_l", "exact", "accuracy"),
+    "number": ("mae", "spearman", "exact"),
+}
+"""The metrics that fit each kind of output, the default first."""
+
+
+def infer(task: Task, train: Sequence[Example]) -> tuple[Task, tuple[str, ...]]:
+    """The task with nothing left open, and one sentence for each thing that the rows decided.
+
+    DataError when the rows share no kind, have one class only, or hold a label that isn't listed;
+    TaskError when the metric doesn't fit the kind.
+    """
+    if not train:
+        raise DataError(f"{task.data.train}: no rows; at least 10 are needed")
+    notes: list[str] = []
+    kind = _kind(task, train, notes)
+    output: dict[str, Any] = {"kind": kind}
+    if kind == "label":
+        output["labels"] = _labels(task, train, notes)
+    if kind == "json":
+        output["json_schema"] = task.output.json_schema or _schema(train, notes)
+    metric = _metric(task, kind, notes)
+    if "volume" not in task.model_fields_set:
+        notes.append(f"volume = {task.volume} (not given; it only weighs costs)")
+    return task.model_copy(update={"output": task.output.model_copy(update=output), "metric": metric}), tuple(
+        notes
+    )
+
+
+def _kind(task: Task, train: Sequence[Example], notes: list[str]) -> OutputKind:
+    if task.output.kind is not None:
+        if task.output.written_kind:
+            notes.append(
+                f"output.kind = {task.output.kind} ({task.output.written_kind!r} is answered as "
+                f"{task.output.kind} in this version)"
+            )
+        return task.output.kind
+    if task.output.labels is not None:
+        notes.append("output.kind = label (labels are listed)")
+        return "label"
+    if task.output.json_schema is not None:
+        notes.append("output.kind = json (a schema is given)")
+        return "json"
+    values = [example.output for example in train]
+    kind = kind_of(values)
+    if kind is None:
+        odd = next(example for example in train if not isinstance(example.output, (dict, list)))
+        raise DataError(
+            f"{odd.where}: output {shown(odd.output)} is neither an object nor a list, but other rows have "
+            "those; write all outputs in one way"
+        )
+    distinct = len(Counter(map(canonical, values)))
+    notes.append(f"output.kind = {kind} ({distinct:,} distinct outputs in {len(train):,} rows)")
+    whole = kind == "label" and all(as_kind(value, "number") is not None for value in values)
+    if whole:
+        notes[-1] += "; they are whole numbers: write 'output: {kind: number}' if nearness counts"
+    return kind
+
+
+def _labels(task: Task, train: Sequence[Example], notes: list[str]) -> tuple[str, ...]:
+    found = [as_kind(example.output, "label") for example in train]
+    for example, label in zip(train, found, strict=True):
+        if label is None:
+            raise DataError(
+                f"{example.where}: output {shown(example.output)} is no label; write a short string"
+            )
+    counts = Counter(str(label) for label in found)
+    if len(counts) == 1:
+        only = next(iter(counts))
+        raise DataError(
+            f"{task.data.train}: every row has the output {shown(only)}; add rows of at least one other label"
+        )
+    if task.output.labels is None:
+        notes.append(f"output.labels = {len(counts):,} labels, {_most(counts)}")
+        return tuple(sorted(counts))
+    for example, label in zip(train, found, strict=True):
+        if label not in task.output.labels:
+            near = difflib.get_close_matches(str(label), task.output.labels, n=1, cutoff=0.0)
+            raise DataError(
+                f"{example.where}: output {shown(label)} is not among output.labels (nearest: {near[0]!r}); "
+                "correct the row or list the label"
+            )
+    return task.output.labels
+
+
+def _most(counts: Counter[str]) -> str:
+    label, count = min(counts.items(), key=lambda item: (-item[1], item[0]))
+    return f"the most frequent {shown(label, 40)} in {count / counts.total():.0%} of the rows"
+
+
+def _schema(train: Sequence[Example], notes: list[str]) -> dict[str, Any]:
+    values = [value for example in train if (value := as_kind(example.output, "json")) is not None]
+    if not values:
+        raise DataError(
+            f"{train[0].where}: output {shown(train[0].output)} is no JSON object or list, nor is any other; "
+            "write 'output: {kind: text}', or outputs as JSON"
+        )
+    schema = infer_schema(values)
+    keys = ", ".join(list(schema.get("properties", {}))[:6]) or "no fixed keys"
+    notes.append(f"output.schema = inferred from {len(values):,} rows ({keys})")
+    return schema
+
+
+def _metric(task: Task, kind: OutputKind, notes: list[str]) -> MetricName:
+    if task.metric is None:
+        notes.append(f"metric = {METRICS[kind][0]} (the usual one for {kind})")
+        return METRICS[kind][0]
+    if task.metric not in METRICS[kind]:
+        raise TaskError(
+            f"metric: {task.metric!r} does not fit outputs of kind {kind!r}; "
+            f"choose from {', '.join(METRICS[kind])}"
+        )
+    return task.metric

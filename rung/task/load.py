@@ -1,0 +1,197 @@
+"""Reading a task: a task folder, a .yaml file, or a bare data file."""
+
+import difflib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from rung.errors import TaskError
+from rung.task.model import DataFiles, Limits, Output, Task
+from rung.task.outputs import shown
+from rung.task.schemas import check_schema
+
+MAX_BYTES = 256 * 1024
+MAX_DEPTH = 64
+PLAIN_STEMS = {"train", "data", "rows"}
+"""File names that say nothing about the job: the folder's name is taken instead."""
+MODELS: dict[tuple[str, ...], type[BaseModel]] = {
+    (): Task,
+    ("data",): DataFiles,
+    ("output",): Output,
+    ("limits",): Limits,
+}
+
+
+class _Yaml(yaml.SafeLoader):
+    """YAML 1.2 scalars (no is a word, 1:30 is no number), and no key twice."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
+            if key is None:
+                raise yaml.MarkedYAMLError(problem="a key must be a word", problem_mark=key_node.start_mark)
+            if key in seen:
+                raise yaml.MarkedYAMLError(problem=f"key {key!r} twice", problem_mark=key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+_Yaml.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"(null|~|)\Z"), ["n", "~", ""])
+_Yaml.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"(true|false)\Z"), ["t", "f"])
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:int", re.compile(r"-?(0|[1-9][0-9]{0,17})\Z"), list("-0123456789")
+)
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"-?(0|[1-9][0-9]{0,17})(\.[0-9]+)?([eE][-+]?[0-9]{1,3})?\Z"),
+    list("-0123456789"),
+)
+
+
+def load_task(path: Path, *, test: Path | None = None) -> Task:
+    """The task at `path`: a folder with a task.yaml, a .yaml file, or a bare data file.
+
+    `test` names the test rows, over what the file says. TaskError, one line per fault, for anything
+    that can't be read, isn't known, or names a file that isn't there.
+    """
+    file = _task_file(path)
+    if file.suffix in (".yaml", ".yml"):
+        given = _read_yaml(file)
+    else:
+        given = {"data": {"train": file.name}}
+    if test is not None and isinstance(given.get("data"), dict):
+        given = {**given, "data": {**given["data"], "test": str(test.absolute())}}
+    given = {"name": _name_from(file), **given}
+    if isinstance(given.get("output"), dict) and given["output"].get("schema") is not None:
+        schema = _load_schema(given["output"]["schema"], file)
+        given = {**given, "output": {**given["output"], "schema": schema}}
+    try:
+        task = Task.model_validate(given, context={"folder": file.parent.absolute()})
+    except ValidationError as error:
+        raise TaskError("\n".join(_fault(file, fault) for fault in error.errors())) from error
+    for key in ("train", "test", "documents"):
+        named: Path | None = getattr(task.data, key)
+        if named is not None and not named.exists():
+            raise TaskError(f"{file}: data.{key}: no such file: {str(named)!r}{_near(named)}")
+    return task
+
+
+def _task_file(path: Path) -> Path:
+    if path.is_dir():
+        for name in ("task.yaml", "task.yml"):
+            if (path / name).is_file():
+                return path / name
+        raise TaskError(
+            f"{path}: no task.yaml in this folder; write one, or name a data file such as rows.jsonl"
+        )
+    if not path.is_file():
+        raise TaskError(f"no such file: {str(path)!r}{_near(path)}")
+    return path
+
+
+def _near(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f"; its folder {str(path.parent)!r} does not exist either"
+    names = sorted(entry.name for entry in path.parent.iterdir())
+    close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else "; check the path"
+
+
+def _name_from(file: Path) -> str:
+    absolute = file.absolute()
+    if file.suffix in (".yaml", ".yml"):
+        plain = file.stem == "task"
+    else:
+        plain = file.stem.lower() in PLAIN_STEMS
+    raw = absolute.parent.name if plain else file.stem
+    return re.sub(r"[^\w.-]+", "-", raw).strip("-.")[:80] or "task"
+
+
+def _read_yaml(file: Path) -> dict[Any, Any]:
+    """The mapping in the file. Aliases, tags, big or deep files are refused before they are built."""
+    with file.open("rb") as stream:
+        raw = stream.read(MAX_BYTES + 1)
+    if len(raw) > MAX_BYTES:
+        raise TaskError(
+            f"{file}: larger than {MAX_BYTES} bytes; put rows and schemas into files of their own"
+        )
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise TaskError(f"{file}: not UTF-8 at byte {error.start + 1}; save it as UTF-8") from error
+    try:
+        depth = 0
+        for event in yaml.parse(text, Loader=_Yaml):
+            if isinstance(event, yaml.AliasEvent):
+                raise TaskError(f"{_at(file, event.start_mark)}: aliases (*name) are not read; write it out")
+            if getattr(event, "tag", None) is not None:
+                raise TaskError(f"{_at(file, event.start_mark)}: tags (!name) are not read; take it out")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_DEPTH:
+                raise TaskError(f"{_at(file, event.start_mark)}: nested deeper than {MAX_DEPTH} levels")
+        given = yaml.load(text, Loader=_Yaml)  # a SafeLoader: builds plain values only
+    except yaml.MarkedYAMLError as error:
+        raise TaskError(f"{_at(file, error.problem_mark)}: not valid YAML: {error.problem}") from error
+    except yaml.YAMLError as error:
+        raise TaskError(f"{file}: not valid YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(given, dict):
+        raise TaskError(
+            f"{file}: must be keys and values such as 'data: {{train: rows.jsonl}}', not {shown(given)}"
+        )
+    return given
+
+
+def _at(file: Path, mark: Any) -> str:
+    return f"{file}:{mark.line + 1}" if mark is not None else str(file)
+
+
+def _load_schema(given: object, file: Path) -> object:
+    if isinstance(given, dict):
+        return check_schema(given, f"{file}: output.schema")
+    if not isinstance(given, str):
+        raise TaskError(f"{file}: output.schema: name a file or write the schema itself, not {shown(given)}")
+    path = (file.parent / given).absolute()
+    if not path.is_file():
+        raise TaskError(f"{file}: output.schema: no such file: {str(path)!r}{_near(path)}")
+    try:
+        schema = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise TaskError(f"{path}: not JSON: {error}; a JSON Schema file is needed here") from error
+    return check_schema(schema, str(path))
+
+
+def _fault(file: Path, fault: Any) -> str:
+    """One pydantic fault as a line: where, what, the value, the way out."""
+    place, key = tuple(fault["loc"][:-1]), ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        return f"{file}: unknown key {key!r}; {_nearest_key(place, str(fault['loc'][-1]))}"
+    if fault["type"] == "missing":
+        return f"{file}: key {key!r} is missing; write 'data: {{train: rows.jsonl}}'"
+    if fault["type"] == "value_error":
+        return f"{file}: {key}: {fault['ctx']['error']}"
+    message = str(fault["msg"]).removeprefix("Input ")
+    if fault["type"] == "too_short":
+        message = f"needs at least {fault['ctx']['min_length']}"
+    if fault["type"] == "string_pattern_mismatch":
+        message = "use letters, digits, '_', '.' and '-' only, 80 at most"
+    if fault["type"] in ("model_type", "dict_type"):
+        message = f"needs keys and values: {', '.join(_keys(tuple(fault['loc'])))}"
+    return f"{file}: {key}: {message}, not {shown(fault['input'])}"
+
+
+def _keys(place: tuple[str | int, ...]) -> list[str]:
+    model = MODELS.get(tuple(str(part) for part in place), Task)
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _nearest_key(place: tuple[str | int, ...], key: str) -> str:
+    known = _keys(place)
+    close = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"

@@ -1,0 +1,176 @@
+"""The Task: every key of task.yaml with its type, default and explanation. All paths are absolute."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+    model_validator,
+)
+
+from rung.records import MetricName, OutputKind
+from rung.task.outputs import shown
+
+DataFormat = Literal["auto", "io", "chat", "prompt_completion", "alpaca", "sharegpt"]
+
+SYNONYMS: dict[str, OutputKind] = {"sql": "text", "tool_call": "json"}
+"""Kinds that a task file may name and that are answered as another kind in this version."""
+ABSENT_METRICS = {"judge": "rouge_l", "execution": "exact"}
+"""Metrics that are not in this version, with the nearest one that is."""
+PER_MONTH = {"day": 365.25 / 12, "month": 1.0, "year": 1 / 12}
+
+_VOLUME = re.compile(r"(\d[\d,_]{0,19})\s*(?:/\s*(day|month|year))?", re.ASCII)
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def _from_folder(path: Path, info: ValidationInfo) -> Path:
+    folder = (info.context or {}).get("folder") or Path.cwd()
+    return (folder / path).absolute()
+
+
+def _known_metric(value: object) -> object:
+    if isinstance(value, str) and value in ABSENT_METRICS:
+        raise ValueError(
+            f"{value!r} is not in this version; the nearest one that is: {ABSENT_METRICS[value]!r}"
+        )
+    return value
+
+
+def _one_or_many(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+def _label_text(value: object) -> object:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, int) else value
+
+
+def _volume_text(value: object) -> object:
+    match = _VOLUME.fullmatch(str(value).strip())
+    count = int(re.sub("[,_]", "", match[1])) if match else 0
+    if match is None or not count or isinstance(value, bool):
+        raise ValueError(
+            f"write a count above 0 per day, month or year, such as 100000/month, not {shown(value)}"
+        )
+    return f"{count}/{match[2] or 'month'}"
+
+
+FilePath = Annotated[Path, AfterValidator(_from_folder)]
+LabelText = Annotated[str, BeforeValidator(_label_text), Field(min_length=1)]
+_KINDS = {"anyOf": [{"enum": [*get_args(OutputKind), *SYNONYMS]}, {"type": "null"}]}
+_SCHEMA = {"anyOf": [{"type": "string"}, {"type": "object"}, {"type": "null"}]}
+_VOLUME_SCHEMA = {"anyOf": [{"type": "string"}, {"type": "integer", "minimum": 1}]}
+
+
+class DataFiles(_Frozen):
+    """The files that hold the rows."""
+
+    train: FilePath = Field(description="Rows to learn from: .jsonl, .json, .csv, .tsv or .parquet.")
+    test: FilePath | None = Field(
+        default=None, description="Rows for the verdict; left out: carved from train, sealed."
+    )
+    documents: FilePath | None = Field(
+        default=None, description="Documents that answers may be looked up in."
+    )
+    format: DataFormat = Field(default="auto", description="How a row is written; auto: seen from the rows.")
+
+
+class Output(_Frozen):
+    """What an answer is."""
+
+    kind: Annotated[OutputKind | None, WithJsonSchema(_KINDS)] = Field(
+        default=None, description="What an answer is; sql is answered as text, tool_call as json."
+    )
+    json_schema: Annotated[dict[str, Any] | None, WithJsonSchema(_SCHEMA)] = Field(
+        default=None,
+        alias="schema",
+        description="JSON Schema of a json answer: a file, or the schema itself.",
+    )
+    labels: tuple[LabelText, ...] | None = Field(
+        default=None, description="The labels to choose from.", min_length=2
+    )
+
+    _written_kind: str | None = PrivateAttr(default=None)
+
+    @property
+    def written_kind(self) -> str | None:
+        """The synonym that the task file used for `kind`, if it did."""
+        return self._written_kind
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _translate_kind(cls, data: Any, handler: ValidatorFunctionWrapHandler) -> "Output":
+        written = data.get("kind") if isinstance(data, dict) else None
+        synonym = SYNONYMS.get(written) if isinstance(written, str) else None
+        output = handler({**data, "kind": synonym} if synonym else data)
+        if synonym:
+            output._written_kind = written
+        return output
+
+    @model_validator(mode="after")
+    def _agree(self) -> "Output":
+        if self.labels is not None and self.kind not in (None, "label"):
+            raise ValueError(f"labels belong to kind label, not {self.kind!r}; take one of them out")
+        if self.json_schema is not None and self.kind not in (None, "json"):
+            raise ValueError(f"a schema belongs to kind json, not {self.kind!r}; take one of them out")
+        if self.labels is not None and self.json_schema is not None:
+            raise ValueError("give labels (kind label) or a schema (kind json), not both")
+        if self.labels is not None and len(set(self.labels)) < len(self.labels):
+            raise ValueError(f"a label is listed twice: {max(self.labels, key=self.labels.count)!r}")
+        return self
+
+
+class Limits(_Frozen):
+    """What a System must keep to; one outside cannot win."""
+
+    p95_ms: float | None = Field(
+        default=None, gt=0, description="95th percentile of the answer time, milliseconds."
+    )
+    memory_mb: float | None = Field(default=None, gt=0, description="Memory that the weights take, MiB.")
+
+
+class Task(_Frozen):
+    """A task file, read. `rung.task.infer` fills what was left out from the rows."""
+
+    name: str = Field(
+        default="task", pattern=r"^\w[\w.-]{0,79}$", description="Short name; also names folders."
+    )
+    about: str = Field(default="", description="The job in words: what comes in, what must come out.")
+    data: DataFiles = Field(description="The files that hold the rows.")
+    output: Output = Field(default_factory=Output, description="What an answer is.")
+    metric: Annotated[MetricName | None, BeforeValidator(_known_metric)] = Field(
+        default=None, description="How an answer is scored; left out: by the kind of the output."
+    )
+    models: Annotated[tuple[str, ...], BeforeValidator(_one_or_many)] = Field(
+        default=("smollm2-135m",),
+        min_length=1,
+        description="Models to try: catalog name, hub id, folder or .gguf.",
+    )
+    teacher: str | None = Field(default=None, description="A bigger model whose answers may be learned from.")
+    limits: Limits = Field(default_factory=Limits, description="What a System must keep to.")
+    volume: Annotated[str, BeforeValidator(_volume_text), WithJsonSchema(_VOLUME_SCHEMA)] = Field(
+        default="100000/month", description="Answers per day, month or year; a bare number is per month."
+    )
+    machine_usd_per_hour: float = Field(
+        default=0.10, ge=0, description="What the serving machine costs, USD per hour."
+    )
+    seed: int = Field(default=0, ge=0, lt=2**32, strict=True, description="Seed of every random choice.")
+
+    @property
+    def answers_per_month(self) -> float:
+        """`volume` as answers per month; a month is a twelfth of 365.25 days."""
+        count, unit = self.volume.split("/")
+        return int(count) * PER_MONTH[unit]

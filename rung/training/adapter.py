@@ -1,0 +1,75 @@
+"""A PEFT adapter as a GGUF LoRA: the same numbers under llama.cpp's names and row order."""
+
+from pathlib import Path
+
+import numpy as np
+
+from rung.engines.lora import ADAPTER_WEIGHTS, read_config
+from rung.errors import ModelError
+
+PERMUTED = {"llama", "mistral"}
+"""Architectures whose query and key rows llama.cpp stores pairwise interleaved for its rotary kernel."""
+
+
+def to_gguf(folder: Path, out: Path, *, config: dict) -> Path:
+    """Write the PEFT adapter in `folder` as `out`. `config` is the base's transformers config as a dict.
+
+    Each A stays [rank, in], each B [out, rank], in fp16; for llama's query and key the rows of B follow
+    the permutation that llama.cpp's converter gives the weight. Raises ModelError for an unknown tensor.
+    """
+    import gguf
+    from safetensors.numpy import load_file
+
+    adapter = read_config(folder)
+    architecture = _architecture(config)
+    blocks = int(config["num_hidden_layers"])
+    names = gguf.get_tensor_name_map(_arch_enum(architecture), blocks)
+    writer = gguf.GGUFWriter(str(out), architecture)
+    writer.add_type(gguf.GGUFType.ADAPTER)
+    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(adapter["lora_alpha"]))
+    for key, tensor in sorted(load_file(folder / ADAPTER_WEIGHTS).items()):
+        module, matrix = _split(key)
+        name = names.get_name(module + ".weight", try_suffixes=(".weight",))
+        if name is None:
+            raise ModelError(f"{folder}: llama.cpp has no place for the tensor {key!r} of {architecture!r}")
+        if matrix == "lora_b" and architecture in PERMUTED:
+            tensor = _permute(tensor, module, config)
+        writer.add_tensor(f"{name}.weight.{matrix}", np.ascontiguousarray(tensor.astype(np.float16)))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return out
+
+
+def permute(rows: np.ndarray, heads: int) -> np.ndarray:
+    """Reorder rows [heads × width, …] from transformers' half-split rotary layout to llama.cpp's pairs."""
+    return rows.reshape(heads, 2, rows.shape[0] // heads // 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
+
+
+def _permute(tensor: np.ndarray, module: str, config: dict) -> np.ndarray:
+    if module.endswith("q_proj"):
+        return permute(tensor, int(config["num_attention_heads"]))
+    if module.endswith("k_proj"):
+        return permute(tensor, int(config.get("num_key_value_heads") or config["num_attention_heads"]))
+    return tensor
+
+
+def _split(key: str) -> tuple[str, str]:
+    module, _, rest = key.removeprefix("base_model.model.").partition(".lora_")
+    return module, f"lora_{rest[0].lower()}"
+
+
+def _architecture(config: dict) -> str:
+    kind = str(config["model_type"])
+    return {"gemma3_text": "gemma3"}.get(kind, kind)
+
+
+def _arch_enum(architecture: str):
+    import gguf
+
+    for enum, name in gguf.MODEL_ARCH_NAMES.items():
+        if name == architecture:
+            return enum
+    raise ModelError(f"llama.cpp doesn't know the architecture {architecture!r}; answer with the torch engine")

@@ -1,0 +1,197 @@
+"""The one training loop: adapters by AdamW, warm-up, constant rate, and a linear decay once told to end.
+
+Warm-up-stable-decay rather than cosine: the length of a run isn't known when it starts, since it goes on
+until the dev metric stops rising, and what a learning-rate trial has learned is a true beginning of
+the full run, so nothing of it is thrown away.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from rung.engines import lora
+from rung.engines.torch import pad_right
+from rung.errors import TrainingError
+from rung.training import batches, losses
+from rung.training.batches import Row
+from rung.training.checkpoint import Checkpoint
+
+BETAS = (0.9, 0.999)
+WEIGHT_DECAY = 0.01
+CLIP_NORM = 1.0
+SPIKE_NORM = 10.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """What fixes a run besides its rows. `learning_rate` is the plateau's; `warmup` is in steps."""
+
+    learning_rate: float
+    batch_size: int
+    rank: int = 16
+    alpha: float = 32.0
+    warmup: int = 20
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tick:
+    """What a progress bar shows after a step."""
+
+    step: int
+    loss: float
+    grad_norm: float
+    rows_per_s: float
+    tokens_per_s: float
+
+
+class Trainer:
+    """One run: its model with LoRA layers, its optimiser state and its place in the rows."""
+
+    def __init__(self, model: nn.Module, rows: Sequence[Row], settings: Settings, folder: Path, digest: str):
+        """`model` is frozen and gets LoRA layers, unless it has them already. Resumes from `folder`."""
+        if not rows:
+            raise TrainingError("no rows to train on")
+        if any(not row.answer or not row.prompt for row in rows):
+            raise TrainingError("a training row has no supervised token; check the answers and the template")
+        self.model, self.rows, self.settings = model, rows, settings
+        if not any(True for _ in lora.layers(model)):
+            lora.attach(model, rank=settings.rank, alpha=settings.alpha, seed=settings.seed)
+        self.parameters = lora.parameters(model)
+        self.moments = [torch.zeros_like(p) for p in self.parameters for _ in range(2)]
+        sizes = [t.numel() for t in self._tensors()]
+        self.checkpoint = Checkpoint(folder, sizes, digest)
+        self.steps_per_epoch = -(-len(rows) // settings.batch_size)
+        self._epoch: tuple[int, list[list[int]]] = (-1, [])
+        self.step = 0
+        self.restart()
+
+    def restart(self) -> None:
+        """Make this run's stored state the model's, whatever the model was used for in between."""
+        if self.checkpoint.step == 0:
+            self._reset()
+        self.step = self.checkpoint.load(self._tensors())
+
+    def run(self, until: int, *, decay: tuple[int, int] | None = None) -> Iterator[Tick]:
+        """Train to step `until`, yielding after every step. `decay` = (first, last) step of the linear decay.
+
+        Raises TrainingError where the loss stops being a number.
+        """
+        while self.step < until:
+            start = time.perf_counter()
+            batch = [self.rows[i] for i in self._batch()]
+            loss, norm = self._update(batch, self._rate(decay))
+            if not math.isfinite(loss):
+                raise TrainingError(
+                    f"the loss became {loss} at step {self.step + 1} with learning rate "
+                    f"{self.settings.learning_rate:g}; a lower rate is needed"
+                )
+            self.step += 1
+            self.checkpoint.save(self.step, self._tensors())
+            seconds = time.perf_counter() - start
+            yield Tick(
+                step=self.step,
+                loss=loss,
+                grad_norm=norm,
+                rows_per_s=len(batch) / seconds,
+                tokens_per_s=sum(row.tokens for row in batch) / seconds,
+            )
+
+    def close(self) -> None:
+        """Let go of the state file; it stays on disk."""
+        self.checkpoint.close()
+
+    def _batch(self) -> list[int]:
+        number, place = divmod(self.step, self.steps_per_epoch)
+        if self._epoch[0] != number:
+            cut = batches.epoch(self.rows, self.settings.batch_size, self.settings.seed, number)
+            self._epoch = (number, cut)
+        return self._epoch[1][place]
+
+    def _update(self, batch: list[Row], rate: float) -> tuple[float, float]:
+        self.model.train()
+        for parameter in self.parameters:
+            parameter.grad = None
+        loss = batch_loss(self.model, batch)
+        loss.backward()
+        norm = float(nn.utils.clip_grad_norm_(self.parameters, CLIP_NORM))
+        if math.isfinite(norm):
+            self._adamw(rate)
+        self.model.eval()
+        return float(loss.detach()), norm
+
+    def _adamw(self, rate: float) -> None:
+        """Decoupled weight decay Adam (Loshchilov & Hutter 2019), through torch's fused kernel."""
+        grads = [p.grad for p in self.parameters]
+        steps = [torch.tensor(float(self.step)) for _ in self.parameters]
+        with torch.no_grad():
+            torch.optim.adamw.adamw(
+                self.parameters,
+                grads,  # type: ignore[arg-type]
+                self.moments[0::2],
+                self.moments[1::2],
+                [],
+                steps,
+                fused=True,
+                amsgrad=False,
+                beta1=BETAS[0],
+                beta2=BETAS[1],
+                lr=rate,
+                weight_decay=WEIGHT_DECAY,
+                eps=1e-8,
+                maximize=False,
+            )
+
+    def _rate(self, decay: tuple[int, int] | None) -> float:
+        rate = self.settings.learning_rate * min(1.0, (self.step + 1) / max(1, self.settings.warmup))
+        if decay is not None and self.step >= decay[0]:
+            rate *= max(0.02, (decay[1] - self.step) / max(1, decay[1] - decay[0]))
+        return rate
+
+    def _tensors(self) -> list[torch.Tensor]:
+        return [*self.parameters, *self.moments]
+
+    def _reset(self) -> None:
+        generator = torch.Generator().manual_seed(self.settings.seed)
+        for _, layer in lora.layers(self.model):
+            bound = 1 / math.sqrt(layer.lora_a.shape[1])
+            layer.lora_a.data.uniform_(-bound, bound, generator=generator)
+            layer.lora_b.data.zero_()
+        for moment in self.moments:
+            moment.zero_()
+
+
+def batch_loss(model: nn.Module, batch: Sequence[Row]) -> torch.Tensor:
+    """Completion loss of a batch, rows padded on the right (causal attention can't see the padding)."""
+    device = model.lm_head.weight.device
+    ids = pad_right([(*row.prompt, *row.answer[:-1]) for row in batch]).to(device)
+    rows, columns, targets = losses.completion_targets(batch)
+    hidden = model.model(ids, use_cache=False).last_hidden_state
+    return losses.completion_loss(hidden[rows, columns], model.lm_head.weight, targets.to(device))
+
+
+@torch.inference_mode()
+def dev_loss(model: nn.Module, rows: Sequence[Row], size: int = 16) -> float:
+    """Mean completion loss over rows (nats per supervised token)."""
+    total, count = 0.0, 0
+    order = sorted(range(len(rows)), key=lambda i: rows[i].tokens)
+    for start in range(0, len(order), size):
+        batch = [rows[i] for i in order[start : start + size]]
+        tokens = sum(len(row.answer) for row in batch)
+        total += float(batch_loss(model, batch)) * tokens
+        count += tokens
+    return total / count
+
+
+def run_quietly(trainer: Trainer, until: int, on_tick: Callable[[Tick], None] | None = None) -> Tick | None:
+    """Run to a step and return the last tick; None where there was nothing left to do."""
+    last = None
+    for last in trainer.run(until):
+        if on_tick is not None:
+            on_tick(last)
+    return last

@@ -1,0 +1,215 @@
+"""What every engine that works on token ids must do. A new engine is added to ENGINES and nowhere else."""
+
+import itertools
+import json
+import math
+from collections.abc import Iterator
+
+import pytest
+
+from rung.engines import start
+from rung.engines.base import Engine, EngineSpec, Request
+from rung.errors import EngineError
+from tests.fixtures_models import llama_spec
+
+CONTEXT = 512
+ENGINES = {
+    "fake": lambda: EngineSpec(engine="fake", context=CONTEXT),
+    "llama": lambda: llama_spec(context=CONTEXT),
+}
+
+PROMPTS = [(504, 3575, 282, 4649, 314), (28, 253, 1838), (504, 3575, 282, 4649, 35), (9,), (504, 3575, 282)]
+CANDIDATES = [(260, 2), (260, 253, 2), (260, 253, 327, 2), (1838, 2), (198, 2)]
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        "fake",
+        pytest.param("llama", marks=pytest.mark.models),
+    ],
+)
+def engine(request) -> Iterator[Engine]:
+    engine = start(ENGINES[request.param]())
+    yield engine
+    engine.close()
+
+
+def requests(count: int = len(PROMPTS), max_tokens: int = 6, **changes) -> list[Request]:
+    cycle = itertools.islice(itertools.cycle(PROMPTS), count)
+    return [Request(prompt=prompt, max_tokens=max_tokens, **changes) for prompt in cycle]
+
+
+def log_normalised(values: list[float]) -> list[float]:
+    total = math.log(math.fsum(map(math.exp, values)))
+    return [value - total for value in values]
+
+
+def by_enumeration(engine: Engine, prompt: tuple[int, ...], candidates) -> list[float]:
+    """Constrained decoding node by node, from nothing but the engine's full-vocabulary log-probabilities."""
+    result = []
+    for candidate in candidates:
+        total = 0.0
+        for depth, token in enumerate(candidate):
+            allowed = sorted({other[depth] for other in candidates if other[:depth] == candidate[:depth]})
+            (logprobs,) = engine.next_logprobs([prompt + candidate[:depth]], allowed)
+            total += dict(zip(allowed, log_normalised(logprobs), strict=True))[token]
+        result.append(total)
+    return result
+
+
+def test_the_table_holds_every_engine_that_works_on_token_ids():
+    assert len(ENGINES) == 2
+
+
+def test_it_says_its_name(engine):
+    assert engine.name in ENGINES
+
+
+def test_completions_come_in_the_order_of_their_requests(engine):
+    alone = [engine.generate([request])[0] for request in requests()]
+    together = engine.generate(requests())
+    assert [c.tokens for c in together] == [c.tokens for c in alone]
+    assert [c.prompt_tokens for c in together] == [len(prompt) for prompt in PROMPTS]
+    assert len({c.tokens for c in together}) > 1
+
+
+def test_choices_come_in_the_order_of_their_prompts(engine):
+    alone = [engine.choose([prompt], CANDIDATES)[0] for prompt in PROMPTS]
+    together = engine.choose(PROMPTS, CANDIDATES)
+    assert [c.index for c in together] == [c.index for c in alone]
+    assert [c.prompt_tokens for c in together] == [len(prompt) for prompt in PROMPTS]
+
+
+def test_nothing_asked_is_nothing_answered(engine):
+    assert engine.generate([]) == []
+    assert engine.choose([], CANDIDATES) == []
+    assert engine.next_logprobs([], [1, 2]) == []
+    assert engine.next_logprobs([PROMPTS[0]], []) == [[]]
+
+
+def test_progress_ends_at_the_total(engine):
+    for call in (
+        lambda progress: engine.generate(requests(), progress=progress),
+        lambda progress: engine.choose(PROMPTS, CANDIDATES, progress=progress),
+    ):
+        told: list[tuple[int, int]] = []
+        call(lambda done, total: told.append((done, total)))  # noqa: B023 - called in this very round
+        assert told[-1] == (len(PROMPTS), len(PROMPTS))
+        assert [done for done, _ in told] == sorted(done for done, _ in told)
+
+
+def test_greedy_answers_are_the_same_every_time(engine):
+    first, second = engine.generate(requests(15)), engine.generate(requests(15))
+    assert [(c.text, c.tokens) for c in first] == [(c.text, c.tokens) for c in second]
+
+
+def test_sampling_depends_on_the_seed_and_on_nothing_else(engine):
+    request = requests(1, 12, temperature=1.5, seed=5)
+    other = requests(1, 12, temperature=1.5, seed=6)
+    assert engine.generate(request)[0].tokens == engine.generate(request)[0].tokens
+    assert engine.generate(request)[0].tokens != engine.generate(other)[0].tokens
+
+
+def test_an_answer_at_its_limit_is_said_to_be_truncated(engine):
+    (completion,) = engine.generate(requests(1, max_tokens=1))
+    assert completion.truncated
+    assert len(completion.tokens) == 1
+
+
+def test_the_log_probability_is_the_sum_over_the_tokens(engine):
+    (completion,) = engine.generate(requests(1, max_tokens=4))
+    context, total = PROMPTS[0], 0.0
+    for token in completion.tokens:
+        total += engine.next_logprobs([context], [token])[0][0]
+        context += (token,)
+    assert completion.logprob == pytest.approx(total, abs=0.05)
+
+
+def test_a_stop_token_ends_the_answer_and_is_no_part_of_it(engine):
+    (free,) = engine.generate(requests(1, max_tokens=8))
+    stop = free.tokens[len(free.tokens) // 2]
+    (stopped,) = engine.generate(requests(1, max_tokens=8, stop_ids=(stop,)))
+    assert len(stopped.tokens) < len(free.tokens)
+    assert stopped.tokens == free.tokens[: free.tokens.index(stop)]
+    assert free.text.startswith(stopped.text)
+    assert not stopped.truncated
+
+
+def test_a_stop_string_ends_the_answer_and_is_no_part_of_it(engine):
+    (free,) = engine.generate(requests(1, max_tokens=8))
+    stop = free.text[len(free.text) // 2 :][:2]
+    (stopped,) = engine.generate(requests(1, max_tokens=8, stop=(stop,)))
+    assert stopped.text == free.text[: free.text.index(stop)]
+    assert len(stopped.tokens) < len(free.tokens)
+    assert not stopped.truncated
+
+
+def test_probabilities_of_a_choice_sum_to_one_and_the_index_is_the_likeliest(engine):
+    for choice in engine.choose(PROMPTS, [(260,), (253,), (1838,), (198,)]):
+        assert math.fsum(map(math.exp, choice.logprobs)) == pytest.approx(1.0, abs=1e-4)
+        assert choice.index == max(range(4), key=choice.logprobs.__getitem__)
+        assert choice.failure is None
+
+
+def test_a_choice_equals_decoding_node_by_node(engine):
+    for prompt, choice in zip(PROMPTS[:2], engine.choose(PROMPTS[:2], CANDIDATES), strict=True):
+        expected = by_enumeration(engine, prompt, CANDIDATES)
+        assert math.fsum(map(math.exp, expected)) == pytest.approx(1.0, abs=1e-3)
+        assert choice.index == max(range(len(CANDIDATES)), key=expected.__getitem__)
+        for found, true in zip(choice.logprobs, expected, strict=True):
+            assert found == -math.inf or found == pytest.approx(true, abs=0.05)
+        assert math.fsum(map(math.exp, choice.logprobs)) <= 1 + 1e-4
+
+
+def test_candidates_of_which_one_is_a_prefix_of_another_are_refused(engine):
+    with pytest.raises(ValueError, match="prefix"):
+        engine.choose(PROMPTS, [(1,), (1, 2)])
+
+
+def test_next_log_probabilities_run_parallel_to_the_ids_asked_for(engine):
+    ids = [198, 260, 253, 198]
+    (row,) = engine.next_logprobs([PROMPTS[0]], ids)
+    assert row[0] == row[3]
+    assert row == pytest.approx([engine.next_logprobs([PROMPTS[0]], [i])[0][0] for i in ids], abs=0.02)
+    assert math.fsum(math.exp(value) for value in row[:3]) < 1
+
+
+def test_a_prompt_longer_than_the_context_fails_alone_and_names_both_lengths(engine):
+    long = (9,) * (CONTEXT + 1)
+    broken, fine = engine.generate([Request(prompt=long, max_tokens=4), *requests(1)])
+    assert fine.failure is None
+    assert fine.text
+    assert broken.failure is not None
+    assert str(CONTEXT) in broken.failure
+    assert str(CONTEXT + 1) in broken.failure
+    wrong, right = engine.choose([long, PROMPTS[0]], CANDIDATES)
+    assert right.failure is None
+    assert wrong.failure is not None
+    assert set(wrong.logprobs) == {-math.inf}
+    assert len(wrong.logprobs) == len(CANDIDATES)
+
+
+def test_an_answer_is_held_to_its_schema(engine):
+    schema = {
+        "type": "object",
+        "properties": {"kind": {"enum": ["a", "b"]}, "sure": {"type": "boolean"}},
+        "required": ["kind", "sure"],
+    }
+    for completion in engine.generate(requests(3, max_tokens=30, schema=schema)):
+        answer = json.loads(completion.text)
+        assert answer.keys() == {"kind", "sure"}
+        assert answer["kind"] in ("a", "b")
+
+
+def test_memory_is_a_number_of_mebibytes(engine):
+    assert 0 <= engine.memory_mb() < 4096
+
+
+@pytest.mark.parametrize("name", ["fake", pytest.param("llama", marks=pytest.mark.models)])
+def test_an_engine_can_be_closed_twice_and_then_refuses_work(name):
+    engine = start(ENGINES[name]())
+    engine.close()
+    engine.close()
+    with pytest.raises(EngineError, match="closed"):
+        engine.generate(requests(1))

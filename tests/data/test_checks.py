@@ -1,0 +1,165 @@
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rung.data.checks import CHECKS, check
+from rung.errors import TaskError
+from rung.records import Example, Finding, Json, Splits
+from rung.task import DataFiles, Output, Task
+from rung.task.schemas import infer_schema
+
+LABELS = Task(data=DataFiles(train=Path("train.jsonl")), output=Output(kind="label", labels=("a", "b")))
+TEXT = Task(data=DataFiles(train=Path("train.jsonl")), output=Output(kind="text"))
+
+
+def json_task(schema: dict[str, Any]) -> Task:
+    return Task(
+        data=DataFiles(train=Path("train.jsonl")),
+        output=Output.model_validate({"schema": schema, "kind": "json"}),
+    )
+
+
+def part(name: str, outputs: list[Json]) -> tuple[Example, ...]:
+    return tuple(
+        Example(id=f"{name}{n}", input=f"{name} question {n}", output=output, where=f"{name}.jsonl:{n}")
+        for n, output in enumerate(outputs, start=1)
+    )
+
+
+def splits(train: int = 200, test: int = 200, outputs: tuple[Json, ...] = ("a", "b")) -> Splits:
+    def spread(count: int) -> list[Json]:
+        return [outputs[n % len(outputs)] for n in range(count)]
+
+    return Splits(
+        train=part("train", spread(train)),
+        dev=part("dev", spread(20)),
+        test=part("test", spread(test)),
+        test_given=True,
+        digest="",
+    )
+
+
+def only(found: tuple[Finding, ...], name: str, severity: str) -> Finding:
+    assert [(finding.check, finding.severity) for finding in found] == [(name, severity)]
+    return found[0]
+
+
+def test_good_rows_give_no_finding_and_the_table_is_whole() -> None:
+    assert len(CHECKS) == 9
+    assert check(splits(), LABELS) == ()
+
+
+@pytest.mark.parametrize(("count", "severity"), [(9, "block"), (10, "warn"), (49, "warn")])
+def test_few_training_rows_block_or_warn(count: int, severity: str) -> None:
+    assert str(count) in only(check(splits(train=count), LABELS), "train_rows", severity).message
+
+
+@pytest.mark.parametrize("count", [50, 500])
+def test_enough_training_rows_are_silent(count: int) -> None:
+    assert check(splits(train=count), LABELS) == ()
+
+
+def test_few_test_rows_mean_no_verdict_and_a_middling_number_says_what_it_can_see() -> None:
+    assert "no verdict" in only(check(splits(test=49), LABELS), "test_rows", "warn").message
+    assert (
+        "a gain under about 13 points" in only(check(splits(test=100), LABELS), "test_rows", "info").message
+    )
+    assert round(280 * math.sqrt(0.2 / 100)) == 13
+
+
+def test_a_single_class_in_train_blocks() -> None:
+    made = replace(splits(), train=part("train", ["a"] * 100))
+    assert {finding.check: finding.severity for finding in check(made, LABELS)} == {
+        "one_class": "block",
+        "unseen_labels": "warn",
+    }
+
+
+def test_the_same_input_with_different_outputs_warns_with_the_ceiling() -> None:
+    base = splits(train=80, test=100)
+    same = tuple(replace(example, input="The Same ") for example in base.train[:5])
+    found = check(replace(base, train=same + base.train[5:]), LABELS)
+    finding = next(finding for finding in found if finding.check == "conflicts")
+    assert finding.severity == "warn"
+    assert "5 rows (2.5%), such as train.jsonl:1 'a' and train.jsonl:2 'b'" in finding.message
+    assert "more than 99.00% of all rows exactly" in finding.message
+    assert finding.rows == tuple(f"train.jsonl:{n}" for n in range(1, 6))
+
+
+def test_several_texts_for_one_input_are_worth_knowing_only() -> None:
+    base = splits(outputs=("one", "two"))
+    made = replace(base, train=tuple(replace(example, input="same") for example in base.train))
+    only(check(made, TEXT), "conflicts", "info")
+
+
+def test_repeats_with_the_same_output_are_no_conflict() -> None:
+    base = splits()
+    made = replace(base, train=tuple(replace(row, input=f"same {row.output}") for row in base.train))
+    assert check(made, LABELS) == ()
+
+
+def test_rows_removed_for_the_test_are_counted() -> None:
+    made = replace(splits(), removed=part("train", ["a", "b"]))
+    finding = only(check(made, LABELS), "leaks", "warn")
+    assert "train.jsonl holds too: 2 rows, such as train.jsonl:1" in finding.message
+    assert finding.rows == ("train.jsonl:1", "train.jsonl:2")
+
+
+def test_a_group_on_both_sides_of_a_given_test_warns() -> None:
+    base = splits()
+    made = replace(
+        base,
+        train=(replace(base.train[0], group="g"), *base.train[1:]),
+        test=(replace(base.test[0], group="g"), *base.test[1:]),
+    )
+    assert "train.jsonl:1 (group 'g')" in only(check(made, LABELS), "shared_groups", "warn").message
+
+
+def test_a_test_label_that_train_lacks_warns() -> None:
+    base = splits()
+    made = replace(base, test=(*base.test[:-1], replace(base.test[-1], output="c")))
+    assert (
+        '"c" in 1 row, such as test.jsonl:200' in only(check(made, LABELS), "unseen_labels", "warn").message
+    )
+
+
+@pytest.mark.parametrize(("rare", "warned"), [(20, False), (19, True)])
+def test_an_output_in_more_than_nine_tenths_of_the_rows_warns(rare: int, warned: bool) -> None:
+    made = replace(splits(), train=part("train", ["b"] * rare + ["a"] * (200 - rare)))
+    assert [finding.check for finding in check(made, LABELS)] == (["majority"] if warned else [])
+
+
+def test_an_output_of_another_kind_blocks_with_its_place() -> None:
+    base = splits(outputs=({"a": 1}, {"a": 2}))
+    made = replace(base, dev=(*base.dev, *part("more", ["no json"])))
+    finding = only(check(made, json_task({"type": "object"})), "targets", "block")
+    assert "no json: 1 row, such as more.jsonl:1 'no json'" in finding.message
+
+
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "additionalProperties": False}
+
+
+def test_an_output_outside_the_declared_schema_blocks_with_its_place() -> None:
+    base = splits(outputs=({"a": 1}, {"a": 2}))
+    made = replace(base, test=(replace(base.test[0], output={"a": "x"}), *base.test[1:]))
+    finding = only(check(made, json_task(SCHEMA)), "targets", "block")
+    assert "test.jsonl:1: at $.a: 'x' is not of type 'integer'" in finding.message
+
+
+def test_an_output_outside_an_inferred_schema_only_warns() -> None:
+    base = splits(outputs=({"a": 1}, {"a": 2}))
+    made = replace(base, test=(replace(base.test[0], output={"b": 1}), *base.test[1:]))
+    task = json_task(infer_schema([row.output for row in base.train]))
+    assert "inferred schema: 1 row" in only(check(made, task), "targets", "warn").message
+
+
+@pytest.mark.parametrize(
+    ("schema", "said"),
+    [({"$ref": "#/$defs/no"}, "leads nowhere"), ({"$ref": "#"}, "leads back to itself")],
+)
+def test_a_schema_that_cannot_be_followed_is_the_task_files_fault(schema: dict[str, Any], said: str) -> None:
+    with pytest.raises(TaskError, match=said):
+        check(splits(outputs=({"a": 1}, {"a": 2})), json_task(schema))

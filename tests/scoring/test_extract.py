@@ -1,0 +1,165 @@
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rouge_score import tokenizers
+
+from rung.scoring.extract import read_answer, words
+
+LABELS = ("positive", "very_positive", "Negative", "card arrival", "C", "C++", "+1", "正面")
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("positive", "positive"),
+        ("  Positive.\n", "positive"),
+        ('"NEGATIVE"', "Negative"),
+        ("**negative**!", "Negative"),
+        ("Very positive", "very_positive"),
+        ("card_arrival", "card arrival"),
+        ("CARD   ARRIVAL?", "card arrival"),
+        ("The sentiment is very positive here.", "very_positive"),
+        ("Label: negative\nbecause it is", "Negative"),
+        ("I'd write it in C++.", "C++"),
+        ("C++", "C++"),
+        ("+1", "+1"),
+        ("这是正面的。", "正面"),
+        ("positive, very positive", None),
+        ("positive or negative", None),
+        ("unpositively", None),
+        ("neutral", None),
+        ("", None),
+    ],
+)
+def test_a_label_is_read_exactly_or_as_the_only_one_mentioned(text, label):
+    assert read_answer(text, kind="label", labels=LABELS) == label
+
+
+def test_labels_that_only_differ_in_case_are_read_as_written_and_never_guessed():
+    assert read_answer("US", kind="label", labels=("us", "US")) == "US"
+    assert read_answer("Us", kind="label", labels=("us", "US")) is None
+
+
+@given(st.lists(st.text(min_size=1).map(str.strip).filter(bool), unique=True, min_size=1))
+def test_every_label_reads_as_itself(labels):
+    for label in labels:
+        assert read_answer(f" {label}\n", kind="label", labels=labels) == label
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("42", 42),
+        ("-5", -5),
+        ("\u22125", -5),
+        ("+7", 7),
+        ("3.50", 3.5),
+        (".5", 0.5),
+        ("-.5", -0.5),
+        ("1,234,567.5", 1234567.5),
+        ("1\u202f234", 1234),
+        ("1,2345", 2345),
+        ("a, 1,2,3", 3),
+        ("12 - 7 = 5.", 5),
+        ("3-5", 5),
+        ("-$5", -5),
+        ("$1,000", 1000),
+        ("1e-3", 0.001),
+        ("2.5E3 m", 2500.0),
+        ("10kg", 10),
+        ("gpt4", None),
+        ("3 apples and 4 pears\n#### 7\nHere 8 was wrong", 7),
+        ("so it is 9 ####", 9),
+        ("none at all", None),
+        ("NaN", None),
+        ("Infinity", None),
+        ("1e999", None),
+        ("9" * 400, None),
+        ("", None),
+    ],
+)
+def test_the_last_finite_number_is_read(text, number):
+    read = read_answer(text, kind="number")
+    assert read == number
+    assert type(read) is type(number)
+
+
+@given(st.integers(-(10**12), 10**12), st.floats(-1e9, 1e9))
+def test_numbers_survive_being_written_and_read(whole, real):
+    assert read_answer(f"First {real}, then {whole:,}", kind="number") == whole
+    assert read_answer(f"The value is {real}.", kind="number") == pytest.approx(real, rel=1e-12)
+
+
+SCHEMA = {"type": "object", "required": ["a"], "properties": {"a": {"type": "integer"}}}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ('{"a": 1}', {"a": 1}),
+        (' \n{"a": 1}\n', {"a": 1}),
+        ('```json\n{"a": 1}\n```', {"a": 1}),
+        ('Sure! {"a": {"b": "}]"}} and more {"c": 2}', {"a": {"b": "}]"}}),
+        ("see [the notes] first: [1, 2]", [1, 2]),
+        ('{broken: {"a": 1}', {"a": 1}),
+        ('[unclosed {"a": 1}', {"a": 1}),
+        ('"a string"', "a string"),
+        ("3", 3),
+        ('{"a": NaN}', None),
+        ('{"a": 1e999}', None),
+        ('{"a": ' + "9" * 5000 + "}", None),
+        ('{"a": "\\ud800"}', None),
+        ("[" * 200 + "]" * 200, None),
+        ("no json", None),
+        ('{"a": 1', None),
+        ("", None),
+    ],
+)
+def test_the_first_sound_json_value_is_read(text, value):
+    assert read_answer(text, kind="json") == value
+
+
+def test_json_that_does_not_fit_the_schema_is_passed_over():
+    assert read_answer('{"a": 1}', kind="json", schema=SCHEMA) == {"a": 1}
+    assert read_answer('{"a": "1"}', kind="json", schema=SCHEMA) is None
+    assert read_answer('As in [1]: {"a": "x"}, so {"a": 2}', kind="json", schema=SCHEMA) == {"a": 2}
+
+
+def test_text_is_stripped_and_empty_text_is_no_answer():
+    assert read_answer("  a b \n", kind="text") == "a b"
+    assert read_answer(" \n", kind="text") is None
+
+
+MEGABYTE = 1_000_000
+
+
+@pytest.mark.parametrize("kind", ["label", "number", "json", "text"])
+@pytest.mark.parametrize(
+    "piece",
+    ["[", "{", '{"a":', "[1,", '["', '"', "\\", "1", "1,", "1,111", "-", ".", "1.", "1e", "#### ", "a ", " ",
+     "_", "(", "C+", "positive ", "[1] ", "[[1] ", "{} ", "\ud800"],
+)  # fmt: skip
+def test_a_megabyte_of_hostile_text_is_read_in_seconds(kind, piece):
+    text = (piece * (MEGABYTE // len(piece) + 1))[:MEGABYTE]
+    started = time.process_time()
+    for whole in (text, text + "]}"):
+        read_answer(whole, kind=kind, labels=LABELS, schema=SCHEMA)
+    assert time.process_time() - started < 5
+
+
+def test_a_long_fraction_is_read_in_time():
+    started = time.process_time()
+    assert read_answer("0." + "1" * MEGABYTE, kind="number") == pytest.approx(1 / 9)
+    assert read_answer("[0." + "1" * MEGABYTE + "]", kind="json") == [pytest.approx(1 / 9)]
+    assert time.process_time() - started < 5
+
+
+@given(st.text(alphabet=st.characters(max_codepoint=127)))
+def test_ascii_words_are_those_of_rouge_score(text):
+    assert words(text) == tokenizers.DefaultTokenizer().tokenize(text)
+
+
+def test_words_know_letters_beyond_ascii():
+    assert words("Straße, Größe_2: 日本x") == ["strasse", "grösse", "2", "日", "本", "x"]
