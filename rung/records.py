@@ -172,10 +172,11 @@ class Trial:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Parity:
-    """How far the engine that serves strays from the one that trained, adapter and all.
+    """How far llama.cpp with the GGUF adapter strays from torch with the PEFT one.
 
     Differences are of next-token log-probabilities (nats) on `rows` rows; `agreement` is the share of
-    `agreement_rows` rows for which both give the same label or next token.
+    `agreement_rows` rows for which both choose the same label or next token. Of the others,
+    `clear_disagreements` are no near-ties: torch prefers its choice by more than the engines' noise.
     """
 
     rows: int
@@ -183,6 +184,7 @@ class Parity:
     mean_difference: float
     agreement: float
     agreement_rows: int
+    clear_disagreements: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

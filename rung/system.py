@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
+import numpy as np
 import psutil
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -20,6 +21,7 @@ from rung.engines import start
 from rung.engines.base import Choice, Completion, Engine, EngineSpec, Progress, Request, no_progress
 from rung.errors import SystemFolderError
 from rung.models.chat import Chat, Message, load_chat
+from rung.models.embed import Embedder
 from rung.models.head import Head, answers, load_head
 from rung.models.resolve import Model, resolve
 from rung.models.weights import dequantised
@@ -101,6 +103,10 @@ class Shot:
     output: str
 
 
+Index: TypeAlias = tuple[list[Shot], np.ndarray | None]
+"""Stored examples, and their unit vectors [examples, width] where neighbours are looked up."""
+
+
 @dataclass
 class Pool(AbstractContextManager["Pool"]):
     """Engines, tokenisers and models that several Systems share while they are open."""
@@ -111,6 +117,8 @@ class Pool(AbstractContextManager["Pool"]):
     engines: dict[EngineSpec, Engine] = field(default_factory=dict)
     chats: dict[str, Chat] = field(default_factory=dict)
     heads: dict[str, Head] = field(default_factory=dict)
+    indexes: dict[str, Index] = field(default_factory=dict)
+    embedder: Embedder = field(default_factory=Embedder)
 
     def model(self, ref: ModelRef) -> Model:
         """The base model, refused where its digest isn't the one that the System was made with."""
@@ -187,8 +195,20 @@ class System:
             return self._head_answers(pool, [question(e) for e in examples])
         engine = self.open(pool)
         chat = pool.chat(pool.model(_model_of(self.spec)))
-        prompts = prompts_for(self.spec, chat, examples, shots_for(self.folder, self.spec, examples))
+        prompts = prompts_for(self.spec, chat, examples, self.shots(examples, pool))
         return ask(self.spec, chat, engine, prompts, progress)
+
+    def shots(self, examples: Sequence[Example], pool: Pool) -> list[list[Shot]]:
+        """The worked examples of each prompt: fixed ones, or the k nearest, the nearest last."""
+        if self.spec.shots.choice == "none":
+            return [[] for _ in examples]
+        if self.digest not in pool.indexes:
+            pool.indexes[self.digest] = read_index(self.folder)
+        stored, vectors = pool.indexes[self.digest]
+        if vectors is None:
+            return [stored for _ in examples]
+        asked = pool.embedder.embed([question(e) for e in examples])
+        return [[stored[i] for i in row] for row in nearest(asked, vectors, self.spec.shots.k)]
 
     def memory_mb(self, pool: Pool) -> float:
         """Resident memory of what holds the weights, in MiB."""
@@ -200,7 +220,7 @@ class System:
         if self.digest not in pool.heads:
             features = self.spec.features or "minilm"
             pool.heads[self.digest] = load_head(self.folder, features, self.spec.labels)
-        return answers(pool.heads[self.digest], texts)
+        return answers(pool.heads[self.digest], texts, pool.embedder.embed)
 
     def open(self, pool: Pool) -> Engine:
         """The engine that answers for this System."""
@@ -281,36 +301,40 @@ def label_text(label: str) -> str:
     return label.replace("_", " ")
 
 
-def answer_text(output: Json, kind: OutputKind) -> str:
-    """A target as the text that a model should write."""
+def answer_text(output: Json, kind: OutputKind, schema: Json = None) -> str:
+    """A target as the text that a model should write: JSON without white space, keys in the schema's order."""
     if kind == "label":
         return label_text(str(output))
     if kind == "json":
-        return json.dumps(output, ensure_ascii=False, separators=(", ", ": "))
+        return json.dumps(in_order(output, schema), ensure_ascii=False, separators=(",", ":"))
     return str(output)
 
 
-def shots_for(folder: Path, spec: Spec, examples: Sequence[Example]) -> list[list[Shot]]:
-    """The worked examples of each prompt: fixed ones, or the k nearest, the nearest last."""
-    if spec.shots.choice == "none":
-        return [[] for _ in examples]
-    lines = (folder / SHOTS_FILE).read_text(encoding="utf-8").splitlines()
-    stored = [Shot(**json.loads(line)) for line in lines]
-    if spec.shots.choice == "fixed":
-        return [stored for _ in examples]
+def in_order(value: Json, schema: Json) -> Json:
+    """A JSON value with its keys as the schema lists them, which is the order constrained decoding keeps."""
+    rules = schema if isinstance(schema, dict) else {}
+    if isinstance(value, list):
+        return [in_order(item, rules.get("items")) for item in value]
+    if not isinstance(value, dict):
+        return value
+    listed = rules.get("properties")
+    parts = listed if isinstance(listed, dict) else {}
+    names = [k for k in parts if k in value] + [k for k in value if k not in parts]
+    return {name: in_order(value[name], parts.get(name)) for name in names}
+
+
+def read_index(folder: Path) -> Index:
+    """The examples that lie in a System's folder, and their vectors if it has any."""
     from safetensors.numpy import load_file
 
-    from rung.models.embed import Embedder
+    lines = (folder / SHOTS_FILE).read_text(encoding="utf-8").splitlines()
+    vectors = folder / VECTORS_FILE
+    stored = [Shot(**json.loads(line)) for line in lines]
+    return stored, load_file(vectors)["vectors"] if vectors.is_file() else None
 
-    vectors = load_file(folder / VECTORS_FILE)["vectors"]
-    asked = Embedder().embed([question(e) for e in examples])
-    return [[stored[i] for i in row] for row in nearest(asked, vectors, spec.shots.k)]
 
-
-def nearest(asked, stored, k: int) -> list[list[int]]:
+def nearest(asked: np.ndarray, stored: np.ndarray, k: int) -> list[list[int]]:
     """Indices of the k stored unit vectors nearest to each asked one by cosine, the nearest last."""
-    import numpy as np
-
     similar = asked @ stored.T
     top = np.argsort(-similar, axis=1, kind="stable")[:, :k]
     return [row[::-1].tolist() for row in top]

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 T = TypeVar("T")
 Kind: TypeAlias = Literal["plain", "company", "date", "total"]
@@ -146,9 +146,10 @@ def make_shops() -> list[list[Shop]]:
     rng = random.Random(SHOP_SEED)
     shops: list[list[Shop]] = []
     for given in json.loads(PLACES.read_text(encoding="utf-8")):
-        place = Place(
-            **{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
-        )
+        fields: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in given.items()
+        }
+        place = Place(**fields)
         named: dict[str, Shop] = {}
         while len(named) < SHOPS_PER_PLACE:
             shop = make_shop(place, rng)

@@ -1,6 +1,7 @@
 """The command `rung`: from arguments to a command, and from errors to exit statuses.
 
-0 done · 1 a fault of rung's own, with its traceback · 2 something to mend, in one line · 130 interrupted
+0 done · 1 a fault of rung's own, with its traceback (or the output's reader left: silence) · 2 something to
+mend, in one line · 130 interrupted
 """
 
 import os
@@ -15,10 +16,13 @@ from rung.errors import RungError
 
 app = App(
     name="rung",
-    help="Find the cheapest way to make a small model do one job well, prove it on held-out rows, and ship it.",
-    help_epilogue="Start with `rung climb FILE`, where FILE holds rows of input and output.",
+    help=(
+        "Find the cheapest way to make a small model do one job well, prove it on held-out rows, and ship it."
+        "\n\nStart with `rung climb FILE`, where FILE holds rows of input and output."
+    ),
     help_format="plaintext",
     version=__version__,
+    suppress_keyboard_interrupt=False,
 )
 for command in (commands.climb, commands.report, commands.ask, commands.models):
     app.command(command)
@@ -42,9 +46,10 @@ def run(arguments: Sequence[str]) -> int:
         print("interrupted; the same command resumes", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # Whoever read the output has left; what is still buffered must not be written at exit.
+        # Whoever read the output has left; what is still buffered must not be written at exit. Rich, where it
+        # is the one that was writing, does the same and gives the same status.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return 1
     return 0
 
 

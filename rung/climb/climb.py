@@ -3,7 +3,6 @@
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,21 +12,22 @@ from rung import evaluate
 from rung.climb.decide import decide
 from rung.climb.machine import Watch, describe_machine, versions
 from rung.climb.rows import Prepared, prepare
-from rung.errors import DataError, RungError, RunError, TaskError
+from rung.errors import DataError, RunError, RungError, TaskError
 from rung.evaluate import Store
 from rung.models.resolve import Model, resolve
 from rung.records import Candidate, Climb, Decision, Disagreement, Measurement, RungResult
 from rung.rungs import LADDER
 from rung.rungs.base import Built, Context, Reporter, Rung
-from rung.runs import append_jsonl, atomic_folder, digest_of, open_run, read_jsonl, write_text
+from rung.runs import append_jsonl, digest_of, open_run, read_jsonl, write_text
 from rung.scoring.cost import usd_per_1000
+from rung.scoring.scorers import SCORERS
 from rung.system import Pool, System, copy
 
 CLIMB_FILE = "climb.json"
 TEST_FILE = "test_openings.jsonl"
 RESULT_FILE = "result.json"
-CHEAP_SHARE = 0.3
-"""The share of the budget that all rungs without training may take together."""
+SHARES = {"head": 0.1, "prompt": 0.15, "few_shot": 0.25}
+"""The share of the budget that a rung may take; one that isn't named may take all that is left."""
 ANSWERS_SHOWN = 30
 
 
@@ -82,9 +82,13 @@ def load_climb(run: Path) -> Climb:
     try:
         return TypeAdapter(Climb).validate_json(path.read_text(encoding="utf-8"))
     except OSError:
-        raise RunError(f"{run} holds no finished climb; run `rung climb` again with the same arguments") from None
+        raise RunError(
+            f"{run} holds no finished climb; run `rung climb` again with the same arguments"
+        ) from None
     except ValueError as error:
-        raise RunError(f"{path} is damaged: {str(error).splitlines()[0]}; remove it and climb again") from None
+        raise RunError(
+            f"{path} is damaged: {str(error).splitlines()[0]}; remove it and climb again"
+        ) from None
 
 
 class _Climbing:
@@ -103,12 +107,12 @@ class _Climbing:
         """Every rung in order, then the decisions."""
         results = [self.rung(order, rung) for order, rung in rungs]
         if not self.systems:
-            raise RungError("no rung could be built: " + "; ".join(r.failed or r.skipped or "" for r in results))
+            raise RungError(
+                "no rung could be built: " + "; ".join(r.failed or r.skipped or "" for r in results)
+            )
         dev_decision = self.decide(results, "dev")
         results = self.open_test(results, dev_decision)
         decision = self.decide(results, "test")
-        if decision.kind == "no_verdict" and decision.chosen is None:
-            decision = replace(decision, chosen=dev_decision.chosen)
         winner = self.ship(results, decision.chosen)
         return self.summary(results, dev_decision, decision, winner)
 
@@ -132,16 +136,18 @@ class _Climbing:
                 built = rung.build(context)
         except RungError as error:
             self.reporter.say(f"{rung.name} failed: {error}")
-            return RungResult(rung=rung.name, order=order, failed=str(error), build_s=time.monotonic() - start)
+            return RungResult(
+                rung=rung.name, order=order, failed=str(error), build_s=time.monotonic() - start
+            )
         result = self.result(order, rung, folder, built, time.monotonic() - start, watch.peak_mb)
         write_text(kept, TypeAdapter(RungResult).dump_json(result).decode("utf-8"))
         return result
 
     def context(self, rung: Rung, folder: Path) -> Context:
         """What the rung may use, with its share of the budget."""
-        spent = time.monotonic() - self.start
-        whole = self.options.budget_s
-        share = whole if rung.name == "sft" else whole * CHEAP_SHARE
+        end = self.start + self.options.budget_s
+        if rung.name in SHARES:
+            end = min(end, time.monotonic() + SHARES[rung.name] * self.options.budget_s)
         splits = self.prepared.splits
         return Context(
             task=self.prepared.task,
@@ -152,7 +158,7 @@ class _Climbing:
             pool=self.pool,
             store=self.store,
             reporter=self.reporter,
-            deadline=self.start + max(share, spent),
+            deadline=end,
             seed=self.prepared.task.seed,
             earlier=dict(self.systems),
         )
@@ -229,7 +235,8 @@ class _Climbing:
         groups = {e.id: e.group for e in rows if e.group is not None}
         return decide(
             candidates,
-            groups=groups if len(groups) == len(rows) else None,
+            targets={e.id: e.output for e in rows},
+            groups=groups or None,
             seed=self.prepared.task.seed,
             split=split,
         )
@@ -237,7 +244,7 @@ class _Climbing:
     def open_test(self, results: list[RungResult], on_dev: Decision) -> list[RungResult]:
         """Score on the sealed test: the chosen, the cheapest and the dev-best System, or all. Counted."""
         built = [r for r in results if r.dev is not None]
-        wanted = {built[0].rung, on_dev.chosen, on_dev.best}
+        wanted = {built[0].rung, on_dev.chosen, on_dev.best, self.best_on_dev(built)}
         if self.options.test_all:
             wanted = {r.rung for r in built}
         names = [r.rung for r in built if r.rung in wanted]
@@ -246,10 +253,18 @@ class _Climbing:
         fresh = [self.systems[n].digest for n in names if self.systems[n].digest not in known]
         if fresh:
             opening = max((line["opening"] for line in read_jsonl(path)), default=0) + 1
-            append_jsonl(path, [{"opening": opening, "system": digest, "at": time.time()} for digest in fresh])
+            append_jsonl(
+                path, [{"opening": opening, "system": digest, "at": time.time()} for digest in fresh]
+            )
         return [
-            replace(r, test=self.measured(self.systems[r.rung], "test")) if r.rung in names else r for r in results
+            replace(r, test=self.measured(self.systems[r.rung], "test")) if r.rung in names else r
+            for r in results
         ]
+
+    def best_on_dev(self, built: list[RungResult]) -> str:
+        """The rung with the best dev score, whether or not dev has rows enough for a decision."""
+        sign = 1 if SCORERS[_metric(self.prepared)].higher_is_better else -1
+        return max(built, key=lambda r: sign * r.dev.score if r.dev else 0.0).rung
 
     def ship(self, results: list[RungResult], chosen: str | None) -> str | None:
         """Copy the chosen System to `winner`."""
@@ -287,13 +302,18 @@ class _Climbing:
             answers_per_month=task.answers_per_month,
             models=((self.model.name, self.model.digest, self.model.licence),),
             versions=versions(),
-            digests=(("data", prepared.splits.digest), ("run", digest_of(_config(prepared, self.model, self.options)))),
+            digests=(
+                ("data", prepared.splits.digest),
+                ("run", digest_of(_config(prepared, self.model, self.options))),
+            ),
             disagreements=tuple(self.disagreements(results)),
         )
 
     def disagreements(self, results: list[RungResult]) -> Iterator[Disagreement]:
         """Dev rows on which the rungs' answers differ in score; test rows stay unseen."""
-        measured = [(r.rung, {p.example_id: p for p in r.dev.predictions}) for r in results if r.dev is not None]
+        measured = [
+            (r.rung, {p.example_id: p for p in r.dev.predictions}) for r in results if r.dev is not None
+        ]
         shown = 0
         for example in self.prepared.splits.dev:
             found = [(name, table[example.id]) for name, table in measured if example.id in table]

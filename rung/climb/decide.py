@@ -223,7 +223,8 @@ def _min_gain(candidate: Candidate, targets: Sequence[Json]) -> float:
 def _margin(ladder: Sequence[Candidate], best: Candidate, min_gain: float) -> float:
     """How much worse than the best still counts as good: two points, or ¼ of the best's gain over zero-shot.
 
-    The quarter only counts where zero-shot was measured and the best is above it.
+    The quarter only counts where that gain is worth having, two points at least: else zero-shot could
+    never be shown to be as good as a best that is a hair above it.
     """
     gains = [_goodness(best) - _goodness(one) for one in ladder if one.rung == ZERO_SHOT]
-    return min([min_gain, *(gain / 4 for gain in gains if gain > 0)])
+    return min([min_gain, *(gain / 4 for gain in gains if gain >= min_gain)])

@@ -8,7 +8,17 @@ from pathlib import Path
 
 import psutil
 
-PACKAGES = ("rung", "torch", "transformers", "peft", "xllamacpp", "scikit-learn", "scipy", "statsmodels", "numpy")
+PACKAGES = (
+    "rung",
+    "torch",
+    "transformers",
+    "peft",
+    "xllamacpp",
+    "scikit-learn",
+    "scipy",
+    "statsmodels",
+    "numpy",
+)
 
 
 def versions() -> tuple[tuple[str, str], ...]:

@@ -110,7 +110,7 @@ def _odds(candidate: Candidate, comparison: Comparison) -> str:
         gain, low, high = (
             f"{part:+.4g}" for part in (comparison.gain, comparison.interval.low, comparison.interval.high)
         )
-        gain = f"error {'less' if comparison.gain >= 0 else 'more'} by {gain.lstrip('+-')}: gain {gain}"
+        gain = f"gain {gain}"
     if comparison.gain <= 0:
         return f"{gain}, {low} to {high}"
     p = "p < .001" if comparison.p_holm < 0.001 else f"p = {comparison.p_holm:.3f}".replace("0.", ".", 1)

@@ -9,6 +9,7 @@ import torch
 from transformers import DynamicCache
 
 from rung.engines.base import Completion, Request
+from rung.engines.schema import require_schema, tight
 from rung.errors import EngineError
 from rung.records import Json
 
@@ -43,7 +44,9 @@ class Decoder:
         start = time.perf_counter()
         rows = [_Row(i, r, matcher=self._matcher(r.schema)) for i, r in enumerate(requests)]
         longest = max(len(r.prompt) for r in requests)
-        ids = torch.tensor([[0] * (longest - len(r.prompt)) + list(r.prompt) for r in requests]).to(self.device)
+        ids = torch.tensor([[0] * (longest - len(r.prompt)) + list(r.prompt) for r in requests]).to(
+            self.device
+        )
         mask = torch.tensor([[0] * (longest - len(r.prompt)) + [1] * len(r.prompt) for r in requests])
         mask = mask.to(self.device)
         cache = DynamicCache(config=self.model.config)
@@ -117,8 +120,9 @@ class Decoder:
             self._grammar_tokenizer = from_tokenizer(
                 fast, n_vocab=self.model.config.vocab_size, eos_token=eos if isinstance(eos, int) else eos[0]
             )
-        tight = json.dumps(_without_white_space(schema))
-        matcher = LLMatcher(self._grammar_tokenizer, LLMatcher.grammar_from_json_schema(tight))
+        require_schema(schema)
+        grammar = LLMatcher.grammar_from_json_schema(json.dumps(tight(schema)))
+        matcher = LLMatcher(self._grammar_tokenizer, grammar)
         if matcher.is_error():
             raise EngineError(f"the JSON Schema can't be enforced: {matcher.get_error()}; simplify it")
         return matcher
@@ -138,10 +142,3 @@ class Decoder:
             latency_s=seconds,
             truncated=len(row.tokens) >= row.request.max_tokens,
         )
-
-
-def _without_white_space(schema: Json) -> Json:
-    """llguidance's own switch: JSON without free white space, which small models fill without end."""
-    if isinstance(schema, dict):
-        return {**schema, "x-guidance": {"whitespace_flexible": False}}
-    return schema

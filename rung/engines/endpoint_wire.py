@@ -56,9 +56,12 @@ def read_label(text: str, labels: Sequence[str]) -> str:
 
 
 def read_chat(answer: Mapping, latency_s: float, labels: Sequence[str]) -> Completion:
-    """The completion in a server's answer. Raises Refused where it holds no text."""
+    """The completion in a server's answer.
+
+    Raises Refused where it holds no text; KeyError, IndexError, TypeError or ValueError where it isn't one.
+    """
     choice = answer["choices"][0]
-    text = choice["message"].get("content")
+    text = dict(choice["message"]).get("content")
     reason = choice.get("finish_reason")
     if not isinstance(text, str) or reason == "content_filter":
         raise Refused(f"the model gave no text (finish reason {reason!r})")

@@ -51,7 +51,7 @@ class LlamaEngine:
         self._slots = Slots(spec.parallel)
         self._lock = threading.Lock()
         self._closed = False
-        self._letter: int | None = None
+        self._letter: list[int] = []
         self._child = Child(spec, request_limit_s=request_limit_s)
 
     @property
@@ -203,10 +203,9 @@ class LlamaEngine:
 
     def _top(self, prompt: Tokens, count: int, slot: int) -> tuple[dict[int, float], int]:
         """The `count` likeliest next tokens' log-probabilities, and how many tokens were evaluated."""
-        if self._letter is None:
-            tokens = self._post("/tokenize", {"content": "a", "add_special": False})["tokens"]
-            self._letter = tokens[-1]
-        answer = self._post("/completion", wire.top_call(prompt, count, slot, self._letter))
+        if not self._letter:
+            self._letter = self._post("/tokenize", {"content": "a", "add_special": False})["tokens"]
+        answer = self._post("/completion", wire.top_call(prompt, count, slot, self._letter[-1]))
         return wire.read_top(answer), answer["timings"]["prompt_n"]
 
     def _next(self, prompt: Tokens, wanted: Sequence[int]) -> dict[int, float]:

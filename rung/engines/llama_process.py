@@ -37,8 +37,6 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            # Threads that spin while they wait make each other up to 50 times slower once cores are shared.
-            env={"OMP_WAIT_POLICY": "passive", **os.environ},
             # An interrupt at the terminal is for the parent, which then ends the child.
             start_new_session=True,
         )

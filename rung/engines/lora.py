@@ -148,7 +148,9 @@ def read_config(folder: Path) -> dict:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ModelError(f"no readable adapter at {folder}: {error}; a PEFT folder holds {ADAPTER_CONFIG}") from None
+        raise ModelError(
+            f"no readable adapter at {folder}: {error}; a PEFT folder holds {ADAPTER_CONFIG}"
+        ) from None
     if config.get("peft_type") != "LORA" or config.get("use_dora") or config.get("use_rslora"):
         raise ModelError(f"{path}: only plain LoRA adapters are read, this is {config.get('peft_type')!r}")
     return config

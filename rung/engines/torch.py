@@ -80,9 +80,7 @@ class TorchEngine:
             for index, completion in zip(batch, decoder.run([requests[i] for i in batch]), strict=True):
                 done[index] = completion
             progress(sum(d is not None for d in done), len(done))
-        return [
-            d or _too_long(r.prompt, self.context) for d, r in zip(done, requests, strict=True)
-        ]
+        return [d or _too_long(r.prompt, self.context) for d, r in zip(done, requests, strict=True)]
 
     def choose(
         self,
@@ -194,9 +192,7 @@ class TorchEngine:
 class _Continuation:
     """Prompts run once; any short continuation of them can then be read off, again and again."""
 
-    def __init__(
-        self, model, rows: list[tuple[int, ...]], memory: DynamicCache | None, shared: int
-    ) -> None:
+    def __init__(self, model, rows: list[tuple[int, ...]], memory: DynamicCache | None, shared: int) -> None:
         self.model = model
         self.lengths = torch.tensor([len(r) for r in rows])
         self.shared = shared
@@ -268,15 +264,23 @@ def _mask(lengths: torch.Tensor, width: int) -> torch.Tensor:
 
 def _too_long(prompt: Sequence[int], context: int) -> Completion:
     return Completion(
-        text="", tokens=(), logprob=0.0, prompt_tokens=len(prompt), latency_s=0.0,
+        text="",
+        tokens=(),
+        logprob=0.0,
+        prompt_tokens=len(prompt),
+        latency_s=0.0,
         failure=_length_message(len(prompt), context),
     )
 
 
 def _no_choice(prompt: Sequence[int], candidates: int, context: int) -> Choice:
     return Choice(
-        index=0, logprobs=(float("-inf"),) * candidates, prompt_tokens=len(prompt), evaluated_tokens=0,
-        latency_s=0.0, failure=_length_message(len(prompt), context),
+        index=0,
+        logprobs=(float("-inf"),) * candidates,
+        prompt_tokens=len(prompt),
+        evaluated_tokens=0,
+        latency_s=0.0,
+        failure=_length_message(len(prompt), context),
     )
 
 

@@ -8,7 +8,6 @@ from typing import Final
 from rung.errors import ModelError
 
 _BESIDE: Final = ("*.json", "tokenizer.model", "*.jinja", "*.txt")
-_WEIGHTS: Final = ("*.safetensors", "*.gguf")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,18 +24,19 @@ def download(repository: str, file: str | None) -> Found:
     Pickled weights are never asked for. Without a connection a model brought before is used. Raises
     ModelError when the repository is unknown, closed, unreachable, or holds no single usable model.
     """
-    import httpx
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+    # The HTTP library below huggingface_hub is another from version to version; its errors share this base.
+    unreachable: type[BaseException] = HfHubHTTPError.__bases__[0]
     try:
         info = HfApi().model_info(repository)
         patterns = _wanted(repository, [item.rfilename for item in info.siblings or []], file)
         licence = info.card_data.get("license") if info.card_data else None
-        folder = Path(snapshot_download(repository, revision=info.sha, allow_patterns=patterns))
+        folder = Path(snapshot_download(repository, allow_patterns=patterns, ignore_patterns=_below(file)))
     except HFValidationError as error:
         raise ModelError(f"{repository!r} is no hub id: write 'org/name'") from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
+    except (unreachable, OSError) as error:
         if (status := getattr(getattr(error, "response", None), "status_code", None)) in (401, 403, 404):
             raise ModelError(_refused(repository, status)) from error
         licence = None
@@ -45,10 +45,11 @@ def download(repository: str, file: str | None) -> Found:
                 snapshot_download(
                     repository,
                     local_files_only=True,
-                    allow_patterns=[file] if file else [*_WEIGHTS, *_BESIDE],
+                    allow_patterns=[file] if file else ["*.safetensors", *_BESIDE],
+                    ignore_patterns=_below(file),
                 )
             )
-        except (LocalEntryNotFoundError, OSError) as absent:
+        except OSError as absent:
             raise ModelError(
                 f"can't reach the hub for {repository!r} ({str(error).splitlines()[0]}), and the model isn't "
                 "in the hub's cache on this machine: connect, or give a catalog name or a path"
@@ -58,9 +59,14 @@ def download(repository: str, file: str | None) -> Found:
     )
 
 
+def _below(file: str | None) -> list[str] | None:
+    """Files in folders of the repository belong to other formats, unless one was named."""
+    return None if file else ["*/*"]
+
+
 def _wanted(repository: str, names: Sequence[str], file: str | None) -> list[str]:
     """The names or patterns to ask for."""
-    ggufs = sorted(name for name in names if name.endswith(".gguf"))
+    ggufs = sorted(name for name in names if name.endswith(".gguf") and (file or "/" not in name))
     if file is not None:
         if file not in ggufs:
             raise ModelError(

@@ -2,10 +2,10 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -16,6 +16,8 @@ VOCABULARY_FILE = "vocabulary.json"
 TFIDF_BLOCKS = (("word", (1, 2)), ("char_wb", (2, 5)))
 
 Features = Literal["minilm", "tfidf"]
+Embed: TypeAlias = Callable[[list[str]], np.ndarray]
+"""Texts to unit vectors [texts, width]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,16 +36,14 @@ class Head:
     vocabularies: tuple[tuple[str, ...], ...] = ()
     idf: tuple[np.ndarray, ...] = ()
 
-    def scores(self, texts: Sequence[str]) -> np.ndarray:
-        """Unnormalised class scores [texts, classes]."""
-        return np.asarray(self.matrix(texts) @ self.weights.T) + self.bias
+    def scores(self, texts: Sequence[str], embed: Embed) -> np.ndarray:
+        """Unnormalised class scores [texts, classes]; `embed` gives sentence vectors where they are needed."""
+        return np.asarray(self.matrix(texts, embed) @ self.weights.T) + self.bias
 
-    def matrix(self, texts: Sequence[str]):
+    def matrix(self, texts: Sequence[str], embed: Embed):
         """Features [texts, width]: dense for MiniLM, sparse for TF-IDF."""
         if self.features == "minilm":
-            from rung.models.embed import Embedder
-
-            return Embedder().embed(list(texts))
+            return embed(list(texts))
         from scipy.sparse import hstack
 
         blocks = []
@@ -53,9 +53,9 @@ class Head:
             blocks.append(vectorizer.transform(texts))
         return hstack(blocks).tocsr()
 
-    def probabilities(self, texts: Sequence[str]) -> np.ndarray:
+    def probabilities(self, texts: Sequence[str], embed: Embed) -> np.ndarray:
         """Class probabilities [texts, classes]."""
-        return softmax(self.scores(texts) * self.temperature)
+        return softmax(self.scores(texts, embed) * self.temperature)
 
 
 def softmax(scores: np.ndarray) -> np.ndarray:
@@ -150,10 +150,10 @@ def load_head(folder: Path, features: Features, labels: Sequence[str]) -> Head:
     )
 
 
-def answers(head: Head, texts: Sequence[str]) -> list[Answer]:
+def answers(head: Head, texts: Sequence[str], embed: Embed) -> list[Answer]:
     """The likeliest label of each text, with the probabilities of the five likeliest."""
     start = time.perf_counter()
-    table = head.probabilities(texts)
+    table = head.probabilities(texts, embed)
     seconds = (time.perf_counter() - start) / max(1, len(texts))
     found = []
     for row in table:

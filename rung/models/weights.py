@@ -106,9 +106,9 @@ def quiet() -> Iterator[None]:
 @contextlib.contextmanager
 def _reported(progress: Progress) -> Iterator[None]:
     """Send the tensors read to `progress`, in place of a bar that obeys no setting of the library."""
-    import transformers.modeling_gguf_pytorch_utils
+    import transformers.modeling_gguf_pytorch_utils as module
 
-    reader: Any = transformers.modeling_gguf_pytorch_utils
+    reader: Any = module
 
     def counted(items: Sequence[Any], **_: Any) -> Iterator[Any]:
         for done, item in enumerate(items):

@@ -32,6 +32,8 @@ ON_PAGE = {
 }
 
 Box: TypeAlias = tuple[float, float, float, float]
+Place: TypeAlias = tuple[float, float, str]
+"""dx and dy from the point in pixels, and which edge of the text lies there: left, center or right."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,19 +88,17 @@ def quality_cost_svg(climb: Climb, width: int) -> str:
     return _described(_on_page(drawn), climb.metric, shown)
 
 
-def label_places(shown: Sequence[Point], across: Scale, upright: Scale) -> list[tuple[float, float, str]]:
-    """Where each label goes, as (dx, dy, align) from its point: to the side where it is free."""
+def label_places(shown: Sequence[Point], across: Scale, upright: Scale) -> list[Place]:
+    """Where each label goes from its point: beside it, at an end of its bar, or shifted, where it is free."""
     dots = [(across.pixel(p.usd), upright.pixel(p.score)) for p in shown]
+    ends = [sorted((upright.pixel(p.high), upright.pixel(p.low))) for p in shown]
     taken: list[Box] = [(x - 7, y - 7, x + 7, y + 7) for x, y in dots]
-    bars = [
-        (x - 1, upright.pixel(p.high), x + 1, upright.pixel(p.low))
-        for p, (x, _) in zip(shown, dots, strict=True)
-    ]
-    taken += [(x1, min(y1, y2), x2, max(y1, y2)) for x1, y1, x2, y2 in bars]
+    taken += [(x - 1, top, x + 1, bottom) for (x, _), (top, bottom) in zip(dots, ends, strict=True)]
     places = []
-    for point, (x, y) in zip(shown, dots, strict=True):
+    for point, (x, y), (top, bottom) in zip(shown, dots, ends, strict=True):
         wide = len(point.label) * LETTER_PX
-        tries = [(_box(x, y, place, wide), place) for place in _PLACES]
+        at_ends = ((0.0, top - y - LINE_PX / 2, "center"), (0.0, bottom - y + LINE_PX / 2, "center"))
+        tries = [(_box(x, y, place, wide), place) for place in (*_BESIDE, *at_ends, *_SHIFTED)]
         inside = [t for t in tries if t[0][0] >= across.start and t[0][2] <= across.end] or tries
         box, place = min(inside, key=lambda t: sum(_overlap(t[0], other) for other in taken))
         taken.append(box)
@@ -106,16 +106,15 @@ def label_places(shown: Sequence[Point], across: Scale, upright: Scale) -> list[
     return places
 
 
-_PLACES: tuple[tuple[float, float, str], ...] = tuple(
-    (dx, dy, align)
-    for dy in (0.0, -12.0, 12.0, -24.0, 24.0, -36.0, 36.0)
-    for dx, align in ((12.0, "left"), (-12.0, "right"))
+_BESIDE: tuple[Place, ...] = ((12.0, 0.0, "left"), (-12.0, 0.0, "right"))
+_SHIFTED: tuple[Place, ...] = tuple(
+    (dx, dy, align) for dy in (-12.0, 12.0, -24.0, 24.0, -36.0, 36.0) for dx, _, align in _BESIDE
 )
 
 
-def _box(x: float, y: float, place: tuple[float, float, str], wide: float) -> Box:
+def _box(x: float, y: float, place: Place, wide: float) -> Box:
     dx, dy, align = place
-    left = x + dx if align == "left" else x + dx - wide
+    left = x + dx - {"left": 0.0, "center": wide / 2, "right": wide}[align]
     return (left, y + dy - LINE_PX / 2, left + wide, y + dy + LINE_PX / 2)
 
 

@@ -10,22 +10,22 @@ from rung.report.charts import quality_cost_svg
 from rung.runs import write_text
 
 TEMPLATES = Path(__file__).parent / "templates"
-DISAGREEMENTS = 20
+DISAGREEMENTS = 12
 WIDE_PX = 770
 NARROW_PX = 290
 
 
-def write_report(climb: Climb, path: Path, winner: Path | None = None) -> None:
-    """Write the page. `winner` is the folder to name in the commands, by default `winner` beside the page."""
-    write_text(path, report_html(climb, winner or path.parent / "winner"))
+def write_report(climb: Climb, path: Path, run: Path | None = None) -> None:
+    """Write the page. `run` is the folder that holds the winner, by default the page's own folder."""
+    write_text(path, report_html(climb, run or path.parent))
 
 
-def report_html(climb: Climb, winner: Path) -> str:
-    """The page as text."""
-    return _environment().get_template("report.html.jinja").render(**_view(climb, winner))
+def report_html(climb: Climb, run: Path) -> str:
+    """The page as text; `run` is named in the commands that it shows."""
+    return _environment().get_template("report.html.jinja").render(**_view(climb, run))
 
 
-def _view(climb: Climb, winner: Path) -> dict[str, Any]:
+def _view(climb: Climb, run: Path) -> dict[str, Any]:
     """What the template sees. The two charts are markup of our own; everything else is escaped."""
     from markupsafe import Markup
 
@@ -35,6 +35,7 @@ def _view(climb: Climb, winner: Path) -> dict[str, Any]:
         "rows": summary.rows(climb),
         "facts": summary.facts(climb),
         "measured": measured,
+        "dev_only": any(m.split == "dev" for _, m in measured),
         "secondary": [name for name, _ in measured[0][1].secondary] if measured else [],
         "tried": [r for r in climb.results if r.trials or r.notes or r.parity],
         "wide_chart": Markup(quality_cost_svg(climb, WIDE_PX)),
@@ -42,7 +43,7 @@ def _view(climb: Climb, winner: Path) -> dict[str, Any]:
         "disagreements": climb.disagreements[:DISAGREEMENTS],
         "break_even": summary.break_even(climb),
         "findings": sorted(climb.findings, key=lambda finding: _GRAVITY.index(finding.severity)),
-        "winner": shlex.quote(str(winner)) if climb.winner else None,
+        "winner": shlex.quote(str(run / climb.winner)) if climb.winner else None,
     }
 
 

@@ -113,8 +113,11 @@ def target_text(value: Json) -> str:
 
 def parity_text(parity: Parity) -> str:
     """How far the serving engine strays from the training one."""
+    clear = parity.clear_disagreements
+    others = "" if parity.agreement >= 1 else f", {clear or 'none'} of the others beyond a near-tie"
+    rows = count_text(parity.agreement_rows, "row")
     return (
-        f"same answer on {percent_text(parity.agreement)} of {count_text(parity.agreement_rows, 'row')}; "
+        f"same answer on {percent_text(parity.agreement)} of {rows}{others}; "
         f"log-probabilities differ by {parity.mean_difference:.4f} nats on average and at most "
         f"{parity.max_difference:.4f} ({count_text(parity.rows, 'row')})"
     )
@@ -184,7 +187,7 @@ def _row(climb: Climb, result: RungResult) -> Row:
 
 def _state(climb: Climb, result: RungResult) -> tuple[State, str]:
     if result.rung == climb.decision.chosen:
-        return "shipped", "ship"
+        return "shipped", "ship" if climb.decision.kind in ("clear_winner", "tie") else "for now"
     if result.over_limits:
         return "over limits", "over limits"
     return "measured", "best score" if result.rung == climb.decision.best else ""

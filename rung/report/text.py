@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from types import TracebackType
 
 from rich.cells import cell_len
@@ -142,12 +143,12 @@ def _notes(climb: Climb, run: Path | None) -> Table:
         notes.add_row("Data" if number == 0 else "", Text(clean(finding.message), style="yellow"))
     unshown = len(climb.findings) - len(grave[:SHOWN_FINDINGS])
     if unshown:
-        notes.add_row("" if grave else "Data", f"{count_text(unshown, 'more finding')} in the report")
-    notes.add_row("Took", f"{duration_text(climb.seconds)} on {clean(climb.machine)}")
+        notes.add_row("" if grave else "Data", Text(f"{count_text(unshown, 'more finding')} in the report"))
+    notes.add_row("Took", Text(f"{duration_text(climb.seconds)} on {clean(climb.machine)}"))
     if run is not None:
         notes.add_row("Report", Text(str(run / "report.html")))
         if climb.winner:
-            notes.add_row("Winner", Text(f'rung ask {run / "winner"} "your text here"'))
+            notes.add_row("Winner", Text(f'rung ask {quote(str(run / climb.winner))} "your text here"'))
     return notes
 
 
@@ -175,7 +176,7 @@ class Screen:
 
     def say(self, text: str) -> None:
         """Print one line; it stays."""
-        self.console.print(Text(clean(text)))
+        self.console.print(Text(clean(text)), soft_wrap=not self.console.is_terminal)
 
     def begin(self, what: str, total: int | None) -> int:
         """Start a bar of `total` steps, None where their number isn't known; returns its handle."""

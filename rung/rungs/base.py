@@ -11,7 +11,7 @@ from rung.evaluate import Store
 from rung.models.resolve import Model
 from rung.records import Example, Measurement, MetricName, OutputKind, Parity, Trial
 from rung.scoring.scorers import SCORERS
-from rung.system import ModelRef, Pool, System
+from rung.system import ModelRef, Pool, System, answer_text
 from rung.task import Task
 
 SCREEN_ROWS = 100
@@ -78,6 +78,10 @@ class Context:
         """The labels of a label task, else nothing."""
         return self.task.output.labels or ()
 
+    def target(self, example: Example) -> str:
+        """The row's output as the text that a model should write."""
+        return answer_text(example.output, self.kind, self.task.output.json_schema)
+
     @property
     def seconds_left(self) -> float:
         """Time until the rung should be done; may be negative."""
@@ -133,7 +137,9 @@ class Variant:
     system: System
 
 
-def choose(context: Context, variants: Sequence[Variant]) -> tuple[Variant, tuple[Trial, ...], tuple[str, ...]]:
+def choose(
+    context: Context, variants: Sequence[Variant]
+) -> tuple[Variant, tuple[Trial, ...], tuple[str, ...]]:
     """The best variant on dev, with every trial and notes on what was left out.
 
     All are screened on the first dev rows; the better half goes on to all of them. A variant that
@@ -168,7 +174,8 @@ def choose(context: Context, variants: Sequence[Variant]) -> tuple[Variant, tupl
     assert best is not None, "a rung offers at least one variant"
     chosen = best[1]
     marked = tuple(
-        Trial(name=t.name, score=t.score, n=t.n, seconds=t.seconds, chosen=t.name == chosen.name) for t in trials
+        Trial(name=t.name, score=t.score, n=t.n, seconds=t.seconds, chosen=t.name == chosen.name)
+        for t in trials
     )
     return chosen, marked, tuple(notes)
 

@@ -18,7 +18,6 @@ from rung.system import (
     VECTORS_FILE,
     Shot,
     ShotSpec,
-    answer_text,
     messages,
     question,
     save,
@@ -49,7 +48,9 @@ class FewShot:
         place = context.folder / "variants"
         with TemporaryDirectory() as draft:
             nearest_files = _index(context, context.train, Path(draft))
-            fixed = {SHOTS_FILE: _lines(stratified(context.train, min(STRATIFIED, room), context.seed), context)}
+            fixed = {
+                SHOTS_FILE: _lines(stratified(context.train, min(STRATIFIED, room), context.seed), context)
+            }
             wanted = [("fixed", min(STRATIFIED, room), fixed)]
             wanted += [("nearest", k, nearest_files) for k in NEIGHBOURS if k <= room] or [
                 ("nearest", room, nearest_files)
@@ -112,10 +113,8 @@ def _index(context: Context, rows: Sequence[Example], draft: Path) -> dict[str, 
     import numpy as np
     from safetensors.numpy import save_file
 
-    from rung.models.embed import Embedder
-
     bar = context.reporter.begin("few_shot: embedding the training rows", len(rows))
-    vectors = Embedder().embed(
+    vectors = context.pool.embedder.embed(
         [question(e) for e in rows], progress=lambda done, _: context.reporter.advance(bar, done)
     )
     context.reporter.end(bar)
@@ -128,4 +127,4 @@ def _lines(rows: Sequence[Example], context: Context) -> str:
 
 
 def _shot(row: Example, context: Context) -> Shot:
-    return Shot(input=question(row), output=answer_text(row.output, context.kind))
+    return Shot(input=question(row), output=context.target(row))

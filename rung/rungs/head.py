@@ -26,12 +26,12 @@ class Head:
 
     def build(self, context: Context) -> Built:
         """Fit every variant on the training rows and keep the best on dev."""
-        from rung.models.embed import Embedder
-
         texts = [question(e) for e in context.train]
         targets = [str(e.output) for e in context.train]
         bar = context.reporter.begin("head: embedding the training rows", len(texts))
-        vectors = Embedder().embed(texts, progress=lambda done, _: context.reporter.advance(bar, done))
+        vectors = context.pool.embedder.embed(
+            texts, progress=lambda done, _: context.reporter.advance(bar, done)
+        )
         context.reporter.end(bar)
         variants = []
         for features, strengths in REGULARISATION.items():
@@ -47,7 +47,9 @@ class Head:
 
 def _variant(context: Context, name: str, fitted: LinearHead) -> Variant:
     dev = [question(e) for e in context.dev]
-    ready = heads.calibrated(fitted, fitted.scores(dev), [str(e.output) for e in context.dev])
+    ready = heads.calibrated(
+        fitted, fitted.scores(dev, context.pool.embedder.embed), [str(e.output) for e in context.dev]
+    )
     spec = Spec(
         rung="head",
         task=context.task.name,

@@ -4,7 +4,7 @@ import json
 
 from rung.records import Json
 from rung.rungs.base import Context
-from rung.system import AnswerSpec, Spec, answer_text, label_text
+from rung.system import AnswerSpec, Spec, label_text
 
 LONGEST_LIST = 100
 """Labels that an instruction lists; with more, the trie alone holds the model to them."""
@@ -39,7 +39,7 @@ def longest_answer(context: Context) -> int:
     """A token limit with room: 1.5 times the longest training answer, at least 8 tokens more."""
     chat = context.pool.chat(context.model)
     sample = context.train[:2000]
-    longest = max(len(chat.answer_ids(answer_text(e.output, context.kind))) for e in sample)
+    longest = max(len(chat.answer_ids(context.target(e))) for e in sample)
     return min(1024, max(longest + 8, int(1.5 * longest)))
 
 
@@ -74,7 +74,9 @@ def _what_to_answer(context: Context) -> str:
         names = ", ".join(label_text(label) for label in context.labels)
         return f"Answer with exactly one of these labels: {names}."
     if context.kind == "json":
-        return f"Answer with one JSON object under this JSON Schema: {_compact(context.task.output.json_schema)}"
+        return (
+            f"Answer with one JSON object under this JSON Schema: {_compact(context.task.output.json_schema)}"
+        )
     if context.kind == "number":
         return "Answer with one number."
     return ""

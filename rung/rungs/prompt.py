@@ -24,7 +24,9 @@ class Prompt:
                     continue
                 answer = answer_spec(context, constrained=constrained)
                 how = "constrained" if answer.form != "free" else "free"
-                specs[f"{name} instruction, {how}"] = spec_for(context, self.name, instruction=text, answer=answer)
+                specs[f"{name} instruction, {how}"] = spec_for(
+                    context, self.name, instruction=text, answer=answer
+                )
         place = context.folder / "variants"
         first = next(iter(specs.values()))
         system, note = settle_engine(context, place / "race", first, {}, context.dev[:8])
@@ -40,4 +42,6 @@ class Prompt:
             for name, spec in specs.items()
         ]
         chosen, trials, notes = choose(context, variants)
-        return Built(system=chosen.system, what=f"zero-shot, {chosen.name}", trials=trials, notes=(note, *notes))
+        return Built(
+            system=chosen.system, what=f"zero-shot, {chosen.name}", trials=trials, notes=(note, *notes)
+        )

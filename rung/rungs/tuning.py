@@ -19,7 +19,7 @@ from rung.rungs.base import Context
 from rung.runs import append_jsonl, atomic_folder, digest_of, read_jsonl
 from rung.scoring.measure import Timing, measurement
 from rung.scoring.scorers import SCORERS
-from rung.system import ANSWER_CONTEXT, Spec, answer_text, ask, candidates, prompts_for
+from rung.system import ANSWER_CONTEXT, Spec, ask, candidates, prompts_for
 from rung.training.batches import Row
 from rung.training.loop import Settings, Tick, Trainer, dev_loss
 
@@ -83,7 +83,9 @@ class Tune:
         self.dropped = len(context.train) - min(len(rows) for rows in self.rows.values())
         lengths = sorted(row.tokens for row in next(iter(self.rows.values())))
         if not lengths:
-            raise TrainingError(f"no training row fits the context of {ANSWER_CONTEXT} tokens; shorten the inputs")
+            raise TrainingError(
+                f"no training row fits the context of {ANSWER_CONTEXT} tokens; shorten the inputs"
+            )
         attention = "eager" if lengths[int(0.95 * (len(lengths) - 1))] <= SHORT_ROWS else "sdpa"
         weights = dequantised(context.model)
         self.model = load_model(weights, attention=attention)
@@ -131,7 +133,9 @@ class Tune:
         try:
             for tick in trainer.run(until, decay=decay):
                 smooth = tick.loss if smooth is None else 0.95 * smooth + 0.05 * tick.loss
-                self.context.reporter.advance(bar, tick.step, f"loss {smooth:.3f} · {tick.rows_per_s:.0f} rows/s")
+                self.context.reporter.advance(
+                    bar, tick.step, f"loss {smooth:.3f} · {tick.rows_per_s:.0f} rows/s"
+                )
         finally:
             self.context.reporter.end(bar)
 
@@ -182,11 +186,15 @@ def tune(context: Context, specs: dict[str, Spec], plan: Plan) -> Outcome:
     total = _settle_length(state, Arm(form=arms[0].form, rate=MIDDLE_RATE))
     winner, searched = _search(state, arms, total)
     best = _train(state, winner, searched, total)
-    notes = [f"{total} steps of {state.batch} rows planned ({total * state.batch / len(context.train):.1f} epochs)"]
+    notes = [
+        f"{total} steps of {state.batch} rows planned ({total * state.batch / len(context.train):.1f} epochs)"
+    ]
     if state.dropped:
         notes.append(f"{state.dropped} rows longer than {ANSWER_CONTEXT} tokens were left out of training")
     if _collapsed(context, best):
-        notes.append(f"{winner.name} collapsed (score {best['score']:.3f}); trained again at a third of the rate")
+        notes.append(
+            f"{winner.name} collapsed (score {best['score']:.3f}); trained again at a third of the rate"
+        )
         winner = Arm(form=winner.form, rate=winner.rate / 3)
         best = _train(state, winner, 0, total)
         if _collapsed(context, best):
@@ -208,7 +216,9 @@ def tune(context: Context, specs: dict[str, Spec], plan: Plan) -> Outcome:
     for trainer in state.trainers.values():
         trainer.close()
     what = f"LoRA r = 16, {winner.name}, {best['step']} steps of {state.batch}, answers as {winner.form}"
-    return Outcome(form=winner.form, adapter=plan.folder / "best", what=what, trials=trials, notes=tuple(notes))
+    return Outcome(
+        form=winner.form, adapter=plan.folder / "best", what=what, trials=trials, notes=tuple(notes)
+    )
 
 
 def training_rows(context: Context, spec: Spec) -> list[Row]:
@@ -224,7 +234,7 @@ def _rows(context: Context, spec: Spec, examples: Sequence[Example]) -> list[Row
         by_label = dict(zip(spec.labels, candidates(spec, chat), strict=True))
         answers = [by_label[str(e.output)] for e in examples]
     else:
-        answers = [chat.answer_ids(answer_text(e.output, spec.kind), spec.style) for e in examples]
+        answers = [chat.answer_ids(context.target(e), spec.style) for e in examples]
     return [Row(prompt=p, answer=a) for p, a in zip(prompts, answers, strict=True)]
 
 

@@ -151,6 +151,9 @@ def _json_values(text: str) -> Iterator[Json]:
     budget = 4 * len(text) + 100_000
     at = 0
     while budget > 0:
+        if at > 4096:
+            # json counts the lines before each error, so what has been passed must go.
+            text, at = text[at:], 0
         opening = openings.search(text, at)
         if opening is None:
             return
@@ -158,7 +161,7 @@ def _json_values(text: str) -> Iterator[Json]:
         try:
             value, at = decoder.raw_decode(text, start)
         except json.JSONDecodeError as error:
-            budget -= max(error.pos - start, 1)
+            budget -= error.pos - start + 64
             at = start + 1
         except RecursionError:
             budget -= 10_000

@@ -19,7 +19,7 @@ from rung.scoring.extract import words
 if TYPE_CHECKING:
     import numpy as np
 
-    Codes: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
+    Codes: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 # An error larger than this is cut off, so that squares and sums of errors stay finite.
 _MAX_ERROR = 1e100
@@ -215,12 +215,12 @@ def _key(value: Json) -> str:
 
 
 def _encode_classes(answers: Sequence[Json], targets: Sequence[Json]) -> "tuple[Codes, Codes]":
-    """Number the targets' classes from 0; an answer that is none of them, or unreadable, is -1."""
+    """Number the targets' classes from 0; one more number is for other answers, and no answer."""
     import numpy as np
 
     codes = {key: code for code, key in enumerate(sorted(set(map(_key, targets))))}
-    given = [-1 if answer is None else codes.get(_key(answer), -1) for answer in answers]
-    return np.array(given, dtype=float), np.array([codes[_key(target)] for target in targets], dtype=float)
+    given = [len(codes) if answer is None else codes.get(_key(answer), len(codes)) for answer in answers]
+    return np.array(given), np.array([codes[_key(target)] for target in targets])
 
 
 def _macro_f1(answers: "Codes", targets: "Codes") -> float:
@@ -231,15 +231,11 @@ def _macro_f1(answers: "Codes", targets: "Codes") -> float:
     """
     import numpy as np
 
-    wanted_codes = targets.astype(np.int64)
-    given_codes = answers.astype(np.int64)
-    classes = int(wanted_codes.max()) + 1
-    wanted = np.bincount(wanted_codes, minlength=classes)
-    inside = given_codes[(given_codes >= 0) & (given_codes < classes)]
-    given = np.bincount(inside, minlength=classes)
-    hits = np.bincount(wanted_codes[wanted_codes == given_codes], minlength=classes)
-    present = wanted > 0
-    return float(np.mean(2 * hits[present] / (wanted + given)[present]))
+    wanted = np.bincount(targets)
+    given = np.bincount(answers, minlength=wanted.size)[: wanted.size]
+    hits = np.bincount(targets[targets == answers], minlength=wanted.size)
+    # A resample may lack a class: it has no hits then, and doesn't count.
+    return float((2 * hits / np.maximum(wanted + given, 1)).sum() / np.count_nonzero(wanted))
 
 
 def _encode_numbers(answers: Sequence[Json], targets: Sequence[Json]) -> "tuple[Codes, Codes]":

@@ -42,12 +42,11 @@ def cluster_codes(ids: Sequence[str], groups: Mapping[str, str] | None) -> "Indi
 
 def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
     """Wilson's score interval for one rate."""
-    from statsmodels.stats.proportion import proportion_confint
+    from scipy.stats import binomtest
 
     _need_rows(n)
-    found: Any = proportion_confint(successes, n, alpha=1 - level, method="wilson")
-    low, high = found
-    return Interval(low=float(low), high=float(high), level=level)
+    found = binomtest(successes, n).proportion_ci(confidence_level=level, method="wilson")
+    return Interval(low=float(found.low), high=float(found.high), level=level)
 
 
 def bonett_price(b: int, c: int, n: int, level: float = 0.95) -> Interval:
@@ -67,27 +66,28 @@ def bca_mean(values: Sequence[float], seed: int, level: float = 0.95) -> Interva
     """The interval for a mean: BCa bootstrap (Efron 1987) from 200 values on, Student's t below.
 
     With few values the bootstrap is too narrow, and t is the simplest that isn't. Values that are all
-    equal have an interval of no width.
+    equal, but for rounding, have an interval of no width.
     """
     import numpy as np
     from scipy.stats import bootstrap
 
     data = np.asarray(values, dtype=float)
     _need_rows(data.size)
-    if np.ptp(data) == 0:
-        return Interval(low=float(data[0]), high=float(data[0]), level=level)
+    start, width = float(data.min()), float(np.ptp(data))
+    if width <= 1e-9 * float(np.abs(data).max()):
+        return Interval(low=start, high=start + width, level=level)
     if data.size < _BCA_ROWS:
         half = _t((1 + level) / 2, data.size - 1) * float(data.std(ddof=1)) / math.sqrt(data.size)
         return Interval(low=float(data.mean()) - half, high=float(data.mean()) + half, level=level)
     found = bootstrap(
-        (data,),
+        ((data - start) / width,),
         np.mean,
         confidence_level=level,
         n_resamples=_BCA_RESAMPLES,
         batch=max(1, _CHUNK // data.size),
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    return Interval(low=float(found.low), high=float(found.high), level=level)
+    return Interval(low=start + width * float(found.low), high=start + width * float(found.high), level=level)
 
 
 def bootstrap_interval(

@@ -30,7 +30,7 @@ def to_gguf(folder: Path, out: Path, *, config: dict) -> Path:
     writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(adapter["lora_alpha"]))
     for key, tensor in sorted(load_file(folder / ADAPTER_WEIGHTS).items()):
         module, matrix = _split(key)
-        name = names.get_name(module + ".weight", try_suffixes=(".weight",))
+        name = names.get_name(module)
         if name is None:
             raise ModelError(f"{folder}: llama.cpp has no place for the tensor {key!r} of {architecture!r}")
         if matrix == "lora_b" and architecture in PERMUTED:
@@ -45,7 +45,11 @@ def to_gguf(folder: Path, out: Path, *, config: dict) -> Path:
 
 def permute(rows: np.ndarray, heads: int) -> np.ndarray:
     """Reorder rows [heads × width, …] from transformers' half-split rotary layout to llama.cpp's pairs."""
-    return rows.reshape(heads, 2, rows.shape[0] // heads // 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
+    return (
+        rows.reshape(heads, 2, rows.shape[0] // heads // 2, *rows.shape[1:])
+        .swapaxes(1, 2)
+        .reshape(rows.shape)
+    )
 
 
 def _permute(tensor: np.ndarray, module: str, config: dict) -> np.ndarray:
@@ -72,4 +76,6 @@ def _arch_enum(architecture: str):
     for enum, name in gguf.MODEL_ARCH_NAMES.items():
         if name == architecture:
             return enum
-    raise ModelError(f"llama.cpp doesn't know the architecture {architecture!r}; answer with the torch engine")
+    raise ModelError(
+        f"llama.cpp doesn't know the architecture {architecture!r}; answer with the torch engine"
+    )

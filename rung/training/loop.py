@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.optim.adamw import adamw
 
 from rung.engines import lora
 from rung.engines.torch import pad_right
@@ -130,7 +131,7 @@ class Trainer:
         grads = [p.grad for p in self.parameters]
         steps = [torch.tensor(float(self.step)) for _ in self.parameters]
         with torch.no_grad():
-            torch.optim.adamw.adamw(
+            adamw(
                 self.parameters,
                 grads,  # type: ignore[arg-type]
                 self.moments[0::2],

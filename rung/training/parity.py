@@ -7,6 +7,10 @@ from rung.records import Parity
 
 LOGPROB_ROWS = 20
 LOWEST_AGREEMENT = 0.99
+NOISE_NATS = 1.0
+"""Twice the largest difference that the engines' rounding was seen to make in one log-probability (0.5)."""
+LIKELY = -4.6
+"""Log-probabilities under this one (1 %) decide nothing and aren't compared."""
 
 
 def compare(
@@ -23,22 +27,26 @@ def compare(
     first = sorted({c[0] for c in candidates})
     rows = prompts[:LOGPROB_ROWS]
     ours, theirs = reference.next_logprobs(rows, first), serving.next_logprobs(rows, first)
-    floor = -4.6
     differences = [
         abs(a - b)
         for mine, other in zip(ours, theirs, strict=True)
         for a, b in zip(mine, other, strict=True)
-        if max(a, b) > floor
+        if max(a, b) > LIKELY
     ]
-    chosen = [c.index for c in reference.choose(prompts, candidates)]
-    served = [c.index for c in serving.choose(prompts, candidates)]
-    same = sum(a == b for a, b in zip(chosen, served, strict=True))
+    chosen = reference.choose(prompts, candidates)
+    served = serving.choose(prompts, candidates)
+    flips = [
+        one.logprobs[one.index] - one.logprobs[other.index]
+        for one, other in zip(chosen, served, strict=True)
+        if one.index != other.index
+    ]
     return Parity(
         rows=len(rows),
         max_difference=max(differences, default=0.0),
         mean_difference=sum(differences) / len(differences) if differences else 0.0,
-        agreement=same / len(prompts),
+        agreement=1 - len(flips) / len(prompts),
         agreement_rows=len(prompts),
+        clear_disagreements=sum(margin > NOISE_NATS for margin in flips),
     )
 
 

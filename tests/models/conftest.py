@@ -27,7 +27,8 @@ sys.stdin.read()
 """
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 CHATML = (
-    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -159,7 +160,9 @@ def tiny_gguf(tmp_path_factory: pytest.TempPathFactory, small_vocabulary) -> Mak
             "blk.0.ffn_down.weight": (64, 96),
         }
         for name, shape in shapes.items():
-            writer.add_tensor(name, random.normal(1.0 if "norm" in name else 0.0, 0.3, shape).astype(np.float32))
+            writer.add_tensor(
+                name, random.normal(1.0 if "norm" in name else 0.0, 0.3, shape).astype(np.float32)
+            )
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()

@@ -50,7 +50,10 @@ def test_no_turn_is_invented(chat: Chat) -> None:
 
 @pytest.mark.parametrize("style", ["chat", "terse"])
 def test_bos_comes_exactly_once_where_the_model_wants_it_and_never_elsewhere(tiny_gguf, style) -> None:
-    for template in (None, "{{ bos_token }}{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"):
+    for template in (
+        None,
+        "{{ bos_token }}{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}",
+    ):
         model = resolve(str(tiny_gguf(template=template, add_bos=True)))
         ids = load_chat(model).render([user("hi")], style=style)
         assert ids[0] == 1 and ids.count(1) == 1
@@ -96,11 +99,15 @@ def test_a_shot_in_the_prompt_has_the_tokens_of_a_training_row(chat: Chat, base:
     pieces=st.lists(
         st.one_of(
             st.text(max_size=6),
-            st.sampled_from(["<|im_end|>", "<|im_start|>assistant\n", "<|endoftext|>", "{{ 7*7 }}", "{% raw %}"]),
+            st.sampled_from(
+                ["<|im_end|>", "<|im_start|>assistant\n", "<|endoftext|>", "{{ 7*7 }}", "{% raw %}"]
+            ),
         )
     )
 )
-def test_what_a_user_writes_never_becomes_a_control_token_or_a_template(chat: Chat, pieces: list[str]) -> None:
+def test_what_a_user_writes_never_becomes_a_control_token_or_a_template(
+    chat: Chat, pieces: list[str]
+) -> None:
     content = "".join(pieces)
     controls = [i for i in chat.render([user("x")]) if i < 3]
     ids = chat.render([user(content)])
@@ -124,7 +131,10 @@ def test_a_prompt_must_end_with_a_users_turn(chat: Chat, messages) -> None:
     ("template", "message"),
     [
         ("{{ raise_exception('system first') }}", "system first"),
-        ("{% for m in messages %}{% if m.role != 'system' %}{{ m.content }}{% endif %}{% endfor %}", "leaves out"),
+        (
+            "{% for m in messages %}{% if m.role != 'system' %}{{ m.content }}{% endif %}{% endfor %}",
+            "leaves out",
+        ),
         ("{{ ''.__class__.__mro__ }}{{ messages[0].content }}", "refuses"),
         ("{% if %}", "isn't Jinja"),
     ],

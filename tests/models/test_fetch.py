@@ -1,7 +1,9 @@
 import hashlib
 import multiprocessing
 import os
+import time
 import zipfile
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
@@ -42,12 +44,12 @@ def wheel(folder: Path, part: int, content: bytes) -> None:
 
 def entry(content: bytes = b"".join(PARTS)) -> Entry:
     sources = tuple(
-        Source(package=f"rung-test-part{part}", version="1.0", member=f"rung_test_part{part}/data/w.part{part}")
+        Source(
+            package=f"rung-test-part{part}", version="1.0", member=f"rung_test_part{part}/data/w.part{part}"
+        )
         for part in (0, 1)
     )
-    file = File(
-        name="w.gguf", size=len(content), sha256=hashlib.sha256(content).hexdigest(), sources=sources
-    )
+    file = File(name="w.gguf", size=len(content), sha256=hashlib.sha256(content).hexdigest(), sources=sources)
     return Entry(
         name="test-model",
         what="Two halves.",
@@ -146,7 +148,11 @@ def test_a_folder_whose_marker_is_missing_is_made_again(tmp_path: Path) -> None:
     folder = tmp_path / "made"
     folder.mkdir()
     (folder / "half").write_text("torn")
-    made_once(folder, lambda stage: (stage / "whole").write_text("good") and None)
+
+    def build(stage: Path) -> None:
+        (stage / "whole").write_text("good")
+
+    made_once(folder, build)
     assert sorted(path.name for path in folder.iterdir()) == ["complete", "whole"]
 
 
@@ -160,19 +166,23 @@ def test_a_build_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir() if "cache" not in path.name) == [".made.lock"]
 
 
-def _build_and_log(folder: Path, log: Path) -> None:
+def _build_and_log(folder: Path, log: Path, together: Barrier) -> None:
     def build(stage: Path) -> None:
         with log.open("a") as file:
             file.write(f"{os.getpid()}\n")
+        time.sleep(0.5)
         (stage / "whole").write_text("good")
 
+    together.wait(timeout=30)
     made_once(folder, build)
 
 
 def test_two_processes_never_both_build(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
-    log = tmp_path / "log"
-    children = [context.Process(target=_build_and_log, args=(tmp_path / "made", log)) for _ in range(3)]
+    log, together = tmp_path / "log", context.Barrier(3)
+    children = [
+        context.Process(target=_build_and_log, args=(tmp_path / "made", log, together)) for _ in range(3)
+    ]
     for child in children:
         child.start()
     for child in children:

@@ -64,7 +64,9 @@ def test_a_safetensors_model_is_its_own_folder(tiny_gguf, own_cache: Path) -> No
     assert json.loads((folder / "config.json").read_text())["tie_word_embeddings"] is True
 
 
-def test_an_architecture_that_transformers_cannot_read_says_what_to_do(tmp_path: Path, own_cache: Path) -> None:
+def test_an_architecture_that_transformers_cannot_read_says_what_to_do(
+    tmp_path: Path, own_cache: Path
+) -> None:
     import gguf
     import numpy as np
 

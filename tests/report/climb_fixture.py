@@ -79,7 +79,9 @@ def result(rung: str, order: int, what: str, p50_s: float, usd: float, build_s: 
         build_peak_mb=1900.0 if rung == "sft" else memory,
         trials=(
             Trial(name=f"{rung} plain", score=RIGHT[rung] - 0.04, n=100, seconds=3.1),
-            Trial(name=f"{rung} with codes for the labels", score=RIGHT[rung], n=100, seconds=2.2, chosen=True),
+            Trial(
+                name=f"{rung} with codes for the labels", score=RIGHT[rung], n=100, seconds=2.2, chosen=True
+            ),
         ),
     )
 
@@ -140,11 +142,18 @@ def synthetic_climb() -> Climb:
         result("head", 0, "MiniLM vectors and a linear head, probabilities calibrated", 0.0043, 0.00009, 6.4),
         result("prompt", 1, "written instruction, labels as codes", 0.042, 0.0008, 38.0),
         result("few_shot", 2, "8 nearest training rows shown with each input", 0.212, 0.0041, 71.5),
-        RungResult(rung="optimise", order=3, failed="the engine broke twice: out of memory at 8 parallel slots"),
+        RungResult(
+            rung="optimise", order=3, failed="the engine broke twice: out of memory at 8 parallel slots"
+        ),
         replace(
             result("sft", 4, "LoRA r=16 on all 1,200 training rows, short prompt", 0.039, 0.00076, 1452.0),
             parity=Parity(
-                rows=64, max_difference=0.0213, mean_difference=0.0011, agreement=1.0, agreement_rows=200
+                rows=64,
+                max_difference=0.0213,
+                mean_difference=0.0011,
+                agreement=1.0,
+                agreement_rows=200,
+                clear_disagreements=0,
             ),
             notes=("seed 0; dev score was best at step 280 of 300",),
         ),
@@ -173,7 +182,7 @@ def synthetic_climb() -> Climb:
         results=results,
         dev_decision=decision(),
         decision=decision(),
-        winner="sft0123456789ab",
+        winner="winner",
         seconds=1688.0,
         machine="2 cores, 24 GiB, no GPU",
         usd_per_hour=0.10,

@@ -1,7 +1,7 @@
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rouge_score import tokenizers
 
@@ -42,6 +42,7 @@ def test_labels_that_only_differ_in_case_are_read_as_written_and_never_guessed()
     assert read_answer("Us", kind="label", labels=("us", "US")) is None
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(min_size=1).map(str.strip).filter(bool), unique=True, min_size=1))
 def test_every_label_reads_as_itself(labels):
     for label in labels:
@@ -86,6 +87,7 @@ def test_the_last_finite_number_is_read(text, number):
     assert type(read) is type(number)
 
 
+@settings(deadline=None)
 @given(st.integers(-(10**12), 10**12), st.floats(-1e9, 1e9))
 def test_numbers_survive_being_written_and_read(whole, real):
     assert read_answer(f"First {real}, then {whole:,}", kind="number") == whole
@@ -135,18 +137,20 @@ def test_text_is_stripped_and_empty_text_is_no_answer():
 MEGABYTE = 1_000_000
 
 
-@pytest.mark.parametrize("kind", ["label", "number", "json", "text"])
-@pytest.mark.parametrize(
-    "piece",
-    ["[", "{", '{"a":', "[1,", '["', '"', "\\", "1", "1,", "1,111", "-", ".", "1.", "1e", "#### ", "a ", " ",
-     "_", "(", "C+", "positive ", "[1] ", "[[1] ", "{} ", "\ud800"],
-)  # fmt: skip
+HOSTILE = [
+    *(("json", piece) for piece in ("[", "{", '["', '{"a":', "[1,", "{} ", "[1] ", "[[1] ", '"', "\\")),
+    *(("number", piece) for piece in ("1", "1,", "1,111", "-", ".", "1.", "1e", "#### ", "$")),
+    *(("label", piece) for piece in ("C+", "positiv ", "_", "(", "\ud800", "正")),
+    ("text", " "),
+]
+
+
+@pytest.mark.parametrize(("kind", "piece"), HOSTILE)
 def test_a_megabyte_of_hostile_text_is_read_in_seconds(kind, piece):
-    text = (piece * (MEGABYTE // len(piece) + 1))[:MEGABYTE]
+    text = (piece * (MEGABYTE // len(piece)))[: MEGABYTE - 2] + "]}"
     started = time.process_time()
-    for whole in (text, text + "]}"):
-        read_answer(whole, kind=kind, labels=LABELS, schema=SCHEMA)
-    assert time.process_time() - started < 5
+    read_answer(text, kind=kind, labels=LABELS, schema=SCHEMA)
+    assert time.process_time() - started < 4
 
 
 def test_a_long_fraction_is_read_in_time():
@@ -156,6 +160,7 @@ def test_a_long_fraction_is_read_in_time():
     assert time.process_time() - started < 5
 
 
+@settings(deadline=None)
 @given(st.text(alphabet=st.characters(max_codepoint=127)))
 def test_ascii_words_are_those_of_rouge_score(text):
     assert words(text) == tokenizers.DefaultTokenizer().tokenize(text)

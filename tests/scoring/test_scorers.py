@@ -2,7 +2,7 @@ import typing
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 from scipy.stats import spearmanr
@@ -25,7 +25,7 @@ def test_the_table_holds_every_metric():
     assert len(SCORERS) == 7
     assert tuple(SCORERS) == typing.get_args(MetricName)
     assert all(name == scorer.name for name, scorer in SCORERS.items())
-    assert len(CONTRACT) == 12
+    assert len(CONTRACT) == 11
 
 
 @pytest.mark.parametrize(("name", "kind"), CONTRACT)
@@ -66,6 +66,7 @@ def test_no_rows_are_no_score():
 labels = st.sampled_from(["a", "b", "c", "d"])
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.one_of(st.none(), labels), labels), min_size=1))
 def test_macro_f1_and_accuracy_are_those_of_scikit_learn(pairs):
     answers = [answer for answer, _ in pairs]
@@ -76,6 +77,7 @@ def test_macro_f1_and_accuracy_are_those_of_scikit_learn(pairs):
     assert SCORERS["accuracy"].summary(answers, targets) == pytest.approx(accuracy_score(targets, said))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(-9, 9), st.integers(-9, 9)), min_size=3))
 def test_spearman_is_that_of_scipy_and_zero_where_no_order_is_shown(pairs):
     answers, targets = [list(side) for side in zip(*pairs, strict=True)]
@@ -93,6 +95,7 @@ def test_spearman_shrinks_with_the_share_of_unreadable_answers():
     assert SCORERS["spearman"].summary([1, None, None], [10, 20, 30]) == 0
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6)), min_size=1))
 def test_mae_is_that_of_scikit_learn(pairs):
     answers, targets = [list(side) for side in zip(*pairs, strict=True)]
@@ -114,6 +117,7 @@ def test_a_wild_answer_leaves_the_mean_error_finite():
 ascii_text = st.text(alphabet="ab cd.,", max_size=30)
 
 
+@settings(deadline=None)
 @given(ascii_text, ascii_text)
 def test_rouge_l_is_that_of_rouge_score(answer, target):
     expected = RougeScorer(["rougeL"]).score(target, answer)["rougeL"].fmeasure
@@ -172,6 +176,7 @@ json_values = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(json_values, json_values)
 def test_field_f1_is_symmetric_and_one_wherever_exact_is(one, other):
     score = SCORERS["field_f1"].row

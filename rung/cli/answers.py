@@ -1,0 +1,37 @@
+"""A question from standard input, and an answer as a line or as JSON."""
+
+import json
+import sys
+
+from rung.errors import TaskError
+from rung.records import Answer
+from rung.report.notation import clean, value_text
+
+
+def standard_input() -> str:
+    """All of standard input as text, without the line break at its end. TaskError where it isn't UTF-8."""
+    try:
+        return sys.stdin.buffer.read().decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError as error:
+        raise TaskError(
+            f"standard input isn't UTF-8 text (byte {error.start:,}); convert it, or give it as an argument"
+        ) from None
+
+
+def as_line(answer: Answer) -> str:
+    """What was read from the answer, or the answer itself where nothing could be read."""
+    return clean(answer.text if answer.value is None else value_text(answer.value))
+
+
+def as_json(answer: Answer) -> str:
+    """The whole answer on one line; `answer` is null where the text couldn't be read as the task's kind."""
+    whole = {
+        "answer": answer.value,
+        "text": answer.text,
+        "probability": answer.probability,
+        "options": [{"answer": name, "probability": share} for name, share in answer.options],
+        "prompt_tokens": answer.prompt_tokens,
+        "completion_tokens": answer.completion_tokens,
+        "latency_s": round(answer.latency_s, 6),
+    }
+    return json.dumps(whole, ensure_ascii=False)

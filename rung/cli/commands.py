@@ -1,0 +1,179 @@
+"""The commands: each turns its arguments into one library call and shows what comes back."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from rung.cli.durations import seconds
+
+Text = Annotated[str, Parameter(allow_leading_hyphen=True)]
+Switch = Annotated[bool, Parameter(negative="", show_default=False)]
+List = Annotated[str, Parameter(show_default=False)]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ClimbChoices:
+    """What `climb` may be told.
+
+    Parameters
+    ----------
+    test
+        Rows for the verdict. Without it a part of TASK's rows is put aside and sealed.
+    out
+        Folder of the run; by default a folder in ./runs named after the task.
+    budget
+        Time for building and choosing, such as 90s, 30m or 1h30m. The final test isn't cut short.
+    models
+        Models to use instead of the task's, with commas between; `rung models` lists tested ones.
+    dev_rows
+        The most rows to choose by.
+    test_all
+        Open the sealed test for every rung, not only for those that the verdict needs.
+    rungs
+        Only these rungs, with commas between, such as head,prompt.
+    seed
+        Seed of every random choice; by default the task's.
+    format
+        How rows are written: auto, io, chat, prompt_completion, alpaca or sharegpt.
+    """
+
+    test: Path | None = None
+    out: Path | None = None
+    budget: str = "30m"
+    models: List = ""
+    dev_rows: int = 500
+    test_all: Switch = False
+    rungs: List = ""
+    seed: int | None = None
+    format: str = "auto"
+
+
+def climb(task: Path, /, *, choices: ClimbChoices | None = None) -> None:
+    """Try every rung of the ladder on a task, cheapest first, and say which one to ship.
+
+    Example: rung climb tickets.jsonl --budget 10m
+
+    Interrupt it at any time: the same command goes on where it was.
+
+    Parameters
+    ----------
+    task
+        A task.yaml, a folder that holds one, or a file of rows (.jsonl, .json, .csv, .tsv, .parquet).
+    """
+    choices = choices or ClimbChoices()
+    budget_s = seconds(choices.budget, "--budget")
+    from rich.console import Console
+
+    from rung.climb.climb import Options
+    from rung.climb.climb import climb as run_climb
+    from rung.report.html import write_report
+    from rung.report.text import Screen, show
+
+    options = Options(
+        test=choices.test,
+        out=choices.out,
+        budget_s=budget_s,
+        models=_listed(choices.models),
+        dev_rows=choices.dev_rows,
+        test_all=choices.test_all,
+        rungs=_listed(choices.rungs),
+        seed=choices.seed,
+        format=choices.format,
+    )
+    with Screen() as screen:
+        result, run = run_climb(task, options, screen)
+    write_report(result, run / "report.html")
+    show(result, Console(), run)
+
+
+def report(run: Path | None = None, /, *, html: Path | None = None) -> None:
+    """Show the report of a climb again.
+
+    Example: rung report runs/demo --html helpdesk.html
+
+    Parameters
+    ----------
+    run
+        Folder of the run; without it the newest one in ./runs.
+    html
+        Write the page to this file too.
+    """
+    from rich.console import Console
+
+    from rung.climb.climb import load_climb
+    from rung.report.html import write_report
+    from rung.report.stored import find_run
+    from rung.report.text import show
+
+    found = find_run(run, Path("runs"))
+    result = load_climb(found)
+    if html is not None:
+        write_report(result, html, found)
+    show(result, Console(), found)
+
+
+def ask(
+    system: Path,
+    text: Text,
+    /,
+    *,
+    context: str | None = None,
+    json: Switch = False,
+) -> None:
+    """Let a System answer one text.
+
+    Example: rung ask runs/demo/winner "My parcel never came."
+
+    Parameters
+    ----------
+    system
+        A System's folder, such as the `winner` of a run.
+    text
+        What to answer; - reads it from standard input.
+    context
+        What goes before the text, for tasks whose rows have a context.
+    json
+        Print the answer with its probability, the options, tokens and time, as JSON.
+    """
+    from rung.cli.answers import as_json, as_line, standard_input
+    from rung.errors import EngineError, TaskError
+    from rung.records import Example
+    from rung.system import Pool, System
+
+    loaded = System.load(system)
+    said = standard_input() if text == "-" else text
+    if not said.strip():
+        raise TaskError("there is nothing to answer: the text is empty")
+    with Pool(parallel=1) as pool:
+        answer = loaded.answer([Example(id="asked", input=said, output=None, context=context)], pool)[0]
+    if answer.failure is not None:
+        raise EngineError(f"{system} could not answer: {answer.failure}; try again, or climb again")
+    print(as_json(answer) if json else as_line(answer))
+
+
+def models(*, fetch: str | None = None) -> None:
+    """List the models that rung was tested with.
+
+    Example: rung models --fetch smollm2-135m
+
+    Parameters
+    ----------
+    fetch
+        Bring the weights of this model now, so that a climb needs no connection.
+    """
+    from rich.console import Console
+
+    from rung.cli.catalog import bring, catalog_table
+    from rung.report.text import Screen
+
+    if fetch is not None:
+        with Screen() as screen:
+            bring(fetch, screen)
+    Console().print(catalog_table())
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())

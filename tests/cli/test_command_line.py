@@ -1,0 +1,219 @@
+"""The command `rung` as users meet it: a process with arguments, output and an exit status."""
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from pydantic import TypeAdapter
+
+import rung
+from rung.records import Climb
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "report"))
+from climb_fixture import synthetic_climb
+
+ROOT = Path(__file__).parents[2]
+HEAVY = (
+    "torch",
+    "transformers",
+    "sklearn",
+    "scipy",
+    "numpy",
+    "pydantic",
+    "altair",
+    "pandas",
+    "httpx",
+    "jinja2",
+)
+
+
+def run(*arguments, folder, stdin=None, python=("-m", "rung")):
+    return subprocess.run(
+        [sys.executable, *python, *arguments],
+        cwd=folder,
+        input=stdin,
+        capture_output=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100", "NO_COLOR": "1"},
+        check=False,
+    )
+
+
+def error_line(done):
+    """The one line that a user's mistake is answered with."""
+    said = done.stderr.decode()
+    assert done.returncode == 2, said
+    assert said.startswith("error: ") and said.count("\n") == 1
+    assert done.stdout == b""
+    return said
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """A folder with one finished run in runs/, made from the synthetic climb."""
+    folder = tmp_path / "runs" / "demo"
+    folder.mkdir(parents=True)
+    (folder / "climb.json").write_bytes(TypeAdapter(Climb).dump_json(synthetic_climb()))
+    return tmp_path
+
+
+def test_help_lists_the_commands_and_where_to_start(tmp_path):
+    done = run("--help", folder=tmp_path)
+    text = done.stdout.decode()
+    assert done.returncode == 0
+    assert all(f" {name} " in text for name in ("climb", "report", "ask", "models"))
+    assert "Start with `rung climb FILE`" in text
+
+
+@pytest.mark.parametrize("command", ["climb", "report", "ask", "models"])
+def test_each_command_explains_itself_with_an_example(command, tmp_path):
+    text = run(command, "--help", folder=tmp_path).stdout.decode()
+    assert f"Example: rung {command} " in text
+
+
+def test_help_loads_no_heavy_package(tmp_path):
+    script = (
+        "import sys; from rung.cli.main import run; status = run(['--help']); "
+        f"print('loaded', status, [name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    text = run(folder=tmp_path, python=("-c", script)).stdout.decode()
+    assert text.splitlines()[-1] == "loaded 0 []"
+
+
+def test_the_version_is_that_of_the_package(tmp_path):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert run("--version", folder=tmp_path).stdout.decode() == f"{project['version']}\n"
+    assert rung.__version__ == project["version"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["frob"], "frob"),
+        (["climb"], "TASK"),
+        (["climb", "rows.jsonl", "--frob"], "--frob"),
+        (["climb", "rows.jsonl", "--budget", "3d"], "--budget '3d'"),
+        (["climb", "rows.jsonl", "--dev-rows", "many"], "many"),
+        (["climb", "rows.jsonl"], "rows.jsonl"),
+        (["report", "nowhere"], "nowhere does not exist"),
+        (["report"], "rung climb TASK"),
+        (["ask", "nowhere", "hello"], "nowhere"),
+        (["models", "--fetch", "smollm"], "smollm2-135m"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_status_2(arguments, said, tmp_path):
+    assert said in error_line(run(*arguments, folder=tmp_path))
+
+
+def test_the_newest_report_is_shown_again(finished):
+    done = run("report", folder=finished)
+    assert done.returncode == 0, done.stderr.decode()
+    text = done.stdout.decode()
+    assert synthetic_climb().decision.sentence in " ".join(text.split())
+    assert "rung ask runs/demo/winner" in text
+
+
+def test_the_page_is_written_where_it_is_wanted(finished):
+    done = run("report", "runs/demo", "--html", "out/page.html", folder=finished)
+    assert done.returncode == 0, done.stderr.decode()
+    page = (finished / "out" / "page.html").read_text(encoding="utf-8")
+    assert synthetic_climb().decision.sentence.replace("<", "&lt;") in page
+    assert "rung ask runs/demo/winner" in page
+
+
+def test_a_damaged_climb_is_the_users_to_mend(finished):
+    (finished / "runs" / "demo" / "climb.json").write_text('{"task": 1}')
+    assert "climb.json" in error_line(run("report", folder=finished))
+
+
+@pytest.mark.parametrize("argument", ["report", "models", "--version"])
+def test_a_reader_that_has_left_gets_no_complaint(argument, finished):
+    left, output = os.pipe()
+    os.close(left)
+    with os.fdopen(output, "wb") as gone:
+        done = subprocess.run(
+            [sys.executable, "-m", "rung", argument],
+            cwd=finished,
+            stdout=gone,
+            stderr=subprocess.PIPE,
+            timeout=120,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_an_interrupt_says_how_to_go_on(tmp_path):
+    script = (
+        "import sys; from rung.cli import main\n"
+        "@main.app.command\n"
+        "def stuck(): raise KeyboardInterrupt\n"
+        "main.main(['stuck'])"
+    )
+    done = run(folder=tmp_path, python=("-c", script))
+    assert done.returncode == 130
+    assert done.stderr.decode() == "interrupted; the same command resumes\n"
+
+
+def test_a_fault_of_its_own_shows_where_it_happened(tmp_path):
+    script = (
+        "import sys; from rung.cli import main\n"
+        "@main.app.command\n"
+        "def broken(): raise ZeroDivisionError('its own')\n"
+        "main.main(['broken'])"
+    )
+    done = run(folder=tmp_path, python=("-c", script))
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr.decode() and "its own" in done.stderr.decode()
+
+
+def test_models_are_listed_with_size_and_licence(tmp_path):
+    text = run("models", folder=tmp_path).stdout.decode()
+    line = next(line for line in text.splitlines() if line.startswith("smollm2-135m"))
+    assert "98 MB" in line and "apache-2.0" in line
+
+
+def test_the_public_names_exist_and_are_sorted():
+    assert rung.__all__ == sorted(rung.__all__)
+    assert all(hasattr(rung, name) for name in rung.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'frob'"):
+        rung.__getattr__("frob")
+
+
+def test_importing_the_package_stays_light(tmp_path):
+    script = f"import sys, rung; print([name for name in {HEAVY!r} if name in sys.modules])"
+    assert run(folder=tmp_path, python=("-c", script)).stdout == b"[]\n"
+
+
+def test_loading_what_is_no_system_says_so(tmp_path):
+    with pytest.raises(rung.RungError, match="no System at"):
+        rung.load(tmp_path)
+
+
+def test_the_json_answer_holds_everything_that_was_measured():
+    from rung.cli.answers import as_json, as_line
+    from rung.records import Answer
+
+    answer = Answer(
+        text="refund",
+        value="refund",
+        probability=0.9,
+        options=(("refund", 0.9), ("other", 0.1)),
+        latency_s=0.0123456789,
+    )
+    assert json.loads(as_json(answer)) == {
+        "answer": "refund",
+        "text": "refund",
+        "probability": 0.9,
+        "options": [{"answer": "refund", "probability": 0.9}, {"answer": "other", "probability": 0.1}],
+        "prompt_tokens": 0,
+        "completion_tokens": 0,
+        "latency_s": 0.012346,
+    }
+    assert as_line(Answer(text="{'a'", value=None)) == "{'a'"
+    assert as_line(Answer(text="", value={"b": 1, "a": "é"})) == '{"a": "é", "b": 1}'
+    assert "\x1b" not in as_line(Answer(text="\x1b[2J", value=None))

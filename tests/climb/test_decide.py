@@ -1,0 +1,380 @@
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rung.climb.decide import decide
+from rung.records import Answer, Candidate, Interval, Measurement, Prediction
+from rung.scoring.scorers import SCORERS
+
+RUNGS = ("head", "prompt", "few_shot", "sft", "distill")
+RIGHT, WRONG = Answer(text="a", value="a"), Answer(text="b", value="b")
+BROKEN = Answer(text="", failure="timed out")
+POOL = {
+    (at, score): Prediction(
+        example_id=f"r{at:04}", answer={1.0: RIGHT, 0.0: WRONG, None: BROKEN}[score], score=score
+    )
+    for at in range(3000)
+    for score in (1.0, 0.0, None)
+}
+
+
+def candidate(order, scores, *, rung=None, over_limits=()):
+    """A rung with these row scores: 1 right, 0 wrong, None broken."""
+    known = [score for score in scores if score is not None]
+    return graded(
+        order,
+        [POOL[at, score] for at, score in enumerate(scores)],
+        math.fsum(known) / len(known) if known else 0.0,
+        "accuracy",
+        rung=rung,
+        over_limits=over_limits,
+    )
+
+
+def graded(order, predictions, score, metric, *, rung=None, over_limits=()):
+    scored = sum(row.score is not None for row in predictions)
+    return Candidate(
+        rung=rung or RUNGS[order],
+        system=f"system-{order}",
+        order=order,
+        measurement=Measurement(
+            system=f"system-{order}",
+            split="test",
+            metric=metric,
+            score=score,
+            interval=Interval(low=0, high=1),
+            n=scored,
+            failures=len(predictions) - scored,
+            predictions=tuple(predictions),
+        ),
+        usd_per_1000=0.0,
+        over_limits=over_limits,
+    )
+
+
+def right(n, *spans):
+    """Row scores over n rows, right inside the half-open spans."""
+    scores = [0.0] * n
+    for start, stop in spans:
+        scores[start:stop] = [1.0] * (stop - start)
+    return scores
+
+
+def verdict(*candidates, groups=None, seed=0, targets=None):
+    ids = [row.example_id for row in candidates[0].measurement.predictions]
+    return decide(
+        candidates, targets=targets or dict.fromkeys(ids, "a"), groups=groups, seed=seed, split="test"
+    )
+
+
+def test_a_dearer_rung_with_a_large_proven_gain_is_the_clear_winner():
+    found = verdict(candidate(0, right(500, (0, 350))), candidate(3, right(500, (0, 400))))
+    assert (found.kind, found.chosen, found.best, found.rows_needed) == ("clear_winner", "sft", "sft", None)
+    (comparison,) = found.comparisons
+    assert comparison.wins
+    assert comparison.gain == pytest.approx(0.1)
+    assert (comparison.n, comparison.discordant) == (500, 0.1)
+    assert found.sentence == (
+        "Ship sft: .800 on 500 test rows; it beats head's .700 (+10.0 points, +7.3 to +12.6, p < .001)."
+    )
+
+
+def test_a_small_lead_on_few_rows_is_undecided_and_says_how_many_rows_would_do():
+    found = verdict(candidate(0, right(500, (0, 463))), candidate(3, right(500, (20, 486))))
+    assert (found.kind, found.chosen, found.best) == ("undecided", "head", "sft")
+    assert found.rows_needed is not None
+    assert 100 < found.rows_needed < 5000
+    assert found.sentence.startswith(
+        "Undecided between head (.926) and sft (.932) on 500 test rows: the gain is neither a clear win nor "
+        "shown to be under 2.0 points (+0.6 points, -2.0 to +3.2, p = .380); label about "
+    )
+    assert found.sentence.endswith("more rows, or ship head, the cheaper.")
+
+
+def test_the_cheaper_rung_is_as_good_where_the_lead_is_shown_to_be_small():
+    found = verdict(candidate(0, right(2000, (0, 1800))), candidate(3, right(2000, (0, 1805))))
+    assert (found.kind, found.chosen, found.best) == ("tie", "head", "sft")
+    assert found.sentence == (
+        "Ship head: .900 on 2,000 test rows; sft's .902 isn't better by more than 2.0 points "
+        "(+0.2 points, -0.0 to +0.5, p = .031), so the cheaper one is as good."
+    )
+
+
+def test_a_significant_gain_under_two_points_does_not_win():
+    found = verdict(candidate(0, right(3000, (0, 2400))), candidate(3, right(3000, (0, 2430))))
+    assert found.comparisons[0].p_holm < 1e-6
+    assert not found.comparisons[0].wins
+    assert (found.kind, found.chosen) == ("tie", "head")
+
+
+def test_a_gain_of_exactly_two_points_can_win():
+    found = verdict(candidate(0, right(1000, (0, 700))), candidate(3, right(1000, (0, 720))))
+    assert (found.kind, found.chosen) == ("clear_winner", "sft")
+
+
+def test_the_cheapest_with_the_highest_score_is_a_tie_until_it_is_clearly_best():
+    near = verdict(candidate(0, right(100, (0, 80))), candidate(3, right(100, (5, 83))))
+    assert (near.kind, near.chosen, near.best) == ("tie", "head", "head")
+    assert near.sentence == (
+        "Ship head: .800 on 100 test rows; sft's .780 isn't higher (-2.0 points, -8.0 to +4.1), "
+        "so the cheaper one is as good."
+    )
+    far = verdict(candidate(0, right(100, (0, 80))), candidate(3, right(100, (0, 50))))
+    assert (far.kind, far.chosen) == ("clear_winner", "head")
+    assert "cheapest and clearly the best, next is sft's .500 (-30.0 points" in far.sentence
+
+
+def test_one_rung_alone_is_shipped():
+    found = verdict(candidate(0, right(60, (0, 30))))
+    assert (found.kind, found.chosen, found.comparisons) == ("clear_winner", "head", ())
+    assert found.sentence == "Ship head: .500 on 60 test rows; no other rung could be compared with it."
+
+
+def test_under_fifty_rows_there_is_no_verdict_only_scores():
+    found = verdict(candidate(0, right(49)), candidate(3, right(49, (0, 49))))
+    assert (found.kind, found.chosen, found.best, found.comparisons) == ("no_verdict", None, None, ())
+    assert found.sentence == (
+        "No verdict: 49 test rows are fewer than the 50 that a verdict needs; scores: head .000, sft 1.000."
+    )
+    assert verdict(candidate(0, right(50)), candidate(3, right(50, (0, 50)))).chosen == "sft"
+
+
+def test_a_rung_over_the_limits_cannot_win_but_is_named():
+    slow = candidate(3, right(500, (0, 450)), over_limits=("p95 900 ms > 300 ms",))
+    found = verdict(candidate(0, right(500, (0, 350))), slow)
+    assert (found.chosen, found.comparisons) == ("head", ())
+    assert found.sentence.endswith("; over the limits and out: sft (.900, p95 900 ms > 300 ms).")
+    alone = verdict(slow)
+    assert (alone.kind, alone.chosen) == ("no_verdict", None)
+    assert "every rung is over the limits (sft: p95 900 ms > 300 ms)" in alone.sentence
+
+
+def test_the_walk_stops_at_the_cheapest_of_equal_winners():
+    found = verdict(
+        candidate(0, right(500, (0, 300))),
+        candidate(1, right(500, (0, 400))),
+        candidate(2, right(500, (0, 400))),
+        candidate(3, right(500, (0, 402))),
+    )
+    assert (found.kind, found.chosen, found.best) == ("clear_winner", "prompt", "sft")
+    assert [(one.cheaper, one.dearer) for one in found.comparisons] == [
+        ("head", "prompt"), ("head", "few_shot"), ("head", "sft"), ("prompt", "few_shot"), ("prompt", "sft"),
+    ]  # fmt: skip
+    assert "it beats head's .600" in found.sentence
+    assert "and sft's .804 isn't better by more than 2.0 points" in found.sentence
+
+
+def test_a_rung_passed_over_on_the_way_up_is_shipped_if_it_is_as_good():
+    # few_shot scores best but noisily, so the walk goes past it to sft, whose rows nest in head's.
+    found = verdict(
+        candidate(0, right(200, (0, 140))),
+        candidate(2, right(200, (20, 170))),
+        candidate(3, right(200, (0, 148))),
+    )
+    assert (found.kind, found.chosen, found.best) == ("tie", "few_shot", "few_shot")
+    assert found.sentence.startswith("Ship few_shot: .750 on 200 test rows; sft's .740 isn't higher")
+    assert found.sentence.endswith("so the cheaper one is as good.")
+
+
+def test_the_margin_is_a_quarter_of_what_there_is_to_gain_over_zero_shot():
+    prompt = candidate(1, right(2000, (0, 1700)))
+    head, sft = candidate(0, right(2000, (0, 1745))), candidate(3, right(2000, (0, 1748)))
+    found = verdict(head, prompt, sft)
+    assert found.margin == pytest.approx((1748 - 1700) / 2000 / 4)
+    assert verdict(head, candidate(1, right(2000, (0, 1710))), sft).margin == 0.02
+    assert verdict(head, sft).margin == 0.02
+    assert verdict(head, replace(prompt, over_limits=("memory",)), sft).margin == found.margin
+    assert verdict(replace(prompt, order=0), candidate(3, right(2000, (0, 1600)))).margin == 0.02
+
+
+def test_holm_counts_every_dearer_rung():
+    # 9 against 2 discordant rows: p = .033 alone, over .05 beside another rung.
+    base, lead = right(200, (0, 100)), right(200, (2, 109))
+    assert verdict(candidate(0, base), candidate(2, lead)).chosen == "few_shot"
+    found = verdict(candidate(0, base), candidate(2, lead), candidate(3, base))
+    assert found.chosen == "head"
+    assert found.comparisons[0].p_holm == pytest.approx(2 * found.comparisons[0].p)
+
+
+def test_broken_rows_are_left_out_of_the_pair_and_counted():
+    dearer = right(120, (0, 120))
+    dearer[:10] = [None] * 10
+    cheaper = right(120, (0, 60))
+    cheaper[110:] = [None] * 10
+    found = verdict(candidate(0, cheaper), candidate(3, dearer))
+    assert found.comparisons[0].n == 100
+    assert found.comparisons[0].gain == pytest.approx(0.5)
+
+
+def test_rungs_with_too_few_common_answers_are_not_compared():
+    half = [1.0] * 60 + [None] * 60
+    other = [None] * 60 + [0.0] * 60
+    found = verdict(candidate(0, other), candidate(3, half))
+    assert (found.kind, found.chosen, found.best, found.comparisons) == ("undecided", "head", "sft", ())
+    assert "too few test rows were answered by both" in found.sentence
+    assert found.rows_needed is None
+    mostly_broken = candidate(3, [1.0] * 40 + [None] * 80)
+    assert verdict(candidate(0, right(120, (0, 60))), mostly_broken).best == "head"
+    with_none = verdict(mostly_broken)
+    assert with_none.kind == "no_verdict"
+    assert "no rung inside the limits answered the 50 test rows" in with_none.sentence
+
+
+def test_candidates_measured_on_other_rows_are_refused():
+    with pytest.raises(AssertionError):
+        verdict(candidate(0, right(60)), candidate(3, right(61)))
+    with pytest.raises(ValueError, match="no candidates"):
+        decide([], targets={}, groups=None, seed=0, split="test")
+
+
+def test_groups_weaken_what_rows_seem_to_prove():
+    head, sft = candidate(0, right(200, (0, 100))), candidate(3, right(200, (0, 120)))
+    ids = [row.example_id for row in head.measurement.predictions]
+    assert verdict(head, sft).chosen == "sft"
+    blocks = {row: str(at // 20) for at, row in enumerate(ids)}
+    assert verdict(head, sft, groups=blocks).chosen == "head"
+
+
+def numbers(order, errors, *, metric="mae"):
+    """A rung for a number task: row `at` has the target `at % 101`."""
+    answers = [at % 101 + error for at, error in enumerate(errors)]
+    targets = [at % 101 for at in range(len(errors))]
+    scorer = SCORERS[metric]
+    predictions = [
+        Prediction(example_id=f"r{at:04}", answer=Answer(text=str(value), value=value), score=score)
+        for at, (value, score) in enumerate(zip(answers, scorer.rows(answers, targets), strict=True))
+    ]
+    wanted = {row.example_id: target for row, target in zip(predictions, targets, strict=True)}
+    return graded(order, predictions, scorer.summary(answers, targets), metric), wanted
+
+
+def test_less_error_wins_and_the_least_gain_is_in_units_of_the_target_range():
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 1, 400)
+    (head, targets), (sft, _) = numbers(0, noise + 10), numbers(3, noise + 5)
+    found = verdict(head, sft, targets=targets)
+    assert (found.kind, found.chosen, found.margin) == ("clear_winner", "sft", 2.0)
+    assert found.comparisons[0].gain == pytest.approx(5, abs=0.01)
+    assert "it beats head's 9.963 (gain +5, +5 to +5, p < .001)" in found.sentence
+    swapped = verdict(replace(head, order=3, rung="sft"), replace(sft, order=0, rung="head"), targets=targets)
+    assert (swapped.kind, swapped.chosen, swapped.best) == ("clear_winner", "head", "head")
+    (closer, _) = numbers(3, noise + 9)
+    small = verdict(head, closer, targets=targets)
+    assert small.comparisons[0].p < 0.001
+    assert (small.kind, small.chosen, small.best) == ("tie", "head", "sft")
+
+
+@pytest.mark.parametrize("metric", ["mae", "spearman"])
+def test_an_undecided_number_task_says_how_many_rows_it_needs(metric):
+    noise = np.random.default_rng(1).normal(0, 40, 160)
+    (head, targets), (sft, _) = (
+        numbers(order, errors, metric=metric) for order, errors in ((0, noise[:80]), (3, 0.8 * noise[80:]))
+    )
+    found = verdict(head, sft, targets=targets)
+    assert (found.kind, found.chosen) == ("undecided", "head")
+    assert found.rows_needed is not None
+    assert 80 < found.rows_needed < 100_000
+
+
+def classes(order, answers, targets):
+    predictions = [
+        Prediction(
+            example_id=f"r{at:04}", answer=Answer(text=value, value=value), score=float(value == target)
+        )
+        for at, (value, target) in enumerate(zip(answers, targets, strict=True))
+    ]
+    return graded(order, predictions, SCORERS["macro_f1"].summary(answers, targets), "macro_f1")
+
+
+def test_a_set_metric_is_decided_on_the_set():
+    # Both are right equally often; only sft finds the rare class.
+    targets = ["rare"] * 30 + ["often"] * 270
+    head = classes(0, ["often"] * 300, targets)
+    sft = classes(3, ["rare"] * 55 + ["often"] * 245, targets)
+    found = verdict(head, sft, targets={f"r{at:04}": value for at, value in enumerate(targets)})
+    assert (found.kind, found.chosen) == ("clear_winner", "sft")
+    assert found.comparisons[0].gain > 0.3
+
+
+outcomes = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=60, max_size=90)
+
+
+@settings(deadline=None, max_examples=50)
+@given(outcomes, st.data())
+def test_another_right_answer_never_costs_a_rung_its_win(pairs, data):
+    cheap = [float(one) for one, _ in pairs]
+    dear = [float(other) for _, other in pairs]
+    before = verdict(candidate(0, cheap), candidate(3, dear))
+    more = data.draw(st.lists(st.integers(0, len(pairs) - 1), max_size=5))
+    for at in more:
+        dear[at] = 1.0
+    after = verdict(candidate(0, cheap), candidate(3, dear))
+    assert before.chosen == "head" or after.chosen == "sft"
+
+
+@settings(deadline=None, max_examples=30)
+@given(outcomes, st.randoms(use_true_random=False))
+def test_the_order_of_rows_and_of_candidates_does_not_matter(pairs, random):
+    head, sft = (candidate(order, [float(pair[side]) for pair in pairs]) for side, order in ((0, 0), (1, 3)))
+    mixed = []
+    for one in (sft, head):
+        rows = list(one.measurement.predictions)
+        random.shuffle(rows)
+        mixed.append(replace(one, measurement=replace(one.measurement, predictions=tuple(rows))))
+    groups = {row.example_id: row.example_id[:-1] for row in head.measurement.predictions}
+    assert verdict(head, sft) == verdict(*mixed)
+    assert verdict(head, sft, groups=groups) == verdict(*mixed, groups=groups)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=50, max_size=80), st.integers(0, 9))
+def test_every_verdict_is_consistent_with_itself(table, seed):
+    rungs = [candidate(at, [float(row[at]) for row in table]) for at in range(5)]
+    found = verdict(*rungs, seed=seed)
+    scores = {one.rung: one.measurement.score for one in rungs}
+    assert found.best is not None
+    assert scores[found.best] == max(scores.values())
+    assert (found.rows_needed is not None) == (found.kind == "undecided")
+    assert found.chosen in RUNGS
+    if found.kind == "undecided":
+        assert scores[found.best] > scores[found.chosen or ""]
+    for one in found.comparisons:
+        assert RUNGS.index(one.cheaper) < RUNGS.index(one.dearer)
+        assert one.p <= one.p_holm <= 1
+        assert not one.wins or (one.p_holm <= 0.05 and one.gain >= 0.0199)
+        assert one.interval.low <= one.gain <= one.interval.high
+    assert found == verdict(*rungs, seed=seed)
+
+
+def chosen_by(truth, n, runs, seed):
+    """Which rung is chosen how often, where the rungs' outcomes are correlated at .6 (Gaussian copula)."""
+    from scipy.stats import norm
+
+    rng = np.random.default_rng(seed)
+    edge = norm.ppf(truth)
+    counts = dict.fromkeys(RUNGS, 0)
+    for _ in range(runs):
+        latent = math.sqrt(0.6) * rng.normal(size=(n, 1)) + math.sqrt(0.4) * rng.normal(size=(n, len(truth)))
+        scores = (latent < edge).astype(float)
+        found = verdict(*(candidate(at, scores[:, at].tolist()) for at in range(len(truth))))
+        counts[found.chosen or ""] += 1
+    return {rung: count / runs for rung, count in counts.items()}
+
+
+@pytest.mark.parametrize(("n", "runs"), [(100, 300), (500, 200)])
+def test_of_equal_rungs_the_cheapest_is_chosen(n, runs):
+    share = chosen_by([0.8] * 5, n, runs, seed=n)["head"]
+    assert share >= 0.95 - 3 * math.sqrt(0.05 * 0.95 / runs)
+    assert share >= 0.95
+
+
+def test_of_equally_better_rungs_the_cheapest_is_chosen():
+    assert chosen_by([0.7, 0.8, 0.8, 0.8, 0.8], 500, 200, seed=1)["prompt"] >= 0.95
+
+
+def test_the_one_better_rung_is_found_however_dear():
+    assert chosen_by([0.70, 0.72, 0.74, 0.76, 0.85], 500, 120, seed=2)["distill"] >= 0.95

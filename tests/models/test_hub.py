@@ -1,0 +1,154 @@
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+ASK = """
+import sys
+from rung.errors import ModelError
+from rung.models.resolve import resolve
+try:
+    model = resolve(sys.argv[1])
+    print("FOUND", model.name, model.licence, (model.gguf or model.folder).name, model.parameters)
+except ModelError as error:
+    print("REFUSED", error)
+"""
+SHA = "a" * 40
+
+
+class Hub(ThreadingHTTPServer):
+    """The part of the hub's HTTP interface that a download uses, over files held in memory."""
+
+    repositories: dict[str, dict[str, bytes]]
+    asked: list[str]
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Hub  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        parts = self.path.split("?")[0].strip("/").split("/")
+        if parts[:2] == ["api", "models"]:
+            files = self.server.repositories.get("/".join(parts[2:4]))
+            if files is None:
+                self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+                return
+            if "tree" in parts:
+                tree = [
+                    {"type": "file", "path": name, "size": len(data), "oid": "0" * 40}
+                    for name, data in files.items()
+                ]
+                self.answer(200, json.dumps(tree).encode())
+                return
+            info = {"id": "/".join(parts[2:4]), "sha": SHA, "cardData": {"license": "mit"}}
+            info["siblings"] = [{"rfilename": name} for name in files]
+            self.answer(200, json.dumps(info).encode())
+            return
+        name = "/".join(parts[4:])
+        data = self.server.repositories.get("/".join(parts[:2]), {}).get(name)
+        if data is None:
+            self.answer(404, b"", {"X-Error-Code": "EntryNotFound"})
+            return
+        self.server.asked.append(name)
+        self.answer(200, data, {"ETag": f'"{hashlib.sha256(data).hexdigest()}"', "X-Repo-Commit": SHA})
+
+    def answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def hub(tiny_gguf) -> Iterator[Hub]:
+    import numpy as np
+    from safetensors.numpy import save
+
+    gguf = tiny_gguf().read_bytes()
+    config = json.dumps({"model_type": "llama", "architectures": ["LlamaForCausalLM"]}).encode()
+    server = Hub(("127.0.0.1", 0), Handler)
+    server.asked = []
+    server.repositories = {
+        "org/tensors": {
+            "model.safetensors": save({"w": np.zeros((2, 3), np.float32)}),
+            "config.json": config,
+            "tokenizer.json": b"{}",
+            "pytorch_model.bin": b"\x80\x04.",
+            "model.gguf": gguf,
+        },
+        "org/ggufs": {"a.gguf": gguf, "b.gguf": gguf},
+        "org/pickles": {"pytorch_model.bin": b"\x80\x04.", "config.json": config},
+    }
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def ask(hub: Hub | None, name: str, home: Path) -> str:
+    url = f"http://127.0.0.1:{hub.server_port}" if hub else "http://127.0.0.1:9"
+    child = subprocess.run(
+        [sys.executable, "-c", ASK, name],
+        env=os.environ | {"HF_ENDPOINT": url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    return child.stdout
+
+
+def test_safetensors_are_preferred_and_pickles_never_asked_for(hub: Hub, tmp_path: Path) -> None:
+    for name in ("org/tensors", "hf:org/tensors"):
+        assert f"FOUND {name} mit {SHA} 6" in ask(hub, name, tmp_path)
+    assert set(hub.asked) == {"model.safetensors", "config.json", "tokenizer.json"}
+
+
+def test_a_named_gguf_is_brought_alone(hub: Hub, tmp_path: Path) -> None:
+    assert "FOUND org/ggufs:b.gguf mit b.gguf" in ask(hub, "org/ggufs:b.gguf", tmp_path)
+    assert set(hub.asked) == {"b.gguf"}
+
+
+def test_a_model_brought_before_is_found_without_a_connection(hub: Hub, tmp_path: Path) -> None:
+    assert "FOUND" in ask(hub, "org/tensors", tmp_path)
+    assert "FOUND org/tensors" in ask(None, "org/tensors", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("org/ggufs", "org/ggufs:FILE: a.gguf, b.gguf"),
+        ("org/ggufs:c.gguf", "has no file 'c.gguf'"),
+        ("org/pickles", "pickled weights are never loaded"),
+        ("org/nothing", "no model 'org/nothing'"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_with_the_way_out(
+    hub: Hub, tmp_path: Path, name: str, message: str
+) -> None:
+    said = ask(hub, name, tmp_path)
+    assert said.startswith("REFUSED") and message in said
+    assert not hub.asked
+
+
+def test_an_unreachable_hub_is_named(tmp_path: Path) -> None:
+    assert "can't reach the hub for 'org/model'" in ask(None, "org/model", tmp_path)

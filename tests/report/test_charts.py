@@ -1,0 +1,96 @@
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+
+import pytest
+from climb_fixture import one_rung_climb, result, synthetic_climb
+
+from rung.report.charts import HEIGHT_PX, ON_PAGE, Point, Scale, label_places, points, quality_cost_svg
+
+SVG = "{http://www.w3.org/2000/svg}"
+NAMES = ["head", "prompt", "few_shot", "sft"]
+
+
+def climb_of(count, *, usd=None):
+    climb = synthetic_climb()
+    results = tuple(
+        replace(
+            result(NAMES[i % 4], i, "", 0.04, usd if usd is not None else 0.0001 * 1.7**i, 1.0),
+            rung=f"rung{i}",
+        )
+        for i in range(count)
+    )
+    return replace(climb, results=results)
+
+
+def texts(svg):
+    return [text.text for text in ET.fromstring(svg).iter(f"{SVG}text")]
+
+
+@pytest.mark.parametrize("count", [1, 2, 11])
+@pytest.mark.parametrize("usd", [None, 0.001, 0.0])
+def test_every_rung_is_labelled_whatever_the_costs(count, usd):
+    climb = climb_of(count, usd=usd)
+    assert {f"rung{i}" for i in range(count)} <= set(texts(quality_cost_svg(climb, 700)))
+
+
+def test_the_chart_is_the_same_bytes_each_time():
+    assert quality_cost_svg(synthetic_climb(), 700) == quality_cost_svg(synthetic_climb(), 700)
+
+
+def test_the_chart_takes_its_colours_from_the_page():
+    svg = quality_cost_svg(synthetic_climb(), 700)
+    assert "currentColor" in svg and "var(--accent" in svg
+    assert not any(stand_in in svg for stand_in in ON_PAGE)
+
+
+def test_the_chart_says_in_words_what_it_shows():
+    root = ET.fromstring(quality_cost_svg(synthetic_climb(), 700))
+    assert root.get("role") == "img"
+    assert root.findtext(f"{SVG}title") == "Accuracy against cost"
+    said = root.findtext(f"{SVG}desc")
+    assert said is not None
+    assert "sft: .930 (.899–.956) at $0.00076 per 1,000, shipped" in said
+
+
+def test_a_rung_scored_on_dev_only_is_labelled_so():
+    assert "prompt (dev)" in texts(quality_cost_svg(one_rung_climb(), 700))
+
+
+def test_nothing_measured_gives_no_chart():
+    climb = synthetic_climb()
+    assert quality_cost_svg(replace(climb, results=climb.results[-1:]), 700) == ""
+
+
+def test_the_shipped_rung_alone_is_emphasised():
+    assert [p.rung for p in points(synthetic_climb()) if p.shipped] == ["sft"]
+
+
+def test_labels_of_neighbours_do_not_cover_each_other():
+    across = Scale(low=0.0001, high=0.01, start=0, end=700, log=True)
+    upright = Scale(low=0.5, high=1.0, start=HEIGHT_PX, end=0)
+    close = [
+        Point(
+            rung=f"rung{i}",
+            usd=0.001,
+            score=0.8 + 0.002 * i,
+            low=0.79,
+            high=0.83,
+            shipped=False,
+            split="test",
+        )
+        for i in range(4)
+    ]
+    places = label_places(close, across, upright)
+    spots = {
+        (align, round((upright.pixel(p.score) + dy) / 8))
+        for p, (_, dy, align) in zip(close, places, strict=True)
+    }
+    assert len(spots) == 4
+
+
+def test_labels_stay_inside_the_chart():
+    across = Scale(low=0.0001, high=0.01, start=0, end=700, log=True)
+    upright = Scale(low=0.5, high=1.0, start=HEIGHT_PX, end=0)
+    edge = Point(rung="a_long_name", usd=0.0095, score=0.8, low=0.7, high=0.9, shipped=False, split="test")
+    ((dx, _, align),) = label_places([edge], across, upright)
+    assert (dx < 0, align) == (True, "right")

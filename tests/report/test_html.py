@@ -1,0 +1,148 @@
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from climb_fixture import hostile_climb, one_rung_climb, synthetic_climb
+
+from rung.report.html import TEMPLATES, report_html, write_report
+
+RUN = Path("runs/demo")
+VOID = {"meta", "br", "line", "path", "rect", "circle", "link", "hr", "img"}
+
+
+class Reader(HTMLParser):
+    """Reads the page as a browser would, and fails where a tag isn't closed by its own."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.open, self.tags, self.words = [], [], []
+        self.feed(page)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.words.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture(scope="module")
+def page():
+    return report_html(synthetic_climb(), RUN)
+
+
+@pytest.fixture(scope="module")
+def hostile_page():
+    return report_html(hostile_climb(), RUN)
+
+
+@pytest.mark.parametrize("name", ["page", "hostile_page"])
+def test_every_tag_is_closed(name, request):
+    Reader(request.getfixturevalue(name))
+
+
+def test_the_page_shows_the_verdict_and_what_it_rests_on(page):
+    climb = synthetic_climb()
+    text = Reader(page).text
+    for words in (
+        climb.decision.sentence,
+        "opened once",
+        "LoRA r=16 on all 1,200 training rows",
+        "failed: the engine broke twice",
+        "skipped: no teacher",
+        "same answer on 100 % of 200 rows",
+        "3 inputs have two different labels",
+        "metric: accuracy, the default for labels",
+        "sft costs less than few_shot",
+        "licence apache-2.0",
+        "rung ask runs/demo/winner",
+        "Synthetic ticket 0",
+        "rows.jsonl:100",
+        "sft with codes for the labels",
+    ):
+        assert words in text
+
+
+def test_right_and_wrong_are_told_by_words_as_well(page):
+    text = Reader(page).text
+    assert "✗ wrong · delivery" in text
+    assert "✓ right · refund" in text
+
+
+def test_rows_of_the_user_never_become_markup(hostile_page):
+    tags = Reader(hostile_page).tags
+    assert "script" not in {tag for tag, _ in tags}
+    assert "<script" not in hostile_page
+    assert "&lt;script&gt;" in hostile_page
+    assert not any(name.startswith("on") for _, attrs in tags for name in attrs)
+    assert "{{ 7*7 }}" in hostile_page
+
+
+def test_an_input_of_100_kilobytes_is_shortened(page, hostile_page):
+    assert len(hostile_page) < len(page) + 20_000
+
+
+def test_the_page_loads_nothing_from_elsewhere(page):
+    tags = Reader(page).tags
+    assert not [attrs for _, attrs in tags if {"src", "href", "srcset", "data", "action"} & attrs.keys()]
+    assert "url(" not in (TEMPLATES / "report.css").read_text(encoding="utf-8")
+    policy = next(a["content"] for _, a in tags if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy == "default-src 'none'; style-src 'unsafe-inline'"
+
+
+def test_the_page_can_be_read_by_those_who_do_not_see_it(page):
+    tags = Reader(page).tags
+    assert ("html", {"lang": "en"}) in tags
+    assert all(attrs.get("scope") for tag, attrs in tags if tag == "th")
+    assert all(attrs.get("aria-label") for tag, attrs in tags if tag == "svg")
+    headings = [int(tag[1]) for tag, _ in tags if re.fullmatch("h[1-6]", tag)]
+    assert headings[0] == 1 and headings.count(1) == 1
+    assert all(after - before <= 1 for before, after in zip(headings, headings[1:], strict=False))
+
+
+def test_the_same_climb_gives_the_same_bytes(page, tmp_path):
+    write_report(synthetic_climb(), tmp_path / "again.html", RUN)
+    assert (tmp_path / "again.html").read_bytes() == page.encode()
+
+
+def test_a_page_without_a_run_named_points_at_the_winner_beside_it(tmp_path):
+    write_report(synthetic_climb(), tmp_path / "report.html")
+    assert f"rung ask {tmp_path / 'winner'}" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_only_the_first_disagreements_are_shown_and_the_page_says_so():
+    climb = synthetic_climb()
+    many = replace(climb, disagreements=climb.disagreements * 8)
+    page = report_html(many, RUN)
+    assert page.count('<article class="row">') == 12
+    assert "the first 12 of those kept in climb.json" in page
+
+
+def test_an_empty_climb_still_makes_a_page():
+    climb = one_rung_climb()
+    bare = replace(
+        climb, results=(), inferred=(), findings=(), about=None, models=(), versions=(), digests=()
+    )
+    text = Reader(report_html(bare, RUN)).text
+    assert "No verdict" in text
+    assert "rung ask" not in text
+
+
+def test_the_templates_are_shipped_with_the_package():
+    assert {path.name for path in TEMPLATES.iterdir()} == {"report.css", "report.html.jinja"}

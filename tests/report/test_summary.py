@@ -1,0 +1,149 @@
+from dataclasses import replace
+
+from climb_fixture import measurement, one_rung_climb, result, synthetic_climb
+
+from rung.records import Answer, Disagreement, Parity, Prediction
+from rung.report import summary
+
+
+def row_of(climb, rung):
+    return next(row for row in summary.rows(climb) if row.rung == rung)
+
+
+def test_every_rung_is_a_row_in_the_order_of_the_ladder():
+    climb = synthetic_climb()
+    shuffled = replace(climb, results=climb.results[::-1])
+    assert [row.rung for row in summary.rows(shuffled)] == [
+        "head",
+        "prompt",
+        "few_shot",
+        "optimise",
+        "sft",
+        "distill",
+    ]
+
+
+def test_skipped_and_failed_rungs_give_their_reason():
+    climb = synthetic_climb()
+    assert row_of(climb, "distill").state == "skipped"
+    assert row_of(climb, "distill").what == "no teacher is named in the task"
+    assert row_of(climb, "optimise").state == "failed"
+    assert "out of memory" in row_of(climb, "optimise").what
+
+
+def test_the_price_of_correct_answers_counts_the_right_ones_only():
+    climb = synthetic_climb()
+    right = sum(p.score for p in climb.results[1].test.predictions) / 400
+    assert right == 0.6125
+    assert row_of(climb, "prompt").usd_correct == f"${0.0008 / right:.4f}"
+
+
+def test_the_price_of_correct_answers_is_left_out_where_the_metric_cannot_tell():
+    found = measurement("head", "test", 40, 0.5, metric="mae")
+    climb = synthetic_climb()
+    errors = replace(climb, metric="mae", results=(replace(climb.results[0], dev=found, test=found),))
+    assert row_of(errors, "head").usd_correct == "–"
+
+
+def test_broken_calls_stand_beside_the_score():
+    climb = synthetic_climb()
+    broken = replace(climb.results[0], test=measurement("head", "test", 390, 0.9, failures=10))
+    row = row_of(replace(climb, results=(broken,)), "head")
+    assert row.broken == "10 calls broke, counted beside the score"
+
+
+def test_a_rung_over_the_limits_says_which():
+    climb = synthetic_climb()
+    over = replace(climb.results[2], over_limits=("p95 339 ms is over 300 ms",))
+    row = row_of(replace(climb, results=(over, climb.results[4])), "few_shot")
+    assert row.state == "over limits"
+    assert row.what.endswith("Over the limits: p95 339 ms is over 300 ms.")
+
+
+def test_an_unsettled_choice_is_marked_as_one_for_now():
+    climb = synthetic_climb()
+    undecided = replace(climb, decision=replace(climb.decision, kind="undecided"))
+    assert row_of(climb, "sft").mark == "ship"
+    assert row_of(undecided, "sft").mark == "for now"
+
+
+def test_a_rung_without_a_test_score_is_judged_by_its_dev_score():
+    climb = one_rung_climb()
+    (found,) = summary.measured(climb)
+    assert found[1].split == "dev"
+    assert summary.rows(climb)[0].test == ("–", "")
+
+
+def test_the_facts_name_the_step_that_decided():
+    facts = dict(summary.facts(synthetic_climb()))
+    assert facts["Score of sft"] == ".930 (.899–.956), accuracy on test"
+    assert facts["sft against head"].startswith("+.069 (+.035 to +.103)")
+    assert facts["Test"] == "400 rows, carved from the rows, sealed; opened once"
+    assert facts["Smallest detectable gain"] == ".051 with these rows"
+
+
+def test_an_unsettled_verdict_says_how_many_rows_would_settle_it():
+    assert dict(summary.facts(one_rung_climb()))["To settle it"] == "label about 10 more test rows"
+
+
+def test_a_cheap_choice_is_compared_with_the_best_score():
+    climb = synthetic_climb()
+    head = replace(climb, decision=replace(climb.decision, chosen="head", best="sft"))
+    deciding = summary.decisive(head)
+    assert deciding is not None
+    assert (deciding.cheaper, deciding.dearer) == ("head", "sft")
+
+
+def test_break_even_counts_the_building():
+    climb = synthetic_climb()
+    lines = summary.break_even(climb)
+    assert lines[0] == "head costs less than sft from the first answer on, building included."
+    # 1,380.5 s more to build at $0.10 an hour, against $0.00334 less per 1,000 answers.
+    assert lines[2].startswith("sft costs less than few_shot after about 11,000 answers, building included:")
+    assert lines[2].endswith("in the first month at your volume.")
+    assert "9.8 months" in lines[1]
+
+
+def test_break_even_of_equal_costs_is_said_so():
+    climb = synthetic_climb()
+    twins = (result("head", 0, "", 0.01, 0.001, 5.0), result("sft", 4, "", 0.01, 0.001, 5.0))
+    assert summary.break_even(replace(climb, results=twins)) == ["sft and head cost the same."]
+
+
+def test_answers_are_marked_right_wrong_partly_or_broken_in_words():
+    row = Disagreement(
+        where="r:1",
+        input="i",
+        target="t",
+        answers=(("a", "x", 1.0), ("b", "x", 0.0), ("c", "x", 0.5), ("d", "", None)),
+    )
+    words = [shown[3] for shown in summary.disagreement_answers(row, "field_f1")]
+    assert words == ["right", "wrong", "partly right, .500", "call broke"]
+    assert summary.disagreement_answers(row, "mae")[2][3] == "off by 0.5"
+
+
+def test_predictions_without_a_score_are_not_counted_as_wrong():
+    found = measurement("head", "test", 2, 1.0)
+    broken = Prediction(example_id="x", answer=Answer(text="", failure="timeout"), score=None)
+    only = replace(
+        synthetic_climb().results[0],
+        test=replace(found, predictions=(*found.predictions, broken), failures=1),
+    )
+    climb = replace(synthetic_climb(), results=(only,))
+    assert row_of(climb, "head").usd == row_of(climb, "head").usd_correct
+
+
+def test_parity_short_of_all_rows_tells_near_ties_from_the_rest():
+    found = Parity(
+        rows=64,
+        max_difference=0.2,
+        mean_difference=0.01,
+        agreement=0.99,
+        agreement_rows=200,
+        clear_disagreements=0,
+    )
+    assert summary.parity_text(found).startswith("same answer on 99 % of 200 rows, none of the others beyond")
+    assert ", 1 of the others beyond a near-tie;" in summary.parity_text(
+        replace(found, clear_disagreements=1)
+    )
+    assert "others" not in summary.parity_text(replace(found, agreement=1.0))

@@ -1,0 +1,133 @@
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from climb_fixture import hostile_climb, one_rung_climb, synthetic_climb
+from rich.cells import cell_len
+from rich.console import Console
+
+from rung.report.text import Screen, show
+
+
+def shown(climb, width, run=None):
+    out = io.StringIO()
+    show(climb, Console(file=out, width=width), run)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("climb", [synthetic_climb(), hostile_climb(), one_rung_climb()])
+def test_no_line_is_wider_than_the_terminal(climb, width):
+    assert max(cell_len(line) for line in shown(climb, width, Path("runs/demo")).splitlines()) <= width
+
+
+def test_the_figures_of_a_rung_stand_under_their_headings():
+    lines = shown(synthetic_climb(), 120).splitlines()
+    heading = next(line for line in lines if "p95 ms" in line)
+    row = next(line for line in lines if line.startswith("● sft"))
+    ends = [heading.index(word) + len(word) for word in ("p50", "p95 ms", "$/1,000", "correct", "memory")]
+    values = ("39", "62", "$0.00076", "$0.00082", "412 MiB")
+    assert [row[:end].endswith(value) for end, value in zip(ends, values, strict=True)] == [True] * 5
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_every_rung_the_verdict_and_the_places_are_shown(width):
+    text = shown(synthetic_climb(), width, Path("runs/my run"))
+    for words in (
+        ".906–.964",
+        ".899–.956",
+        "24 m 12 s",
+        "ship · LoRA r=16",
+        "failed: the engine broke twice",
+        "skipped: no teacher is named",
+        "Ship sft: 6.9 points better",
+        "same answer on 100 % of 200 rows",
+        "opened once",
+        "3 inputs have two different labels",
+        "1 more finding",
+        "runs/my run/report.html",
+        "rung ask 'runs/my run/winner'",
+    ):
+        assert words in text
+
+
+def test_the_shipped_rung_is_marked_without_colour():
+    lines = shown(synthetic_climb(), 80).splitlines()
+    assert [line for line in lines if line.startswith("●")] == [
+        line for line in lines if " sft  " in line[:12]
+    ]
+
+
+def test_rows_of_the_user_are_neither_markup_nor_escape_codes():
+    text = shown(hostile_climb(), 80)
+    assert "\x1b" not in text
+    assert "[bold]x[/bold]" in text
+
+
+def test_a_climb_without_a_winner_names_none():
+    assert "rung ask" not in shown(one_rung_climb(), 80, Path("runs/x"))
+
+
+def test_the_direction_of_an_error_is_named():
+    assert "lower is better" in shown(replace(synthetic_climb(), metric="mae"), 80)
+
+
+def test_a_log_gets_plain_lines_now_and_then():
+    out = io.StringIO()
+    with Screen(console=Console(file=out, width=80), every_s=0.0) as screen:
+        screen.say("[head] starts" + " and goes on" * 9)
+        bar = screen.begin("head, all dev rows", 400)
+        screen.advance(bar, 100, "loss 0.61 · 21 rows/s")
+        screen.end(bar)
+    lines = out.getvalue().splitlines()
+    assert lines[0] == "[head] starts" + " and goes on" * 9
+    assert lines[1].startswith("head, all dev rows: 100 of 400, 0.0 s, about 0.0 s left, loss 0.61")
+    assert lines[2] == "head, all dev rows: done in 0.0 s"
+
+
+def test_a_log_is_silent_about_what_is_quick():
+    out = io.StringIO()
+    with Screen(console=Console(file=out)) as screen:
+        bar = screen.begin("quick", 3)
+        for done in range(4):
+            screen.advance(bar, done)
+        screen.end(bar)
+    assert out.getvalue() == ""
+
+
+def terminal():
+    out = io.StringIO()
+    return out, Console(file=out, force_terminal=True, width=80, color_system=None, _environ={})
+
+
+def test_a_terminal_shows_bars_and_what_is_said_stays():
+    out, console = terminal()
+    with Screen(console=console) as screen:
+        first = screen.begin("head on 400 dev rows", 400)
+        second = screen.begin("fetching the model", None)
+        screen.advance(first, 200, "loss 0.61")
+        screen.say("a line that stays")
+        screen.end(second)
+        screen.end(first)
+    assert "head on 400 dev rows" in out.getvalue()
+    assert "a line that stays" in out.getvalue()
+
+
+def test_leaving_by_an_error_gives_the_cursor_back():
+    out, console = terminal()
+    with pytest.raises(KeyboardInterrupt), Screen(console=console) as screen:
+        screen.begin("head", 400)
+        raise KeyboardInterrupt
+    assert out.getvalue().rindex("\x1b[?25h") > out.getvalue().rindex("\x1b[?25l")
+    assert not screen.console.is_alt_screen
+    screen.close()
+
+
+def test_bars_can_begin_again_after_all_have_ended():
+    _, console = terminal()
+    with Screen(console=console) as screen:
+        for _ in range(2):
+            bar = screen.begin("x", 2)
+            screen.advance(bar, 1)
+            screen.end(bar)

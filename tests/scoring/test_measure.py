@@ -1,0 +1,123 @@
+import numpy as np
+import pytest
+
+from rung.errors import EngineError
+from rung.records import Answer, Example
+from rung.scoring import stats
+from rung.scoring.measure import Timing, measurement
+
+
+def rows(outputs, groups=None):
+    return [
+        Example(
+            id=f"r{at}",
+            input=str(at),
+            output=output,
+            group=groups[at] if groups else None,
+            where=f"t.jsonl:{at + 1}",
+        )
+        for at, output in enumerate(outputs)
+    ]
+
+
+def said(values, failures=()):
+    return [
+        Answer(
+            text=str(value),
+            value=None if at in failures else value,
+            prompt_tokens=10 * at,
+            completion_tokens=at,
+            failure="timed out" if at in failures else None,
+        )
+        for at, value in enumerate(values)
+    ]
+
+
+def measure(metric, outputs, answers, groups=None):
+    return measurement(
+        system="s", split="test", metric=metric, examples=rows(outputs, groups), answers=answers
+    )
+
+
+def test_broken_calls_are_counted_and_unreadable_answers_are_wrong():
+    found = measure("accuracy", ["a"] * 5, said(["a", "b", None, "a", "a"], failures={4}))
+    assert found.score == 0.5
+    assert (found.n, found.failures) == (4, 1)
+    assert [row.score for row in found.predictions] == [1.0, 0.0, 0.0, 1.0, None]
+    assert [row.example_id for row in found.predictions] == ["r0", "r1", "r2", "r3", "r4"]
+    assert found.interval == stats.wilson(2, 4)
+    assert (found.prompt_tokens, found.completion_tokens) == (15.0, 1.5)
+    assert dict(found.secondary)["readable"] == 0.75
+
+
+def test_a_system_whose_every_call_broke_has_no_score():
+    with pytest.raises(EngineError, match=r"all 2 calls on test broke; .*t\.jsonl:1: 'timed out'"):
+        measure("accuracy", ["a", "a"], said(["a", "a"], failures={0, 1}))
+
+
+def test_no_rows_and_missing_answers_raise():
+    with pytest.raises(ValueError, match="no rows"):
+        measure("accuracy", [], [])
+    with pytest.raises(ValueError, match="shorter"):
+        measure("accuracy", ["a", "b"], said(["a"]))
+
+
+def test_times_are_passed_on():
+    timing = Timing(seconds_per_answer=1, p50_s=2, p95_s=3, memory_mb=4)
+    found = measurement(
+        system="s", split="dev", metric="exact", examples=rows(["a"]), answers=said(["a"]), timing=timing
+    )
+    assert (found.seconds_per_answer, found.p50_s, found.p95_s, found.memory_mb) == (1, 2, 3, 4)
+    assert (found.split, found.metric, found.system) == ("dev", "exact", "s")
+
+
+def test_the_score_of_an_mae_row_is_its_error_and_silence_costs_the_range():
+    found = measure("mae", [1, 2, 11], said([2, None, 11]))
+    assert [row.score for row in found.predictions] == [1.0, 10.0, 0.0]
+    assert found.score == pytest.approx(11 / 3)
+    assert found.interval.low >= 0
+
+
+def test_graded_scores_get_a_graded_interval_inside_the_range():
+    outputs = [{"a": 1, "b": at} for at in range(60)]
+    answers = said([{"a": 1, "b": at if at % 4 else -1} for at in range(60)])
+    found = measure("field_f1", outputs, answers)
+    assert found.score == pytest.approx(0.875)
+    assert found.interval == stats.bca_mean([row.score or 0.0 for row in found.predictions], seed=0)
+    few = measure("field_f1", outputs[:5], answers[:5])
+    assert few.interval.high == 1
+
+
+@pytest.mark.parametrize("metric", ["macro_f1", "spearman"])
+def test_set_metrics_have_a_bootstrap_interval_around_the_score(metric):
+    rng = np.random.default_rng(0)
+    outputs = rng.integers(0, 4, 200).tolist()
+    given = [value if keep else 3 - value for value, keep in zip(outputs, rng.random(200) < 0.8, strict=True)]
+    if metric == "macro_f1":
+        outputs, given = [str(value) for value in outputs], [str(value) for value in given]
+    found = measure(metric, outputs, said(given))
+    assert found.interval.low < found.score < found.interval.high
+    assert 0.03 < found.interval.high - found.interval.low < 0.3
+    assert found == measure(metric, outputs, said(given))
+
+
+def test_a_perfect_score_on_few_rows_keeps_its_doubt():
+    for metric, outputs in (
+        ("macro_f1", ["a", "b"] * 10),
+        ("field_f1", [{"a": 1}] * 20),
+        ("exact", ["a"] * 20),
+    ):
+        found = measure(metric, outputs, said(outputs))
+        assert found.interval == stats.wilson(20, 20)
+    grouped = measure("exact", ["a"] * 20, said(["a"] * 20), [str(at // 2) for at in range(20)])
+    assert grouped.interval == stats.wilson(10, 10)
+
+
+def test_rows_of_one_group_count_as_less_than_rows_apart():
+    outputs = ["a"] * 100
+    answers = said(["a" if at // 10 % 2 else "b" for at in range(100)])
+    apart = measure("accuracy", outputs, answers, [str(at) for at in range(100)])
+    grouped = measure("accuracy", outputs, answers, [str(at // 10) for at in range(100)])
+    assert apart.score == grouped.score == 0.5
+    assert apart.interval == stats.wilson(50, 100)
+    assert grouped.interval.high - grouped.interval.low > 2 * (apart.interval.high - apart.interval.low)

@@ -1,0 +1,122 @@
+import numpy as np
+import pytest
+
+from rung.records import Answer, Example
+from rung.scoring import paired, stats
+from rung.scoring.measure import measurement
+
+
+def measure(metric, outputs, values, broken=()):
+    examples = [Example(id=f"r{at:04}", input="", output=output) for at, output in enumerate(outputs)]
+    answers = [
+        Answer(text="", value=value, failure="broke" if at in broken else None)
+        for at, value in enumerate(values)
+    ]
+    return measurement(system="s", split="test", metric=metric, examples=examples, answers=answers)
+
+
+def pair_of(metric, outputs, first, second, groups=None, broken=((), ())):
+    targets = {f"r{at:04}": output for at, output in enumerate(outputs)}
+    return paired.pair_up(
+        measure(metric, outputs, first, broken[0]),
+        measure(metric, outputs, second, broken[1]),
+        targets=targets,
+        groups=groups,
+    )
+
+
+RIGHT = ["a"] * 100
+BETTER = ["a"] * 80 + ["b"] * 20
+WORSE = ["b"] * 12 + ["a"] * 60 + ["b"] * 28
+
+
+def test_right_and_wrong_rows_get_the_exact_test_and_bonett_price():
+    pair = pair_of("accuracy", RIGHT, WORSE, BETTER)
+    assert paired.gain(pair) == pytest.approx(0.2)
+    assert paired.p_value(pair, 0) == stats.mcnemar_greater(20, 0)
+    assert paired.gain_interval(pair, 0) == stats.bonett_price(20, 0, 100)
+    assert paired.discordant_share(pair) == 0.2
+    assert paired.spread(pair, paired.gain_interval(pair, 0)) == pytest.approx(0.2)
+
+
+def test_rows_that_either_call_broke_on_are_left_out():
+    pair = pair_of("accuracy", RIGHT, WORSE, BETTER, broken=({0, 1}, {1, 2}))
+    assert pair.n == 97
+    assert paired.gain(pair) == pytest.approx(17 / 97)
+
+
+def test_less_error_is_a_gain():
+    outputs = list(range(60))
+    pair = pair_of(
+        "mae", outputs, [value + 3 for value in outputs], [value + 1 for value in outputs[:-1]] + [59]
+    )
+    assert paired.gain(pair) == pytest.approx((59 * 2 + 3) / 60)
+    assert paired.p_value(pair, 0) < 0.001
+    assert paired.gain_interval(pair, 0).low > 0
+
+
+def test_graded_rows_get_sign_flips_and_a_graded_interval():
+    outputs = [{"a": at, "b": at} for at in range(60)]
+    first = [{"a": at, "b": at if at % 2 else -1} for at in range(60)]
+    second = [{"a": at, "b": at if at % 3 else -1} for at in range(60)]
+    pair = pair_of("field_f1", outputs, first, second)
+    differences = (pair.second - pair.first).tolist()
+    assert paired.p_value(pair, 4) == stats.sign_flip_greater(differences, 4)
+    assert paired.gain_interval(pair, 4, 0.9) == stats.bca_mean(differences, 4, 0.9)
+
+
+@pytest.mark.parametrize("metric", ["macro_f1", "spearman"])
+def test_set_metrics_are_tested_by_swapping_answers(metric):
+    rng = np.random.default_rng(0)
+    outputs = rng.integers(0, 5, 150).tolist()
+    first, second = (
+        np.where(rng.random(150) < keep, outputs, rng.integers(0, 5, 150)) for keep in (0.5, 0.9)
+    )
+    values = [first.tolist(), second.tolist(), outputs]
+    if metric == "macro_f1":
+        values = [[str(value) for value in side] for side in values]
+    pair = pair_of(metric, values[2], values[0], values[1])
+    scores = [measure(metric, values[2], side).score for side in values[:2]]
+    assert paired.gain(pair) == pytest.approx(scores[1] - scores[0])
+    assert paired.p_value(pair, 0) == 0.001
+    interval = paired.gain_interval(pair, 0)
+    assert 0 < interval.low < paired.gain(pair) < interval.high
+    back = pair_of(metric, values[2], values[1], values[0])
+    assert paired.p_value(back, 0) > 0.99
+    half = (interval.high - interval.low) / 2 / 1.959964
+    assert paired.spread(pair, interval) == pytest.approx(150 * half**2 + paired.gain(pair) ** 2, rel=1e-4)
+
+
+def test_a_set_metric_wins_falsely_at_most_five_times_in_a_hundred():
+    rng = np.random.default_rng(3)
+    runs, false = 80, 0
+    for _ in range(runs):
+        outputs = rng.integers(0, 3, 100)
+        sides = [
+            np.where(rng.random(100) < 0.7, outputs, rng.integers(0, 3, 100)).astype(str).tolist()
+            for _ in range(2)
+        ]
+        pair = pair_of("macro_f1", outputs.astype(str).tolist(), *sides)
+        false += paired.p_value(pair, 0) <= 0.05
+    assert false / runs <= 0.05 + 3 * (0.05 * 0.95 / runs) ** 0.5
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "exact", "macro_f1", "rouge_l", "mae", "spearman"])
+def test_systems_that_differ_nowhere_are_not_proven_equal(metric):
+    outputs = list(range(50)) if metric in ("mae", "spearman") else ["a", "b"] * 25
+    answers = [*outputs[:-1], None]
+    pair = pair_of(metric, outputs, answers, answers)
+    interval = paired.gain_interval(pair, 0)
+    unit = 49 if metric == "mae" else 1
+    assert (paired.gain(pair), paired.p_value(pair, 0), paired.discordant_share(pair)) == (0, 1, 0)
+    assert interval.high == pytest.approx(stats.bonett_price(0, 0, 50).high * unit)
+
+
+def test_rows_of_one_group_prove_less():
+    groups = {f"r{at:04}": str(at // 10) for at in range(100)}
+    apart = pair_of("accuracy", RIGHT, WORSE, BETTER)
+    grouped = pair_of("accuracy", RIGHT, WORSE, BETTER, groups)
+    assert paired.p_value(grouped, 0) > 1000 * paired.p_value(apart, 0)
+    interval = paired.gain_interval(grouped, 0)
+    assert interval.low < paired.gain_interval(apart, 0).low
+    assert paired.spread(grouped, interval) > 2 * paired.spread(apart, paired.gain_interval(apart, 0))
