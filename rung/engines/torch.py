@@ -217,7 +217,7 @@ class _Continuation:
         mask = torch.cat([self.kept, _mask(sizes, longest).to(self.device)], dim=1)
         positions = (self.shared + self.lengths[:, None] + torch.arange(longest)).to(self.device)
         hidden = self._run(ids, mask, positions)
-        self.cache.crop(self.shared + self.width)
+        self.cache.crop(-longest)
         last = hidden[torch.arange(len(paths)), (sizes - 1).clamp(min=0)]
         return torch.where((sizes == 0)[:, None].to(self.device), self.at_end, last)
 

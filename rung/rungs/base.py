@@ -62,6 +62,11 @@ class Context:
         return ModelRef(name=self.model.name, digest=self.model.digest, licence=self.model.licence)
 
     @property
+    def vectors_folder(self) -> Path:
+        """Where sentence vectors of the training rows are kept: several rungs use them."""
+        return self.store.folder.parent / "vectors"
+
+    @property
     def kind(self) -> OutputKind:
         """What an answer is; inferred by now where the task file leaves it out."""
         assert self.task.output.kind is not None, "the task was completed from its rows"

@@ -114,8 +114,10 @@ def _index(context: Context, rows: Sequence[Example], draft: Path) -> dict[str, 
     from safetensors.numpy import save_file
 
     bar = context.reporter.begin("few_shot: embedding the training rows", len(rows))
-    vectors = context.pool.embedder.embed(
-        [question(e) for e in rows], progress=lambda done, _: context.reporter.advance(bar, done)
+    vectors = context.pool.embedder.cached_embeddings(
+        [question(e) for e in rows],
+        context.vectors_folder,
+        progress=lambda done, _: context.reporter.advance(bar, done),
     )
     context.reporter.end(bar)
     save_file({"vectors": np.ascontiguousarray(vectors, dtype=np.float32)}, draft / VECTORS_FILE)

@@ -29,8 +29,8 @@ class Head:
         texts = [question(e) for e in context.train]
         targets = [str(e.output) for e in context.train]
         bar = context.reporter.begin("head: embedding the training rows", len(texts))
-        vectors = context.pool.embedder.embed(
-            texts, progress=lambda done, _: context.reporter.advance(bar, done)
+        vectors = context.pool.embedder.cached_embeddings(
+            texts, context.vectors_folder, progress=lambda done, _: context.reporter.advance(bar, done)
         )
         context.reporter.end(bar)
         variants = []
