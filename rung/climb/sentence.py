@@ -34,10 +34,10 @@ def verdict(facts: Facts, kind: VerdictKind, comparison: Comparison | None, rows
         said = f"{head}; no other rung could be compared with it"
     elif kind == "undecided":
         said = (
-            f"Undecided between {shipped.rung} ({_score(shipped)}) and {best.rung} ({_score(best)}) on {rows}: "
-            f"the gain is neither a clear win nor shown to be under {_amount(shipped, facts.margin)} "
-            f"({_odds(shipped, comparison)}); label about {_rounded(rows_needed or 1):,} more rows, "
-            f"or ship {shipped.rung}, the cheaper"
+            f"Undecided between {shipped.rung} ({_score(shipped)}) and {best.rung} ({_score(best)}) "
+            f"on {rows}: the gain is neither a clear win nor shown to be under "
+            f"{_amount(shipped, facts.margin)} ({_odds(shipped, comparison)}); "
+            f"label about {_rounded(rows_needed or 1):,} more rows, or ship {shipped.rung}, the cheaper"
         )
     elif kind == "clear_winner" and len(facts.path) > 1:
         beaten = facts.path[-2]

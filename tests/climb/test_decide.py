@@ -224,6 +224,14 @@ def test_rungs_with_too_few_common_answers_are_not_compared():
     assert "no rung inside the limits answered the 50 test rows" in with_none.sentence
 
 
+def test_a_beaten_rung_is_not_shipped_for_agreeing_where_the_best_did_not_break():
+    head = candidate(0, right(400, (100, 400)))
+    sft = candidate(3, right(400, (0, 399)))
+    distill = candidate(4, [None] * 100 + [1.0] * 300)
+    found = verdict(head, sft, distill)
+    assert (found.kind, found.chosen, found.best) == ("clear_winner", "sft", "distill")
+
+
 def test_candidates_measured_on_other_rows_are_refused():
     with pytest.raises(AssertionError):
         verdict(candidate(0, right(60)), candidate(3, right(61)))

@@ -90,6 +90,15 @@ def test_spearman_is_that_of_scipy_and_zero_where_no_order_is_shown(pairs):
         assert found == pytest.approx(spearmanr(answers, targets).statistic)
 
 
+def test_macro_f1_of_a_resample_leaves_out_the_classes_that_it_lacks():
+    metric = SCORERS["macro_f1"].of_set
+    assert metric is not None
+    answers, targets = metric.encode(["a", "c", "a", None, "b"], ["a", "c", "b", "c", "b"])
+    assert metric.of_codes(answers[[0, 1]], targets[[0, 1]]) == 1
+    assert metric.of_codes(answers[[0, 2]], targets[[0, 2]]) == pytest.approx(1 / 3)
+    assert metric.of_codes(answers[[0, 4]], targets[[0, 4]]) == 1
+
+
 def test_spearman_shrinks_with_the_share_of_unreadable_answers():
     assert SCORERS["spearman"].summary([1, 2, None, None], [10, 20, 30, 40]) == pytest.approx(0.5)
     assert SCORERS["spearman"].summary([1, None, None], [10, 20, 30]) == 0

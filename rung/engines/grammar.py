@@ -1,0 +1,94 @@
+"""JSON Schemas as token masks: which tokens may come next in each row of a batch."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rung.engines.base import Request
+from rung.engines.schema import require_schema, tight
+from rung.errors import EngineError
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
+    from tokenizers import Tokenizer
+
+
+class Grammars:
+    """Compiled grammars of one tokenizer, kept for the next request with the same schema."""
+
+    def __init__(self, tokenizer: "Tokenizer", vocabulary: int, ends: tuple[int, ...]) -> None:
+        """`ends` finish an answer whose request names no stop tokens of its own."""
+        self._tokenizer, self._vocabulary, self._ends = tokenizer, vocabulary, ends
+        self._tables: dict[tuple[int, ...], LLTokenizer] = {}
+        self._compiled: dict[tuple[str, tuple[int, ...]], LLMatcher] = {}
+
+    def ends(self, request: Request) -> tuple[int, ...]:
+        """The tokens that finish the answer: the only ones that may come once the grammar is complete."""
+        return request.stop_ids or (() if request.schema is None else self._ends)
+
+    def matcher(self, request: Request) -> "LLMatcher | None":
+        """A fresh matcher for the request's schema. Raises EngineError where it can't be enforced."""
+        from llguidance import LLMatcher
+
+        if request.schema is None:
+            return None
+        ends = self.ends(request)
+        key = (json.dumps(request.schema), ends)
+        if key not in self._compiled:
+            require_schema(request.schema)
+            text = LLMatcher.grammar_from_json_schema(json.dumps(tight(request.schema)))
+            found = LLMatcher(self._table(ends), text)
+            if found.is_error():
+                raise EngineError(f"the JSON Schema can't be enforced: {found.get_error()}; simplify it")
+            self._compiled[key] = found
+        return self._compiled[key].deep_copy()
+
+    def allowed(self, matchers: "Sequence[LLMatcher | None]", width: int) -> NDArray[np.bool_] | None:
+        """Which tokens may follow: [rows, width], all of them for rows without a grammar; None if no row has one."""
+        from llguidance import LLExecutor
+        from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask_par
+
+        held = [(matcher, row) for row, matcher in enumerate(matchers) if matcher is not None]
+        if not held:
+            return None
+        bits = allocate_token_bitmask(len(matchers), width)
+        fill_next_token_bitmask_par(LLExecutor(1), held, bits)
+        return np.unpackbits(bits.view(np.uint8), axis=1, count=width, bitorder="little").view(np.bool_)
+
+    def _table(self, ends: tuple[int, ...]) -> "LLTokenizer":
+        from llguidance import LLTokenizer
+
+        if not ends:
+            raise EngineError(
+                "the model names no token that ends an answer, so nothing would follow a complete JSON "
+                "value: give the request's stop_ids"
+            )
+        if ends not in self._tables:
+            self._tables[ends] = LLTokenizer(
+                self._tokenizer.to_str(), n_vocab=self._vocabulary, eos_token=list(ends)
+            )
+        return self._tables[ends]
+
+
+def load_tokenizer(folder: Path | None) -> "Tokenizer":
+    """The tokenizer of a weights folder. Raises EngineError where there is none."""
+    from tokenizers import Tokenizer
+
+    if folder is None or not (folder / "tokenizer.json").is_file():
+        raise EngineError(
+            f"no tokenizer.json in {str(folder)!r}: the torch engine needs it to write text; choosing among "
+            "labels works without"
+        )
+    return Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+
+def end_tokens(config: Any) -> tuple[int, ...]:
+    """The tokens that end a text, as a transformers config names them: one, several or none."""
+    named = config.get_text_config().eos_token_id
+    if named is None:
+        return ()
+    return tuple(named) if isinstance(named, list | tuple) else (int(named),)
