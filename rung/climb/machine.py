@@ -12,11 +12,9 @@ PACKAGES = (
     "rung",
     "torch",
     "transformers",
-    "peft",
     "xllamacpp",
     "scikit-learn",
     "scipy",
-    "statsmodels",
     "numpy",
 )
 
