@@ -1,17 +1,21 @@
 """The run folder: atomic writes, append-only JSONL, digests, and resuming under the same digest only."""
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from rung.errors import RunError
 
 RUN_FILE = "run.json"
+LOCK_FILE = ".lock"
+SHOWN_CHARS = 40
+"""Of a setting in a message; digests and lists are longer."""
 
 
 @contextmanager
@@ -21,8 +25,8 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise RunError(
-            f"can't write {path}: {error.strerror or error}; free some space, mend the permissions, or choose "
-            "another place with --out"
+            f"can't write {str(path)!r}: {error.strerror or error}; free some space, mend the permissions, "
+            "or choose another place with --out"
         ) from None
 
 
@@ -30,7 +34,7 @@ def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all, and have it on the disk before returning."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=_draft_prefix(path))
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 file.write(text)
@@ -38,6 +42,7 @@ def write_text(path: Path, text: str) -> None:
                 os.fsync(file.fileno())
             Path(draft).chmod(0o644)
             Path(draft).replace(path)
+            _sync(path.parent)
         finally:
             Path(draft).unlink(missing_ok=True)
 
@@ -48,15 +53,18 @@ def write_json(path: Path, value: object) -> None:
 
 
 def read_json(path: Path) -> dict:
-    """Read a JSON file that this program wrote. Raises RunError where it is damaged."""
+    """Read a JSON object that this program wrote. Raises RunError where it is damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise RunError(f"can't read {path}: {error}; remove it and run the same command again") from None
+        raise RunError(_damaged(path, error)) from None
+    if not isinstance(found, dict):
+        raise RunError(_damaged(path, f"a {type(found).__name__}, not an object"))
+    return found
 
 
-def append_jsonl(path: Path, records: list[dict]) -> None:
-    """Append records as lines. A torn last line, left by a crash, is cut off first."""
+def append_jsonl(path: Path, records: Sequence[Mapping]) -> None:
+    """Append records as lines, on the disk before returning. A torn last line of a crash is cut off first."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _cut_torn_line(path)
@@ -68,34 +76,63 @@ def append_jsonl(path: Path, records: list[dict]) -> None:
 
 
 def read_jsonl(path: Path) -> list[dict]:
-    """The whole records of an append-only file; a torn last line is left out."""
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    """The whole records of an append-only file; a torn last line is left out. RunError for a damaged one."""
     try:
-        return [json.loads(line) for line in lines[:-1] if line]
-    except ValueError as error:
-        raise RunError(f"{path} is damaged: {error}; remove it and run the same command again") from None
+        lines = path.read_bytes().split(b"\n")
+        found = [json.loads(line) for line in lines[:-1] if line]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        raise RunError(_damaged(path, error)) from None
+    if odd := next((record for record in found if not isinstance(record, dict)), None):
+        raise RunError(_damaged(path, f"a line holds a {type(odd).__name__}, not an object"))
+    return found
 
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """A draft folder that takes the place of `folder` when the block ends without an error."""
+    """A draft folder that takes the place of `folder` when the block ends without an error.
+
+    An OSError inside the block is one of writing too: a RunError. Drafts that a killed process left
+    beside `folder` are cleared away.
+    """
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        _clear_drafts(folder)
+        draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=_draft_prefix(folder)))
     try:
-        yield draft
         with writing(folder):
-            for path in sorted(draft.rglob("*")):
-                if path.is_file():
-                    _sync(path)
+            yield draft
+            for path in (*sorted(draft.rglob("*")), draft):
+                _sync(path)
             draft.chmod(0o755)
             if folder.exists():
-                shutil.rmtree(folder)
+                # Renamed before it is removed: a kill in between leaves a draft, never half a folder.
+                folder.replace(Path(tempfile.mkdtemp(dir=folder.parent, prefix=_draft_prefix(folder))))
             draft.replace(folder)
+            _sync(folder.parent)
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        _clear_drafts(folder)
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a run folder. Raises RunError where one is in it already.
+
+    The kernel lets go when the process ends, however it ends.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK_FILE).open("a")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(
+                f"another climb is at work in {str(folder)!r}; wait for it, or choose another folder with "
+                "--out"
+            ) from None
+        yield
 
 
 def file_digest(path: Path) -> str:
@@ -110,26 +147,63 @@ def digest_of(value: object) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
-def open_run(folder: Path, config: dict) -> bool:
+def open_run(folder: Path, config: Mapping) -> bool:
     """Make the run folder or take it up again; True when it was there already.
 
-    Raises RunError when it belongs to other settings or data, naming what differs.
+    Raises RunError when it can't be made, is no run, or belongs to other settings or data, naming what
+    differs.
     """
     path = folder / RUN_FILE
     wanted = json.loads(json.dumps(config, default=str))
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{str(folder)!r} is a file and a run is a folder; choose another place with --out")
     if path.exists():
-        found = read_json(path)
-        differing = sorted(k for k in wanted.keys() | found.keys() if wanted.get(k) != found.get(k))
-        if differing:
+        if differing := _differences(read_json(path), wanted):
             raise RunError(
-                f"{folder} belongs to a climb with another {', '.join(differing)}; choose another folder with "
-                "--out, or remove this one to start again"
+                f"{str(folder)!r} belongs to another climb: {'; '.join(differing)}. Choose another folder "
+                "with --out, or remove this one to start again"
             )
         return True
-    if folder.exists() and any(folder.iterdir()):
-        raise RunError(f"{folder} isn't empty and isn't a run; choose another folder with --out")
+    with writing(folder):
+        strangers = folder.exists() and any(not p.name.startswith(".") for p in folder.iterdir())
+    if strangers:
+        raise RunError(f"{str(folder)!r} isn't empty and isn't a run; choose another folder with --out")
     write_json(path, wanted)
     return False
+
+
+def _differences(found: Mapping, wanted: Mapping) -> list[str]:
+    there, here = dict(_leaves(found)), dict(_leaves(wanted))
+    keys = sorted(key for key in there.keys() | here.keys() if there.get(key) != here.get(key))
+    return [f"{key} is {_shown(there.get(key))} there and {_shown(here.get(key))} here" for key in keys]
+
+
+def _leaves(value: Mapping, place: str = "") -> Iterator[tuple[str, object]]:
+    """Settings by their dotted names."""
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            yield from _leaves(item, f"{place}{key}.")
+        else:
+            yield f"{place}{key}", item
+
+
+def _shown(value: object) -> str:
+    text = "not set" if value is None else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= SHOWN_CHARS else text[: SHOWN_CHARS - 1] + "…"
+
+
+def _damaged(path: Path, why: object) -> str:
+    return f"can't read {str(path)!r}: {why}; remove it and run the same command again"
+
+
+def _draft_prefix(path: Path) -> str:
+    return f".{path.name}.draft-"
+
+
+def _clear_drafts(folder: Path) -> None:
+    for path in sorted(folder.parent.iterdir()):
+        if path.name.startswith(_draft_prefix(folder)):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _cut_torn_line(path: Path) -> None:
@@ -144,5 +218,9 @@ def _cut_torn_line(path: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    """Have a file, or the names in a folder, on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -6,15 +6,16 @@ base model by digest and never holds it; an adapter, a head, shots and a schema 
 
 import hashlib
 import json
+import math
 import shutil
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 import numpy as np
-import psutil
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rung.engines import start
@@ -85,7 +86,7 @@ class Spec(Frozen):
     instruction: str | None = None
     shots: ShotSpec = ShotSpec()
     answer: AnswerSpec = AnswerSpec(form="free")
-    features: Literal["minilm", "tfidf"] | None = None
+    features: Literal["minilm", "tfidf", "both"] | None = None
     files: dict[str, str] = {}
 
     @property
@@ -102,6 +103,9 @@ class Shot:
     input: str
     output: str
 
+
+Sources: TypeAlias = Mapping[str, Path | str | bytes]
+"""The files of a System by name: a file to copy, or what to write."""
 
 Index: TypeAlias = tuple[list[Shot], np.ndarray | None]
 """Stored examples, and their unit vectors [examples, width] where neighbours are looked up."""
@@ -137,18 +141,21 @@ class Pool(AbstractContextManager["Pool"]):
         return self.chats[model.digest]
 
     def engine(self, spec: EngineSpec) -> Engine:
-        """A running engine for the spec; the oldest one is closed when more than `keep` are open."""
-        if spec not in self.engines:
+        """A running engine for the spec; the one longest unused makes room when `keep` are open."""
+        if spec in self.engines:
+            self.engines[spec] = self.engines.pop(spec)
+        else:
             while len(self.engines) >= self.keep:
                 self.engines.pop(next(iter(self.engines))).close()
             self.engines[spec] = start(spec)
         return self.engines[spec]
 
     def close(self) -> None:
-        """Close every engine."""
-        for engine in self.engines.values():
-            engine.close()
-        self.engines.clear()
+        """Close every engine, also when one of them can't be."""
+        with ExitStack() as stack:
+            for engine in self.engines.values():
+                stack.callback(engine.close)
+            self.engines.clear()
 
     def __exit__(self, *exc: object) -> None:
         self.close()
@@ -170,18 +177,26 @@ class System:
             spec = Spec.model_validate_json(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise SystemFolderError(
-                f"no System at {folder}: {error.strerror}; give a folder with a {SPEC_FILE}, such as a run's `winner`"
+                f"no System at {str(folder)!r}: {error.strerror}; give a folder with a {SPEC_FILE}, "
+                "such as a run's `winner`"
             ) from None
-        except (ValidationError, ValueError) as error:
-            first = str(error).splitlines()[0]
-            raise SystemFolderError(f"{path} isn't a System of this version: {first}; climb again") from None
+        except ValidationError as error:
+            faults = "; ".join(f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in error.errors()[:3])
+            raise SystemFolderError(
+                f"{str(path)!r} isn't a System of this version: {faults}; climb again"
+            ) from None
+        except ValueError as error:
+            raise SystemFolderError(f"{str(path)!r} can't be read: {error}; climb again") from None
         for name, digest in sorted(spec.files.items()):
             file = folder / name
             if ".." in Path(name).parts or Path(name).is_absolute():
-                raise SystemFolderError(f"{path} names a file outside its folder: {name!r}")
+                raise SystemFolderError(
+                    f"{str(path)!r} names a file outside its folder: {name!r}; climb again"
+                )
             if not file.is_file() or file_digest(file) != digest:
                 raise SystemFolderError(
-                    f"{file} is missing or was changed since the System was made; restore it or climb again"
+                    f"{str(file)!r} is missing or was changed since the System was made; restore it or "
+                    "climb again"
                 )
         return cls(folder, spec)
 
@@ -192,40 +207,26 @@ class System:
         if not examples:
             return []
         if self.spec.engine == "head":
-            return self._head_answers(pool, [question(e) for e in examples])
+            return answers(self._head(pool), [embedded_text(e) for e in examples], pool.embedder.embed)
         engine = self.open(pool)
-        chat = pool.chat(pool.model(_model_of(self.spec)))
-        prompts = prompts_for(self.spec, chat, examples, self.shots(examples, pool))
-        return ask(self.spec, chat, engine, prompts, progress)
-
-    def shots(self, examples: Sequence[Example], pool: Pool) -> list[list[Shot]]:
-        """The worked examples of each prompt: fixed ones, or the k nearest, the nearest last."""
-        if self.spec.shots.choice == "none":
-            return [[] for _ in examples]
-        if self.digest not in pool.indexes:
-            pool.indexes[self.digest] = read_index(self.folder)
-        stored, vectors = pool.indexes[self.digest]
-        if vectors is None:
-            return [stored for _ in examples]
-        asked = pool.embedder.embed([question(e) for e in examples])
-        return [[stored[i] for i in row] for row in nearest(asked, vectors, self.spec.shots.k)]
+        model = pool.model(_model_of(self.spec))
+        chat = pool.chat(model)
+        limit = context_of(model) - room_for_answer(self.spec, chat)
+        shots = self._shots(examples, pool)
+        return ask(self.spec, chat, engine, prompts_for(self.spec, chat, examples, shots, limit), progress)
 
     def memory_mb(self, pool: Pool) -> float:
-        """Resident memory of what holds the weights, in MiB."""
-        if self.spec.engine == "head":
-            return psutil.Process().memory_info().rss / 2**20
-        return self.open(pool).memory_mb()
-
-    def _head_answers(self, pool: Pool, texts: list[str]) -> list[Answer]:
-        if self.digest not in pool.heads:
-            features = self.spec.features or "minilm"
-            pool.heads[self.digest] = load_head(self.folder, features, self.spec.labels)
-        return answers(pool.heads[self.digest], texts, pool.embedder.embed)
+        """Memory of what holds the weights, in MiB: an engine's own figure, or that of head and embedder."""
+        if self.spec.engine != "head":
+            return self.open(pool).memory_mb()
+        found = self._head(pool).size_bytes
+        if self.spec.features != "tfidf" and pool.embedder.model.folder is not None:
+            found += sum(p.stat().st_size for p in sorted(pool.embedder.model.folder.glob("*.safetensors")))
+        return found / 2**20
 
     def open(self, pool: Pool) -> Engine:
         """The engine that answers for this System."""
-        spec = self.spec
-        model = pool.model(_model_of(spec))
+        spec, model = self.spec, pool.model(_model_of(self.spec))
         adapted = f"{ADAPTER_FOLDER}/adapter_model.safetensors" in spec.files
         if spec.engine == "torch":
             return pool.engine(
@@ -233,7 +234,7 @@ class System:
                     engine="torch",
                     weights=dequantised(model),
                     adapter=self.folder / ADAPTER_FOLDER if adapted else None,
-                    context=min(model.context, ANSWER_CONTEXT),
+                    context=context_of(model),
                     threads=pool.threads,
                 )
             )
@@ -242,15 +243,33 @@ class System:
                 engine=spec.engine,
                 gguf=model.gguf,
                 adapter=self.folder / ADAPTER_GGUF if adapted else None,
-                context=min(model.context, ANSWER_CONTEXT),
+                context=context_of(model),
                 parallel=pool.parallel,
                 threads=pool.threads,
             )
         )
 
+    def _shots(self, examples: Sequence[Example], pool: Pool) -> list[list[Shot]]:
+        """The worked examples of each prompt: fixed ones, or the k nearest, the nearest last."""
+        if self.spec.shots.choice == "none":
+            return [[] for _ in examples]
+        if self.digest not in pool.indexes:
+            pool.indexes[self.digest] = read_index(self.folder)
+        stored, vectors = pool.indexes[self.digest]
+        if vectors is None:
+            return [stored for _ in examples]
+        asked = pool.embedder.embed([embedded_text(e) for e in examples])
+        return [[stored[i] for i in row] for row in nearest(asked, vectors, self.spec.shots.k)]
 
-def save(folder: Path, spec: Spec, sources: dict[str, Path | str]) -> System:
-    """Write a System folder whole or not at all. `sources` maps file names to files to copy or to text."""
+    def _head(self, pool: Pool) -> Head:
+        if self.digest not in pool.heads:
+            features = self.spec.features or "minilm"
+            pool.heads[self.digest] = load_head(self.folder, features, self.spec.labels)
+        return pool.heads[self.digest]
+
+
+def save(folder: Path, spec: Spec, sources: Sources) -> System:
+    """Write a System folder whole or not at all. Raises RunError where it can't be written."""
     with atomic_folder(folder) as draft:
         digests = {}
         for name, source in sorted(sources.items()):
@@ -259,27 +278,58 @@ def save(folder: Path, spec: Spec, sources: dict[str, Path | str]) -> System:
             if isinstance(source, Path):
                 shutil.copyfile(source, target)
             else:
-                target.write_text(source, encoding="utf-8")
+                target.write_bytes(source if isinstance(source, bytes) else source.encode("utf-8"))
             digests[name] = file_digest(target)
         whole = spec.model_copy(update={"files": digests})
         write_json(draft / SPEC_FILE, whole.model_dump(mode="json"))
-    return System.load(folder)
+    return System(folder, whole)
 
 
 def copy(system: System, folder: Path) -> System:
-    """The same System in another folder; the same digest."""
-    files: dict[str, Path | str] = {name: system.folder / name for name in system.spec.files}
-    return save(folder, system.spec, files)
+    """The same System in another folder; the same digest. Raises SystemFolderError for a changed file."""
+    made = save(folder, system.spec, {name: system.folder / name for name in system.spec.files})
+    if made.digest != system.digest:
+        raise SystemFolderError(
+            f"a file of {str(system.folder)!r} was changed since the System was made; climb again"
+        )
+    return made
+
+
+def context_of(model: Model) -> int:
+    """How many tokens a prompt and its answer may have together."""
+    return min(model.context, ANSWER_CONTEXT)
+
+
+def room_for_answer(spec: Spec, chat: Chat) -> int:
+    """The tokens that the answer may need, of those that the context holds."""
+    if spec.answer.form in ("words", "codes"):
+        return max(map(len, candidates(spec, chat)))
+    return spec.answer.max_tokens
 
 
 def prompts_for(
-    spec: Spec, chat: Chat, examples: Sequence[Example], shots: Sequence[Sequence[Shot]]
+    spec: Spec,
+    chat: Chat,
+    examples: Sequence[Example],
+    shots: Sequence[Sequence[Shot]],
+    limit: int = ANSWER_CONTEXT,
 ) -> list[tuple[int, ...]]:
-    """Prompt ids for each example, the worked examples in front."""
+    """Prompt ids for each example, the worked examples in front.
+
+    Where they make a prompt longer than `limit` tokens the first ones, which are the least like the
+    question, are left out of it.
+    """
     return [
-        chat.render(messages(spec.instruction, example, some), style=spec.style)
-        for example, some in zip(examples, shots, strict=True)
+        _prompt(spec, chat, example, list(some), limit) for example, some in zip(examples, shots, strict=True)
     ]
+
+
+def _prompt(spec: Spec, chat: Chat, example: Example, shots: list[Shot], limit: int) -> tuple[int, ...]:
+    while True:
+        prompt = chat.render(messages(spec.instruction, example, shots), style=spec.style)
+        if len(prompt) <= limit or not shots:
+            return prompt
+        shots = shots[1:]
 
 
 def messages(instruction: str | None, example: Example, shots: Sequence[Shot] = ()) -> list[Message]:
@@ -296,17 +346,31 @@ def question(example: Example) -> str:
     return f"{example.context}\n\n{example.input}" if example.context else example.input
 
 
-def label_text(label: str) -> str:
-    """A label as words a model knows: underscores become spaces."""
-    return label.replace("_", " ")
+def embedded_text(example: Example) -> str:
+    """What a sentence vector is made of: the input first, since a vector sees the first 256 tokens only."""
+    return f"{example.input}\n\n{example.context}" if example.context else example.input
 
 
-def answer_text(output: Json, kind: OutputKind, schema: Json = None) -> str:
-    """A target as the text that a model should write: JSON without white space, keys in the schema's order."""
+def label_texts(labels: Sequence[str]) -> list[str]:
+    """Labels as words a model knows: underscores become spaces, unless that makes two labels the same."""
+    plain = [label.replace("_", " ").strip() for label in labels]
+    counts = Counter(plain)
+    return [text if counts[text] == 1 else label for text, label in zip(plain, labels, strict=True)]
+
+
+def answer_text(output: Json, kind: OutputKind, *, labels: Sequence[str] = (), schema: Json = None) -> str:
+    """A target as the text that a model should write.
+
+    JSON comes without white space and with its keys in the schema's order, a whole number without a
+    fraction, a label as `label_texts` spells it.
+    """
     if kind == "label":
-        return label_text(str(output))
+        known = dict(zip(labels, label_texts(labels), strict=True))
+        return known.get(str(output), str(output))
     if kind == "json":
         return json.dumps(in_order(output, schema), ensure_ascii=False, separators=(",", ":"))
+    if kind == "number" and isinstance(output, float) and output.is_integer():
+        return f"{output:.0f}"
     return str(output)
 
 
@@ -344,7 +408,7 @@ def candidates(spec: Spec, chat: Chat) -> list[tuple[int, ...]]:
     """The token sequences that stand for the labels, in the labels' order."""
     if spec.answer.form == "codes":
         return [(code,) for code in spec.answer.codes]
-    return [chat.answer_ids(label_text(label), spec.style) for label in spec.labels]
+    return [chat.answer_ids(text, spec.style) for text in label_texts(spec.labels)]
 
 
 def _model_of(spec: Spec) -> ModelRef:
@@ -381,8 +445,6 @@ def ask(
 def _from_choice(spec: Spec, choice: Choice) -> Answer:
     if choice.failure:
         return Answer(text="", failure=choice.failure, latency_s=choice.latency_s)
-    import math
-
     label = spec.labels[choice.index]
     ranked = sorted(zip(spec.labels, choice.logprobs, strict=True), key=lambda pair: -pair[1])
     return Answer(
@@ -397,11 +459,13 @@ def _from_choice(spec: Spec, choice: Choice) -> Answer:
 
 
 def _from_completion(spec: Spec, completion: Completion) -> Answer:
+    # Half a surrogate pair, which a model's bytes can spell, is text that no file can hold.
+    text = completion.text.encode("utf-8", "replace").decode("utf-8")
     return Answer(
-        text=completion.text,
-        value=read_answer(completion.text, kind=spec.kind, labels=spec.labels, schema=spec.schema_),
+        text=text,
+        value=read_answer(text, kind=spec.kind, labels=spec.labels, schema=spec.schema_),
         prompt_tokens=completion.prompt_tokens,
-        completion_tokens=len(completion.tokens),
+        completion_tokens=completion.completion_tokens or len(completion.tokens),
         latency_s=completion.latency_s,
         failure=completion.failure,
     )

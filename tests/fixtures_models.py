@@ -24,6 +24,15 @@ def llama_spec(**changes) -> EngineSpec:
     )
 
 
+def torch_spec(**changes) -> EngineSpec:
+    """The same model, de-quantised. One thread: tests share their machine."""
+    from rung.models.resolve import resolve
+    from rung.models.weights import dequantised
+
+    weights = dequantised(resolve("smollm2-135m"))
+    return EngineSpec(**{"engine": "torch", "weights": weights, "context": 512, "threads": 1, **changes})
+
+
 @pytest.fixture(scope="module")
 def llama() -> Iterator[LlamaEngine]:
     engine = LlamaEngine(llama_spec(), request_limit_s=60)

@@ -1,34 +1,51 @@
 """The climb: build every rung, score it on dev, decide, open the sealed test once, and record it all."""
 
+import difflib
 import platform
+import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
-from rung import evaluate
+from rung import __version__, evaluate
+from rung.climb import sealed
 from rung.climb.decide import decide
 from rung.climb.machine import Watch, describe_machine, versions
-from rung.climb.rows import Prepared, prepare
-from rung.errors import DataError, RunError, RungError, TaskError
-from rung.evaluate import Store
+from rung.climb.rows import Prepared, length_findings, prepare, too_long
+from rung.errors import DataError, EngineError, RunError, RungError, SystemFolderError, TaskError
+from rung.evaluate import Bench, Store
 from rung.models.resolve import Model, resolve
-from rung.records import Candidate, Climb, Decision, Disagreement, Measurement, RungResult
+from rung.records import (
+    Candidate,
+    Climb,
+    Decision,
+    Disagreement,
+    Example,
+    Measurement,
+    MetricName,
+    RungResult,
+    SplitName,
+)
 from rung.rungs import LADDER
-from rung.rungs.base import Built, Context, Reporter, Rung
-from rung.runs import append_jsonl, digest_of, open_run, read_jsonl, write_text
+from rung.rungs.base import WORK_FOLDER, Built, Context, Reporter, Rung
+from rung.runs import digest_of, held, open_run, read_json, write_json, write_text
 from rung.scoring.cost import usd_per_1000
-from rung.scoring.scorers import SCORERS
-from rung.system import Pool, System, copy
+from rung.system import Pool, System, context_of, copy
 
 CLIMB_FILE = "climb.json"
-TEST_FILE = "test_openings.jsonl"
 RESULT_FILE = "result.json"
+CLOCK_FILE = "clock.json"
+WINNER_FOLDER = "winner"
 SHARES = {"head": 0.1, "prompt": 0.15, "few_shot": 0.25}
 """The share of the budget that a rung may take; one that isn't named may take all that is left."""
 ANSWERS_SHOWN = 30
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,36 +76,29 @@ def climb(source: Path, options: Options, reporter: Reporter) -> tuple[Climb, Pa
     for finding in prepared.findings:
         reporter.say(f"{finding.severity}: {finding.message}")
     _stop_on_block(prepared)
-    bar = reporter.begin("fetching the model", None)
-    model = resolve(prepared.task.models[0])
-    reporter.end(bar)
+    model = _model(prepared.task.models[0], reporter)
     config = _config(prepared, model, options)
     run = options.out or Path("runs") / f"{prepared.task.name}-{digest_of(config)[:8]}"
     resumed = open_run(run, config)
-    if resumed and (run / CLIMB_FILE).exists():
-        reporter.say(f"{run} is complete: nothing was run again")
-        return load_climb(run), run
-    if resumed:
-        reporter.say(f"going on with {run}")
-    with Pool() as pool:
-        done = _Climbing(prepared, model, options, run, pool, reporter).run(chosen)
-    write_text(run / CLIMB_FILE, TypeAdapter(Climb).dump_json(done).decode("utf-8"))
+    with held(run):
+        if resumed and _is_complete(run, options):
+            reporter.say(f"{run} is complete: nothing was run again")
+            return load_climb(run), run
+        if resumed:
+            reporter.say(f"going on with {run}")
+        with Pool() as pool:
+            done = _Climbing(prepared, model, options, run, pool, reporter).run(chosen)
+        write_text(run / CLIMB_FILE, TypeAdapter(Climb).dump_json(done).decode("utf-8"))
     return done, run
 
 
 def load_climb(run: Path) -> Climb:
     """Read a finished climb. Raises RunError where there is none."""
-    path = run / CLIMB_FILE
-    try:
-        return TypeAdapter(Climb).validate_json(path.read_text(encoding="utf-8"))
-    except OSError:
+    if not (run / CLIMB_FILE).exists():
         raise RunError(
-            f"{run} holds no finished climb; run `rung climb` again with the same arguments"
-        ) from None
-    except ValueError as error:
-        raise RunError(
-            f"{path} is damaged: {str(error).splitlines()[0]}; remove it and climb again"
-        ) from None
+            f"{str(run)!r} holds no finished climb; run `rung climb` again with the same arguments"
+        )
+    return _load(run / CLIMB_FILE, Climb)
 
 
 class _Climbing:
@@ -97,51 +107,74 @@ class _Climbing:
     def __init__(
         self, prepared: Prepared, model: Model, options: Options, run: Path, pool: Pool, reporter: Reporter
     ) -> None:
-        self.prepared, self.model, self.options = prepared, model, options
-        self.run_folder, self.pool, self.reporter = run, pool, reporter
-        self.store = Store(run / "answers")
-        self.start = time.monotonic()
+        self.model, self.options = model, options
+        self.run_folder, self.reporter = run, reporter
+        self.bench = Bench(pool=pool, store=Store(run / "answers"), metric=_metric(prepared))
+        self.too_long = too_long(prepared.splits, pool.chat(model), context_of(model))
+        more = length_findings(prepared.splits, self.too_long, context_of(model))
+        for finding in more:
+            reporter.say(f"{finding.severity}: {finding.message}")
+        self.prepared = replace(prepared, findings=(*prepared.findings, *more))
         self.systems: dict[str, System] = {}
+        clock = run / CLOCK_FILE
+        spent_s = float(read_json(clock)["seconds"]) if clock.exists() else 0.0
+        self.start = time.monotonic() - spent_s
 
     def run(self, rungs: list[tuple[int, Rung]]) -> Climb:
         """Every rung in order, then the decisions."""
-        results = [self.rung(order, rung) for order, rung in rungs]
-        if not self.systems:
-            raise RungError(
-                "no rung could be built: " + "; ".join(r.failed or r.skipped or "" for r in results)
-            )
-        dev_decision = self.decide(results, "dev")
-        results = self.open_test(results, dev_decision)
-        decision = self.decide(results, "test")
-        winner = self.ship(results, decision.chosen)
-        return self.summary(results, dev_decision, decision, winner)
+        try:
+            results = [self.rung(order, rung) for order, rung in rungs]
+            if not self.systems:
+                reasons = "; ".join(f"{r.rung}: {r.failed or r.skipped}" for r in results)
+                raise RungError(f"no rung could be built: {reasons}")
+            dev_decision = self.decide(results, "dev")
+            results = self.open_test(results, dev_decision)
+            decision = self.decide(results, "test")
+            self.ship(decision.chosen)
+            return self.summary(results, dev_decision, decision)
+        finally:
+            with suppress(RunError):
+                self.stop_clock()
+
+    def stop_clock(self) -> None:
+        """Write down the seconds spent so far: a climb that is taken up again has that much less."""
+        write_json(self.run_folder / CLOCK_FILE, {"seconds": time.monotonic() - self.start})
 
     def rung(self, order: int, rung: Rung) -> RungResult:
         """Build a rung and score it on dev, or take its result from the run folder."""
         folder = self.run_folder / "rungs" / rung.name
         kept = folder / RESULT_FILE
         if kept.exists():
-            result = TypeAdapter(RungResult).validate_json(kept.read_text(encoding="utf-8"))
+            result = _load(kept, RungResult)
             if result.folder is not None:
-                self.systems[rung.name] = System.load(self.run_folder / result.folder)
-            return result
-        context = self.context(rung, folder)
-        reason = rung.skip(context)
-        if reason is not None:
-            return RungResult(rung=rung.name, order=order, skipped=reason)
-        start = time.monotonic()
-        watch = Watch()
-        try:
-            with watch:
-                built = rung.build(context)
-        except RungError as error:
-            self.reporter.say(f"{rung.name} failed: {error}")
-            return RungResult(
-                rung=rung.name, order=order, failed=str(error), build_s=time.monotonic() - start
-            )
-        result = self.result(order, rung, folder, built, time.monotonic() - start, watch.peak_mb)
-        write_text(kept, TypeAdapter(RungResult).dump_json(result).decode("utf-8"))
+                self.systems[rung.name] = _kept_system(self.run_folder / result.folder, folder)
+        else:
+            result = self.built(order, rung, folder)
+            if result.dev is not None:
+                write_text(kept, TypeAdapter(RungResult).dump_json(result).decode("utf-8"))
+            self.stop_clock()
+        if result.dev is not None:
+            shutil.rmtree(folder / WORK_FOLDER, ignore_errors=True)
         return result
+
+    def built(self, order: int, rung: Rung, folder: Path) -> RungResult:
+        """Build a rung and score it on dev. What breaks in it fails it alone; a full disk ends the climb."""
+        context = self.context(rung, folder)
+        start = time.monotonic()
+        try:
+            reason = rung.skip(context)
+            if reason is not None:
+                return RungResult(rung=rung.name, order=order, skipped=reason)
+            with Watch() as watch:
+                made = rung.build(context)
+            return self.result(order, folder, made, time.monotonic() - start, watch.peak_mb)
+        except RunError:
+            raise
+        except RungError as error:
+            self.systems.pop(rung.name, None)
+            self.reporter.say(f"{rung.name} failed: {error}")
+            seconds = time.monotonic() - start
+            return RungResult(rung=rung.name, order=order, failed=str(error), build_s=seconds)
 
     def context(self, rung: Rung, folder: Path) -> Context:
         """What the rung may use, with its share of the budget."""
@@ -153,33 +186,30 @@ class _Climbing:
             task=self.prepared.task,
             train=splits.train,
             dev=splits.dev,
+            too_long=self.too_long & {e.id for e in (*splits.train, *splits.dev)},
             model=self.model,
             folder=folder,
-            pool=self.pool,
-            store=self.store,
+            bench=self.bench,
             reporter=self.reporter,
             deadline=end,
             seed=self.prepared.task.seed,
-            earlier=dict(self.systems),
         )
 
-    def result(
-        self, order: int, rung: Rung, folder: Path, built: Built, seconds: float, peak_mb: float
-    ) -> RungResult:
+    def result(self, order: int, folder: Path, built: Built, seconds: float, peak_mb: float) -> RungResult:
         """The rung's System in its place, scored on dev with times, memory and cost."""
         system = copy(built.system, folder / "system")
-        self.systems[rung.name] = system
+        name = system.spec.rung
         dev = self.measured(system, "dev")
-        dollars = usd_per_1000(dev.seconds_per_answer, self.prepared.task.machine_usd_per_hour)
-        self.reporter.say(f"{rung.name}: {dev.score:.3f} on {dev.n} dev rows ({built.what})")
+        self.systems[name] = system
+        self.reporter.say(f"{name}: {dev.score:.3f} on {dev.n} dev rows ({built.what})")
         return RungResult(
-            rung=rung.name,
+            rung=name,
             order=order,
             system=system.digest,
             folder=str((folder / "system").relative_to(self.run_folder)),
             what=built.what,
             dev=dev,
-            usd_per_1000=dollars,
+            usd_per_1000=usd_per_1000(dev.seconds_per_answer, self.prepared.task.machine_usd_per_hour),
             build_s=seconds,
             build_peak_mb=peak_mb,
             over_limits=self.over_limits(dev),
@@ -188,18 +218,20 @@ class _Climbing:
             notes=built.notes,
         )
 
-    def measured(self, system: System, split: str) -> Measurement:
+    def rows(self, split: SplitName) -> tuple[Example, ...]:
+        """The dev or the test rows."""
+        return self.prepared.splits.dev if split == "dev" else self.prepared.splits.test
+
+    def measured(self, system: System, split: SplitName) -> Measurement:
         """A System on the dev or the test rows."""
-        rows = self.prepared.splits.dev if split == "dev" else self.prepared.splits.test
+        rows = self.rows(split)
         bar = self.reporter.begin(f"{system.spec.rung} on {len(rows)} {split} rows", len(rows))
         try:
             return evaluate.measure(
                 system,
                 rows,
-                split="dev" if split == "dev" else "test",
-                metric=_metric(self.prepared),
-                pool=self.pool,
-                store=self.store,
+                self.bench,
+                split=split,
                 on_done=lambda done, _: self.reporter.advance(bar, done),
                 timed=True,
             )
@@ -215,7 +247,7 @@ class _Climbing:
             found.append(f"memory {dev.memory_mb:.0f} MB is over {limits.memory_mb:g} MB")
         return tuple(found)
 
-    def decide(self, results: list[RungResult], split: str) -> Decision:
+    def decide(self, results: list[RungResult], split: SplitName) -> Decision:
         """The decision on the rows of one split, over the rungs that were measured there."""
         measured = [(r, r.dev if split == "dev" else r.test) for r in results]
         candidates = [
@@ -231,71 +263,64 @@ class _Climbing:
             for r, m in measured
             if m is not None
         ]
-        rows = self.prepared.splits.dev if split == "dev" else self.prepared.splits.test
-        groups = {e.id: e.group for e in rows if e.group is not None}
+        groups = {e.id: e.group for e in self.rows(split) if e.group is not None}
         return decide(
             candidates,
-            targets={e.id: e.output for e in rows},
+            targets={e.id: e.output for e in self.rows(split)},
             groups=groups or None,
             seed=self.prepared.task.seed,
             split=split,
         )
 
     def open_test(self, results: list[RungResult], on_dev: Decision) -> list[RungResult]:
-        """Score on the sealed test: the chosen, the cheapest and the dev-best System, or all. Counted."""
-        built = [r for r in results if r.dev is not None]
-        wanted = {built[0].rung, on_dev.chosen, on_dev.best, self.best_on_dev(built)}
-        if self.options.test_all:
-            wanted = {r.rung for r in built}
-        names = [r.rung for r in built if r.rung in wanted]
-        path = self.run_folder / TEST_FILE
-        known = {line["system"] for line in read_jsonl(path)}
-        fresh = [self.systems[n].digest for n in names if self.systems[n].digest not in known]
-        if fresh:
-            opening = max((line["opening"] for line in read_jsonl(path)), default=0) + 1
-            append_jsonl(
-                path, [{"opening": opening, "system": digest, "at": time.time()} for digest in fresh]
-            )
-        return [
-            replace(r, test=self.measured(self.systems[r.rung], "test")) if r.rung in names else r
-            for r in results
-        ]
+        """Score on the sealed test: the chosen, the cheapest and the dev-best System, or all. Counted.
 
-    def best_on_dev(self, built: list[RungResult]) -> str:
-        """The rung with the best dev score, whether or not dev has rows enough for a decision."""
-        sign = 1 if SCORERS[_metric(self.prepared)].higher_is_better else -1
-        return max(built, key=lambda r: sign * r.dev.score if r.dev else 0.0).rung
+        A System whose calls all break there has no test score and a note. EngineError when that is so of all.
+        """
+        names = sealed.to_open(results, on_dev, self.rows("dev"), everything=self.options.test_all)
+        sealed.count(self.run_folder, [self.systems[name].digest for name in names])
+        opened = [self.tested(r) if r.rung in names else r for r in results]
+        if all(r.test is None for r in opened):
+            raise EngineError("no rung could be scored on the test: " + "; ".join(opened[0].notes[-1:]))
+        return opened
 
-    def ship(self, results: list[RungResult], chosen: str | None) -> str | None:
-        """Copy the chosen System to `winner`."""
+    def tested(self, result: RungResult) -> RungResult:
+        """The result with its test score, or with a note of why there is none."""
+        try:
+            return replace(result, test=self.measured(self.systems[result.rung], "test"))
+        except RunError:
+            raise
+        except RungError as error:
+            self.reporter.say(f"{result.rung} has no test score: {error}")
+            return replace(result, notes=(*result.notes, f"no test score: {error}"))
+
+    def ship(self, chosen: str | None) -> None:
+        """Copy the chosen System to `winner`; without one there is no such folder."""
         if chosen is None:
-            return None
-        copy(self.systems[chosen], self.run_folder / "winner")
-        return "winner"
+            shutil.rmtree(self.run_folder / WINNER_FOLDER, ignore_errors=True)
+        else:
+            copy(self.systems[chosen], self.run_folder / WINNER_FOLDER)
 
-    def summary(
-        self, results: list[RungResult], on_dev: Decision, decision: Decision, winner: str | None
-    ) -> Climb:
+    def summary(self, results: list[RungResult], on_dev: Decision, decision: Decision) -> Climb:
         """Every number of the climb in one record."""
         prepared, task = self.prepared, self.prepared.task
         assert task.output.kind is not None, "the task was completed from its rows"
-        openings = max((line["opening"] for line in read_jsonl(self.run_folder / TEST_FILE)), default=0)
         return Climb(
             task=task.name,
             about=task.about or None,
             kind=task.output.kind,
-            metric=_metric(prepared),
+            metric=self.bench.metric,
             n_train=len(prepared.splits.train),
             n_dev=len(prepared.splits.dev),
             n_test=len(prepared.splits.test),
             test_given=prepared.splits.test_given,
-            openings=openings,
+            openings=sealed.openings(self.run_folder),
             inferred=prepared.inferred,
             findings=prepared.findings,
             results=tuple(results),
             dev_decision=on_dev,
             decision=decision,
-            winner=winner,
+            winner=WINNER_FOLDER if decision.chosen is not None else None,
             seconds=time.monotonic() - self.start,
             machine=describe_machine(),
             usd_per_hour=task.machine_usd_per_hour,
@@ -310,15 +335,14 @@ class _Climbing:
         )
 
     def disagreements(self, results: list[RungResult]) -> Iterator[Disagreement]:
-        """Dev rows on which the rungs' answers differ in score; test rows stay unseen."""
+        """The first dev rows on which the rungs' answers differ in score; test rows stay unseen."""
         measured = [
             (r.rung, {p.example_id: p for p in r.dev.predictions}) for r in results if r.dev is not None
         ]
         shown = 0
-        for example in self.prepared.splits.dev:
-            found = [(name, table[example.id]) for name, table in measured if example.id in table]
-            scores = {p.score for _, p in found}
-            if len(scores) < 2 or shown >= ANSWERS_SHOWN:
+        for example in self.rows("dev"):
+            found = [(name, table[example.id]) for name, table in measured]
+            if len({p.score for _, p in found}) < 2:
                 continue
             shown += 1
             yield Disagreement(
@@ -327,13 +351,17 @@ class _Climbing:
                 target=example.output,
                 answers=tuple((name, p.answer.text, p.score) for name, p in found),
             )
+            if shown == ANSWERS_SHOWN:
+                return
 
 
 def _chosen_rungs(options: Options) -> list[tuple[int, Rung]]:
     names = [rung.name for rung in LADDER]
     for name in options.rungs:
         if name not in names:
-            raise TaskError(f"no rung is called {name!r}; the ladder has {', '.join(names)}")
+            near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+            meant = f"did you mean {near[0]!r}? " if near else ""
+            raise TaskError(f"no rung is called {name!r}; {meant}The ladder has {', '.join(names)}")
     return [(i, rung) for i, rung in enumerate(LADDER) if not options.rungs or rung.name in options.rungs]
 
 
@@ -341,6 +369,42 @@ def _stop_on_block(prepared: Prepared) -> None:
     blocks = [f.message for f in prepared.findings if f.severity == "block"]
     if blocks:
         raise DataError("the data can't be used: " + " · ".join(blocks))
+
+
+def _model(name: str, reporter: Reporter) -> Model:
+    """The model's files, brought with a progress bar in megabytes where they aren't here yet."""
+    bar = reporter.begin(f"fetching {name}, MB", None)
+    try:
+        return resolve(name, progress=lambda done, _: reporter.advance(bar, done // 10**6))
+    finally:
+        reporter.end(bar)
+
+
+def _is_complete(run: Path, options: Options) -> bool:
+    """Whether the climb is finished, and holds the test scores that are asked for."""
+    if not (run / CLIMB_FILE).exists():
+        return False
+    return not options.test_all or all(r.dev is None or r.test is not None for r in load_climb(run).results)
+
+
+def _load(path: Path, kind: type[T]) -> T:
+    """Read a record that this program wrote. Raises RunError where it is damaged."""
+    try:
+        return TypeAdapter(kind).validate_json(path.read_bytes())
+    except ValidationError as error:
+        why = f"{error.errors()[0]['msg']} at {'.'.join(map(str, error.errors()[0]['loc'])) or 'its start'}"
+        raise RunError(
+            f"{str(path)!r} is damaged ({why}); remove it and run the same command again"
+        ) from None
+    except OSError as error:
+        raise RunError(f"can't read {str(path)!r}: {error.strerror}; mend that and run it again") from None
+
+
+def _kept_system(folder: Path, rung: Path) -> System:
+    try:
+        return System.load(folder)
+    except SystemFolderError as error:
+        raise RunError(f"{error}. To have the rung built again, remove {str(rung)!r}") from None
 
 
 def _config(prepared: Prepared, model: Model, options: Options) -> dict:
@@ -351,12 +415,11 @@ def _config(prepared: Prepared, model: Model, options: Options) -> dict:
         "model": model.digest,
         "rungs": [rung.name for _, rung in _chosen_rungs(options)],
         "budget_s": options.budget_s,
-        "test_all": options.test_all,
-        "format": 1,
+        "rung": __version__,
         "python": platform.python_version_tuple()[:2],
     }
 
 
-def _metric(prepared: Prepared):
+def _metric(prepared: Prepared) -> MetricName:
     assert prepared.task.metric is not None, "the task was completed from its rows"
     return prepared.task.metric

@@ -1,4 +1,4 @@
-"""The machine a climb ran on: its description, the versions that matter, and peak memory while a rung is built."""
+"""The machine a climb ran on: its description, the versions that matter, and peak memory."""
 
 import os
 import platform

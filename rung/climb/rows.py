@@ -7,9 +7,15 @@ from typing import Protocol
 from rung.data.checks import check
 from rung.data.sources import conform, read_source
 from rung.data.splits import split
-from rung.errors import DataError
-from rung.records import Finding, Splits
+from rung.errors import DataError, TaskError
+from rung.models.chat import Chat, Message
+from rung.records import Example, Finding, Splits
+from rung.system import question
 from rung.task import Task, infer, load_task
+
+FEWEST_ROWS = 20
+FEWEST_DEV_ROWS = 20
+SHOWN_ROWS = 20
 
 
 class RowOptions(Protocol):
@@ -53,18 +59,19 @@ class Prepared:
 
 def prepare(source: Path, options: RowOptions) -> Prepared:
     """Read, infer, split and check. Raises RungError with the row and the way out."""
-    task = load_task(source, test=options.test)
-    changes = {}
-    if options.models:
-        changes["models"] = options.models
-    if options.seed is not None:
-        changes["seed"] = options.seed
-    task = task.model_copy(update=changes)
+    if options.dev_rows < FEWEST_DEV_ROWS:
+        raise DataError(
+            f"--dev-rows {options.dev_rows} is too few to choose by; give at least {FEWEST_DEV_ROWS}"
+        )
+    task = _with_options(load_task(source, test=options.test), options)
     chosen = options.format if options.format != "auto" else task.data.format
     train = read_source(task.data.train, chosen)
+    if len(train.examples) < FEWEST_ROWS:
+        raise DataError(
+            f"{task.data.train.name}: {len(train.examples)} rows; a climb needs at least {FEWEST_ROWS}, and "
+            "some hundreds for a verdict that means something"
+        )
     test = read_source(task.data.test, chosen) if task.data.test else None
-    if options.dev_rows < 20:
-        raise DataError(f"--dev-rows {options.dev_rows} is too few to choose by; give at least 20")
     task, inferred = infer(task, train.examples)
     assert task.output.kind is not None, "infer leaves nothing open"
     parts = split(
@@ -75,17 +82,75 @@ def prepare(source: Path, options: RowOptions) -> Prepared:
         dev_rows=options.dev_rows,
     )
     notes = [*train.notes, *(test.notes if test else ())]
-    lines = (*notes, *inferred, *_not_used(task))
-    return Prepared(task=task, splits=parts, inferred=lines, findings=check(parts, task))
+    return Prepared(
+        task=task,
+        splits=parts,
+        inferred=(*notes, *inferred),
+        findings=(*check(parts, task), *_unused(task)),
+    )
 
 
-def _not_used(task: Task) -> list[str]:
-    """What the task names and this version doesn't use: said, so that nobody believes it was."""
-    lines = []
+def too_long(splits: Splits, chat: Chat, limit: int) -> frozenset[str]:
+    """Ids of the rows that no prompt of `limit` tokens can hold, were the question all of it.
+
+    A token is at least one byte, so only long rows are counted out.
+    """
+    rows = [e for e in (*splits.train, *splits.dev, *splits.test) if len(question(e).encode()) >= limit // 2]
+    return frozenset(
+        e.id
+        for e in rows
+        if len(chat.render([Message(role="user", content=question(e))], style="terse")) >= limit
+    )
+
+
+def length_findings(splits: Splits, ids: frozenset[str], limit: int) -> tuple[Finding, ...]:
+    """How many rows of each part are too long for the model, and what becomes of them."""
+    parts = {
+        name: [e for e in rows if e.id in ids]
+        for name, rows in (("training", splits.train), ("dev", splits.dev), ("test", splits.test))
+    }
+    found = [e for rows in parts.values() for e in rows]
+    if not found:
+        return ()
+    counts = ", ".join(f"{len(rows):,} {name}" for name, rows in parts.items() if rows)
+    message = (
+        f"rows longer than the model's {limit:,} tokens: {counts}, such as {_place(found)}; a language model "
+        "neither learns from them nor answers them (counted as broken calls beside the score); shorten the "
+        "inputs or take a model with a longer context"
+    )
+    return (
+        Finding(
+            check="too_long",
+            severity="warn",
+            message=message,
+            rows=tuple(e.where for e in found[:SHOWN_ROWS]),
+        ),
+    )
+
+
+def _place(rows: list[Example]) -> str:
+    return rows[0].where or rows[0].id
+
+
+def _with_options(task: Task, options: RowOptions) -> Task:
+    changes: dict[str, object] = {}
+    if options.models:
+        changes["models"] = options.models
+    if options.seed is not None:
+        if not 0 <= options.seed < 2**32:
+            raise TaskError(f"--seed {options.seed}: give a whole number from 0 to {2**32 - 1}")
+        changes["seed"] = options.seed
+    return task.model_copy(update=changes)
+
+
+def _unused(task: Task) -> list[Finding]:
+    """What the task file names and no rung of this version uses: better said than passed over."""
+    unused = []
     if len(task.models) > 1:
-        lines.append(f"models: only the first, {task.models[0]!r}, is climbed in this version")
+        others = ", ".join(map(repr, task.models[1:]))
+        unused.append(f"models: one is climbed at a time; {others} left out, name another with --models")
     if task.teacher is not None:
-        lines.append(f"teacher = {task.teacher!r} isn't used in this version")
+        unused.append(f"teacher: {task.teacher!r} isn't asked by any rung of this version")
     if task.data.documents is not None:
-        lines.append(f"data.documents = {task.data.documents.name!r} isn't used in this version")
-    return lines
+        unused.append(f"data.documents: {task.data.documents.name!r} isn't read by any rung of this version")
+    return [Finding(check="unused", severity="warn", message=message) for message in unused]

@@ -29,10 +29,10 @@ def split(
     """60/20/20 train/dev/test, or 80/20 train/dev beside a given `test`, which is kept as it is.
 
     With `dev_rows`, dev takes about so many rows at most and train the rest: no more are scored, and
-    a row that is never scored teaches more. Rows of one group, and rows with the same normalised input and context, land on one side. With
-    `stratify`, outputs keep their shares as well as the groups allow, and one that only few rows have
-    is in train. The result depends on the rows and the seed, not on the order of the rows. DataError
-    when a part would be empty.
+    a row that is never scored teaches more. Rows of one group, and rows with the same normalised input
+    and context, land on one side. With `stratify`, outputs keep their shares as well as the groups
+    allow, and one that only few rows have is in train. The result depends on the rows and the seed, not
+    on the order of the rows. DataError when a part would be empty.
     """
     if test is not None and not test:
         raise DataError("the test file holds no rows; leave it out to have a test carved from the others")

@@ -1,144 +1,156 @@
-"""Batched decoding in torch: one key/value cache per batch, finished rows dropped, JSON Schema as a mask."""
+"""Batched decoding in torch: a step for all rows at a time, finished rows dropped, JSON Schema as a mask."""
 
-import json
+import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import DynamicCache
 
 from rung.engines.base import Completion, Request
-from rung.engines.schema import require_schema, tight
-from rung.errors import EngineError
-from rung.records import Json
+from rung.engines.grammar import Grammars, end_tokens, load_tokenizer
+from rung.engines.logits import exact_near_top, next_logits
+from rung.engines.rows import Network, Rows
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
 
 
-@dataclass
-class _Row:
-    index: int
+@dataclass(kw_only=True)
+class _Answer:
+    """An answer as it grows."""
+
     request: Request
+    limit: int
+    ends: tuple[int, ...]
+    matcher: "LLMatcher | None"
+    generator: torch.Generator
     tokens: list[int] = field(default_factory=list)
-    logprob: float = 0.0
-    matcher: object = None
-    stopped: bool = False
+    logprobs: list[float] = field(default_factory=list)
+    text: str = ""
+    seconds: float = 0.0
+    done: bool = False
+    truncated: bool = False
+    failure: str | None = None
 
 
 class Decoder:
-    """Completes batches of requests with one model."""
+    """Completes batches of requests with one model. Holds its tokenizer and the grammars met so far."""
 
-    def __init__(self, model, folder: Path | None) -> None:
-        """`folder` holds tokenizer.json, needed to read text and to constrain it."""
-        from tokenizers import Tokenizer
-
-        if folder is None:
-            raise EngineError("the torch engine can't write text without the tokenizer's folder")
+    def __init__(self, model: Network, folder: Path | None) -> None:
+        """`folder` holds tokenizer.json. Raises EngineError without it."""
         self.model = model
-        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self.device = model.lm_head.weight.device
-        self._grammar_tokenizer = None
+        self.tokenizer = load_tokenizer(folder)
+        self.width: int = model.lm_head.weight.shape[0]
+        self.grammars = Grammars(self.tokenizer, self.width, end_tokens(model.config))
+
+    def check(self, requests: Sequence[Request]) -> None:
+        """Raise EngineError, before anything runs, where a schema can't be enforced."""
+        for request in requests:
+            self.grammars.matcher(request)
 
     @torch.inference_mode()
-    def run(self, requests: list[Request]) -> list[Completion]:
-        """All rows step by step; padded on the left so that every row's next token is in the last column."""
+    def run(
+        self, requests: Sequence[Request], context: int, memory: Rows | None = None, skip: int = 0
+    ) -> list[Completion]:
+        """Answer all requests together. `memory` holds the first `skip` tokens, which all prompts share.
+
+        `latency_s` is the time from the start of the batch to the end of the answer.
+        """
         start = time.perf_counter()
-        rows = [_Row(i, r, matcher=self._matcher(r.schema)) for i, r in enumerate(requests)]
-        longest = max(len(r.prompt) for r in requests)
-        ids = torch.tensor([[0] * (longest - len(r.prompt)) + list(r.prompt) for r in requests]).to(
-            self.device
-        )
-        mask = torch.tensor([[0] * (longest - len(r.prompt)) + [1] * len(r.prompt) for r in requests])
-        mask = mask.to(self.device)
-        cache = DynamicCache(config=self.model.config)
-        live = rows
-        finished: list[Completion | None] = [None] * len(rows)
-        generators = {r.index: torch.Generator().manual_seed(r.request.seed) for r in rows}
-        while live:
-            positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-            hidden = self.model.model(
-                ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
-            ).last_hidden_state[:, -1]
-            logits = self.model.lm_head(hidden).float().cpu()
-            for row, row_logits in zip(live, logits, strict=True):
-                self._step(row, row_logits, generators[row.index])
-            keep = [i for i, row in enumerate(live) if not row.stopped]
-            for row in live:
-                if row.stopped:
-                    finished[row.index] = self._completion(row, time.perf_counter() - start)
-            if len(keep) < len(live):
-                live = [live[i] for i in keep]
-                chosen = torch.tensor(keep, dtype=torch.long, device=self.device)
-                cache.batch_select_indices(chosen)
-                mask = mask[chosen]
-            if live:
-                ids = torch.tensor([[row.tokens[-1]] for row in live], device=self.device)
-                mask = torch.cat([mask, mask.new_ones(len(live), 1)], dim=1)
-        return [c for c in finished if c is not None]
+        answers = [self._begin(request, context) for request in requests]
+        rows = memory.spread(len(answers)) if memory is not None else Rows(self.model, len(answers))
+        rows.feed([request.prompt[skip:] for request in requests])
+        live = answers
+        while True:
+            going = [place for place, answer in enumerate(live) if not answer.done]
+            if len(going) < len(live):
+                for answer in live:
+                    answer.seconds = time.perf_counter() - start
+                live = [live[place] for place in going]
+                rows.keep(going)
+            if not live:
+                return [self._completion(answer) for answer in answers]
+            if live[0].tokens:
+                rows.feed([answer.tokens[-1:] for answer in live])
+            self._step(live, rows.last)
 
-    def _step(self, row: _Row, logits: torch.Tensor, generator: torch.Generator) -> None:
-        request = row.request
-        if row.matcher is not None:
-            logits = self._constrain(row, logits)
-        logprobs = logits.log_softmax(-1)
-        if request.temperature > 0:
-            weights = (logits / request.temperature).softmax(-1)
-            token = int(torch.multinomial(weights, 1, generator=generator))
-        else:
-            token = int(logits.argmax())
-        row.logprob += float(logprobs[token])
-        if token in request.stop_ids:
-            row.stopped = True
+    def _begin(self, request: Request, context: int) -> _Answer:
+        limit = min(request.max_tokens, context - len(request.prompt))
+        return _Answer(
+            request=request,
+            limit=limit,
+            ends=self.grammars.ends(request),
+            matcher=self.grammars.matcher(request),
+            generator=torch.Generator().manual_seed(request.seed),
+            done=limit <= 0,
+            truncated=limit <= 0,
+        )
+
+    def _step(self, live: list[_Answer], hidden: torch.Tensor) -> None:
+        """The next token of every row, with its log-probability under the unconstrained model."""
+        logits = next_logits(self.model, hidden)
+        allowed = self.grammars.allowed([answer.matcher for answer in live], self.width)
+        total = logits.logsumexp(-1)
+        if allowed is not None:
+            mask = torch.from_numpy(allowed).to(logits.device)
+            logits = exact_near_top(self.model, hidden, logits.masked_fill_(~mask, -math.inf))
+        tokens = logits.argmax(-1)
+        for place, answer in enumerate(live):
+            if answer.request.temperature > 0:
+                tokens[place] = _draw(logits[place], answer)
+        logprobs = logits.gather(1, tokens[:, None])[:, 0] - total
+        for answer, token, logprob in zip(live, tokens.tolist(), logprobs.tolist(), strict=True):
+            self._take(answer, token, logprob)
+
+    def _take(self, answer: _Answer, token: int, logprob: float) -> None:
+        """Add a token to the answer, and see whether that ends it."""
+        if token in answer.ends:
+            answer.done = True
             return
-        row.tokens.append(token)
-        if row.matcher is not None:
-            row.matcher.consume_token(token)  # type: ignore[attr-defined]
-            row.stopped = row.matcher.is_stopped()  # type: ignore[attr-defined]
-        if len(row.tokens) >= request.max_tokens:
-            row.stopped = True
-        elif request.stop and any(s in self._text(row.tokens[-16:]) for s in request.stop):
-            row.stopped = True
+        answer.tokens.append(token)
+        answer.logprobs.append(logprob)
+        if answer.matcher is not None:
+            answer.matcher.consume_token(token)
+            if answer.matcher.is_error():
+                answer.failure = f"generate: the grammar broke: {answer.matcher.get_error()}"
+            answer.done = answer.matcher.is_stopped()
+        if not answer.done and answer.request.stop:
+            answer.done = self._cut(answer)
+        if not answer.done and len(answer.tokens) >= answer.limit:
+            answer.done = answer.truncated = True
 
-    def _constrain(self, row: _Row, logits: torch.Tensor) -> torch.Tensor:
-        import llguidance.torch as masks
-
-        bitmask = masks.allocate_token_bitmask(1, logits.shape[-1])
-        masks.fill_next_token_bitmask(row.matcher, bitmask, 0)  # type: ignore[arg-type]
-        allowed = logits[None].clone()
-        masks.apply_token_bitmask_inplace(allowed, bitmask)
-        return allowed[0]
-
-    def _matcher(self, schema: Json):
-        if schema is None:
-            return None
-        from llguidance import LLMatcher
-        from llguidance.hf import from_tokenizer
-        from transformers import PreTrainedTokenizerFast
-
-        if self._grammar_tokenizer is None:
-            fast = PreTrainedTokenizerFast(tokenizer_object=self.tokenizer)
-            eos = self.model.config.eos_token_id
-            self._grammar_tokenizer = from_tokenizer(
-                fast, n_vocab=self.model.config.vocab_size, eos_token=eos if isinstance(eos, int) else eos[0]
-            )
-        require_schema(schema)
-        grammar = LLMatcher.grammar_from_json_schema(json.dumps(tight(schema)))
-        matcher = LLMatcher(self._grammar_tokenizer, grammar)
-        if matcher.is_error():
-            raise EngineError(f"the JSON Schema can't be enforced: {matcher.get_error()}; simplify it")
-        return matcher
-
-    def _text(self, tokens: list[int]) -> str:
-        return self.tokenizer.decode(tokens, skip_special_tokens=True)
-
-    def _completion(self, row: _Row, seconds: float) -> Completion:
-        text = self._text(row.tokens)
-        for stop in row.request.stop:
-            text = text.split(stop)[0]
-        return Completion(
-            text=text,
-            tokens=tuple(row.tokens),
-            logprob=row.logprob,
-            prompt_tokens=len(row.request.prompt),
-            latency_s=seconds,
-            truncated=len(row.tokens) >= row.request.max_tokens,
+    def _cut(self, answer: _Answer) -> bool:
+        """Cut the answer before its first stop string, to the fewest tokens that spell what is left."""
+        text = self._text(answer.tokens)
+        places = [place for stop in answer.request.stop if stop and (place := text.find(stop)) >= 0]
+        if not places:
+            return False
+        size = next(
+            k for k in range(len(answer.tokens) + 1) if len(self._text(answer.tokens[:k])) >= min(places)
         )
+        answer.text = text[: min(places)]
+        del answer.tokens[size:], answer.logprobs[size:]
+        return True
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        return self.tokenizer.decode(list(tokens), skip_special_tokens=True)
+
+    def _completion(self, answer: _Answer) -> Completion:
+        return Completion(
+            text=answer.text or self._text(answer.tokens),
+            tokens=tuple(answer.tokens),
+            logprob=math.fsum(answer.logprobs),
+            prompt_tokens=len(answer.request.prompt),
+            latency_s=answer.seconds,
+            truncated=answer.truncated,
+            failure=answer.failure,
+        )
+
+
+def _draw(logits: torch.Tensor, answer: _Answer) -> int:
+    """A token drawn at the request's temperature by its own generator."""
+    weights = (logits.float().cpu() / answer.request.temperature).softmax(-1)
+    return int(torch.multinomial(weights, 1, generator=answer.generator))

@@ -48,15 +48,15 @@ class Grammars:
         return self._compiled[key].deep_copy()
 
     def allowed(self, matchers: "Sequence[LLMatcher | None]", width: int) -> NDArray[np.bool_] | None:
-        """Which tokens may follow: [rows, width], all of them for rows without a grammar; None if no row has one."""
-        from llguidance import LLExecutor
-        from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask_par
+        """Which tokens may follow: [rows, width], all for rows without a grammar; None if no row has one."""
+        from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 
-        held = [(matcher, row) for row, matcher in enumerate(matchers) if matcher is not None]
-        if not held:
+        if not any(matchers):
             return None
         bits = allocate_token_bitmask(len(matchers), width)
-        fill_next_token_bitmask_par(LLExecutor(1), held, bits)
+        for row, matcher in enumerate(matchers):
+            if matcher is not None:
+                fill_next_token_bitmask(matcher, bits, row)
         return np.unpackbits(bits.view(np.uint8), axis=1, count=width, bitorder="little").view(np.bool_)
 
     def _table(self, ends: tuple[int, ...]) -> "LLTokenizer":

@@ -17,14 +17,16 @@ def next_logits(model: Network, hidden: torch.Tensor) -> torch.Tensor:
     logits = model.lm_head(hidden)
     if logits.dtype not in (torch.bfloat16, torch.float16):
         return logits
-    logits = logits.float()
-    return exact(model, hidden, logits, logits > logits.amax(-1, keepdim=True) - NEAR)
+    return exact_near_top(model, hidden, logits.float())
 
 
-def exact(model: Network, hidden: torch.Tensor, logits: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
-    """`logits` with the places that `where` [rows, vocabulary] marks computed again in fp32; changed in place."""
-    rows, tokens = where.nonzero(as_tuple=True)
+def exact_near_top(model: Network, hidden: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """`logits` with those near each row's top computed again in their own precision; changed in place."""
     head = model.lm_head
+    if head.weight.dtype == logits.dtype:
+        return logits
+    near = logits > logits.amax(-1, keepdim=True) - NEAR
+    rows, tokens = near.nonzero(as_tuple=True)
     found = (hidden[rows].to(logits.dtype) * head.weight[tokens].to(logits.dtype)).sum(-1)
     logits[rows, tokens] = found if head.bias is None else found + head.bias[tokens].to(logits.dtype)
     return logits

@@ -6,12 +6,26 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import nn
 
+from rung.engines.rows import Network
 from rung.errors import ModelError
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+PREFIX = "base_model.model."
+UNREAD = (
+    "use_dora",
+    "use_rslora",
+    "bias",
+    "modules_to_save",
+    "rank_pattern",
+    "alpha_pattern",
+    "fan_in_fan_out",
+)
+"""Settings of PEFT that change what an adapter does and that aren't read here."""
 
 
 class _LoraFunction(torch.autograd.Function):
@@ -19,13 +33,10 @@ class _LoraFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight, bias, a, b, scale):  # noqa: PLR0913 (autograd fixes the signature)
-        a_cast, b_cast = a.to(x.dtype), b.to(x.dtype)
         rows = x.reshape(-1, x.shape[-1])
-        hidden = rows @ a_cast.t()
-        out = nn.functional.linear(rows, weight, bias)
-        out.addmm_(hidden, b_cast.t(), alpha=scale)
+        out, hidden, a_cast, b_cast = _product(rows, weight, bias, a, b, scale)
         ctx.save_for_backward(rows, weight, a_cast, b_cast, hidden)
-        ctx.scale = scale
+        ctx.scale, ctx.master = scale, a.dtype
         return out.view(*x.shape[:-1], weight.shape[0])
 
     @staticmethod
@@ -40,61 +51,82 @@ class _LoraFunction(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             grad_x = (grad_rows @ weight).addmm_(grad_hidden, a)
             grad_x = grad_x.view(*grad.shape[:-1], weight.shape[1])
-        return grad_x, None, None, grad_a.float(), grad_b.float(), None
+        return grad_x, None, None, grad_a.to(ctx.master), grad_b.to(ctx.master), None
+
+
+def _product(rows, weight, bias, a, b, scale):
+    a_cast, b_cast = a.to(rows.dtype), b.to(rows.dtype)
+    hidden = rows @ a_cast.t()
+    out = nn.functional.linear(rows, weight, bias)
+    return out.addmm_(hidden, b_cast.t(), alpha=scale), hidden, a_cast, b_cast
 
 
 class LoraLinear(nn.Module):
     """A frozen linear layer with a trainable low-rank update: W + (alpha / rank) B A.
 
-    A is [rank, in] and B is [out, rank], both fp32 master weights; B starts at zero (Hu et al. 2021).
+    A is [rank, in] and B is [out, rank], both master weights in fp32, or in the base's own type where that
+    is finer. `draw` sets them to where training starts.
     """
 
-    def __init__(self, base: nn.Linear, rank: int, alpha: float, generator: torch.Generator) -> None:
+    def __init__(self, base: nn.Linear, rank: int, alpha: float) -> None:
         super().__init__()
         self.weight = base.weight
         self.bias = base.bias
         self.scale = alpha / rank
-        bound = 1 / math.sqrt(base.in_features)
-        start = torch.empty(rank, base.in_features).uniform_(-bound, bound, generator=generator)
-        self.lora_a = nn.Parameter(start)
-        self.lora_b = nn.Parameter(torch.zeros(base.out_features, rank))
+        kind = {
+            "dtype": torch.promote_types(base.weight.dtype, torch.float32),
+            "device": base.weight.device,
+        }
+        self.lora_a = nn.Parameter(torch.zeros(rank, base.in_features, **kind))
+        self.lora_b = nn.Parameter(torch.zeros(base.out_features, rank, **kind))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x [..., in] → [..., out]."""
-        return _LoraFunction.apply(x, self.weight, self.bias, self.lora_a, self.lora_b, self.scale)  # type: ignore[return-value]
+        if torch.is_grad_enabled():
+            return _LoraFunction.apply(x, self.weight, self.bias, self.lora_a, self.lora_b, self.scale)  # type: ignore[return-value]
+        rows = x.reshape(-1, x.shape[-1])
+        out, *_ = _product(rows, self.weight, self.bias, self.lora_a, self.lora_b, self.scale)
+        return out.view(*x.shape[:-1], self.weight.shape[0])
 
 
-def attach(model: nn.Module, *, rank: int, alpha: float, seed: int) -> None:
+def attach(model: Network, *, rank: int, alpha: float, seed: int) -> None:
     """Freeze `model` and put a LoRA layer on every linear layer of its decoder blocks (all-linear)."""
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
+    _attach(model, _block_linears(model), rank, alpha)
+    draw(model, seed)
+
+
+def draw(model: Network, seed: int) -> None:
+    """Where training starts: every A random by the seed, every B zero (Hu et al. 2021)."""
     generator = torch.Generator().manual_seed(seed)
-    for name, layer in _block_linears(model):
-        _replace(model, name, LoraLinear(layer, rank, alpha, generator))
+    for _, layer in layers(model):
+        bound = 1 / math.sqrt(layer.lora_a.shape[1])
+        start = torch.empty(layer.lora_a.shape).uniform_(-bound, bound, generator=generator)
+        layer.lora_a.data.copy_(start)
+        layer.lora_b.data.zero_()
 
 
-def layers(model: nn.Module) -> Iterator[tuple[str, LoraLinear]]:
+def layers(model: Network) -> Iterator[tuple[str, LoraLinear]]:
     """The LoRA layers with their module paths, in the model's own order."""
     for name, module in model.named_modules():
         if isinstance(module, LoraLinear):
             yield name, module
 
 
-def parameters(model: nn.Module) -> list[nn.Parameter]:
+def parameters(model: Network) -> list[nn.Parameter]:
     """The trainable parameters: every A and B."""
     return [p for _, layer in layers(model) for p in (layer.lora_a, layer.lora_b)]
 
 
-def state(model: nn.Module) -> dict[str, torch.Tensor]:
+def state(model: Network) -> dict[str, torch.Tensor]:
     """Copies of all A and B by PEFT's tensor names."""
     tensors = {}
     for name, layer in layers(model):
-        tensors[f"base_model.model.{name}.lora_A.weight"] = layer.lora_a.detach().clone()
-        tensors[f"base_model.model.{name}.lora_B.weight"] = layer.lora_b.detach().clone()
+        tensors[f"{PREFIX}{name}.lora_A.weight"] = layer.lora_a.detach().clone()
+        tensors[f"{PREFIX}{name}.lora_B.weight"] = layer.lora_b.detach().clone()
     return tensors
 
 
-def restore(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
+def restore(model: Network, tensors: dict[str, torch.Tensor]) -> None:
     """Set all A and B from PEFT's tensor names. Raises ModelError where a tensor is missing or misshapen."""
     wanted = state(model)
     wrong = sorted(k for k in wanted.keys() | tensors.keys() if not _same_shape(wanted, tensors, k))
@@ -104,14 +136,12 @@ def restore(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
             f"misshapen, the first is {wrong[0]!r}; it was made for another base model"
         )
     for name, layer in layers(model):
-        layer.lora_a.data.copy_(tensors[f"base_model.model.{name}.lora_A.weight"])
-        layer.lora_b.data.copy_(tensors[f"base_model.model.{name}.lora_B.weight"])
+        layer.lora_a.data.copy_(tensors[f"{PREFIX}{name}.lora_A.weight"])
+        layer.lora_b.data.copy_(tensors[f"{PREFIX}{name}.lora_B.weight"])
 
 
-def save(model: nn.Module, folder: Path, *, base: str) -> None:
+def save(model: Network, folder: Path, *, base: str) -> None:
     """Write `adapter_model.safetensors` and `adapter_config.json` as PEFT reads them."""
-    from safetensors.torch import save_file
-
     found = list(layers(model))
     rank = found[0][1].lora_a.shape[0]
     config = {
@@ -133,13 +163,20 @@ def save(model: nn.Module, folder: Path, *, base: str) -> None:
     (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def load(model: nn.Module, folder: Path) -> None:
-    """Attach LoRA layers and fill them from a PEFT folder."""
-    from safetensors.torch import load_file
+def load(model: Network, folder: Path) -> None:
+    """Put LoRA layers on the linear layers that a PEFT folder names, and fill them.
 
+    Raises ModelError where the adapter isn't a plain LoRA or doesn't fit the model.
+    """
     config = read_config(folder)
-    attach(model, rank=int(config["r"]), alpha=float(config["lora_alpha"]), seed=0)
-    restore(model, load_file(folder / ADAPTER_WEIGHTS))
+    try:
+        tensors = load_file(folder / ADAPTER_WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"no readable adapter weights in {folder}: {error}") from None
+    named = {key.removeprefix(PREFIX).partition(".lora_")[0] for key in tensors}
+    found = [(name, layer) for name, layer in _block_linears(model) if name in named]
+    _attach(model, found, int(config["r"]), float(config["lora_alpha"]))
+    restore(model, tensors)
 
 
 def read_config(folder: Path) -> dict:
@@ -151,8 +188,14 @@ def read_config(folder: Path) -> dict:
         raise ModelError(
             f"no readable adapter at {folder}: {error}; a PEFT folder holds {ADAPTER_CONFIG}"
         ) from None
-    if config.get("peft_type") != "LORA" or config.get("use_dora") or config.get("use_rslora"):
-        raise ModelError(f"{path}: only plain LoRA adapters are read, this is {config.get('peft_type')!r}")
+    if config.get("peft_type") != "LORA":
+        raise ModelError(f"{path}: only LoRA adapters are read, this is {config.get('peft_type')!r}")
+    odd = [name for name in UNREAD if config.get(name) not in (None, False, "none", [], {})]
+    if odd:
+        raise ModelError(
+            f"{path}: only plain LoRA adapters are read, this one sets {odd[0]} = {config[odd[0]]!r}; "
+            "train it again without"
+        )
     return config
 
 
@@ -160,7 +203,7 @@ def _same_shape(wanted: dict, given: dict, key: str) -> bool:
     return key in wanted and key in given and wanted[key].shape == given[key].shape
 
 
-def _block_linears(model: nn.Module) -> list[tuple[str, nn.Linear]]:
+def _block_linears(model: Network) -> list[tuple[str, nn.Linear]]:
     return [
         (name, module)
         for name, module in model.named_modules()
@@ -168,6 +211,14 @@ def _block_linears(model: nn.Module) -> list[tuple[str, nn.Linear]]:
     ]
 
 
-def _replace(model: nn.Module, name: str, layer: nn.Module) -> None:
-    parent, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(parent), leaf, layer)
+def _attach(model: Network, found: list[tuple[str, nn.Linear]], rank: int, alpha: float) -> None:
+    if not found:
+        raise ModelError(
+            f"nothing to adapt: {model.config.model_type!r} has no such linear layers, or has LoRA "
+            "layers already"
+        )
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    for name, layer in found:
+        parent, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, LoraLinear(layer, rank, alpha))

@@ -65,12 +65,12 @@ class Rows:
             keys, values = (t.expand(size, -1, -1, -1) for t in (layer.keys, layer.values))
             grown.cache.update(keys, values, index)
         grown.positions = self.positions.expand(size, -1)
-        grown.lengths = self.lengths.expand(size)
+        grown.lengths, grown.dense = self.lengths.expand(size), self.dense
         grown.last = self.last.expand(size, -1)
         return grown
 
     def _run(self, tokens: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Hidden states after the last token of each row, and the positions of all slots, the new ones too."""
+        """Hidden states after each row's last token, and the positions of all slots, the new ones too."""
         ids, sizes = pad_right(tokens).to(self.device), _sizes(tokens, self.device)
         places = torch.arange(ids.shape[1], device=self.device)
         new = torch.where(places < sizes[:, None], self.lengths[:, None] + places, GAP)
@@ -88,7 +88,7 @@ class Rows:
         return after, positions
 
     def _masks(self, new: torch.Tensor, positions: torch.Tensor) -> torch.Tensor | dict[str, torch.Tensor]:
-        """[rows, 1, new slots, slots] for each kind of layer. A gap sees itself, or softmax would divide by 0."""
+        """[rows, 1, new slots, slots] by kind of layer. A gap sees itself, or softmax would divide by 0."""
         queries, keys = new[:, None, :, None], positions[:, None, None, :]
         slots = torch.arange(positions.shape[1], device=self.device)
         itself = slots == slots[-new.shape[1] :, None]
@@ -121,7 +121,8 @@ def attention_windows(config: Any) -> dict[str, int | None]:
     if other or getattr(config, "attention_chunk_size", None) is not None:
         raise EngineError(
             f"the torch engine can't batch the layers of {config.model_type!r} "
-            f"({', '.join(other) or 'chunked attention'}); use a GGUF file of this model with the llama engine"
+            f"({', '.join(other) or 'chunked attention'}); use a GGUF file of this model with the llama "
+            "engine"
         )
     return {kind: known[kind] for kind in sorted(set(kinds))} if kinds else {"": window}
 

@@ -1,9 +1,11 @@
-"""Linear heads: MiniLM vectors or TF-IDF counts, one linear layer, calibrated probabilities; stored as safetensors."""
+"""Linear heads: MiniLM vectors or TF-IDF counts, one linear layer, calibrated probabilities."""
 
 import json
+import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -15,12 +17,14 @@ HEAD_FILE = "head.safetensors"
 VOCABULARY_FILE = "vocabulary.json"
 TFIDF_BLOCKS = (("word", (1, 2)), ("char_wb", (2, 5)))
 
-Features = Literal["minilm", "tfidf"]
+Features = Literal["minilm", "tfidf", "both"]
+VECTOR_WEIGHT = 2.0
+"""How much a sentence vector weighs beside the two TF-IDF blocks, which have length 1 each too."""
 Embed: TypeAlias = Callable[[list[str]], np.ndarray]
 """Texts to unit vectors [texts, width]."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Head:
     """weights [classes, width], bias [classes]; class probabilities are softmax(temperature × (w x + b)).
 
@@ -37,25 +41,39 @@ class Head:
     idf: tuple[np.ndarray, ...] = ()
 
     def scores(self, texts: Sequence[str], embed: Embed) -> np.ndarray:
-        """Unnormalised class scores [texts, classes]; `embed` gives sentence vectors where they are needed."""
+        """Unnormalised class scores [texts, classes]; `embed` is asked where sentence vectors are needed."""
         return np.asarray(self.matrix(texts, embed) @ self.weights.T) + self.bias
 
     def matrix(self, texts: Sequence[str], embed: Embed):
-        """Features [texts, width]: dense for MiniLM, sparse for TF-IDF."""
+        """Features [texts, width]: dense for MiniLM, sparse for TF-IDF and for both side by side."""
         if self.features == "minilm":
             return embed(list(texts))
-        from scipy.sparse import hstack
-
-        blocks = []
-        for (analyzer, grams), words, idf in zip(TFIDF_BLOCKS, self.vocabularies, self.idf, strict=True):
-            vectorizer = _vectorizer(analyzer, grams, vocabulary={w: i for i, w in enumerate(words)})
-            vectorizer.idf_ = idf
-            blocks.append(vectorizer.transform(texts))
-        return hstack(blocks).tocsr()
+        blocks = [vectorizer.transform(texts) for vectorizer in self._vectorizers]
+        return _beside(blocks, embed(list(texts)) if self.features == "both" else None)
 
     def probabilities(self, texts: Sequence[str], embed: Embed) -> np.ndarray:
         """Class probabilities [texts, classes]."""
         return softmax(self.scores(texts, embed) * self.temperature)
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory of the arrays and the vocabularies; an embedder's weights come on top."""
+        arrays = sum(array.nbytes for array in (self.weights, self.bias, *self.idf))
+        words = sum(
+            sys.getsizeof(dict.fromkeys(block)) + sum(map(sys.getsizeof, block))
+            for block in self.vocabularies
+        )
+        return arrays + words
+
+    @cached_property
+    def _vectorizers(self) -> list:
+        """Made once: a vocabulary of 100,000 n-grams takes longer to index than a text to count."""
+        made = []
+        for (analyzer, grams), words, idf in zip(TFIDF_BLOCKS, self.vocabularies, self.idf, strict=True):
+            vectorizer = _vectorizer(analyzer, grams, vocabulary={w: i for i, w in enumerate(words)})
+            vectorizer.idf_ = idf
+            made.append(vectorizer)
+        return made
 
 
 def softmax(scores: np.ndarray) -> np.ndarray:
@@ -72,20 +90,21 @@ def fit_minilm(vectors: np.ndarray, targets: Sequence[str], c: float) -> Head:
     return _head("minilm", model)
 
 
-def fit_tfidf(texts: Sequence[str], targets: Sequence[str], c: float, seed: int) -> Head:
-    """Linear SVM on word 1–2-grams and in-word character 2–5-grams, each weighted by TF-IDF."""
-    from scipy.sparse import hstack
+def fit_tfidf(
+    texts: Sequence[str], targets: Sequence[str], c: float, seed: int, vectors: np.ndarray | None = None
+) -> Head:
+    """Linear SVM on word 1–2-grams and in-word character 2–5-grams, each weighted by TF-IDF.
+
+    With `vectors` [rows, width], the texts' sentence vectors stand beside the counts: each sees errors
+    that the other makes.
+    """
     from sklearn.svm import LinearSVC
 
     vectorizers = [_vectorizer(analyzer, grams) for analyzer, grams in TFIDF_BLOCKS]
-    matrix = hstack([v.fit_transform(texts) for v in vectorizers]).tocsr()
-    model = LinearSVC(C=c, random_state=seed).fit(matrix, list(targets))
-    head = _head("tfidf", model)
-    return Head(
-        features="tfidf",
-        labels=head.labels,
-        weights=head.weights,
-        bias=head.bias,
+    matrix = _beside([v.fit_transform(texts) for v in vectorizers], vectors)
+    model = LinearSVC(C=c, random_state=seed, max_iter=5000).fit(matrix, list(targets))
+    return replace(
+        _head("tfidf" if vectors is None else "both", model),
         vocabularies=tuple(tuple(str(w) for w in v.get_feature_names_out()) for v in vectorizers),
         idf=tuple(np.asarray(v.idf_, dtype=np.float64) for v in vectorizers),
     )
@@ -110,12 +129,12 @@ def calibrated(head: Head, scores: np.ndarray, targets: Sequence[str]) -> Head:
         return float(-np.log(np.clip(chosen, 1e-12, None)).mean())
 
     best = minimize_scalar(loss, bounds=(-4.0, 4.0), method="bounded")
-    return Head(**{**head.__dict__, "temperature": float(np.exp(best.x))})
+    return replace(head, temperature=float(np.exp(best.x)))
 
 
-def save_head(head: Head, folder: Path) -> dict[str, Path | str]:
-    """Write the head's arrays under `folder`; returns the files of a System that holds it."""
-    from safetensors.numpy import save_file
+def head_files(head: Head) -> dict[str, str | bytes]:
+    """The head as the files of a System: arrays as safetensors (fp32, idf fp64), vocabularies as JSON."""
+    from safetensors.numpy import save
 
     arrays = {
         "weights": np.ascontiguousarray(head.weights, dtype=np.float32),
@@ -123,9 +142,7 @@ def save_head(head: Head, folder: Path) -> dict[str, Path | str]:
         "temperature": np.array([head.temperature], dtype=np.float32),
     }
     arrays |= {f"idf.{i}": np.ascontiguousarray(idf) for i, idf in enumerate(head.idf)}
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(arrays, folder / HEAD_FILE)
-    files: dict[str, Path | str] = {HEAD_FILE: folder / HEAD_FILE}
+    files: dict[str, str | bytes] = {HEAD_FILE: save(arrays)}
     if head.vocabularies:
         files[VOCABULARY_FILE] = json.dumps(head.vocabularies, ensure_ascii=False)
     return files
@@ -137,7 +154,7 @@ def load_head(folder: Path, features: Features, labels: Sequence[str]) -> Head:
 
     arrays = load_file(folder / HEAD_FILE)
     words: list[list[str]] = []
-    if features == "tfidf":
+    if features != "minilm":
         words = json.loads((folder / VOCABULARY_FILE).read_text(encoding="utf-8"))
     return Head(
         features=features,
@@ -177,6 +194,14 @@ def _head(features: Features, model) -> Head:
         weights, bias = np.vstack([-weights, weights]) / 2, np.concatenate([-bias, bias]) / 2
     labels = tuple(str(c) for c in model.classes_)
     return Head(features=features, labels=labels, weights=weights, bias=bias)
+
+
+def _beside(blocks: list, vectors: np.ndarray | None):
+    """TF-IDF blocks and weighted sentence vectors as one sparse matrix [rows, width]."""
+    from scipy.sparse import csr_matrix, hstack
+
+    dense = [] if vectors is None else [csr_matrix(VECTOR_WEIGHT * vectors)]
+    return hstack([*blocks, *dense]).tocsr()
 
 
 def _vectorizer(analyzer: str, grams: tuple[int, int], vocabulary: dict[str, int] | None = None):

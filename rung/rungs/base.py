@@ -1,20 +1,27 @@
 """What a rung is, what it is given, and how it tries its variants on dev rows."""
 
+import re
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from rung import evaluate
-from rung.evaluate import Store
+from rung.errors import EngineError
+from rung.evaluate import Bench
 from rung.models.resolve import Model
-from rung.records import Example, Measurement, MetricName, OutputKind, Parity, Trial
+from rung.records import Example, Json, Measurement, OutputKind, Parity, Trial
+from rung.runs import append_jsonl, read_jsonl, writing
 from rung.scoring.scorers import SCORERS
-from rung.system import ModelRef, Pool, System, answer_text
+from rung.system import ModelRef, Pool, System, answer_text, context_of, embedded_text
 from rung.task import Task
 
 SCREEN_ROWS = 100
+SETTLED_FILE = "settled.jsonl"
+WORK_FOLDER = "work"
 
 
 class Reporter(Protocol):
@@ -41,30 +48,36 @@ class Reporter(Protocol):
 class Context:
     """What a rung may use: the task, its training and dev rows, a base model, and time until `deadline`.
 
-    The test rows aren't here: no rung can look at them. `earlier` holds the Systems of cheaper rungs.
+    The test rows aren't here: no rung can look at them. `too_long` are the ids of rows that no prompt
+    of the model can hold. `folder` is the rung's own and outlives it; what lies in `work` is thrown
+    away once the rung is done.
     """
 
     task: Task
     train: tuple[Example, ...]
     dev: tuple[Example, ...]
+    too_long: frozenset[str] = frozenset()
     model: Model
     folder: Path
-    pool: Pool
-    store: Store
+    bench: Bench
     reporter: Reporter
     deadline: float
     seed: int
-    earlier: dict[str, System]
+
+    @property
+    def pool(self) -> Pool:
+        """The engines that are open."""
+        return self.bench.pool
+
+    @property
+    def work(self) -> Path:
+        """Where drafts, trials and training state go."""
+        return self.folder / WORK_FOLDER
 
     @property
     def ref(self) -> ModelRef:
         """The base model as a System names it."""
         return ModelRef(name=self.model.name, digest=self.model.digest, licence=self.model.licence)
-
-    @property
-    def vectors_folder(self) -> Path:
-        """Where sentence vectors of the training rows are kept: several rungs use them."""
-        return self.store.folder.parent / "vectors"
 
     @property
     def kind(self) -> OutputKind:
@@ -73,10 +86,14 @@ class Context:
         return self.task.output.kind
 
     @property
-    def metric(self) -> MetricName:
-        """How an answer is scored."""
-        assert self.task.metric is not None, "the task was completed from its rows"
-        return self.task.metric
+    def sign(self) -> int:
+        """1 where a higher score is better, -1 where a lower one is."""
+        return 1 if SCORERS[self.bench.metric].higher_is_better else -1
+
+    @property
+    def limit(self) -> int:
+        """How many tokens a prompt and its answer may have together."""
+        return context_of(self.model)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -85,24 +102,54 @@ class Context:
 
     def target(self, example: Example) -> str:
         """The row's output as the text that a model should write."""
-        return answer_text(example.output, self.kind, self.task.output.json_schema)
+        return answer_text(example.output, self.kind, labels=self.labels, schema=self.task.output.json_schema)
 
     @property
     def seconds_left(self) -> float:
         """Time until the rung should be done; may be negative."""
         return self.deadline - time.monotonic()
 
+    def settled(self, question: str, answer: Callable[[], Json]) -> Json:
+        """What `answer` said to `question` the first time, kept in the rung's folder.
+
+        Everything that depends on a clock goes through here, so that a climb that was interrupted takes
+        the same choices as one that wasn't.
+        """
+        path = self.folder / SETTLED_FILE
+        for line in read_jsonl(path):
+            if line["question"] == question:
+                return line["answer"]
+        found = answer()
+        append_jsonl(path, [{"question": question, "answer": found}])
+        return found
+
+    def in_time(self, step: str, seconds: float = 0.0) -> bool:
+        """Whether `step`, which takes about so many seconds, could still be begun when it was due."""
+        return bool(self.settled(f"in time: {step}", lambda: self.seconds_left > seconds))
+
+    def vectors(self, rows: Sequence[Example]) -> np.ndarray:
+        """Sentence vectors [rows, width], kept in the run's folder: several rungs use the training rows'."""
+        folder = self.bench.store.folder.parent / "vectors"
+        bar = self.reporter.begin("sentence vectors", len(rows))
+        try:
+            with writing(folder):
+                return self.pool.embedder.cached_embeddings(
+                    [embedded_text(e) for e in rows],
+                    folder,
+                    progress=lambda done, _: self.reporter.advance(bar, done),
+                )
+        finally:
+            self.reporter.end(bar)
+
     def measure(self, system: System, rows: Sequence[Example], what: str) -> Measurement:
-        """Score a System on dev rows, with a progress bar."""
+        """Score a System on dev rows, with a progress bar. Raises EngineError when every call broke."""
         bar = self.reporter.begin(what, len(rows))
         try:
             return evaluate.measure(
                 system,
                 rows,
+                self.bench,
                 split="dev",
-                metric=self.metric,
-                pool=self.pool,
-                store=self.store,
                 on_done=lambda done, _: self.reporter.advance(bar, done),
             )
         finally:
@@ -142,49 +189,88 @@ class Variant:
     system: System
 
 
+def no_room(context: Context) -> str | None:
+    """Why a language model can't answer any of the rows; None when it can answer some."""
+    rows = (*context.train, *context.dev)
+    if all(e.id in context.too_long for e in rows):
+        return f"none of the {len(rows):,} rows fits the model's {context.limit:,} tokens; shorten the inputs"
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Tried:
+    """A variant with its score on some rows; `value` is the score turned so that more is better."""
+
+    variant: Variant
+    value: float
+    found: Measurement
+
+    @property
+    def trial(self) -> Trial:
+        n = len(self.found.predictions)
+        return Trial(
+            name=self.variant.name,
+            score=self.found.score,
+            n=n,
+            seconds=self.found.seconds_per_answer * n,
+        )
+
+
 def choose(
-    context: Context, variants: Sequence[Variant]
+    context: Context, variants: Sequence[Variant], screen: int = SCREEN_ROWS
 ) -> tuple[Variant, tuple[Trial, ...], tuple[str, ...]]:
     """The best variant on dev, with every trial and notes on what was left out.
 
-    All are screened on the first dev rows; the better half goes on to all of them. A variant that
-    couldn't finish within the rung's time is left out and named. Ties go to the earlier variant.
+    All are screened on the first `screen` dev rows. Where there are more, the better half is scored on all
+    of them and the best there is chosen. A tie goes to the one that did better in the screening, or to
+    the earlier one. What couldn't be finished in the rung's time, or whose engine broke, is left out and
+    named; EngineError when that is true of all.
     """
-    screen = context.dev[:SCREEN_ROWS]
-    sign = 1 if SCORERS[context.metric].higher_is_better else -1
-    scored: list[tuple[float, Variant, Measurement]] = []
-    trials: list[Trial] = []
-    notes: list[str] = []
+    few, notes = context.dev[:screen], []
+    screened: list[_Tried] = []
     for number, variant in enumerate(variants):
-        if number and context.seconds_left <= 0:
-            notes.append(f"{variant.name} wasn't tried: the rung's share of the budget was used up")
+        if number and not context.in_time(variant.name):
+            notes.append(f"{variant.name}: not tried, the rung's share of the budget was used up")
             continue
-        found = context.measure(variant.system, screen, variant.name)
-        trials.append(_trial(variant, found, screen))
-        scored.append((sign * found.score, variant, found))
-    scored.sort(key=lambda item: -item[0])
-    finalists = scored[: max(1, len(scored) // 2)] if len(context.dev) > len(screen) else scored[:1]
-    best: tuple[float, Variant] | None = None
-    for value, variant, found in finalists:
-        predicted = found.seconds_per_answer * (len(context.dev) - len(screen))
-        if best is not None and predicted > context.seconds_left:
-            notes.append(f"{variant.name} would have taken {predicted:.0f} s on all dev rows; left out")
-            continue
-        if len(context.dev) > len(screen):
-            whole = context.measure(variant.system, context.dev, f"{variant.name}, all dev rows")
-            trials.append(_trial(variant, whole, context.dev))
-            value = sign * whole.score
-        if best is None or value > best[0]:
-            best = (value, variant)
-    assert best is not None, "a rung offers at least one variant"
-    chosen = best[1]
-    marked = tuple(
-        Trial(name=t.name, score=t.score, n=t.n, seconds=t.seconds, chosen=t.name == chosen.name)
-        for t in trials
-    )
-    return chosen, marked, tuple(notes)
+        try:
+            screened.append(_try(context, variant, few, variant.name))
+        except EngineError as error:
+            notes.append(f"{variant.name}: left out, {error}")
+    if not screened:
+        raise EngineError("; ".join(notes))
+    screened.sort(key=lambda one: -one.value)
+    whole: list[_Tried] = []
+    if len(context.dev) > len(few):
+        for one in screened[: max(1, len(screened) // 2)]:
+            seconds = one.found.seconds_per_answer * (len(context.dev) - len(few))
+            if whole and not context.in_time(f"{one.variant.name}, all dev rows", seconds):
+                notes.append(f"{one.variant.name}: all dev rows would have taken {seconds:.0f} s; left out")
+                continue
+            whole.append(_try(context, one.variant, context.dev, f"{one.variant.name}, all dev rows"))
+    best = max(whole or screened, key=lambda one: one.value)
+    trials = [
+        replace(one.trial, chosen=one.variant is best.variant and (one in whole or not whole))
+        for one in (*screened, *whole)
+    ]
+    return best.variant, tuple(trials), tuple(notes)
 
 
-def _trial(variant: Variant, found: Measurement, rows: Sequence[Example]) -> Trial:
-    seconds = found.seconds_per_answer * len(rows)
-    return Trial(name=variant.name, score=found.score, n=len(rows), seconds=seconds)
+def _try(context: Context, variant: Variant, rows: Sequence[Example], what: str) -> _Tried:
+    found = context.measure(variant.system, rows, what)
+    return _Tried(variant=variant, value=context.sign * strict_score(found, rows), found=found)
+
+
+def strict_score(found: Measurement, rows: Sequence[Example]) -> float:
+    """The score with broken calls counted as unreadable answers.
+
+    Variants are compared by it: by the plain score one that broke on every hard row would be ahead.
+    """
+    if not found.failures:
+        return found.score
+    answers = [p.answer.value if p.answer.failure is None else None for p in found.predictions]
+    return SCORERS[found.metric].summary(answers, [e.output for e in rows])
+
+
+def slug(name: str) -> str:
+    """A variant's name as that of a folder."""
+    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")

@@ -4,20 +4,18 @@ import json
 import random
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from dataclasses import asdict, dataclass
 
 from rung.records import Example
-from rung.rungs.base import Built, Context, Variant, choose
-from rung.rungs.instructions import answer_spec, short_instruction, spec_for
-from rung.rungs.probe import settle_engine
+from rung.rungs.base import Built, Context, Variant, choose, no_room
+from rung.rungs.instructions import answer_spec, few_shot_instruction, spec_for
+from rung.rungs.probe import race, under_each_engine
 from rung.system import (
-    ANSWER_CONTEXT,
     SHOTS_FILE,
     VECTORS_FILE,
     Shot,
     ShotSpec,
+    Sources,
     messages,
     question,
     save,
@@ -25,6 +23,18 @@ from rung.system import (
 
 NEIGHBOURS = (4, 8, 16)
 STRATIFIED = 8
+SAMPLE_ROWS = 200
+"""Training rows by which the length of an example is judged."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Kind:
+    """Variants that differ in the number of examples only: they share their files and their engine."""
+
+    shots: ShotSpec
+    counts: tuple[int, ...]
+    files: Sources
+    shown: str
 
 
 class FewShot:
@@ -34,45 +44,61 @@ class FewShot:
 
     def skip(self, context: Context) -> str | None:
         """At least one example has to fit beside the question."""
+        if reason := no_room(context):
+            return reason
         if len(context.train) < STRATIFIED:
             return f"{len(context.train)} training rows; worked examples need at least {STRATIFIED}"
         if _room(context) < 1:
-            return f"one worked example and a question don't fit a prompt of {ANSWER_CONTEXT} tokens"
+            return f"one worked example and a question don't fit a prompt of {context.limit:,} tokens"
         return None
 
     def build(self, context: Context) -> Built:
         """Try k stratified and k nearest examples for every k that fits, all constrained."""
         room = _room(context)
-        answer = answer_spec(context, constrained=True)
-        base = spec_for(context, self.name, instruction=short_instruction(context), answer=answer)
-        place = context.folder / "variants"
-        with TemporaryDirectory() as draft:
-            nearest_files = _index(context, context.train, Path(draft))
-            fixed = {
-                SHOTS_FILE: _lines(stratified(context.train, min(STRATIFIED, room), context.seed), context)
-            }
-            wanted = [("fixed", min(STRATIFIED, room), fixed)]
-            wanted += [("nearest", k, nearest_files) for k in NEIGHBOURS if k <= room] or [
-                ("nearest", room, nearest_files)
-            ]
-            notes: list[str] = []
-            engine = ""
-            variants = []
-            for choice, k, files in wanted:
-                spec = base.model_copy(update={"shots": ShotSpec(choice=choice, k=k)})
-                where = place / f"{choice}-{k}"
-                if not engine:
-                    system, note = settle_engine(context, where, spec, files, context.dev[:8])
-                    engine = system.spec.engine
-                    notes.append(note)
-                system = save(where, spec.model_copy(update={"engine": engine}), files)
-                name = f"{k} nearest examples" if choice == "nearest" else f"{k} stratified examples"
-                variants.append(Variant(name=name, system=system))
-        left_out = [k for k in NEIGHBOURS if k > room]
-        if left_out:
-            notes.append(f"k = {left_out} don't fit a prompt of {ANSWER_CONTEXT} tokens")
+        base = spec_for(
+            context,
+            self.name,
+            instruction=few_shot_instruction(context),
+            answer=answer_spec(context, constrained=True),
+        )
+        variants: list[Variant] = []
+        notes: list[str] = []
+        for kind in _kinds(context, room):
+            systems = under_each_engine(
+                context, kind.shots.choice, base.model_copy(update={"shots": kind.shots}), kind.files
+            )
+            engine, note = race(context, f"{kind.shots.k} {kind.shown} examples", systems)
+            notes.append(f"{kind.shots.k} {kind.shown} examples: {note}")
+            for k in kind.counts:
+                shots = kind.shots.model_copy(update={"k": k})
+                spec = base.model_copy(update={"shots": shots, "engine": engine})
+                system = save(context.work / f"{kind.shots.choice}-{k}", spec, kind.files)
+                variants.append(Variant(name=f"{k} {kind.shown} examples", system=system))
+        if left_out := [k for k in NEIGHBOURS if k > room]:
+            fitting = f"k = {', '.join(map(str, left_out))} left out"
+            notes.append(f"{fitting}: {room} long examples fit a prompt of {context.limit:,} tokens")
         chosen, trials, more = choose(context, variants)
         return Built(system=chosen.system, what=chosen.name, trials=trials, notes=(*notes, *more))
+
+
+def _kinds(context: Context, room: int) -> list[_Kind]:
+    rows = [e for e in context.train if _is_short(context, e)]
+    fixed = min(STRATIFIED, room)
+    counts = tuple(k for k in NEIGHBOURS if k <= room) or (room,)
+    return [
+        _Kind(
+            shots=ShotSpec(choice="fixed", k=fixed),
+            counts=(fixed,),
+            files={SHOTS_FILE: _lines(stratified(rows, fixed, context.seed), context)},
+            shown="stratified",
+        ),
+        _Kind(
+            shots=ShotSpec(choice="nearest", k=counts[len(counts) // 2]),
+            counts=counts,
+            files=_index(context, rows),
+            shown="nearest",
+        ),
+    ]
 
 
 def stratified(rows: Sequence[Example], k: int, seed: int) -> list[Example]:
@@ -84,44 +110,47 @@ def stratified(rows: Sequence[Example], k: int, seed: int) -> list[Example]:
         by_output[json.dumps(row.output, sort_keys=True)].append(row)
     queues = sorted(by_output.values(), key=len, reverse=True)
     chosen: list[Example] = []
-    while len(chosen) < k:
+    while len(chosen) < k and any(queues):
         for queue in queues:
             if queue and len(chosen) < k:
                 chosen.append(queue.pop())
-        if not any(queues):
-            break
     return chosen
 
 
 def _room(context: Context) -> int:
     """How many long examples (95th percentile) fit beside a long question and its answer."""
     chat = context.pool.chat(context.model)
-    sample = context.train[:: max(1, len(context.train) // 200)]
-    instruction = short_instruction(context)
+    rows = [e for e in context.train if e.id not in context.too_long]
+    sample = rows[:: max(1, len(rows) // SAMPLE_ROWS)]
+    instruction = few_shot_instruction(context)
     bare = [len(chat.render(messages(instruction, e), style="chat")) for e in sample]
     with_one = [len(chat.render(messages(instruction, e, [_shot(e, context)]), style="chat")) for e in sample]
     shot = _percentile([one - none for one, none in zip(with_one, bare, strict=True)], 0.95)
-    free = min(context.model.context, ANSWER_CONTEXT) - _percentile(bare, 0.95)
+    free = context.limit - _percentile(bare, 0.95)
     return max(0, (free - answer_spec(context, constrained=True).max_tokens) // max(1, shot))
+
+
+def _is_short(context: Context, row: Example) -> bool:
+    """Whether the row leaves half of the context to others: a longer one would crowd them out.
+
+    A token is at least one byte, so few rows have to be counted.
+    """
+    shot = _shot(row, context)
+    most = context.limit // 2
+    if len(shot.input.encode()) + len(shot.output.encode()) < most:
+        return True
+    chat = context.pool.chat(context.model)
+    return len(chat.answer_ids(shot.input)) + len(chat.answer_ids(shot.output)) < most
 
 
 def _percentile(sizes: list[int], share: float) -> int:
     return sorted(sizes)[int(share * (len(sizes) - 1))]
 
 
-def _index(context: Context, rows: Sequence[Example], draft: Path) -> dict[str, Path | str]:
-    import numpy as np
-    from safetensors.numpy import save_file
+def _index(context: Context, rows: Sequence[Example]) -> Sources:
+    from safetensors.numpy import save as as_bytes
 
-    bar = context.reporter.begin("few_shot: embedding the training rows", len(rows))
-    vectors = context.pool.embedder.cached_embeddings(
-        [question(e) for e in rows],
-        context.vectors_folder,
-        progress=lambda done, _: context.reporter.advance(bar, done),
-    )
-    context.reporter.end(bar)
-    save_file({"vectors": np.ascontiguousarray(vectors, dtype=np.float32)}, draft / VECTORS_FILE)
-    return {VECTORS_FILE: draft / VECTORS_FILE, SHOTS_FILE: _lines(rows, context)}
+    return {VECTORS_FILE: as_bytes({"vectors": context.vectors(rows)}), SHOTS_FILE: _lines(rows, context)}
 
 
 def _lines(rows: Sequence[Example], context: Context) -> str:

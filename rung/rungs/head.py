@@ -1,20 +1,25 @@
 """The cheapest rung: no language model, a linear layer on sentence vectors or on TF-IDF counts."""
 
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from collections.abc import Iterator
+
+import numpy as np
 
 from rung.models import head as heads
 from rung.models.head import Head as LinearHead
-from rung.rungs.base import Built, Context, Variant, choose
-from rung.system import Spec, question, save
+from rung.rungs.base import Built, Context, Variant, choose, slug
+from rung.system import Spec, embedded_text, save
 
-REGULARISATION = {"minilm": (1.0, 10.0, 100.0), "tfidf": (0.3, 1.0)}
+REGULARISATION = {"minilm": (1.0, 10.0), "tfidf": (0.3, 1.0), "both": (0.3, 1.0)}
 """Inverse L2 strengths tried for each kind of features."""
-SHOWN = {"minilm": "MiniLM + logistic regression", "tfidf": "TF-IDF + linear SVM"}
+SHOWN = {
+    "minilm": "MiniLM + logistic regression",
+    "tfidf": "TF-IDF + linear SVM",
+    "both": "MiniLM and TF-IDF + linear SVM",
+}
 
 
 class Head:
-    """MiniLM vectors with logistic regression, and word and character TF-IDF with a linear SVM."""
+    """MiniLM vectors with logistic regression, TF-IDF with a linear SVM, and both side by side."""
 
     name = "head"
 
@@ -25,39 +30,43 @@ class Head:
         return None
 
     def build(self, context: Context) -> Built:
-        """Fit every variant on the training rows and keep the best on dev."""
-        texts = [question(e) for e in context.train]
-        targets = [str(e.output) for e in context.train]
-        bar = context.reporter.begin("head: embedding the training rows", len(texts))
-        vectors = context.pool.embedder.cached_embeddings(
-            texts, context.vectors_folder, progress=lambda done, _: context.reporter.advance(bar, done)
-        )
-        context.reporter.end(bar)
-        variants = []
-        for features, strengths in REGULARISATION.items():
-            for c in strengths:
-                if features == "minilm":
-                    fitted = heads.fit_minilm(vectors, targets, c)
-                else:
-                    fitted = heads.fit_tfidf(texts, targets, c, context.seed)
-                variants.append(_variant(context, f"{SHOWN[features]}, C = {c:g}", fitted))
-        chosen, trials, notes = choose(context, variants)
-        return Built(system=chosen.system, what=chosen.name, trials=trials, notes=notes)
+        """Fit every variant on the training rows, calibrate it on dev, and keep the best on dev."""
+        variants: list[Variant] = []
+        late: list[str] = []
+        for name, fitted, dev_scores in _fitted(context, late):
+            ready = heads.calibrated(fitted, dev_scores, [str(e.output) for e in context.dev])
+            variants.append(_variant(context, name, ready))
+        chosen, trials, notes = choose(context, variants, screen=len(context.dev))
+        return Built(system=chosen.system, what=chosen.name, trials=trials, notes=(*late, *notes))
 
 
-def _variant(context: Context, name: str, fitted: LinearHead) -> Variant:
-    dev = [question(e) for e in context.dev]
-    ready = heads.calibrated(
-        fitted, fitted.scores(dev, context.pool.embedder.embed), [str(e.output) for e in context.dev]
-    )
+def _fitted(context: Context, late: list[str]) -> Iterator[tuple[str, LinearHead, np.ndarray]]:
+    """Every variant's name, head and dev scores [rows, classes]; `late` names what there was no time for."""
+    texts = [embedded_text(e) for e in context.train]
+    dev = [embedded_text(e) for e in context.dev]
+    targets = [str(e.output) for e in context.train]
+    known, asked = context.vectors(context.train), context.vectors(context.dev)
+    for features, strengths in REGULARISATION.items():
+        for c in strengths:
+            name = f"{SHOWN[features]}, C = {c:g}"
+            if (features, c) != ("minilm", strengths[0]) and not context.in_time(f"fitting {name}"):
+                late.append(f"{name}: not fitted, the rung's share of the budget was used up")
+                continue
+            if features == "minilm":
+                fitted = heads.fit_minilm(known, targets, c)
+            else:
+                beside = known if features == "both" else None
+                fitted = heads.fit_tfidf(texts, targets, c, context.seed, beside)
+            yield name, fitted, fitted.scores(dev, lambda _: asked)
+
+
+def _variant(context: Context, name: str, head: LinearHead) -> Variant:
     spec = Spec(
         rung="head",
         task=context.task.name,
         kind="label",
-        labels=ready.labels,
+        labels=head.labels,
         engine="head",
-        features=ready.features,
+        features=head.features,
     )
-    place = context.folder / "variants" / name.replace(" ", "-").lower()
-    with TemporaryDirectory() as draft:
-        return Variant(name=name, system=save(place, spec, heads.save_head(ready, Path(draft))))
+    return Variant(name=name, system=save(context.work / slug(name), spec, heads.head_files(head)))

@@ -2,37 +2,66 @@
 
 import json
 
-from rung.records import Json
+from rung.engines.schema import check_schema
+from rung.records import Json, OutputKind
 from rung.rungs.base import Context
-from rung.system import AnswerSpec, Spec, label_text
+from rung.system import AnswerSpec, Spec, label_texts
 
+LONGEST_ANSWER = 1024
+"""Tokens, whatever the training rows hold."""
 LONGEST_LIST = 100
 """Labels that an instruction lists; with more, the trie alone holds the model to them."""
+JOBS: dict[OutputKind, str] = {
+    "label": "Classify the text.",
+    "json": "Extract the requested fields from the text.",
+    "number": "Read the text and work out the number that it asks for.",
+    "text": "Write the reply to the text.",
+}
+"""For a task that says nothing about the job."""
+EXAMPLES_SHOW_IT = "Answer in the way of the examples."
 
 
 def instructions(context: Context) -> dict[str, str]:
     """Named instructions for the task, the plainest first."""
     about = context.task.about.strip() if context.task.about else ""
     listed = _what_to_answer(context)
-    plain = " ".join(part for part in (about or _default_about(context), listed) if part)
+    plain = " ".join(part for part in (about or JOBS[context.kind], listed) if part)
     strict = f"{plain} Reply with the answer alone, without any explanation."
     return {"plain": plain, "strict": strict}
 
 
-def short_instruction(context: Context) -> str:
+def few_shot_instruction(context: Context) -> str:
     """For prompts with worked examples, which show the form of the answer better than words do."""
     about = context.task.about.strip() if context.task.about else ""
-    return about or _default_about(context)
+    return about or EXAMPLES_SHOW_IT
 
 
 def answer_spec(context: Context, *, constrained: bool) -> AnswerSpec:
-    """How an untrained model answers: within the trie or the schema, or freely with room to spare."""
-    longest = longest_answer(context)
+    """How an untrained model answers: within the trie or the schema, or freely with room to spare.
+
+    Freely, too, where the schema is more than an engine can hold an answer to.
+    """
     if context.kind == "label" and constrained:
         return AnswerSpec(form="words")
-    if context.kind == "json" and constrained:
-        return AnswerSpec(form="schema", max_tokens=longest)
-    return AnswerSpec(form="free", max_tokens=longest)
+    schema = answer_schema(context)
+    form = "schema" if constrained and schema is not None and not check_schema(schema) else "free"
+    return AnswerSpec(form=form, max_tokens=longest_answer(context))
+
+
+def answer_schema(context: Context) -> Json:
+    """The JSON Schema of an answer: the task's own, or a plain number's; None for labels and text."""
+    if context.kind == "number":
+        whole = all(isinstance(e.output, (int, float)) and e.output == int(e.output) for e in context.train)
+        return {"type": "integer"} if whole else {"type": "number"}
+    return context.task.output.json_schema if context.kind == "json" else None
+
+
+def schema_notes(context: Context) -> tuple[str, ...]:
+    """What of the schema no engine can enforce, so that answers are decoded freely and checked after."""
+    faults = check_schema(answer_schema(context) or {})
+    if not faults:
+        return ()
+    return (f"answers are decoded freely, since the schema can't be enforced: {'; '.join(faults)[:300]}",)
 
 
 def longest_answer(context: Context) -> int:
@@ -40,7 +69,7 @@ def longest_answer(context: Context) -> int:
     chat = context.pool.chat(context.model)
     sample = context.train[:2000]
     longest = max(len(chat.answer_ids(context.target(e))) for e in sample)
-    return min(1024, max(longest + 8, int(1.5 * longest)))
+    return min(LONGEST_ANSWER, context.limit // 2, max(longest + 8, int(1.5 * longest)))
 
 
 def spec_for(context: Context, rung: str, *, instruction: str | None, answer: AnswerSpec) -> Spec:
@@ -50,7 +79,7 @@ def spec_for(context: Context, rung: str, *, instruction: str | None, answer: An
         task=context.task.name,
         kind=context.kind,
         labels=context.labels,
-        schema_=context.task.output.json_schema,
+        schema_=answer_schema(context),
         engine="llama",
         model=context.ref,
         instruction=instruction,
@@ -58,28 +87,17 @@ def spec_for(context: Context, rung: str, *, instruction: str | None, answer: An
     )
 
 
-def _default_about(context: Context) -> str:
-    return {
-        "label": "Classify the text.",
-        "json": "Extract the requested fields from the text.",
-        "number": "Answer with a number.",
-        "text": "Answer in the way of the examples.",
-    }[context.kind]
-
-
 def _what_to_answer(context: Context) -> str:
     if context.kind == "label":
         if len(context.labels) > LONGEST_LIST:
             return ""
-        names = ", ".join(label_text(label) for label in context.labels)
+        names = ", ".join(label_texts(context.labels))
         return f"Answer with exactly one of these labels: {names}."
     if context.kind == "json":
         return (
             f"Answer with one JSON object under this JSON Schema: {_compact(context.task.output.json_schema)}"
         )
-    if context.kind == "number":
-        return "Answer with one number."
-    return ""
+    return "Answer with one number." if context.kind == "number" else ""
 
 
 def _compact(schema: Json) -> str:

@@ -1,33 +1,63 @@
 """Which engine answers a System's requests faster on this machine: a short race on real rows."""
 
 import time
-from collections.abc import Sequence
-from pathlib import Path
+from typing import Literal, TypeAlias
 
-from rung.records import Example
+from rung.errors import EngineError, ModelError
 from rung.rungs.base import Context
-from rung.system import Spec, System, save
+from rung.system import Sources, Spec, System, save
 
+EngineName: TypeAlias = Literal["llama", "torch"]
+ENGINES: tuple[EngineName, ...] = ("llama", "torch")
 RACE_ROWS = 6
 CLEARLY_FASTER = 1.25
 """llama.cpp serves from less memory, so torch has to be faster by this factor to take its place."""
 
 
-def settle_engine(
-    context: Context, place: Path, spec: Spec, files: dict[str, Path | str], rows: Sequence[Example]
-) -> tuple[System, str]:
-    """Save the System under the faster of its two engines; returns it and a sentence with both times."""
-    seconds = {}
-    for engine in ("llama", "torch"):
-        system = save(place, spec.model_copy(update={"engine": engine}), files)
-        system.answer(rows[:1], context.pool)
-        start = time.perf_counter()
-        system.answer(rows[1 : 1 + RACE_ROWS], context.pool)
-        seconds[engine] = (time.perf_counter() - start) / max(1, len(rows[1 : 1 + RACE_ROWS]))
-    fastest = "torch" if seconds["torch"] * CLEARLY_FASTER < seconds["llama"] else "llama"
-    system = save(place, spec.model_copy(update={"engine": fastest}), files)
-    note = (
-        f"engine {fastest}: llama {1000 * seconds['llama']:.0f} ms and torch {1000 * seconds['torch']:.0f} ms "
-        f"per answer on {len(rows[1 : 1 + RACE_ROWS])} rows"
+def under_each_engine(context: Context, name: str, spec: Spec, files: Sources) -> dict[EngineName, System]:
+    """The same System under both engines, each in its own folder."""
+    return {
+        engine: save(context.work / f"{name}-{engine}", spec.model_copy(update={"engine": engine}), files)
+        for engine in ENGINES
+    }
+
+
+def race(context: Context, name: str, systems: dict[EngineName, System]) -> tuple[EngineName, str]:
+    """The faster engine and a sentence with both times. Settled once: a resumed climb doesn't race again.
+
+    An engine that breaks on more rows than the other, or can't run the model at all, has lost. Raises
+    EngineError when neither can.
+    """
+    outcome = context.settled(f"engine: {name}", lambda: list(_run(context, systems)))
+    assert isinstance(outcome, list), "written by this function"
+    engine, note = outcome
+    return "torch" if engine == "torch" else "llama", str(note)
+
+
+def _run(context: Context, systems: dict[EngineName, System]) -> tuple[EngineName, str]:
+    laps: dict[EngineName, tuple[int, float]] = {}
+    faults: dict[EngineName, str] = {}
+    rows = [e for e in context.dev if e.id not in context.too_long][: 1 + RACE_ROWS]
+    for engine, system in systems.items():
+        try:
+            system.answer(rows[:1], context.pool)
+            start = time.perf_counter()
+            answers = system.answer(rows[1:], context.pool)
+            seconds = (time.perf_counter() - start) / max(1, len(answers))
+            laps[engine] = sum(a.failure is not None for a in answers), seconds
+        except (EngineError, ModelError) as error:
+            faults[engine] = " ".join(str(error).split())
+    if not laps:
+        raise EngineError("no engine can run the model: " + "; ".join(f"{k}: {v}" for k, v in faults.items()))
+    if faults:
+        (only,) = laps
+        return only, f"engine {only}: " + "; ".join(f"{k} can't run it ({v})" for k, v in faults.items())
+    (llama_broke, llama_s), (torch_broke, torch_s) = laps["llama"], laps["torch"]
+    if llama_broke != torch_broke:
+        better: EngineName = "llama" if llama_broke < torch_broke else "torch"
+        return better, f"engine {better}: it answered more of {len(rows) - 1} rows than the other one"
+    fastest: EngineName = "torch" if torch_s * CLEARLY_FASTER < llama_s else "llama"
+    return fastest, (
+        f"engine {fastest}: llama {1000 * llama_s:.0f} ms and torch {1000 * torch_s:.0f} ms per answer on "
+        f"{len(rows) - 1} rows"
     )
-    return system, note

@@ -1,9 +1,13 @@
 """Zero-shot: the model as it is, under the better of a few written instructions, constrained and free."""
 
-from rung.rungs.base import Built, Context, Variant, choose
-from rung.rungs.instructions import answer_spec, instructions, spec_for
-from rung.rungs.probe import settle_engine
-from rung.system import save
+from rung.rungs.base import Built, Context, Variant, choose, no_room, slug
+from rung.rungs.instructions import answer_spec, instructions, schema_notes, spec_for
+from rung.rungs.probe import race, under_each_engine
+from rung.system import Spec, save
+
+NO_ABOUT = (
+    "the task says nothing about the job, so the instruction is a general one; write `about` in task.yaml"
+)
 
 
 class Prompt:
@@ -12,36 +16,36 @@ class Prompt:
     name = "prompt"
 
     def skip(self, context: Context) -> str | None:
-        """Every task can be asked."""
-        return None
+        """Every task can be asked, if only its rows fit."""
+        return no_room(context)
 
     def build(self, context: Context) -> Built:
         """Try each instruction constrained, and the first one free as well."""
-        specs = {}
-        for name, text in instructions(context).items():
-            for constrained in (True, False):
-                if not constrained and (name != "plain" or context.kind == "text"):
-                    continue
-                answer = answer_spec(context, constrained=constrained)
-                how = "constrained" if answer.form != "free" else "free"
-                specs[f"{name} instruction, {how}"] = spec_for(
-                    context, self.name, instruction=text, answer=answer
-                )
-        place = context.folder / "variants"
+        specs = _specs(context)
         first = next(iter(specs.values()))
-        system, note = settle_engine(context, place / "race", first, {}, context.dev[:8])
+        engine, note = race(context, "zero-shot", under_each_engine(context, "race", first, {}))
         variants = [
             Variant(
                 name=name,
-                system=save(
-                    place / name.replace(" ", "-").replace(",", ""),
-                    spec.model_copy(update={"engine": system.spec.engine}),
-                    {},
-                ),
+                system=save(context.work / slug(name), spec.model_copy(update={"engine": engine}), {}),
             )
             for name, spec in specs.items()
         ]
         chosen, trials, notes = choose(context, variants)
-        return Built(
-            system=chosen.system, what=f"zero-shot, {chosen.name}", trials=trials, notes=(note, *notes)
-        )
+        about = () if context.task.about.strip() else (NO_ABOUT,)
+        told = (*about, *schema_notes(context), note, *notes)
+        return Built(system=chosen.system, what=f"zero-shot, {chosen.name}", trials=trials, notes=told)
+
+
+def _specs(context: Context) -> dict[str, Spec]:
+    """What is tried, by name. Text has nothing to be constrained to."""
+    specs = {}
+    for number, (name, text) in enumerate(instructions(context).items()):
+        for constrained in (True, False):
+            answer = answer_spec(context, constrained=constrained)
+            how = "free" if answer.form == "free" else "constrained"
+            if constrained or (number == 0 and context.kind != "text"):
+                specs[f"{name} instruction, {how}"] = spec_for(
+                    context, "prompt", instruction=text, answer=answer
+                )
+    return specs

@@ -1,23 +1,22 @@
 """Supervised fine-tuning: a LoRA on the rows, the rate by successive halving, as long as dev still rises."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 from rung.errors import TrainingError
 from rung.records import Parity, Trial
-from rung.rungs.base import Built, Context
-from rung.rungs.instructions import longest_answer
-from rung.rungs.probe import settle_engine
+from rung.rungs.base import Built, Context, no_room
+from rung.rungs.instructions import answer_schema, answer_spec
+from rung.rungs.probe import EngineName, race, under_each_engine
+from rung.runs import writing
 from rung.system import (
     ADAPTER_FOLDER,
     ADAPTER_GGUF,
-    ANSWER_CONTEXT,
     AnswerSpec,
     Spec,
     System,
-    answer_text,
     candidates,
+    label_texts,
     prompts_for,
     save,
 )
@@ -27,14 +26,6 @@ RESERVE_S = 60.0
 """Kept back from the rung's time for the export, parity and the dev score."""
 
 
-@dataclass(frozen=True)
-class Form:
-    """One way to write the answers: the Spec it makes and the training rows in token ids."""
-
-    name: str
-    spec: Spec
-
-
 class Sft:
     """LoRA on every linear layer of the base model, trained on the prompt that will be served."""
 
@@ -42,31 +33,40 @@ class Sft:
 
     def skip(self, context: Context) -> str | None:
         """Too few rows teach nothing that examples in the prompt wouldn't."""
+        if reason := no_room(context):
+            return reason
         if len(context.train) < FEWEST_ROWS:
             return f"{len(context.train)} training rows; tuning needs at least {FEWEST_ROWS}"
         return None
 
     def build(self, context: Context) -> Built:
-        """Search, train, convert, prove parity, and settle the engine."""
-        from rung.rungs.tuning import Plan, tune
+        """Search, train, convert, prove parity, and settle the engine.
 
-        if context.seconds_left < 2 * RESERVE_S:
+        Raises TrainingError where there's no time, the tune collapses or its engines don't agree.
+        """
+        from rung.rungs.tune import Plan
+        from rung.rungs.tuning import tune
+
+        seconds = context.settled("seconds to tune", lambda: context.seconds_left - RESERVE_S)
+        assert isinstance(seconds, float), "written by this function"
+        if seconds < RESERVE_S:
+            left = max(0.0, seconds + RESERVE_S)
             raise TrainingError(
-                f"{max(0, context.seconds_left):.0f} s of the budget are left, too few to tune; give more with --budget"
+                f"{left:.0f} s of the budget are left, too few to tune: that takes at least "
+                f"{2 * RESERVE_S:.0f} s; give more with --budget"
             )
         forms = answer_forms(context)
-        plan = Plan(
-            folder=context.folder / "training",
-            budget_s=context.seconds_left - RESERVE_S,
-            seed=context.seed,
-        )
-        outcome = tune(context, {form.name: form.spec for form in forms}, plan)
-        spec = next(form.spec for form in forms if form.name == outcome.form)
-        files = export(context, outcome.adapter, context.folder / "export")
-        parity = prove(context, spec, files, context.folder / "parity")
-        system, note = settle(context, spec, files, parity)
+        plan = Plan(folder=context.work / "training", budget_s=seconds, seed=context.seed)
+        outcome = tune(context, forms, plan)
+        system, parity, note = settled_system(context, forms[outcome.form], outcome.adapter)
         whole = context.measure(system, context.dev, "sft, all dev rows")
-        final = Trial(name="the tuned System", score=whole.score, n=whole.n, seconds=0.0, chosen=True)
+        final = Trial(
+            name="the System made of it",
+            score=whole.score,
+            n=len(whole.predictions),
+            seconds=whole.seconds_per_answer * len(whole.predictions),
+            chosen=True,
+        )
         return Built(
             system=system,
             what=outcome.what,
@@ -76,30 +76,23 @@ class Sft:
         )
 
 
-def answer_forms(context: Context) -> list[Form]:
-    """The Specs to try: for labels one-token codes and the labels' words, else the answer as it is."""
+def answer_forms(context: Context) -> dict[str, Spec]:
+    """The Specs to try by name: for labels one-token codes and their words, else the answer as it is."""
     base = Spec(
         rung="sft",
         task=context.task.name,
         kind=context.kind,
         labels=context.labels,
-        schema_=context.task.output.json_schema,
+        schema_=answer_schema(context),
         engine="llama",
         model=context.ref,
         style="terse",
-        answer=AnswerSpec(form="free", max_tokens=longest_answer(context)),
+        answer=answer_spec(context, constrained=True),
     )
-    if context.kind == "label":
-        words = Form("words", base.model_copy(update={"answer": AnswerSpec(form="words")}))
-        codes = label_codes(context)
-        return [
-            Form("codes", base.model_copy(update={"answer": AnswerSpec(form="codes", codes=codes)})),
-            words,
-        ]
-    if context.kind == "json":
-        schema = base.answer.model_copy(update={"form": "schema"})
-        return [Form("schema", base.model_copy(update={"answer": schema}))]
-    return [Form("text", base)]
+    if context.kind != "label":
+        return {base.answer.form: base}
+    codes = AnswerSpec(form="codes", codes=label_codes(context))
+    return {"codes": base.model_copy(update={"answer": codes}), "words": base}
 
 
 def label_codes(context: Context) -> tuple[int, ...]:
@@ -108,31 +101,57 @@ def label_codes(context: Context) -> tuple[int, ...]:
     A label whose tokens are all taken gets the lowest ordinary token that is free.
     """
     chat = context.pool.chat(context.model)
-    taken: list[int] = []
-    for label in context.labels:
-        own = chat.answer_ids(answer_text(label, "label"), "terse")
-        own = [t for t in own if t not in chat.stop_ids]
-        free = [t for t in own if t not in taken]
-        taken.append(free[0] if free else next(t for t in range(1000, 10**6) if t not in taken))
+    control = set(chat.tokens.control.values())
+    ordinary = [t for t in range(len(chat.tokens.texts)) if t not in control]
+    taken: dict[int, None] = {}
+    for text in label_texts(context.labels):
+        own = [t for t in chat.answer_ids(text, "terse") if t not in control]
+        taken[next(t for t in (*own, *reversed(ordinary)) if t not in taken)] = None
     return tuple(taken)
 
 
-def export(context: Context, adapter: Path, folder: Path) -> dict[str, Path | str]:
-    """The PEFT adapter and its GGUF twin as files of a System."""
+def settled_system(context: Context, spec: Spec, adapter: Path) -> tuple[System, Parity | None, str]:
+    """The tuned System under the faster engine that is proved to be the trained model, and why that one.
+
+    Below 99 % agreement the GGUF adapter isn't part of the System: nothing may serve what wasn't proved.
+    A base model without a GGUF file has torch alone. Raises TrainingError where the engines clearly disagree.
+    """
+    from rung.training.parity import LOWEST_AGREEMENT
+
+    files: dict[str, Path] = {
+        f"{ADAPTER_FOLDER}/{p.name}": p for p in sorted(adapter.iterdir()) if p.is_file()
+    }
+    torch_alone = spec.model_copy(update={"engine": "torch"})
+    if context.model.gguf is None:
+        return (
+            save(context.work / "tuned", torch_alone, files),
+            None,
+            "engine torch: the model has no GGUF file",
+        )
+    gguf = as_gguf(context, adapter)
+    systems = under_each_engine(context, "tuned", spec, {**files, ADAPTER_GGUF: gguf})
+    parity = prove(context, spec, systems)
+    if parity.agreement >= LOWEST_AGREEMENT:
+        engine, note = race(context, "tuned", systems)
+        return systems[engine], parity, note
+    note = (
+        f"engine torch: llama.cpp agrees on {parity.agreement:.1%} of {parity.agreement_rows} rows only (the "
+        "others are near-ties), so its adapter isn't shipped"
+    )
+    return save(context.work / "tuned", torch_alone, files), parity, note
+
+
+def as_gguf(context: Context, adapter: Path) -> Path:
+    """The PEFT adapter in llama.cpp's format. Raises RunError where it can't be written."""
     from rung.models.weights import dequantised
     from rung.training.adapter import to_gguf
 
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = dequantised(context.model)
-    config = json.loads((weights / "config.json").read_text(encoding="utf-8"))
-    gguf = to_gguf(adapter, folder / ADAPTER_GGUF, config=config)
-    files: dict[str, Path | str] = {
-        f"{ADAPTER_FOLDER}/{p.name}": p for p in sorted(adapter.iterdir()) if p.is_file()
-    }
-    return files | {ADAPTER_GGUF: gguf}
+    config = json.loads((dequantised(context.model) / "config.json").read_text(encoding="utf-8"))
+    with writing(context.work):
+        return to_gguf(adapter, context.work / ADAPTER_GGUF, config=config)
 
 
-def prove(context: Context, spec: Spec, files: dict[str, Path | str], place: Path) -> Parity:
+def prove(context: Context, spec: Spec, systems: dict[EngineName, System]) -> Parity:
     """torch with the PEFT adapter against llama with the GGUF one.
 
     Raises TrainingError where more than 1 % of the rows clearly disagree: that's no rounding.
@@ -140,11 +159,8 @@ def prove(context: Context, spec: Spec, files: dict[str, Path | str], place: Pat
     from rung.training import parity
 
     chat = context.pool.chat(context.model)
-    systems: dict[str, System] = {
-        engine: save(place / engine, spec.model_copy(update={"engine": engine}), files)
-        for engine in ("torch", "llama")
-    }
-    rows = context.dev[:200] if context.kind == "label" else context.dev[:20]
+    rows = [e for e in context.dev if e.id not in context.too_long]
+    rows = rows[:200] if context.kind == "label" else rows[:20]
     prompts = prompts_for(spec, chat, rows, [[] for _ in rows])
     if context.kind == "label":
         options = candidates(spec, chat)
@@ -152,8 +168,13 @@ def prove(context: Context, spec: Spec, files: dict[str, Path | str], place: Pat
         gold = [chat.answer_ids(context.target(e), spec.style) for e in rows]
         options = parity.single_tokens(gold)
         prompts = parity.positions(list(zip(prompts, gold, strict=True)))
-    limit = min(context.model.context, ANSWER_CONTEXT) - max(map(len, options))
+    limit = context.limit - max(map(len, options))
     fitting = [p for p in prompts if len(p) <= limit]
+    if not fitting:
+        raise TrainingError(
+            f"no dev row fits the model's {context.limit:,} tokens, so the tune can't be proved; "
+            "shorten the inputs"
+        )
     found = parity.compare(
         systems["torch"].open(context.pool), systems["llama"].open(context.pool), fitting, options
     )
@@ -164,21 +185,3 @@ def prove(context: Context, spec: Spec, files: dict[str, Path | str], place: Pat
             f"log-probabilities differ by up to {found.max_difference:.2f}; the tune isn't shipped"
         )
     return found
-
-
-def settle(context: Context, spec: Spec, files: dict[str, Path | str], parity: Parity) -> tuple[System, str]:
-    """The tuned System under the faster engine, or under torch alone where llama.cpp doesn't agree with it.
-
-    Below 99 % agreement the GGUF adapter isn't part of the System: nothing may serve what wasn't proved.
-    """
-    from rung.training.parity import LOWEST_AGREEMENT
-
-    place = context.folder / "tuned"
-    if parity.agreement >= LOWEST_AGREEMENT:
-        return settle_engine(context, place, spec, files, context.dev[:8])
-    kept = {name: source for name, source in files.items() if name != ADAPTER_GGUF}
-    note = (
-        f"engine torch: llama.cpp agrees on {parity.agreement:.1%} of {parity.agreement_rows} rows only (the "
-        "others are near-ties), so its adapter isn't shipped"
-    )
-    return save(place, spec.model_copy(update={"engine": "torch"}), kept), note

@@ -2,12 +2,16 @@
 
 from pathlib import Path
 
+import gguf
 import numpy as np
+from safetensors.numpy import load_file
 
-from rung.engines.lora import ADAPTER_WEIGHTS, read_config
+from rung.engines.lora import ADAPTER_WEIGHTS, PREFIX, read_config
 from rung.errors import ModelError
 
-PERMUTED = {"llama", "mistral"}
+NAMES = {"gemma3_text": "gemma3", "mistral": "llama"}
+"""What llama.cpp calls an architecture, where transformers calls it otherwise."""
+PERMUTED = frozenset({"llama", "granite", "smollm3", "arcee"})
 """Architectures whose query and key rows llama.cpp stores pairwise interleaved for its rotary kernel."""
 
 
@@ -15,19 +19,13 @@ def to_gguf(folder: Path, out: Path, *, config: dict) -> Path:
     """Write the PEFT adapter in `folder` as `out`. `config` is the base's transformers config as a dict.
 
     Each A stays [rank, in], each B [out, rank], in fp16; for llama's query and key the rows of B follow
-    the permutation that llama.cpp's converter gives the weight. Raises ModelError for an unknown tensor.
+    the permutation that llama.cpp's converter gives the weight. Raises ModelError for an unknown
+    architecture or tensor.
     """
-    import gguf
-    from safetensors.numpy import load_file
-
     adapter = read_config(folder)
     architecture = _architecture(config)
-    blocks = int(config["num_hidden_layers"])
-    names = gguf.get_tensor_name_map(_arch_enum(architecture), blocks)
-    writer = gguf.GGUFWriter(str(out), architecture)
-    writer.add_type(gguf.GGUFType.ADAPTER)
-    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
-    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(adapter["lora_alpha"]))
+    names = gguf.get_tensor_name_map(_arch_enum(architecture), int(config["num_hidden_layers"]))
+    tensors = {}
     for key, tensor in sorted(load_file(folder / ADAPTER_WEIGHTS).items()):
         module, matrix = _split(key)
         name = names.get_name(module)
@@ -35,7 +33,13 @@ def to_gguf(folder: Path, out: Path, *, config: dict) -> Path:
             raise ModelError(f"{folder}: llama.cpp has no place for the tensor {key!r} of {architecture!r}")
         if matrix == "lora_b" and architecture in PERMUTED:
             tensor = _permute(tensor, module, config)
-        writer.add_tensor(f"{name}.weight.{matrix}", np.ascontiguousarray(tensor.astype(np.float16)))
+        tensors[f"{name}.weight.{matrix}"] = np.ascontiguousarray(tensor.astype(np.float16))
+    writer = gguf.GGUFWriter(str(out), architecture)
+    writer.add_type(gguf.GGUFType.ADAPTER)
+    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(adapter["lora_alpha"]))
+    for name, tensor in tensors.items():
+        writer.add_tensor(name, tensor)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -61,18 +65,16 @@ def _permute(tensor: np.ndarray, module: str, config: dict) -> np.ndarray:
 
 
 def _split(key: str) -> tuple[str, str]:
-    module, _, rest = key.removeprefix("base_model.model.").partition(".lora_")
+    module, _, rest = key.removeprefix(PREFIX).partition(".lora_")
     return module, f"lora_{rest[0].lower()}"
 
 
 def _architecture(config: dict) -> str:
     kind = str(config["model_type"])
-    return {"gemma3_text": "gemma3"}.get(kind, kind)
+    return NAMES.get(kind, kind)
 
 
 def _arch_enum(architecture: str):
-    import gguf
-
     for enum, name in gguf.MODEL_ARCH_NAMES.items():
         if name == architecture:
             return enum

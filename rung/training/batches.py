@@ -32,16 +32,3 @@ def epoch(rows: Sequence[Row], size: int, seed: int, number: int) -> list[list[i
         cut += [pool[k : k + size] for k in range(0, len(pool), size)]
     shuffle(cut)
     return cut
-
-
-def batch_at(rows: Sequence[Row], size: int, seed: int, step: int) -> list[int]:
-    """The batch of the given step (from 0), counted through as many epochs as it takes."""
-    per_epoch = -(-len(rows) // size)
-    return epoch(rows, size, seed, step // per_epoch)[step % per_epoch]
-
-
-def padding_share(rows: Sequence[Row], cut: Sequence[Sequence[int]]) -> float:
-    """The share of a pass over these batches that would be padding, between 0 and 1."""
-    real = sum(rows[i].tokens for batch in cut for i in batch)
-    padded = sum(len(batch) * max(rows[i].tokens for i in batch) for batch in cut)
-    return 1 - real / padded

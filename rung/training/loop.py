@@ -7,7 +7,7 @@ the full run, so nothing of it is thrown away.
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from torch import nn
 from torch.optim.adamw import adamw
 
 from rung.engines import lora
-from rung.engines.torch import pad_right
+from rung.engines.rows import Network, pad_right
 from rung.errors import TrainingError
 from rung.training import batches, losses
 from rung.training.batches import Row
@@ -25,7 +25,6 @@ from rung.training.checkpoint import Checkpoint
 BETAS = (0.9, 0.999)
 WEIGHT_DECAY = 0.01
 CLIP_NORM = 1.0
-SPIKE_NORM = 10.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,7 +53,7 @@ class Tick:
 class Trainer:
     """One run: its model with LoRA layers, its optimiser state and its place in the rows."""
 
-    def __init__(self, model: nn.Module, rows: Sequence[Row], settings: Settings, folder: Path, digest: str):
+    def __init__(self, model: Network, rows: Sequence[Row], settings: Settings, folder: Path, digest: str):
         """`model` is frozen and gets LoRA layers, unless it has them already. Resumes from `folder`."""
         if not rows:
             raise TrainingError("no rows to train on")
@@ -65,8 +64,7 @@ class Trainer:
             lora.attach(model, rank=settings.rank, alpha=settings.alpha, seed=settings.seed)
         self.parameters = lora.parameters(model)
         self.moments = [torch.zeros_like(p) for p in self.parameters for _ in range(2)]
-        sizes = [t.numel() for t in self._tensors()]
-        self.checkpoint = Checkpoint(folder, sizes, digest)
+        self.checkpoint = Checkpoint(folder, [*self.parameters, *self.moments], digest)
         self.steps_per_epoch = -(-len(rows) // settings.batch_size)
         self._epoch: tuple[int, list[list[int]]] = (-1, [])
         self.step = 0
@@ -75,25 +73,27 @@ class Trainer:
     def restart(self) -> None:
         """Make this run's stored state the model's, whatever the model was used for in between."""
         if self.checkpoint.step == 0:
-            self._reset()
-        self.step = self.checkpoint.load(self._tensors())
+            lora.draw(self.model, self.settings.seed)
+            for moment in self.moments:
+                moment.zero_()
+        self.step = self.checkpoint.load()
 
     def run(self, until: int, *, decay: tuple[int, int] | None = None) -> Iterator[Tick]:
         """Train to step `until`, yielding after every step. `decay` = (first, last) step of the linear decay.
 
-        Raises TrainingError where the loss stops being a number.
+        Raises TrainingError where the loss or its gradient stops being a number.
         """
         while self.step < until:
             start = time.perf_counter()
             batch = [self.rows[i] for i in self._batch()]
             loss, norm = self._update(batch, self._rate(decay))
-            if not math.isfinite(loss):
+            if not math.isfinite(loss) or not math.isfinite(norm):
                 raise TrainingError(
-                    f"the loss became {loss} at step {self.step + 1} with learning rate "
-                    f"{self.settings.learning_rate:g}; a lower rate is needed"
+                    f"the loss became {loss} and its gradient's norm {norm} at step {self.step + 1} with "
+                    f"learning rate {self.settings.learning_rate:g}; a lower rate is needed"
                 )
             self.step += 1
-            self.checkpoint.save(self.step, self._tensors())
+            self.checkpoint.save(self.step)
             seconds = time.perf_counter() - start
             yield Tick(
                 step=self.step,
@@ -121,19 +121,20 @@ class Trainer:
         loss = batch_loss(self.model, batch)
         loss.backward()
         norm = float(nn.utils.clip_grad_norm_(self.parameters, CLIP_NORM))
-        if math.isfinite(norm):
+        if math.isfinite(norm) and math.isfinite(float(loss.detach())):
             self._adamw(rate)
         self.model.eval()
         return float(loss.detach()), norm
 
     def _adamw(self, rate: float) -> None:
         """Decoupled weight decay Adam (Loshchilov & Hutter 2019), through torch's fused kernel."""
-        grads = [p.grad for p in self.parameters]
-        steps = [torch.tensor(float(self.step)) for _ in self.parameters]
+        parameters: list[torch.Tensor] = list(self.parameters)
+        grads = [p.grad for p in parameters if p.grad is not None]
+        steps = [torch.tensor(float(self.step), device=p.device) for p in parameters]
         with torch.no_grad():
             adamw(
-                self.parameters,
-                grads,  # type: ignore[arg-type]
+                parameters,
+                grads,
                 self.moments[0::2],
                 self.moments[1::2],
                 [],
@@ -154,31 +155,21 @@ class Trainer:
             rate *= max(0.02, (decay[1] - self.step) / max(1, decay[1] - decay[0]))
         return rate
 
-    def _tensors(self) -> list[torch.Tensor]:
-        return [*self.parameters, *self.moments]
 
-    def _reset(self) -> None:
-        generator = torch.Generator().manual_seed(self.settings.seed)
-        for _, layer in lora.layers(self.model):
-            bound = 1 / math.sqrt(layer.lora_a.shape[1])
-            layer.lora_a.data.uniform_(-bound, bound, generator=generator)
-            layer.lora_b.data.zero_()
-        for moment in self.moments:
-            moment.zero_()
-
-
-def batch_loss(model: nn.Module, batch: Sequence[Row]) -> torch.Tensor:
+def batch_loss(model: Network, batch: Sequence[Row]) -> torch.Tensor:
     """Completion loss of a batch, rows padded on the right (causal attention can't see the padding)."""
     device = model.lm_head.weight.device
     ids = pad_right([(*row.prompt, *row.answer[:-1]) for row in batch]).to(device)
     rows, columns, targets = losses.completion_targets(batch)
     hidden = model.model(ids, use_cache=False).last_hidden_state
-    return losses.completion_loss(hidden[rows, columns], model.lm_head.weight, targets.to(device))
+    return losses.completion_loss(hidden[rows, columns], model.lm_head, targets.to(device))
 
 
 @torch.inference_mode()
-def dev_loss(model: nn.Module, rows: Sequence[Row], size: int = 16) -> float:
-    """Mean completion loss over rows (nats per supervised token)."""
+def dev_loss(model: Network, rows: Sequence[Row], size: int = 16) -> float:
+    """Mean completion loss over rows (nats per supervised token). Raises TrainingError without rows."""
+    if not rows:
+        raise TrainingError("no rows to measure the loss on")
     total, count = 0.0, 0
     order = sorted(range(len(rows)), key=lambda i: rows[i].tokens)
     for start in range(0, len(order), size):
@@ -187,12 +178,3 @@ def dev_loss(model: nn.Module, rows: Sequence[Row], size: int = 16) -> float:
         total += float(batch_loss(model, batch)) * tokens
         count += tokens
     return total / count
-
-
-def run_quietly(trainer: Trainer, until: int, on_tick: Callable[[Tick], None] | None = None) -> Tick | None:
-    """Run to a step and return the last tick; None where there was nothing left to do."""
-    last = None
-    for last in trainer.run(until):
-        if on_tick is not None:
-            on_tick(last)
-    return last

@@ -2,8 +2,12 @@
 
 from collections.abc import Sequence
 
-from rung.engines.base import Engine
+from rung.engines.base import Choice, Engine
+from rung.engines.trie import log_sum
+from rung.errors import TrainingError
 from rung.records import Parity
+
+Tokens = tuple[int, ...]
 
 LOGPROB_ROWS = 20
 LOWEST_AGREEMENT = 0.99
@@ -16,14 +20,17 @@ LIKELY = -4.6
 def compare(
     reference: Engine,
     serving: Engine,
-    prompts: Sequence[tuple[int, ...]],
-    candidates: Sequence[tuple[int, ...]],
+    prompts: Sequence[Tokens],
+    candidates: Sequence[Tokens],
 ) -> Parity:
     """Next-token log-probabilities on 20 prompts, and the choice among `candidates` on all prompts.
 
     The compared tokens are the candidates' first ones. Differences are absolute, in nats, over the
-    full-vocabulary log-probabilities that at least one engine gives more than 1 % probability.
+    full-vocabulary log-probabilities that at least one engine gives more than 1 % probability. Raises
+    TrainingError without prompts, and when an engine fails on one.
     """
+    if not prompts:
+        raise TrainingError("no rows to compare the engines on")
     first = sorted({c[0] for c in candidates})
     rows = prompts[:LOGPROB_ROWS]
     ours, theirs = reference.next_logprobs(rows, first), serving.next_logprobs(rows, first)
@@ -33,34 +40,55 @@ def compare(
         for a, b in zip(mine, other, strict=True)
         if max(a, b) > LIKELY
     ]
-    chosen = reference.choose(prompts, candidates)
-    served = serving.choose(prompts, candidates)
-    flips = [
-        one.logprobs[one.index] - one.logprobs[other.index]
-        for one, other in zip(chosen, served, strict=True)
+    chosen, served = (_choices(engine, prompts, candidates) for engine in (reference, serving))
+    margins = [
+        _margin(reference, prompt, candidates, (one.index, other.index))
+        for prompt, one, other in zip(prompts, chosen, served, strict=True)
         if one.index != other.index
     ]
     return Parity(
         rows=len(rows),
         max_difference=max(differences, default=0.0),
         mean_difference=sum(differences) / len(differences) if differences else 0.0,
-        agreement=1 - len(flips) / len(prompts),
+        agreement=1 - len(margins) / len(prompts),
         agreement_rows=len(prompts),
-        clear_disagreements=sum(margin > NOISE_NATS for margin in flips),
+        clear_disagreements=sum(margin > NOISE_NATS for margin in margins),
     )
 
 
-def single_tokens(answers: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+def single_tokens(answers: Sequence[Tokens]) -> list[Tokens]:
     """Every token that occurs in the answers, as candidates of one token each: a way to compare free text."""
     return [(token,) for token in sorted({t for answer in answers for t in answer})]
 
 
-def positions(
-    rows: Sequence[tuple[tuple[int, ...], tuple[int, ...]]], per_row: int = 8
-) -> list[tuple[int, ...]]:
-    """Prompts that end inside the gold answers of (prompt, answer) rows, `per_row` evenly spread places each."""
+def positions(rows: Sequence[tuple[Tokens, Tokens]], per_row: int = 8) -> list[Tokens]:
+    """Prompts that end inside the gold answers of (prompt, answer) rows, evenly spread over each."""
     found = []
     for prompt, answer in rows:
         step = max(1, len(answer) // per_row)
         found += [(*prompt, *answer[:k]) for k in range(0, len(answer), step)][:per_row]
     return found
+
+
+def _choices(engine: Engine, prompts: Sequence[Tokens], candidates: Sequence[Tokens]) -> list[Choice]:
+    found = engine.choose(prompts, candidates)
+    broken = next((choice.failure for choice in found if choice.failure), None)
+    if broken is not None:
+        raise TrainingError(f"the engines can't be compared: {engine.name} failed with {broken!r}")
+    return found
+
+
+def _margin(engine: Engine, prompt: Tokens, candidates: Sequence[Tokens], pair: tuple[int, int]) -> float:
+    """By how much the engine prefers the first candidate of the pair to the second, in nats.
+
+    Computed node by node, since a search that already knows the best leaves the others at -inf.
+    """
+    totals = []
+    for candidate in (candidates[index] for index in pair):
+        total = 0.0
+        for depth, token in enumerate(candidate):
+            ways = sorted({c[depth] for c in candidates if c[:depth] == candidate[:depth]})
+            (found,) = engine.next_logprobs([(*prompt, *candidate[:depth])], ways) if ways[1:] else ([0.0],)
+            total += found[ways.index(token)] - log_sum(found)
+        totals.append(total)
+    return totals[0] - totals[1]

@@ -10,12 +10,13 @@ import pytest
 from rung.engines import start
 from rung.engines.base import Engine, EngineSpec, Request
 from rung.errors import EngineError
-from tests.fixtures_models import llama_spec
+from tests.fixtures_models import llama_spec, torch_spec
 
 CONTEXT = 512
 ENGINES = {
     "fake": lambda: EngineSpec(engine="fake", context=CONTEXT),
     "llama": lambda: llama_spec(context=CONTEXT),
+    "torch": lambda: torch_spec(context=CONTEXT),
 }
 
 PROMPTS = [(504, 3575, 282, 4649, 314), (28, 253, 1838), (504, 3575, 282, 4649, 35), (9,), (504, 3575, 282)]
@@ -27,6 +28,7 @@ CANDIDATES = [(260, 2), (260, 253, 2), (260, 253, 327, 2), (1838, 2), (198, 2)]
     params=[
         "fake",
         pytest.param("llama", marks=pytest.mark.models),
+        pytest.param("torch", marks=pytest.mark.models),
     ],
 )
 def engine(request) -> Iterator[Engine]:
@@ -59,7 +61,7 @@ def by_enumeration(engine: Engine, prompt: tuple[int, ...], candidates) -> list[
 
 
 def test_the_table_holds_every_engine_that_works_on_token_ids():
-    assert len(ENGINES) == 2
+    assert len(ENGINES) == 3
 
 
 def test_it_says_its_name(engine):
@@ -206,7 +208,14 @@ def test_memory_is_a_number_of_mebibytes(engine):
     assert 0 <= engine.memory_mb() < 4096
 
 
-@pytest.mark.parametrize("name", ["fake", pytest.param("llama", marks=pytest.mark.models)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "fake",
+        pytest.param("llama", marks=pytest.mark.models),
+        pytest.param("torch", marks=pytest.mark.models),
+    ],
+)
 def test_an_engine_can_be_closed_twice_and_then_refuses_work(name):
     engine = start(ENGINES[name]())
     engine.close()

@@ -1,0 +1,53 @@
+"""The sealed test: which Systems are scored on it, and a count of how often it was opened."""
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from rung.records import Decision, Example, RungResult
+from rung.rungs.base import strict_score
+from rung.runs import append_jsonl, read_jsonl
+from rung.scoring.scorers import SCORERS
+
+TEST_FILE = "test_openings.jsonl"
+
+
+def to_open(
+    results: Iterable[RungResult], on_dev: Decision, dev: tuple[Example, ...], *, everything: bool
+) -> list[str]:
+    """The rungs to score on the test: the cheapest, the chosen and the best on dev; or all there are."""
+    built = [r for r in results if r.dev is not None]
+    if everything or not built:
+        return [r.rung for r in built]
+    wanted = {built[0].rung, on_dev.chosen, on_dev.best, _best(built, dev)}
+    return [r.rung for r in built if r.rung in wanted]
+
+
+def count(run: Path, systems: Iterable[str]) -> None:
+    """Note that the test is opened for these Systems; one that was scored before doesn't count again."""
+    path = run / TEST_FILE
+    lines = read_jsonl(path)
+    fresh = [digest for digest in systems if digest not in {line["system"] for line in lines}]
+    opening = _last(lines) + 1
+    if fresh:
+        append_jsonl(path, [{"opening": opening, "system": digest, "at": time.time()} for digest in fresh])
+
+
+def openings(run: Path) -> int:
+    """How often the test was opened in this run."""
+    return _last(read_jsonl(run / TEST_FILE))
+
+
+def _last(lines: list[dict]) -> int:
+    return max((line["opening"] for line in lines), default=0)
+
+
+def _best(built: list[RungResult], dev: tuple[Example, ...]) -> str:
+    """The rung with the best dev score, whether or not dev has rows enough for a decision."""
+
+    def value(result: RungResult) -> float:
+        assert result.dev is not None, "only measured rungs are compared"
+        sign = 1 if SCORERS[result.dev.metric].higher_is_better else -1
+        return sign * strict_score(result.dev, dev)
+
+    return max(built, key=value).rung

@@ -1,0 +1,205 @@
+"""A tune in progress: the model with its adapter, one trainer per arm, and the journal of what was settled.
+
+Every dev score, and everything that depends on the clock, is written to the journal; a tune that was
+killed takes the same decisions again from there and goes on at the step after the last finished one.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rung.engines import lora
+from rung.engines.base import EngineSpec
+from rung.engines.torch import TorchEngine, load_model
+from rung.errors import RunError, TrainingError
+from rung.models.weights import dequantised
+from rung.records import Answer, Example
+from rung.rungs.base import Context, strict_score
+from rung.runs import append_jsonl, atomic_folder, digest_of, read_jsonl
+from rung.scoring.measure import measurement
+from rung.system import Spec, ask, candidates, prompts_for
+from rung.training.batches import Row
+from rung.training.loop import Settings, Tick, Trainer, dev_loss
+
+RANK = 16
+ALPHA = 32.0
+SHORT_ROWS = 192
+"""Up to this many tokens plain attention is faster on a CPU than torch's fused kernel and its backward."""
+JOURNAL_FILE = "journal.jsonl"
+BEST_FOLDER = "best"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Where a tune keeps its state, how many seconds it may take, and its seed."""
+
+    folder: Path
+    budget_s: float
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One candidate of the search."""
+
+    form: str
+    rate: float
+
+    @property
+    def name(self) -> str:
+        """As trials and folders call it."""
+        return f"{self.form}, rate {self.rate:g}"
+
+
+class Tune(AbstractContextManager["Tune"]):
+    """A tune in progress. Its trainers take turns with the one model."""
+
+    def __init__(self, context: Context, specs: dict[str, Spec], plan: Plan) -> None:
+        """`specs` are the answer forms by name. Raises TrainingError when no training row fits."""
+        self.context, self.specs, self.plan = context, specs, plan
+        self.chat = context.pool.chat(context.model)
+        self.journal = plan.folder / JOURNAL_FILE
+        self.records = read_jsonl(self.journal)
+        self.rows = {form: rows_of(context, spec, context.train) for form, spec in specs.items()}
+        self.dev_rows = {form: rows_of(context, spec, context.dev) for form, spec in specs.items()}
+        self.left_out = len(context.train) - min(map(len, self.rows.values()))
+        if self.left_out == len(context.train):
+            raise TrainingError(
+                f"no training row fits the model's {context.limit:,} tokens with its answer; shorten the rows"
+            )
+        lengths = sorted(row.tokens for row in next(iter(self.rows.values())))
+        attention = "eager" if lengths[int(0.95 * (len(lengths) - 1))] <= SHORT_ROWS else "sdpa"
+        weights = dequantised(context.model)
+        self.model = load_model(weights, attention=attention)
+        lora.attach(self.model, rank=RANK, alpha=ALPHA, seed=plan.seed)
+        spec = EngineSpec(
+            engine="torch", weights=weights, context=context.limit, threads=context.pool.threads
+        )
+        self.engine = TorchEngine(spec, model=self.model)
+        self.batch = batch_size(len(context.train))
+        self.trainers: dict[str, Trainer] = {}
+
+    def trainer(self, arm: Arm) -> Trainer:
+        """The arm's trainer, its state loaded into the model."""
+        if arm.name not in self.trainers:
+            settings = Settings(
+                learning_rate=arm.rate, batch_size=self.batch, rank=RANK, alpha=ALPHA, seed=self.plan.seed
+            )
+            rows = self.rows[arm.form]
+            digest = digest_of([str(settings), [(r.prompt, r.answer) for r in rows]])[:16]
+            folder = self.plan.folder / arm.name.replace(", rate ", "-")
+            self.trainers[arm.name] = Trainer(self.model, rows, settings, folder, digest)
+        trainer = self.trainers[arm.name]
+        trainer.restart()
+        return trainer
+
+    def find(self, **wanted: object) -> dict | None:
+        """The journal's record with these fields."""
+        return next((r for r in self.records if all(r.get(k) == v for k, v in wanted.items())), None)
+
+    def note(self, record: dict) -> dict:
+        """Write a record to the journal."""
+        append_jsonl(self.journal, [record])
+        self.records.append(record)
+        return record
+
+    def run(self, arm: Arm, until: int, decay: tuple[int, int] | None = None) -> list[Tick]:
+        """Train an arm up to a step, with a progress bar; the steps that were left to do."""
+        trainer = self.trainer(arm)
+        ticks: list[Tick] = []
+        if trainer.step >= until:
+            return ticks
+        bar = self.context.reporter.begin(f"sft: {arm.name}", until)
+        smooth: float | None = None
+        try:
+            for tick in trainer.run(until, decay=decay):
+                ticks.append(tick)
+                smooth = tick.loss if smooth is None else 0.95 * smooth + 0.05 * tick.loss
+                self.context.reporter.advance(
+                    bar, tick.step, f"loss {smooth:.3f} · {tick.rows_per_s:.0f} rows/s"
+                )
+        finally:
+            self.context.reporter.end(bar)
+        return ticks
+
+    def answers(self, arm: Arm, rows: Sequence[Example]) -> list[Answer]:
+        """What the arm as it is now answers, with a progress bar."""
+        self.trainer(arm)
+        spec = self.specs[arm.form]
+        prompts = prompts_for(spec, self.chat, rows, [[] for _ in rows])
+        reporter = self.context.reporter
+        bar = reporter.begin(f"sft: {arm.name} on {len(rows)} dev rows", len(rows))
+        try:
+            return ask(spec, self.chat, self.engine, prompts, lambda done, _: reporter.advance(bar, done))
+        finally:
+            reporter.end(bar)
+
+    def score(self, arm: Arm, step: int, rows: Sequence[Example]) -> dict:
+        """The arm's dev score and loss after `step` steps, from the journal when it is there.
+
+        `value` is the score with broken calls as unreadable answers, turned so that more is better;
+        `commonest` the share of the commonest answer.
+        """
+        known = self.find(kind="score", arm=arm.name, step=step, n=len(rows))
+        if known is not None:
+            return known
+        answers = self.answers(arm, rows)
+        found = measurement(
+            system=arm.name,
+            split="dev",
+            metric=self.context.bench.metric,
+            examples=rows,
+            answers=answers,
+        )
+        texts = [a.text for a in answers if a.failure is None]
+        return self.note(
+            {
+                "kind": "score",
+                "arm": arm.name,
+                "step": step,
+                "n": len(rows),
+                "score": found.score,
+                "value": self.context.sign * strict_score(found, rows),
+                "loss": dev_loss(self.model, self.dev_rows[arm.form][: len(rows)]),
+                "commonest": max(map(texts.count, set(texts))) / len(texts),
+            }
+        )
+
+    def keep(self, arm: Arm, step: int) -> None:
+        """Put the arm's adapter, as it is after `step` steps, into the folder of the best one."""
+        from safetensors import SafetensorError
+
+        if self.find(kind="best", arm=arm.name, step=step) is not None:
+            return
+        self.trainer(arm)
+        best = self.plan.folder / BEST_FOLDER
+        try:
+            with atomic_folder(best) as draft:
+                lora.save(self.model, draft, base=self.context.model.name)
+        except SafetensorError as error:
+            raise RunError(f"can't write {str(best)!r}: {error}; free some space and go on") from None
+        self.note({"kind": "best", "arm": arm.name, "step": step})
+
+    def __exit__(self, *exc: object) -> None:
+        for trainer in self.trainers.values():
+            trainer.close()
+        self.engine.close()
+
+
+def rows_of(context: Context, spec: Spec, examples: Sequence[Example]) -> list[Row]:
+    """Rows in token ids; those that don't fit the context with their answer are left out."""
+    chat = context.pool.chat(context.model)
+    prompts = prompts_for(spec, chat, examples, [[] for _ in examples])
+    if spec.answer.form == "codes":
+        by_label = dict(zip(spec.labels, candidates(spec, chat), strict=True))
+        answers = [by_label[str(e.output)] for e in examples]
+    else:
+        answers = [chat.answer_ids(context.target(e), spec.style) for e in examples]
+    rows = [Row(prompt=p, answer=a) for p, a in zip(prompts, answers, strict=True)]
+    return [row for row in rows if row.tokens <= context.limit]
+
+
+def batch_size(rows: int) -> int:
+    """Rows per step."""
+    return 4 if rows < 200 else 16 if rows > 5000 else 8

@@ -1,0 +1,192 @@
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from rung.engines import lora
+from rung.errors import RunError, TrainingError
+from rung.training.batches import Row, epoch
+from rung.training.loop import Settings, Trainer, batch_loss
+from tests.fixtures_tiny import randomise, tiny
+
+ROWS = [
+    Row(prompt=tuple(range(3, 5 + i % 7)), answer=(10 + i % 5, 20 + i % 3, 0)[i % 2 :]) for i in range(37)
+]
+SETTINGS = Settings(learning_rate=5e-3, batch_size=4, rank=4, alpha=8, warmup=5, seed=1)
+
+
+def trainer(folder: Path, *, model=None, rows=ROWS, settings=SETTINGS, digest: str = "d") -> Trainer:
+    return Trainer(model or tiny(), rows, settings, folder, digest)
+
+
+def parameters(one: Trainer) -> list[torch.Tensor]:
+    return [p.detach().clone() for p in one.parameters]
+
+
+def same(left, right) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
+
+
+def plain_rate(step: int, decay: tuple[int, int] | None) -> float:
+    """Warm-up over 5 steps to 5e-3, then constant, then a straight line towards 0; `step` counts from 0."""
+    rate = 5e-3 * (step + 1) / 5 if step < 5 else 5e-3
+    if decay and step >= decay[0]:
+        rate *= (decay[1] - step) / (decay[1] - decay[0])
+    return rate
+
+
+def test_twenty_steps_are_those_of_torchs_adamw_with_clipping_warm_up_and_decay(tmp_path):
+    ours = trainer(tmp_path)
+    norms = [tick.grad_norm for tick in ours.run(12)] + [t.grad_norm for t in ours.run(20, decay=(12, 20))]
+    model = tiny()
+    lora.attach(model, rank=4, alpha=8, seed=1)
+    theirs = lora.parameters(model)
+    optimiser = torch.optim.AdamW(theirs, lr=1.0, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01)
+    cut = [batch for number in range(2) for batch in epoch(ROWS, 4, 1, number)]
+    for step in range(20):
+        for group in optimiser.param_groups:
+            group["lr"] = plain_rate(step, (12, 20) if step >= 12 else None)
+        optimiser.zero_grad()
+        batch_loss(model, [ROWS[i] for i in cut[step]]).backward()
+        norm = torch.nn.utils.clip_grad_norm_(theirs, 1.0)
+        assert norms[step] == pytest.approx(float(norm), rel=1e-9)
+        optimiser.step()
+    assert max(norms) > 1
+    for one, other in zip(ours.parameters, theirs, strict=True):
+        assert torch.allclose(one, other, rtol=0, atol=1e-12)
+
+
+def test_the_loss_falls_and_what_a_tick_says_is_so(tmp_path):
+    one = trainer(tmp_path)
+    model = tiny()
+    lora.attach(model, rank=4, alpha=8, seed=1)
+    first = batch_loss(model, [ROWS[i] for i in epoch(ROWS, 4, 1, 0)[0]]).item()
+    ticks = list(one.run(80))
+    assert [t.step for t in ticks] == list(range(1, 81))
+    assert ticks[0].loss == pytest.approx(first, abs=1e-12)
+    assert sum(t.loss for t in ticks[-10:]) < 0.5 * sum(t.loss for t in ticks[:10])
+    assert all(t.rows_per_s > 0 and t.tokens_per_s > t.rows_per_s for t in ticks)
+    assert not one.model.training
+    assert list(one.run(80)) == []
+
+
+def test_the_base_is_frozen(tmp_path):
+    model = tiny()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    list(trainer(tmp_path, model=model).run(5))
+    after = dict(model.named_parameters())
+    assert before.keys() < after.keys()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_a_run_in_parts_is_the_run_at_once(tmp_path):
+    whole = trainer(tmp_path / "whole")
+    list(whole.run(23))
+    for until in (1, 9, 10, 23):
+        part = trainer(tmp_path / "parts")
+        assert part.step == {1: 0, 9: 1, 10: 9, 23: 10}[until]
+        list(part.run(until))
+        part.close()
+    assert same(parameters(whole), parameters(part))
+
+
+def test_arms_take_turns_on_one_model_without_touching_each_other(tmp_path):
+    alone = {}
+    for rate in (1e-3, 1e-2):
+        settings = Settings(learning_rate=rate, batch_size=4, rank=4, alpha=8, warmup=5, seed=1)
+        one = trainer(tmp_path / f"alone-{rate}", settings=settings)
+        list(one.run(9))
+        alone[rate] = parameters(one)
+    model, arms = tiny(), {}
+    for rate in alone:
+        settings = Settings(learning_rate=rate, batch_size=4, rank=4, alpha=8, warmup=5, seed=1)
+        arms[rate] = trainer(tmp_path / f"arm-{rate}", settings=settings, model=model)
+    for until in (4, 9):
+        for rate in alone:
+            randomise(model)
+            arms[rate].restart()
+            list(arms[rate].run(until))
+            if until == 9:
+                assert same(parameters(arms[rate]), alone[rate])
+
+
+TRAIN = """
+import sys
+from pathlib import Path
+import torch
+from tests.training.test_loop import trainer
+torch.set_num_threads(int(sys.argv[2]))
+one = trainer(Path(sys.argv[1]))
+for tick in one.run(10**6):
+    print(tick.step, flush=True)
+"""
+
+
+def test_a_run_killed_in_the_middle_and_resumed_is_the_uninterrupted_run_bit_by_bit(tmp_path):
+    root = Path(__file__).parents[2]
+    child = subprocess.Popen(
+        [sys.executable, "-c", TRAIN, str(tmp_path / "killed"), str(torch.get_num_threads())],
+        cwd=root,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )
+    assert child.stdout is not None
+    for line in child.stdout:
+        if int(line) >= 11:
+            break
+    time.sleep(0.013)
+    child.send_signal(signal.SIGKILL)
+    assert child.wait(timeout=30) == -signal.SIGKILL
+    child.stdout.close()
+    resumed = trainer(tmp_path / "killed")
+    reached = resumed.step
+    assert reached >= 11
+    list(resumed.run(reached + 7))
+    whole = trainer(tmp_path / "whole")
+    list(whole.run(reached + 7))
+    assert same(parameters(resumed), parameters(whole))
+    assert same(resumed.moments, whole.moments)
+
+
+def test_other_settings_or_rows_are_refused(tmp_path):
+    one = trainer(tmp_path)
+    list(one.run(2))
+    one.close()
+    with pytest.raises(RunError, match="another digest"):
+        trainer(tmp_path, digest="e")
+
+
+def test_a_rate_that_is_far_too_high_ends_the_run_with_the_rate(tmp_path):
+    settings = Settings(learning_rate=1e200, batch_size=4, rank=4, alpha=8, warmup=0)
+    one = trainer(tmp_path, settings=settings)
+    with pytest.raises(TrainingError, match=r"at step \d+ with learning rate 1e\+200; a lower rate"):
+        list(one.run(20))
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "no rows"),
+        ([Row(prompt=(1,), answer=())], "no supervised"),
+        ([Row(prompt=(), answer=(1,))], "no supe"),
+    ],
+)
+def test_rows_that_teach_nothing_are_refused(tmp_path, rows, message):
+    with pytest.raises(TrainingError, match=message):
+        trainer(tmp_path, rows=rows)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_it_learns_in_coarser_types_too(tmp_path, dtype):
+    one = trainer(tmp_path, model=tiny(dtype=dtype))
+    ticks = list(one.run(60))
+    assert all(math.isfinite(t.loss) for t in ticks)
+    assert sum(t.loss for t in ticks[-10:]) < 0.6 * sum(t.loss for t in ticks[:10])
+    assert all(p.dtype == torch.float32 for p in one.parameters)

@@ -1,0 +1,109 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rung.engines.base import EngineSpec
+from rung.engines.fake import FakeEngine, bytes_of
+from rung.engines.torch import TorchEngine
+from rung.errors import TrainingError
+from rung.training.parity import LOGPROB_ROWS, compare, positions, single_tokens
+from tests.fixtures_tiny import tiny
+
+PROMPTS = [bytes_of(f"question {n}") for n in range(60)]
+LABELS = [bytes_of(word + "\n") for word in ("yes", "yet", "no", "maybe")]
+answers = st.lists(st.integers(0, 99), min_size=1, max_size=40).map(tuple)
+
+
+def fake(seed: int = 0, **changes) -> FakeEngine:
+    return FakeEngine(EngineSpec(engine="fake"), seed=seed, **changes)
+
+
+def torch_engine(network) -> TorchEngine:
+    return TorchEngine(EngineSpec(engine="torch", context=64, threads=torch.get_num_threads()), model=network)
+
+
+def test_an_engine_agrees_with_itself_entirely():
+    found = compare(fake(), fake(), PROMPTS, LABELS)
+    assert (found.rows, found.agreement_rows) == (LOGPROB_ROWS, len(PROMPTS))
+    assert (found.agreement, found.clear_disagreements) == (1.0, 0)
+    assert (found.max_difference, found.mean_difference) == (0.0, 0.0)
+
+
+def test_other_weights_disagree_clearly():
+    found = compare(fake(), fake(seed=1), PROMPTS, LABELS)
+    assert found.agreement < 0.7
+    flips = round((1 - found.agreement) * len(PROMPTS))
+    assert 0 < found.clear_disagreements <= flips
+
+
+def test_every_flip_of_a_certain_answer_is_a_clear_one():
+    right = {prompt: LABELS[n % 4] for n, prompt in enumerate(PROMPTS)}
+    wrong = {prompt: LABELS[(n + (n % 10 == 0)) % 4] for n, prompt in enumerate(PROMPTS)}
+    found = compare(fake(answers=right), fake(answers=wrong), PROMPTS, LABELS)
+    assert found.agreement == pytest.approx(54 / 60)
+    assert found.clear_disagreements == 6
+
+
+def test_noise_flips_near_ties_only_even_where_the_search_left_a_candidate_unopened():
+    network, noisy = tiny(), tiny()
+    torch.manual_seed(1)
+    for parameter in noisy.parameters():
+        parameter.data.mul_(1 + 0.01 * torch.randn_like(parameter))
+    prompts = [(3, 1 + n % 250, 1 + (n * 7) % 250) for n in range(150)]
+    options = [(a, b, 0) for a in (5, 9, 30) for b in (6, 17, 88, 120)]
+    found = compare(torch_engine(network), torch_engine(noisy), prompts, options)
+    assert 0.8 < found.agreement < 1
+    assert found.clear_disagreements == 0
+    assert 0 < found.mean_difference < 0.2
+    unopened = [c for c in torch_engine(network).choose(prompts, options) if -math.inf in c.logprobs]
+    assert len(unopened) > 100
+
+
+def test_differences_are_those_of_likely_tokens():
+    network, other = tiny(), tiny()
+    other.lm_head.weight.data[7] += 0.5
+    options = [(token,) for token in (5, 7, 9, 30)]
+    prompts = [(3, 1 + n) for n in range(5)]
+    engines = torch_engine(network), torch_engine(other)
+    expected = [
+        abs(a - b)
+        for ours, theirs in zip(*(e.next_logprobs(prompts, [5, 7, 9, 30]) for e in engines), strict=True)
+        for a, b in zip(ours, theirs, strict=True)
+        if max(a, b) > math.log(0.01005)
+    ]
+    found = compare(*engines, prompts, options)
+    assert found.rows == 5
+    assert found.max_difference == pytest.approx(max(expected))
+    assert found.mean_difference == pytest.approx(sum(expected) / len(expected))
+
+
+def test_nothing_to_compare_and_failing_engines_are_no_agreement():
+    with pytest.raises(TrainingError, match="no rows"):
+        compare(fake(), fake(), [], LABELS)
+    with pytest.raises(TrainingError, match="fake failed with .*empty"):
+        compare(fake(), fake(), [*PROMPTS, ()], LABELS)
+
+
+@given(st.lists(st.tuples(answers, answers), min_size=1, max_size=5), st.integers(1, 10))
+def test_positions_lie_inside_the_answers_the_first_one_before_them(rows, per_row):
+    found = positions(rows, per_row)
+    place = 0
+    for prompt, answer in rows:
+        mine = [
+            p
+            for p in found[place:]
+            if p[: len(prompt)] == prompt and p[len(prompt) :] == answer[: len(p) - len(prompt)]
+        ]
+        own = mine[: min(per_row, len(answer))]
+        assert own[0] == prompt
+        assert 1 <= len(own) <= per_row
+        assert all(len(p) < len(prompt + answer) for p in own)
+        place += min(per_row, len(range(0, len(answer), max(1, len(answer) // per_row))))
+    assert place == len(found)
+
+
+def test_single_tokens_are_those_of_the_answers_once():
+    assert single_tokens([(3, 1, 3), (2,)]) == [(1,), (2,), (3,)]
