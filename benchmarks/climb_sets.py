@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rung.climb.climb import load_climb
 from rung.climb.machine import describe_machine, versions
-from rung.records import Climb, Measurement
+from rung.records import Climb, Measurement, RungResult
 
 
 def main() -> None:
@@ -43,25 +43,39 @@ def main() -> None:
 
 def show(name: str, climb: Climb, wall_s: float) -> None:
     """One climb as a Markdown table."""
-    print(f"\n### {name}: {climb.metric}, {climb.n_train:,} train / {climb.n_dev} dev / {climb.n_test:,} test rows")
+    rows = f"{climb.n_train:,} train / {climb.n_dev} dev / {climb.n_test:,} test rows"
+    print(f"\n### {name}: {climb.metric}, {rows}")
     print("\n| rung | dev | test | s per answer | p50 / p95 ms | build s | peak MB | what |")
     print("|---|---|---|---|---|---|---|---|")
     for result in climb.results:
-        if result.dev is None:
-            print(f"| {result.rung} | – | – | – | – | {result.build_s:.0f} | – | {result.skipped or result.failed} |")
-            continue
-        times = f"{1000 * result.dev.p50_s:.0f} / {1000 * result.dev.p95_s:.0f}"
-        print(
-            f"| {result.rung} | {scored(result.dev)} | {scored(result.test)} | {result.dev.seconds_per_answer:.3f} "
-            f"| {times} | {result.build_s:.0f} | {result.build_peak_mb:.0f} | {result.what} |"
-        )
+        print(line(result))
+    for result in climb.results:
         if result.parity is not None:
-            p = result.parity
+            found = result.parity
             print(
-                f"\nparity: {p.agreement:.1%} of {p.agreement_rows} rows agree, log-probabilities differ by "
-                f"{p.mean_difference:.3f} on average and {p.max_difference:.2f} at most\n"
+                f"\nparity of {result.rung}: {found.agreement:.1%} of {found.agreement_rows} rows agree, "
+                f"log-probabilities differ by {found.mean_difference:.3f} on average, "
+                f"{found.max_difference:.2f} at most"
             )
-    print(f"\n{climb.decision.kind}: {climb.decision.sentence}\n\nwall time {climb.seconds:.0f} s, this call {wall_s:.0f} s")
+    print(f"\n{climb.decision.kind}: {climb.decision.sentence}")
+    print(f"\nwall time {climb.seconds:.0f} s, this call {wall_s:.0f} s")
+
+
+def line(result: RungResult) -> str:
+    """One rung as a row of the table."""
+    if result.dev is None:
+        return f"| {result.rung} | – | – | – | – | – | – | {result.skipped or result.failed} |"
+    cells = [
+        result.rung,
+        scored(result.dev),
+        scored(result.test),
+        f"{result.dev.seconds_per_answer:.4f}",
+        f"{1000 * result.dev.p50_s:.0f} / {1000 * result.dev.p95_s:.0f}",
+        f"{result.build_s:.0f}",
+        f"{result.build_peak_mb:.0f}",
+        result.what,
+    ]
+    return f"| {' | '.join(cells)} |"
 
 
 def scored(found: Measurement | None) -> str:

@@ -163,7 +163,6 @@ def test_llama_cpp_with_the_converted_adapter_says_what_torch_says_with_the_peft
     monkeypatch.setattr(adapter, "PERMUTED", frozenset({wrongly}))
     wrong = twin.difference(to_gguf(tmp_path / "peft", tmp_path / "wrong.gguf", config=twin.config))
     missing = twin.difference(None)
-    print(name, without, effect, right, wrong, missing)
     assert effect > 0.3
     assert right < 0.15
     assert right < 3 * max(without, 0.03)
