@@ -30,7 +30,7 @@ $(STAMP): pyproject.toml
 	touch $@
 
 demo: setup
-	$(BIN)/rung climb examples/helpdesk --out runs/demo
+	$(BIN)/rung climb examples/helpdesk --budget 5m --out runs/demo
 	@echo "The report is a page: $(CURDIR)/runs/demo/report.html"
 
 test: setup

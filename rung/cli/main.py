@@ -12,6 +12,7 @@ from cyclopts import App, CycloptsError
 
 from rung import __version__
 from rung.cli import commands
+from rung.engines.cores import yield_while_waiting
 from rung.errors import RungError
 
 app = App(
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command; its exit status."""
+    yield_while_waiting()
     try:
         app(arguments, exit_on_error=False, print_error=False, result_action="return_none")
         sys.stdout.flush()
