@@ -84,8 +84,8 @@ def read_jsonl(path: Path) -> list[dict]:
         return []
     except (OSError, ValueError) as error:
         raise RunError(_damaged(path, error)) from None
-    if odd := next((record for record in found if not isinstance(record, dict)), None):
-        raise RunError(_damaged(path, f"a line holds a {type(odd).__name__}, not an object"))
+    if not all(isinstance(record, dict) for record in found):
+        raise RunError(_damaged(path, "a line holds no object"))
     return found
 
 

@@ -8,7 +8,6 @@ import hashlib
 import json
 import math
 import shutil
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
@@ -21,7 +20,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from rung.engines import start
 from rung.engines.base import Choice, Completion, Engine, EngineSpec, Progress, Request, no_progress
 from rung.errors import SystemFolderError
-from rung.models.chat import Chat, Message, load_chat
+from rung.models.catalog import entry_named
+from rung.models.chat import Chat, load_chat
 from rung.models.embed import Embedder
 from rung.models.head import Head, answers, load_head
 from rung.models.resolve import Model, resolve
@@ -29,6 +29,7 @@ from rung.models.weights import dequantised
 from rung.records import Answer, Example, Json, OutputKind
 from rung.runs import atomic_folder, file_digest, write_json
 from rung.scoring.extract import read_answer
+from rung.wording import Shot, embedded_text, label_texts, messages
 
 SPEC_FILE = "system.json"
 SHOTS_FILE = "shots.jsonl"
@@ -45,9 +46,13 @@ class Frozen(BaseModel):
 
 
 class ModelRef(Frozen):
-    """The base model by name and by the digest of its weights."""
+    """The base model by name and by the digest of its weights.
+
+    `source` is where it was found, as `resolve` takes it: a catalog name, a hub id or an absolute path.
+    """
 
     name: str
+    source: str
     digest: str
     licence: str
 
@@ -91,17 +96,13 @@ class Spec(Frozen):
 
     @property
     def digest(self) -> str:
-        """Names this System: sha256 over the canonical Spec, file digests included."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
+        """Names this System: sha256 over the canonical Spec, file digests included.
+
+        Where the base model lies isn't part of it; what it is made of is.
+        """
+        fields = self.model_dump(mode="json", exclude={"model": {"source"}})
+        text = json.dumps(fields, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Shot:
-    """One worked example of the prompt."""
-
-    input: str
-    output: str
 
 
 Sources: TypeAlias = Mapping[str, Path | str | bytes]
@@ -118,6 +119,7 @@ class Pool(AbstractContextManager["Pool"]):
     threads: int = 0
     parallel: int = 8
     keep: int = 2
+    models: dict[str, Model] = field(default_factory=dict)
     engines: dict[EngineSpec, Engine] = field(default_factory=dict)
     chats: dict[str, Chat] = field(default_factory=dict)
     heads: dict[str, Head] = field(default_factory=dict)
@@ -125,14 +127,16 @@ class Pool(AbstractContextManager["Pool"]):
     embedder: Embedder = field(default_factory=Embedder)
 
     def model(self, ref: ModelRef) -> Model:
-        """The base model, refused where its digest isn't the one that the System was made with."""
-        model = resolve(ref.name)
-        if model.digest != ref.digest:
-            raise SystemFolderError(
-                f"the System was made on {ref.name!r} with digest {ref.digest[:16]!r}, but that name now has "
-                f"{model.digest[:16]!r}; restore the old weights or climb again"
-            )
-        return model
+        """The base model, by its digest. Raises SystemFolderError where other weights lie in its place."""
+        if ref.digest not in self.models:
+            model = resolve(ref.source)
+            if model.digest != ref.digest:
+                raise SystemFolderError(
+                    f"the System was made on {ref.source!r} with digest {ref.digest[:16]!r}, but there is "
+                    f"{model.digest[:16]!r} now; restore the old weights or climb again"
+                )
+            self.models[ref.digest] = model
+        return self.models[ref.digest]
 
     def chat(self, model: Model) -> Chat:
         """The tokeniser and templates of a model."""
@@ -295,6 +299,13 @@ def copy(system: System, folder: Path) -> System:
     return made
 
 
+def ref_to(model: Model, given: str) -> ModelRef:
+    """How a System names a model that `resolve(given)` found."""
+    path = Path(given).expanduser()
+    source = str(path.resolve()) if entry_named(given) is None and path.exists() else given
+    return ModelRef(name=model.name, source=source, digest=model.digest, licence=model.licence)
+
+
 def context_of(model: Model) -> int:
     """How many tokens a prompt and its answer may have together."""
     return min(model.context, ANSWER_CONTEXT)
@@ -330,61 +341,6 @@ def _prompt(spec: Spec, chat: Chat, example: Example, shots: list[Shot], limit: 
         if len(prompt) <= limit or not shots:
             return prompt
         shots = shots[1:]
-
-
-def messages(instruction: str | None, example: Example, shots: Sequence[Shot] = ()) -> list[Message]:
-    """The conversation that ends where the answer begins."""
-    turns = [Message(role="system", content=instruction)] if instruction else []
-    for shot in shots:
-        turns.append(Message(role="user", content=shot.input))
-        turns.append(Message(role="assistant", content=shot.output))
-    return [*turns, Message(role="user", content=question(example))]
-
-
-def question(example: Example) -> str:
-    """The user's turn: the context, where the row has one, then the input."""
-    return f"{example.context}\n\n{example.input}" if example.context else example.input
-
-
-def embedded_text(example: Example) -> str:
-    """What a sentence vector is made of: the input first, since a vector sees the first 256 tokens only."""
-    return f"{example.input}\n\n{example.context}" if example.context else example.input
-
-
-def label_texts(labels: Sequence[str]) -> list[str]:
-    """Labels as words a model knows: underscores become spaces, unless that makes two labels the same."""
-    plain = [label.replace("_", " ").strip() for label in labels]
-    counts = Counter(plain)
-    return [text if counts[text] == 1 else label for text, label in zip(plain, labels, strict=True)]
-
-
-def answer_text(output: Json, kind: OutputKind, *, labels: Sequence[str] = (), schema: Json = None) -> str:
-    """A target as the text that a model should write.
-
-    JSON comes without white space and with its keys in the schema's order, a whole number without a
-    fraction, a label as `label_texts` spells it.
-    """
-    if kind == "label":
-        known = dict(zip(labels, label_texts(labels), strict=True))
-        return known.get(str(output), str(output))
-    if kind == "json":
-        return json.dumps(in_order(output, schema), ensure_ascii=False, separators=(",", ":"))
-    if kind == "number" and isinstance(output, float) and output.is_integer():
-        return f"{output:.0f}"
-    return str(output)
-
-
-def in_order(value: Json, schema: Json) -> Json:
-    """A JSON value with its keys as the schema lists them, which is the order constrained decoding keeps."""
-    rules = schema if isinstance(schema, dict) else {}
-    if isinstance(value, list):
-        return [in_order(item, rules.get("items")) for item in value]
-    if not isinstance(value, dict):
-        return value
-    listed = rules.get("properties")
-    parts = listed if isinstance(listed, dict) else {}
-    names = [k for k in parts if k in value] + [k for k in value if k not in parts]
-    return {name: in_order(value[name], parts.get(name)) for name in names}
 
 
 def read_index(folder: Path) -> Index:

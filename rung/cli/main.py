@@ -12,8 +12,8 @@ from cyclopts import App, CycloptsError
 
 from rung import __version__
 from rung.cli import commands
-from rung.engines.cores import yield_while_waiting
 from rung.errors import RungError
+from rung.threads import yield_while_waiting
 
 app = App(
     name="rung",

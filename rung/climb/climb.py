@@ -86,7 +86,7 @@ def climb(source: Path, options: Options, reporter: Reporter) -> tuple[Climb, Pa
             return load_climb(run), run
         if resumed:
             reporter.say(f"going on with {run}")
-        with Pool() as pool:
+        with Pool(models={model.digest: model}) as pool:
             done = _Climbing(prepared, model, options, run, pool, reporter).run(chosen)
         write_text(run / CLIMB_FILE, TypeAdapter(Climb).dump_json(done).decode("utf-8"))
     return done, run

@@ -10,8 +10,8 @@ from rung.data.splits import split
 from rung.errors import DataError, TaskError
 from rung.models.chat import Chat, Message
 from rung.records import Example, Finding, Splits
-from rung.system import question
 from rung.task import Task, infer, load_task
+from rung.wording import question
 
 FEWEST_ROWS = 20
 FEWEST_DEV_ROWS = 20

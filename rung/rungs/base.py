@@ -16,8 +16,9 @@ from rung.models.resolve import Model
 from rung.records import Example, Json, Measurement, OutputKind, Parity, Trial
 from rung.runs import append_jsonl, read_jsonl, writing
 from rung.scoring.scorers import SCORERS
-from rung.system import ModelRef, Pool, System, answer_text, context_of, embedded_text
+from rung.system import ModelRef, Pool, System, context_of, ref_to
 from rung.task import Task
+from rung.wording import answer_text, embedded_text
 
 SCREEN_ROWS = 100
 SETTLED_FILE = "settled.jsonl"
@@ -77,7 +78,7 @@ class Context:
     @property
     def ref(self) -> ModelRef:
         """The base model as a System names it."""
-        return ModelRef(name=self.model.name, digest=self.model.digest, licence=self.model.licence)
+        return ref_to(self.model, self.task.models[0])
 
     @property
     def kind(self) -> OutputKind:

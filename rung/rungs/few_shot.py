@@ -10,16 +10,8 @@ from rung.records import Example
 from rung.rungs.base import Built, Context, Variant, choose, no_room
 from rung.rungs.instructions import answer_spec, few_shot_instruction, spec_for
 from rung.rungs.probe import race, under_each_engine
-from rung.system import (
-    SHOTS_FILE,
-    VECTORS_FILE,
-    Shot,
-    ShotSpec,
-    Sources,
-    messages,
-    question,
-    save,
-)
+from rung.system import SHOTS_FILE, VECTORS_FILE, ShotSpec, Sources, save
+from rung.wording import Shot, messages, question
 
 NEIGHBOURS = (4, 8, 16)
 STRATIFIED = 8

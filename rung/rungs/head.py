@@ -7,7 +7,8 @@ import numpy as np
 from rung.models import head as heads
 from rung.models.head import Head as LinearHead
 from rung.rungs.base import Built, Context, Variant, choose, slug
-from rung.system import Spec, embedded_text, save
+from rung.system import Spec, save
+from rung.wording import embedded_text
 
 REGULARISATION = {"minilm": (1.0, 10.0), "tfidf": (0.3, 1.0), "both": (0.3, 1.0)}
 """Inverse L2 strengths tried for each kind of features."""

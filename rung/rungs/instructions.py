@@ -1,14 +1,20 @@
 """The instructions that the prompt rungs choose from, and the Specs made of them."""
 
 import json
+from collections.abc import Sequence
 
 from rung.engines.schema import check_schema
 from rung.records import Json, OutputKind
 from rung.rungs.base import Context
-from rung.system import AnswerSpec, Spec, label_texts
+from rung.system import AnswerSpec, Spec
+from rung.wording import label_texts
 
 LONGEST_ANSWER = 1024
 """Tokens, whatever the training rows hold."""
+SAMPLE_ROWS = 2000
+"""Training rows by which the length of an answer is judged."""
+DIGITS_MORE = 2
+"""Tokens of a number over those of the longest target."""
 LONGEST_LIST = 100
 """Labels that an instruction lists; with more, the trie alone holds the model to them."""
 JOBS: dict[OutputKind, str] = {
@@ -45,15 +51,31 @@ def answer_spec(context: Context, *, constrained: bool) -> AnswerSpec:
         return AnswerSpec(form="words")
     schema = answer_schema(context)
     form = "schema" if constrained and schema is not None and not check_schema(schema) else "free"
-    return AnswerSpec(form=form, max_tokens=longest_answer(context))
+    room = longest_answer(context)
+    if form == "schema" and context.kind == "number":
+        room = min(room, longest_target(context) + DIGITS_MORE)
+    return AnswerSpec(form=form, max_tokens=room)
 
 
 def answer_schema(context: Context) -> Json:
     """The JSON Schema of an answer: the task's own, or a plain number's; None for labels and text."""
     if context.kind == "number":
-        whole = all(isinstance(e.output, (int, float)) and e.output == int(e.output) for e in context.train)
-        return {"type": "integer"} if whole else {"type": "number"}
+        return number_schema([float(e.output) for e in context.train if isinstance(e.output, (int, float))])
     return context.task.output.json_schema if context.kind == "json" else None
+
+
+def number_schema(targets: Sequence[float]) -> Json:
+    """Numbers like the training targets: whole if all are, negative if any is, with as many digits at most.
+
+    Without the bounds a small model writes digits until it is stopped.
+    """
+    whole = all(target.is_integer() for target in targets)
+    most = 10 ** len(str(int(max(map(abs, targets))))) - 1
+    return {
+        "type": "integer" if whole else "number",
+        "minimum": -most if min(targets) < 0 else 0,
+        "maximum": most,
+    }
 
 
 def schema_notes(context: Context) -> tuple[str, ...]:
@@ -66,10 +88,14 @@ def schema_notes(context: Context) -> tuple[str, ...]:
 
 def longest_answer(context: Context) -> int:
     """A token limit with room: 1.5 times the longest training answer, at least 8 tokens more."""
-    chat = context.pool.chat(context.model)
-    sample = context.train[:2000]
-    longest = max(len(chat.answer_ids(context.target(e))) for e in sample)
+    longest = longest_target(context)
     return min(LONGEST_ANSWER, context.limit // 2, max(longest + 8, int(1.5 * longest)))
+
+
+def longest_target(context: Context) -> int:
+    """Tokens of the longest training answer, the token that ends it included."""
+    chat = context.pool.chat(context.model)
+    return max(len(chat.answer_ids(context.target(e))) for e in context.train[:SAMPLE_ROWS])
 
 
 def spec_for(context: Context, rung: str, *, instruction: str | None, answer: AnswerSpec) -> Spec:

@@ -175,7 +175,7 @@ def _train(state: Tune, arm: Arm, step: int, length: Length, notes: list[str]) -
     waited = 0
     try:
         while step < plateau and waited < PATIENCE:
-            step = min(plateau, (step // every + 1) * every)
+            step = _next_score(step, every, plateau)
             state.run(arm, step)
             found = _better(state, arm, step, length, best)
             waited = waited + 1 if found is best else 0
@@ -191,6 +191,12 @@ def _train(state: Tune, arm: Arm, step: int, length: Length, notes: list[str]) -
         notes.append(f"{arm.name} ended early: {error}")
     assert best is not None, "every run is scored at least once"
     return best
+
+
+def _next_score(step: int, every: int, plateau: int) -> int:
+    """The next multiple of `every`, or the plateau's end where that is less than half a stretch further."""
+    stop = (step // every + 1) * every
+    return plateau if plateau - stop < every / 2 else stop
 
 
 def _better(state: Tune, arm: Arm, step: int, length: Length, best: dict | None) -> dict:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from rung.engines.cores import available_cores, yield_while_waiting
+from rung.engines.cores import available_cores
 
 needs_affinity = pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no affinity masks here")
 
@@ -55,12 +55,3 @@ def test_a_version_1_quota_is_respected(tmp_path):
     (folder / "cpu.cfs_quota_us").write_text("100000")
     (folder / "cpu.cfs_period_us").write_text("100000")
     assert available_cores(cgroup=tmp_path, topology=tmp_path / "none") == 1
-
-
-def test_idle_threads_sleep_unless_the_user_chose_otherwise():
-    fresh: dict[str, str] = {}
-    yield_while_waiting(fresh)
-    assert fresh == {"OMP_WAIT_POLICY": "PASSIVE"}
-    chosen = {"OMP_WAIT_POLICY": "ACTIVE"}
-    yield_while_waiting(chosen)
-    assert chosen == {"OMP_WAIT_POLICY": "ACTIVE"}

@@ -1,0 +1,191 @@
+"""What the tests of whole climbs share: a language model of 60,000 weights, small tasks, and a log."""
+
+import json
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rung.climb.climb import Options
+from rung.climb.rows import prepare
+from rung.evaluate import Bench, Store
+from rung.models.resolve import resolve
+from rung.rungs.base import Context
+from rung.system import Pool
+
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+WIDTH, LAYERS, INNER, HEADS = 32, 2, 64, 2
+TOPICS = {
+    "billing": ("invoice", "refund", "charge", "price", "receipt", "tax"),
+    "delivery": ("parcel", "courier", "late", "address", "box", "lost"),
+    "login": ("password", "account", "code", "email", "locked", "sign"),
+}
+FILLERS = ("please", "my", "the", "again", "today", "help", "with", "was", "is", "about")
+
+
+@dataclass
+class Log:
+    """A reporter that remembers what it was told, and when which bar was begun."""
+
+    lines: list[str] = field(default_factory=list)
+    bars: list[str] = field(default_factory=list)
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+    def begin(self, what: str, total: int | None) -> int:
+        self.bars.append(what)
+        return len(self.bars)
+
+    def advance(self, handle: int, done: int, extra: str = "") -> None:
+        pass
+
+    def end(self, handle: int) -> None:
+        pass
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.lines)
+
+
+def label_rows(count: int, seed: int = 0) -> list[dict]:
+    """Rows whose label is the topic that their words come from; no two are the same."""
+    dice = random.Random(seed)
+    rows: dict[str, str] = {}
+    while len(rows) < count:
+        label = list(TOPICS)[len(rows) % len(TOPICS)]
+        words = [*dice.sample(TOPICS[label], 2), *dice.sample(FILLERS, 3)]
+        dice.shuffle(words)
+        rows[" ".join(words)] = label
+    return [{"input": text, "output": label} for text, label in rows.items()]
+
+
+def write_rows(path: Path, rows: list[dict]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def make_tiny_gguf(path: Path, context: int = 512) -> Path:
+    """A llama with random weights and a vocabulary of its own: the same bytes every time."""
+    import gguf
+
+    tokens, merges = _vocabulary()
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_name("tiny")
+    writer.add_license("mit")
+    writer.add_context_length(context)
+    writer.add_embedding_length(WIDTH)
+    writer.add_block_count(LAYERS)
+    writer.add_feed_forward_length(INNER)
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(HEADS)
+    writer.add_rope_dimension_count(WIDTH // HEADS)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3] * len(SPECIAL) + [1] * (len(tokens) - len(SPECIAL)))
+    writer.add_token_merges(merges)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_add_bos_token(False)
+    writer.add_chat_template(CHATML)
+    dice = np.random.default_rng(0)
+    shapes = {"token_embd.weight": (len(tokens), WIDTH), "output_norm.weight": (WIDTH,)}
+    for layer in range(LAYERS):
+        shapes |= {
+            f"blk.{layer}.{name}.weight": shape
+            for name, shape in {
+                "attn_norm": (WIDTH,),
+                "ffn_norm": (WIDTH,),
+                "attn_q": (WIDTH, WIDTH),
+                "attn_k": (WIDTH, WIDTH),
+                "attn_v": (WIDTH, WIDTH),
+                "attn_output": (WIDTH, WIDTH),
+                "ffn_gate": (INNER, WIDTH),
+                "ffn_up": (INNER, WIDTH),
+                "ffn_down": (WIDTH, INNER),
+            }.items()
+        }
+    for name, shape in shapes.items():
+        mean, spread = (1.0, 0.0) if "norm" in name else (0.0, 0.15)
+        writer.add_tensor(name, dice.normal(mean, spread, shape).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def _vocabulary() -> tuple[list[str], list[str]]:
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    words = [*FILLERS, *TOPICS, *(word for words in TOPICS.values() for word in words)]
+    tokenizer.train_from_iterator([f"{word} {word} {word}\n" for word in words] * 3, trainer)
+    model = json.loads(tokenizer.to_str())["model"]
+    tokens = sorted(model["vocab"], key=model["vocab"].__getitem__)
+    return tokens, [" ".join(pair) for pair in model["merges"]]
+
+
+def number_rows(count: int) -> list[dict]:
+    """Rows that ask how many words they have, with one decimal that is always the same."""
+    return [
+        {"input": row["input"], "output": 5.5 if i % 2 else 12.0} for i, row in enumerate(label_rows(count))
+    ]
+
+
+def json_rows(count: int) -> list[dict]:
+    """Rows whose answer is an object; its keys don't stand in alphabetical order."""
+    return [
+        {"input": row["input"], "output": {"topic": row["output"], "first": row["input"].split()[0]}}
+        for row in label_rows(count)
+    ]
+
+
+def text_rows(count: int) -> list[dict]:
+    """Rows to be answered in words, each with a context."""
+    return [
+        {"input": row["input"], "context": f"This is about {row['output']}.", "output": row["input"].upper()}
+        for row in label_rows(count)
+    ]
+
+
+@contextmanager
+def opened(model: Path, data: Path, folder: Path, **changes: Any) -> Iterator[Context]:
+    """What a rung is given in a climb of `data` on `model`; `changes` replace parts of it."""
+    found = resolve(str(model))
+    prepared = prepare(data, Options(models=(str(model),), dev_rows=40))
+    assert prepared.task.metric is not None
+    with Pool(models={found.digest: found}, threads=1, parallel=4) as pool:
+        context = Context(
+            task=prepared.task,
+            train=prepared.splits.train,
+            dev=prepared.splits.dev,
+            model=found,
+            folder=folder / "rung",
+            bench=Bench(pool=pool, store=Store(folder / "answers"), metric=prepared.task.metric),
+            reporter=Log(),
+            deadline=time.monotonic() + 600,
+            seed=0,
+        )
+        yield replace(context, **changes)

@@ -1,0 +1,160 @@
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rung.errors import EngineError
+from rung.evaluate import CHUNK, Bench, Store, answers_of, measure, nearest_rank, single_request_times
+from rung.records import Answer, Example
+from rung.system import Pool
+
+ROOT = Path(__file__).parents[1]
+
+
+class Echo:
+    """What a System is to the bench: a digest, answers and memory. It counts what it is asked."""
+
+    digest = "echo"
+
+    def __init__(self, broken=(), dies_at=None):
+        self.asked: list[str] = []
+        self.broken, self.dies_at = set(broken), dies_at
+
+    def answer(self, examples, pool, *, progress=lambda done, total: None):
+        found = []
+        for number, example in enumerate(examples, start=1):
+            if example.id == self.dies_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            self.asked.append(example.id)
+            progress(number, len(examples))
+            failure = "generate: refused" if example.id in self.broken else None
+            value = None if failure else example.input
+            found.append(Answer(text=example.input, value=value, options=(("x", 0.5),), failure=failure))
+        return found
+
+    def memory_mb(self, pool):
+        return 7.0
+
+
+def rows(count, wrong=0):
+    return [
+        Example(id=f"{i:04d}", input="yes", output="no" if i < wrong else "yes", where=f"t:{i}")
+        for i in range(count)
+    ]
+
+
+@pytest.fixture
+def bench(tmp_path):
+    return Bench(pool=Pool(), store=Store(tmp_path / "answers"), metric="accuracy")
+
+
+def later(bench):
+    """The bench of another process on the same folder."""
+    return Bench(pool=Pool(), store=Store(bench.store.folder), metric=bench.metric)
+
+
+def test_a_second_look_at_the_same_rows_asks_nothing_and_says_the_same(bench):
+    first, second = Echo(), Echo()
+    before = measure(first, rows(300, wrong=30), bench, split="dev", timed=True)
+    after = measure(second, rows(300, wrong=30), later(bench), split="dev", timed=True)
+    assert second.asked == []
+    assert after == before
+    assert (before.score, before.n, before.memory_mb) == (0.9, 300, 7.0)
+
+
+def test_only_rows_that_have_no_answer_yet_are_asked(bench):
+    answers_of(Echo(), rows(100), bench)
+    echo = Echo()
+    answers, _ = answers_of(echo, rows(150), bench)
+    assert len(answers) == 150
+    assert sorted(set(echo.asked)) == [f"{i:04d}" for i in range(100, 150)]
+
+
+def test_another_system_shares_no_answers(bench):
+    answers_of(Echo(), rows(10), bench)
+    other = Echo()
+    other.digest = "other"
+    answers_of(other, rows(10), bench)
+    assert set(other.asked) == {row.id for row in rows(10)}
+
+
+def test_a_kill_loses_the_batch_in_flight_and_no_other(bench):
+    code = (
+        "import sys; sys.path[:0] = sys.argv[2:]\n"
+        "from pathlib import Path; from rung.evaluate import *; from rung.system import Pool\n"
+        "from tests.test_evaluate import Echo, rows\n"
+        "store = Store(Path(sys.argv[1]))\n"
+        f"echo = Echo(dies_at='{2 * CHUNK + 5:04d}')\n"
+        "answers_of(echo, rows(400), Bench(pool=Pool(), store=store, metric='accuracy'))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(bench.store.folder), str(ROOT)], check=False, timeout=60
+    )
+    assert done.returncode == -signal.SIGKILL
+    echo = Echo()
+    answers_of(echo, rows(400), bench)
+    assert sorted(set(echo.asked)) == [f"{i:04d}" for i in range(2 * CHUNK, 400)]
+
+
+def test_half_a_batch_on_disk_is_asked_again_as_a_whole(bench):
+    answers_of(Echo(), rows(200), bench)
+    path = bench.store.folder / "echo.jsonl"
+    path.write_bytes(path.read_bytes()[:-20])
+    echo = Echo()
+    answers_of(echo, rows(200), later(bench))
+    assert sorted(set(echo.asked)) == [f"{i:04d}" for i in range(CHUNK, 200)]
+
+
+def test_a_broken_call_is_counted_beside_the_score_and_asked_again_by_the_next_process_only(bench):
+    found = measure(Echo(broken=["0001"]), rows(50), bench, split="dev")
+    assert (found.n, found.failures, found.score) == (49, 1, 1.0)
+    again = Echo()
+    assert measure(again, rows(50), bench, split="dev").failures == 1
+    assert again.asked == []
+    mended = Echo()
+    found = measure(mended, rows(50), later(bench), split="dev")
+    assert (found.n, found.failures) == (50, 0)
+    assert set(mended.asked) == {"0001"}
+
+
+def test_when_every_call_breaks_there_is_no_score(bench):
+    with pytest.raises(EngineError, match=r"all 5 calls on dev broke.*t:0.*refused"):
+        measure(Echo(broken=[row.id for row in rows(5)]), rows(5), bench, split="dev", timed=True)
+
+
+def test_answers_come_back_with_all_their_fields(bench):
+    answers_of(Echo(), rows(3), bench)
+    kept = Store(bench.store.folder).load("echo")
+    assert kept["0000"][0] == Answer(text="yes", value="yes", options=(("x", 0.5),))
+
+
+def test_progress_counts_what_was_known_and_ends_at_the_total(bench):
+    answers_of(Echo(), rows(100), bench)
+    seen = []
+    answers_of(Echo(), rows(300), bench, lambda done, total: seen.append((done, total)))
+    assert seen[0] == (101, 300) and seen[-1] == (300, 300)
+    assert seen == sorted(seen)
+
+
+def test_single_requests_are_timed_on_rows_that_can_be_answered_once_and_kept(bench):
+    echo = Echo(broken=["0003"])
+    found = measure(echo, rows(60), bench, split="dev", timed=True)
+    timed = echo.asked[61:]
+    assert "0003" not in timed and len(timed) == 22
+    assert 0 < found.p50_s <= found.p95_s
+    assert (bench.store.folder / "echo.timing.json").exists()
+
+
+def test_a_handful_of_rows_can_be_timed(bench):
+    p50, p95, memory = single_request_times(Echo(), rows(1), bench)
+    assert p50 == p95 > 0 and memory == 7.0
+
+
+@pytest.mark.parametrize(
+    ("count", "share", "rank"), [(1, 0.95, 1), (2, 0.5, 1), (12, 0.95, 12), (20, 0.95, 19), (100, 0.95, 95)]
+)
+def test_a_percentile_is_a_time_that_was_seen(count, share, rank):
+    assert nearest_rank([float(i) for i in range(count, 0, -1)], share) == rank
