@@ -17,7 +17,15 @@ from rung.climb import sealed
 from rung.climb.decide import decide
 from rung.climb.machine import Watch, describe_machine, versions
 from rung.climb.rows import Prepared, length_findings, prepare, too_long
-from rung.errors import DataError, EngineError, RunError, RungError, SystemFolderError, TaskError
+from rung.errors import (
+    DataError,
+    EngineError,
+    ModelError,
+    RunError,
+    RungError,
+    SystemFolderError,
+    TaskError,
+)
 from rung.evaluate import Bench, Store
 from rung.models.resolve import Model, resolve
 from rung.records import (
@@ -375,9 +383,14 @@ def _model(name: str, reporter: Reporter) -> Model:
     """The model's files, brought with a progress bar in megabytes where they aren't here yet."""
     bar = reporter.begin(f"fetching {name}, MB", None)
     try:
-        return resolve(name, progress=lambda done, _: reporter.advance(bar, done // 10**6))
+        model = resolve(name, progress=lambda done, _: reporter.advance(bar, done // 10**6))
     finally:
         reporter.end(bar)
+    if model.kind != "generate":
+        raise ModelError(
+            f"{name!r} makes sentence vectors and can't write answers; name another with --models"
+        )
+    return model
 
 
 def _is_complete(run: Path, options: Options) -> bool:

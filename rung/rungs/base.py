@@ -21,6 +21,8 @@ from rung.task import Task
 from rung.wording import answer_text, embedded_text
 
 SCREEN_ROWS = 100
+FEWEST_SCREENED = 20
+PILOT_ROWS = 8
 SETTLED_FILE = "settled.jsonl"
 WORK_FOLDER = "work"
 
@@ -222,15 +224,16 @@ def choose(
 ) -> tuple[Variant, tuple[Trial, ...], tuple[str, ...]]:
     """The best variant on dev, with every trial and notes on what was left out.
 
-    All are screened on the first `screen` dev rows. Where there are more, the better half is scored on all
+    All are screened on the first `screen` dev rows, or as many as half the rung's time allows. Where there
+    are more, the better half is scored on all
     of them and the best there is chosen. A tie goes to the one that did better in the screening, or to
     the earlier one. What couldn't be finished in the rung's time, or whose engine broke, is left out and
     named; EngineError when that is true of all.
     """
-    few, notes = context.dev[:screen], []
+    few, notes = context.dev[: _affordable(context, variants, screen)], []
     screened: list[_Tried] = []
-    for number, variant in enumerate(variants):
-        if number and not context.in_time(variant.name):
+    for variant in variants:
+        if screened and not context.in_time(variant.name, _to_come(context, screened, len(few))):
             notes.append(f"{variant.name}: not tried, the rung's share of the budget was used up")
             continue
         try:
@@ -254,6 +257,29 @@ def choose(
         for one in (*screened, *whole)
     ]
     return best.variant, tuple(trials), tuple(notes)
+
+
+def _affordable(context: Context, variants: Sequence[Variant], screen: int) -> int:
+    """How many rows to screen on: what half the time allows at the first variant's pace, 20 at least."""
+
+    def rows() -> int:
+        try:
+            pilot = _try(context, variants[0], context.dev[:PILOT_ROWS], f"{variants[0].name}, pilot")
+        except EngineError:
+            return screen
+        pace = max(pilot.found.seconds_per_answer, 1e-6) * len(variants)
+        return int(min(screen, max(FEWEST_SCREENED, context.seconds_left / 2 / pace)))
+
+    found = context.settled("rows to screen on", rows)
+    assert isinstance(found, int), "written by this function"
+    return found
+
+
+def _to_come(context: Context, screened: Sequence[_Tried], rows: int) -> float:
+    """Seconds for one more variant, at least as slow as the last, and for the best on the other dev rows."""
+    best = max(screened, key=lambda one: one.value)
+    rest = best.found.seconds_per_answer * (len(context.dev) - rows)
+    return screened[-1].found.seconds_per_answer * rows + rest
 
 
 def _try(context: Context, variant: Variant, rows: Sequence[Example], what: str) -> _Tried:

@@ -14,7 +14,10 @@ from rung.wording import label_texts
 
 FEWEST_ROWS = 50
 RESERVE_S = 60.0
-"""Kept back from the rung's time for the export, parity and the dev score."""
+RESERVE_SHARE = 0.25
+"""Kept back from the rung's time for the export, parity and the dev score: the less of the two."""
+FEWEST_S = 45.0
+"""With less time than this no tune is begun."""
 
 
 class Sft:
@@ -38,13 +41,12 @@ class Sft:
         from rung.rungs.tune import Plan
         from rung.rungs.tuning import tune
 
-        seconds = context.settled("seconds to tune", lambda: context.seconds_left - RESERVE_S)
+        seconds = context.settled("seconds to tune", lambda: _seconds_to_tune(context.seconds_left))
         assert isinstance(seconds, float), "written by this function"
-        if seconds < RESERVE_S:
-            left = max(0.0, seconds + RESERVE_S)
+        if seconds < FEWEST_S:
             raise TrainingError(
-                f"{left:.0f} s of the budget are left, too few to tune: that takes at least "
-                f"{2 * RESERVE_S:.0f} s; give more with --budget"
+                f"{max(0.0, seconds):.0f} s of the budget are left to tune in, at least {FEWEST_S:.0f} s are "
+                "needed; give more with --budget"
             )
         forms = answer_forms(context)
         plan = Plan(folder=context.work / "training", budget_s=seconds, seed=context.seed)
@@ -65,6 +67,10 @@ class Sft:
             notes=(*outcome.notes, note),
             parity=parity,
         )
+
+
+def _seconds_to_tune(left: float) -> float:
+    return left - min(RESERVE_S, RESERVE_SHARE * max(0.0, left))
 
 
 def answer_forms(context: Context) -> dict[str, Spec]:
