@@ -4,7 +4,7 @@ import difflib
 import platform
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -137,7 +137,7 @@ class _Climbing:
                 raise RungError(f"no rung could be built: {reasons}")
             dev_decision = self.decide(results, "dev")
             results = self.open_test(results, dev_decision)
-            decision = self.decide(results, "test")
+            decision = _with_dev(self.decide(results, "test"), dev_decision, results)
             self.ship(decision.chosen)
             return self.summary(results, dev_decision, decision)
         finally:
@@ -361,6 +361,19 @@ class _Climbing:
             )
             if shown == ANSWERS_SHOWN:
                 return
+
+
+def _with_dev(on_test: Decision, on_dev: Decision, results: Sequence[RungResult]) -> Decision:
+    """The test's decision; where one System alone was scored there, it stands on what dev decided."""
+    alone = [r for r in results if r.test is not None]
+    if len(alone) != 1 or alone[0].test is None or on_test.chosen is None or on_dev.chosen != on_test.chosen:
+        return on_test
+    found = alone[0].test
+    sentence = (
+        f"Ship {on_test.chosen}: {found.score:.3f} on {found.n:,} test rows, which were opened for it alone. "
+        f"On dev: {on_dev.sentence[0].lower()}{on_dev.sentence[1:]}"
+    )
+    return replace(on_test, kind=on_dev.kind, sentence=sentence, rows_needed=on_dev.rows_needed)
 
 
 def _chosen_rungs(options: Options) -> list[tuple[int, Rung]]:

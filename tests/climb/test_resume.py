@@ -1,0 +1,211 @@
+"""A climb that is killed at any moment goes on where it was and ends as if nothing had happened."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from rung.climb.climb import load_climb
+from rung.records import Climb
+from tests.fixtures_climb import label_rows, make_tiny_gguf, opened, write_rows
+
+ROOT = Path(__file__).parents[2]
+DRIVER = """
+import os, re, sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from rung.climb.climb import Options, climb
+
+data, model, run, log, moment, count = sys.argv[2:]
+left = int(count)
+
+class Log:
+    def note(self, text):
+        global left
+        with open(log, "a") as file:
+            file.write(text + "\\n")
+        if moment and re.search(moment, text):
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), 9)
+    def say(self, text):
+        self.note("say " + text)
+    def begin(self, what, total):
+        self.note("begin " + what)
+        return what
+    def advance(self, handle, done, extra=""):
+        self.note(f"advance {handle} {done}")
+    def end(self, handle):
+        self.note(f"end {handle}")
+
+options = Options(models=(model,), out=Path(run), rungs=("prompt", "sft"), budget_s=900, dev_rows=60)
+climb(Path(data), options, Log())
+"""
+MOMENTS = [
+    ("begin strict instruction", 1),
+    (r"advance sft: codes, rate 0.001 2$", 1),
+    (r"advance sft: codes, rate 0.002 \d+$", 9),
+    ("begin sft: .* on 54 dev rows", 2),
+    (r"advance sft: \w+, rate \S+ \d+$", 70),
+    ("begin sft, all dev rows", 1),
+    ("begin sft on 54 test rows", 1),
+]
+"""What is about to happen, and at which time that it does, when the process is killed."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder with a task and a model, where climbs run in processes of their own."""
+
+    folder: Path
+    data: Path
+    model: Path
+
+    def drive(self, run: str, moment: str = "", count: int = 1) -> tuple[int, list[str]]:
+        """Climb until the moment; the exit status and what the reporter was told."""
+        log = self.folder / f"{run}.log"
+        log.unlink(missing_ok=True)
+        place = [self.data, self.model, self.folder / run, log]
+        done = subprocess.run(
+            [sys.executable, "-c", DRIVER, str(ROOT), *map(str, place), moment, str(count)],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            timeout=200,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+        assert done.returncode in (0, -signal.SIGKILL), done.stderr.decode()
+        return done.returncode, log.read_text().splitlines()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Place:
+    folder = tmp_path_factory.mktemp("resume")
+    data = write_rows(folder / "topics.jsonl", label_rows(270))
+    return Place(folder=folder, data=data, model=make_tiny_gguf(folder / "tiny.gguf"))
+
+
+@pytest.fixture(scope="module")
+def whole(place) -> Climb:
+    """A climb that nobody interrupted."""
+    status, _ = place.drive("whole")
+    assert status == 0
+    found = load_climb(place.folder / "whole")
+    assert [r.failed for r in found.results] == [None, None]
+    return found
+
+
+def prepare(place: Place, run: str) -> None:
+    """A run in which the clock has spoken as in the whole one: the faster engine, and the time to tune."""
+    for rung in ("prompt", "sft"):
+        folder = place.folder / run / "rungs" / rung
+        folder.mkdir(parents=True)
+        shutil.copy(place.folder / "whole" / "rungs" / rung / "settled.jsonl", folder)
+    shutil.copy(place.folder / "whole" / "run.json", place.folder / run)
+
+
+def outcome(climb: Climb):
+    """All that a climb found out but times, memory and money."""
+    found: list = [climb.decision, climb.dev_decision, climb.openings, climb.winner]
+    for r in climb.results:
+        # The engines' parity is theirs to the eighth digit or so: llama.cpp adds in another order each time.
+        found += [r.rung, r.system, r.what, r.notes, r.parity and round(r.parity.mean_difference, 5)]
+        found += [(t.name, t.score, t.n, t.chosen) for t in r.trials]
+        scored = [(m.split, p) for m in (r.dev, r.test) if m for p in m.predictions]
+        found += [(split, p.example_id, p.answer.value, p.score) for split, p in scored]
+    return found
+
+
+def steps(log: list[str]) -> dict[str, list[int]]:
+    """The training steps that a log tells of, by arm."""
+    found: dict[str, list[int]] = {}
+    for line in log:
+        if match := re.fullmatch(r"advance sft: (\w+, rate \S+) (\d+)", line):
+            found.setdefault(match[1], []).append(int(match[2]))
+    return found
+
+
+def test_a_climb_that_is_killed_again_and_again_ends_like_one_that_was_not(place, whole):
+    prepare(place, "killed")
+    reached: dict[str, int] = {}
+    built = False
+    for moment, count in MOMENTS:
+        status, log = place.drive("killed", moment, count)
+        assert status == -signal.SIGKILL, f"{moment!r} never came"
+        for arm, numbers in steps(log).items():
+            # A step that was done but not yet told of may be missing; none is ever done twice.
+            assert numbers[0] in (reached.get(arm, 0) + 1, reached.get(arm, 0) + 2)
+            assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+            reached[arm] = numbers[-1]
+        if built:
+            assert not any("say prompt:" in line or "instruction" in line for line in log), "built twice"
+        built = built or any(line.startswith("say prompt: ") for line in log)
+    status, log = place.drive("killed")
+    assert status == 0
+    assert not any("rate" in line or "instruction" in line for line in log if line.startswith("begin"))
+    assert outcome(load_climb(place.folder / "killed")) == outcome(whole)
+
+
+def test_the_engines_race_once_and_the_outcome_stays(place):
+    """The third bar of this climb is that of the first variant: the race is over by then."""
+    status, _ = place.drive("raced", "begin plain instruction", 1)
+    assert status == -signal.SIGKILL
+    settled = place.folder / "raced" / "rungs" / "prompt" / "settled.jsonl"
+    line = json.loads(settled.read_text().splitlines()[0])
+    assert line["question"] == "engine: zero-shot" and line["answer"][0] in ("llama", "torch")
+    other = "torch" if line["answer"][0] == "llama" else "llama"
+    settled.write_text(json.dumps({**line, "answer": [other, "as it was found"]}) + "\n")
+    place.drive("raced", "say prompt: ", 1)
+    kept = place.folder / "raced" / "rungs" / "prompt"
+    assert json.loads((kept / "system" / "system.json").read_text())["engine"] == other
+
+
+def test_a_tune_takes_up_its_trainers_and_scores(place, tmp_path):
+    from rung.rungs.sft import answer_forms
+    from rung.rungs.tune import Arm, Plan, Tune
+
+    arm = Arm(form="words", rate=1e-3)
+    with opened(place.model, place.data, tmp_path) as context:
+        plan = Plan(folder=context.work / "training", budget_s=600, seed=0)
+        with Tune(context, answer_forms(context), plan) as tune:
+            tune.run(arm, 5)
+            first = tune.score(arm, 5, context.dev)
+            tune.keep(arm, 5)
+        with Tune(context, answer_forms(context), plan) as tune:
+            assert tune.trainer(arm).step == 5
+            assert tune.score(arm, 5, context.dev) == first
+            assert len(tune.run(arm, 8)) == 3
+            tune.keep(arm, 5)
+            assert [r["kind"] for r in tune.records] == ["score", "best"]
+
+
+def test_an_interrupt_ends_with_130_and_the_same_command_goes_on(place, tmp_path):
+    command = [
+        *(sys.executable, "-m", "rung", "climb", str(place.data), "--models", str(place.model)),
+        *("--rungs", "prompt,sft", "--out", "run"),
+    ]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    child = subprocess.Popen(
+        command, cwd=tmp_path, env=env, stderr=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    )
+    journal = tmp_path / "run" / "rungs" / "sft" / "work" / "training" / "journal.jsonl"
+    deadline = time.monotonic() + 120
+    while not journal.exists() and child.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(child.pid, signal.SIGINT)
+    _, said = child.communicate(timeout=60)
+    assert child.returncode == 130, said.decode()
+    assert said.decode().endswith("interrupted; the same command resumes\n")
+    assert "Traceback" not in said.decode()
+    again = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, check=False, timeout=200)
+    assert again.returncode == 0, again.stderr.decode()
+    assert "going on with run" in again.stderr.decode()
+    assert "prompt: " not in again.stderr.decode()
+    assert load_climb(tmp_path / "run").results[1].failed is None
