@@ -17,6 +17,7 @@ from rung.climb import sealed
 from rung.climb.decide import decide
 from rung.climb.machine import Watch, describe_machine, versions
 from rung.climb.rows import Prepared, length_findings, prepare, too_long
+from rung.climb.sentence import score_text
 from rung.errors import (
     DataError,
     EngineError,
@@ -370,7 +371,7 @@ def _with_dev(on_test: Decision, on_dev: Decision, results: Sequence[RungResult]
         return on_test
     found = alone[0].test
     sentence = (
-        f"Ship {on_test.chosen}: {found.score:.3f} on {found.n:,} test rows, which were opened for it alone. "
+        f"Ship {on_test.chosen}: {score_text(found)} on {found.n:,} test rows, which were opened for it alone. "
         f"On dev: {on_dev.sentence[0].lower()}{on_dev.sentence[1:]}"
     )
     return replace(on_test, kind=on_dev.kind, sentence=sentence, rows_needed=on_dev.rows_needed)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rung.records import Candidate, Comparison, Decision, VerdictKind
+from rung.records import Candidate, Comparison, Decision, Measurement, VerdictKind
 from rung.scoring.scorers import SCORERS
 
 
@@ -90,12 +90,15 @@ def _rung(facts: Facts, name: str) -> Candidate:
     return next(one for one in facts.pool if one.rung == name)
 
 
-def _score(candidate: Candidate) -> str:
+def score_text(found: Measurement) -> str:
     """A share as `.927`, a number in units with four digits."""
-    score = candidate.measurement.score
-    if not _is_share(candidate):
-        return f"{score:.4g}"
-    return f"{score:.3f}".replace("0.", ".", 1)
+    if not SCORERS[found.metric].shares:
+        return f"{found.score:.4g}"
+    return f"{found.score:.3f}".replace("0.", ".", 1)
+
+
+def _score(candidate: Candidate) -> str:
+    return score_text(candidate.measurement)
 
 
 def _odds(candidate: Candidate, comparison: Comparison) -> str:
