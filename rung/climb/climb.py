@@ -371,8 +371,8 @@ def _with_dev(on_test: Decision, on_dev: Decision, results: Sequence[RungResult]
         return on_test
     found = alone[0].test
     sentence = (
-        f"Ship {on_test.chosen}: {score_text(found)} on {found.n:,} test rows, which were opened for it alone. "
-        f"On dev: {on_dev.sentence[0].lower()}{on_dev.sentence[1:]}"
+        f"Ship {on_test.chosen}: {score_text(found)} on {found.n:,} test rows, which were opened for it "
+        f"alone. On dev: {on_dev.sentence[0].lower()}{on_dev.sentence[1:]}"
     )
     return replace(on_test, kind=on_dev.kind, sentence=sentence, rows_needed=on_dev.rows_needed)
 
