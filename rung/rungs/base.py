@@ -225,10 +225,9 @@ def choose(
     """The best variant on dev, with every trial and notes on what was left out.
 
     All are screened on the first `screen` dev rows, or as many as half the rung's time allows. Where there
-    are more, the better half is scored on all
-    of them and the best there is chosen. A tie goes to the one that did better in the screening, or to
-    the earlier one. What couldn't be finished in the rung's time, or whose engine broke, is left out and
-    named; EngineError when that is true of all.
+    are more, the better half is scored on all of them and the best there is chosen. A tie goes to the one
+    that did better in the screening, or to the earlier one. What couldn't be finished in the rung's time, or
+    whose engine broke, is left out and named; EngineError when that is true of all.
     """
     few, notes = context.dev[: _affordable(context, variants, screen)], []
     screened: list[_Tried] = []
