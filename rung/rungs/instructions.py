@@ -127,4 +127,7 @@ def _what_to_answer(context: Context) -> str:
 
 
 def _compact(schema: Json) -> str:
+    """The schema as JSON, without what tells a model nothing."""
+    if isinstance(schema, dict):
+        schema = {key: part for key, part in schema.items() if key not in ("$comment", "$schema", "$id")}
     return json.dumps(schema, ensure_ascii=False, separators=(",", ":"))

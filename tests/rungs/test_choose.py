@@ -1,0 +1,141 @@
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rung.errors import EngineError
+from rung.evaluate import Bench, Store
+from rung.records import Answer, Example
+from rung.rungs.base import Context, Variant, choose, slug, strict_score
+from rung.scoring.measure import measurement
+from rung.system import Pool
+from rung.task import DataFiles, Task
+from tests.fixtures_climb import Log
+
+
+class Guesser:
+    """What a System is to `choose`: it adds an error to the right number, and may break on some rows."""
+
+    def __init__(self, name, error, breaks=0, fault=None, pause_s=0.0):
+        self.digest, self.error, self.breaks = name, error, breaks
+        self.fault, self.pause_s, self.asked = fault, pause_s, 0
+
+    def answer(self, examples, pool, *, progress=lambda done, total: None):
+        if self.fault is not None:
+            raise self.fault
+        self.asked += len(examples)
+        time.sleep(self.pause_s)
+        return [
+            Answer(text="", failure="refused")
+            if int(e.id) < self.breaks
+            else Answer(text="", value=float(str(e.output)) + self.error * (int(e.id) % 3))
+            for e in examples
+        ]
+
+
+def rows(count):
+    return tuple(Example(id=f"{i:04d}", input=f"row {i}", output=float(i)) for i in range(count))
+
+
+@pytest.fixture
+def context(tmp_path) -> Context:
+    return Context(
+        task=Task(data=DataFiles(train=Path("t"))),
+        train=(),
+        dev=rows(60),
+        model=None,  # type: ignore[arg-type]
+        folder=tmp_path / "rung",
+        bench=Bench(pool=Pool(), store=Store(tmp_path / "answers"), metric="mae"),
+        reporter=Log(),
+        deadline=time.monotonic() + 600,
+        seed=0,
+    )
+
+
+def variants(*systems) -> list[Variant]:
+    return [Variant(name=one.digest, system=one) for one in systems]
+
+
+def names(trials):
+    return [(t.name, t.n, t.chosen) for t in trials]
+
+
+def test_where_less_is_better_the_lowest_wins(context):
+    chosen, trials, notes = choose(context, variants(Guesser("far", 5.0), Guesser("near", 1.0)))
+    assert chosen.name == "near" and notes == ()
+    assert names(trials) == [("near", 60, True), ("far", 60, False)]
+    assert [t.score for t in trials] == [1.0, 5.0]
+
+
+@pytest.mark.parametrize("metric", ["exact", "spearman"])
+def test_where_more_is_better_the_highest_wins(context, metric):
+    context = replace(context, bench=replace(context.bench, metric=metric))
+    chosen, trials, _ = choose(context, variants(Guesser("far", 40.0), Guesser("right", 0.0)))
+    assert chosen.name == "right" and trials[0].score == 1.0
+
+
+def test_a_tie_goes_to_the_earlier_variant(context):
+    assert choose(context, variants(Guesser("one", 1.0), Guesser("two", 1.0)))[0].name == "one"
+
+
+def test_only_the_better_half_is_scored_on_all_rows(context):
+    context = replace(context, dev=rows(150))
+    systems = [Guesser(f"v{error}", error) for error in (3.0, 1.0, 4.0, 2.0)]
+    chosen, trials, _ = choose(context, variants(*systems))
+    assert chosen.name == "v1.0"
+    assert names(trials) == [
+        ("v1.0", 100, False),
+        ("v2.0", 100, False),
+        ("v3.0", 100, False),
+        ("v4.0", 100, False),
+        ("v1.0", 150, True),
+        ("v2.0", 150, False),
+    ]
+
+
+def test_a_variant_whose_engine_breaks_is_left_out_and_named(context):
+    broken = Guesser("broken", 0.0, fault=EngineError("it died"))
+    chosen, _, notes = choose(context, variants(broken, Guesser("whole", 1.0)))
+    assert chosen.name == "whole" and notes == ("broken: left out, it died",)
+
+
+def test_when_every_variant_breaks_so_does_the_rung(context):
+    systems = [Guesser(name, 0.0, fault=EngineError("it died")) for name in ("one", "two")]
+    with pytest.raises(EngineError, match="one: left out, it died; two: left out, it died"):
+        choose(context, variants(*systems))
+
+
+def test_breaking_on_the_hard_rows_is_no_way_to_win(context):
+    chosen, trials, _ = choose(context, variants(Guesser("breaks", 0.5, breaks=50), Guesser("tries", 1.0)))
+    assert chosen.name == "tries"
+    assert {t.name: t.score for t in trials}["breaks"] < 1.0, "the score shown is that of the answered rows"
+
+
+def test_a_broken_call_counts_as_an_unreadable_answer():
+    examples = rows(4)
+    answers = [Answer(text="", value=float(i)) for i in range(3)] + [Answer(text="", failure="refused")]
+    found = measurement(system="s", split="dev", metric="mae", examples=examples, answers=answers)
+    assert (found.score, strict_score(found, examples)) == (0.0, 0.75)
+
+
+def test_what_there_was_no_time_for_is_named_and_stays_out_when_the_climb_goes_on(context):
+    late = replace(context, deadline=time.monotonic() - 1)
+    chosen, trials, notes = choose(late, variants(Guesser("first", 5.0), Guesser("second", 1.0)))
+    assert chosen.name == "first" and {t.name for t in trials} == {"first"}
+    assert "second: not tried" in notes[0]
+    again = choose(context, variants(Guesser("first", 5.0), Guesser("second", 1.0)))
+    assert (again[0].name, *again[1:]) == ("first", trials, notes)
+
+
+def test_a_question_is_settled_once_and_for_good(context):
+    assert context.settled("which?", lambda: "this") == "this"
+    assert context.settled("which?", lambda: "that") == "this"
+    assert context.settled("and which?", lambda: [1, None]) == [1, None]
+    assert context.in_time("step") is True
+    late = replace(context, deadline=time.monotonic() - 1)
+    assert late.in_time("step") is True and late.in_time("other step") is False
+
+
+def test_names_become_folders():
+    assert slug("MiniLM + logistic regression, C = 0.3") == "minilm-logistic-regression-c-0.3"
