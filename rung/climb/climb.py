@@ -50,7 +50,7 @@ CLIMB_FILE = "climb.json"
 RESULT_FILE = "result.json"
 CLOCK_FILE = "clock.json"
 WINNER_FOLDER = "winner"
-SHARES = {"head": 0.1, "prompt": 0.15, "few_shot": 0.25}
+SHARES = {"head": 0.1, "prompt": 0.1, "few_shot": 0.15}
 """The share of the budget that a rung may take; one that isn't named may take all that is left."""
 ANSWERS_SHOWN = 30
 

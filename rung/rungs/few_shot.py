@@ -45,7 +45,10 @@ class FewShot:
         return None
 
     def build(self, context: Context) -> Built:
-        """Try k stratified and k nearest examples for every k that fits, all constrained."""
+        """Try k stratified and k nearest examples for every k that fits, all constrained.
+
+        Short prompts and nearest examples come first, so that they are tried when time is short.
+        """
         room = _room(context)
         base = spec_for(
             context,
@@ -53,7 +56,7 @@ class FewShot:
             instruction=few_shot_instruction(context),
             answer=answer_spec(context, constrained=True),
         )
-        variants: list[Variant] = []
+        sized: list[tuple[int, Variant]] = []
         notes: list[str] = []
         for kind in _kinds(context, room):
             systems = under_each_engine(
@@ -65,10 +68,11 @@ class FewShot:
                 shots = kind.shots.model_copy(update={"k": k})
                 spec = base.model_copy(update={"shots": shots, "engine": engine})
                 system = save(context.work / f"{kind.shots.choice}-{k}", spec, kind.files)
-                variants.append(Variant(name=f"{k} {kind.shown} examples", system=system))
+                sized.append((k, Variant(name=f"{k} {kind.shown} examples", system=system)))
         if left_out := [k for k in NEIGHBOURS if k > room]:
             fitting = f"k = {', '.join(map(str, left_out))} left out"
             notes.append(f"{fitting}: {room} long examples fit a prompt of {context.limit:,} tokens")
+        variants = [variant for _, variant in sorted(sized, key=lambda one: one[0])]
         chosen, trials, more = choose(context, variants)
         return Built(system=chosen.system, what=chosen.name, trials=trials, notes=(*notes, *more))
 
@@ -79,16 +83,16 @@ def _kinds(context: Context, room: int) -> list[_Kind]:
     counts = tuple(k for k in NEIGHBOURS if k <= room) or (room,)
     return [
         _Kind(
-            shots=ShotSpec(choice="fixed", k=fixed),
-            counts=(fixed,),
-            files={SHOTS_FILE: _lines(stratified(rows, fixed, context.seed), context)},
-            shown="stratified",
-        ),
-        _Kind(
             shots=ShotSpec(choice="nearest", k=counts[len(counts) // 2]),
             counts=counts,
             files=_index(context, rows),
             shown="nearest",
+        ),
+        _Kind(
+            shots=ShotSpec(choice="fixed", k=fixed),
+            counts=(fixed,),
+            files={SHOTS_FILE: _lines(stratified(rows, fixed, context.seed), context)},
+            shown="stratified",
         ),
     ]
 

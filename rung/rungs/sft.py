@@ -41,7 +41,8 @@ class Sft:
         from rung.rungs.tune import Plan
         from rung.rungs.tuning import tune
 
-        seconds = context.settled("seconds to tune", lambda: _seconds_to_tune(context.seconds_left))
+        reserve = min(RESERVE_S, RESERVE_SHARE * max(0.0, context.seconds_left))
+        seconds = context.settled("seconds to tune", lambda: context.seconds_left - reserve)
         assert isinstance(seconds, float), "written by this function"
         if seconds < FEWEST_S:
             raise TrainingError(
@@ -49,7 +50,9 @@ class Sft:
                 "needed; give more with --budget"
             )
         forms = answer_forms(context)
-        plan = Plan(folder=context.work / "training", budget_s=seconds, seed=context.seed)
+        plan = Plan(
+            folder=context.work / "training", budget_s=seconds, reserve_s=reserve, seed=context.seed
+        )
         outcome = tune(context, forms, plan)
         system, parity, note = settled_system(context, forms[outcome.form], outcome.adapter)
         whole = context.measure(system, context.dev, "sft, all dev rows")
@@ -67,10 +70,6 @@ class Sft:
             notes=(*outcome.notes, note),
             parity=parity,
         )
-
-
-def _seconds_to_tune(left: float) -> float:
-    return left - min(RESERVE_S, RESERVE_SHARE * max(0.0, left))
 
 
 def answer_forms(context: Context) -> dict[str, Spec]:

@@ -32,3 +32,13 @@ def epoch(rows: Sequence[Row], size: int, seed: int, number: int) -> list[list[i
         cut += [pool[k : k + size] for k in range(0, len(pool), size)]
     shuffle(cut)
     return cut
+
+
+def parts(batch: Sequence[Row], tokens: int) -> list[Sequence[Row]]:
+    """The rows of a batch in as few parts as hold at most `tokens` each, padding included; a row is never cut."""
+    cut: list[list[Row]] = [[]]
+    for row in sorted(batch, key=lambda row: row.tokens):
+        if cut[-1] and row.tokens * (len(cut[-1]) + 1) > tokens:
+            cut.append([])
+        cut[-1].append(row)
+    return cut

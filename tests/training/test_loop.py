@@ -11,6 +11,7 @@ import torch
 
 from rung.engines import lora
 from rung.errors import RunError, TrainingError
+from rung.training import loop
 from rung.training.batches import Row, epoch
 from rung.training.loop import Settings, Trainer, batch_loss
 from tests.fixtures_tiny import randomise, tiny
@@ -59,6 +60,19 @@ def test_twenty_steps_are_those_of_torchs_adamw_with_clipping_warm_up_and_decay(
         optimiser.step()
     assert max(norms) > 1
     for one, other in zip(ours.parameters, theirs, strict=True):
+        assert torch.allclose(one, other, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("tokens", [1, 12, 25])
+def test_a_batch_in_parts_has_the_loss_and_the_gradient_of_the_whole(tmp_path, monkeypatch, tokens):
+    whole = trainer(tmp_path / "whole")
+    expected = list(whole.run(3))
+    monkeypatch.setattr(loop, "TOKENS_AT_ONCE", tokens)
+    ours = trainer(tmp_path / "parts")
+    for tick, plain in zip(ours.run(3), expected, strict=True):
+        assert tick.loss == pytest.approx(plain.loss, rel=1e-12)
+        assert tick.grad_norm == pytest.approx(plain.grad_norm, rel=1e-10)
+    for one, other in zip(ours.parameters, whole.parameters, strict=True):
         assert torch.allclose(one, other, rtol=0, atol=1e-12)
 
 

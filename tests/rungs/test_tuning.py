@@ -1,0 +1,215 @@
+"""What a tune decides, against a learner whose curve is known: no model, no clock."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rung.errors import TrainingError
+from rung.rungs.tune import Arm, Pace, Plan
+from rung.rungs.tuning import MOST_EPOCHS, PROBE_STEPS, RATES, USED_SHARE, _tune
+from rung.training.loop import Tick
+
+BATCH = 10
+DEV = [SimpleNamespace(output=label) for label in ("yes", "no") * 100]
+
+
+@dataclass
+class Learner:
+    """Stands where `Tune` does. `curves` give an arm's score after a number of steps (default: 0.5)."""
+
+    curves: dict[str, Any] = field(default_factory=dict)
+    forms: tuple[str, ...] = ("codes", "words")
+    budget_s: float = 1000.0
+    row_s: float = 0.1
+    n_rows: int = 1000
+    breaks: dict[str, int] = field(default_factory=dict)
+    commonest: float = 0.5
+    cold: float = 1.0
+
+    def __post_init__(self):
+        bench = SimpleNamespace(metric="accuracy")
+        self.context = SimpleNamespace(
+            dev=DEV, kind="label", bench=bench, limit=512, seconds_left=self.budget_s + 60
+        )
+        self.pace = Pace()
+        self.specs = dict.fromkeys(self.forms)
+        self.rows = {form: range(self.n_rows) for form in self.forms}
+        self.batch, self.left_out = BATCH, 0
+        self.plan = Plan(folder=Path("nowhere"), budget_s=self.budget_s, reserve_s=60.0, seed=0)
+        self.records: list[dict] = []
+        self.steps: dict[str, int] = {}
+        self.decays: list[tuple[int, int]] = []
+
+    def trainer(self, arm):
+        return SimpleNamespace(step=self.steps.get(arm.name, 0), steps_per_epoch=-(-self.n_rows // BATCH))
+
+    def run(self, arm, until, decay=None):
+        begun = self.steps.get(arm.name, 0)
+        if until > self.breaks.get(arm.name, until):
+            raise TrainingError(f"{arm.name} broke")
+        self.steps[arm.name] = max(begun, until)
+        if decay:
+            self.decays.append(decay)
+        seconds = self.row_s * (self.cold if begun == 0 and until <= PROBE_STEPS else 1.0)
+        ticks = [
+            Tick(step=k, loss=1.0, grad_norm=1.0, rows_per_s=1 / seconds, tokens_per_s=9 / seconds)
+            for k in range(begun, until)
+        ]
+        self.pace.steps += len(ticks)
+        self.pace.training_s += sum(BATCH / tick.rows_per_s for tick in ticks)
+        self.context.seconds_left -= sum(BATCH / tick.rows_per_s for tick in ticks)
+        return ticks
+
+    def answers(self, arm, rows):
+        self.pace.answers += len(rows)
+        return []
+
+    def find(self, **wanted):
+        return next((r for r in self.records if all(r.get(k) == v for k, v in wanted.items())), None)
+
+    def note(self, record):
+        self.records.append(record)
+        return record
+
+    def score(self, arm, step, rows):
+        if known := self.find(kind="score", arm=arm.name, step=step, n=len(rows)):
+            return known
+        self.answers(arm, rows)
+        value = self.curves.get(arm.name, lambda steps: 0.5)(self.steps[arm.name])
+        found = {"kind": "score", "arm": arm.name, "step": step, "n": len(rows), "score": value}
+        return self.note({**found, "value": value, "loss": 1.0 - value, "commonest": self.commonest})
+
+    def keep(self, arm, step):
+        if self.find(kind="best", arm=arm.name, step=step) is None:
+            self.note({"kind": "best", "arm": arm.name, "step": step})
+
+    @property
+    def spent_s(self):
+        return sum(self.steps.values()) * BATCH * self.row_s
+
+    @property
+    def kept(self):
+        return [r for r in self.records if r["kind"] == "best"][-1]
+
+
+def rising(speed):
+    return lambda steps: 0.55 + 0.4 * (1 - 0.5 ** (speed * steps / 100))
+
+
+def tuned(learner):
+    return _tune(learner)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("form", ["codes", "words"])
+@pytest.mark.parametrize("rate", RATES)
+def test_the_best_rate_and_then_the_best_form_go_on(form, rate):
+    curves = {f"codes, rate {r:g}": rising(1 if r == rate else 0.5) for r in RATES}
+    curves[f"words, rate {rate:g}"] = rising(2 if form == "words" else 0.1)
+    learner = Learner(curves=curves)
+    outcome = tuned(learner)
+    assert outcome.form == form
+    assert learner.kept["arm"] == Arm(form=form, rate=rate).name
+    longest = max(learner.steps.values())
+    assert learner.steps[learner.kept["arm"]] == longest
+    assert all(3 * steps <= longest for name, steps in learner.steps.items() if name != learner.kept["arm"])
+
+
+@given(
+    st.floats(50, 5000),
+    st.floats(0.01, 2),
+    st.integers(50, 20_000),
+    st.sampled_from([("as it is",), ("codes", "words"), ("a", "b", "c")]),
+    st.floats(0, 3),
+)
+@settings(deadline=None)
+def test_all_steps_together_fit_the_time_and_the_epochs(budget_s, row_s, n_rows, forms, speed):
+    curves = {Arm(form=form, rate=rate).name: rising(speed) for form in forms for rate in RATES}
+    learner = Learner(curves=curves, forms=forms, budget_s=budget_s, row_s=row_s, n_rows=n_rows)
+    tuned(learner)
+    step_s = BATCH * row_s
+    assert learner.spent_s <= max(budget_s, 8 * step_s) + step_s
+    assert max(learner.steps.values()) <= max(MOST_EPOCHS * -(-n_rows // BATCH), 8)
+    if speed > 0.01 and MOST_EPOCHS * n_rows * row_s > budget_s and budget_s > 40 * step_s:
+        assert learner.spent_s >= 0.9 * USED_SHARE * budget_s - 4 * step_s
+
+
+@pytest.mark.parametrize("cold", [0.3, 1.0, 4.0])
+def test_a_cold_start_neither_wastes_nor_overdraws_the_time(cold):
+    curves = {Arm(form=form, rate=rate).name: rising(0.1) for form in ("codes", "words") for rate in RATES}
+    learner = Learner(curves=curves, cold=cold, n_rows=5000)
+    tuned(learner)
+    assert 0.75 * learner.budget_s <= learner.budget_s + 60 - learner.context.seconds_left <= learner.budget_s
+
+
+def test_where_dev_stops_rising_the_rate_decays_early_over_as_many_steps_as_were_done():
+    curves = {"as it is, rate 0.002": lambda steps: min(0.9, steps / 100)}
+    learner = Learner(forms=("as it is",), curves=curves, budget_s=800.0)
+    tuned(learner)
+    planned = [r["steps"] for r in learner.records if r["kind"] == "fitted"][-1]
+    (begin, end) = learner.decays[0]
+    assert begin < 0.47 * planned and end == 2 * begin
+    assert learner.steps["as it is, rate 0.002"] == end
+
+
+def test_the_best_score_is_kept_even_when_it_comes_early():
+    learner = Learner(
+        forms=("as it is",), curves={"as it is, rate 0.002": lambda s: 0.9 if s < 300 else 0.6}
+    )
+    tuned(learner)
+    assert learner.kept["step"] < 300
+
+
+def test_no_search_where_the_steps_are_few():
+    learner = Learner(budget_s=100.0, row_s=0.2)
+    outcome = tuned(learner)
+    assert set(learner.steps) == {"codes, rate 0.001"}
+    assert any("too few" in note for note in outcome.notes)
+
+
+def test_a_rate_that_breaks_is_left_out_and_named():
+    learner = Learner(
+        curves={f"codes, rate {r:g}": rising(r * 1000) for r in RATES}, breaks={"codes, rate 0.002": 5}
+    )
+    outcome = tuned(learner)
+    assert learner.kept["arm"] == "codes, rate 0.001"
+    assert any("rate 0.002 left out" in note for note in outcome.notes)
+
+
+def test_a_tune_in_which_every_rate_breaks_ends_with_the_reason():
+    learner = Learner(breaks={f"codes, rate {r:g}": 5 for r in RATES})
+    with pytest.raises(TrainingError, match=r"codes, rate 0.002 broke"):
+        tuned(learner)
+
+
+def test_a_collapsed_tune_is_tried_again_at_a_third_of_its_rate():
+    curves = {"codes, rate 0.002": lambda steps: 0.3, f"codes, rate {0.002 / 3:g}": rising(1)}
+    curves |= {f"codes, rate {r:g}": lambda steps: 0.2 for r in RATES[:2]}
+    curves["words, rate 0.002"] = lambda steps: 0.1
+    learner = Learner(curves=curves)
+    outcome = tuned(learner)
+    assert learner.kept["arm"] == Arm(form="codes", rate=0.002 / 3).name
+    assert any("collapsed" in note for note in outcome.notes)
+
+
+def test_a_tune_that_collapses_twice_is_given_up():
+    with pytest.raises(TrainingError, match="collapsed twice: 96% of its answers are the same"):
+        tuned(Learner(commonest=0.96))
+
+
+def test_a_tune_that_was_killed_takes_the_same_decisions_again():
+    curves = {f"codes, rate {r:g}": rising(r * 1000) for r in RATES}
+    curves["words, rate 0.002"] = rising(0.1)
+    whole = Learner(curves=curves)
+    tuned(whole)
+    for cut in range(len(whole.records)):
+        again = Learner(curves=curves, row_s=0.1 if cut < 1 else 0.3)
+        again.records = whole.records[:cut]
+        tuned(again)
+        assert again.records[:cut] == whole.records[:cut]
+        assert again.kept["arm"] == whole.kept["arm"]
+        assert not any(again.records.count(record) > 1 for record in again.records)
