@@ -174,8 +174,9 @@ class Trial:
 class Parity:
     """How far llama.cpp with the GGUF adapter strays from torch with the PEFT one.
 
-    Differences are of next-token log-probabilities (nats) on `rows` rows; `agreement` is the share of
-    `agreement_rows` rows for which both choose the same label or next token. Of the others,
+    Differences are of next-token log-probabilities (nats) after `rows` prompts; `agreement` is the share of
+    `agreement_rows` prompts after which both choose the same label or next token (a row's prompt is cut at
+    several places of its answer where that isn't a label). Of the others,
     `clear_disagreements` are no near-ties: torch prefers its choice by more than the engines' noise.
     """
 

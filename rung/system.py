@@ -46,7 +46,7 @@ class Frozen(BaseModel):
 
 
 class ModelRef(Frozen):
-    """The base model by name and by the digest of its weights.
+    """The base model, or that of the sentence vectors, by name and by the digest of its weights.
 
     `source` is where it was found, as `resolve` takes it: a catalog name, a hub id or an absolute path.
     """
@@ -92,15 +92,16 @@ class Spec(Frozen):
     shots: ShotSpec = ShotSpec()
     answer: AnswerSpec = AnswerSpec(form="free")
     features: Literal["minilm", "tfidf", "both"] | None = None
+    vectors: ModelRef | None = None
     files: dict[str, str] = {}
 
     @property
     def digest(self) -> str:
         """Names this System: sha256 over the canonical Spec, file digests included.
 
-        Where the base model lies isn't part of it; what it is made of is.
+        Where its models lie isn't part of it; what they are made of is.
         """
-        fields = self.model_dump(mode="json", exclude={"model": {"source"}})
+        fields = self.model_dump(mode="json", exclude={"model": {"source"}, "vectors": {"source"}})
         text = json.dumps(fields, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
 
@@ -211,7 +212,9 @@ class System:
         if not examples:
             return []
         if self.spec.engine == "head":
-            return answers(self._head(pool), [embedded_text(e) for e in examples], pool.embedder.embed)
+            return answers(
+                self._head(pool), [embedded_text(e) for e in examples], lambda texts: self._embed(texts, pool)
+            )
         engine = self.open(pool)
         model = pool.model(_model_of(self.spec))
         chat = pool.chat(model)
@@ -262,8 +265,18 @@ class System:
         stored, vectors = pool.indexes[self.digest]
         if vectors is None:
             return [stored for _ in examples]
-        asked = pool.embedder.embed([embedded_text(e) for e in examples])
+        asked = self._embed([embedded_text(e) for e in examples], pool)
         return [[stored[i] for i in row] for row in nearest(asked, vectors, self.spec.shots.k)]
+
+    def _embed(self, texts: Sequence[str], pool: Pool) -> np.ndarray:
+        """Sentence vectors [texts, width]. Raises SystemFolderError where another model makes them now."""
+        wanted = self.spec.vectors
+        if wanted is not None and wanted.digest != pool.embedder.model.digest:
+            raise SystemFolderError(
+                f"the System was made with sentence vectors of {wanted.name!r} with digest "
+                f"{wanted.digest[:16]!r}, but there is {pool.embedder.model.digest[:16]!r} now; climb again"
+            )
+        return pool.embedder.embed(texts)
 
     def _head(self, pool: Pool) -> Head:
         if self.digest not in pool.heads:

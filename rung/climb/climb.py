@@ -126,8 +126,9 @@ class _Climbing:
         self.prepared = replace(prepared, findings=(*prepared.findings, *more))
         self.systems: dict[str, System] = {}
         clock = run / CLOCK_FILE
-        spent_s = float(read_json(clock)["seconds"]) if clock.exists() else 0.0
-        self.start = time.monotonic() - spent_s
+        spent = read_json(clock) if clock.exists() else {"seconds": 0.0, "building": {}}
+        self.start = time.monotonic() - float(spent["seconds"])
+        self.building: dict[str, float] = dict(spent.get("building", {}))
 
     def run(self, rungs: list[tuple[int, Rung]]) -> Climb:
         """Every rung in order, then the decisions."""
@@ -138,7 +139,8 @@ class _Climbing:
                 raise RungError(f"no rung could be built: {reasons}")
             dev_decision = self.decide(results, "dev")
             results = self.open_test(results, dev_decision)
-            decision = _with_dev(self.decide(results, "test"), dev_decision, results)
+            margin = dev_decision.margin if dev_decision.chosen is not None else None
+            decision = _with_dev(self.decide(results, "test", margin), dev_decision, results)
             self.ship(decision.chosen)
             return self.summary(results, dev_decision, decision)
         finally:
@@ -147,7 +149,8 @@ class _Climbing:
 
     def stop_clock(self) -> None:
         """Write down the seconds spent so far: a climb that is taken up again has that much less."""
-        write_json(self.run_folder / CLOCK_FILE, {"seconds": time.monotonic() - self.start})
+        spent = {"seconds": time.monotonic() - self.start, "building": self.building}
+        write_json(self.run_folder / CLOCK_FILE, spent)
 
     def rung(self, order: int, rung: Rung) -> RungResult:
         """Build a rung and score it on dev, or take its result from the run folder."""
@@ -169,12 +172,18 @@ class _Climbing:
     def built(self, order: int, rung: Rung, folder: Path) -> RungResult:
         """Build a rung and score it on dev. What breaks in it fails it alone; a full disk ends the climb."""
         context = self.context(rung, folder)
-        start = time.monotonic()
+        start = time.monotonic() - self.building.get(rung.name, 0.0)
+
+        def beat() -> None:
+            self.building[rung.name] = time.monotonic() - start
+            with suppress(RunError):
+                self.stop_clock()
+
         try:
             reason = rung.skip(context)
             if reason is not None:
                 return RungResult(rung=rung.name, order=order, skipped=reason)
-            with Watch() as watch:
+            with Watch(beat) as watch:
                 made = rung.build(context)
             return self.result(order, folder, made, time.monotonic() - start, watch.peak_mb)
         except RunError:
@@ -256,7 +265,7 @@ class _Climbing:
             found.append(f"memory {dev.memory_mb:.0f} MB is over {limits.memory_mb:g} MB")
         return tuple(found)
 
-    def decide(self, results: list[RungResult], split: SplitName) -> Decision:
+    def decide(self, results: list[RungResult], split: SplitName, margin: float | None = None) -> Decision:
         """The decision on the rows of one split, over the rungs that were measured there."""
         measured = [(r, r.dev if split == "dev" else r.test) for r in results]
         candidates = [
@@ -279,6 +288,7 @@ class _Climbing:
             groups=groups or None,
             seed=self.prepared.task.seed,
             split=split,
+            margin=margin,
         )
 
     def open_test(self, results: list[RungResult], on_dev: Decision) -> list[RungResult]:
@@ -290,7 +300,8 @@ class _Climbing:
         sealed.count(self.run_folder, [self.systems[name].digest for name in names])
         opened = [self.tested(r) if r.rung in names else r for r in results]
         if all(r.test is None for r in opened):
-            raise EngineError("no rung could be scored on the test: " + "; ".join(opened[0].notes[-1:]))
+            why = "; ".join(f"{r.rung}: {r.notes[-1]}" for r in opened if r.rung in names)
+            raise EngineError(f"no rung could be scored on the test: {why}")
         return opened
 
     def tested(self, result: RungResult) -> RungResult:
@@ -374,7 +385,13 @@ def _with_dev(on_test: Decision, on_dev: Decision, results: Sequence[RungResult]
         f"Ship {on_test.chosen}: {score_text(found)} on {found.n:,} test rows, which were opened for it "
         f"alone. On dev: {on_dev.sentence[0].lower()}{on_dev.sentence[1:]}"
     )
-    return replace(on_test, kind=on_dev.kind, sentence=sentence, rows_needed=on_dev.rows_needed)
+    return replace(
+        on_test,
+        kind=on_dev.kind,
+        sentence=sentence,
+        comparisons=on_dev.comparisons,
+        rows_needed=on_dev.rows_needed,
+    )
 
 
 def _chosen_rungs(options: Options) -> list[tuple[int, Rung]]:

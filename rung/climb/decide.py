@@ -21,6 +21,9 @@ from rung.scoring.scorers import SCORERS, worst_error
 MIN_ROWS = 50
 ALPHA = 0.05
 MIN_GAIN = 0.02
+MOST_BROKEN = 0.05
+"""A rung whose calls break on this share of the rows more than another's can't win: the rows that it does
+answer are the easy ones."""
 ZERO_SHOT = "prompt"
 
 
@@ -31,11 +34,14 @@ def decide(
     groups: Mapping[str, str] | None,
     seed: int,
     split: str,
+    margin: float | None = None,
 ) -> Decision:
     """Decide between rungs that were measured on the same rows.
 
     `targets` gives the expected output of each row by its id, `groups` the group of each row that has
-    one. Kinds: `clear_winner`, the rung won its way up (or, as the cheapest, is clearly better than all
+    one; `margin`, in the metric's units, is worked out from the scores where it isn't given.
+
+    Kinds: `clear_winner`, the rung won its way up (or, as the cheapest, is clearly better than all
     others) and none is better by more than the margin; `tie`, a cheaper rung is as good as the best;
     `undecided`, a dearer rung scores higher but neither is its gain proven nor ruled out; `no_verdict`,
     under 50 rows or no rung inside the limits, with nothing chosen. ValueError without candidates.
@@ -46,6 +52,7 @@ def decide(
     rows = {row.example_id for row in ladder[0].measurement.predictions}
     assert all({row.example_id for row in one.measurement.predictions} == rows for one in ladder)
     assert len({one.measurement.metric for one in ladder}) == 1
+    ladder = _without_broken(ladder, len(rows))
     bench = _Bench(
         targets=targets,
         groups=groups,
@@ -58,7 +65,8 @@ def decide(
         return no_verdict(ladder, split=split, rows=len(rows), min_rows=MIN_ROWS)
     path = _walk_up(pool, bench)
     best = max(pool, key=_goodness)
-    margin = _margin(ladder, best, bench.min_gain)
+    if margin is None:
+        margin = _margin(ladder, best, bench.min_gain)
     shipped = _step_back(pool, path, best, bench, margin)
     facts = Facts(
         ladder=ladder,
@@ -82,6 +90,17 @@ def decide(
         sentence=verdict(facts, kind, comparison, rows_needed),
         rows_needed=rows_needed,
     )
+
+
+def _without_broken(ladder: Sequence[Candidate], rows: int) -> list[Candidate]:
+    """The ladder, with what broke on many more rows than another rung over the limits."""
+    least = min(one.measurement.failures for one in ladder)
+    return [
+        replace(one, over_limits=(*one.over_limits, f"{one.measurement.failures:,} of {rows:,} calls broke"))
+        if one.measurement.failures - least > MOST_BROKEN * rows
+        else one
+        for one in ladder
+    ]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

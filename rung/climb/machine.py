@@ -1,8 +1,10 @@
 """The machine a climb ran on: its description, the versions that matter, and peak memory."""
 
+import itertools
 import os
 import platform
 import threading
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -47,12 +49,17 @@ def _processor() -> str:
 
 
 class Watch:
-    """Samples the resident memory of this process and its children; `peak_mb` is the most seen, in MiB."""
+    """Samples the resident memory of this process and its children; `peak_mb` is the most seen, in MiB.
+
+    `beat` is called every few seconds, from a thread of its own; it must not raise.
+    """
 
     EVERY_S = 0.5
+    SAMPLES_A_BEAT = 10
 
-    def __init__(self) -> None:
+    def __init__(self, beat: Callable[[], None]) -> None:
         self.peak_mb = 0.0
+        self._beat = beat
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
 
@@ -65,8 +72,10 @@ class Watch:
         self._thread.join()
 
     def _sample(self) -> None:
-        while True:
+        for sample in itertools.count(1):
             self.peak_mb = max(self.peak_mb, resident_mb())
+            if sample % self.SAMPLES_A_BEAT == 0:
+                self._beat()
             if self._stop.wait(self.EVERY_S):
                 return
 

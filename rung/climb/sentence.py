@@ -1,10 +1,13 @@
 """The verdict in words: one plain sentence with names, scores, gains, rows and odds."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rung.records import Candidate, Comparison, Decision, Measurement, VerdictKind
 from rung.scoring.scorers import SCORERS
+
+CLEARLY_CHEAPER = 1.25
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,7 +40,7 @@ def verdict(facts: Facts, kind: VerdictKind, comparison: Comparison | None, rows
             f"Undecided between {shipped.rung} ({_score(shipped)}) and {best.rung} ({_score(best)}) "
             f"on {rows}: the gain is neither a clear win nor shown to be under "
             f"{_amount(shipped, facts.margin)} ({_odds(shipped, comparison)}); "
-            f"label about {_rounded(rows_needed or 1):,} more rows, or ship {shipped.rung}, the cheaper"
+            f"label about {_rounded(rows_needed or 1):,} more rows, or ship {shipped.rung}, the lower rung"
         )
     elif kind == "clear_winner" and len(facts.path) > 1:
         beaten = facts.path[-2]
@@ -59,8 +62,8 @@ def verdict(facts: Facts, kind: VerdictKind, comparison: Comparison | None, rows
             else "isn't higher"
         )
         said = f"{head}; {rival.rung}'s {_score(rival)} {claim} ({_odds(shipped, comparison)}), "
-        said += "so the cheaper one is as good"
-    return said + _over_limits(facts) + "."
+        said += "so the lower rung is as good"
+    return said + _cheaper_to_run(facts) + _broken(facts) + _over_limits(facts) + "."
 
 
 def no_verdict(ladder: Sequence[Candidate], *, split: str, rows: int, min_rows: int) -> Decision:
@@ -134,6 +137,31 @@ def _rounded(rows: int) -> int:
     """Two leading digits, rounded up: an estimate shouldn't look exact."""
     step = 10 ** max(len(str(rows)) - 2, 0)
     return -(-rows // step) * step
+
+
+def _cheaper_to_run(facts: Facts) -> str:
+    """Say so where a higher rung that scores no less was measured to answer for less money."""
+    shipped, least = facts.shipped, facts.shipped.usd_per_1000 / CLEARLY_CHEAPER
+    up = SCORERS[shipped.measurement.metric].higher_is_better
+    here = shipped.measurement.score
+    others = [
+        one
+        for one in facts.pool
+        if one.order > shipped.order
+        and one.usd_per_1000 < least
+        and (one.measurement.score >= here if up else one.measurement.score <= here)
+    ]
+    if not others:
+        return ""
+    one = min(others, key=lambda other: other.usd_per_1000)
+    times = shipped.usd_per_1000 / one.usd_per_1000 if one.usd_per_1000 else math.inf
+    return f"; {one.rung}, once built, answers for {times:.1f} times less" if math.isfinite(times) else ""
+
+
+def _broken(facts: Facts) -> str:
+    """Say how many calls of the rung to ship broke: its score doesn't."""
+    found = facts.shipped.measurement
+    return f"; {found.failures:,} of its {found.failures + found.n:,} calls broke" if found.failures else ""
 
 
 def _over_limits(facts: Facts) -> str:

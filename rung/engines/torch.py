@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-import psutil
 import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM
@@ -193,9 +192,9 @@ class TorchEngine:
         return [found[i] for i in range(len(prompts))]
 
     def memory_mb(self) -> float:
-        """Resident memory of this process and of its tensors on a GPU, in MiB."""
-        used = psutil.Process().memory_info().rss
-        return (used + (torch.cuda.memory_allocated() if torch.cuda.is_available() else 0)) / 2**20
+        """The weights, adapter included, in MiB: the process holds whatever else runs in it as well."""
+        held = {t.data_ptr(): t for t in (*self.model.parameters(), *self.model.buffers())}
+        return sum(t.numel() * t.element_size() for t in held.values()) / 2**20
 
     def close(self) -> None:
         """Drop the weights and refuse any further call."""

@@ -41,6 +41,7 @@ def _view(climb: Climb, run: Path) -> dict[str, Any]:
         "wide_chart": Markup(quality_cost_svg(climb, WIDE_PX)),
         "narrow_chart": Markup(quality_cost_svg(climb, NARROW_PX)),
         "disagreements": climb.disagreements[:DISAGREEMENTS],
+        "tests_on_dev": summary.tests_on_dev(climb),
         "break_even": summary.break_even(climb),
         "findings": sorted(climb.findings, key=lambda finding: _GRAVITY.index(finding.severity)),
         "winner": shlex.quote(str(run / climb.winner)) if climb.winner else None,

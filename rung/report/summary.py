@@ -74,14 +74,21 @@ def facts(climb: Climb) -> list[tuple[str, str]]:
         told += [("Commonest label", f"always giving it scores {v}") for v in _majority(measurement)]
     deciding = decisive(climb)
     if deciding:
+        where = ", on dev" if tests_on_dev(climb) else ""
         told.insert(
-            1, (f"{deciding.dearer} against {deciding.cheaper}", comparison_text(deciding, climb.metric))
+            1,
+            (f"{deciding.dearer} against {deciding.cheaper}{where}", comparison_text(deciding, climb.metric)),
         )
         least = score_text(deciding.smallest_detectable_gain, climb.metric)
         told.append(("Smallest detectable gain", f"{least} with these rows"))
     if decision.rows_needed:
         told.append(("To settle it", f"label about {count_text(decision.rows_needed, 'more test row')}"))
     return told
+
+
+def tests_on_dev(climb: Climb) -> bool:
+    """Whether the verdict's tests are those on dev rows: the sealed test was opened for one rung alone."""
+    return sum(result.test is not None for result in climb.results) < 2
 
 
 def decisive(climb: Climb) -> Comparison | None:
@@ -115,11 +122,11 @@ def parity_text(parity: Parity) -> str:
     """How far the serving engine strays from the training one."""
     clear = parity.clear_disagreements
     others = "" if parity.agreement >= 1 else f", {clear or 'none'} of the others beyond a near-tie"
-    rows = count_text(parity.agreement_rows, "row")
+    rows = count_text(parity.agreement_rows, "prompt")
     return (
         f"same answer on {percent_text(parity.agreement)} of {rows}{others}; "
         f"log-probabilities differ by {parity.mean_difference:.4f} nats on average and at most "
-        f"{parity.max_difference:.4f} ({count_text(parity.rows, 'row')})"
+        f"{parity.max_difference:.4f} ({count_text(parity.rows, 'prompt')})"
     )
 
 

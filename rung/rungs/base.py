@@ -130,6 +130,12 @@ class Context:
         """Whether `step`, which takes about so many seconds, could still be begun when it was due."""
         return bool(self.settled(f"in time: {step}", lambda: self.seconds_left > seconds))
 
+    @property
+    def vectors_ref(self) -> ModelRef:
+        """The model of the sentence vectors, for a Spec that needs them."""
+        found = self.pool.embedder.model
+        return ref_to(found, found.name)
+
     def vectors(self, rows: Sequence[Example]) -> np.ndarray:
         """Sentence vectors [rows, width], kept in the run's folder: several rungs use the training rows'."""
         folder = self.bench.store.folder.parent / "vectors"
@@ -186,17 +192,21 @@ class Rung(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """One way of doing a rung."""
+    """One way of doing a rung. One that isn't `shippable` is scored for comparison alone."""
 
     name: str
     system: System
+    shippable: bool = True
 
 
-def no_room(context: Context) -> str | None:
-    """Why a language model can't answer any of the rows; None when it can answer some."""
-    rows = (*context.train, *context.dev)
-    if all(e.id in context.too_long for e in rows):
-        return f"none of the {len(rows):,} rows fits the model's {context.limit:,} tokens; shorten the inputs"
+def no_room(context: Context, *, learns: bool) -> str | None:
+    """Why a language model can't answer any dev row, or learn from any training row where it `learns`."""
+    for rows, name in ((context.train if learns else (), "training"), (context.dev, "dev")):
+        if rows and all(e.id in context.too_long for e in rows):
+            return (
+                f"none of the {len(rows):,} {name} rows fits the model's {context.limit:,} tokens; shorten "
+                "the inputs"
+            )
     return None
 
 
@@ -239,18 +249,22 @@ def choose(
             screened.append(_try(context, variant, few, variant.name))
         except EngineError as error:
             notes.append(f"{variant.name}: left out, {error}")
-    if not screened:
+    if not any(one.variant.shippable for one in screened):
         raise EngineError("; ".join(notes))
     screened.sort(key=lambda one: -one.value)
     whole: list[_Tried] = []
     if len(context.dev) > len(few):
-        for one in screened[: max(1, len(screened) // 2)]:
+        fit = [one for one in screened if one.variant.shippable]
+        for one in fit[: max(1, len(screened) // 2)]:
             seconds = one.found.seconds_per_answer * (len(context.dev) - len(few))
             if whole and not context.in_time(f"{one.variant.name}, all dev rows", seconds):
                 notes.append(f"{one.variant.name}: all dev rows would have taken {seconds:.0f} s; left out")
                 continue
-            whole.append(_try(context, one.variant, context.dev, f"{one.variant.name}, all dev rows"))
-    best = max(whole or screened, key=lambda one: one.value)
+            try:
+                whole.append(_try(context, one.variant, context.dev, f"{one.variant.name}, all dev rows"))
+            except EngineError as error:
+                notes.append(f"{one.variant.name}: left out on all dev rows, {error}")
+    best = max((one for one in whole or screened if one.variant.shippable), key=lambda one: one.value)
     trials = [
         replace(one.trial, chosen=one.variant is best.variant and (one in whole or not whole))
         for one in (*screened, *whole)

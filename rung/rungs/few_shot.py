@@ -36,7 +36,7 @@ class FewShot:
 
     def skip(self, context: Context) -> str | None:
         """At least one example has to fit beside the question."""
-        if reason := no_room(context):
+        if reason := no_room(context, learns=True):
             return reason
         if len(context.train) < STRATIFIED:
             return f"{len(context.train)} training rows; worked examples need at least {STRATIFIED}"
@@ -60,13 +60,13 @@ class FewShot:
         notes: list[str] = []
         for kind in _kinds(context, room):
             systems = under_each_engine(
-                context, kind.shots.choice, base.model_copy(update={"shots": kind.shots}), kind.files
+                context, kind.shots.choice, base.model_copy(update=_settings(context, kind.shots)), kind.files
             )
             engine, note = race(context, f"{kind.shots.k} {kind.shown} examples", systems)
             notes.append(f"{kind.shots.k} {kind.shown} examples: {note}")
             for k in kind.counts:
                 shots = kind.shots.model_copy(update={"k": k})
-                spec = base.model_copy(update={"shots": shots, "engine": engine})
+                spec = base.model_copy(update={**_settings(context, shots), "engine": engine})
                 system = save(context.work / f"{kind.shots.choice}-{k}", spec, kind.files)
                 sized.append((k, Variant(name=f"{k} {kind.shown} examples", system=system)))
         if left_out := [k for k in NEIGHBOURS if k > room]:
@@ -75,6 +75,11 @@ class FewShot:
         variants = [variant for _, variant in sorted(sized, key=lambda one: one[0])]
         chosen, trials, more = choose(context, variants)
         return Built(system=chosen.system, what=chosen.name, trials=trials, notes=(*notes, *more))
+
+
+def _settings(context: Context, shots: ShotSpec) -> dict:
+    """What examples change in a Spec: neighbours are found by sentence vectors."""
+    return {"shots": shots, "vectors": context.vectors_ref if shots.choice == "nearest" else None}
 
 
 def _kinds(context: Context, room: int) -> list[_Kind]:

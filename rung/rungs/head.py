@@ -57,7 +57,12 @@ def _fitted(context: Context, late: list[str]) -> Iterator[tuple[str, LinearHead
                 fitted = heads.fit_minilm(known, targets, c)
             else:
                 beside = known if features == "both" else None
-                fitted = heads.fit_tfidf(texts, targets, c, context.seed, beside)
+                try:
+                    fitted = heads.fit_tfidf(texts, targets, c, context.seed, beside)
+                except ValueError as error:
+                    # Texts of single characters or emoji alone hold no words to count.
+                    late.append(f"{name}: left out, {error}")
+                    continue
             yield name, fitted, fitted.scores(dev, lambda _: asked)
 
 
@@ -69,5 +74,6 @@ def _variant(context: Context, name: str, head: LinearHead) -> Variant:
         labels=head.labels,
         engine="head",
         features=head.features,
+        vectors=None if head.features == "tfidf" else context.vectors_ref,
     )
     return Variant(name=name, system=save(context.work / slug(name), spec, heads.head_files(head)))

@@ -17,7 +17,7 @@ class Prompt:
 
     def skip(self, context: Context) -> str | None:
         """Every task can be asked, if only its rows fit."""
-        return no_room(context)
+        return no_room(context, learns=False)
 
     def build(self, context: Context) -> Built:
         """Try each instruction constrained, and the first one free as well."""
@@ -28,6 +28,8 @@ class Prompt:
             Variant(
                 name=name,
                 system=save(context.work / slug(name), spec.model_copy(update={"engine": engine}), {}),
+                # Labels are shipped scored only: freely, an answer may be none of them and has no odds.
+                shippable=context.kind != "label" or spec.answer.form != "free",
             )
             for name, spec in specs.items()
         ]

@@ -27,7 +27,7 @@ class Sft:
 
     def skip(self, context: Context) -> str | None:
         """Too few rows teach nothing that examples in the prompt wouldn't."""
-        if reason := no_room(context):
+        if reason := no_room(context, learns=True):
             return reason
         if len(context.train) < FEWEST_ROWS:
             return f"{len(context.train)} training rows; tuning needs at least {FEWEST_ROWS}"
@@ -50,9 +50,7 @@ class Sft:
                 "needed; give more with --budget"
             )
         forms = answer_forms(context)
-        plan = Plan(
-            folder=context.work / "training", budget_s=seconds, reserve_s=reserve, seed=context.seed
-        )
+        plan = Plan(folder=context.work / "training", budget_s=seconds, reserve_s=reserve, seed=context.seed)
         outcome = tune(context, forms, plan)
         system, parity, note = settled_system(context, forms[outcome.form], outcome.adapter)
         whole = context.measure(system, context.dev, "sft, all dev rows")

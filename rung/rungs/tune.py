@@ -33,7 +33,7 @@ BEST_FOLDER = "best"
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Where a tune keeps its state, its seed, and the seconds that it may take; `reserve_s` more come after."""
+    """Where a tune keeps its state, its seed, and the seconds it may take; `reserve_s` more come after."""
 
     folder: Path
     budget_s: float

@@ -116,8 +116,11 @@ def _name_from(file: Path) -> str:
 
 def _read_yaml(file: Path) -> dict[Any, Any]:
     """The mapping in the file. Aliases, tags, big or deep files are refused before they are built."""
-    with file.open("rb") as stream:
-        raw = stream.read(MAX_BYTES + 1)
+    try:
+        with file.open("rb") as stream:
+            raw = stream.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise TaskError(f"can't read {file}: {error.strerror}; mend that and run it again") from None
     if len(raw) > MAX_BYTES:
         raise TaskError(
             f"{file}: larger than {MAX_BYTES} bytes; put rows and schemas into files of their own"
@@ -162,6 +165,8 @@ def _load_schema(given: object, file: Path) -> object:
         raise TaskError(f"{file}: output.schema: no such file: {str(path)!r}{_near(path)}")
     try:
         schema = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise TaskError(f"can't read {path}: {error.strerror}; mend that and run it again") from None
     except (ValueError, RecursionError) as error:
         raise TaskError(f"{path}: not JSON: {error}; a JSON Schema file is needed here") from error
     return check_schema(schema, str(path))

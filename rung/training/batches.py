@@ -35,7 +35,7 @@ def epoch(rows: Sequence[Row], size: int, seed: int, number: int) -> list[list[i
 
 
 def parts(batch: Sequence[Row], tokens: int) -> list[Sequence[Row]]:
-    """The rows of a batch in as few parts as hold at most `tokens` each, padding included; a row is never cut."""
+    """A batch's rows in parts of at most `tokens` each, padding included; a longer row is one alone."""
     cut: list[list[Row]] = [[]]
     for row in sorted(batch, key=lambda row: row.tokens):
         if cut[-1] and row.tokens * (len(cut[-1]) + 1) > tokens:

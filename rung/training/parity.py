@@ -62,12 +62,20 @@ def single_tokens(answers: Sequence[Tokens]) -> list[Tokens]:
 
 
 def positions(rows: Sequence[tuple[Tokens, Tokens]], per_row: int = 8) -> list[Tokens]:
-    """Prompts that end inside the gold answers of (prompt, answer) rows, evenly spread over each."""
-    found = []
-    for prompt, answer in rows:
+    """Prompts that end inside the gold answers of (prompt, answer) rows, evenly spread over each.
+
+    The first of them are of as many rows, each at another place of its answer.
+    """
+    places = []
+    for _, answer in rows:
         step = max(1, len(answer) // per_row)
-        found += [(*prompt, *answer[:k]) for k in range(0, len(answer), step)][:per_row]
-    return found
+        places.append([*range(0, len(answer), step)][:per_row])
+    return [
+        (*prompt, *answer[: own[(number + turn) % len(own)]])
+        for turn in range(per_row)
+        for number, ((prompt, answer), own) in enumerate(zip(rows, places, strict=True))
+        if turn < len(own)
+    ]
 
 
 def _choices(engine: Engine, prompts: Sequence[Tokens], candidates: Sequence[Tokens]) -> list[Choice]:

@@ -166,7 +166,7 @@ def test_rows_that_are_all_too_long_are_an_error_where_only_a_language_model_cou
     assert run(arguments) == 2
     last = capsys.readouterr().err.rstrip("\n").split("\n")[-1]
     assert last.startswith("error: no rung could be built: head: a linear head chooses among labels")
-    assert "prompt: none of the 48 rows fits the model's 512 tokens; shorten the inputs" in last
+    assert "prompt: none of the 12 dev rows fits the model's 512 tokens; shorten the inputs" in last
 
 
 def test_a_model_that_was_exchanged_is_noticed(tiny, capsys):

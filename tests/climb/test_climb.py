@@ -233,11 +233,12 @@ def test_the_time_of_an_interrupted_climb_is_counted_on(task, options, monkeypat
     clock = options.out / "clock.json"
     spent = json.loads(clock.read_text())["seconds"]
     assert spent > 0
-    clock.write_text('{"seconds": 1000}')
+    clock.write_text('{"seconds": 1000, "building": {"two": 300}}')
     with_ladder(monkeypatch, Always("one"), Always("two"))
     log = Log()
     result, _ = climb(task, chosen, log)
     assert result.seconds > 1000 and "going on with" in log.text
+    assert [r.build_s > 300 for r in result.results] == [False, True]
 
 
 def test_a_rungs_system_that_was_changed_afterwards_is_named_with_the_way_out(task, options, monkeypatch):

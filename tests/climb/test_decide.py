@@ -92,7 +92,7 @@ def test_a_small_lead_on_few_rows_is_undecided_and_says_how_many_rows_would_do()
         "Undecided between head (.926) and sft (.932) on 500 test rows: the gain is neither a clear win nor "
         "shown to be under 2.0 points (+0.6 points, -2.0 to +3.2, p = .380); label about "
     )
-    assert found.sentence.endswith("more rows, or ship head, the cheaper.")
+    assert found.sentence.endswith("more rows, or ship head, the lower rung.")
 
 
 def test_the_cheaper_rung_is_as_good_where_the_lead_is_shown_to_be_small():
@@ -100,7 +100,7 @@ def test_the_cheaper_rung_is_as_good_where_the_lead_is_shown_to_be_small():
     assert (found.kind, found.chosen, found.best) == ("tie", "head", "sft")
     assert found.sentence == (
         "Ship head: .900 on 2,000 test rows; sft's .902 isn't better by more than 2.0 points "
-        "(+0.2 points, -0.0 to +0.5, p = .031), so the cheaper one is as good."
+        "(+0.2 points, -0.0 to +0.5, p = .031), so the lower rung is as good."
     )
 
 
@@ -121,7 +121,7 @@ def test_the_cheapest_with_the_highest_score_is_a_tie_until_it_is_clearly_best()
     assert (near.kind, near.chosen, near.best) == ("tie", "head", "head")
     assert near.sentence == (
         "Ship head: .800 on 100 test rows; sft's .780 isn't higher (-2.0 points, -8.0 to +4.1), "
-        "so the cheaper one is as good."
+        "so the lower rung is as good."
     )
     far = verdict(candidate(0, right(100, (0, 80))), candidate(3, right(100, (0, 50))))
     assert (far.kind, far.chosen) == ("clear_winner", "head")
@@ -177,7 +177,7 @@ def test_a_rung_passed_over_on_the_way_up_is_shipped_if_it_is_as_good():
     )
     assert (found.kind, found.chosen, found.best) == ("tie", "few_shot", "few_shot")
     assert found.sentence.startswith("Ship few_shot: .750 on 200 test rows; sft's .740 isn't higher")
-    assert found.sentence.endswith("so the cheaper one is as good.")
+    assert found.sentence.endswith("so the lower rung is as good.")
 
 
 def test_the_margin_is_a_quarter_of_what_there_is_to_gain_over_zero_shot():
@@ -225,11 +225,41 @@ def test_rungs_with_too_few_common_answers_are_not_compared():
 
 
 def test_a_beaten_rung_is_not_shipped_for_agreeing_where_the_best_did_not_break():
-    head = candidate(0, right(400, (100, 400)))
+    head = candidate(0, right(400, (20, 400)))
     sft = candidate(3, right(400, (0, 399)))
-    distill = candidate(4, [None] * 100 + [1.0] * 300)
+    distill = candidate(4, [None] * 20 + [1.0] * 380)
     found = verdict(head, sft, distill)
     assert (found.kind, found.chosen, found.best) == ("clear_winner", "sft", "distill")
+
+
+@pytest.mark.parametrize(("broken", "best"), [(20, "sft"), (21, "head")])
+def test_a_rung_that_breaks_on_many_more_rows_than_another_cannot_win(broken, best):
+    head = candidate(0, right(400, (0, 300)))
+    sft = candidate(3, [None] * broken + [1.0] * (400 - broken))
+    found = verdict(head, sft)
+    assert found.chosen == best
+    told = "over the limits and out: sft (1.000, 21 of 400 calls broke)"
+    assert (told in found.sentence) == (best == "head")
+    assert ("20 of its 400 calls broke" in found.sentence) == (best == "sft")
+
+
+def test_a_given_margin_is_taken():
+    head, sft = candidate(0, right(2000, (0, 1900))), candidate(3, right(2000, (0, 1910)))
+    targets = {row.example_id: "a" for row in head.measurement.predictions}
+    wide, narrow = (
+        decide([head, sft], targets=targets, groups=None, seed=0, split="test", margin=margin)
+        for margin in (0.02, 0.004)
+    )
+    assert (wide.kind, wide.margin) == ("tie", 0.02)
+    assert (narrow.kind, narrow.margin) == ("undecided", 0.004)
+
+
+def test_a_higher_rung_that_is_as_good_and_answers_for_less_is_named():
+    few_shot = replace(candidate(2, right(400, (0, 300))), usd_per_1000=0.004)
+    sft = replace(candidate(3, right(400, (0, 301))), usd_per_1000=0.001)
+    assert "; sft, once built, answers for 4.0 times less" in verdict(few_shot, sft).sentence
+    dearer = replace(sft, usd_per_1000=0.0039)
+    assert "once built" not in verdict(few_shot, dearer).sentence
 
 
 def test_candidates_measured_on_other_rows_are_refused():

@@ -66,7 +66,7 @@ def test_the_page_shows_the_verdict_and_what_it_rests_on(page):
         "LoRA r=16 on all 1,200 training rows",
         "failed: the engine broke twice",
         "skipped: no teacher",
-        "same answer on 100 % of 200 rows",
+        "same answer on 100 % of 200 prompts",
         "3 inputs have two different labels",
         "metric: accuracy, the default for labels",
         "sft costs less than few_shot",

@@ -142,7 +142,9 @@ def test_parity_short_of_all_rows_tells_near_ties_from_the_rest():
         agreement_rows=200,
         clear_disagreements=0,
     )
-    assert summary.parity_text(found).startswith("same answer on 99 % of 200 rows, none of the others beyond")
+    assert summary.parity_text(found).startswith(
+        "same answer on 99 % of 200 prompts, none of the others beyond"
+    )
     assert ", 1 of the others beyond a near-tie;" in summary.parity_text(
         replace(found, clear_disagreements=1)
     )

@@ -42,7 +42,7 @@ def test_every_rung_the_verdict_and_the_places_are_shown(width):
         "failed: the engine broke twice",
         "skipped: no teacher is named",
         "Ship sft: 6.9 points better",
-        "same answer on 100 % of 200 rows",
+        "same answer on 100 % of 200 prompts",
         "opened once",
         "3 inputs have two different labels",
         "1 more finding",

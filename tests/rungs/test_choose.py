@@ -128,6 +128,32 @@ def test_what_there_was_no_time_for_is_named_and_stays_out_when_the_climb_goes_o
     assert (again[0].name, *again[1:]) == ("first", trials, notes)
 
 
+def test_what_is_scored_for_comparison_alone_is_never_chosen(context):
+    free, held = variants(Guesser("free", 0.0), Guesser("held", 1.0))
+    free = replace(free, shippable=False)
+    chosen, trials, _ = choose(context, [free, held], screen=30)
+    assert chosen is held
+    assert [(t.name, t.chosen) for t in trials] == [("free", False), ("held", False), ("held", True)]
+    dead = Variant(name="dead", system=Guesser("dead", 0.0, fault=EngineError("it died")))
+    with pytest.raises(EngineError, match="dead: left out, it died"):
+        choose(context, [free, dead])
+
+
+def test_a_variant_that_dies_on_all_rows_leaves_the_others(context):
+    class Late(Guesser):
+        def answer(self, examples, pool, **more):
+            if self.asked >= 30:
+                raise EngineError("it died")
+            return super().answer(examples, pool, **more)
+
+    best, second, third, fourth = variants(
+        Late("best", 0.0), Guesser("second", 1.0), Guesser("third", 2.0), Guesser("fourth", 3.0)
+    )
+    chosen, _, notes = choose(context, [second, best, third, fourth], screen=30)
+    assert chosen is second
+    assert notes == ("best: left out on all dev rows, it died",)
+
+
 def test_a_question_is_settled_once_and_for_good(context):
     assert context.settled("which?", lambda: "this") == "this"
     assert context.settled("which?", lambda: "that") == "this"

@@ -157,9 +157,7 @@ def test_where_dev_stops_rising_the_rate_decays_early_over_as_many_steps_as_were
 
 
 def test_the_best_score_is_kept_even_when_it_comes_early():
-    learner = Learner(
-        forms=("as it is",), curves={"as it is, rate 0.002": lambda s: 0.9 if s < 300 else 0.6}
-    )
+    learner = Learner(forms=("as it is",), curves={"as it is, rate 0.002": lambda s: 0.9 if s < 300 else 0.6})
     tuned(learner)
     assert learner.kept["step"] < 300
 

@@ -88,21 +88,17 @@ def test_nothing_to_compare_and_failing_engines_are_no_agreement():
 
 
 @given(st.lists(st.tuples(answers, answers), min_size=1, max_size=5), st.integers(1, 10))
-def test_positions_lie_inside_the_answers_the_first_one_before_them(rows, per_row):
+def test_positions_lie_inside_the_answers_and_the_first_of_them_are_of_every_row(rows, per_row):
+    rows = [((100 + number, *prompt), answer) for number, (prompt, answer) in enumerate(rows)]
     found = positions(rows, per_row)
-    place = 0
+    assert len(set(found)) == len(found)
+    assert [p[0] for p in found[: len(rows)]] == [prompt[0] for prompt, _ in rows]
     for prompt, answer in rows:
-        mine = [
-            p
-            for p in found[place:]
-            if p[: len(prompt)] == prompt and p[len(prompt) :] == answer[: len(p) - len(prompt)]
-        ]
-        own = mine[: min(per_row, len(answer))]
-        assert own[0] == prompt
-        assert 1 <= len(own) <= per_row
-        assert all(len(p) < len(prompt + answer) for p in own)
-        place += min(per_row, len(range(0, len(answer), max(1, len(answer) // per_row))))
-    assert place == len(found)
+        own = sorted(len(p) - len(prompt) for p in found if p[0] == prompt[0])
+        step = max(1, len(answer) // per_row)
+        assert own[0] == 0 and own[-1] < len(answer)
+        assert len(own) == min(per_row, len(range(0, len(answer), step)))
+        assert all(p == (*prompt, *answer)[: len(p)] for p in found if p[0] == prompt[0])
 
 
 def test_single_tokens_are_those_of_the_answers_once():
