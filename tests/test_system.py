@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from rung.engines.base import Completion, EngineSpec
 from rung.engines.fake import FakeEngine
 from rung.errors import EngineError, ModelError, SystemFolderError
+from rung.models.head import fit_minilm, head_files
 from rung.models.resolve import resolve
 from rung.records import Example
 from rung.system import (
@@ -59,7 +61,7 @@ def test_a_system_is_the_same_after_saving_and_loading(system):
 
 
 def test_the_digest_is_the_same_on_every_machine_and_changes_with_spec_and_files(system, tmp_path):
-    assert system.digest == "3f4ef1430a58be31"
+    assert system.digest == "c77e21d0fdf30d7d"
     other = save(tmp_path / "other", SPEC, {**FILES, "head.safetensors": b"\x00\xfe"})
     strict = save(tmp_path / "strict", SPEC.model_copy(update={"instruction": "Judge!"}), FILES)
     assert len({system.digest, other.digest, strict.digest}) == 3
@@ -190,6 +192,33 @@ def test_labels_are_written_as_words_unless_two_of_them_would_be_the_same():
     assert label_texts(["a_b", "a b", "c_d"]) == ["a_b", "a b", "c d"]
     assert answer_text("a_b", "label", labels=("a_b", "c_d")) == "a b"
     assert answer_text("a_b", "label", labels=("a_b", "a b")) == "a_b"
+
+
+def test_a_head_is_refused_where_another_model_makes_the_sentence_vectors(tmp_path):
+    vectors = np.random.default_rng(0).normal(size=(8, 384)).astype(np.float32)
+    head = fit_minilm(vectors, ["no", "yes"] * 4, 1.0)
+    ref = ModelRef(name="minilm-l6", source="minilm-l6", digest="a" * 64, licence="apache-2.0")
+    spec = Spec(
+        rung="head",
+        task="t",
+        kind="label",
+        engine="head",
+        features="minilm",
+        labels=head.labels,
+        vectors=ref,
+    )
+    one = save(tmp_path / "head", spec, head_files(head))
+    embedder = SimpleNamespace(
+        model=SimpleNamespace(digest="a" * 64), embed=lambda texts: vectors[: len(texts)]
+    )
+    pool = Pool(embedder=embedder)  # type: ignore[arg-type]
+    assert one.answer([ROW], pool)[0].value in ("no", "yes")
+    embedder.model.digest = "b" * 64
+    with pytest.raises(SystemFolderError, match="made with sentence vectors of 'minilm-l6'"):
+        one.answer([ROW], pool)
+    moved = spec.model_copy(update={"vectors": ref.model_copy(update={"source": "elsewhere"})})
+    assert moved.digest == spec.digest
+    assert spec.model_copy(update={"vectors": None}).digest != spec.digest
 
 
 def test_neighbours_come_with_the_nearest_last_and_ties_in_their_stored_order():

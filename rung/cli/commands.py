@@ -29,7 +29,7 @@ class ClimbChoices:
     models
         Models to use instead of the task's, with commas between; `rung models` lists tested ones.
     dev_rows
-        The most rows to choose by.
+        The most rows to choose by; 500, or as many as the budget affords where answers are long.
     test_all
         Open the sealed test for every rung, not only for those that the verdict needs.
     rungs
@@ -44,7 +44,7 @@ class ClimbChoices:
     out: Path | None = None
     budget: str = "30m"
     models: List = ""
-    dev_rows: int = 500
+    dev_rows: int | None = None
     test_all: Switch = False
     rungs: List = ""
     seed: int | None = None

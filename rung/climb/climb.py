@@ -65,7 +65,7 @@ class Options:
     out: Path | None = None
     budget_s: float = 1800.0
     models: tuple[str, ...] = ()
-    dev_rows: int = 500
+    dev_rows: int | None = None
     test_all: bool = False
     rungs: tuple[str, ...] = ()
     seed: int | None = None

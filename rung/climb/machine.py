@@ -10,8 +10,9 @@ from pathlib import Path
 
 import psutil
 
+from rung import __version__
+
 PACKAGES = (
-    "rung",
     "torch",
     "transformers",
     "xllamacpp",
@@ -23,7 +24,7 @@ PACKAGES = (
 
 def versions() -> tuple[tuple[str, str], ...]:
     """(package, version) of everything that can change a number."""
-    found = [("python", platform.python_version())]
+    found = [("rung", __version__), ("python", platform.python_version())]
     for name in PACKAGES:
         try:
             found.append((name, version(name)))

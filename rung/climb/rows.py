@@ -1,5 +1,7 @@
 """From what the user named to a completed task and checked, split rows."""
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -9,12 +11,20 @@ from rung.data.sources import conform, read_source
 from rung.data.splits import split
 from rung.errors import DataError, TaskError
 from rung.models.chat import Chat, Message
-from rung.records import Example, Finding, Splits
+from rung.records import Example, Finding, OutputKind, Splits
 from rung.task import Task, infer, load_task
 from rung.wording import question
 
 FEWEST_ROWS = 20
 FEWEST_DEV_ROWS = 20
+USUAL_DEV_ROWS = 500
+FEWEST_AFFORDED = 60
+"""Dev rows however slow the answers: a verdict on dev needs 50 that were answered."""
+DEV_SHARE = 0.35
+SCORED_RUNGS = 4
+"""Dev scores of so many rungs may take this share of the budget."""
+CHARACTERS_A_TOKEN, READ_A_SECOND, WRITTEN_A_SECOND = 2.5, 400, 25
+"""About what a 135M model does on two cores: guessed, so that the split doesn't hang on a clock."""
 SHOWN_ROWS = 20
 
 
@@ -32,8 +42,13 @@ class RowOptions(Protocol):
         ...
 
     @property
-    def dev_rows(self) -> int:
-        """The most dev rows to score."""
+    def dev_rows(self) -> int | None:
+        """The most dev rows to score; None for as many as the budget affords."""
+        ...
+
+    @property
+    def budget_s(self) -> float:
+        """Seconds for building and choosing."""
         ...
 
     @property
@@ -59,7 +74,7 @@ class Prepared:
 
 def prepare(source: Path, options: RowOptions) -> Prepared:
     """Read, infer, split and check. Raises RungError with the row and the way out."""
-    if options.dev_rows < FEWEST_DEV_ROWS:
+    if options.dev_rows is not None and options.dev_rows < FEWEST_DEV_ROWS:
         raise DataError(
             f"--dev-rows {options.dev_rows} is too few to choose by; give at least {FEWEST_DEV_ROWS}"
         )
@@ -74,12 +89,13 @@ def prepare(source: Path, options: RowOptions) -> Prepared:
     test = read_source(task.data.test, chosen) if task.data.test else None
     task, inferred = infer(task, train.examples)
     assert task.output.kind is not None, "infer leaves nothing open"
+    examples = conform(train.examples, task.output.kind)
     parts = split(
-        conform(train.examples, task.output.kind),
+        examples,
         test=conform(test.examples, task.output.kind) if test else None,
         seed=task.seed,
         stratify=task.output.kind == "label",
-        dev_rows=options.dev_rows,
+        dev_rows=options.dev_rows or affordable(examples, task.output.kind, options.budget_s),
     )
     notes = [*train.notes, *(test.notes if test else ())]
     return Prepared(
@@ -88,6 +104,17 @@ def prepare(source: Path, options: RowOptions) -> Prepared:
         inferred=(*notes, *inferred),
         findings=(*check(parts, task), *_unused(task)),
     )
+
+
+def affordable(examples: Sequence[Example], kind: OutputKind, budget_s: float) -> int:
+    """How many dev rows the rungs can be scored on: 500, fewer for long answers and a short budget."""
+    if kind == "label":
+        return USUAL_DEV_ROWS
+    read = sum(len(example.input) + len(example.context or "") for example in examples) / len(examples)
+    written = sum(len(json.dumps(example.output, ensure_ascii=False)) for example in examples) / len(examples)
+    seconds = (read / READ_A_SECOND + written / WRITTEN_A_SECOND) / CHARACTERS_A_TOKEN
+    rows = int(DEV_SHARE * budget_s / SCORED_RUNGS / seconds)
+    return min(USUAL_DEV_ROWS, max(FEWEST_AFFORDED, rows))
 
 
 def too_long(splits: Splits, chat: Chat, limit: int) -> frozenset[str]:

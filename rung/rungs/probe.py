@@ -32,7 +32,11 @@ def race(context: Context, name: str, systems: dict[EngineName, System]) -> tupl
     An engine that breaks on more rows than the other, or can't run the model at all, has lost. Raises
     EngineError when neither can.
     """
-    outcome = context.settled(f"engine: {name}", lambda: list(_run(context, systems)))
+    bar = context.reporter.begin(f"{name}: which engine is faster here", None)
+    try:
+        outcome = context.settled(f"engine: {name}", lambda: list(_run(context, systems)))
+    finally:
+        context.reporter.end(bar)
     assert isinstance(outcome, list), "written by this function"
     engine, note = outcome
     return "torch" if engine == "torch" else "llama", str(note)

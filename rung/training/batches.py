@@ -34,7 +34,7 @@ def epoch(rows: Sequence[Row], size: int, seed: int, number: int) -> list[list[i
     return cut
 
 
-def parts(batch: Sequence[Row], tokens: int) -> list[Sequence[Row]]:
+def parts(batch: Sequence[Row], tokens: int) -> list[list[Row]]:
     """A batch's rows in parts of at most `tokens` each, padding included; a longer row is one alone."""
     cut: list[list[Row]] = [[]]
     for row in sorted(batch, key=lambda row: row.tokens):

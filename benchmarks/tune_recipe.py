@@ -1,0 +1,62 @@
+"""Train one LoRA on a label set for a number of rows and print its dev accuracy, loss and speed.
+
+    python benchmarks/tune_recipe.py ../shared/data/banking77 --form codes --rate 2e-3 --batch 32 --rows 3200
+
+What the defaults of `sft` rest on: the same rows under another batch size, rate or answer form.
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+from rung.climb.climb import Options
+from rung.climb.rows import prepare
+from rung.evaluate import Bench, Store
+from rung.models.resolve import resolve
+from rung.report.text import Screen
+from rung.rungs.base import Context
+from rung.rungs.sft import answer_forms
+from rung.rungs.tune import Arm, Plan, Tune
+from rung.system import Pool
+
+
+def main() -> None:
+    """One run, and one line that says how it went."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="holds train.jsonl and test.jsonl")
+    parser.add_argument("--form", choices=["codes", "words"], default="codes")
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rows", type=int, default=3200)
+    parser.add_argument("--decay", type=float, default=0.3, help="share of the steps that the rate falls in")
+    given = parser.parse_args()
+    prepared = prepare(given.folder / "train.jsonl", Options(test=given.folder / "test.jsonl"))
+    with tempfile.TemporaryDirectory() as folder, Pool() as pool, Screen() as screen:
+        context = Context(
+            task=prepared.task,
+            train=prepared.splits.train,
+            dev=prepared.splits.dev,
+            model=resolve(prepared.task.models[0]),
+            folder=Path(folder),
+            bench=Bench(pool=pool, store=Store(Path(folder) / "answers"), metric="accuracy"),
+            reporter=screen,
+            deadline=time.monotonic() + 1e9,
+            seed=0,
+        )
+        plan = Plan(folder=Path(folder) / "training", budget_s=1e9, reserve_s=0.0, seed=0)
+        with Tune(context, {given.form: answer_forms(context)[given.form]}, plan) as state:
+            state.batch = given.batch
+            arm, steps = Arm(form=given.form, rate=given.rate), given.rows // given.batch
+            decay = (int(steps * (1 - given.decay)), steps)
+            ticks = [*state.run(arm, decay[0]), *state.run(arm, steps, decay=decay)]
+            found = state.score(arm, steps, context.dev)
+    seconds = sum(given.batch / tick.rows_per_s for tick in ticks)
+    print(
+        f"{arm.name}, {steps} steps of {given.batch}: {found['score']:.3f} on {found['n']} dev rows, loss "
+        f"{found['loss']:.3f}, {seconds:.0f} s, {given.rows / seconds:.1f} rows/s"
+    )
+
+
+if __name__ == "__main__":
+    main()
