@@ -208,12 +208,11 @@ def test_a_head_is_refused_where_another_model_makes_the_sentence_vectors(tmp_pa
         vectors=ref,
     )
     one = save(tmp_path / "head", spec, head_files(head))
-    embedder = SimpleNamespace(
-        model=SimpleNamespace(digest="a" * 64), embed=lambda texts: vectors[: len(texts)]
-    )
+    model = SimpleNamespace(digest="a" * 64)
+    embedder = SimpleNamespace(model=model, embed=lambda texts: vectors[: len(texts)])
     pool = Pool(embedder=embedder)  # type: ignore[arg-type]
     assert one.answer([ROW], pool)[0].value in ("no", "yes")
-    embedder.model.digest = "b" * 64
+    model.digest = "b" * 64
     with pytest.raises(SystemFolderError, match="made with sentence vectors of 'minilm-l6'"):
         one.answer([ROW], pool)
     moved = spec.model_copy(update={"vectors": ref.model_copy(update={"source": "elsewhere"})})

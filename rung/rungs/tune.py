@@ -238,7 +238,7 @@ def batch_size(rows: int) -> int:
 
     On banking77's 9,500 rows 32 beat 16 and 64 after the same 3,200 rows (.83, .75, .68 on dev), and in time.
     """
-    for most, size in ((200, 4), (500, 8), (5000, 16)):
+    for most, size in ((200, 4), (2000, 8), (5000, 16)):
         if rows < most:
             return size
     return 32

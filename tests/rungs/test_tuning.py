@@ -165,13 +165,13 @@ def test_the_best_score_is_kept_even_when_it_comes_early():
 def test_no_search_where_the_steps_are_few():
     learner = Learner(budget_s=100.0, row_s=0.2)
     outcome = tuned(learner)
-    assert set(learner.steps) == {"codes, rate 0.001"}
+    assert set(learner.steps) == {"codes, rate 0.002"}
     assert any("too few" in note for note in outcome.notes)
 
 
 def test_a_rate_that_breaks_is_left_out_and_named():
     learner = Learner(
-        curves={f"codes, rate {r:g}": rising(r * 1000) for r in RATES}, breaks={"codes, rate 0.002": 5}
+        curves={f"codes, rate {r:g}": rising(r * 1000) for r in RATES}, breaks={"codes, rate 0.002": 10}
     )
     outcome = tuned(learner)
     assert learner.kept["arm"] == "codes, rate 0.001"
@@ -179,7 +179,7 @@ def test_a_rate_that_breaks_is_left_out_and_named():
 
 
 def test_a_tune_in_which_every_rate_breaks_ends_with_the_reason():
-    learner = Learner(breaks={f"codes, rate {r:g}": 5 for r in RATES})
+    learner = Learner(breaks={f"codes, rate {r:g}": 10 for r in RATES})
     with pytest.raises(TrainingError, match=r"codes, rate 0.002 broke"):
         tuned(learner)
 
