@@ -51,8 +51,8 @@ climb(Path(data), options, Log())
 """
 MOMENTS = [
     ("begin strict instruction", 1),
-    (r"advance sft: codes, rate 0.001 2$", 1),
-    (r"advance sft: codes, rate 0.002 \d+$", 9),
+    (r"advance sft: codes, rate 0.002 2$", 1),
+    (r"advance sft: codes, rate 0.001 \d+$", 9),
     ("begin sft: .* on 54 dev rows", 2),
     (r"advance sft: \w+, rate \S+ \d+$", 70),
     ("begin sft, all dev rows", 1),
@@ -173,7 +173,7 @@ def test_a_tune_takes_up_its_trainers_and_scores(place, tmp_path):
 
     arm = Arm(form="words", rate=1e-3)
     with opened(place.model, place.data, tmp_path) as context:
-        plan = Plan(folder=context.work / "training", budget_s=600, seed=0)
+        plan = Plan(folder=context.work / "training", budget_s=600, reserve_s=0.0, seed=0)
         with Tune(context, answer_forms(context), plan) as tune:
             tune.run(arm, 5)
             first = tune.score(arm, 5, context.dev)
