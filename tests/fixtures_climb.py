@@ -170,6 +170,10 @@ def text_rows(count: int) -> list[dict]:
     ]
 
 
+TASKS = {"label": label_rows, "json": json_rows, "number": number_rows, "text": text_rows}
+"""Rows of every kind of output."""
+
+
 @contextmanager
 def opened(model: Path, data: Path, folder: Path, **changes: Any) -> Iterator[Context]:
     """What a rung is given in a climb of `data` on `model`; `changes` replace parts of it."""

@@ -1,6 +1,5 @@
 """The verdict in words: one plain sentence with names, scores, gains, rows and odds."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -148,14 +147,14 @@ def _cheaper_to_run(facts: Facts) -> str:
         one
         for one in facts.pool
         if one.order > shipped.order
-        and one.usd_per_1000 < least
+        and 0 < one.usd_per_1000 < least
         and (one.measurement.score >= here if up else one.measurement.score <= here)
     ]
     if not others:
         return ""
     one = min(others, key=lambda other: other.usd_per_1000)
-    times = shipped.usd_per_1000 / one.usd_per_1000 if one.usd_per_1000 else math.inf
-    return f"; {one.rung}, once built, answers for {times:.1f} times less" if math.isfinite(times) else ""
+    times = shipped.usd_per_1000 / one.usd_per_1000
+    return f"; {one.rung}, once built, answers for {times:.1f} times less"
 
 
 def _broken(facts: Facts) -> str:

@@ -15,6 +15,9 @@ from rung.errors import EngineError
 Network: TypeAlias = Any
 """A causal language model of transformers, whose stubs call every submodule `Tensor | Module`."""
 
+STORED_TOKENS = 32768
+"""Keys and values of a batch, a shared prefix counted for each row: under 1 GB for the catalog's models."""
+
 GAP = -1
 """The position of a slot that holds padding."""
 
@@ -135,3 +138,22 @@ def pad_right(rows: Sequence[Sequence[int]]) -> torch.Tensor:
 
 def _sizes(tokens: Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:
     return torch.tensor([len(row) for row in tokens], dtype=torch.long, device=device)
+
+
+def in_batches(
+    lengths: Sequence[int | None], shared: int, budget: int, most: int = STORED_TOKENS
+) -> list[list[int]]:
+    """Indices of the rows by length, those with None left out, in batches of about `budget` new tokens.
+
+    `lengths` counts all tokens of a row, of which it doesn't run the first `shared` itself. A batch has
+    `most` rows at most.
+    """
+    sized = sorted((length, index) for index, length in enumerate(lengths) if length is not None)
+    cut: list[list[int]] = []
+    for length, index in sized:
+        rows = len(cut[-1]) + 1 if cut else 1
+        fits = rows <= most and (length - shared) * rows <= budget and length * rows <= STORED_TOKENS
+        if not cut or not fits:
+            cut.append([])
+        cut[-1].append(index)
+    return cut

@@ -19,7 +19,7 @@ from rung.engines.base import Choice, Completion, EngineSpec, Progress, Request,
 from rung.engines.cores import available_cores
 from rung.engines.decode import Decoder
 from rung.engines.logits import logits_of, next_logits
-from rung.engines.rows import Network, Rows, attention_windows, pad_right
+from rung.engines.rows import Network, Rows, attention_windows, in_batches, pad_right
 from rung.engines.trie import Search, Trie
 from rung.errors import EngineError
 
@@ -29,8 +29,6 @@ PROMPT_TOKENS = 2048
 """Tokens that are read together: more fall out of the processor's caches."""
 ANSWER_TOKENS = 8192
 """Prompts and answers of rows that are written together: a step reads all weights, for any number of rows."""
-STORED_TOKENS = 32768
-"""Keys and values of a batch, a shared prefix counted for each row: under 1 GB for the catalog's models."""
 MOST_ROWS = 64
 """Rows whose logits over the whole vocabulary are held at once."""
 SHORTEST_SHARED_PREFIX = 8
@@ -135,7 +133,7 @@ class TorchEngine:
         progress(len(done), len(requests))
         prefix = shared_prefix(prompts)
         memory = self._remember(prefix)
-        for batch in batches(lengths, len(prefix), ANSWER_TOKENS, MOST_ROWS):
+        for batch in in_batches(lengths, len(prefix), ANSWER_TOKENS, MOST_ROWS):
             answers = self._decoder.run([requests[i] for i in batch], self.context, memory, len(prefix))
             done.update(zip(batch, answers, strict=True))
             progress(len(done), len(requests))
@@ -166,7 +164,7 @@ class TorchEngine:
         prefix = shared_prefix([p for p, size in zip(prompts, lengths, strict=True) if size is not None])
         memory = self._remember(prefix)
         progress(len(done), len(prompts))
-        for batch in batches(lengths, len(prefix), PROMPT_TOKENS):
+        for batch in in_batches(lengths, len(prefix), PROMPT_TOKENS):
             rows = [prompts[i] for i in batch]
             done.update(zip(batch, self._choose_batch(rows, trie, memory, len(prefix)), strict=True))
             progress(len(done), len(prompts))
@@ -184,7 +182,7 @@ class TorchEngine:
         wanted = torch.tensor(list(token_ids), dtype=torch.long, device=self.device)
         found: dict[int, list[float]] = {}
         with torch.inference_mode():
-            for batch in batches([len(p) for p in prompts], 0, PROMPT_TOKENS, MOST_ROWS):
+            for batch in in_batches([len(p) for p in prompts], 0, PROMPT_TOKENS, MOST_ROWS):
                 hidden = self._last_hidden([prompts[i] for i in batch])
                 total = next_logits(self.model, hidden).logsumexp(-1, keepdim=True)
                 logprobs = logits_of(self.model, hidden, wanted) - total
@@ -272,25 +270,6 @@ class TorchEngine:
             logits = logits_of(self.model, hidden[members], children)
             for place, row in zip(members, logits.tolist(), strict=True):
                 searches[place].feed(row)
-
-
-def batches(
-    lengths: Sequence[int | None], shared: int, budget: int, most: int = STORED_TOKENS
-) -> list[list[int]]:
-    """Indices of the rows by length, those with None left out, in batches of about `budget` new tokens.
-
-    `lengths` counts all tokens of a row, of which it doesn't run the first `shared` itself. A batch has
-    `most` rows at most.
-    """
-    sized = sorted((length, index) for index, length in enumerate(lengths) if length is not None)
-    cut: list[list[int]] = []
-    for length, index in sized:
-        rows = len(cut[-1]) + 1 if cut else 1
-        fits = rows <= most and (length - shared) * rows <= budget and length * rows <= STORED_TOKENS
-        if not cut or not fits:
-            cut.append([])
-        cut[-1].append(index)
-    return cut
 
 
 def shared_prefix(prompts: Sequence[Tokens]) -> Tokens:

@@ -32,13 +32,3 @@ def epoch(rows: Sequence[Row], size: int, seed: int, number: int) -> list[list[i
         cut += [pool[k : k + size] for k in range(0, len(pool), size)]
     shuffle(cut)
     return cut
-
-
-def parts(batch: Sequence[Row], tokens: int) -> list[list[Row]]:
-    """A batch's rows in parts of at most `tokens` each, padding included; a longer row is one alone."""
-    cut: list[list[Row]] = [[]]
-    for row in sorted(batch, key=lambda row: row.tokens):
-        if cut[-1] and row.tokens * (len(cut[-1]) + 1) > tokens:
-            cut.append([])
-        cut[-1].append(row)
-    return cut

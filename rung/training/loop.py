@@ -16,7 +16,7 @@ from torch import nn
 from torch.optim.adamw import adamw
 
 from rung.engines import lora
-from rung.engines.rows import Network, pad_right
+from rung.engines.rows import Network, in_batches, pad_right
 from rung.errors import TrainingError
 from rung.training import batches, losses
 from rung.training.batches import Row
@@ -26,8 +26,8 @@ BETAS = (0.9, 0.999)
 WEIGHT_DECAY = 0.01
 CLIP_NORM = 1.0
 TOKENS_AT_ONCE = 2048
-"""A batch with more goes through the model in parts whose gradients add up to the whole batch's, so that
-activations (about 0.7 MB per token at 135M parameters) don't grow with the rows' length."""
+"""A batch with more goes through the model in parts whose gradients add up to the whole batch's, so that what
+is kept for the way back doesn't grow with the rows' length."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,7 +123,8 @@ class Trainer:
             parameter.grad = None
         targets = sum(len(row.answer) for row in batch)
         loss = 0.0
-        for part in batches.parts(batch, TOKENS_AT_ONCE):
+        for chosen in in_batches([row.tokens for row in batch], 0, TOKENS_AT_ONCE):
+            part = [batch[i] for i in chosen]
             share = sum(len(row.answer) for row in part) / targets
             partial = batch_loss(self.model, part) * share
             partial.backward()

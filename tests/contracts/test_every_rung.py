@@ -11,12 +11,10 @@ from rung.rungs import LADDER
 from rung.rungs.base import SETTLED_FILE, Context, Rung
 from rung.system import System
 from tests.fixtures_climb import (
-    json_rows,
+    TASKS,
     label_rows,
     make_tiny_gguf,
-    number_rows,
     opened,
-    text_rows,
     write_rows,
 )
 
@@ -25,7 +23,6 @@ EMBEDDING = {"head", "few_shot"}
 RUNGS = [
     pytest.param(r, id=r.name, marks=[pytest.mark.models] if r.name in EMBEDDING else []) for r in LADDER
 ]
-TASKS = {"label": label_rows, "json": json_rows, "number": number_rows, "text": text_rows}
 ROWS = 160
 
 SKIPS = {

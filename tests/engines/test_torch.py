@@ -1,6 +1,7 @@
 import math
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from transformers import GraniteConfig, GraniteForCausalLM
 from rung.engines import lora
 from rung.engines import torch as module
 from rung.engines.base import EngineSpec, Request
-from rung.engines.torch import STORED_TOKENS, TorchEngine, batches, load_model, shared_prefix
+from rung.engines.rows import STORED_TOKENS, in_batches
+from rung.engines.torch import TorchEngine, load_model, shared_prefix
 from rung.errors import EngineError, ModelError
 from tests.fixtures_tiny import SIZES, randomise, reference_logprobs, tiny, tiny_folder
 
@@ -130,7 +132,7 @@ lengths = st.lists(st.none() | st.integers(10, 3000), max_size=40)
 
 @given(lengths, st.integers(0, 9), st.integers(1, 4000), st.integers(1, 8))
 def test_batches_hold_every_row_once_and_keep_to_their_limits(sizes, shared, budget, most):
-    cut = batches(sizes, shared, budget, most)
+    cut = in_batches(sizes, shared, budget, most)
     assert sorted(i for batch in cut for i in batch) == [
         i for i, size in enumerate(sizes) if size is not None
     ]
@@ -140,6 +142,10 @@ def test_batches_hold_every_row_once_and_keep_to_their_limits(sizes, shared, bud
         assert len(batch) == 1 or (longest - shared) * len(batch) <= budget
         assert len(batch) == 1 or longest * len(batch) <= STORED_TOKENS
         assert len(batch) <= most
+    for batch, following in pairwise(cut):
+        rows, least = len(batch) + 1, min(sizes[i] or 0 for i in following)
+        over = (least - shared) * rows > budget or least * rows > STORED_TOKENS
+        assert rows > most or over
 
 
 @given(st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=14).map(tuple), max_size=5), ids)

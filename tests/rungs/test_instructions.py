@@ -15,16 +15,11 @@ from rung.rungs.instructions import (
 from rung.rungs.prompt import NO_ABOUT, Prompt
 from rung.rungs.sft import answer_forms, label_codes
 from tests.fixtures_climb import (
-    json_rows,
-    label_rows,
+    TASKS,
     make_tiny_gguf,
-    number_rows,
     opened,
-    text_rows,
     write_rows,
 )
-
-TASKS = {"label": label_rows, "json": json_rows, "number": number_rows, "text": text_rows}
 
 
 @pytest.fixture(scope="module")

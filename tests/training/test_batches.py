@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rung.training.batches import Row, epoch, parts
+from rung.training.batches import Row, epoch
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 
@@ -32,17 +32,6 @@ def test_an_epoch_is_every_row_once_in_batches_of_the_size(lengths, size, seed, 
     assert len(cut) == -(-len(rows) // size)
     assert sorted(map(len, cut))[1:] == [size] * (len(cut) - 1)
     assert cut == epoch(rows, size, seed, number)
-
-
-@given(st.lists(st.integers(1, 400), min_size=1, max_size=32), st.integers(1, 2000))
-def test_parts_hold_every_row_once_and_few_tokens(lengths, tokens):
-    rows = rows_of(lengths)
-    cut = parts(rows, tokens)
-    assert sorted(row.tokens for part in cut for row in part) == sorted(row.tokens for row in rows)
-    for part in cut:
-        assert len(part) == 1 or len(part) * max(row.tokens for row in part) <= tokens
-    for part, following in zip(cut, cut[1:], strict=False):
-        assert (len(part) + 1) * min(row.tokens for row in following) > tokens
 
 
 def test_epochs_and_seeds_differ_in_what_shares_a_batch_and_in_order():
