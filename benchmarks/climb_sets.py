@@ -24,6 +24,7 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", required=True)
     parser.add_argument("--budget", default="30m")
     parser.add_argument("--out", type=Path, default=Path("runs/sets"))
+    parser.add_argument("--test-all", action="store_true", help="score every rung on the test rows")
     given = parser.parse_args()
     print(describe_machine())
     print(", ".join(f"{name} {number}" for name, number in versions()))
@@ -34,6 +35,7 @@ def main() -> None:
             [
                 *(sys.executable, "-m", "rung", "climb", given.folder / name / "train.jsonl"),
                 *("--test", given.folder / name / "test.jsonl", "--budget", given.budget, "--out", run),
+                *(["--test-all"] if given.test_all else []),
             ],
             check=True,
             stdout=subprocess.DEVNULL if not os.environ.get("RUNG_SHOW") else None,

@@ -46,7 +46,7 @@ class _LoraFunction(torch.autograd.Function):
         grad_rows = grad.reshape(-1, grad.shape[-1])
         grad_hidden = (grad_rows @ b).mul_(ctx.scale)
         grad_a = grad_hidden.t() @ rows
-        grad_b = (hidden.t() @ grad_rows).t() * ctx.scale
+        grad_b = (grad_rows.t() @ hidden).mul_(ctx.scale)
         grad_x = None
         if ctx.needs_input_grad[0]:
             grad_x = (grad_rows @ weight).addmm_(grad_hidden, a)

@@ -29,10 +29,12 @@ PROBE_STEPS, COLD_STEPS = 8, 3
 PROBE_ROWS = 64
 """The first half is asked twice: the first answers wait for what the engine sets up."""
 SEARCH_ROWS = 200
+NEAR_TIE = 0.02
+"""A form other than the first must score this much more: one-token codes are shortest to learn and say."""
 FEWEST_SCORED = 50
 USED_SHARE = 0.85
 """Of the time: the rest is for what a probe can't foresee."""
-SCORING_SHARE = 0.4
+SCORING_SHARE = 0.25
 """Of the time, at most: where answers are slow fewer dev rows are scored on the way, and less often."""
 
 
@@ -171,7 +173,7 @@ def _search(state: Tune, forms: Sequence[str], length: Length, notes: list[str])
     """Successive halving; the winner and the steps that it has behind it.
 
     All rates run for a stretch with the first form; the best goes on for one more, and beside it every
-    other form runs as long at that rate.
+    other form runs as long at that rate. A near-tie goes to the first form.
     """
     if not length.stretch:
         notes.append(f"no search for a rate: {length.steps} steps are too few for it")
@@ -183,7 +185,11 @@ def _search(state: Tune, forms: Sequence[str], length: Length, notes: list[str])
         return best, length.stretch
     others = [Arm(form=form, rate=best.rate) for form in forms[1:]]
     steps = 2 * length.stretch
-    return _ranked(state, [best, *others], steps, rows, notes)[0], steps
+    winner = _ranked(state, [best, *others], steps, rows, notes)[0]
+    if state.find(kind="score", arm=best.name, step=steps, n=len(rows)) is None:
+        return winner, steps
+    gain = state.score(winner, steps, rows)["value"] - state.score(best, steps, rows)["value"]
+    return (winner if gain > NEAR_TIE else best), steps
 
 
 def _ranked(

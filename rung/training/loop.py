@@ -7,6 +7,7 @@ the full run, so nothing of it is thrown away.
 
 import math
 import time
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from rung.errors import TrainingError
 from rung.training import batches, losses
 from rung.training.batches import Row
 from rung.training.checkpoint import Checkpoint
+from rung.training.parallel import side_by_side, workers
 
 BETAS = (0.9, 0.999)
 WEIGHT_DECAY = 0.01
@@ -119,16 +121,27 @@ class Trainer:
 
     def _update(self, batch: list[Row], rate: float) -> tuple[float, float]:
         self.model.train()
-        for parameter in self.parameters:
-            parameter.grad = None
         targets = sum(len(row.answer) for row in batch)
-        loss = 0.0
-        for chosen in in_batches([row.tokens for row in batch], 0, TOKENS_AT_ONCE):
-            part = [batch[i] for i in chosen]
-            share = sum(len(row.answer) for row in part) / targets
-            partial = batch_loss(self.model, part) * share
-            partial.backward()
-            loss += float(partial.detach())
+
+        def slopes(part: list[int]) -> tuple[float, tuple[torch.Tensor, ...]]:
+            rows = [batch[i] for i in part]
+            share = sum(len(row.answer) for row in rows) / targets
+            with torch.enable_grad():
+                loss = batch_loss(self.model, rows) * share
+            return float(loss.detach()), torch.autograd.grad(loss, self.parameters)
+
+        loss, gradients = 0.0, []
+        count = workers(self.parameters[0].device)
+        # In the parts' order, whichever ends first: the same rows give the same bits.
+        for partial, found in side_by_side(slopes, parts([row.tokens for row in batch], count), count):
+            loss += partial
+            if gradients:
+                for total, more in zip(gradients, found, strict=True):
+                    total.add_(more)
+            else:
+                gradients = list(found)
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
         norm = float(nn.utils.clip_grad_norm_(self.parameters, CLIP_NORM))
         if math.isfinite(norm) and math.isfinite(loss):
             self._adamw(rate)
@@ -163,6 +176,20 @@ class Trainer:
         if decay is not None and self.step >= decay[0]:
             rate *= max(0.02, (decay[1] - self.step) / max(1, decay[1] - decay[0]))
         return rate
+
+
+def parts(lengths: Sequence[int], count: int) -> list[list[int]]:
+    """Indices of a batch's rows in parts of like size, at most `TOKENS_AT_ONCE` tokens in `count` of them.
+
+    As many as `count`, or a multiple of it where the batch is large; a longer row is one alone.
+    """
+    most = max(max(lengths), TOKENS_AT_ONCE // count)
+    for number in range(count, len(lengths) + count, count):
+        sizes = range(max(lengths), max(lengths) * len(lengths) + 1)
+        least = bisect_left(sizes, True, key=lambda size: len(in_batches(lengths, 0, size)) <= number)
+        if least < len(sizes) and sizes[least] <= most:
+            return in_batches(lengths, 0, sizes[least])
+    return in_batches(lengths, 0, most)
 
 
 def batch_loss(model: Network, batch: Sequence[Row]) -> torch.Tensor:

@@ -119,6 +119,17 @@ def test_the_best_rate_and_then_the_best_form_go_on(form, rate):
     assert all(3 * steps <= longest for name, steps in learner.steps.items() if name != learner.kept["arm"])
 
 
+@pytest.mark.parametrize(("gain", "form"), [(-0.1, "codes"), (0.015, "codes"), (0.03, "words")])
+def test_another_form_must_be_better_by_more_than_a_near_tie(gain, form):
+    learner = Learner(curves={"codes, rate 0.002": lambda _: 0.7, "words, rate 0.002": lambda _: 0.7 + gain})
+    assert tuned(learner).form == form
+
+
+def test_a_first_form_that_breaks_leaves_the_others():
+    learner = Learner(curves={"codes, rate 0.002": lambda _: 0.7}, breaks={"codes, rate 0.002": 50})
+    assert tuned(learner).form == "words"
+
+
 @given(
     st.floats(50, 5000),
     st.floats(0.01, 2),

@@ -1,0 +1,50 @@
+"""Whole model calls side by side, each on cores of its own.
+
+On a CPU a call's many small operations gain little from a second core, and wake it each time. Halves of a
+batch, each on one core, keep both at work: 1.4 to 1.7 times the training steps a second on two.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import TypeVar
+
+import torch
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+MOST_WORKERS = 4
+"""More would wait for each other: one at a time runs Python."""
+
+
+def workers(device: torch.device) -> int:
+    """How many calls run side by side on a device: one on a GPU, else as many as torch may use cores."""
+    return min(MOST_WORKERS, torch.get_num_threads()) if device.type == "cpu" else 1
+
+
+def side_by_side(function: Callable[[Item], Result], items: Sequence[Item], count: int) -> Iterator[Result]:
+    """The results in the items' order, `count` calls at a time, each with its share of torch's threads.
+
+    Grad and inference mode are those of a new thread: `function` sets its own.
+    """
+    if count == 1 or len(items) == 1:
+        yield from map(function, items)
+    else:
+        yield from _pool(count, torch.get_num_threads()).map(function, items)
+
+
+@cache
+def _pool(count: int, threads: int) -> ThreadPoolExecutor:
+    share = max(1, threads // count)
+
+    def own_cores() -> None:
+        torch.get_num_threads()  # a thread takes over the process's number when it's first asked
+        torch.set_num_threads(share)
+
+    pool = ThreadPoolExecutor(count, "rung-model", initializer=own_cores)
+    begun = threading.Barrier(count)
+    list(pool.map(lambda _: begun.wait(), range(count)))
+    torch.set_num_threads(threads)  # what later threads start with; the workers keep their own
+    return pool
