@@ -17,7 +17,6 @@ from rung.climb import sealed
 from rung.climb.decide import decide
 from rung.climb.machine import Watch, describe_machine, versions
 from rung.climb.rows import Prepared, length_findings, prepare, too_long
-from rung.climb.sentence import score_text
 from rung.errors import (
     DataError,
     EngineError,
@@ -44,6 +43,7 @@ from rung.rungs import LADDER
 from rung.rungs.base import WORK_FOLDER, Built, Context, Reporter, Rung
 from rung.runs import digest_of, held, open_run, read_json, write_json, write_text
 from rung.scoring.cost import usd_per_1000
+from rung.scoring.notation import score_text
 from rung.system import Pool, System, context_of, copy
 
 CLIMB_FILE = "climb.json"
@@ -382,8 +382,8 @@ def _with_dev(on_test: Decision, on_dev: Decision, results: Sequence[RungResult]
         return on_test
     found = alone[0].test
     sentence = (
-        f"Ship {on_test.chosen}: {score_text(found)} on {found.n:,} test rows, which were opened for it "
-        f"alone. On dev: {on_dev.sentence[0].lower()}{on_dev.sentence[1:]}"
+        f"Ship {on_test.chosen}: {score_text(found.score, found.metric)} on {found.n:,} test rows, which "
+        f"were opened for it alone. On dev: {on_dev.sentence[0].lower()}{on_dev.sentence[1:]}"
     )
     return replace(
         on_test,

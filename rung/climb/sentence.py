@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rung.records import Candidate, Comparison, Decision, Measurement, VerdictKind
+from rung.records import Candidate, Comparison, Decision, VerdictKind
+from rung.scoring.notation import score_text
 from rung.scoring.scorers import SCORERS
 
 CLEARLY_CHEAPER = 1.25
@@ -92,15 +93,8 @@ def _rung(facts: Facts, name: str) -> Candidate:
     return next(one for one in facts.pool if one.rung == name)
 
 
-def score_text(found: Measurement) -> str:
-    """A share as `.927`, a number in units with four digits."""
-    if not SCORERS[found.metric].shares:
-        return f"{found.score:.4g}"
-    return f"{found.score:.3f}".replace("0.", ".", 1)
-
-
 def _score(candidate: Candidate) -> str:
-    return score_text(candidate.measurement)
+    return score_text(candidate.measurement.score, candidate.measurement.metric)
 
 
 def _odds(candidate: Candidate, comparison: Comparison) -> str:

@@ -5,10 +5,9 @@ import math
 import unicodedata
 
 from rung.records import Interval, Json, MetricName
+from rung.scoring.notation import NOTHING, score_text
 from rung.scoring.scorers import SCORERS
 
-NOTHING = "–"
-MINUS = "\N{MINUS SIGN}"
 NBSP = "\N{NO-BREAK SPACE}"
 
 METRIC_NAMES: dict[MetricName, str] = {
@@ -26,16 +25,6 @@ def metric_text(metric: MetricName) -> str:
     """The metric in words; the direction is named where less is better."""
     name = METRIC_NAMES[metric]
     return name if SCORERS[metric].higher_is_better else f"{name}, lower is better"
-
-
-def score_text(value: float, metric: MetricName) -> str:
-    """A score: `.927` where it is a share, three digits in the task's own units otherwise."""
-    if not math.isfinite(value):
-        return NOTHING
-    if not SCORERS[metric].shares:
-        return _signed(value, f"{abs(value):,.0f}" if abs(value) >= 1000 else f"{abs(value):.3g}")
-    written = f"{abs(value):.3f}"
-    return _signed(value, written.removeprefix("0") if abs(value) < 1 else written)
 
 
 def interval_text(interval: Interval, metric: MetricName) -> str:
@@ -154,7 +143,3 @@ def _stand_in(character: str) -> str:
 def _share(value: float) -> str:
     written = f"{value:.3f}"
     return written.removeprefix("0") if value < 0.9995 else written
-
-
-def _signed(value: float, written: str) -> str:
-    return MINUS + written if value < 0 and written.strip("0.,") else written

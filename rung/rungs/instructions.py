@@ -65,12 +65,12 @@ def answer_schema(context: Context) -> Json:
 
 
 def number_schema(targets: Sequence[float]) -> Json:
-    """Numbers like the training targets: whole if all are, negative if any is, with as many digits at most.
+    """Numbers like the training targets: whole if all are, negative if any is, one digit longer at most.
 
     Without the bounds a small model writes digits until it is stopped.
     """
     whole = all(target.is_integer() for target in targets)
-    most = 10 ** len(str(int(max(map(abs, targets))))) - 1
+    most = 10 ** (1 + len(str(int(max(map(abs, targets)))))) - 1
     return {
         "type": "integer" if whole else "number",
         "minimum": -most if min(targets) < 0 else 0,

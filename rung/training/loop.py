@@ -27,7 +27,7 @@ from rung.training.parallel import side_by_side, workers
 BETAS = (0.9, 0.999)
 WEIGHT_DECAY = 0.01
 CLIP_NORM = 1.0
-TOKENS_AT_ONCE = 2048
+TOKENS_AT_ONCE = 1024
 """A batch with more goes through the model in parts whose gradients add up to the whole batch's, so that what
 is kept for the way back doesn't grow with the rows' length."""
 

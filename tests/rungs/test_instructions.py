@@ -81,13 +81,13 @@ def test_constrained_answers_are_held_to_what_the_kind_allows(contexts, kind, fo
 @pytest.mark.parametrize(
     ("targets", "schema"),
     [
-        ([0.0, 7.0, 42.0], {"type": "integer", "minimum": 0, "maximum": 99}),
-        ([3.8, 5.0], {"type": "number", "minimum": 0, "maximum": 9}),
-        ([-0.5, 120.25], {"type": "number", "minimum": -999, "maximum": 999}),
-        ([0.0], {"type": "integer", "minimum": 0, "maximum": 9}),
+        ([0.0, 7.0, 42.0], {"type": "integer", "minimum": 0, "maximum": 999}),
+        ([3.8, 5.0], {"type": "number", "minimum": 0, "maximum": 99}),
+        ([-0.5, 120.25], {"type": "number", "minimum": -9999, "maximum": 9999}),
+        ([0.0], {"type": "integer", "minimum": 0, "maximum": 99}),
     ],
 )
-def test_numbers_have_as_many_digits_as_the_targets(targets, schema):
+def test_numbers_have_one_digit_more_than_the_targets_at_most(targets, schema):
     assert number_schema(targets) == schema
 
 
