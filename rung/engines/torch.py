@@ -19,6 +19,7 @@ from rung.engines.base import Choice, Completion, EngineSpec, Progress, Request,
 from rung.engines.cores import available_cores
 from rung.engines.decode import Decoder
 from rung.engines.logits import logits_of, next_logits
+from rung.engines.parallel import side_by_side, workers
 from rung.engines.rows import Network, Rows, attention_windows, in_batches, pad_right
 from rung.engines.trie import Search, Trie
 from rung.errors import EngineError
@@ -164,9 +165,14 @@ class TorchEngine:
         prefix = shared_prefix([p for p, size in zip(prompts, lengths, strict=True) if size is not None])
         memory = self._remember(prefix)
         progress(len(done), len(prompts))
-        for batch in in_batches(lengths, len(prefix), PROMPT_TOKENS):
-            rows = [prompts[i] for i in batch]
-            done.update(zip(batch, self._choose_batch(rows, trie, memory, len(prefix)), strict=True))
+        count = workers(self.device)
+
+        def chosen(batch: list[int]) -> list[Choice]:
+            return self._choose_batch([prompts[i] for i in batch], trie, memory, len(prefix))
+
+        batches = in_batches(lengths, len(prefix), PROMPT_TOKENS // count)
+        for batch, found in zip(batches, side_by_side(chosen, batches, count), strict=True):
+            done.update(zip(batch, found, strict=True))
             progress(len(done), len(prompts))
         return [done[i] for i in range(len(prompts))]
 

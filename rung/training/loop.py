@@ -17,12 +17,12 @@ from torch import nn
 from torch.optim.adamw import adamw
 
 from rung.engines import lora
+from rung.engines.parallel import side_by_side, workers
 from rung.engines.rows import Network, in_batches, pad_right
 from rung.errors import TrainingError
 from rung.training import batches, losses
 from rung.training.batches import Row
 from rung.training.checkpoint import Checkpoint
-from rung.training.parallel import side_by_side, workers
 
 BETAS = (0.9, 0.999)
 WEIGHT_DECAY = 0.01

@@ -1,7 +1,7 @@
 """Whole model calls side by side, each on cores of its own.
 
 On a CPU a call's many small operations gain little from a second core, and wake it each time. Halves of a
-batch, each on one core, keep both at work: 1.4 to 1.7 times the training steps a second on two.
+batch, each on one core, keep both at work: about 1.4 times the training steps a second on two.
 """
 
 import threading
