@@ -161,7 +161,7 @@ def prove(context: Context, spec: Spec, systems: dict[EngineName, System]) -> Pa
     else:
         gold = [chat.answer_ids(context.target(e), spec.style) for e in rows]
         options = parity.single_tokens(gold)
-        prompts = parity.positions(list(zip(prompts, gold, strict=True)))
+        prompts = parity.positions(list(zip(prompts, gold, strict=True)), parity.per_row(prompts))
     limit = context.limit - max(map(len, options))
     fitting = [p for p in prompts if len(p) <= limit]
     if not fitting:

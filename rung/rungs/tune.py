@@ -27,6 +27,8 @@ RANK = 16
 ALPHA = 32.0
 SHORT_ROWS = 192
 """Up to this many tokens plain attention is faster on a CPU than torch's fused kernel and its backward."""
+LOSS_TOKENS = 8192
+"""Of the dev rows, for the loss that is shown beside a score and settles a tie."""
 JOURNAL_FILE = "journal.jsonl"
 BEST_FOLDER = "best"
 
@@ -185,6 +187,9 @@ class Tune(AbstractContextManager["Tune"]):
             examples=rows,
             answers=answers,
         )
+        start = time.perf_counter()
+        loss = dev_loss(self.model, _first(self.dev_rows[arm.form][: len(rows)], LOSS_TOKENS))
+        self.pace.answering_s += time.perf_counter() - start
         texts = [a.text for a in answers if a.failure is None]
         return self.note(
             {
@@ -194,7 +199,7 @@ class Tune(AbstractContextManager["Tune"]):
                 "n": len(rows),
                 "score": found.score,
                 "value": self.context.sign * strict_score(found, rows),
-                "loss": dev_loss(self.model, self.dev_rows[arm.form][: len(rows)]),
+                "loss": loss,
                 "commonest": max(map(texts.count, set(texts))) / len(texts),
             }
         )
@@ -231,6 +236,16 @@ def rows_of(context: Context, spec: Spec, examples: Sequence[Example]) -> list[R
         answers = [chat.answer_ids(context.target(e), spec.style) for e in examples]
     rows = [Row(prompt=p, answer=a) for p, a in zip(prompts, answers, strict=True)]
     return [row for row in rows if row.tokens <= context.limit]
+
+
+def _first(rows: Sequence[Row], tokens: int) -> Sequence[Row]:
+    """The first rows that have so many tokens together; one at least."""
+    total = 0
+    for count, row in enumerate(rows):
+        total += row.tokens
+        if total > tokens:
+            return rows[: max(1, count)]
+    return rows
 
 
 def batch_size(rows: int) -> int:

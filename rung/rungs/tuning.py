@@ -2,7 +2,6 @@
 
 import math
 import statistics
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,11 +22,14 @@ MOST_EPOCHS = 10
 DECAY_SHARE = 0.5
 """At a constant 2e-3 dev stays noisy and low (.83 on banking77 after 15,000 rows); 5,000 of decay brought
 it to .91. Half is on the long side of that quarter."""
-MOST_EVALUATIONS, FEWEST_EVALUATIONS = 8, 4
+MOST_EVALUATIONS, FEWEST_EVALUATIONS = 8, 2
+MID_DECAY = 4
+"""With fewer evaluations than this there is none halfway down the decay."""
 PATIENCE = 2
 PROBE_STEPS, COLD_STEPS = 8, 3
-PROBE_ROWS = 64
-"""The first half is asked twice: the first answers wait for what the engine sets up."""
+COLD_ROWS, PROBE_ROWS = 8, 64
+"""The first answers wait for what the engine sets up; those that are timed then are as many as are quick."""
+PROBE_SHARE = 0.03
 SEARCH_ROWS = 200
 NEAR_TIE = 0.02
 """A form other than the first must score this much more: one-token codes are shortest to learn and say."""
@@ -121,16 +123,15 @@ def _settle_length(state: Tune, arm: Arm, forms: Sequence[str]) -> Length:
         begun = state.trainer(arm).step
         ticks = state.run(arm, begun + PROBE_STEPS)[COLD_STEPS:]
         step_s = statistics.median(state.batch / tick.rows_per_s for tick in ticks)
-        state.answers(arm, dev[: PROBE_ROWS // 2])
-        start = time.perf_counter()
-        state.answers(arm, dev[:PROBE_ROWS])
-        row_s = (time.perf_counter() - start) / len(dev[:PROBE_ROWS])
-        answers = SCORING_SHARE * state.plan.budget_s / row_s
+        row_s = _answer_s(state, arm)
+        # The finished System answers all of dev once more.
+        budget_s = max(state.plan.budget_s / 2, state.plan.budget_s - len(dev) * row_s)
+        answers = SCORING_SHARE * budget_s / row_s
         evaluations = int(answers / FEWEST_SCORED) - stretches
         evaluations = min(MOST_EVALUATIONS, max(FEWEST_EVALUATIONS, evaluations))
         rows = min(len(dev), max(FEWEST_SCORED, int(answers / (stretches + evaluations))))
         scoring_s = row_s * (stretches * min(rows, SEARCH_ROWS) + evaluations * rows)
-        steps = int((USED_SHARE * state.plan.budget_s - scoring_s) / step_s)
+        steps = int((USED_SHARE * budget_s - scoring_s) / step_s)
         most = MOST_EPOCHS * state.trainer(arm).steps_per_epoch
         stretch = int(min(steps, most) * SEARCH_SHARE / stretches)
         stretch = stretch if stretch >= FEWEST_TRIAL_STEPS else 0
@@ -146,6 +147,17 @@ def _settle_length(state: Tune, arm: Arm, forms: Sequence[str]) -> Length:
     )
 
 
+def _answer_s(state: Tune, arm: Arm) -> float:
+    """Seconds per answer of a dev row, in a batch as large as a small part of the time allows."""
+    dev, pace = state.context.dev, state.pace
+    state.answers(arm, dev[:COLD_ROWS])
+    quick = int(PROBE_SHARE * state.plan.budget_s / max(pace.answer_s, 1e-9))
+    rows = dev[: min(PROBE_ROWS, max(COLD_ROWS, quick))]
+    before = pace.answering_s
+    state.answers(arm, rows)
+    return max((pace.answering_s - before) / len(rows), 1e-9)
+
+
 def _fitted(state: Tune, arm: Arm, behind: int, length: Length) -> Length:
     """The length with the steps that fit the time still left, at the pace seen so far; settled once.
 
@@ -156,8 +168,10 @@ def _fitted(state: Tune, arm: Arm, behind: int, length: Length) -> Length:
     if known is None:
         steps = length.steps
         if state.pace.known:
-            to_score = max(2.0, length.evaluations * (1 - behind / steps)) * len(length.rows)
-            left = state.context.seconds_left - state.plan.reserve_s - to_score * state.pace.answer_s
+            last = 2.0 if length.evaluations >= MID_DECAY else 1.0
+            to_score = max(last, length.evaluations * (1 - behind / steps)) * len(length.rows)
+            answering_s = (to_score + len(state.context.dev)) * state.pace.answer_s
+            left = state.context.seconds_left - state.plan.reserve_s - answering_s
             steps = behind + max(PROBE_STEPS, int(USED_SHARE * left / state.pace.step_s))
             steps = min(steps, MOST_EPOCHS * state.trainer(arm).steps_per_epoch)
         known = state.note({"kind": "fitted", "arm": arm.name, "step": behind, "steps": max(steps, behind)})
@@ -228,7 +242,8 @@ def _train(state: Tune, arm: Arm, step: int, length: Length, notes: list[str]) -
             waited = waited + 1 if found is best else 0
             best = found
         end = min(length.steps, step + max(1, int(step * DECAY_SHARE / (1 - DECAY_SHARE))))
-        for stop in (step + (end - step) // 2, end):
+        halfway = [step + (end - step) // 2] if length.evaluations >= MID_DECAY else []
+        for stop in (*halfway, end):
             if stop > step:
                 state.run(arm, stop, decay=(step, end))
                 best = _better(state, arm, stop, length, best)

@@ -11,6 +11,8 @@ Tokens = tuple[int, ...]
 
 LOGPROB_ROWS = 20
 LOWEST_AGREEMENT = 0.99
+MOST_POSITIONS, FEWEST_POSITIONS = 8, 3
+POSITION_TOKENS = 48_000
 NOISE_NATS = 1.0
 """Twice the largest difference that the engines' rounding was seen to make in one log-probability (0.5)."""
 LIKELY = -4.6
@@ -59,6 +61,11 @@ def compare(
 def single_tokens(answers: Sequence[Tokens]) -> list[Tokens]:
     """Every token that occurs in the answers, as candidates of one token each: a way to compare free text."""
     return [(token,) for token in sorted({t for answer in answers for t in answer})]
+
+
+def per_row(prompts: Sequence[Tokens]) -> int:
+    """How many positions of each answer to compare: fewer where prompts are long, each is read anew."""
+    return min(MOST_POSITIONS, max(FEWEST_POSITIONS, POSITION_TOKENS // max(1, sum(map(len, prompts)))))
 
 
 def positions(rows: Sequence[tuple[Tokens, Tokens]], per_row: int = 8) -> list[Tokens]:

@@ -30,6 +30,7 @@ class Learner:
     breaks: dict[str, int] = field(default_factory=dict)
     commonest: float = 0.5
     cold: float = 1.0
+    answer_s: float = 0.0
 
     def __post_init__(self):
         bench = SimpleNamespace(metric="accuracy")
@@ -67,6 +68,8 @@ class Learner:
 
     def answers(self, arm, rows):
         self.pace.answers += len(rows)
+        self.pace.answering_s += len(rows) * self.answer_s
+        self.context.seconds_left -= len(rows) * self.answer_s
         return []
 
     def find(self, **wanted):
@@ -155,6 +158,20 @@ def test_a_cold_start_neither_wastes_nor_overdraws_the_time(cold):
     learner = Learner(curves=curves, cold=cold, n_rows=5000)
     tuned(learner)
     assert 0.75 * learner.budget_s <= learner.budget_s + 60 - learner.context.seconds_left <= learner.budget_s
+
+
+@pytest.mark.parametrize("answer_s", [0.01, 0.1, 0.5, 2.0])
+@pytest.mark.parametrize("forms", [("as it is",), ("codes", "words")])
+def test_slow_answers_leave_time_to_train_and_for_the_last_look_at_dev(answer_s, forms):
+    curves = {Arm(form=form, rate=rate).name: rising(0.1) for form in forms for rate in RATES}
+    learner = Learner(curves=curves, forms=forms, answer_s=answer_s, n_rows=5000)
+    tuned(learner)
+    last_look_s = len(DEV) * answer_s
+    left_s = learner.context.seconds_left - learner.plan.reserve_s - last_look_s
+    assert -0.01 * learner.budget_s <= left_s <= 0.3 * learner.budget_s
+    assert learner.spent_s >= 0.4 * (learner.budget_s - last_look_s)
+    scored = [r for r in learner.records if r["kind"] == "score"]
+    assert len(scored) >= 2 and scored[-1]["step"] == max(learner.steps.values())
 
 
 def test_where_dev_stops_rising_the_rate_decays_early_over_as_many_steps_as_were_done():

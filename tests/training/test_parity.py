@@ -9,7 +9,7 @@ from rung.engines.base import EngineSpec
 from rung.engines.fake import FakeEngine, bytes_of
 from rung.engines.torch import TorchEngine
 from rung.errors import TrainingError
-from rung.training.parity import LOGPROB_ROWS, compare, positions, single_tokens
+from rung.training.parity import LOGPROB_ROWS, compare, per_row, positions, single_tokens
 from tests.fixtures_tiny import tiny
 
 PROMPTS = [bytes_of(f"question {n}") for n in range(60)]
@@ -103,3 +103,9 @@ def test_positions_lie_inside_the_answers_and_the_first_of_them_are_of_every_row
 
 def test_single_tokens_are_those_of_the_answers_once():
     assert single_tokens([(3, 1, 3), (2,)]) == [(1,), (2,), (3,)]
+
+
+def test_fewer_positions_where_prompts_are_long():
+    assert per_row([(1,) * 20] * 20) == 8
+    assert per_row([(1,) * 500] * 20) == 4
+    assert per_row([(1,) * 5000] * 20) == 3
