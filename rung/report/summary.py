@@ -103,9 +103,10 @@ def decisive(climb: Climb) -> Comparison | None:
 
 
 def comparison_text(comparison: Comparison, metric: MetricName) -> str:
-    """A paired comparison in one line: gain, interval, p."""
+    """A paired comparison in one line: gain, interval, and for a gain the p of its one-sided test."""
     low, high = (gain_text(v, metric) for v in (comparison.interval.low, comparison.interval.high))
-    return f"{gain_text(comparison.gain, metric)} ({low} to {high}), {p_text(comparison.p_holm)} after Holm"
+    odds = f", {p_text(comparison.p_holm)} after Holm" if comparison.gain > 0 else ""
+    return f"{gain_text(comparison.gain, metric)} ({low} to {high}){odds}"
 
 
 def disagreement_answers(row: Disagreement, metric: MetricName) -> list[tuple[str, str, str, str]]:

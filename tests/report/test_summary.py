@@ -74,6 +74,13 @@ def test_a_rung_without_a_test_score_is_judged_by_its_dev_score():
     assert summary.rows(climb)[0].test == ("–", "")
 
 
+def test_a_p_value_stands_beside_a_gain_and_not_beside_a_loss():
+    (found,) = [c for c in synthetic_climb().decision.comparisons if c.dearer == "sft" and c.gain > 0][:1]
+    loss = replace(found, gain=-0.04, interval=replace(found.interval, low=-0.09, high=-0.01))
+    assert summary.comparison_text(found, "accuracy").endswith("after Holm")
+    assert summary.comparison_text(loss, "accuracy") == "−.040 (−.090 to −.010)"
+
+
 def test_the_facts_name_the_step_that_decided():
     facts = dict(summary.facts(synthetic_climb()))
     assert facts["Score of sft"] == ".930 (.899–.956), accuracy on test"
