@@ -16,7 +16,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 MOST_WORKERS = 4
-"""More would wait for each other: one at a time runs Python."""
+"""More may wait for each other, since one at a time runs Python; measured on two cores alone."""
 
 
 def workers(device: torch.device) -> int:
