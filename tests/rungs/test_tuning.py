@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rung.errors import TrainingError
 from rung.rungs.tune import Arm, Pace, Plan
-from rung.rungs.tuning import MOST_EPOCHS, PROBE_STEPS, RATES, USED_SHARE, _tune
+from rung.rungs.tuning import MOST_EPOCHS, PROBE_STEPS, RATES, SURE_RATE, USED_SHARE, _tune
 from rung.training.loop import Tick
 
 BATCH = 10
@@ -124,12 +124,18 @@ def test_the_best_rate_and_then_the_best_form_go_on(form, rate):
 
 @pytest.mark.parametrize(("gain", "form"), [(-0.1, "codes"), (0.015, "codes"), (0.03, "words")])
 def test_another_form_must_be_better_by_more_than_a_near_tie(gain, form):
-    learner = Learner(curves={"codes, rate 0.002": lambda _: 0.7, "words, rate 0.002": lambda _: 0.7 + gain})
+    learner = Learner(
+        curves={
+            f"codes, rate {SURE_RATE:g}": lambda _: 0.7,
+            f"words, rate {SURE_RATE:g}": lambda _: 0.7 + gain,
+        }
+    )
     assert tuned(learner).form == form
 
 
 def test_a_first_form_that_breaks_leaves_the_others():
-    learner = Learner(curves={"codes, rate 0.002": lambda _: 0.7}, breaks={"codes, rate 0.002": 50})
+    name = f"codes, rate {SURE_RATE:g}"
+    learner = Learner(curves={name: lambda _: 0.7}, breaks={name: 50})
     assert tuned(learner).form == "words"
 
 
@@ -175,17 +181,19 @@ def test_slow_answers_leave_time_to_train_and_for_the_last_look_at_dev(answer_s,
 
 
 def test_where_dev_stops_rising_the_rate_decays_early_over_as_many_steps_as_were_done():
-    curves = {"as it is, rate 0.002": lambda steps: min(0.9, steps / 100)}
+    curves = {f"as it is, rate {SURE_RATE:g}": lambda steps: min(0.9, steps / 100)}
     learner = Learner(forms=("as it is",), curves=curves, budget_s=800.0)
     tuned(learner)
     planned = [r["steps"] for r in learner.records if r["kind"] == "fitted"][-1]
     (begin, end) = learner.decays[0]
     assert begin < 0.47 * planned and end == 2 * begin
-    assert learner.steps["as it is, rate 0.002"] == end
+    assert learner.steps[f"as it is, rate {SURE_RATE:g}"] == end
 
 
 def test_the_best_score_is_kept_even_when_it_comes_early():
-    learner = Learner(forms=("as it is",), curves={"as it is, rate 0.002": lambda s: 0.9 if s < 300 else 0.6})
+    learner = Learner(
+        forms=("as it is",), curves={f"as it is, rate {SURE_RATE:g}": lambda s: 0.9 if s < 300 else 0.6}
+    )
     tuned(learner)
     assert learner.kept["step"] < 300
 
@@ -193,32 +201,34 @@ def test_the_best_score_is_kept_even_when_it_comes_early():
 def test_no_search_where_the_steps_are_few():
     learner = Learner(budget_s=100.0, row_s=0.2)
     outcome = tuned(learner)
-    assert set(learner.steps) == {"codes, rate 0.002"}
+    assert set(learner.steps) == {f"codes, rate {SURE_RATE:g}"}
     assert any("too few" in note for note in outcome.notes)
 
 
 def test_a_rate_that_breaks_is_left_out_and_named():
     learner = Learner(
-        curves={f"codes, rate {r:g}": rising(r * 1000) for r in RATES}, breaks={"codes, rate 0.002": 10}
+        curves={f"codes, rate {r:g}": rising(r * 1000) for r in RATES},
+        breaks={f"codes, rate {RATES[-1]:g}": 10},
     )
     outcome = tuned(learner)
-    assert learner.kept["arm"] == "codes, rate 0.001"
-    assert any("rate 0.002 left out" in note for note in outcome.notes)
+    assert learner.kept["arm"] == f"codes, rate {RATES[-2]:g}"
+    assert any(f"rate {RATES[-1]:g} left out" in note for note in outcome.notes)
 
 
 def test_a_tune_in_which_every_rate_breaks_ends_with_the_reason():
     learner = Learner(breaks={f"codes, rate {r:g}": 10 for r in RATES})
-    with pytest.raises(TrainingError, match=r"codes, rate 0.002 broke"):
+    with pytest.raises(TrainingError, match=f"codes, rate {RATES[-1]:g} broke"):
         tuned(learner)
 
 
 def test_a_collapsed_tune_is_tried_again_at_a_third_of_its_rate():
-    curves = {"codes, rate 0.002": lambda steps: 0.3, f"codes, rate {0.002 / 3:g}": rising(1)}
+    rate = RATES[-1]
+    curves = {f"codes, rate {rate:g}": lambda steps: 0.3, f"codes, rate {rate / 3:g}": rising(1)}
     curves |= {f"codes, rate {r:g}": lambda steps: 0.2 for r in RATES[:2]}
-    curves["words, rate 0.002"] = lambda steps: 0.1
+    curves[f"words, rate {rate:g}"] = lambda steps: 0.1
     learner = Learner(curves=curves)
     outcome = tuned(learner)
-    assert learner.kept["arm"] == Arm(form="codes", rate=0.002 / 3).name
+    assert learner.kept["arm"] == Arm(form="codes", rate=rate / 3).name
     assert any("collapsed" in note for note in outcome.notes)
 
 
@@ -229,7 +239,7 @@ def test_a_tune_that_collapses_twice_is_given_up():
 
 def test_a_tune_that_was_killed_takes_the_same_decisions_again():
     curves = {f"codes, rate {r:g}": rising(r * 1000) for r in RATES}
-    curves["words, rate 0.002"] = rising(0.1)
+    curves[f"words, rate {RATES[-1]:g}"] = rising(0.1)
     whole = Learner(curves=curves)
     tuned(whole)
     for cut in range(len(whole.records)):

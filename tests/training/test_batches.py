@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rung.training.batches import Row, epoch
+from rung.training.loop import parts
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 
@@ -15,8 +16,13 @@ def rows_of(lengths) -> list[Row]:
 
 
 def padding_share(rows, cut) -> float:
-    real = sum(rows[i].tokens for batch in cut for i in batch)
-    return 1 - real / sum(len(batch) * max(rows[i].tokens for i in batch) for batch in cut)
+    """Of what goes through a model that takes every batch in two parts."""
+    real = whole = 0
+    for batch in cut:
+        lengths = [rows[i].tokens for i in batch]
+        real += sum(lengths)
+        whole += sum(len(part) * max(lengths[i] for i in part) for part in parts(lengths, 2))
+    return 1 - real / whole
 
 
 @given(
@@ -46,9 +52,16 @@ def test_epochs_and_seeds_differ_in_what_shares_a_batch_and_in_order():
 
 def test_little_is_padding_and_much_would_be_without_sorting():
     rows = rows_of([int(1.15 ** (i % 40)) + 3 for i in range(3000)])
-    plain = [list(range(k, min(k + 8, len(rows)))) for k in range(0, len(rows), 8)]
-    assert padding_share(rows, plain) > 0.3
-    assert padding_share(rows, epoch(rows, 8, 0, 0)) < 0.08
+    anyhow = [[i + j * 5 for j in range(8)] for i in (*range(0, 2960, 40), *range(2960))]
+    assert padding_share(rows, anyhow) > 0.2
+    assert padding_share(rows, epoch(rows, 8, 0, 0)) < 0.05
+
+
+def test_every_batch_has_long_rows_and_short_ones():
+    """Where length tells the answer, batches of one length would be batches of one answer."""
+    rows = rows_of([20] * 900 + [60] * 100)
+    shares = [sum(i >= 900 for i in batch) / 16 for batch in epoch(rows, 16, 0, 0)]
+    assert 0 < max(shares) < 0.5
 
 
 @pytest.mark.parametrize("task", ["banking77", "sroie_receipts", "viggo_parse", "sms_spam"])

@@ -48,11 +48,12 @@ def test_twenty_steps_are_those_of_torchs_adamw_with_clipping_warm_up_and_decay(
     model = tiny()
     lora.attach(model, rank=4, alpha=8, seed=1)
     theirs = lora.parameters(model)
-    optimiser = torch.optim.AdamW(theirs, lr=1.0, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01)
+    groups = [{"params": theirs[0::2], "times": 1}, {"params": theirs[1::2], "times": 16}]
+    optimiser = torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01)
     cut = [batch for number in range(2) for batch in epoch(ROWS, 4, 1, number)]
     for step in range(20):
         for group in optimiser.param_groups:
-            group["lr"] = plain_rate(step, (12, 20) if step >= 12 else None)
+            group["lr"] = group["times"] * plain_rate(step, (12, 20) if step >= 12 else None)
         optimiser.zero_grad()
         batch_loss(model, [ROWS[i] for i in cut[step]]).backward()
         norm = torch.nn.utils.clip_grad_norm_(theirs, 1.0)

@@ -18,9 +18,10 @@ def test_parts_hold_every_row_once_few_tokens_and_feed_all_workers(lengths, coun
     assert sorted(i for part in cut for i in part) == list(range(len(lengths)))
     sizes = [len(part) * max(lengths[i] for i in part) for part in cut]
     assert all(size <= max(tokens // count, max(lengths)) for size in sizes)
+    assert sizes == sorted(sizes, reverse=True)
     if max(lengths) * len(lengths) <= tokens // count:
-        assert len(cut) <= count
-        assert max(sizes) <= max(max(lengths), min(_cuts(sorted(lengths), count)))
+        least = max(max(lengths), min(_cuts(sorted(lengths), count)))
+        assert loop._finished(loop._costs(lengths, cut), count) <= least + loop.PART_TOKENS + tokens // 64
 
 
 def _cuts(lengths: list[int], count: int) -> list[int]:
