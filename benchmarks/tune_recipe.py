@@ -1,6 +1,6 @@
 """Train one LoRA on a label set for a number of rows and print its dev accuracy, loss and speed.
 
-    python benchmarks/tune_recipe.py ../shared/data/banking77 --form codes --rate 2e-3 --batch 32 --rows 3200
+    python benchmarks/tune_recipe.py ../shared/data/banking77 --form codes --rate 5e-4 --batch 32 --rows 3200
 
 What the defaults of `sft` rest on: the same rows under another batch size, rate or answer form.
 """
@@ -19,6 +19,7 @@ from rung.rungs.base import Context
 from rung.rungs.sft import answer_forms
 from rung.rungs.tune import Arm, Plan, Tune
 from rung.system import Pool
+from rung.training import loop
 
 
 def main() -> None:
@@ -26,11 +27,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="holds train.jsonl and test.jsonl")
     parser.add_argument("--form", choices=["codes", "words"], default="codes")
-    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--rate", type=float, default=5e-4, help="of A")
+    parser.add_argument("--b-rate", type=float, default=loop.B_RATE, help="of B, times A's")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rows", type=int, default=3200)
-    parser.add_argument("--decay", type=float, default=0.3, help="share of the steps that the rate falls in")
+    parser.add_argument("--decay", type=float, default=0.5, help="share of the steps that the rate falls in")
     given = parser.parse_args()
+    loop.B_RATE = given.b_rate
     prepared = prepare(given.folder / "train.jsonl", Options(test=given.folder / "test.jsonl"))
     with tempfile.TemporaryDirectory() as folder, Pool() as pool, Screen() as screen:
         context = Context(

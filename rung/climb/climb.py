@@ -53,7 +53,8 @@ WINNER_FOLDER = "winner"
 SHARES = {"head": 0.3, "prompt": 0.1, "few_shot": 0.15}
 """The share of the budget that a rung may take; one that isn't named may take all that is left.
 
-A head is done in a minute or two and leaves the rest; a tenth of five minutes was too short to compare its kinds.
+A head is done in a minute or two and leaves the rest; a tenth of five minutes was too short to compare its
+kinds.
 """
 ANSWERS_SHOWN = 30
 

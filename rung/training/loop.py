@@ -26,9 +26,11 @@ from rung.training.checkpoint import Checkpoint
 BETAS = (0.9, 0.999)
 WEIGHT_DECAY = 0.01
 B_RATE = 16.0
-"""Times A's rate: B starts at zero and has far to go (LoRA+, Hayou et al. 2024, equation 8 and section 5).
-After 1,600 rows of banking77 dev accuracy was .67 and .63 (at 1e-3 and 5e-4), against .53 with one rate of 2e-3
-for both; after 6,400 .88 and .87."""
+"""Times A's rate: B starts at zero and has far to go (LoRA+, Hayou et al. 2024, arXiv:2402.12354).
+
+1,600 rows of banking77 in batches of 32 brought dev accuracy to .67 at 1e-3 and .63 at 5e-4, against .53 with
+2e-3 for both; 6,400 rows to .86 and .88, against .87.
+"""
 CLIP_NORM = 1.0
 TOKENS_AT_ONCE = 1024
 """A batch with more goes through the model in parts whose gradients add up to the whole batch's, so that what
