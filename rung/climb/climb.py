@@ -301,7 +301,8 @@ class _Climbing:
         A System whose calls all break there has no test score and a note. EngineError when that is so of all.
         """
         names = sealed.to_open(results, on_dev, self.rows("dev"), everything=self.options.test_all)
-        sealed.count(self.run_folder, [self.systems[name].digest for name in names])
+        test = sealed.rows_digest(self.rows("test"))
+        sealed.count(self.run_folder, [self.systems[name].digest for name in names], test)
         opened = [self.tested(r) if r.rung in names else r for r in results]
         if all(r.test is None for r in opened):
             why = "; ".join(f"{r.rung}: {r.notes[-1]}" for r in opened if r.rung in names)
@@ -338,7 +339,7 @@ class _Climbing:
             n_dev=len(prepared.splits.dev),
             n_test=len(prepared.splits.test),
             test_given=prepared.splits.test_given,
-            openings=sealed.openings(self.run_folder),
+            openings=sealed.openings(self.run_folder, sealed.rows_digest(prepared.splits.test)),
             inferred=prepared.inferred,
             findings=prepared.findings,
             results=tuple(results),

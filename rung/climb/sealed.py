@@ -4,9 +4,10 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from rung.errors import RunError
 from rung.records import Decision, Example, RungResult
 from rung.rungs.base import strict_score
-from rung.runs import append_jsonl, read_jsonl
+from rung.runs import append_jsonl, digest_of, read_jsonl
 from rung.scoring.scorers import SCORERS
 
 TEST_FILE = "test_openings.jsonl"
@@ -26,19 +27,39 @@ def to_open(
     return [r.rung for r in built if r.rung in wanted]
 
 
-def count(run: Path, systems: Iterable[str]) -> None:
+def rows_digest(rows: Iterable[Example]) -> str:
+    """What names a set of test rows, wherever the file lies and whatever it is called."""
+    return digest_of(sorted(digest_of([e.input, e.context, e.output]) for e in rows))
+
+
+def count(run: Path, systems: Iterable[str], test: str) -> None:
     """Note that the test is opened for these Systems; one that was scored before doesn't count again."""
     path = run / TEST_FILE
     lines = read_jsonl(path)
     fresh = [digest for digest in systems if digest not in {line["system"] for line in lines}]
     opening = _last(lines) + 1
     if fresh:
-        append_jsonl(path, [{"opening": opening, "system": digest, "at": time.time()} for digest in fresh])
+        now = time.time()
+        append_jsonl(
+            path, [{"opening": opening, "system": digest, "test": test, "at": now} for digest in fresh]
+        )
 
 
-def openings(run: Path) -> int:
-    """How often the test was opened in this run."""
-    return _last(read_jsonl(run / TEST_FILE))
+def openings(run: Path, test: str) -> int:
+    """How often these test rows were opened in this run and in those in the folders beside it."""
+    return _last(read_jsonl(run / TEST_FILE)) + sum(_opened(path, test) for path in _beside(run))
+
+
+def _beside(run: Path) -> list[Path]:
+    run = run.resolve()
+    return [path for path in sorted(run.parent.glob(f"*/{TEST_FILE}")) if path.parent != run]
+
+
+def _opened(path: Path, test: str) -> int:
+    try:
+        return len({line["opening"] for line in read_jsonl(path) if line.get("test") == test})
+    except (RunError, KeyError):
+        return 0  # another run's damaged file is for that run to tell of
 
 
 def _last(lines: list[dict]) -> int:

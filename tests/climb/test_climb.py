@@ -213,6 +213,15 @@ def test_the_test_is_opened_for_the_rungs_that_the_verdict_needs_and_counted(tas
     assert [line["opening"] for line in lines] == [1, 2, 2]
 
 
+def test_looks_at_the_same_test_rows_by_runs_in_one_place_add_up(task, options, monkeypatch, tmp_path):
+    chosen = replace(options, rungs=with_ladder(monkeypatch, Always("one")))
+    assert climb(task, chosen, Log())[0].openings == 1
+    assert climb(task, replace(chosen, out=tmp_path / "again"), Log())[0].openings == 2
+    assert climb(task, replace(chosen, out=tmp_path / "other" / "run"), Log())[0].openings == 1
+    (tmp_path / "run" / "test_openings.jsonl").write_text("damaged\n")
+    assert climb(task, replace(chosen, out=tmp_path / "third", seed=5), Log())[0].openings == 1
+
+
 def test_under_50_test_rows_there_are_scores_but_no_verdict_and_no_winner(tmp_path, options, monkeypatch):
     names = with_ladder(monkeypatch, Always("one"), Always("two", label="two"))
     few = write_rows(tmp_path / "few.jsonl", label_rows(60))
