@@ -50,6 +50,7 @@ class Sft:
                 "needed; give more with --budget"
             )
         forms = answer_forms(context)
+        context.pool.close()  # the engines of the rungs before hold gigabytes that a tune can use
         plan = Plan(folder=context.work / "training", budget_s=seconds, reserve_s=reserve, seed=context.seed)
         outcome = tune(context, forms, plan)
         system, parity, note = settled_system(context, forms[outcome.form], outcome.adapter)
