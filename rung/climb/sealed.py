@@ -58,7 +58,7 @@ def _beside(run: Path) -> list[Path]:
 def _opened(path: Path, test: str) -> int:
     try:
         return len({line["opening"] for line in read_jsonl(path) if line.get("test") == test})
-    except (RunError, KeyError):
+    except (RunError, KeyError, TypeError):
         return 0  # another run's damaged file is for that run to tell of
 
 

@@ -13,7 +13,7 @@ from rung.rungs.tune import BEST_FOLDER, RANK, Arm, Plan, Tune
 from rung.system import Spec
 
 RATES = (2.5e-4, 5e-4, 1e-3)
-"""A's; B's are 16 times as high."""
+"""A's; B's are `B_RATE` times as high."""
 SURE_RATE = 5e-4
 """Where there is no time for a search."""
 SEARCH_SHARE = 1 / 4

@@ -26,7 +26,7 @@ def epoch(rows: Sequence[Row], size: int, seed: int, number: int) -> list[list[i
 
     Half of a batch's tokens are of long rows and half of short ones, each half of like length. Batches of
     one length alone lead astray where length tells the answer: on sms_spam, whose spam is long, 40 steps of
-    16 ended at .87 (every row "ham"), and at .99 in batches of all lengths.
+    16 ended at .870 (every row "ham"), and at .985 in batches of all lengths.
     """
     order = list(range(len(rows)))
     shuffle = random.Random(f"{seed}/{number}").shuffle
