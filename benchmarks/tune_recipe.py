@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("--form", choices=["codes", "words"], default="codes")
     parser.add_argument("--rate", type=float, default=5e-4, help="of A")
     parser.add_argument("--b-rate", type=float, default=loop.B_RATE, help="of B, times A's")
+    parser.add_argument("--warmup", type=int, default=loop.WARMUP, help="steps")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rows", type=int, default=3200)
     parser.add_argument("--decay", type=float, default=0.5, help="share of the steps that the rate falls in")
@@ -49,7 +50,7 @@ def main() -> None:
         )
         plan = Plan(folder=Path(folder) / "training", budget_s=1e9, reserve_s=0.0, seed=0)
         with Tune(context, {given.form: answer_forms(context)[given.form]}, plan) as state:
-            state.batch = given.batch
+            state.batch, state.warmup = given.batch, given.warmup
             arm, steps = Arm(form=given.form, rate=given.rate), given.rows // given.batch
             decay = (int(steps * (1 - given.decay)), steps)
             ticks = [*state.run(arm, decay[0]), *state.run(arm, steps, decay=decay)]

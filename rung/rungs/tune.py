@@ -21,7 +21,7 @@ from rung.runs import append_jsonl, atomic_folder, digest_of, read_jsonl
 from rung.scoring.measure import measurement
 from rung.system import Spec, ask, candidates, prompts_for
 from rung.training.batches import Row
-from rung.training.loop import Settings, Tick, Trainer, dev_loss
+from rung.training.loop import WARMUP, Settings, Tick, Trainer, dev_loss
 
 RANK = 16
 ALPHA = 32.0
@@ -107,6 +107,7 @@ class Tune(AbstractContextManager["Tune"]):
         )
         self.engine = TorchEngine(spec, model=self.model)
         self.batch = batch_size(len(context.train))
+        self.warmup = WARMUP
         self.trainers: dict[str, Trainer] = {}
         self.pace = Pace()
 
@@ -114,7 +115,12 @@ class Tune(AbstractContextManager["Tune"]):
         """The arm's trainer, its state loaded into the model."""
         if arm.name not in self.trainers:
             settings = Settings(
-                learning_rate=arm.rate, batch_size=self.batch, rank=RANK, alpha=ALPHA, seed=self.plan.seed
+                learning_rate=arm.rate,
+                batch_size=self.batch,
+                rank=RANK,
+                alpha=ALPHA,
+                warmup=self.warmup,
+                seed=self.plan.seed,
             )
             rows = self.rows[arm.form]
             digest = digest_of([str(settings), [(r.prompt, r.answer) for r in rows]])[:16]

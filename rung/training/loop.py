@@ -31,6 +31,9 @@ B_RATE = 16.0
 1,600 rows of banking77 in batches of 32 brought dev accuracy to .67 at 1e-3 and .63 at 5e-4, against .53 with
 2e-3 for both; 6,400 rows to .86 and .88, against .87.
 """
+WARMUP = 10
+"""Steps. Short tunes learn more with few: 50 steps on banking77 ended at .627, .645 and .683 after 20, 10 and
+5, 200 steps at .876 after 20 and 5 alike."""
 CLIP_NORM = 1.0
 TOKENS_AT_ONCE = 1024
 """A batch with more goes through the model in parts whose gradients add up to the whole batch's, so that what
@@ -48,7 +51,7 @@ class Settings:
     batch_size: int
     rank: int = 16
     alpha: float = 32.0
-    warmup: int = 20
+    warmup: int = WARMUP
     seed: int = 0
 
 
