@@ -16,14 +16,17 @@ TEST_FILE = "test_openings.jsonl"
 def to_open(
     results: Iterable[RungResult], on_dev: Decision, dev: tuple[Example, ...], *, everything: bool
 ) -> list[str]:
-    """The rungs to score on the test: the cheapest, the chosen and the best on dev; or all there are.
+    """The rungs to score on the test: the cheapest in the running, the chosen and the best on dev; or all.
 
     All, too, where dev has too few rows for a verdict of its own: then the test alone can give one.
     """
     built = [r for r in results if r.dev is not None]
     if everything or on_dev.chosen is None:
         return [r.rung for r in built]
-    wanted = {built[0].rung, on_dev.chosen, on_dev.best, _best(built, dev)}
+    # The walk up starts with the cheapest: one over the limits could be compared with nothing.
+    cheapest = on_dev.comparisons[0].cheaper if on_dev.comparisons else on_dev.chosen
+    inside = [r for r in built if not r.over_limits]
+    wanted = {cheapest, on_dev.chosen, on_dev.best, _best(inside, dev)}
     return [r.rung for r in built if r.rung in wanted]
 
 

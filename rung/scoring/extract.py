@@ -182,8 +182,10 @@ def _schema_check(schema: Any) -> Callable[[Json], bool]:
     if schema is None:
         return lambda value: True
     from jsonschema.validators import validator_for
+    from referencing import Registry
 
-    return validator_for(schema)(schema).is_valid
+    # An empty registry: what a $ref names is never fetched.
+    return validator_for(schema)(schema, registry=Registry()).is_valid
 
 
 def _is_sound(value: Json) -> bool:

@@ -119,9 +119,9 @@ def _interval(scored: _Scored) -> Interval:
     rows = np.array(scored.rows)
     score = _score(scored)
     units = len(rows) if scored.groups is None else int(scored.groups.max()) + 1
-    if scored.scorer.shares and score in (0.0, 1.0) and set(scored.rows) == {score}:
+    if scored.scorer.shares and set(scored.rows) == {score}:
         # Rows that are all alike leave a bootstrap nothing to vary.
-        return stats.wilson(int(score) * units, units)
+        return stats.wilson(score * units, units)
     if scored.scorer.of_set is not None and units > 1:
         of_codes = scored.scorer.of_set.of_codes
         answers, targets = scored.scorer.of_set.encode(scored.answers, scored.targets)

@@ -101,14 +101,21 @@ def p_value(pair: Pair, seed: int) -> float:
 def gain_interval(pair: Pair, seed: int, level: float = 0.95) -> Interval:
     """The interval of the gain, in the metric's units.
 
-    Bonett-Price for right and wrong, BCa or t for graded rows, the bootstrap for set metrics and groups.
-    Systems that differ on no row get Bonett-Price as well, from the number of rows or groups: sameness
-    on a few rows doesn't prove sameness.
+    Bonett-Price for right and wrong; BCa or t for graded rows, the bootstrap for set metrics and groups,
+    both as wide as if two more rows or groups had differed: near-sameness on a few rows proves no sameness.
+    They would by a whole row's worth; for errors without an upper end, by the largest that was made.
     """
+    if pair.scorer.binary and pair.groups is None:
+        return stats.bonett_price(*_discordant(pair), pair.n, level)
     units = pair.n if pair.groups is None else int(pair.groups.max()) + 1
+    worst = 0.0 if pair.scorer.shares else -float(min(pair.first.min(), pair.second.min()))
+    return stats.with_two_more(_seen_interval(pair, seed, level), gain(pair), units, worst or pair.unit)
+
+
+def _seen_interval(pair: Pair, seed: int, level: float) -> Interval:
+    """The interval from the differences that were seen."""
     if not _differs(pair).any():
-        same = stats.bonett_price(0, 0, units, level)
-        return Interval(low=same.low * pair.unit, high=same.high * pair.unit, level=level)
+        return Interval(low=0.0, high=0.0, level=level)
     if pair.scorer.of_set is not None:
         of_codes, targets = pair.scorer.of_set.of_codes, pair.targets
         assert targets is not None
@@ -124,8 +131,6 @@ def gain_interval(pair: Pair, seed: int, level: float = 0.95) -> Interval:
         return stats.bootstrap_interval(
             lambda at: float(differences[at].mean()), pair.n, seed, level, pair.groups
         )
-    if pair.scorer.binary:
-        return stats.bonett_price(*_discordant(pair), pair.n, level)
     return stats.bca_mean(differences.tolist(), seed, level)
 
 

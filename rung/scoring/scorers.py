@@ -42,7 +42,7 @@ class Scorer:
     """A metric: the score of one row, which way is up, and the set metric where the mean won't do.
 
     `row(answer, target)` is only asked about readable answers. `binary` rows score 0 or 1. Metrics with
-    `shares` lie in a range of one, so that 0.01 is a point; the others are in the task's own units.
+    `shares` have 1 at their top, and 0.01 of them is a point; the others are in the task's own units.
     """
 
     name: MetricName

@@ -297,7 +297,7 @@ def test_less_error_wins_and_the_least_gain_is_in_units_of_the_target_range():
     found = verdict(head, sft, targets=targets)
     assert (found.kind, found.chosen, found.margin) == ("clear_winner", "sft", 2.0)
     assert found.comparisons[0].gain == pytest.approx(5, abs=0.01)
-    assert "it beats head's 9.96 (gain +5, +5 to +5, p < .001)" in found.sentence
+    assert "it beats head's 9.96 (gain +5, +4.91 to +5.09, p < .001)" in found.sentence
     swapped = verdict(replace(head, order=3, rung="sft"), replace(sft, order=0, rung="head"), targets=targets)
     assert (swapped.kind, swapped.chosen, swapped.best) == ("clear_winner", "head", "head")
     (closer, _) = numbers(3, noise + 9)

@@ -3,6 +3,7 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from referencing.exceptions import Unresolvable
 from rouge_score import tokenizers
 
 from rung.scoring.extract import read_answer, words
@@ -127,6 +128,12 @@ def test_json_that_does_not_fit_the_schema_is_passed_over():
     assert read_answer('{"a": 1}', kind="json", schema=SCHEMA) == {"a": 1}
     assert read_answer('{"a": "1"}', kind="json", schema=SCHEMA) is None
     assert read_answer('As in [1]: {"a": "x"}, so {"a": 2}', kind="json", schema=SCHEMA) == {"a": 2}
+
+
+def test_a_reference_to_another_schema_is_never_fetched(tmp_path):
+    (tmp_path / "any.json").write_text("{}")
+    with pytest.raises(Unresolvable):
+        read_answer('{"a": 1}', kind="json", schema={"$ref": (tmp_path / "any.json").as_uri()})
 
 
 def test_text_is_stripped_and_empty_text_is_no_answer():

@@ -109,6 +109,8 @@ def test_a_perfect_score_on_few_rows_keeps_its_doubt():
     ):
         found = measure(metric, outputs, said(outputs))
         assert found.interval == stats.wilson(20, 20)
+    alike = measure("field_f1", [{"a": 1, "b": 2}] * 20, said([{"a": 1, "b": 3}] * 20))
+    assert alike.score == 0.5 and alike.interval == stats.wilson(10, 20)
     grouped = measure("exact", ["a"] * 20, said(["a"] * 20), [str(at // 2) for at in range(20)])
     assert grouped.interval == stats.wilson(10, 10)
 

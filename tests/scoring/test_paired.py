@@ -4,6 +4,7 @@ import pytest
 from rung.records import Answer, Example
 from rung.scoring import paired, stats
 from rung.scoring.measure import measurement
+from rung.scoring.scorers import SCORERS
 
 
 def measure(metric, outputs, values, broken=()):
@@ -62,7 +63,8 @@ def test_graded_rows_get_sign_flips_and_a_graded_interval():
     pair = pair_of("field_f1", outputs, first, second)
     differences = (pair.second - pair.first).tolist()
     assert paired.p_value(pair, 4) == stats.sign_flip_greater(differences, 4)
-    assert paired.gain_interval(pair, 4, 0.9) == stats.bca_mean(differences, 4, 0.9)
+    seen = stats.bca_mean(differences, 4, 0.9)
+    assert paired.gain_interval(pair, 4, 0.9) == stats.with_two_more(seen, paired.gain(pair), 60, 1.0)
 
 
 @pytest.mark.parametrize("metric", ["macro_f1", "spearman"])
@@ -120,3 +122,33 @@ def test_rows_of_one_group_prove_less():
     interval = paired.gain_interval(grouped, 0)
     assert interval.low < paired.gain_interval(apart, 0).low
     assert paired.spread(grouped, interval) > 2 * paired.spread(apart, paired.gain_interval(apart, 0))
+
+
+def test_a_hair_of_a_difference_proves_no_more_than_none():
+    outputs = ["one two three four five six seven"] * 50
+    other = [*outputs[:-1], "one two three four five six"]
+    same, near = pair_of("rouge_l", outputs, outputs, outputs), pair_of("rouge_l", outputs, other, outputs)
+    assert paired.gain(near) > 0
+    assert paired.gain_interval(near, 0).high >= paired.gain_interval(same, 0).high
+
+
+@pytest.mark.parametrize("n", [60, 100, 150, 300])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_a_loss_above_the_margin_is_rarely_shown_to_be_under_it(n, grouped):
+    """Graded rows, one in forty lost whole and the others alike but for noise: a loss of 2.5 points."""
+    rng = np.random.default_rng(n)
+    runs, falsely = 100, 0
+    for _ in range(runs):
+        first = np.where(rng.random(n) < 0.025, 0.0, 1.0)
+        second = np.where(rng.random(n) < 0.05, 0.999, 1.0)
+        gain = paired.Pair(
+            scorer=SCORERS["rouge_l"],
+            n=n,
+            first=first,
+            second=second + (1 - second.mean()),
+            targets=None,
+            groups=np.arange(n) // 2 if grouped else None,
+            unit=1.0,
+        )
+        falsely += stats.non_inferior(paired.gain_interval(gain, 0, level=0.9), 0.02)
+    assert falsely / runs <= 0.05 + 3 * (0.05 * 0.95 / runs) ** 0.5

@@ -43,6 +43,16 @@ def test_bonett_price_turns_around_with_the_pair_and_has_room_where_nothing_diff
     assert stats.bonett_price(b, c, n, level=0.9).high <= there.high
 
 
+@pytest.mark.parametrize(("n", "unit"), [(10, 1.0), (60, 0.3), (500, 40.0)])
+def test_two_more_rows_bring_the_variance_that_bonett_and_price_add(n, unit):
+    nothing = stats.with_two_more(Interval(low=0.0, high=0.0, level=0.9), 0.0, n, unit)
+    same = stats.bonett_price(0, 0, n, 0.9)
+    assert (nothing.low, nothing.high) == pytest.approx((same.low * unit, same.high * unit))
+    around = stats.with_two_more(Interval(low=-1.0, high=3.0, level=0.9), 0.5, n, unit)
+    assert around.low == pytest.approx(0.5 - (1.5**2 + nothing.high**2) ** 0.5)
+    assert around.high == pytest.approx(0.5 + (2.5**2 + nothing.high**2) ** 0.5)
+
+
 @settings(deadline=None)
 @given(counts, counts)
 def test_mcnemar_is_the_one_sided_exact_test_of_scipy_and_statsmodels(b, c):

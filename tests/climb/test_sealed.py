@@ -1,0 +1,67 @@
+"""Which Systems the sealed test is opened for, and what the test's answers may decide: nothing."""
+
+import json
+
+import pytest
+
+from rung.climb import sealed
+from rung.climb.climb import Options
+from rung.climb.decide import decide
+from rung.climb.rows import prepare
+from rung.records import Answer, Candidate, Example, RungResult
+from rung.scoring.measure import measurement
+
+DEV = tuple(Example(id=f"r{at:03}", input=f"q{at}", output="yes") for at in range(100))
+RIGHT = {"prompt": 55, "few_shot": 60, "sft": 80}
+
+
+def result(order, rung, over_limits=(), broken=0):
+    answers = [
+        Answer(text="", value="yes" if at < RIGHT[rung] else "no", failure="broke" if at < broken else None)
+        for at in range(100)
+    ]
+    dev = measurement(system=rung, split="dev", metric="accuracy", examples=DEV, answers=answers)
+    return RungResult(rung=rung, order=order, system=rung, dev=dev, over_limits=over_limits)
+
+
+def on_dev(results):
+    candidates = [
+        Candidate(
+            rung=r.rung,
+            system=r.rung,
+            order=r.order,
+            measurement=r.dev,
+            usd_per_1000=0.0,
+            build_s=0.0,
+            over_limits=r.over_limits,
+        )
+        for r in results
+    ]
+    return decide(candidates, targets={e.id: e.output for e in DEV}, groups=None, seed=0, split="dev")
+
+
+@pytest.mark.parametrize(
+    ("first", "opened"),
+    [
+        ({}, ["prompt", "sft"]),
+        ({"over_limits": ("p95 900 ms is over 100 ms",)}, ["few_shot", "sft"]),
+        ({"broken": 10}, ["few_shot", "sft"]),
+    ],
+)
+def test_the_cheapest_that_is_opened_is_one_that_the_chosen_can_be_compared_with(first, opened):
+    results = [result(0, "prompt", **first), result(1, "few_shot"), result(2, "sft")]
+    decision = on_dev(results)
+    assert decision.chosen == "sft"
+    assert sealed.to_open(results, decision, DEV, everything=False) == opened
+    assert sealed.to_open(results, decision, DEV, everything=True) == ["prompt", "few_shot", "sft"]
+
+
+def test_the_answers_of_a_carved_test_decide_nothing(tmp_path):
+    rows = [{"input": f"question {at}", "output": {"name": "a", f"key {at}": at}} for at in range(60)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prepared = prepare(tmp_path / "rows.jsonl", Options())
+    known = prepared.task.output.json_schema["properties"].keys()
+    learned = [row for part in (prepared.splits.train, prepared.splits.dev) for row in part]
+    assert known == {key for row in learned for key in row.output}
+    assert not known & {key for row in prepared.splits.test for key in row.output if key != "name"}
+    assert any("outside the inferred schema: 12 rows" in finding.message for finding in prepared.findings)
