@@ -11,7 +11,7 @@ import pytest
 
 from rung.data.sources import read_source
 from rung.records import Example
-from rung.task import infer, load_task
+from rung.task import infer, load_task, settle_kind
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 FOLDERS = sorted(file.parent for file in EXAMPLES.glob("*/task.yaml"))
@@ -79,7 +79,8 @@ def test_helpdesk_messages_are_no_near_duplicates_of_each_other():
 
 def test_helpdesk_is_inferred_as_a_label_task_over_the_eight_queues_that_its_text_explains():
     task = load_task(EXAMPLES / "helpdesk")
-    completed, _ = infer(task, read_source(task.data.train).examples)
+    rows = read_source(task.data.train).examples
+    completed, _ = infer(settle_kind(task, rows)[0], rows)
     assert (completed.output.kind, completed.metric) == ("label", "accuracy")
     assert set(completed.output.labels or ()) == QUEUES
     assert set(re.findall(r"(\w+):", task.about)) == QUEUES
@@ -93,9 +94,10 @@ def test_helpdesk_queues_are_balanced_within_a_factor_of_three():
 def test_receipts_are_240_rows_to_learn_from_and_120_to_test_on_for_field_f1():
     task = load_task(EXAMPLES / "receipts")
     assert task.data.test is not None
-    completed, _ = infer(task, read_source(task.data.train).examples)
+    rows = read_source(task.data.train).examples
+    completed, _ = infer(settle_kind(task, rows)[0], rows)
     assert (completed.output.kind, completed.metric) == ("json", "field_f1")
-    assert len(read_source(task.data.train).examples) == 240
+    assert len(rows) == 240
     assert len(read_source(task.data.test).examples) == 120
 
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from rung.errors import DataError, RungError, TaskError
 from rung.records import Example, Json
 from rung.scoring.scorers import SCORERS
-from rung.task import DataFiles, Output, Task, as_kind, infer, load_task, shown
+from rung.task import DataFiles, Output, Task, as_kind, infer, load_task, settle_kind, shown
 from rung.task.complete import METRICS
 from rung.task.schemas import infer_schema, is_inferred
 
@@ -47,6 +47,12 @@ def rows(*outputs: Json) -> list[Example]:
 
 def task(**output: object) -> Task:
     return Task(data=DataFiles(train=Path("rows.jsonl")), output=Output.model_validate(output))
+
+
+def settled(asked: Task, rows: list[Example]) -> tuple[Task, tuple[str, ...]]:
+    kind, on_kind = settle_kind(asked, rows)
+    completed, notes = infer(kind, rows)
+    return completed, (*on_kind, *notes)
 
 
 def test_a_task_needs_only_its_data(folder: Path) -> None:
@@ -140,6 +146,18 @@ def test_a_volume_is_counted_per_month(volume: object, per_month: float) -> None
         ("data: {train: rows.jsonl}\noutput: {schema: {type: objekt}}", "not a valid JSON Schema: at type"),
         ("data: {train: rows.jsonl}\noutput: {schema: {$ref: 'http://a/b'}}", "points outside the schema"),
         ("data: {train: rows.jsonl}\noutput: {schema: 3}", "name a file or write the schema itself"),
+        (
+            'data: {train: rows.jsonl}\noutput: {schema: \'{"description": "' + "x" * 300 + "\"}'}",
+            "name a file or write the schema itself as keys",
+        ),
+        ('data: {train: rows.jsonl}\noutput: {schema: {title: "\\ud83d"}}', "holds half a character"),
+        (
+            "data: {train: rows.jsonl}\noutput: {schema: "
+            "{$schema: 'http://json-schema.org/draft-04/schema#', patternProperties: {'\\p{L}': {}}}}",
+            "can't be read (bad escape \\p at position 0)",
+        ),
+        ("data: {train: rows.jsonl}\noutput: {schema: half.json}", "holds half a character"),
+        ("data: {train: rows.jsonl}\noutput: {schema: nan.json}", "NaN is no JSON value"),
         ("a: 1\na: 2", "task.yaml:2: not valid YAML: key 'a' twice"),
         ("data: {train: a, train: b}", "key 'train' twice"),
         ("- 1", "must be keys and values"),
@@ -156,6 +174,8 @@ def test_a_faulty_task_file_is_refused_in_words(folder: Path, text: str, said: s
     if said == "needs to be":
         (folder / "rows.jsonl").write_text("[1]")
         said = "a JSON Schema is an object, not list"
+    (folder / "half.json").write_text('{"description": "\\ud83d"}')
+    (folder / "nan.json").write_text('{"minimum": NaN}')
     message = fault(folder, text)
     assert said in message
     assert "Traceback" not in message
@@ -226,14 +246,14 @@ def test_a_task_is_frozen_and_every_key_is_explained_in_its_json_schema() -> Non
     ],
 )
 def test_the_kind_is_seen_from_the_outputs(outputs: list[Json], kind: str) -> None:
-    completed, notes = infer(task(), rows(*outputs))
+    completed, notes = settled(task(), rows(*outputs))
     assert completed.output.kind == kind
     assert completed.metric == METRICS[completed.output.kind][0]
     assert notes[0].startswith(f"output.kind = {kind} (")
 
 
 def test_what_was_inferred_is_said_in_sentences() -> None:
-    completed, notes = infer(task(), rows(*["DESC", "ENTY", "DESC"] * 1000))
+    completed, notes = settled(task(), rows(*["DESC", "ENTY", "DESC"] * 1000))
     assert completed.output.labels == ("DESC", "ENTY")
     assert notes == (
         "output.kind = label (2 distinct outputs in 3,000 rows)",
@@ -247,7 +267,7 @@ def test_what_was_given_is_kept_and_not_said() -> None:
     asked = Task.model_validate(
         {"data": {"train": "x"}, "output": {"labels": ["b", "a"]}, "metric": "macro_f1", "volume": 5}
     )
-    completed, notes = infer(asked, rows("a", "b"))
+    completed, notes = settled(asked, rows("a", "b"))
     assert (completed.output.labels, completed.metric) == (("b", "a"), "macro_f1")
     assert notes == ("output.kind = label (labels are listed)",)
 
@@ -256,7 +276,7 @@ def test_what_was_given_is_kept_and_not_said() -> None:
 def test_sql_and_tool_calls_are_answered_as_their_nearest_kind_and_it_is_said(
     written: str, kind: str
 ) -> None:
-    completed, notes = infer(task(kind=written), rows('{"a": 1}', '{"a": 2}'))
+    completed, notes = settled(task(kind=written), rows('{"a": 1}', '{"a": 2}'))
     assert completed.output.kind == kind
     assert f"{written!r} is answered as {kind}" in notes[0]
 
@@ -278,13 +298,13 @@ def test_sql_and_tool_calls_are_answered_as_their_nearest_kind_and_it_is_said(
 )
 def test_rows_that_make_no_task_are_refused_in_words(made: Task, outputs: list[Json], said: str) -> None:
     with pytest.raises(DataError, match=said):
-        infer(made, rows(*outputs))
+        settled(made, rows(*outputs))
 
 
 def test_a_metric_that_does_not_fit_the_kind_is_refused() -> None:
     asked = Task.model_validate({"data": {"train": "x"}, "metric": "mae"})
     with pytest.raises(TaskError, match="choose from accuracy, macro_f1, exact"):
-        infer(asked, rows("a", "b", "a", "b"))
+        settled(asked, rows("a", "b", "a", "b"))
 
 
 @pytest.mark.parametrize(

@@ -202,7 +202,8 @@ class _Climbing:
         """What the rung may use, with its share of the budget."""
         end = self.start + self.options.budget_s
         if rung.name in SHARES:
-            end = min(end, time.monotonic() + SHARES[rung.name] * self.options.budget_s)
+            share = SHARES[rung.name] * self.options.budget_s - self.building.get(rung.name, 0.0)
+            end = min(end, time.monotonic() + share)
         splits = self.prepared.splits
         return Context(
             task=self.prepared.task,
@@ -381,14 +382,16 @@ class _Climbing:
 
 
 def _with_dev(on_test: Decision, on_dev: Decision, results: Sequence[RungResult]) -> Decision:
-    """The test's decision; where one System alone was scored there, it stands on what dev decided."""
-    alone = [r for r in results if r.test is not None]
+    """The test's decision; where one System inside the limits was scored there, it stands on dev's."""
+    tested = [r for r in results if r.test is not None]
+    alone = [r for r in tested if not r.over_limits]
     if len(alone) != 1 or alone[0].test is None or on_test.chosen is None or on_dev.chosen != on_test.chosen:
         return on_test
     found = alone[0].test
+    opened = ", which were opened for it alone" if len(tested) == 1 else ""
     sentence = (
-        f"Ship {on_test.chosen}: {score_text(found.score, found.metric)} on {found.n:,} test rows, which "
-        f"were opened for it alone. On dev: {on_dev.sentence[0].lower()}{on_dev.sentence[1:]}"
+        f"Ship {on_test.chosen}: {score_text(found.score, found.metric)} on {found.n:,} test rows{opened}. "
+        f"On dev: {on_dev.sentence[0].lower()}{on_dev.sentence[1:]}"
     )
     return replace(
         on_test,

@@ -12,7 +12,7 @@ from rung.data.splits import split
 from rung.errors import DataError, TaskError
 from rung.models.chat import Chat, Message
 from rung.records import Example, Finding, OutputKind, Splits
-from rung.task import Task, infer, load_task
+from rung.task import Task, infer, load_task, settle_kind
 from rung.wording import question
 
 FEWEST_ROWS = 20
@@ -87,8 +87,8 @@ def prepare(source: Path, options: RowOptions) -> Prepared:
             "some hundreds for a verdict that means something"
         )
     test = read_source(task.data.test, chosen) if task.data.test else None
-    task, inferred = infer(task, train.examples)
-    assert task.output.kind is not None, "infer leaves nothing open"
+    task, noted = settle_kind(task, train.examples)
+    assert task.output.kind is not None, "just settled"
     examples = conform(train.examples, task.output.kind)
     parts = split(
         examples,
@@ -97,7 +97,8 @@ def prepare(source: Path, options: RowOptions) -> Prepared:
         stratify=task.output.kind == "label",
         dev_rows=options.dev_rows or affordable(examples, task.output.kind, options.budget_s),
     )
-    notes = [*train.notes, *(test.notes if test else ())]
+    task, inferred = infer(task, (*parts.train, *parts.dev))
+    notes = (*train.notes, *(test.notes if test else ()), *noted)
     return Prepared(
         task=task,
         splits=parts,

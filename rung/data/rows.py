@@ -95,13 +95,13 @@ def _table(path: Path) -> Iterator[Row]:
     """CSV or TSV with a header line; an empty cell is no value. `where` is the line a row starts on."""
     lines = (text for _, text in _lines(path))
     first = next(lines)
+    csv.field_size_limit(MAX_ROW_BYTES)
     separator = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
     reader = csv.reader(chain([first], lines), delimiter=separator, strict=True)
     start = 1
     try:
         header = [name.strip() for name in next(reader, [])]
-        if len(set(header)) < len(header):
-            raise DataError(f"{path.name}:1: a column name stands twice: {shown(header)}; rename one")
+        _once(header, f"{path.name}:1")
         start = reader.line_num + 1
         for cells in reader:
             if cells and len(cells) != len(header):
@@ -122,6 +122,12 @@ def _table(path: Path) -> Iterator[Row]:
         ) from error
 
 
+def _once(columns: list[str], where: str) -> None:
+    """Refuse a column name that stands twice: which of the two is meant?"""
+    if len(set(columns)) < len(columns):
+        raise DataError(f"{where}: a column name stands twice: {shown(columns)}; rename one")
+
+
 def _parquet(path: Path) -> Iterator[Row]:
     import pyarrow
     from pyarrow import parquet
@@ -129,6 +135,7 @@ def _parquet(path: Path) -> Iterator[Row]:
     number = 0
     try:
         with parquet.ParquetFile(path) as file:
+            _once(file.schema_arrow.names, path.name)
             for batch in file.iter_batches(batch_size=1024):
                 for row in batch.to_pylist():
                     number += 1

@@ -185,7 +185,7 @@ def _group(row: Mapping[str, Any]) -> str | None:
     meta = row.get("meta")
     found = [row.get(column) for column in GROUP_COLUMNS]
     found.append(meta.get("group") if isinstance(meta, dict) else None)
-    group = next((value for value in found if value is not None), None)
+    group = next((value for value in found if value not in (None, "")), None)
     if group is None:
         return None
     if isinstance(group, bool) or not isinstance(group, (str, int)):

@@ -77,7 +77,9 @@ def _normalised(text: str) -> str:
 
 def _digest(parts: dict[SplitName, tuple[Example, ...]]) -> str:
     lines = sorted(
-        json.dumps([name, example.id, canonical(example.output)]) for name in parts for example in parts[name]
+        json.dumps([name, e.id, e.input, e.context, e.group, canonical(e.output)])
+        for name in parts
+        for e in parts[name]
     )
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 

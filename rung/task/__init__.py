@@ -1,8 +1,18 @@
 """What the user wants: task.yaml read, checked, and completed from the rows."""
 
-from rung.task.complete import infer
+from rung.task.complete import infer, settle_kind
 from rung.task.load import load_task
 from rung.task.model import DataFiles, Limits, Output, Task
 from rung.task.outputs import as_kind, shown
 
-__all__ = ["DataFiles", "Limits", "Output", "Task", "as_kind", "infer", "load_task", "shown"]
+__all__ = [
+    "DataFiles",
+    "Limits",
+    "Output",
+    "Task",
+    "as_kind",
+    "infer",
+    "load_task",
+    "settle_kind",
+    "shown",
+]

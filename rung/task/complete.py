@@ -20,30 +20,44 @@ METRICS: dict[OutputKind, tuple[MetricName, ...]] = {
 """The metrics that fit each kind of output, the default first."""
 
 
-def infer(task: Task, train: Sequence[Example]) -> tuple[Task, tuple[str, ...]]:
-    """The task with nothing left open, and one sentence for each thing that the rows decided.
+def settle_kind(task: Task, rows: Sequence[Example]) -> tuple[Task, tuple[str, ...]]:
+    """The task with its kind of answer, and a sentence on it where the rows decided.
 
-    DataError when the rows share no kind, have one class only, or hold a label that isn't listed;
-    TaskError when the metric doesn't fit the kind.
+    DataError when the rows share no kind, have one class only, or hold a label that isn't listed.
     """
-    if not train:
+    if not rows:
         raise DataError(f"{task.data.train}: no rows; at least 10 are needed")
     notes: list[str] = []
-    kind = _kind(task, train, notes)
-    output: dict[str, Any] = {"kind": kind}
+    kind = _kind(task, rows, notes)
     if kind == "label":
-        output["labels"] = _labels(task, train, notes)
+        _check_labels(task, rows)
+    return _with(task, {"kind": kind}), tuple(notes)
+
+
+def infer(task: Task, learned: Sequence[Example]) -> tuple[Task, tuple[str, ...]]:
+    """The task with nothing left open, and one sentence for each thing that the rows decided.
+
+    `learned` are the rows outside the test: its answers decide nothing. The kind is settled before.
+    DataError when no row has an answer of the kind; TaskError when the metric doesn't fit it.
+    """
+    kind, notes = task.output.kind, list[str]()
+    assert kind is not None, "settle_kind comes first"
+    output: dict[str, Any] = {}
+    if kind == "label":
+        output["labels"] = task.output.labels or _labels(learned, notes)
     if kind == "json":
-        output["json_schema"] = task.output.json_schema or _schema(train, notes)
+        output["json_schema"] = task.output.json_schema or _schema(learned, notes)
     metric = _metric(task, kind, notes)
     if "volume" not in task.model_fields_set:
         notes.append(f"volume = {task.volume} (not given; it only weighs costs)")
-    return task.model_copy(update={"output": task.output.model_copy(update=output), "metric": metric}), tuple(
-        notes
-    )
+    return _with(task, output).model_copy(update={"metric": metric}), tuple(notes)
 
 
-def _kind(task: Task, train: Sequence[Example], notes: list[str]) -> OutputKind:
+def _with(task: Task, output: dict[str, Any]) -> Task:
+    return task.model_copy(update={"output": task.output.model_copy(update=output)})
+
+
+def _kind(task: Task, rows: Sequence[Example], notes: list[str]) -> OutputKind:
     if task.output.kind is not None:
         if task.output.written_kind:
             notes.append(
@@ -57,46 +71,49 @@ def _kind(task: Task, train: Sequence[Example], notes: list[str]) -> OutputKind:
     if task.output.json_schema is not None:
         notes.append("output.kind = json (a schema is given)")
         return "json"
-    values = [example.output for example in train]
+    values = [example.output for example in rows]
     kind = kind_of(values)
     if kind is None:
-        odd = next(example for example in train if not isinstance(example.output, (dict, list)))
+        odd = next(example for example in rows if not isinstance(example.output, (dict, list)))
         raise DataError(
             f"{odd.where}: output {shown(odd.output)} is neither an object nor a list, but other rows have "
             "those; write all outputs in one way"
         )
     distinct = len(Counter(map(canonical, values)))
-    notes.append(f"output.kind = {kind} ({distinct:,} distinct outputs in {len(train):,} rows)")
+    notes.append(f"output.kind = {kind} ({distinct:,} distinct outputs in {len(rows):,} rows)")
     whole = kind == "label" and all(as_kind(value, "number") is not None for value in values)
     if whole:
         notes[-1] += "; they are whole numbers: write 'output: {kind: number}' if nearness counts"
     return kind
 
 
-def _labels(task: Task, train: Sequence[Example], notes: list[str]) -> tuple[str, ...]:
-    found = [as_kind(example.output, "label") for example in train]
-    for example, label in zip(train, found, strict=True):
+def _check_labels(task: Task, rows: Sequence[Example]) -> None:
+    """Every row has a label, a listed one where they are listed, and there are two at least."""
+    labels: set[str] = set()
+    for example in rows:
+        label = as_kind(example.output, "label")
         if label is None:
             raise DataError(
                 f"{example.where}: output {shown(example.output)} is no label; write a short string"
             )
-    counts = Counter(str(label) for label in found)
-    if len(counts) == 1:
-        only = next(iter(counts))
-        raise DataError(
-            f"{task.data.train}: every row has the output {shown(only)}; add rows of at least one other label"
-        )
-    if task.output.labels is None:
-        notes.append(f"output.labels = {len(counts):,} labels, {_most(counts)}")
-        return tuple(sorted(counts))
-    for example, label in zip(train, found, strict=True):
-        if label not in task.output.labels:
+        if task.output.labels is not None and label not in task.output.labels:
             near = difflib.get_close_matches(str(label), task.output.labels, n=1, cutoff=0.0)
             raise DataError(
                 f"{example.where}: output {shown(label)} is not among output.labels (nearest: {near[0]!r}); "
                 "correct the row or list the label"
             )
-    return task.output.labels
+        labels.add(str(label))
+    if len(labels) == 1:
+        raise DataError(
+            f"{task.data.train}: every row has the output {shown(labels.pop())}; add rows of at least one "
+            "other label"
+        )
+
+
+def _labels(learned: Sequence[Example], notes: list[str]) -> tuple[str, ...]:
+    counts = Counter(str(as_kind(example.output, "label")) for example in learned)
+    notes.append(f"output.labels = {len(counts):,} labels, {_most(counts)}")
+    return tuple(sorted(counts))
 
 
 def _most(counts: Counter[str]) -> str:
@@ -104,12 +121,12 @@ def _most(counts: Counter[str]) -> str:
     return f"the most frequent {shown(label, 40)} in {count / counts.total():.0%} of the rows"
 
 
-def _schema(train: Sequence[Example], notes: list[str]) -> dict[str, Any]:
-    values = [value for example in train if (value := as_kind(example.output, "json")) is not None]
+def _schema(learned: Sequence[Example], notes: list[str]) -> dict[str, Any]:
+    values = [value for example in learned if (value := as_kind(example.output, "json")) is not None]
     if not values:
         raise DataError(
-            f"{train[0].where}: output {shown(train[0].output)} is no JSON object or list, nor is any other; "
-            "write 'output: {kind: text}', or outputs as JSON"
+            f"{learned[0].where}: output {shown(learned[0].output)} is no JSON object or list, nor is any "
+            "other; write 'output: {kind: text}', or outputs as JSON"
         )
     schema = infer_schema(values)
     keys = ", ".join(list(schema.get("properties", {}))[:6]) or "no fixed keys"

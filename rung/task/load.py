@@ -1,7 +1,6 @@
 """Reading a task: a task folder, a .yaml file, or a bare data file."""
 
 import difflib
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from rung.errors import TaskError
 from rung.task.model import DataFiles, Limits, Output, Task
-from rung.task.outputs import shown
+from rung.task.outputs import read_json, shown
 from rung.task.schemas import check_schema
 
 MAX_BYTES = 256 * 1024
@@ -158,16 +157,18 @@ def _at(file: Path, mark: Any) -> str:
 def _load_schema(given: object, file: Path) -> object:
     if isinstance(given, dict):
         return check_schema(given, f"{file}: output.schema")
-    if not isinstance(given, str):
-        raise TaskError(f"{file}: output.schema: name a file or write the schema itself, not {shown(given)}")
+    if not isinstance(given, str) or given.lstrip().startswith("{"):
+        raise TaskError(
+            f"{file}: output.schema: name a file or write the schema itself as keys, not {shown(given)}"
+        )
     path = (file.parent / given).absolute()
     if not path.is_file():
         raise TaskError(f"{file}: output.schema: no such file: {str(path)!r}{_near(path)}")
     try:
-        schema = json.loads(path.read_text(encoding="utf-8-sig"))
+        schema = read_json(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise TaskError(f"can't read {path}: {error.strerror}; mend that and run it again") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise TaskError(f"{path}: not JSON: {error}; a JSON Schema file is needed here") from error
     return check_schema(schema, str(path))
 

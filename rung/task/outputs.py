@@ -44,16 +44,36 @@ def check_text(text: str) -> None:
         raise ValueError(f"holds half a character ({text[error.start]!r}) at {error.start + 1}") from error
 
 
+def check_parts(value: object) -> None:
+    """ValueError for text that can't be written as UTF-8, and for nesting that recursion couldn't follow."""
+    open_parts = [(value, 0)]
+    while open_parts:
+        part, depth = open_parts.pop()
+        if depth > MAX_DEPTH:
+            raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
+        if isinstance(part, str):
+            check_text(part)
+        elif isinstance(part, list):
+            open_parts += [(item, depth + 1) for item in part]
+        elif isinstance(part, dict):
+            open_parts += [(item, depth + 1) for item in (*part, *part.values())]
+
+
 def read_json(text: str) -> Json:
-    """Parse JSON strictly. ValueError says why not: broken, NaN or Infinity, half a character, too deep."""
+    """Parse JSON strictly.
+
+    ValueError says why not: broken, NaN or Infinity, a key twice, half a character, too deep.
+    """
     try:
-        value: Json = json.loads(text, parse_constant=_refuse, parse_float=_finite)
+        value: Json = json.loads(
+            text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_each_once
+        )
     except json.JSONDecodeError as error:
         raise ValueError(f"broken JSON at column {error.colno} ({error.msg})") from error
     except RecursionError as error:
         raise ValueError(f"nested deeper than {MAX_DEPTH} levels") from error
     if _HALF.search(text) or text.count("[") + text.count("{") > MAX_DEPTH:
-        _check_parts(value)
+        check_parts(value)
     return value
 
 
@@ -138,23 +158,17 @@ def _refuse(constant: str) -> Json:
     raise ValueError(f"{constant} is no JSON value")
 
 
+def _each_once(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"key {shown(twice, 40)} twice in one object")
+    return found
+
+
 def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
         raise ValueError(f"number {text[:40]} is too large")
     return number
-
-
-def _check_parts(value: Json) -> None:
-    """Refuse text that can't be written as UTF-8, and nesting that recursion couldn't follow."""
-    open_parts = [(value, 0)]
-    while open_parts:
-        part, depth = open_parts.pop()
-        if depth > MAX_DEPTH:
-            raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
-        if isinstance(part, str):
-            check_text(part)
-        elif isinstance(part, list):
-            open_parts += [(item, depth + 1) for item in part]
-        elif isinstance(part, dict):
-            open_parts += [(item, depth + 1) for item in (*part, *part.values())]

@@ -1,13 +1,15 @@
 """JSON Schemas of a task's answers: checking the user's, and inferring one from the rows."""
 
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rung.errors import TaskError
 from rung.records import Json
+from rung.task.outputs import check_parts
 
-INFERRED = "inferred by rung from the training rows"
+INFERRED = "inferred by rung from the training and dev rows"
 """The `$comment` of a schema that nobody wrote: a test row outside it is no fault of the user's."""
 
 MAX_SINGLE_SHARE = 0.01
@@ -28,18 +30,19 @@ def check_schema(schema: object, where: str) -> dict[str, Any]:
     if not isinstance(schema.get("$schema", ""), str):
         raise TaskError(f"{where}: $schema must be a string, not {schema['$schema']!r:.80}")
     try:
+        check_parts(schema)
+    except ValueError as error:
+        raise TaskError(f"{where}: the schema {error}; correct it") from None
+    try:
         validator_for(schema, default=Draft202012Validator).check_schema(schema)
     except SchemaError as error:
         at = "/".join(str(part) for part in error.absolute_path) or "the top"
         raise TaskError(f"{where}: not a valid JSON Schema: at {at}: {error.message[:200]}") from error
     except RecursionError as error:
         raise TaskError(f"{where}: the schema is nested too deeply; write it flatter") from error
-    for reference in _references(schema):
-        if not reference.startswith("#"):
-            raise TaskError(
-                f"{where}: $ref {reference[:80]!r} points outside the schema; "
-                "copy that part under $defs and write '#/$defs/NAME'"
-            )
+    for part in _parts(schema):
+        _check_references(part, where)
+        _check_patterns(part, where)
     return schema
 
 
@@ -57,17 +60,37 @@ def is_inferred(schema: dict[str, Any]) -> bool:
     return schema.get("$comment") == INFERRED
 
 
-def _references(schema: object) -> list[str]:
-    """Every $ref and $dynamicRef in the schema."""
-    found, open_parts = [], [schema]
+def _parts(schema: object) -> Iterator[dict[str, Any]]:
+    """Every object in the schema."""
+    open_parts = [schema]
     while open_parts:
         part = open_parts.pop()
         if isinstance(part, list):
             open_parts += part
         elif isinstance(part, dict):
-            found += [part[key] for key in ("$ref", "$dynamicRef") if isinstance(part.get(key), str)]
+            yield part
             open_parts += part.values()
-    return found
+
+
+def _check_references(part: dict[str, Any], where: str) -> None:
+    for key in ("$ref", "$dynamicRef"):
+        if isinstance(part.get(key), str) and not part[key].startswith("#"):
+            raise TaskError(
+                f"{where}: $ref {part[key][:80]!r} points outside the schema; "
+                "copy that part under $defs and write '#/$defs/NAME'"
+            )
+
+
+def _check_patterns(part: dict[str, Any], where: str) -> None:
+    named = part.get("patternProperties")
+    patterns = [part.get("pattern"), *(named if isinstance(named, dict) else ())]
+    for pattern in (one for one in patterns if isinstance(one, str)):
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise TaskError(
+                f"{where}: pattern {pattern[:80]!r} can't be read ({error}); write it as Python's re does"
+            ) from None
 
 
 def _schema_of(values: list[Json]) -> dict[str, Any]:

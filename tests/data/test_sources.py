@@ -17,7 +17,7 @@ from rung.data.rows import READERS
 from rung.data.sources import FORMATS, conform, read_source
 from rung.errors import DataError, RungError
 from rung.records import Example
-from rung.task import DataFiles, Task, infer
+from rung.task import DataFiles, Task, settle_kind
 from rung.task.model import DataFormat
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
@@ -133,6 +133,12 @@ def test_a_group_is_read_from_its_known_columns(tmp_path: Path, extra: dict[str,
     assert "1 groups" in read.notes[1]
 
 
+@pytest.mark.parametrize("column", ["group", "doc_id", "user_id"])
+def test_an_empty_group_is_none(tmp_path: Path, column: str) -> None:
+    rows = [{"input": f"q{n}", "output": "a", column: ""} for n in range(2)]
+    assert {row.group for row in read_source(jsonl(tmp_path / "rows.jsonl", *rows)).examples} == {None}
+
+
 def as_csv(path: Path, rows: list[dict[str, str]], delimiter: str) -> None:
     with path.open("w", newline="", encoding="utf-8-sig") as stream:
         writer = csv.DictWriter(stream, list(rows[0]), delimiter=delimiter)
@@ -185,6 +191,18 @@ def test_a_json_file_may_hold_lines_and_any_text_file_a_byte_order_mark(tmp_path
 def test_line_separators_inside_a_string_do_not_end_a_row(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"input": "a\u2028b\x85c", "output": "x"}\n', encoding="utf-8")
     assert read_source(tmp_path / "rows.jsonl").examples[0].input == "a\u2028b\x85c"
+
+
+def test_a_column_that_stands_twice_in_a_parquet_file_is_refused(tmp_path: Path) -> None:
+    table = pyarrow.Table.from_arrays([pyarrow.array(["a"])] * 3, names=["input", "output", "output"])
+    parquet.write_table(table, tmp_path / "rows.parquet")
+    assert "rows.parquet: a column name stands twice" in fault(tmp_path / "rows.parquet")
+
+
+def test_a_cell_of_a_table_may_be_as_long_as_a_row(tmp_path: Path) -> None:
+    text = "word " * 40_000
+    as_csv(tmp_path / "rows.csv", [{"input": text, "output": "a"}], ",")
+    assert read_source(tmp_path / "rows.csv").examples[0].input == text
 
 
 def test_missing_cells_of_a_parquet_file_are_missing_values(tmp_path: Path) -> None:
@@ -262,6 +280,8 @@ GOOD = b'{"input": "q", "output": "a"}\n'
         ),
         ("rows.csv", b"text,label\na,b\nc\n", "rows.csv:3: 1 cells under 2 columns"),
         ("rows.csv", b"text,text\na,b\n", "a column name stands twice"),
+        ("rows.jsonl", b'{"input": "q", "output": "a", "output": "b"}', "rows.jsonl:1: key 'output' twice"),
+        ("rows.jsonl", b'{"input": "q", "output": {"a": {"b": 1, "b": 2}}}', "key 'b' twice in one object"),
         ("rows.csv", b'text,label\n"a,b\n', "rows.csv:2: broken table row"),
         ("rows.csv", b"text,label\na,\n", "rows.csv:2: 'label' is missing or empty"),
         ("rows.csv", b"text,label\na,\xe9\n", "rows.csv:2: not UTF-8 at byte 3"),
@@ -374,7 +394,7 @@ def test_a_real_set_is_read_and_its_kind_is_seen(tmp_path: Path, name: str) -> N
         (tmp_path / "rows.jsonl").write_text("".join(islice(stream, 0, None, max(1, total // 300))))
     source = read_source(tmp_path / "rows.jsonl")
     assert source.format == "io"
-    task, notes = infer(Task(data=DataFiles(train=file)), source.examples)
+    task, notes = settle_kind(Task(data=DataFiles(train=file)), source.examples)
     assert task.output.kind == KINDS[name], notes
     card = json.loads((SHARED / name / "card.json").read_text(encoding="utf-8"))
     if task.output.kind == "label":

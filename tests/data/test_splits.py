@@ -48,6 +48,16 @@ def test_the_digest_depends_on_outputs_too() -> None:
     assert len(digests) == 2
 
 
+@pytest.mark.parametrize("change", [{"group": "g"}, {"context": "c"}, {"input": "e\u0301"}])
+def test_the_digest_depends_on_everything_that_can_change_a_verdict(change: dict[str, str]) -> None:
+    same = replace(row(99), input="\u00e9")
+    digests = {
+        split(rows(99), test=[given], seed=0, stratify=False).digest
+        for given in (same, replace(same, **change))
+    }
+    assert len(digests) == 2
+
+
 def test_the_side_of_a_row_hardly_depends_on_rows_that_come_later() -> None:
     before = sides(split(rows(1000), test=None, seed=0, stratify=False))
     after = sides(split(rows(1001), test=None, seed=0, stratify=False))
