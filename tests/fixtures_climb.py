@@ -43,7 +43,7 @@ class Log:
     def say(self, text: str) -> None:
         self.lines.append(text)
 
-    def begin(self, what: str, total: int | None) -> int:
+    def begin(self, what: str, total: int | None, done: int = 0) -> int:
         self.bars.append(what)
         return len(self.bars)
 

@@ -158,6 +158,7 @@ class _Bar:
     total: int | None
     started: float
     told: float
+    begun: int
     done: int = 0
 
 
@@ -178,16 +179,20 @@ class Screen:
         """Print one line; it stays."""
         self.console.print(Text(clean(text)), soft_wrap=not self.console.is_terminal)
 
-    def begin(self, what: str, total: int | None) -> int:
-        """Start a bar of `total` steps, None where their number isn't known; returns its handle."""
+    def begin(self, what: str, total: int | None, done: int = 0) -> int:
+        """Start a bar of `total` steps, None where their number isn't known; returns its handle.
+
+        So many were `done` before: they tell nothing of the pace.
+        """
         if self.console.is_terminal:
             if self._progress is None:
                 self._progress = _progress(self.console)
                 self._progress.start()
-            return int(self._progress.add_task(short(what, self.console.width // 3), total=total, extra=""))
+            shown = short(what, self.console.width // 3)
+            return int(self._progress.add_task(shown, total=total, completed=done, extra=""))
         self._next += 1
         now = time.monotonic()
-        self._bars[self._next] = _Bar(what=clean(what), total=total, started=now, told=now)
+        self._bars[self._next] = _Bar(what=clean(what), total=total, started=now, told=now, begun=done)
         return self._next
 
     def advance(self, handle: int, done: int, extra: str = "") -> None:
@@ -247,6 +252,7 @@ def _progress(console: Console) -> Progress:
 def _plain(bar: _Bar, elapsed_s: float, extra: str) -> str:
     of = f"{bar.done:,} of {bar.total:,}" if bar.total else f"{bar.done:,}"
     parts = [f"{bar.what}: {of}", duration_text(elapsed_s)]
-    if bar.total and 0 < bar.done < bar.total:
-        parts.append(f"about {duration_text(elapsed_s / bar.done * (bar.total - bar.done))} left")
+    if bar.total and bar.begun < bar.done < bar.total:
+        pace = elapsed_s / (bar.done - bar.begun)
+        parts.append(f"about {duration_text(pace * (bar.total - bar.done))} left")
     return ", ".join([*parts, *([extra] if extra else [])])

@@ -34,8 +34,8 @@ class Reporter(Protocol):
         """One line for the user."""
         ...
 
-    def begin(self, what: str, total: int | None) -> int:
-        """Start a progress bar; returns its handle."""
+    def begin(self, what: str, total: int | None, done: int = 0) -> int:
+        """Start a progress bar of which so much was `done` before; returns its handle."""
         ...
 
     def advance(self, handle: int, done: int, extra: str = "") -> None:

@@ -7,7 +7,7 @@ killed takes the same decisions again from there and goes on at the step after t
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rung.engines import lora
@@ -45,7 +45,7 @@ class Plan:
 
 @dataclass(kw_only=True)
 class Pace:
-    """The steps and answers of this process, and the seconds they took."""
+    """The steps and answers so far, and the seconds they took; kept with every score in the journal."""
 
     steps: int = 0
     training_s: float = 0.0
@@ -54,7 +54,7 @@ class Pace:
 
     @property
     def known(self) -> bool:
-        """Whether there was anything to measure: a resumed tune finds its scores in the journal."""
+        """Whether there was anything to measure."""
         return self.steps > 0 and self.answers > 0
 
     @property
@@ -109,7 +109,8 @@ class Tune(AbstractContextManager["Tune"]):
         self.batch = batch_size(len(context.train))
         self.warmup = WARMUP
         self.trainers: dict[str, Trainer] = {}
-        self.pace = Pace()
+        paces = [record["pace"] for record in self.records if "pace" in record]
+        self.pace = Pace(**paces[-1]) if paces else Pace()
 
     def trainer(self, arm: Arm) -> Trainer:
         """The arm's trainer, its state loaded into the model."""
@@ -146,7 +147,7 @@ class Tune(AbstractContextManager["Tune"]):
         ticks: list[Tick] = []
         if trainer.step >= until:
             return ticks
-        bar = self.context.reporter.begin(f"sft: {arm.name}", until)
+        bar = self.context.reporter.begin(f"sft: {arm.name}", until, trainer.step)
         smooth: float | None = None
         try:
             for tick in trainer.run(until, decay=decay):
@@ -207,6 +208,7 @@ class Tune(AbstractContextManager["Tune"]):
                 "value": self.context.sign * strict_score(found, rows),
                 "loss": loss,
                 "commonest": max(map(texts.count, set(texts))) / len(texts),
+                "pace": asdict(self.pace),
             }
         )
 

@@ -56,9 +56,11 @@ class Outcome:
 @dataclass(frozen=True, kw_only=True)
 class Length:
     """How many steps the winner may take, those of its trials included, how many a stretch of the search
-    (0: no search), and how often and by which dev rows it is scored on the way.
+    (0: no search), and how often and by which dev rows it is scored on the way. `probed` are the steps that
+    the first arm has behind it.
     """
 
+    probed: int
     steps: int
     stretch: int
     evaluations: int
@@ -140,8 +142,9 @@ def _settle_length(state: Tune, arm: Arm, forms: Sequence[str]) -> Length:
         lost = stretch * (stretches - (2 if len(forms) > 1 else 1))
         steps = max(begun + PROBE_STEPS, min(steps - lost, most))
         plan = {"steps": steps, "stretch": stretch, "evaluations": evaluations, "rows": rows}
-        known = state.note({"kind": "plan", **plan})
+        known = state.note({"kind": "plan", "probed": begun + PROBE_STEPS, **plan})
     return Length(
+        probed=known["probed"],
         steps=known["steps"],
         stretch=known["stretch"],
         evaluations=known["evaluations"],
@@ -174,7 +177,7 @@ def _fitted(state: Tune, arm: Arm, behind: int, length: Length) -> Length:
             to_score = max(last, length.evaluations * (1 - behind / steps)) * len(length.rows)
             answering_s = (to_score + len(state.context.dev)) * state.pace.answer_s
             left = state.context.seconds_left - state.plan.reserve_s - answering_s
-            steps = behind + max(PROBE_STEPS, int(USED_SHARE * left / state.pace.step_s))
+            steps = max(PROBE_STEPS, behind + int(USED_SHARE * left / state.pace.step_s))
             steps = min(steps, MOST_EPOCHS * state.trainer(arm).steps_per_epoch)
         known = state.note({"kind": "fitted", "arm": arm.name, "step": behind, "steps": max(steps, behind)})
     return replace(length, steps=known["steps"])
@@ -193,7 +196,7 @@ def _search(state: Tune, forms: Sequence[str], length: Length, notes: list[str])
     """
     if not length.stretch:
         notes.append(f"no search for a rate: {length.steps} steps are too few for it")
-        return Arm(form=forms[0], rate=SURE_RATE), 0
+        return Arm(form=forms[0], rate=SURE_RATE), length.probed
     rows = length.rows[:SEARCH_ROWS]
     rates = [Arm(form=forms[0], rate=rate) for rate in RATES]
     best = _ranked(state, rates, length.stretch, rows, notes)[0]
@@ -253,8 +256,8 @@ def _train(state: Tune, arm: Arm, step: int, length: Length, notes: list[str]) -
         if best is None:
             raise
         notes.append(f"{arm.name} ended early: {error}")
-    assert best is not None, "every run is scored at least once"
-    return best
+    # No time for a step after the probe: what that made is all there is.
+    return best or _better(state, arm, step, length, best)
 
 
 def _next_score(step: int, length: Length) -> int:

@@ -38,7 +38,7 @@ class Log:
                 os.kill(os.getpid(), 9)
     def say(self, text):
         self.note("say " + text)
-    def begin(self, what, total):
+    def begin(self, what, total, done=0):
         self.note("begin " + what)
         return what
     def advance(self, handle, done, extra=""):

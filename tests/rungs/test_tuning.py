@@ -82,6 +82,7 @@ class Learner:
     def score(self, arm, step, rows):
         if known := self.find(kind="score", arm=arm.name, step=step, n=len(rows)):
             return known
+        assert self.steps[arm.name] == step, "a score is that of the step it is booked under"
         self.answers(arm, rows)
         value = self.curves.get(arm.name, lambda steps: 0.5)(self.steps[arm.name])
         found = {"kind": "score", "arm": arm.name, "step": step, "n": len(rows), "score": value}
@@ -203,6 +204,14 @@ def test_no_search_where_the_steps_are_few():
     outcome = tuned(learner)
     assert set(learner.steps) == {f"codes, rate {SURE_RATE:g}"}
     assert any("too few" in note for note in outcome.notes)
+
+
+@pytest.mark.parametrize("row_s", [0.5, 1.0, 1.2, 2.0, 50.0])
+def test_slow_steps_leave_a_short_tune_that_is_scored_as_it_is(row_s):
+    learner = Learner(budget_s=100.0, row_s=row_s)
+    outcome = tuned(learner)
+    assert f"{learner.kept['step']} steps" in outcome.what
+    assert learner.kept["step"] >= PROBE_STEPS
 
 
 def test_a_rate_that_breaks_is_left_out_and_named():
