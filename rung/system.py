@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rung.engines import start
 from rung.engines.base import Choice, Completion, Engine, EngineSpec, Progress, Request, no_progress
-from rung.errors import SystemFolderError
+from rung.errors import SystemFolderError, TaskError
 from rung.models.catalog import entry_named
 from rung.models.chat import Chat, load_chat
 from rung.models.embed import Embedder
@@ -29,6 +29,7 @@ from rung.models.weights import dequantised
 from rung.records import Answer, Example, Json, OutputKind
 from rung.runs import atomic_folder, file_digest, write_json
 from rung.scoring.extract import read_answer
+from rung.task.schemas import check_schema
 from rung.wording import Shot, embedded_text, label_texts, messages
 
 SPEC_FILE = "system.json"
@@ -192,6 +193,11 @@ class System:
             ) from None
         except ValueError as error:
             raise SystemFolderError(f"{str(path)!r} can't be read: {error}; climb again") from None
+        try:
+            if spec.schema_ is not None:
+                check_schema(spec.schema_, "its schema")
+        except TaskError as error:
+            raise SystemFolderError(f"{str(path)!r} can't be used: {error}") from None
         for name, digest in sorted(spec.files.items()):
             file = folder / name
             if ".." in Path(name).parts or Path(name).is_absolute():
@@ -360,9 +366,10 @@ def read_index(folder: Path) -> Index:
     """The examples that lie in a System's folder, and their vectors if it has any."""
     from safetensors.numpy import load_file
 
-    lines = (folder / SHOTS_FILE).read_text(encoding="utf-8").splitlines()
+    # Not splitlines: a text may hold line breaks of Unicode that JSON leaves as they are.
+    lines = (folder / SHOTS_FILE).read_bytes().split(b"\n")
     vectors = folder / VECTORS_FILE
-    stored = [Shot(**json.loads(line)) for line in lines]
+    stored = [Shot(**json.loads(line)) for line in lines if line]
     return stored, load_file(vectors)["vectors"] if vectors.is_file() else None
 
 

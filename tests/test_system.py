@@ -114,6 +114,15 @@ def test_an_unknown_key_or_value_is_refused_by_name(system, changes, said):
         System.load(system.folder)
 
 
+@pytest.mark.parametrize(
+    "schema", [{"$ref": "http://10.0.0.1/x"}, {"$ref": "file:///etc/passwd"}, {"type": 3}]
+)
+def test_a_schema_that_points_outside_or_is_none_is_refused(system, schema):
+    spec_file(system.folder, kind="json", schema_=schema)
+    with pytest.raises(SystemFolderError, match="its schema: "):
+        System.load(system.folder)
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff"])
 def test_a_damaged_spec_is_refused(system, content):
     (system.folder / "system.json").write_bytes(content)
@@ -227,8 +236,10 @@ def test_neighbours_come_with_the_nearest_last_and_ties_in_their_stored_order():
 
 
 def test_shots_are_read_back_and_may_lack_vectors(tmp_path):
-    save(tmp_path / "s", SPEC, {SHOTS_FILE: '{"input": "a\\u2028b", "output": "é"}\n'})
-    assert read_index(tmp_path / "s") == ([Shot(input="a\u2028b", output="é")], None)
+    text = "a\u2028b\u2029c\x85d\x0be"
+    line = json.dumps({"input": text, "output": "é"}, ensure_ascii=False) + "\n"
+    save(tmp_path / "s", SPEC, {SHOTS_FILE: line * 2})
+    assert read_index(tmp_path / "s") == ([Shot(input=text, output="é")] * 2, None)
 
 
 def test_examples_that_make_a_prompt_too_long_are_left_out_farthest_first(tiny):

@@ -142,11 +142,16 @@ def ask(
     from rung.errors import EngineError, TaskError
     from rung.records import Example
     from rung.system import Pool, System
+    from rung.task.outputs import check_text
 
     loaded = System.load(system)
     said = standard_input() if text == "-" else text
     if not said.strip():
         raise TaskError("there is nothing to answer: the text is empty")
+    try:
+        check_text(said + (context or ""))
+    except ValueError as error:
+        raise TaskError(f"the text to answer isn't UTF-8: it {error}; convert it") from None
     with Pool(parallel=1) as pool:
         answer = loaded.answer([Example(id="asked", input=said, output=None, context=context)], pool)[0]
     if answer.failure is not None:

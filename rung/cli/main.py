@@ -52,6 +52,10 @@ def run(arguments: Sequence[str]) -> int:
         # is the one that was writing, does the same and gives the same status.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return _fault(f"can't use {str(error.filename)[:200]!r}: {error.strerror}; mend that and try again")
     return 0
 
 

@@ -103,6 +103,7 @@ def test_the_version_is_that_of_the_package(tmp_path):
         (["report"], "rung climb TASK"),
         (["ask", "nowhere", "hello"], "nowhere"),
         (["models", "--fetch", "smollm"], "smollm2-135m"),
+        (["climb", "a text that was pasted " * 20], "File name too long"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_status_2(arguments, said, tmp_path):
