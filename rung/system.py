@@ -437,9 +437,11 @@ def _from_choice(spec: Spec, choice: Choice) -> Answer:
 def _from_completion(spec: Spec, completion: Completion) -> Answer:
     # Half a surrogate pair, which a model's bytes can spell, is text that no file can hold.
     text = completion.text.encode("utf-8", "replace").decode("utf-8")
+    # A number that was cut off in the middle reads as another one.
+    cut = completion.truncated and spec.kind == "number" and spec.answer.form == "free"
     return Answer(
         text=text,
-        value=read_answer(text, kind=spec.kind, labels=spec.labels, schema=spec.schema_),
+        value=None if cut else read_answer(text, kind=spec.kind, labels=spec.labels, schema=spec.schema_),
         prompt_tokens=completion.prompt_tokens,
         completion_tokens=completion.completion_tokens or len(completion.tokens),
         latency_s=completion.latency_s,

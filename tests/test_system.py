@@ -4,9 +4,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from rung.engines.base import Completion, EngineSpec
+from rung.engines.base import Completion, EngineSpec, Request
 from rung.engines.fake import FakeEngine
+from rung.engines.grammar import Grammars
 from rung.errors import EngineError, ModelError, SystemFolderError
 from rung.models.head import fit_minilm, head_files
 from rung.models.resolve import resolve
@@ -268,6 +270,63 @@ def fake(answer: str) -> FakeEngine:
     return FakeEngine(EngineSpec(engine="fake", context=64), answers={(1,): tuple(answer.encode())})
 
 
+LINES = {
+    "$defs": {"line": {"type": "object", "properties": {"name": {}, "qty": {}}, "required": ["name"]}},
+    "properties": {
+        "first": {"$ref": "#/$defs/line"},
+        "lines": {"items": {"anyOf": [{"type": ["null", "string"]}, {"$ref": "#/$defs/line"}]}},
+        "pair": {
+            "prefixItems": [{"properties": {"y": {}, "x": {}}}],
+            "items": {"properties": {"b": {}, "a": {}}},
+        },
+        "kind": {
+            "oneOf": [
+                {"properties": {"b": {}, "a": {}}, "additionalProperties": False},
+                {"properties": {"c": {}, "b": {}}, "required": ["c"]},
+            ]
+        },
+        "all": {"allOf": [{"properties": {"z": {}}}, {"properties": {"y": {}}}], "properties": {"x": {}}},
+        "loop": {"$ref": "#/properties/loop"},
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("value", "ordered"),
+    [
+        ({"first": {"qty": 1, "name": "a"}}, {"first": {"name": "a", "qty": 1}}),
+        ({"lines": [None, {"qty": 1, "name": "a"}]}, {"lines": [None, {"name": "a", "qty": 1}]}),
+        ({"pair": [{"x": 1, "y": 2}, {"a": 1, "b": 2}]}, {"pair": [{"y": 2, "x": 1}, {"b": 2, "a": 1}]}),
+        ({"kind": {"b": 1, "c": 2}}, {"kind": {"c": 2, "b": 1}}),
+        ({"kind": {"a": 1, "b": 2}}, {"kind": {"b": 2, "a": 1}}),
+        ({"all": {"x": 1, "y": 2, "z": 3}}, {"all": {"z": 3, "y": 2, "x": 1}}),
+        ({"loop": {"b": 1, "a": 2}}, {"loop": {"b": 1, "a": 2}}),
+    ],
+)
+def test_json_targets_are_in_the_order_that_constrained_decoding_keeps(value, ordered):
+    text = answer_text(value, "json", schema=LINES)
+    assert text == json.dumps(ordered, separators=(",", ":"))
+    (name,) = value
+    part = LINES["properties"][name]
+    if name == "loop" or "oneOf" in part:
+        return  # llguidance takes neither
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={letter: at for at, letter in enumerate(letters)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    schema = {"$defs": LINES["$defs"], "type": "object", "properties": {name: part}, "required": [name]}
+    matcher = Grammars(tokenizer, len(letters), (0,)).matcher(
+        Request(prompt=(1,), max_tokens=99, schema=schema)
+    )
+    assert matcher is not None and matcher.consume_tokens(tokenizer.encode(text).ids)
+    assert matcher.is_accepting()
+
+
+@pytest.mark.parametrize(("number", "text"), [(5e-05, "0.00005"), (1.5, "1.5"), (1e22, "1" + "0" * 22)])
+def test_numbers_are_written_without_an_exponent(number, text):
+    assert answer_text(number, "number") == text
+
+
 def asked(spec: Spec, engine, prompt=(1,)):
     class NoStop:
         stop_ids = ()
@@ -288,6 +347,13 @@ def test_a_free_answer_is_read_as_the_tasks_kind():
     assert (answer.text, answer.value, answer.failure) == ("The answer is: Yes.", "yes", None)
     assert answer.completion_tokens == 19
     assert asked(free, fake("I can't say")).value is None
+
+
+def test_a_number_that_was_cut_off_is_no_answer():
+    spec = SPEC.model_copy(update={"kind": "number", "answer": AnswerSpec(form="free", max_tokens=2)})
+    whole = spec.model_copy(update={"answer": AnswerSpec(form="free", max_tokens=9)})
+    assert (asked(spec, fake("1234")).text, asked(spec, fake("1234")).value) == ("12", None)
+    assert asked(whole, fake("1234")).value == 1234
 
 
 def test_a_chosen_label_comes_with_probabilities_of_the_five_likeliest():

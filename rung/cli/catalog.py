@@ -26,6 +26,11 @@ def catalog_table() -> "Table":
     return table
 
 
+def licence_notes() -> list[str]:
+    """What the licences ask of whoever uses the models, each once."""
+    return list(dict.fromkeys(entry.licence_note for entry in CATALOG))
+
+
 def is_cached(entry: Entry) -> bool:
     """Whether a climb can use the model without bringing it first."""
     return (cache_dir() / "models" / entry.name / entry.sha256[:12] / "complete").is_file()

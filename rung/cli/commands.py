@@ -27,7 +27,7 @@ class ClimbChoices:
     budget
         Time for building and choosing, such as 90s, 30m or 1h30m. The final test isn't cut short.
     models
-        Models to use instead of the task's, with commas between; `rung models` lists tested ones.
+        Model to use instead of the task's; `rung models` lists tested ones. Of several, the first is climbed.
     dev_rows
         The most rows to choose by; 500, or as many as the budget affords where answers are long.
     test_all
@@ -171,13 +171,16 @@ def models(*, fetch: str | None = None) -> None:
     """
     from rich.console import Console
 
-    from rung.cli.catalog import bring, catalog_table
+    from rung.cli.catalog import bring, catalog_table, licence_notes
     from rung.report.text import Screen
 
     if fetch is not None:
         with Screen() as screen:
             bring(fetch, screen)
-    Console().print(catalog_table())
+    console = Console()
+    console.print(catalog_table())
+    for note in licence_notes():
+        console.print(f"\n{note}", style="dim", highlight=False)
 
 
 def _listed(text: str) -> tuple[str, ...]:

@@ -45,7 +45,8 @@ def run(arguments: Sequence[str]) -> int:
     except CycloptsError as error:
         return _fault(f"{' '.join(str(error).split())} `rung --help` shows what there is.")
     except KeyboardInterrupt:
-        print("interrupted; the same command resumes", file=sys.stderr)
+        resumes = "; the same command resumes" if "climb" in arguments[:1] else ""
+        print(f"interrupted{resumes}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # Whoever read the output has left; what is still buffered must not be written at exit. Rich, where it

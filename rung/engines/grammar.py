@@ -68,14 +68,19 @@ class Grammars:
                 "value: give the request's stop_ids"
             )
         if ends not in self._tables:
-            self._tables[ends] = LLTokenizer(
-                self._tokenizer.to_str(), n_vocab=self._vocabulary, eos_token=list(ends)
-            )
+            try:
+                self._tables[ends] = LLTokenizer(
+                    self._tokenizer.to_str(), n_vocab=self._vocabulary, eos_token=list(ends)
+                )
+            except ValueError as error:
+                raise EngineError(
+                    f"no schema can be enforced in this vocabulary: {error}; use the model's GGUF file"
+                ) from error
         return self._tables[ends]
 
 
 def load_tokenizer(folder: Path | None) -> "Tokenizer":
-    """The tokenizer of a weights folder. Raises EngineError where there is none."""
+    """The tokenizer of a weights folder. Raises EngineError where there is none, or a damaged one."""
     from tokenizers import Tokenizer
 
     if folder is None or not (folder / "tokenizer.json").is_file():
@@ -83,7 +88,12 @@ def load_tokenizer(folder: Path | None) -> "Tokenizer":
             f"no tokenizer.json in {str(folder)!r}: the torch engine needs it to write text; choosing among "
             "labels works without"
         )
-    return Tokenizer.from_file(str(folder / "tokenizer.json"))
+    try:
+        return Tokenizer.from_file(str(folder / "tokenizer.json"))
+    except Exception as error:  # tokenizers raises Exception itself
+        raise EngineError(
+            f"{str(folder / 'tokenizer.json')!r} is no tokenizer ({str(error)[:200]}): bring the model again"
+        ) from error
 
 
 def end_tokens(config: Any) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from rung.errors import EngineError
 from rung.records import Json
+from rung.task.schemas import local_part
 
 EMPTY: Mapping[str, Json] = {"string": "", "boolean": False, "null": None}
 
@@ -31,7 +32,7 @@ def _smallest(schema: Json, root: Json) -> Json:
     if not isinstance(schema, dict):
         return None
     if "$ref" in schema:
-        return _smallest(_resolve(str(schema["$ref"]), root), root)
+        return _smallest(local_part(str(schema["$ref"]), root), root)
     if "const" in schema:
         return schema["const"]
     for key in ("enum", "anyOf", "oneOf"):
@@ -81,11 +82,3 @@ def _object(value: Json) -> dict[str, Json]:
 def _number(schema: dict[str, Json], key: str, default: float) -> int | float:
     value = schema.get(key, default)
     return value if isinstance(value, (int, float)) else default
-
-
-def _resolve(reference: str, root: Json) -> Json:
-    """The part of `root` that a local JSON pointer names."""
-    part = root
-    for name in reference.removeprefix("#").strip("/").split("/"):
-        part = part.get(name) if isinstance(part, dict) and name else part
-    return part

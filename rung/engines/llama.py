@@ -112,11 +112,10 @@ class LlamaEngine:
 
     def close(self) -> None:
         """End the child; calls in flight break off."""
-        with self._lock:
-            if not self._closed:
-                self._closed = True
-                self._child.kill()
-                self._child.client.close()
+        # Not under the lock: whoever holds it may be waiting for a new child to load its model.
+        self._closed = True
+        self._child.kill()
+        self._child.client.close()
 
     def _run(self, prompts: Sequence[Tokens], call: Callable[[int], R], progress: Progress) -> list[R]:
         if self._closed:
@@ -292,4 +291,7 @@ class LlamaEngine:
                 broken.kill()
                 broken.client.close()
                 self._child = Child(self._spec, request_limit_s=self._limit_s)
+                if self._closed:
+                    self.close()
+                    raise EngineError("this llama engine was closed while it answered")
             return self._child

@@ -8,11 +8,11 @@ import time
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM
-from transformers.utils import logging as transformers_logging
 
 from rung.engines import lora
 from rung.engines.base import Choice, Completion, EngineSpec, Progress, Request, no_progress
@@ -23,6 +23,7 @@ from rung.engines.parallel import side_by_side, workers
 from rung.engines.rows import Network, Rows, attention_windows, in_batches, pad_right
 from rung.engines.trie import Search, Trie
 from rung.errors import EngineError
+from rung.models.weights import quiet
 
 Tokens = tuple[int, ...]
 
@@ -46,18 +47,31 @@ def best_dtype() -> torch.dtype:
 def load_model(folder: Path, dtype: torch.dtype | None = None, attention: str = "sdpa") -> Network:
     """A causal language model from a safetensors folder, in eval mode, on the GPU when there is one.
 
-    `attention` is "sdpa" or "eager". Raises EngineError for a folder or an architecture that can't be used.
+    `attention` is "sdpa" or "eager". Raises EngineError for a folder or an architecture that can't be used,
+    or that lacks weights: those would be random. No code that comes with a model is ever run.
     """
-    transformers_logging.disable_progress_bar()
     try:
-        model: Network = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype or best_dtype(), attn_implementation=attention, use_safetensors=True
-        )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        with quiet():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=dtype or best_dtype(),
+                attn_implementation=attention,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise EngineError(
             f"{str(folder)!r} can't be read as a language model: {' '.join(str(error).split())[:300]}; it "
             "must hold config.json and safetensors weights of an architecture that transformers knows"
         ) from None
+    model, notes = loaded
+    if lost := sorted(str(key) for kind in ("missing_keys", "mismatched_keys") for key in notes[kind]):
+        raise EngineError(
+            f"{str(folder)!r} lacks {len(lost)} weights of its architecture (first: {lost[:3]!r}): bring the "
+            "model again, or name one whose weights fit its config.json"
+        )
     model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     require_plain(model)
     return model

@@ -64,12 +64,6 @@ def fetch(entry: Entry, *, progress: Progress = no_progress) -> Path:
     return made_once(folder, build)
 
 
-def digest_of(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _write(stage: Path, file: File, chunks: Iterator[bytes]) -> int:
     """Write the chunks under the file's name in `stage`; return their size. DigestError on other bytes."""
     digest, size = hashlib.sha256(), 0

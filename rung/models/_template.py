@@ -4,13 +4,14 @@ import datetime
 import json
 import secrets
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from rung.errors import ModelError
 
 if TYPE_CHECKING:
     from jinja2 import Template
+    from jinja2.ext import Extension
 
 # A prompt that names today would make training and serving differ from one day to the next.
 _TODAY: Final = datetime.datetime(2024, 7, 26)
@@ -25,15 +26,14 @@ def fill(
     `answer` asks for the text that opens the answer. Raises ModelError when the template refuses the
     turns, or drops one.
     """
-    from jinja2 import TemplateError
-
+    compiled = _compiled(template)
     stands = [f"x{secrets.token_hex(16)}x" for _ in turns]
     messages = [{"role": role, "content": stand} for (role, _), stand in zip(turns, stands, strict=True)]
     try:
-        text = _compiled(template).render(
+        text = compiled.render(
             messages=messages, add_generation_prompt=answer, tools=None, documents=None, **names
         )
-    except (TemplateError, TypeError, ValueError, KeyError) as error:
+    except Exception as error:  # the template is the model's own code: it may fail in any way
         roles = ", ".join(role for role, _ in turns)
         raise ModelError(f"the prompt template refuses the turns ({roles}): {error}") from error
     parts: list[str | int] = [text]
@@ -60,7 +60,7 @@ def _compiled(template: str) -> "Template":
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _generation()]
     )
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _refuse
@@ -71,6 +71,24 @@ def _compiled(template: str) -> "Template":
         raise ModelError(
             f"the model's chat template isn't Jinja: line {error.lineno}: {error.message}"
         ) from error
+
+
+@cache
+def _generation() -> "type[Extension]":
+    """The tag pair that marks the answer for transformers' loss masks; here its content is just text."""
+    from jinja2 import nodes
+    from jinja2.ext import Extension
+
+    class Generation(Extension):
+        tags = {"generation"}
+
+        def parse(self, parser: Any) -> nodes.Node:
+            line = next(parser.stream).lineno
+            return nodes.Scope(
+                parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line
+            )
+
+    return Generation
 
 
 def _to_json(value: Any, indent: int | None = None) -> str:

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from rung.errors import ModelError
-from rung.models._fetch import Progress, digest_of, fetch, no_progress
+from rung.models._fetch import Progress, fetch, no_progress
 from rung.models._gguf import gguf_metadata as gguf_metadata
 from rung.models._gguf import read_header
 from rung.models._hub import download
 from rung.models.catalog import CATALOG, Entry, ModelKind, entry_named, entry_with
+from rung.runs import file_digest
 
 _HUB: Final = re.compile(r"(?:hf:)?(?P<repository>[\w.-]+/[\w.-]+)(?::(?P<file>[\w./-]+\.gguf))?")
 _EMBEDDERS: Final = ("bert", "nomic-bert", "jina-bert-v2", "t5encoder")
@@ -110,7 +111,7 @@ def _from_gguf(path: Path, *, name: str) -> Model:
         raise ModelError(
             f"{str(path)!r} is one of {split!r} parts of a model: join them with `llama-gguf-split --merge`"
         )
-    digest = digest_of(path)
+    digest = file_digest(path)
     template = values.get("tokenizer.chat_template")
     context = values.get(f"{architecture}.context_length", 2048)
     known = entry_with(digest)
@@ -192,7 +193,7 @@ def _folder_digest(folder: Path) -> str:
         for pattern in ("*.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "*.jinja")
         for path in folder.glob(pattern)
     )
-    digests: Mapping[str, str] = {name: digest_of(folder / name) for name in names}
+    digests: Mapping[str, str] = {name: file_digest(folder / name) for name in names}
     return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
 
 

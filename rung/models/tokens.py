@@ -1,7 +1,7 @@
 """Text to token ids and back, exactly as llama.cpp does it: `load_tokenizer`."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -140,6 +140,18 @@ def _from_gguf(path: Path) -> Tokens:
             raise ModelError(f"{str(path)!r} has no tokenizer.ggml.{key}, so no text can be split for it")
         return found
 
+    try:
+        return _from_values(path, values, value)
+    except ModelError:
+        raise
+    except Exception as error:  # tokenizers raises Exception itself
+        raise ModelError(
+            f"{str(path)!r} holds a damaged vocabulary ({type(error).__name__}: {str(error)[:200]}): bring "
+            "the file again"
+        ) from error
+
+
+def _from_values(path: Path, values: Mapping[str, Any], value: Callable[..., Any]) -> Tokens:
     texts, pre = value("tokens"), value("pre", "default")
     kinds = kinds_of(texts, value("token_type", [NORMAL] * len(texts)))
     spelling = spelling_of(value("model"), pre, repr(str(path)))
@@ -155,6 +167,8 @@ def _from_gguf(path: Path) -> Tokens:
     add_bos = bos is not None and bool(value("add_bos_token", begins_with_bos(spelling, pre)))
     if bos is not None and add_bos:
         put_first(backend, texts[bos], bos)
+    if not all(index is None or 0 <= index < len(texts) for index in (bos, eos)):
+        raise IndexError(f"bos {bos!r} or eos {eos!r} of {len(texts)} tokens")
     return Tokens(
         backend=backend,
         texts=tuple(texts),
@@ -172,7 +186,12 @@ def _from_folder(folder: Path) -> Tokens:
     from tokenizers import Tokenizer
 
     described = read_json(folder / "tokenizer.json")
-    backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    try:
+        backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    except Exception as error:  # tokenizers raises Exception itself
+        raise ModelError(
+            f"{str(folder / 'tokenizer.json')!r} is no tokenizer ({str(error)[:200]}): bring the model again"
+        ) from error
     backend.no_truncation()
     backend.no_padding()
     backend.encode_special_tokens = True

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from rung.climb.climb import CLIMB_FILE
 from rung.errors import RunError
 from rung.runs import RUN_FILE
 
-CLIMB_FILE = "climb.json"
 HOW_TO_MAKE_ONE = "make one with `rung climb TASK`, where TASK is a task.yaml or a file of rows"
 
 

@@ -78,12 +78,18 @@ def number_schema(targets: Sequence[float]) -> Json:
     }
 
 
-def schema_notes(context: Context) -> tuple[str, ...]:
-    """What of the schema no engine can enforce, so that answers are decoded freely and checked after."""
-    faults = check_schema(answer_schema(context) or {})
-    if not faults:
-        return ()
-    return (f"answers are decoded freely, since the schema can't be enforced: {'; '.join(faults)[:300]}",)
+def answer_notes(context: Context) -> tuple[str, ...]:
+    """What of the schema no engine can enforce, so that answers are decoded freely, and answers too long."""
+    notes = []
+    if faults := check_schema(answer_schema(context) or {}):
+        reasons = "; ".join(faults)[:300]
+        notes.append(f"answers are decoded freely, since the schema can't be enforced: {reasons}")
+    if context.kind != "label" and (longest := longest_target(context)) > (most := longest_answer(context)):
+        notes.append(
+            f"the longest training answer has {longest:,} tokens and an answer ends after {most:,}: rows "
+            "with longer ones can't be answered right; shorten them or split the task"
+        )
+    return tuple(notes)
 
 
 def longest_answer(context: Context) -> int:

@@ -1,7 +1,7 @@
 """Zero-shot: the model as it is, under the better of a few written instructions, constrained and free."""
 
 from rung.rungs.base import Built, Context, Variant, choose, no_room, slug
-from rung.rungs.instructions import answer_spec, instructions, schema_notes, spec_for
+from rung.rungs.instructions import answer_notes, answer_spec, instructions, spec_for
 from rung.rungs.probe import race, under_each_engine
 from rung.system import Spec, save
 
@@ -35,7 +35,7 @@ class Prompt:
         ]
         chosen, trials, notes = choose(context, variants)
         about = () if context.task.about.strip() else (NO_ABOUT,)
-        told = (*about, *schema_notes(context), note, *notes)
+        told = (*about, *answer_notes(context), note, *notes)
         return Built(system=chosen.system, what=f"zero-shot, {chosen.name}", trials=trials, notes=told)
 
 

@@ -93,7 +93,7 @@ def answer_forms(context: Context) -> dict[str, Spec]:
 def label_codes(context: Context) -> tuple[int, ...]:
     """One token of its own for every label: the first of its words that no earlier label took.
 
-    A label whose tokens are all taken gets the lowest ordinary token that is free.
+    A label whose tokens are all taken gets the highest ordinary token that is free.
     """
     chat = context.pool.chat(context.model)
     control = set(chat.tokens.control.values())

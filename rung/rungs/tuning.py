@@ -35,7 +35,9 @@ PROBE_SHARE = 0.03
 SEARCH_ROWS = 200
 NEAR_TIE = 0.02
 """A form other than the first must score this much more: one-token codes are shortest to learn and say."""
-FEWEST_SCORED = 50
+FEWEST_SCORED = 30
+CLOSING_ROWS = 40
+"""Answers that parity, the race of the engines and a slower engine than the tune's own cost in the end."""
 USED_SHARE = 0.85
 """Of the time: the rest is for what a probe can't foresee."""
 SCORING_SHARE = 0.25
@@ -129,7 +131,8 @@ def _settle_length(state: Tune, arm: Arm, forms: Sequence[str]) -> Length:
         step_s = statistics.median(state.batch / tick.rows_per_s for tick in ticks)
         row_s = _answer_s(state, arm)
         # The finished System answers all of dev once more.
-        budget_s = max(state.plan.budget_s / 2, state.plan.budget_s - len(dev) * row_s)
+        closing_s = (len(dev) + CLOSING_ROWS) * row_s
+        budget_s = max(state.plan.budget_s / 2, state.plan.budget_s - closing_s)
         answers = SCORING_SHARE * budget_s / row_s
         evaluations = int(answers / FEWEST_SCORED) - stretches
         evaluations = min(MOST_EVALUATIONS, max(FEWEST_EVALUATIONS, evaluations))
@@ -175,7 +178,7 @@ def _fitted(state: Tune, arm: Arm, behind: int, length: Length) -> Length:
         if state.pace.known:
             last = 2.0 if length.evaluations >= MID_DECAY else 1.0
             to_score = max(last, length.evaluations * (1 - behind / steps)) * len(length.rows)
-            answering_s = (to_score + len(state.context.dev)) * state.pace.answer_s
+            answering_s = (to_score + len(state.context.dev) + CLOSING_ROWS) * state.pace.answer_s
             left = state.context.seconds_left - state.plan.reserve_s - answering_s
             steps = max(PROBE_STEPS, behind + int(USED_SHARE * left / state.pace.step_s))
             steps = min(steps, MOST_EPOCHS * state.trainer(arm).steps_per_epoch)

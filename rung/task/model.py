@@ -157,7 +157,7 @@ class Task(_Frozen):
     models: Annotated[tuple[str, ...], BeforeValidator(_one_or_many)] = Field(
         default=("smollm2-135m",),
         min_length=1,
-        description="Models to try: catalog name, hub id, folder or .gguf.",
+        description="The model to climb on: catalog name, hub id, folder or .gguf; of several the first.",
     )
     teacher: str | None = Field(default=None, description="A bigger model whose answers may be learned from.")
     limits: Limits = Field(default_factory=Limits, description="What a System must keep to.")

@@ -60,6 +60,14 @@ def is_inferred(schema: dict[str, Any]) -> bool:
     return schema.get("$comment") == INFERRED
 
 
+def local_part(reference: str, root: Json) -> Json:
+    """The part of the schema `root` that a local JSON pointer such as `#/$defs/line` names; else `root`."""
+    part = root
+    for name in reference.removeprefix("#").strip("/").split("/"):
+        part = part.get(name) if isinstance(part, dict) and name else part
+    return part
+
+
 def _parts(schema: object) -> Iterator[dict[str, Any]]:
     """Every object in the schema."""
     open_parts = [schema]

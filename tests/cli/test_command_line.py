@@ -148,16 +148,20 @@ def test_a_reader_that_has_left_gets_no_complaint(argument, finished):
     assert (done.returncode, done.stderr) == (1, b"")
 
 
-def test_an_interrupt_says_how_to_go_on(tmp_path):
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["climb", "x"], "interrupted; the same command resumes\n"), (["report", "x"], "interrupted\n")],
+)
+def test_an_interrupt_says_how_to_go_on_where_one_can(arguments, said, tmp_path):
     script = (
-        "import sys; from rung.cli import main\n"
-        "@main.app.command\n"
-        "def stuck(): raise KeyboardInterrupt\n"
-        "main.main(['stuck'])"
+        "import pathlib; from rung.cli import commands, main\n"
+        "def stuck(*_): raise KeyboardInterrupt\n"
+        "commands.seconds = pathlib.Path.is_file = stuck\n"
+        f"main.main({arguments!r})"
     )
     done = run(folder=tmp_path, python=("-c", script))
     assert done.returncode == 130
-    assert done.stderr.decode() == "interrupted; the same command resumes\n"
+    assert done.stderr.decode() == said
 
 
 def test_a_fault_of_its_own_shows_where_it_happened(tmp_path):
@@ -176,6 +180,7 @@ def test_models_are_listed_with_size_and_licence(tmp_path):
     text = run("models", folder=tmp_path).stdout.decode()
     line = next(line for line in text.splitlines() if line.startswith("smollm2-135m"))
     assert "98 MB" in line and "apache-2.0" in line
+    assert "whoever gets the model or a tune of it must be bound by the terms too" in " ".join(text.split())
 
 
 def test_the_public_names_exist_and_are_sorted():

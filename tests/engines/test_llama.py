@@ -197,6 +197,37 @@ def test_closing_ends_the_child():
     assert engine.memory_mb() == 0.0
 
 
+def test_closing_does_not_wait_for_a_child_that_is_being_started(monkeypatch):
+    engine = LlamaEngine(llama_spec())
+    started, go_on = threading.Event(), threading.Event()
+    made: list[Child] = []
+
+    def slow(*arguments, **named):
+        started.set()
+        assert go_on.wait(60)
+        made.append(Child(*arguments, **named))
+        return made[0]
+
+    monkeypatch.setattr("rung.engines.llama.Child", slow)
+    os.kill(engine.pid, signal.SIGKILL)
+    faults: list[BaseException] = []
+
+    def ask():
+        try:
+            engine.generate(short_requests(1))
+        except EngineError as fault:
+            faults.append(fault)
+
+    asker = threading.Thread(target=ask)
+    asker.start()
+    assert started.wait(20)
+    engine.close()
+    go_on.set()
+    asker.join(60)
+    assert "was closed while it answered" in str(faults[0])
+    assert not psutil.pid_exists(made[0].pid)
+
+
 def test_a_file_that_is_no_model_is_an_error_with_llamas_own_words(tmp_path):
     path = tmp_path / "junk.gguf"
     path.write_bytes(b"GGUF" + bytes(1000))

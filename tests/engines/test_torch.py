@@ -1,3 +1,4 @@
+import json
 import math
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from transformers import GraniteConfig, GraniteForCausalLM
 
 from rung.engines import lora
@@ -185,6 +187,32 @@ def test_a_folder_that_holds_no_model_is_named(tmp_path, content):
         load_model(tmp_path)
     with pytest.raises(EngineError, match="needs a folder"):
         TorchEngine(EngineSpec(engine="torch"))
+
+
+@pytest.mark.parametrize("change", ["renamed", "dropped", "resized"])
+def test_weights_that_a_folder_lacks_are_never_made_up(tmp_path, change):
+    folder = tiny_folder(tmp_path / "base", tiny(dtype=torch.float32))
+    tensors = load_file(folder / "model.safetensors")
+    name = "model.layers.1.mlp.up_proj.weight"
+    taken = tensors.pop(name)
+    if change == "renamed":
+        tensors[f"other.{name}"] = taken
+    if change == "resized":
+        tensors[name] = taken[:-1].contiguous()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(EngineError, match=r"lacks 1 weights.*layers\.1\.mlp\.up_proj"):
+        load_model(folder)
+
+
+def test_code_that_comes_with_a_model_is_not_run_and_nobody_is_asked_to(tmp_path, monkeypatch):
+    mine = {"AutoConfig": "martian.Config", "AutoModelForCausalLM": "martian.Model"}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "martian", "auto_map": mine}))
+    (tmp_path / "martian.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    save_file({"weight": torch.zeros(2)}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    monkeypatch.setattr("builtins.input", lambda _: "y")
+    with pytest.raises(EngineError, match="can't be read as a language model"):
+        load_model(tmp_path)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_model_that_bends_its_logits_is_refused(tmp_path):

@@ -137,6 +137,8 @@ def test_a_prompt_must_end_with_a_users_turn(chat: Chat, messages) -> None:
         ),
         ("{{ ''.__class__.__mro__ }}{{ messages[0].content }}", "refuses"),
         ("{% if %}", "isn't Jinja"),
+        ("{{ 1 // 0 }}{{ messages[0].content }}", "refuses the turns.*division"),
+        ("{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}", "refuses the turns.*recursion"),
     ],
 )
 def test_a_template_that_refuses_drops_a_turn_or_reaches_for_python_is_an_error(
@@ -145,6 +147,18 @@ def test_a_template_that_refuses_drops_a_turn_or_reaches_for_python_is_an_error(
     broken = replace(chat, template=template)
     with pytest.raises(ModelError, match=message):
         broken.render(SHOTS)
+
+
+def test_the_tag_that_marks_the_answer_for_a_loss_mask_changes_nothing(chat: Chat) -> None:
+    body = "{{ '<' ~ m.content ~ '>' }}"
+    marked = replace(
+        chat,
+        template="{% for m in messages %}{% generation %}{% set x = 1 %}"
+        + body
+        + "{% endgeneration %}{% endfor %}",
+    )
+    plain = replace(chat, template="{% for m in messages %}" + body + "{% endfor %}")
+    assert marked.render(SHOTS) == plain.render(SHOTS)
 
 
 def test_a_prompt_does_not_change_with_the_day(chat: Chat) -> None:

@@ -7,9 +7,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rung.errors import DataError, ModelError
+from rung.models._gguf import gguf_metadata
 from rung.models._pretokenizers import _SPLITS
 from rung.models.resolve import resolve
-from rung.models.tokens import load_tokenizer
+from rung.models.tokens import _from_gguf, load_tokenizer
 
 HARD = [
     "a purchase  113",
@@ -59,6 +60,18 @@ def test_two_pre_tokenizers_do_differ_on_the_test_strings(tiny_gguf) -> None:
 def test_an_unknown_pre_tokenizer_is_refused_by_name(tiny_gguf) -> None:
     with pytest.raises(ModelError, match="'martian'"):
         load_tokenizer(resolve(str(tiny_gguf("martian"))))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("token_type", [1, 1]), ("eos_token_id", 10**6), ("bos_token_id", -1), ("merges", [1, 2])],
+)
+def test_a_damaged_vocabulary_is_a_model_error(tiny_gguf, monkeypatch, key, value) -> None:
+    path = tiny_gguf()
+    values = {**gguf_metadata(path, arrays=True), f"tokenizer.ggml.{key}": value}
+    monkeypatch.setattr("rung.models.tokens.gguf_metadata", lambda *_, **__: values)
+    with pytest.raises(ModelError, match="damaged vocabulary"):
+        _from_gguf(path)
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

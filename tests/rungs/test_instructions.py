@@ -5,12 +5,12 @@ import pytest
 from rung.records import Example
 from rung.rungs.few_shot import stratified
 from rung.rungs.instructions import (
+    answer_notes,
     answer_schema,
     answer_spec,
     few_shot_instruction,
     instructions,
     number_schema,
-    schema_notes,
 )
 from rung.rungs.prompt import NO_ABOUT, Prompt
 from rung.rungs.sft import answer_forms, label_codes
@@ -98,9 +98,9 @@ def test_a_schema_that_no_engine_can_enforce_is_answered_freely_and_said(context
     odd = replace(context, task=context.task.model_copy(update={"output": output}))
     assert answer_spec(odd, constrained=True).form == "free"
     assert answer_schema(odd) == schema, "the answer is still checked against it"
-    (note,) = schema_notes(odd)
+    (note,) = answer_notes(odd)
     assert "decoded freely" in note and "#/properties/topic" in note
-    assert schema_notes(context) == ()
+    assert answer_notes(context) == ()
 
 
 def test_a_task_without_about_is_told_so(contexts):
