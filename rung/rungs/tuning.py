@@ -17,7 +17,8 @@ RATES = (2.5e-4, 5e-4, 1e-3)
 """A's; B's are `B_RATE` times as high."""
 SURE_RATE = 5e-4
 """Where there is no time for a search."""
-SEARCH_SHARE = 1 / 4
+SEARCH_SHARE, MOST_SEARCH_SHARE = 1 / 4, 1 / 3
+"""Of the steps: where they are few, a search may take the larger share, or there is none."""
 FEWEST_TRIAL_STEPS = 2 * WARMUP
 """A rate that was hardly reached isn't tried: with 12 steps all three of sms_spam's answered "ham" alone."""
 MOST_EPOCHS = 10
@@ -140,8 +141,7 @@ def _settle_length(state: Tune, arm: Arm, forms: Sequence[str]) -> Length:
         scoring_s = row_s * (stretches * min(rows, SEARCH_ROWS) + evaluations * rows)
         steps = int((USED_SHARE * budget_s - scoring_s) / step_s)
         most = MOST_EPOCHS * state.trainer(arm).steps_per_epoch
-        stretch = int(min(steps, most) * SEARCH_SHARE / stretches)
-        stretch = stretch if stretch >= FEWEST_TRIAL_STEPS else 0
+        stretch = _stretch(min(steps, most), stretches)
         lost = stretch * (stretches - (2 if len(forms) > 1 else 1))
         steps = max(begun + PROBE_STEPS, min(steps - lost, most))
         plan = {"steps": steps, "stretch": stretch, "evaluations": evaluations, "rows": rows}
@@ -184,6 +184,13 @@ def _fitted(state: Tune, arm: Arm, behind: int, length: Length) -> Length:
             steps = min(steps, MOST_EPOCHS * state.trainer(arm).steps_per_epoch)
         known = state.note({"kind": "fitted", "arm": arm.name, "step": behind, "steps": max(steps, behind)})
     return replace(length, steps=known["steps"])
+
+
+def _stretch(steps: int, stretches: int) -> int:
+    """Steps of a stretch of the search, of so many in all; 0 where they are too few for any."""
+    found = int(steps * SEARCH_SHARE / stretches)
+    fits = FEWEST_TRIAL_STEPS * stretches <= steps * MOST_SEARCH_SHARE
+    return max(found, FEWEST_TRIAL_STEPS) if fits else 0
 
 
 def _stretches(forms: Sequence[str]) -> int:
