@@ -23,7 +23,7 @@ from rung.engines.parallel import side_by_side, workers
 from rung.engines.rows import Network, Rows, attention_windows, in_batches, pad_right
 from rung.engines.trie import Search, Trie
 from rung.errors import EngineError
-from rung.models.weights import quiet
+from rung.models.weights import lost_weights, quiet
 
 Tokens = tuple[int, ...]
 
@@ -67,7 +67,7 @@ def load_model(folder: Path, dtype: torch.dtype | None = None, attention: str = 
             "must hold config.json and safetensors weights of an architecture that transformers knows"
         ) from None
     model, notes = loaded
-    if lost := sorted(str(key) for kind in ("missing_keys", "mismatched_keys") for key in notes[kind]):
+    if lost := lost_weights(notes):
         raise EngineError(
             f"{str(folder)!r} lacks {len(lost)} weights of its architecture (first: {lost[:3]!r}): bring the "
             "model again, or name one whose weights fit its config.json"

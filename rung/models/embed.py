@@ -112,7 +112,7 @@ class Embedder:
         import torch
         from transformers import BertModel
 
-        from rung.models.weights import quiet
+        from rung.models.weights import lost_weights, quiet
 
         with quiet():
             loaded: Any = BertModel.from_pretrained(
@@ -123,7 +123,7 @@ class Embedder:
                 output_loading_info=True,
             )
         network, notes = loaded
-        if lost := sorted(map(str, notes["missing_keys"])):
+        if lost := lost_weights(notes):
             raise ModelError(
                 f"{str(self.model.folder)!r} lacks the weights {lost[:3]!r}: bring the model again"
             )

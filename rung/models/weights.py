@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -58,13 +58,17 @@ def _read(path: Path) -> "PreTrainedModel":
             "asked, but not tuned; to tune this model, give its safetensors folder or hub id"
         ) from error
     network, notes = loaded
-    lost = sorted(str(key) for kind in ("missing_keys", "mismatched_keys") for key in notes[kind])
-    if lost:
+    if lost := lost_weights(notes):
         raise ModelError(
             f"{str(path)!r} lacks {len(lost)} weights of its architecture (first: {lost[:3]!r}), so a tune "
             "of it would start from noise: give the model's safetensors folder or hub id"
         )
     return network
+
+
+def lost_weights(notes: Mapping[str, Any]) -> list[str]:
+    """The weights that transformers didn't find, or not in their shape: it fills those in at random."""
+    return sorted(str(key) for kind in ("missing_keys", "mismatched_keys") for key in notes[kind])
 
 
 def _write_tokenizer(model: Model, stage: Path) -> None:
