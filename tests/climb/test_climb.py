@@ -228,6 +228,24 @@ def test_looks_at_the_same_test_rows_by_runs_in_one_place_add_up(task, options, 
     assert climb(task, replace(chosen, out=tmp_path / "fourth", seed=5), Log())[0].openings == 1
 
 
+def test_a_rung_that_is_taken_up_again_has_only_the_rest_of_its_share(task, options, monkeypatch):
+    left = []
+
+    class Head(Always):
+        def build(self, context):
+            left.append(context.seconds_left)
+            return super().build(context)
+
+    names = with_ladder(monkeypatch, Head("head"))
+    chosen = replace(options, rungs=names, budget_s=100.0)
+    _, run = climb(task, chosen, Log())
+    (run / "rungs" / "head" / "result.json").unlink()
+    (run / "climb.json").unlink()
+    (run / "clock.json").write_text(json.dumps({"seconds": 20.0, "building": {"head": 20.0}}))
+    climb(task, chosen, Log())
+    assert left[0] > 25 and left[1] < 10.1
+
+
 def test_under_50_test_rows_there_are_scores_but_no_verdict_and_no_winner(tmp_path, options, monkeypatch):
     names = with_ladder(monkeypatch, Always("one"), Always("two", label="two"))
     few = write_rows(tmp_path / "few.jsonl", label_rows(60))

@@ -86,6 +86,17 @@ def test_a_log_gets_plain_lines_now_and_then():
     assert lines[2] == "head, all dev rows: done in 0.0 s"
 
 
+def test_what_was_done_before_tells_nothing_of_the_pace(monkeypatch):
+    now = iter([0.0, 10.0, 10.0])
+    monkeypatch.setattr("rung.report.text.time.monotonic", lambda: next(now))
+    out = io.StringIO()
+    with Screen(console=Console(file=out, width=80), every_s=0.0) as screen:
+        bar = screen.begin("sft", 200, 100)
+        screen.advance(bar, 110)
+        screen.end(bar)
+    assert out.getvalue().splitlines()[0] == "sft: 110 of 200, 10 s, about 1 m 30 s left"
+
+
 def test_a_log_is_silent_about_what_is_quick():
     out = io.StringIO()
     with Screen(console=Console(file=out)) as screen:
