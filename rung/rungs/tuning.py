@@ -187,7 +187,7 @@ def _fitted(state: Tune, arm: Arm, behind: int, length: Length) -> Length:
 
 
 def _stretch(steps: int, stretches: int) -> int:
-    """Steps of a stretch of the search, of so many in all; 0 where they are too few for any."""
+    """How many of `steps` each of the search's `stretches` gets; 0 where they are too few to search."""
     found = int(steps * SEARCH_SHARE / stretches)
     fits = FEWEST_TRIAL_STEPS * stretches <= steps * MOST_SEARCH_SHARE
     return max(found, FEWEST_TRIAL_STEPS) if fits else 0

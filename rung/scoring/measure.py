@@ -119,7 +119,8 @@ def _interval(scored: _Scored) -> Interval:
     rows = np.array(scored.rows)
     score = _score(scored)
     units = len(rows) if scored.groups is None else int(scored.groups.max()) + 1
-    if scored.scorer.shares and set(scored.rows) == {score}:
+    alike = len(set(scored.rows)) == 1 and (scored.scorer.mean_of_rows or score in (0.0, 1.0))
+    if scored.scorer.shares and alike:
         # Rows that are all alike leave a bootstrap nothing to vary.
         return stats.wilson(score * units, units)
     if scored.scorer.of_set is not None and units > 1:

@@ -111,6 +111,8 @@ def test_a_perfect_score_on_few_rows_keeps_its_doubt():
         assert found.interval == stats.wilson(20, 20)
     alike = measure("field_f1", [{"a": 1, "b": 2}] * 20, said([{"a": 1, "b": 3}] * 20))
     assert alike.score == 0.5 and alike.interval == stats.wilson(10, 20)
+    third = measure("field_f1", [{"a": 1, "b": 2, "c": 3}] * 7, said([{"a": 1, "b": 3, "c": 4}] * 7))
+    assert third.interval.low < 0.3 < 0.4 < third.interval.high
     grouped = measure("exact", ["a"] * 20, said(["a"] * 20), [str(at // 2) for at in range(20)])
     assert grouped.interval == stats.wilson(10, 10)
 
