@@ -7,7 +7,16 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 VOCABULARY = 300
 END = 0
@@ -33,20 +42,30 @@ class Norm(torch.nn.Module):
 
     def __init__(self, weight: torch.nn.Parameter, offset: float) -> None:
         super().__init__()
-        self.weight, self.offset = weight, offset
+        self.weight, self.offset, self.eps = weight, offset, 1e-6
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * (x.pow(2).mean(-1, keepdim=True) + 1e-6).rsqrt() * (self.offset + self.weight)
+        return x * (x.pow(2).mean(-1, keepdim=True) + self.eps).rsqrt() * (self.offset + self.weight)
 
 
 def tiny(
     kind: str = "llama", dtype: torch.dtype = torch.float64, attention: str = "sdpa", **changes: Any
 ) -> Any:
-    """Two layers, 4 query and 2 key heads. `gemma`'s first layer sees 6 tokens back and no more."""
+    """Two layers, 4 query and 2 key heads. `gemma`'s first layer sees 6 tokens back and no more.
+
+    `qwen2` has biases on query, key and value, `qwen3` a norm on each query's and key's head.
+    """
     torch.manual_seed(0)
     sizes = SIZES | changes
     if kind == "llama":
         model: Any = LlamaForCausalLM(LlamaConfig(**sizes, tie_word_embeddings=True))
+    elif kind == "qwen2":
+        model = Qwen2ForCausalLM(Qwen2Config(**sizes))
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.data.uniform_(-0.5, 0.5)
+    elif kind == "qwen3":
+        model = Qwen3ForCausalLM(Qwen3Config(**sizes, head_dim=8))
     else:
         layers = ["sliding_attention", "full_attention"]
         config = Gemma3TextConfig(**sizes, head_dim=8, sliding_window=WINDOW, layer_types=layers)
@@ -54,7 +73,7 @@ def tiny(
     for name, module in list(model.named_modules()):
         if "RMSNorm" in type(module).__name__:
             parent, _, leaf = name.rpartition(".")
-            norm = Norm(module.weight, 0.0 if kind == "llama" else 1.0)
+            norm = Norm(module.weight, 1.0 if kind == "gemma" else 0.0)
             setattr(model.get_submodule(parent), leaf, norm)
     model.set_attn_implementation(attention)
     return model.to(dtype).eval()

@@ -12,6 +12,7 @@ import torch
 from rung.engines.base import Completion, Request
 from rung.engines.grammar import Grammars, end_tokens, load_tokenizer
 from rung.engines.logits import exact_near_top, next_logits
+from rung.engines.packed import Packed
 from rung.engines.rows import Network, Rows
 
 if TYPE_CHECKING:
@@ -39,9 +40,9 @@ class _Answer:
 class Decoder:
     """Completes batches of requests with one model. Holds its tokenizer and the grammars met so far."""
 
-    def __init__(self, model: Network, folder: Path | None) -> None:
+    def __init__(self, model: Network, folder: Path | None, packed: Packed | None = None) -> None:
         """`folder` holds tokenizer.json. Raises EngineError without it."""
-        self.model = model
+        self.model, self.packed = model, packed
         self.tokenizer = load_tokenizer(folder)
         self.width: int = model.lm_head.weight.shape[0]
         self.grammars = Grammars(self.tokenizer, self.width, end_tokens(model.config))
@@ -61,7 +62,8 @@ class Decoder:
         """
         start = time.perf_counter()
         answers = [self._begin(request, context) for request in requests]
-        rows = memory.spread(len(answers)) if memory is not None else Rows(self.model, len(answers))
+        size = len(answers)
+        rows = memory.spread(size) if memory is not None else Rows(self.model, size, self.packed)
         rows.feed([request.prompt[skip:] for request in requests])
         live = answers
         while True:

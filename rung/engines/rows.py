@@ -5,18 +5,23 @@ tokens' positions in their own rows: gaps are never seen, and sliding windows st
 """
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from transformers import DynamicCache
 
 from rung.errors import EngineError
 
+if TYPE_CHECKING:
+    from rung.engines.packed import Memory, Packed
+
 Network: TypeAlias = Any
 """A causal language model of transformers, whose stubs call every submodule `Tensor | Module`."""
 
 STORED_TOKENS = 32768
 """Keys and values of a batch, a shared prefix counted for each row: under 1 GB for the catalog's models."""
+
+SHORTEST_SHARED_PREFIX = 8
 
 GAP = -1
 """The position of a slot that holds padding."""
@@ -27,19 +32,23 @@ class Rows:
     drop what lies outside the window by slot, and can't be shortened again.
     """
 
-    def __init__(self, model: Network, size: int) -> None:
-        self.model = model
+    def __init__(self, model: Network, size: int, packed: "Packed | None" = None) -> None:
+        """`packed` is the model over packs: with it the first tokens of rows are read without padding."""
+        self.model, self.packed = model, packed
         self.device: torch.device = model.lm_head.weight.device
         self.windows = attention_windows(model.config)
         self.cache: Any = DynamicCache()
         self.positions = torch.empty(size, 0, dtype=torch.long, device=self.device)
         self.lengths = torch.zeros(size, dtype=torch.long, device=self.device)
         self.dense = True
+        self.fed = False
         self.last = torch.empty(0)
 
     def feed(self, tokens: Sequence[Sequence[int]]) -> torch.Tensor:
         """Append tokens to the rows; the hidden states [rows, width] after each row's last token."""
-        hidden, positions = self._run(tokens)
+        alike = not self.fed and self.packed is not None and all(tokens)
+        hidden, positions = self._read(tokens) if alike else self._run(tokens)
+        self.fed = True
         self.positions = positions
         self.lengths = self.lengths + _sizes(tokens, self.device)
         self.dense = self.dense and len(set(map(len, tokens))) == 1
@@ -63,7 +72,7 @@ class Rows:
 
     def spread(self, size: int) -> "Rows":
         """`size` new rows that all begin with this object's only row."""
-        grown = Rows(self.model, size)
+        grown = Rows(self.model, size, self.packed)
         for index, layer in enumerate(self.cache.layers):
             keys, values = (t.expand(size, -1, -1, -1) for t in (layer.keys, layer.values))
             grown.cache.update(keys, values, index)
@@ -71,6 +80,22 @@ class Rows:
         grown.lengths, grown.dense = self.lengths.expand(size), self.dense
         grown.last = self.last.expand(size, -1)
         return grown
+
+    def memory(self) -> "Memory":
+        """Keys and values [key heads, tokens, size] of the first row, by layer."""
+        return [(layer.keys[0], layer.values[0]) for layer in self.cache.layers]
+
+    def _read(self, tokens: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """What `_run` gives, for rows that are empty or all alike."""
+        assert self.packed is not None
+        known = self.positions.shape[1]
+        hidden, kept = self.packed.read(tokens, self.memory() if known else None)
+        longest = max(map(len, tokens))
+        for index, (keys, values) in enumerate(kept):
+            self.cache.update(keys[:, :, :longest], values[:, :, :longest], index)
+        places = torch.arange(longest, device=self.device)
+        new = torch.where(places < _sizes(tokens, self.device)[:, None], known + places, GAP)
+        return hidden, torch.cat([self.positions, new], dim=1)
 
     def _run(self, tokens: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Hidden states after each row's last token, and the positions of all slots, the new ones too."""
@@ -82,7 +107,7 @@ class Rows:
             ids,
             attention_mask=None if self.dense else self._masks(new, positions),
             position_ids=new.clamp(min=0),
-            past_key_values=self.cache,
+            cache=self.cache,
             use_cache=True,
         ).last_hidden_state
         after = hidden[torch.arange(len(tokens), device=self.device), (sizes - 1).clamp(min=0)]
@@ -128,6 +153,16 @@ def attention_windows(config: Any) -> dict[str, int | None]:
             "engine"
         )
     return {kind: known[kind] for kind in sorted(set(kinds))} if kinds else {"": window}
+
+
+def shared_prefix(prompts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """The longest prefix that all prompts share and none consists of; empty where it wouldn't pay."""
+    if len(prompts) < 2:
+        return ()
+    low, high = min(prompts), max(prompts)
+    most = min(map(len, prompts)) - 1
+    size = next((k for k in range(most) if low[k] != high[k]), most)
+    return low[:size] if size >= SHORTEST_SHARED_PREFIX else ()
 
 
 def pad_right(rows: Sequence[Sequence[int]]) -> torch.Tensor:

@@ -19,8 +19,9 @@ from rung.engines.base import Choice, Completion, EngineSpec, Progress, Request,
 from rung.engines.cores import available_cores
 from rung.engines.decode import Decoder
 from rung.engines.logits import logits_of, next_logits
+from rung.engines.packed import Packed, packed
 from rung.engines.parallel import side_by_side, workers
-from rung.engines.rows import Network, Rows, attention_windows, in_batches, pad_right
+from rung.engines.rows import Network, Rows, attention_windows, in_batches, pad_right, shared_prefix
 from rung.engines.trie import Search, Trie
 from rung.errors import EngineError
 from rung.models.weights import lost_weights, quiet
@@ -33,7 +34,6 @@ ANSWER_TOKENS = 8192
 """Prompts and answers of rows that are written together: a step reads all weights, for any number of rows."""
 MOST_ROWS = 64
 """Rows whose logits over the whole vocabulary are held at once."""
-SHORTEST_SHARED_PREFIX = 8
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 
 
@@ -126,7 +126,11 @@ class TorchEngine:
 
     @cached_property
     def _decoder(self) -> Decoder:
-        return Decoder(self.model, self.folder)
+        return Decoder(self.model, self.folder, self._packed)
+
+    @cached_property
+    def _packed(self) -> Packed | None:
+        return packed(self.model)
 
     def generate(self, requests: Sequence[Request], *, progress: Progress = no_progress) -> list[Completion]:
         """Greedy or sampled completions in batches of like length; finished rows leave their batch.
@@ -217,7 +221,8 @@ class TorchEngine:
     def close(self) -> None:
         """Drop the weights and refuse any further call."""
         self._model = None
-        self.__dict__.pop("_decoder", None)
+        for made in ("_decoder", "_packed"):
+            self.__dict__.pop(made, None)
 
     def _refusal(self, prompt: Tokens, more: int = 0) -> str | None:
         """Why a prompt and `more` tokens can't be read, if so."""
@@ -235,16 +240,20 @@ class TorchEngine:
         """One row that holds a shared prefix."""
         if not prefix:
             return None
-        memory = Rows(self.model, 1)
+        memory = Rows(self.model, 1, self._packed)
         memory.feed([prefix])
         return memory
 
-    def _last_hidden(self, prompts: Sequence[Tokens]) -> torch.Tensor:
-        """Hidden states [rows, width] after each prompt's last token. Rows are padded on the right,
-        where causal attention can't see them, so no mask is needed."""
-        ids = pad_right(prompts).to(self.device)
+    def _last_hidden(self, rows: Sequence[Tokens], memory: Rows | None = None) -> torch.Tensor:
+        """Hidden states [rows, width] after each row, all of which continue `memory`'s row."""
+        if self._packed is not None:
+            return self._packed.last(rows, None if memory is None else memory.memory())
+        if memory is not None:
+            return memory.spread(len(rows)).feed(rows)
+        # Padding stands on the right, where causal attention can't see it: no mask is needed.
+        ids = pad_right(rows).to(self.device)
         hidden = self.model.model(ids, use_cache=False).last_hidden_state
-        return hidden[torch.arange(len(prompts)), torch.tensor([len(p) - 1 for p in prompts])]
+        return hidden[torch.arange(len(rows)), torch.tensor([len(row) - 1 for row in rows])]
 
     @torch.inference_mode()
     def _choose_batch(
@@ -255,10 +264,12 @@ class TorchEngine:
         evaluated = [len(p) for p in prompts]
         rows = [p[shared:] for p in prompts]
         paths = [search.next() for search in searches]
-        if memory is None and trie.single_tokens:
-            self._feed(searches, paths, self._last_hidden(rows), trie)
+        if trie.single_tokens:
+            self._feed(searches, paths, self._last_hidden(rows, memory), trie)
         else:
-            held = memory.spread(len(rows)) if memory is not None else Rows(self.model, len(rows))
+            held = (
+                memory.spread(len(rows)) if memory is not None else Rows(self.model, len(rows), self._packed)
+            )
             held.feed(rows)
             while any(path is not None for path in paths):
                 self._feed(searches, paths, held.peek([path or () for path in paths]), trie)
@@ -290,16 +301,6 @@ class TorchEngine:
             logits = logits_of(self.model, hidden[members], children)
             for place, row in zip(members, logits.tolist(), strict=True):
                 searches[place].feed(row)
-
-
-def shared_prefix(prompts: Sequence[Tokens]) -> Tokens:
-    """The longest prefix that all prompts share and none consists of; empty where it wouldn't pay."""
-    if len(prompts) < 2:
-        return ()
-    low, high = min(prompts), max(prompts)
-    most = min(map(len, prompts)) - 1
-    size = next((k for k in range(most) if low[k] != high[k]), most)
-    return low[:size] if size >= SHORTEST_SHARED_PREFIX else ()
 
 
 def _processor_flags(path: Path) -> frozenset[str]:

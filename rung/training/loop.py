@@ -16,8 +16,9 @@ from torch import nn
 from torch.optim.adamw import adamw
 
 from rung.engines import lora
+from rung.engines.packed import Packed, pack, packed
 from rung.engines.parallel import side_by_side, workers
-from rung.engines.rows import Network, in_batches, pad_right
+from rung.engines.rows import Network, pad_right, shared_prefix
 from rung.errors import TrainingError
 from rung.training import batches, losses
 from rung.training.batches import Row
@@ -37,9 +38,10 @@ CLIP_NORM = 1.0
 TOKENS_AT_ONCE = 1024
 """A batch with more goes through the model in parts whose gradients add up to the whole batch's, so that what
 is kept for the way back doesn't grow with the rows' length."""
-PART_TOKENS = 80
-"""What a part costs beyond its tokens, as tokens: on one core 0.23 s and 2.9 ms a token (SmolLM2-135M)."""
-CUTS_TRIED = 64
+PART_TOKENS = 60
+"""What a part costs beyond its tokens, as tokens: small operations that take as long for a few rows."""
+SLOT_TOKENS = 0.1
+"""What attention costs for each slot of a part, padding included, as tokens through the linear layers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +80,8 @@ class Trainer:
         if not any(True for _ in lora.layers(model)):
             lora.attach(model, rank=settings.rank, alpha=settings.alpha, seed=settings.seed)
         self.parameters = lora.parameters(model)
+        self.packed = packed(model)
+        self.shared = _shared(rows) if self.packed is not None else 0
         self.moments = [torch.zeros_like(p) for p in self.parameters for _ in range(2)]
         self.checkpoint = Checkpoint(folder, [*self.parameters, *self.moments], digest)
         self.steps_per_epoch = -(-len(rows) // settings.batch_size)
@@ -137,13 +141,18 @@ class Trainer:
             rows = [batch[i] for i in part]
             share = sum(len(row.answer) for row in rows) / targets
             with torch.enable_grad():
-                loss = batch_loss(self.model, rows) * share
+                if self.packed is None:
+                    loss = batch_loss(self.model, rows) * share
+                else:
+                    loss = packed_loss(self.packed, rows, self.shared) * share
             return float(loss.detach()), torch.autograd.grad(loss, self.parameters)
 
         loss, gradients = 0.0, []
         count = workers(self.parameters[0].device)
         # In the parts' order, whichever ends first: the same rows give the same bits.
-        for partial, found in side_by_side(slopes, parts([row.tokens for row in batch], count), count):
+        lengths = [row.tokens for row in batch]
+        cut = parts(lengths, count, shared=self.shared, padded=self.packed is None)
+        for partial, found in side_by_side(slopes, cut, count):
             loss += partial
             if gradients:
                 for total, more in zip(gradients, found, strict=True):
@@ -191,30 +200,72 @@ class Trainer:
         return rate
 
 
-def parts(lengths: Sequence[int], count: int) -> list[list[int]]:
-    """Indices of a batch's rows in parts of like length that `count` workers finish soonest, as it seems.
+def parts(lengths: Sequence[int], count: int, *, shared: int, padded: bool) -> list[list[int]]:
+    """Indices of a batch's rows in parts that `count` workers finish soonest, as it seems; longest first.
 
-    A part has at most `TOKENS_AT_ONCE / count` tokens, padding included; a longer row is one alone. The
-    longest part comes first.
+    A part has about `TOKENS_AT_ONCE / count` tokens at most, a shared prefix of `shared` tokens counted once
+    for each part, but as many of its own as that prefix at least; a longer row is one alone.
     """
-    most = max(max(lengths), TOKENS_AT_ONCE // count)
-    step = max(1, (most - max(lengths)) // CUTS_TRIED)
-    cuts = [in_batches(lengths, 0, size) for size in range(most, max(lengths) - 1, -step)]
-    best = min(cuts, key=lambda cut: _finished(_costs(lengths, cut), count))
-    costs = _costs(lengths, best)
-    return [best[place] for place in sorted(range(len(best)), key=lambda place: -costs[place])]
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    own = [length - shared for length in lengths]
+    room = max(TOKENS_AT_ONCE // count - shared, shared, max(own))
+    fewest = min(len(own), count * -(-sum(own) // (room * count)))
+    cuts = [
+        found
+        for number in range(fewest, min(len(own), fewest + count) + 1)
+        for found in (_contiguous(order, own, number), _evened(order, own, number))
+    ]
+
+    def cost(part: list[int]) -> float:
+        slots = len(part) * max(own[i] for i in part)
+        tokens = slots if padded else sum(own[i] for i in part) + SLOT_TOKENS * slots
+        return shared + tokens + PART_TOKENS
+
+    best = min(cuts, key=lambda cut: (_finished([cost(part) for part in cut], count), len(cut)))
+    return sorted(best, key=cost, reverse=True)
 
 
-def _costs(lengths: Sequence[int], cut: Sequence[Sequence[int]]) -> list[int]:
-    return [len(part) * max(lengths[i] for i in part) + PART_TOKENS for part in cut]
+def _contiguous(order: Sequence[int], sizes: Sequence[int], number: int) -> list[list[int]]:
+    """`order` cut where a `number`th of the tokens is full: rows of like length stay together."""
+    cut: list[list[int]] = [[] for _ in range(number)]
+    total, before = sum(sizes), 0
+    for i in order:
+        cut[min(number - 1, (2 * before + sizes[i]) * number // (2 * total))].append(i)
+        before += sizes[i]
+    return [part for part in cut if part]
 
 
-def _finished(costs: Sequence[int], count: int) -> int:
+def _evened(order: Sequence[int], sizes: Sequence[int], number: int) -> list[list[int]]:
+    """Each row in turn into the part that has the fewest tokens so far."""
+    cut: list[list[int]] = [[] for _ in range(number)]
+    loads = [0] * number
+    for i in order:
+        place = loads.index(min(loads))
+        cut[place].append(i)
+        loads[place] += sizes[i]
+    return [part for part in cut if part]
+
+
+def _finished(costs: Sequence[float], count: int) -> float:
     """When `count` workers are done that take the dearest first."""
-    loads = [0] * count
+    loads = [0.0] * count
     for cost in sorted(costs, reverse=True):
         loads[loads.index(min(loads))] += cost
     return max(loads)
+
+
+def _shared(rows: Sequence[Row]) -> int:
+    """How many tokens all prompts begin with, one of each prompt's own left over; 0 where it wouldn't pay."""
+    return len(shared_prefix([row.prompt for row in rows]))
+
+
+def packed_loss(model: Packed, batch: Sequence[Row], shared: int = 0) -> torch.Tensor:
+    """Completion loss of a batch without padding; what its rows share at their beginning is run once."""
+    prefix = batch[0].prompt[:shared]
+    once = pack([(*row.prompt[shared:], *row.answer[:-1]) for row in batch], model.device, prefix=prefix)
+    rows, columns, targets = losses.completion_targets(batch)
+    hidden = model.hidden(once, once.places(rows.tolist(), (columns - shared).tolist()))
+    return losses.completion_loss(hidden, model.model.lm_head, targets.to(model.device))
 
 
 def batch_loss(model: Network, batch: Sequence[Row]) -> torch.Tensor:

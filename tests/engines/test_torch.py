@@ -15,8 +15,9 @@ from transformers import GraniteConfig, GraniteForCausalLM
 from rung.engines import lora
 from rung.engines import torch as module
 from rung.engines.base import EngineSpec, Request
-from rung.engines.rows import STORED_TOKENS, in_batches
-from rung.engines.torch import TorchEngine, load_model, shared_prefix
+from rung.engines.packed import Packed
+from rung.engines.rows import SHORTEST_SHARED_PREFIX, STORED_TOKENS, in_batches, shared_prefix
+from rung.engines.torch import TorchEngine, load_model
 from rung.errors import EngineError, ModelError
 from tests.fixtures_tiny import SIZES, randomise, reference_logprobs, tiny, tiny_folder
 
@@ -75,12 +76,18 @@ def test_the_choice_is_that_of_decoding_node_by_node_with_and_without_a_shared_p
 
 
 def test_a_shared_prefix_is_read_once(monkeypatch):
-    one, fed = ENGINES["llama"], []
-    plain = module.Rows.feed
-    monkeypatch.setattr(module.Rows, "feed", lambda self, tokens: fed.append(tokens) or plain(self, tokens))
+    one, read = ENGINES["llama"], []
+    plain = Packed.hidden
+    monkeypatch.setattr(
+        Packed,
+        "hidden",
+        lambda self, pack, *rest: read.append((pack.ahead, pack.sizes)) or plain(self, pack, *rest),
+    )
     prefix = tuple(range(1, 31))
-    one.choose([(*prefix, 40), (*prefix, 50, 51)], [(5,), (6,)])
-    assert fed == [[prefix], [(40,), (50, 51)]]
+    for candidates in ([(5,), (6,)], [(5, 7), (6,)]):
+        read.clear()
+        one.choose([(*prefix, 40), (*prefix, 50, 51)], candidates)
+        assert read == [(0, (30,)), (30, (1, 2))]
 
 
 def test_candidates_that_part_late_make_the_search_go_back():
@@ -155,7 +162,7 @@ def test_a_shared_prefix_begins_every_prompt_and_leaves_each_a_token(ends, start
     prompts = [start + end for end in ends]
     prefix = shared_prefix(prompts)
     assert all(p[: len(prefix)] == prefix and len(p) > len(prefix) for p in prompts)
-    if len(prompts) > 1 and len(start) >= module.SHORTEST_SHARED_PREFIX:
+    if len(prompts) > 1 and len(start) >= SHORTEST_SHARED_PREFIX:
         assert len(prefix) >= len(start)
         longer = {p[: len(prefix) + 1] for p in prompts}
         assert len(longer) > 1 or min(map(len, prompts)) == len(prefix) + 1

@@ -22,7 +22,11 @@ def padding_share(rows, cut) -> float:
 
 def in_parts(rows, cut) -> list[list[int]]:
     """What goes through the model at once where it takes every batch in two parts."""
-    return [[batch[i] for i in part] for batch in cut for part in parts([rows[i].tokens for i in batch], 2)]
+    return [
+        [batch[i] for i in part]
+        for batch in cut
+        for part in parts([rows[i].tokens for i in batch], 2, shared=0, padded=True)
+    ]
 
 
 @given(

@@ -10,38 +10,35 @@ from rung.training.loop import parts
 from tests.training.test_loop import trainer
 
 
-@given(st.lists(st.integers(1, 400), min_size=1, max_size=32), st.integers(1, 4), st.integers(1, 3000))
-def test_parts_hold_every_row_once_few_tokens_and_feed_all_workers(lengths, count, tokens):
+@given(
+    st.lists(st.integers(21, 400), min_size=1, max_size=32),
+    st.integers(1, 4),
+    st.integers(1, 3000),
+    st.integers(0, 20),
+    st.booleans(),
+)
+def test_parts_hold_every_row_once_few_tokens_and_feed_all_workers(lengths, count, tokens, shared, padded):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "TOKENS_AT_ONCE", tokens)
-        cut = parts(lengths, count)
+        cut = parts(lengths, count, shared=shared, padded=padded)
     assert sorted(i for part in cut for i in part) == list(range(len(lengths)))
-    sizes = [len(part) * max(lengths[i] for i in part) for part in cut]
-    assert all(size <= max(tokens // count, max(lengths)) for size in sizes)
-    assert sizes == sorted(sizes, reverse=True)
-    if max(lengths) * len(lengths) <= tokens // count:
-        least = max(max(lengths), min(_cuts(sorted(lengths), count)))
-        assert _finished(sizes, count) <= least + loop.PART_TOKENS + tokens // count // loop.CUTS_TRIED
+    own = [sum(lengths[i] - shared for i in part) for part in cut]
+    room = max(tokens // count - shared, shared, max(lengths) - shared)
+    assert all(size <= room + max(lengths) for size in own)
 
 
-def _finished(sizes: list[int], count: int) -> int:
-    """When the last of `count` workers ends, each of whom takes the next part once it is free."""
-    free = [0] * count
-    for size in sizes:
-        free = sorted(free)
-        free[0] += size + loop.PART_TOKENS
-    return max(free)
+def test_workers_get_equal_shares_of_tokens():
+    lengths = [7, 60, 9, 12, 30, 11, 8, 10, 14, 25, 9, 16]
+    cut = parts(lengths, 2, shared=0, padded=False)
+    loads = [sum(lengths[i] for i in part) for part in cut]
+    assert len(cut) == 2
+    assert max(loads) <= 0.55 * sum(lengths)
 
 
-def _cuts(lengths: list[int], count: int) -> list[int]:
-    """The largest part's size, for every cut of sorted rows into `count` parts or fewer."""
-    if count == 1 or len(lengths) == 1:
-        return [lengths[-1] * len(lengths)]
-    found = [lengths[-1] * len(lengths)]
-    for first in range(1, len(lengths)):
-        rest = min(_cuts(lengths[first:], count - 1)) if count > 2 else lengths[-1] * (len(lengths) - first)
-        found.append(max(lengths[first - 1] * first, rest))
-    return found
+def test_a_shared_prefix_is_counted_once_for_each_part():
+    """More parts would run it more often: a batch that fits stays in as many parts as there are workers."""
+    assert len(parts([315] * 32, 2, shared=300, padded=False)) == 2
+    assert len(parts([315] * 32, 2, shared=0, padded=False)) > 8
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

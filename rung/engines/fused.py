@@ -1,0 +1,335 @@
+"""Parts of a decoder block as single autograd functions over flat tokens [tokens, width].
+
+Each does what the model's own modules do, with fewer passes over memory and the way back written by hand:
+all linear layers that read the same input are one product, a residual is added where it's normalised, and
+nothing is computed for frozen weights.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.nn import functional
+
+NormStyle = Literal["llama", "gemma"]
+"""`llama`: w · round(n). `gemma`: round((1 + w) · n). n is the normalised input in fp32 or finer."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Slice:
+    """The outputs of one LoRA layer among those of a group: columns `start` to `end`, times `scale`."""
+
+    start: int
+    end: int
+    scale: float
+
+
+Pair: TypeAlias = tuple[Tensor, Tensor]
+"""Keys and values."""
+
+
+def working(dtype: torch.dtype) -> torch.dtype:
+    """The type that reductions run in: fp32, or finer where the model is."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+class _Linear(Function):
+    """y = x Wᵀ + b with s (x Aᵀ) Bᵀ added to some slices of the outputs; W and b are frozen.
+
+    x [tokens, in] → [tokens, outputs]. `matrices`: A [rank, in] and B [out, rank] of each slice in turn.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, slices, *matrices):
+        out = functional.linear(x, weight, bias)
+        hidden = a = None
+        bs: list[Tensor] = []
+        if slices:
+            a = torch.cat([m.to(x.dtype) for m in matrices[0::2]])
+            bs = [m.to(x.dtype) for m in matrices[1::2]]
+            hidden = x @ a.t()
+            for place, part, b in zip(slices, hidden.split([b.shape[1] for b in bs], 1), bs, strict=True):
+                out[:, place.start : place.end].addmm_(part, b.t(), alpha=place.scale)
+        ctx.slices, ctx.masters = slices, [m.dtype for m in matrices]
+        ctx.save_for_backward(x, weight, a, hidden, *bs)
+        return out
+
+    @staticmethod
+    def backward(ctx, *grads):
+        (grad,) = grads
+        x, weight, a, hidden, *bs = ctx.saved_tensors
+        grad_x = grad @ weight if ctx.needs_input_grad[0] else None
+        if not ctx.slices:
+            return grad_x, None, None, None
+        grad_hidden = torch.empty_like(hidden)
+        ranks = [b.shape[1] for b in bs]
+        grad_bs = []
+        for place, into, part, b in zip(
+            ctx.slices, grad_hidden.split(ranks, 1), hidden.split(ranks, 1), bs, strict=True
+        ):
+            own = grad[:, place.start : place.end]
+            torch.mm(own, b, out=into).mul_(place.scale)
+            grad_bs.append((part.t() @ own).mul_(place.scale).t())
+        if grad_x is not None:
+            grad_x.addmm_(grad_hidden, a)
+        grad_as = (grad_hidden.t() @ x).split(ranks)
+        pairs = [m for both in zip(grad_as, grad_bs, strict=True) for m in both]
+        found = [
+            torch.empty(m.shape, dtype=dtype, device=m.device).copy_(m)
+            for m, dtype in zip(pairs, ctx.masters, strict=True)
+        ]
+        return grad_x, None, None, None, *found
+
+
+class _AddNorm(Function):
+    """(x + y, RMS norm of x + y); y may be None. The norm's weight is frozen."""
+
+    @staticmethod
+    def forward(ctx, x, y, weight, eps, style):
+        ctx.set_materialize_grads(False)
+        total = x if y is None else x + y
+        wide = total.to(working(total.dtype))
+        size = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+        inverse = size.square_().div_(wide.shape[-1]).add_(eps).rsqrt_()
+        wide = wide * inverse
+        normed = wide.to(total.dtype)
+        ctx.save_for_backward(normed, inverse, weight)
+        ctx.style = style
+        out = normed * weight if style == "llama" else wide.mul_(weight.to(wide.dtype) + 1).to(total.dtype)
+        return total, out
+
+    @staticmethod
+    def backward(ctx, *grads):
+        grad_total, grad_out = grads
+        normed, inverse, weight = ctx.saved_tensors
+        if grad_out is None:
+            return grad_total, grad_total, None, None, None
+        wide = normed.to(inverse.dtype)
+        if ctx.style == "llama":
+            slope = (grad_out * weight).to(inverse.dtype)
+        else:
+            slope = grad_out.to(inverse.dtype) * (weight.to(inverse.dtype) + 1)
+        share = torch.linalg.vecdot(slope, wide).div_(wide.shape[-1])[..., None]
+        grad = torch.addcmul(slope, wide, share, value=-1).mul_(inverse).to(normed.dtype)
+        if grad_total is not None:
+            grad.add_(grad_total)
+        return grad, grad if ctx.needs_input_grad[1] else None, None, None, None
+
+
+class _Gated(Function):
+    """act(gate) · up of [tokens, gate and up] → [tokens, width]."""
+
+    @staticmethod
+    def forward(ctx, both, activation):
+        gate, up = both.chunk(2, 1)
+        act = ACTIVATIONS[activation][0](gate)
+        ctx.activation = activation
+        ctx.save_for_backward(both, act)
+        return act * up
+
+    @staticmethod
+    def backward(ctx, *grads):
+        (grad,) = grads
+        both, act = ctx.saved_tensors
+        gate, up = both.chunk(2, 1)
+        out = torch.empty_like(both)
+        into_gate, into_up = out.chunk(2, 1)
+        into_gate.copy_(ACTIVATIONS[ctx.activation][1](grad * up, gate))
+        torch.mul(grad, act, out=into_up)
+        return out, None
+
+
+ACTIVATIONS: dict[str, tuple[Any, Any]] = {
+    "silu": (functional.silu, torch.ops.aten.silu_backward),
+    "gelu_pytorch_tanh": (
+        lambda x: functional.gelu(x, approximate="tanh"),
+        lambda grad, x: torch.ops.aten.gelu_backward(grad, x, approximate="tanh"),
+    ),
+}
+"""What a gate may be, and its way back, by transformers' names."""
+
+
+class _Rotate(Function):
+    """Rotary embedding of heads [tokens, heads, size], as transformers does it: halves, not pairs.
+
+    cos and sin [tokens, 1, size] have equal halves (Su et al. 2021, arXiv:2104.09864).
+    """
+
+    @staticmethod
+    def forward(ctx, heads, cos, sin):
+        ctx.save_for_backward(cos, sin)
+        return _rotated(heads, cos, sin, 1)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        cos, sin = ctx.saved_tensors
+        return _rotated(grads[0], cos, sin, -1), None, None
+
+
+def _rotated(heads: Tensor, cos: Tensor, sin: Tensor, way: int) -> Tensor:
+    half = heads.shape[-1] // 2
+    sin = sin[..., :half]
+    out = heads * cos
+    out[..., :half].addcmul_(heads[..., half:], sin, value=-way)
+    out[..., half:].addcmul_(heads[..., :half], sin, value=way)
+    return out
+
+
+class _Pick(Function):
+    """Some of the tokens, each at most once."""
+
+    @staticmethod
+    def forward(ctx, x, places):
+        ctx.save_for_backward(places)
+        ctx.size = len(x)
+        return x.index_select(0, places)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        (places,) = ctx.saved_tensors
+        (grad,) = grads
+        return grad.new_zeros(ctx.size, *grad.shape[1:]).index_copy_(0, places, grad), None
+
+
+class _Fill(Function):
+    """Tokens in slots: `tokens[slot]` is read for every slot, `slots[token]` is where a token stands.
+
+    A slot that no token stands in reads any token; what comes back for it must be zero or is ignored.
+    """
+
+    @staticmethod
+    def forward(ctx, x, tokens, slots):
+        ctx.save_for_backward(slots)
+        return x.index_select(0, tokens)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        (slots,) = ctx.saved_tensors
+        return grads[0].index_select(0, slots), None, None
+
+
+class _Attend(Function):
+    """Attention of short rows with the weights kept: cheaper than fused kernels, whose way back is slow.
+
+    q [rows · groups, queries, size], k and v [rows · groups, keys, size]: a group is one key head, its
+    queries those of all query heads that read it. k_ahead and v_ahead [groups, ahead, size], or None, stand
+    before every row and are multiplied once for all of them. `seen` [places, ahead + keys] is added to the
+    scores of each query head.
+    """
+
+    @staticmethod
+    def forward(ctx, q, k, v, k_ahead, v_ahead, seen, scale):  # noqa: PLR0913 (autograd fixes the signature)
+        scores = torch.bmm(q, k.transpose(1, 2))
+        if k_ahead is not None:
+            before = torch.bmm(_by_group(q, len(k_ahead)), k_ahead.transpose(1, 2))
+            scores = torch.cat([_by_row(before, len(q)), scores], 2)
+        scores = scores.to(working(q.dtype)).mul_(scale)
+        scores.view(len(q), -1, *seen.shape).add_(seen)
+        weights = scores.softmax(-1).to(q.dtype)
+        ctx.save_for_backward(q, k, v, k_ahead, v_ahead, weights)
+        ctx.scale = scale
+        if k_ahead is None:
+            return torch.bmm(weights, v)
+        ahead = k_ahead.shape[1]
+        out = torch.bmm(weights[..., ahead:], v)
+        return out.add_(_by_row(torch.bmm(_by_group(weights[..., :ahead], len(v_ahead)), v_ahead), len(q)))
+
+    @staticmethod
+    def backward(ctx, *grads):
+        (grad,) = grads
+        q, k, v, k_ahead, v_ahead, weights = ctx.saved_tensors
+        slope = torch.bmm(grad, v.transpose(1, 2))
+        if k_ahead is None:
+            slope = _score_slope(slope, weights, ctx.scale)
+            grad_v = torch.bmm(weights.transpose(1, 2), grad)
+            return torch.bmm(slope, k), torch.bmm(slope.transpose(1, 2), q), grad_v, None, None, None, None
+        groups, ahead = k_ahead.shape[:2]
+        grouped = _by_group(grad, groups)
+        slope = torch.cat([_by_row(torch.bmm(grouped, v_ahead.transpose(1, 2)), len(q)), slope], 2)
+        slope = _score_slope(slope, weights, ctx.scale)
+        own, before = slope[..., ahead:], _by_group(slope[..., :ahead], groups)
+        grad_q = torch.bmm(own, k).add_(_by_row(torch.bmm(before, k_ahead), len(q)))
+        grad_k = torch.bmm(own.transpose(1, 2), q)
+        grad_v = torch.bmm(weights[..., ahead:].transpose(1, 2), grad)
+        grad_k_ahead = torch.bmm(before.transpose(1, 2), _by_group(q, groups))
+        grad_v_ahead = torch.bmm(_by_group(weights[..., :ahead], groups).transpose(1, 2), grouped)
+        return grad_q, grad_k, grad_v, grad_k_ahead, grad_v_ahead, None, None
+
+
+def _score_slope(slope: Tensor, weights: Tensor, scale: float) -> Tensor:
+    """From the gradient of softmax's outputs to that of its unscaled inputs, in the weights' type."""
+    slope, wide = slope.to(working(weights.dtype)), weights.to(working(weights.dtype))
+    return (slope - torch.linalg.vecdot(slope, wide)[..., None]).mul_(wide).mul_(scale).to(weights.dtype)
+
+
+def _by_group(x: Tensor, groups: int) -> Tensor:
+    """[rows · groups, queries, n] → [groups, rows · queries, n]."""
+    return x.unflatten(0, (-1, groups)).transpose(0, 1).flatten(1, 2)
+
+
+def _by_row(x: Tensor, count: int) -> Tensor:
+    """[groups, rows · queries, n] → [count = rows · groups, queries, n]."""
+    return x.unflatten(1, (count // len(x), -1)).transpose(0, 1).flatten(0, 1)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, slices: Sequence[Slice], matrices: Any) -> Tensor:
+    """x [tokens, in] → [tokens, outputs], with the LoRA layers of `slices`: their A and B in turn."""
+    return _Linear.apply(x, weight, bias, tuple(slices), *matrices)  # type: ignore[return-value]
+
+
+def add_norm(x: Tensor, y: Tensor | None, norm: "Norm") -> tuple[Tensor, Tensor]:
+    """(x + y, its RMS norm), both [tokens, width]."""
+    return _AddNorm.apply(x, y, norm.weight, norm.eps, norm.style)  # type: ignore[return-value]
+
+
+def gated(both: Tensor, activation: str) -> Tensor:
+    """act(gate) · up of [tokens, gate and up]."""
+    return _Gated.apply(both, activation)  # type: ignore[return-value]
+
+
+def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding of [tokens, heads, size] by cos and sin [tokens, 1, size]."""
+    return _Rotate.apply(heads, cos, sin)  # type: ignore[return-value]
+
+
+def pick(x: Tensor, places: Tensor) -> Tensor:
+    """The tokens at `places`, no place twice."""
+    return _Pick.apply(x, places)  # type: ignore[return-value]
+
+
+def fill(x: Tensor, tokens: Tensor, slots: Tensor) -> Tensor:
+    """Tokens into slots, `slots` being the way back."""
+    return _Fill.apply(x, tokens, slots)  # type: ignore[return-value]
+
+
+def attend(q: Tensor, kv: Pair, ahead: Pair | None, seen: Tensor, scale: float) -> Tensor:
+    """softmax(scale · q kᵀ + seen) v within rows, and to the keys and values ahead of all of them."""
+    return _Attend.apply(q, *kv, *(ahead or (None, None)), seen, scale)  # type: ignore[return-value]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Norm:
+    """An RMS norm, recognised by what it does."""
+
+    weight: Tensor
+    eps: float
+    style: NormStyle
+
+
+@torch.no_grad()
+def recognised(module: nn.Module) -> Norm | None:
+    """The RMS norm that `module` computes, or None if it computes something else."""
+    weight = getattr(module, "weight", None)
+    eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
+    if weight is None or not isinstance(eps, float):
+        return None
+    x = torch.linspace(-3, 2, weight.shape[0], dtype=weight.dtype, device=weight.device)[None]
+    wanted = module(x)
+    for style in ("llama", "gemma"):
+        norm = Norm(weight=weight.detach(), eps=eps, style=style)
+        if torch.allclose(add_norm(x, None, norm)[1], wanted, rtol=0.01, atol=0.01):
+            return norm
+    return None
