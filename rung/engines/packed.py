@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from rung.engines import fused
 from rung.engines.lora import LoraLinear
 from rung.engines.rows import Network, attention_windows
+from rung.engines.storage import side_by_side
 
 SHORT_ROWS = 192
 """Up to this many tokens attention with its weights kept beats torch's fused kernel and its way back."""
@@ -129,20 +130,25 @@ def _up(number: int, step: int) -> int:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Group:
-    """Linear layers that read the same input, their weights in one tensor [outputs, in]."""
+    """Linear layers that read the same input, their weights in one tensor [outputs, in].
+
+    They are looked up in `parent` at every call: an adapter may be attached at any time.
+    """
 
     weight: Tensor
     bias: Tensor | None
-    members: tuple[nn.Module, ...]
-    sizes: tuple[int, ...]
+    parent: Any
+    names: tuple[str, ...]
 
     def __call__(self, x: Tensor) -> Tensor:
         slices, matrices, start = [], [], 0
-        for member, size in zip(self.members, self.sizes, strict=True):
+        for name in self.names:
+            member = getattr(self.parent, name)
+            end = start + len(member.weight)
             if isinstance(member, LoraLinear):
-                slices.append(fused.Slice(start=start, end=start + size, scale=member.scale))
+                slices.append(fused.Slice(start=start, end=end, scale=member.scale))
                 matrices += [member.lora_a, member.lora_b]
-            start += size
+            start = end
         return fused.linear(x, self.weight, self.bias, slices, matrices)
 
 
@@ -362,22 +368,22 @@ def _block(layer: Any, windows: dict[str, int | None]) -> _Block:
     sandwiched = hasattr(layer, "pre_feedforward_layernorm")
     between = "pre_feedforward_layernorm" if sandwiched else "post_attention_layernorm"
     normed = hasattr(attention, "q_norm")
-    q, k, v = (_part(attention, f"{name}_proj") for name in "qkv")
+    queries, keys = (len(_part(attention, name).weight) for name in ("q_proj", "k_proj"))
     size = attention.head_dim
     return _Block(
         before=_norm(_part(layer, "input_layernorm")),
-        qkv=_together(q, k, v),
+        qkv=_together(attention, "q_proj", "k_proj", "v_proj"),
         q_norm=_norm(attention.q_norm) if normed else None,
         k_norm=_norm(attention.k_norm) if normed else None,
-        out=_together(_part(attention, "o_proj")),
+        out=_together(attention, "o_proj"),
         after_attention=_norm(layer.post_attention_layernorm) if sandwiched else None,
         between=_norm(_part(layer, between)),
-        gate_up=_together(_part(mlp, "gate_proj"), _part(mlp, "up_proj")),
+        gate_up=_together(mlp, "gate_proj", "up_proj"),
         activation=activation,
-        down=_together(_part(mlp, "down_proj")),
+        down=_together(mlp, "down_proj"),
         after_mlp=_norm(_part(layer, "post_feedforward_layernorm")) if sandwiched else None,
-        heads=q.weight.shape[0] // size,
-        key_heads=k.weight.shape[0] // size,
+        heads=queries // size,
+        key_heads=keys // size,
         scale=float(attention.scaling),
         window=windows[kind],
         kind=kind,
@@ -398,35 +404,21 @@ def _norm(module: nn.Module) -> fused.Norm:
     return found
 
 
-def _together(*members: Any) -> _Group:
+def _together(parent: Any, *names: str) -> _Group:
     """Linear layers as one, each one's weight a part of the whole from now on."""
+    members = [_part(parent, name) for name in names]
     if not all(isinstance(member, (nn.Linear, LoraLinear)) for member in members):
         raise _UnknownError
-    sizes = tuple(member.weight.shape[0] for member in members)
-    weights = [member.weight.detach() for member in members]
-    whole = weights[0] if len(weights) == 1 else _joined(weights)
-    for member, part in zip(members, whole.split(sizes), strict=True):
-        member.weight.data = part
-    biases = [member.bias for member in members]
+    whole = side_by_side([member.weight for member in members]).view(-1, members[0].weight.shape[1])
     bias = None
-    if any(b is not None for b in biases):
-        bias = torch.cat(
-            [whole.new_zeros(n) if b is None else b.detach() for n, b in zip(sizes, biases, strict=True)]
-        )
-    return _Group(weight=whole, bias=bias, members=tuple(members), sizes=sizes)
+    if any(member.bias is not None for member in members):
+        bias = torch.cat([_bias(member) for member in members])
+    return _Group(weight=whole, bias=bias, parent=parent, names=names)
 
 
-def _joined(weights: list[Tensor]) -> Tensor:
-    """The weights as one tensor: the one that they are parts of already, or a new one."""
-    first, rows = weights[0], sum(map(len, weights))
-    place = first.storage_offset()
-    for weight in weights:
-        if weight.untyped_storage().data_ptr() != first.untyped_storage().data_ptr():
-            return torch.cat(weights)
-        if weight.storage_offset() != place or not weight.is_contiguous():
-            return torch.cat(weights)
-        place += weight.numel()
-    return first.as_strided((rows, first.shape[1]), first.stride(), first.storage_offset())
+def _bias(member: Any) -> Tensor:
+    found = member.bias
+    return member.weight.new_zeros(len(member.weight)) if found is None else found.detach()
 
 
 @torch.no_grad()

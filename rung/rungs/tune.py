@@ -108,13 +108,14 @@ class Tune(AbstractContextManager["Tune"]):
         self.engine = TorchEngine(spec, model=self.model)
         self.batch = batch_size(len(context.train))
         self.warmup = WARMUP
-        self.trainers: dict[str, Trainer] = {}
+        self._current: tuple[str, Trainer] | None = None
         paces = [record["pace"] for record in self.records if "pace" in record]
         self.pace = Pace(**paces[-1]) if paces else Pace()
 
     def trainer(self, arm: Arm) -> Trainer:
         """The arm's trainer, its state loaded into the model."""
-        if arm.name not in self.trainers:
+        if self._current is None or self._current[0] != arm.name:
+            self._leave()
             settings = Settings(
                 learning_rate=arm.rate,
                 batch_size=self.batch,
@@ -126,10 +127,16 @@ class Tune(AbstractContextManager["Tune"]):
             rows = self.rows[arm.form]
             digest = digest_of([str(settings), [(r.prompt, r.answer) for r in rows]])[:16]
             folder = self.plan.folder / arm.name.replace(", rate ", "-")
-            self.trainers[arm.name] = Trainer(self.model, rows, settings, folder, digest)
-        trainer = self.trainers[arm.name]
+            self._current = (arm.name, Trainer(self.model, rows, settings, folder, digest))
+        trainer = self._current[1]
         trainer.restart()
         return trainer
+
+    def _leave(self) -> None:
+        """Let go of the arm that was trained last: its state is on disk, and takes memory while it's open."""
+        if self._current is not None:
+            self._current[1].close()
+            self._current = None
 
     def find(self, **wanted: object) -> dict | None:
         """The journal's record with these fields."""
@@ -228,8 +235,7 @@ class Tune(AbstractContextManager["Tune"]):
         self.note({"kind": "best", "arm": arm.name, "step": step})
 
     def __exit__(self, *exc: object) -> None:
-        for trainer in self.trainers.values():
-            trainer.close()
+        self._leave()
         self.engine.close()
 
 

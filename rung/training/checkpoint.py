@@ -39,7 +39,8 @@ class Checkpoint:
         self._bytes = -(-self._numbers * dtype.itemsize // PAGE) * PAGE
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        self._settle(folder / "state.json", {"digest": digest, "numbers": self._numbers, "type": str(dtype)})
+        made_of = [list(t.shape) for t in self._tensors]
+        self._settle(folder / "state.json", {"digest": digest, "shapes": made_of, "type": str(dtype)})
         with self.path.open("r+b") as file:
             self._map = mmap.mmap(file.fileno(), 0)
         whole = torch.frombuffer(self._map, dtype=torch.int64)

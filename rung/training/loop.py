@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
 from torch.optim.adamw import adamw
 
-from rung.engines import lora
+from rung.engines import lora, storage
 from rung.engines.packed import Packed, pack, packed
 from rung.engines.parallel import side_by_side, workers
 from rung.engines.rows import Network, pad_right, shared_prefix
@@ -79,11 +78,19 @@ class Trainer:
         self.model, self.rows, self.settings = model, rows, settings
         if not any(True for _ in lora.layers(model)):
             lora.attach(model, rank=settings.rank, alpha=settings.alpha, seed=settings.seed)
-        self.parameters = lora.parameters(model)
+        taking_turns = lora.parameters(model)
+        # All A, then all B: their rates differ, and a step is a few operations on what stands together.
+        self.parameters = [*taking_turns[0::2], *taking_turns[1::2]]
+        self._flat = storage.side_by_side(self.parameters)
+        self._border = sum(p.numel() for p in taking_turns[0::2])
+        self._slope = torch.zeros_like(self._flat)
+        sizes = [p.numel() for p in self.parameters]
+        parts_of_slope = zip(self._slope.split(sizes), self.parameters, strict=True)
+        self._slopes = [part.view(p.shape) for part, p in parts_of_slope]
         self.packed = packed(model)
         self.shared = _shared(rows) if self.packed is not None else 0
-        self.moments = [torch.zeros_like(p) for p in self.parameters for _ in range(2)]
-        self.checkpoint = Checkpoint(folder, [*self.parameters, *self.moments], digest)
+        self.moments = [torch.zeros_like(self._flat) for _ in range(2)]
+        self.checkpoint = Checkpoint(folder, [self._flat, *self.moments], digest)
         self.steps_per_epoch = -(-len(rows) // settings.batch_size)
         self._epoch: tuple[int, list[list[int]]] = (-1, [])
         self.step = 0
@@ -147,42 +154,34 @@ class Trainer:
                     loss = packed_loss(self.packed, rows, self.shared) * share
             return float(loss.detach()), torch.autograd.grad(loss, self.parameters)
 
-        loss, gradients = 0.0, []
+        loss = 0.0
         count = workers(self.parameters[0].device)
-        # In the parts' order, whichever ends first: the same rows give the same bits.
         lengths = [row.tokens for row in batch]
         cut = parts(lengths, count, shared=self.shared, padded=self.packed is None)
+        self._slope.zero_()
+        # In the parts' order, whichever ends first: the same rows give the same bits.
         for partial, found in side_by_side(slopes, cut, count):
             loss += partial
-            if gradients:
-                for total, more in zip(gradients, found, strict=True):
-                    total.add_(more)
-            else:
-                gradients = list(found)
-        for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            parameter.grad = gradient
-        norm = float(nn.utils.clip_grad_norm_(self.parameters, CLIP_NORM))
+            for total, more in zip(self._slopes, found, strict=True):
+                total.add_(more)
+        norm = float(self._slope.norm())
         if math.isfinite(norm) and math.isfinite(loss):
+            self._slope.mul_(min(1.0, CLIP_NORM / (norm + 1e-6)))
             self._adamw(rate)
         self.model.eval()
         return loss, norm
 
     def _adamw(self, rate: float) -> None:
         """Decoupled weight decay Adam (Loshchilov & Hutter 2019), through torch's fused kernel."""
-        parameters: list[torch.Tensor] = list(self.parameters)
-        grads = [p.grad for p in parameters if p.grad is not None]
-        first, second = self.moments[0::2], self.moments[1::2]
         with torch.no_grad():
-            # A and B take turns in all of these lists.
-            for matrix, share in ((slice(0, None, 2), 1.0), (slice(1, None, 2), B_RATE)):
-                chosen = parameters[matrix]
+            for part, share in ((slice(None, self._border), 1.0), (slice(self._border, None), B_RATE)):
                 adamw(
-                    chosen,
-                    grads[matrix],
-                    first[matrix],
-                    second[matrix],
+                    [self._flat[part]],
+                    [self._slope[part]],
+                    [self.moments[0][part]],
+                    [self.moments[1][part]],
                     [],
-                    [torch.tensor(float(self.step), device=p.device) for p in chosen],
+                    [torch.tensor(float(self.step), device=self._flat.device)],
                     fused=True,
                     amsgrad=False,
                     beta1=BETAS[0],

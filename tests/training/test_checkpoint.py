@@ -108,7 +108,7 @@ def test_the_state_of_other_settings_or_shapes_is_refused_with_what_differs(tmp_
     saved(tmp_path)
     with pytest.raises(RunError, match="another digest .*'d', now 'e'.*remove the folder"):
         Checkpoint(tmp_path, tensors(), "e")
-    with pytest.raises(RunError, match="another numbers"):
+    with pytest.raises(RunError, match="another shapes"):
         Checkpoint(tmp_path, tensors()[:2], "d")
     with pytest.raises(RunError, match="another type"):
         Checkpoint(tmp_path, tensors(dtype=torch.float64), "d")

@@ -60,7 +60,7 @@ def test_twenty_steps_are_those_of_torchs_adamw_with_clipping_warm_up_and_decay(
         assert norms[step] == pytest.approx(float(norm), rel=1e-9)
         optimiser.step()
     assert max(norms) > 1
-    for one, other in zip(ours.parameters, theirs, strict=True):
+    for one, other in zip(ours.parameters, [*theirs[0::2], *theirs[1::2]], strict=True):
         assert torch.allclose(one, other, rtol=0, atol=1e-12)
 
 
