@@ -3,14 +3,15 @@
     python benchmarks/train_vs_trl.py ../shared/data/banking77 --peer-python ../peers/bin/python
 
 Both get the same token ids, the loss on the answer's tokens alone, the same LoRA (r = 16, alpha = 32, all
-linear layers, no dropout), batch size and rate; peer_train.py says what each peer is. A token is one that goes
-through the model and isn't padding. The untrained loss of rung's first batch by either side's own loss function
-is printed: where they agree to within bf16's rounding, and in fp32 to all digits, both do the same work.
+linear layers, no dropout), batch size and rate; peer_train.py says what each peer is. A token is one that
+goes through the model and isn't padding. The untrained loss of rung's first batch by either side's own loss
+function is printed: where they agree to within bf16's rounding, and in fp32 to all digits, both do the same
+work.
 
 `--until-steps 60` measures the training time to the dev loss that every run of the first peer has after 60
-steps, `--until-loss 2.0` to that one; dev losses are taken outside of the clock by one function. rung runs with
-its own recipe and with the peer's. `--prompts own` gives each tool the rows as its users would, and compares
-rows a second.
+steps, `--until-loss 2.0` to that one; dev losses are taken outside of the clock by one function. rung runs
+with its own recipe and with the peer's. `--prompts own` gives each tool the rows as its users would, and
+compares rows a second.
 """
 
 import argparse
