@@ -17,6 +17,8 @@ from rung.climb.machine import describe_machine, versions
 from rung.rungs.base import Context
 
 HERE = Path(__file__).parent
+USERS_ENVIRONMENT = dict(os.environ)
+"""As the user has it: a peer doesn't inherit what rung sets for its own threads."""
 
 
 def options(doc: str | None, *, folder: bool = True) -> argparse.ArgumentParser:
@@ -46,8 +48,7 @@ def print_machine(peer: dict[str, str] | None = None) -> None:
 def in_child(script: str, job: dict[str, Any], python: str = sys.executable) -> dict[str, Any]:
     """The result of `script` of this folder in a fresh process, which gets `job` as a JSON file.
 
-    Its environment is the user's: what rung sets for its own threads, a child of rung's sets itself. Ends the
-    benchmark with the end of the child's output where it fails.
+    Ends the benchmark with the end of the child's output where it fails.
     """
     with tempfile.TemporaryDirectory() as folder:
         given, result = Path(folder) / "job.json", Path(folder) / "result.json"
@@ -58,6 +59,7 @@ def in_child(script: str, job: dict[str, Any], python: str = sys.executable) -> 
             stderr=subprocess.STDOUT,
             text=True,
             check=False,
+            env=USERS_ENVIRONMENT,
         )
         if done.returncode or not result.exists():
             sys.exit(f"{script} failed with exit status {done.returncode}:\n{done.stdout[-3000:]}")

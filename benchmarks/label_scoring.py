@@ -3,14 +3,17 @@
     python benchmarks/label_scoring.py ../shared/data/banking77 --rows 2000
 
 The torch engine without an adapter, the prompts of a tune. Useful operations: 2 for each weight of a linear
-layer and token that was read, and 2 for each of the head's rows that were asked about. Attention counts as
-nothing.
+layer and token that was read, and 2 for each of the head's weights of the labels' first tokens. Attention
+counts as nothing.
 """
 
 import time
+from pathlib import Path
 
 from common import median, opened, options, print_machine, spread, table, use_all_cores
 from machine_limit import linear_parameters, product_gflops
+
+from rung.records import Example
 
 
 def main() -> None:
@@ -76,7 +79,7 @@ def main() -> None:
     table(head, lines)
 
 
-def context_rows(folder, count: int):
+def context_rows(folder: Path, count: int) -> tuple[Example, ...]:
     """The first rows of the test set."""
     from rung.data.sources import read_source
 

@@ -9,16 +9,18 @@ A child of train_vs_trl.py and full_and_qlora.py. Variants:
     trl-fast   weights in bf16, no gradient checkpointing
     plain      transformers and PEFT, weights in bf16, torch's AdamW, no checkpointing
     full       the plain loop without PEFT: every weight learns, in fp32
+    packed     the plain loop over a GGUF file's weights left in their blocks, in fp32 otherwise
 """
 
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import child
 
-VARIANTS = ("trl", "trl-fp32", "trl-bf16", "trl-fast", "plain", "full")
+VARIANTS = ("trl", "trl-fp32", "trl-bf16", "trl-fast", "plain", "full", "packed")
 PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate")
 RANK, ALPHA = 16, 32
 
@@ -48,7 +50,14 @@ def main() -> None:
     """Train as the job says and write what it took."""
     job = child.job()
     train = with_trl if job["variant"].startswith("trl") else plain
-    child.finish(train(job), PACKAGES)
+    try:
+        child.finish(train(job), PACKAGES)
+    except RefusedError as refusal:
+        child.finish({"refusal": str(refusal)}, PACKAGES)
+
+
+class RefusedError(Exception):
+    """What the job asks for can't be done with these packages on this machine."""
 
 
 def lora() -> Any:
@@ -155,9 +164,11 @@ def plain(job: dict[str, Any]) -> dict[str, Any]:
 
     set_seed(job["seed"])
     full = job["variant"] == "full"
-    network = AutoModelForCausalLM.from_pretrained(
-        job["weights"], dtype=torch.float32 if full else torch.bfloat16
-    )
+    if job["variant"] == "packed":
+        network = packed(Path(job["gguf"]))
+    else:
+        dtype = torch.float32 if full else torch.bfloat16
+        network = AutoModelForCausalLM.from_pretrained(job["weights"], dtype=dtype)
     model = network if full else get_peft_model(network, lora())
     first = None
     if "first" in job:
@@ -165,6 +176,25 @@ def plain(job: dict[str, Any]) -> dict[str, Any]:
             first = float(model(**padded([job["rows"][i] for i in job["first"]])).loss)
     model.train()
     return {"first_loss": first} | trained(job, model, network, lambda batch: model(**batch).loss)
+
+
+def packed(path: Path) -> Any:
+    """A GGUF model with its weights left in their blocks. Raises RefusedError where they come unpacked."""
+    import torch
+    from transformers import AutoModelForCausalLM, GgufConfig
+
+    network = AutoModelForCausalLM.from_pretrained(
+        path.parent, gguf_file=path.name, quantization_config=GgufConfig(), dtype=torch.float32
+    )
+    quantizer = network.hf_quantizer
+    if not any(weight.dtype == torch.uint8 for weight in network.state_dict().values()):
+        raise RefusedError(
+            "transformers unpacked every weight, packed ones need "
+            + ("a kernel for this device" if quantizer.supported else "an architecture that it packs")
+        )
+    if not quantizer.is_trainable:
+        raise RefusedError(f"{type(quantizer).__name__} of transformers says that it isn't trainable")
+    return network
 
 
 def trained(
