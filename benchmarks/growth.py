@@ -32,8 +32,7 @@ def main() -> None:
         parser.error(f"{str(given.folder)!r} has {len(lines):,} training rows; {sizes[1]:,} are needed")
     found: dict[int, list[dict[str, float]]] = {size: [] for size in sizes}
     with tempfile.TemporaryDirectory() as place:
-        warm = cut(Path(place) / "warm", lines, 200, given.folder)
-        phases(warm, 200)
+        phases(cut(Path(place) / "warm", lines, sizes[0], given.folder), sizes[0])
         for _ in range(given.runs):
             for size in sizes:
                 found[size].append(phases(cut(Path(place) / str(size), lines, size, given.folder), size))
@@ -76,9 +75,9 @@ def learned(folder: Path, timed: Callable[..., Any]) -> None:
     """Reading, parting and checking rows; heads; neighbours."""
     import numpy as np
 
+    from rung.data import splits
     from rung.data.checks import check
     from rung.data.sources import conform, read_source
-    from rung.data.splits import question, split
     from rung.models.embed import Embedder
     from rung.models.head import fit_tfidf
     from rung.system import nearest
@@ -87,8 +86,8 @@ def learned(folder: Path, timed: Callable[..., Any]) -> None:
     source = timed("reading", lambda: read_source(folder / "train.jsonl"))
     task, _ = settle_kind(load_task(folder / "train.jsonl", test=None), source.examples)
     rows = conform(source.examples, "label")
-    timed("equal inputs", lambda: {question(row): row for row in rows})
-    parts = timed("splits", lambda: split(rows, test=None, seed=0, stratify=True))
+    timed("grouping equal inputs", lambda: splits._blocks(rows))
+    parts = timed("splits", lambda: splits.split(rows, test=None, seed=0, stratify=True))
     task, _ = timed("inferring the task", lambda: infer(task, (*parts.train, *parts.dev)))
     timed("checks", lambda: check(parts, task))
     texts, targets = [row.input for row in rows], [str(row.output) for row in rows]

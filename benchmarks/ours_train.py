@@ -43,6 +43,7 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
         )
         decay = (0, job["steps"])
     trainer = loop.Trainer(model, rows, settings, Path(job["folder"]) / "state", "")
+    shared = shared_prefix(trainer, job.get("shared_prefix", True))
     steps, dev = [], []
     for tick in trainer.run(job["steps"], decay=decay):
         seconds = job["batch"] / tick.rows_per_s
@@ -61,7 +62,20 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
         "dev": dev,
         "tokens_per_row": sum(lengths) / len(lengths),
         "trainable": sum(p.numel() for p in trainer.parameters),
+        "shared_prefix": shared,
     }
+
+
+def shared_prefix(trainer: Any, wanted: bool) -> int:
+    """Leave the trainer's shared prefix as it is, or switch it off; how many tokens are shared from now on.
+
+    0 where this version's trainer has no such prefix. This is the only place that knows the switch.
+    """
+    if not hasattr(trainer, "shared"):
+        return 0
+    if not wanted:
+        trainer.shared = 0
+    return trainer.shared
 
 
 if __name__ == "__main__":

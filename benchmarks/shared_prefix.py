@@ -8,6 +8,7 @@ prefix included, as if none were shared.
 """
 
 import random
+import sys
 from typing import Any
 
 from common import in_child, median, options, print_machine, spread, table
@@ -46,6 +47,8 @@ def main() -> None:
     for _ in range(given.runs):
         for side, shared in SIDES.items():
             found[side].append(in_child("ours_train.py", job | {"shared_prefix": shared}))
+    if not found["with the shared prefix"][0]["shared_prefix"]:
+        sys.exit("this version's trainer shares no prefix: both sides would be the same loop")
     print("loss of the first step: " + ", ".join(f"{s} {r[0]['first_loss']:.4f}" for s, r in found.items()))
     speeds = {side: [speed(run) for run in runs] for side, runs in found.items()}
     rows = [
