@@ -1,0 +1,48 @@
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+SCRIPTS = (
+    "climb_sets",
+    "evaluate_vs_llamacpp",
+    "full_and_qlora",
+    "growth",
+    "label_scoring",
+    "machine_limit",
+    "memory",
+    "shared_prefix",
+    "train_gpu",
+    "train_step",
+    "train_vs_trl",
+    "tune_recipe",
+)
+PARTS = ("child", "common", "memory_stages", "ours_train", "peer_llama", "peer_train", "train_gpu_child")
+
+
+@pytest.fixture
+def script(request, monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    monkeypatch.setattr(sys, "argv", [f"{request.param}.py", "--help"])
+    yield importlib.import_module(request.param)
+    for name in (*SCRIPTS, *PARTS):
+        sys.modules.pop(name, None)
+
+
+def test_every_file_is_a_script_or_a_part_of_one():
+    assert sorted(path.stem for path in FOLDER.glob("*.py")) == sorted((*SCRIPTS, *PARTS))
+
+
+@pytest.mark.parametrize("script", SCRIPTS, indirect=True)
+def test_a_script_says_how_it_is_used(script, capsys):
+    with pytest.raises(SystemExit) as ending:
+        script.main()
+    assert ending.value.code == 0
+    assert "usage:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("script", SCRIPTS, indirect=True)
+def test_a_script_stands_in_the_table_of_the_read_me(script):
+    assert f"`{script.__name__}.py`" in (FOLDER / "README.md").read_text(encoding="utf-8")
