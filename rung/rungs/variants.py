@@ -17,7 +17,7 @@ from rung.system import System
 SCREEN_ROWS = 100
 FEWEST_SCREENED = 20
 SLACK = 1.2
-"""By so much a pass over rows may turn out longer than its pace says; it's begun only if it fits even then."""
+"""By so much a pass over rows may take longer than its pace says: it's begun only if it fits even then."""
 PILOTS_S = 40.0
 """Of all variants together, at most: where answers are slow, each answers fewer rows to tell its pace."""
 
@@ -105,12 +105,12 @@ def _as_chosen(every: Sequence[Pace], dev: int, few: int, batch: int, left_s: fl
     spent, tried = 0.0, 0
     for pace in every:
         screening = pace.seconds(few - pace.asked, batch)
-        if not tried or left_s - spent > screening + rest:
+        if not tried or left_s - spent > SLACK * (screening + rest):
             spent, tried = spent + screening, tried + 1
     if dev > few:
         spent += rest
         for _ in range(1, tried // 2):
-            spent += rest if left_s - spent > rest else 0.0
+            spent += rest if left_s - spent > SLACK * rest else 0.0
     return spent
 
 
@@ -154,7 +154,9 @@ def _screened(
     """Every variant on the first `few` rows, as far as time allows and engines hold."""
     screened: list[_Tried] = []
     for variant in variants:
-        if screened and not context.in_time(variant.name, _to_come(context, screened, few) + closing_s):
+        if screened and not context.in_time(
+            variant.name, SLACK * _to_come(context, screened, few) + closing_s
+        ):
             notes.append(f"{variant.name}: not tried, the rung's share of the budget was used up")
             continue
         try:
@@ -171,7 +173,7 @@ def _on_all(
     whole: list[_Tried] = []
     for one in fit:
         name, seconds = one.variant.name, one.found.seconds_per_answer * (len(context.dev) - few)
-        if whole and not context.in_time(f"{name}, all dev rows", seconds + closing_s):
+        if whole and not context.in_time(f"{name}, all dev rows", SLACK * seconds + closing_s):
             notes.append(f"{name}: all dev rows would have taken {seconds:.0f} s; left out")
             continue
         try:
