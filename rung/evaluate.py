@@ -4,8 +4,9 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import TypeAlias
 
 from rung.records import Answer, Example, Measurement, MetricName, SplitName
 from rung.runs import append_jsonl, read_json, read_jsonl, write_json
@@ -13,11 +14,26 @@ from rung.scoring.measure import Timing, measurement
 from rung.system import Pool, System
 
 CHUNK = 128
+PACED_ROWS, FEWEST_PACED = 18, 4
+LOOK_ROWS = 32
+"""After so many rows each time it is asked whether that is enough of them."""
 WARM_ROWS = 2
 TIMED_ROWS = 20
 FEWEST_TIMED = 5
 TIMED_S = 20.0
 """Requests are timed one by one until this is over, but never fewer than FEWEST_TIMED."""
+
+Enough: TypeAlias = Callable[[Sequence[Example], Sequence[Answer]], bool]
+"""Whether these first rows, with the answers to them, say all that there is to know."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kept:
+    """An answer, its share of the wall time of its batch in seconds, and how many rows that batch had."""
+
+    answer: Answer
+    share_s: float
+    batch: int
 
 
 @dataclass(frozen=True)
@@ -31,14 +47,14 @@ class Store:
     folder: Path
     tried: set[tuple[str, str]] = field(default_factory=set)
 
-    def load(self, system: str) -> dict[str, tuple[Answer, float]]:
-        """Answers by row id, each with its share of the wall time of its batch in seconds."""
+    def load(self, system: str) -> "dict[str, Kept]":
+        """Answers by row id."""
         found = {}
         for batch in read_jsonl(self.folder / f"{system}.jsonl"):
-            share = batch["wall_s"] / len(batch["answers"])
+            size = len(batch["answers"])
             for row, fields in batch["answers"].items():
                 fields["options"] = tuple((name, value) for name, value in fields["options"])
-                found[row] = (Answer(**fields), share)
+                found[row] = Kept(answer=Answer(**fields), share_s=batch["wall_s"] / size, batch=size)
         return found
 
     def append(self, system: str, rows: Sequence[tuple[Example, Answer]], wall_s: float) -> None:
@@ -66,28 +82,94 @@ def answers_of(
     examples: Sequence[Example],
     bench: Bench,
     on_done: Callable[[int, int], None] = lambda done, total: None,
+    enough: Enough | None = None,
 ) -> tuple[list[Answer], float]:
-    """Answers in order and the mean wall seconds per answer in a full batch.
+    """Answers in order and the mean wall seconds per answer in the fuller batches.
 
-    A call that broke in an earlier process is made again, once. Raises EngineError when the engine
-    can't start or dies.
+    There are fewer answers than examples where `enough`, asked after every LOOK_ROWS of them, said so: on
+    answers from the disk it is asked at the same places. A call that broke in an earlier process is made
+    again, once. Raises EngineError when the engine can't start or dies.
     """
     known = bench.store.load(system.digest)
-    missing = [e for e in examples if _to_ask(system.digest, e, known, bench.store)]
-    if missing:
-        system.answer(missing[:1], bench.pool)
-    total = len(examples)
-    for first in range(0, len(missing), CHUNK):
-        rows = missing[first : first + CHUNK]
-        before = total - len(missing) + first
-        start = time.perf_counter()
-        given = system.answer(rows, bench.pool, progress=lambda done, _, b=before: on_done(b + done, total))
-        seconds = time.perf_counter() - start
-        bench.store.append(system.digest, list(zip(rows, given, strict=True)), seconds)
-        known |= {e.id: (a, seconds / len(rows)) for e, a in zip(rows, given, strict=True)}
+    total, step = len(examples), LOOK_ROWS if enough else max(1, len(examples))
+    warm = any(asked == system.digest for asked, _ in bench.store.tried)
+    for end in (*range(step, total, step), total):
+        part = examples[(end - 1) // step * step : end]
+        missing = [e for e in part if _to_ask(system.digest, e, known, bench.store)]
+        if missing and not warm:
+            system.answer(missing[:1], bench.pool)
+            warm = True
+        for first in range(0, len(missing), CHUNK):
+            before = end - len(missing) + first
+            _ask(
+                system,
+                missing[first : first + CHUNK],
+                bench,
+                known,
+                lambda done, b=before: on_done(b + done, len(examples)),
+            )
+        asked = examples[:end]
+        if enough and end < total and enough(asked, [known[e.id].answer for e in asked]):
+            total = end
+            break
     on_done(total, total)
-    found = [known[e.id] for e in examples]
-    return [answer for answer, _ in found], statistics.fmean(wall for _, wall in found)
+    found = [known[e.id] for e in examples[:total]]
+    fullest = max(kept.batch for kept in found)
+    full = [kept.share_s for kept in found if 2 * kept.batch > fullest]
+    return [kept.answer for kept in found], statistics.fmean(full)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pace:
+    """Seconds of one answer alone and of each more in a batch, and how many rows were asked for that."""
+
+    alone_s: float
+    row_s: float
+    asked: int
+
+    def seconds(self, rows: int, batch: int) -> float:
+        """For so many rows in batches, each of which costs what its first row does when it's alone."""
+        full, rest = divmod(max(0, rows), batch)
+        return sum(self.alone_s + (size - 1) * self.row_s for size in [batch] * full + [rest] * (rest > 0))
+
+
+def pace(system: System, examples: Sequence[Example], bench: Bench, most_s: float) -> Pace:
+    """How fast a System answers the first examples: up to PACED_ROWS, what takes `most_s` if one by one.
+
+    Four rows at least; their answers are kept. The first one waits for what the engine sets up and tells
+    nothing.
+    """
+    if len(examples) < FEWEST_PACED:
+        raise ValueError(f"a pace needs {FEWEST_PACED} rows, not {len(examples)}")
+    known = bench.store.load(system.digest)
+    _ask(system, examples[:1], bench, known)
+    alone_s = _ask(system, examples[1:2], bench, known)
+    rows = examples[2 : min(PACED_ROWS, max(FEWEST_PACED, int(most_s / max(alone_s, 1e-6))))]
+    together_s = _ask(system, rows, bench, known)
+    row_s = max(0.0, together_s - alone_s) / (len(rows) - 1)
+    return Pace(alone_s=alone_s, row_s=row_s, asked=2 + len(rows))
+
+
+def _ask(
+    system: System,
+    rows: Sequence[Example],
+    bench: Bench,
+    known: dict[str, Kept],
+    on_done: Callable[[int], None] = lambda done: None,
+) -> float:
+    """Ask one batch, keep the answers and add them to `known`; the seconds that it took."""
+    start = time.perf_counter()
+    given = system.answer(rows, bench.pool, progress=lambda done, _: on_done(done))
+    seconds = time.perf_counter() - start
+    bench.store.append(system.digest, list(zip(rows, given, strict=True)), seconds)
+    for row, answer in zip(rows, given, strict=True):
+        known[row.id] = Kept(answer=answer, share_s=seconds / len(rows), batch=len(rows))
+    return seconds
+
+
+def timed_s(alone_s: float) -> float:
+    """About how long `single_request_times` takes where one answer takes so many seconds."""
+    return alone_s * (WARM_ROWS + min(TIMED_ROWS, max(FEWEST_TIMED, TIMED_S / max(alone_s, 1e-6))))
 
 
 def single_request_times(
@@ -130,27 +212,33 @@ def measure(
     *,
     split: SplitName,
     on_done: Callable[[int, int], None] = lambda done, total: None,
-    timed: bool = False,
+    enough: Enough | None = None,
 ) -> Measurement:
-    """Score a System on rows. `timed` adds latencies of single requests and memory.
+    """Score a System on rows, or on the first of them where `enough` ended it early.
 
     Raises EngineError when every call broke.
     """
-    answers, seconds = answers_of(system, examples, bench, on_done)
-    held = [e for e, answer in zip(examples, answers, strict=True) if answer.failure is None]
-    p50, p95, memory = single_request_times(system, held, bench) if timed and held else (0.0, 0.0, 0.0)
+    answers, seconds = answers_of(system, examples, bench, on_done, enough)
     return measurement(
         system=system.digest,
         split=split,
         metric=bench.metric,
-        examples=examples,
+        examples=examples[: len(answers)],
         answers=answers,
-        timing=Timing(seconds_per_answer=seconds, p50_s=p50, p95_s=p95, memory_mb=memory),
+        timing=Timing(seconds_per_answer=seconds),
     )
 
 
-def _to_ask(system: str, example: Example, known: dict[str, tuple[Answer, float]], store: Store) -> bool:
+def timed(found: Measurement, system: System, examples: Sequence[Example], bench: Bench) -> Measurement:
+    """A Measurement of a System on rows, with the latencies of single requests and its memory."""
+    broken = {p.example_id for p in found.predictions if p.answer.failure is not None}
+    held = [e for e in examples if e.id not in broken]
+    p50, p95, memory = single_request_times(system, held, bench)
+    return replace(found, p50_s=p50, p95_s=p95, memory_mb=memory)
+
+
+def _to_ask(system: str, example: Example, known: dict[str, Kept], store: Store) -> bool:
     """Whether a row has no answer yet, or only a broken one from an earlier process."""
     if example.id not in known:
         return True
-    return known[example.id][0].failure is not None and (system, example.id) not in store.tried
+    return known[example.id].answer.failure is not None and (system, example.id) not in store.tried

@@ -115,8 +115,24 @@ class Measurement:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Stopped:
+    """A rung that was asked the first `rows` of `of` dev rows only: it can't beat `rival`, a cheaper one.
+
+    `worse` where it was shown to gain nothing at all, else it was shown to gain too little.
+    """
+
+    rows: int
+    of: int
+    rival: str
+    worse: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
-    """A rung's System as the decision sees it. `order` is the rung's place on the ladder, from 0."""
+    """A rung's System as the decision sees it. `order` is the rung's place on the ladder, from 0.
+
+    One that was `stopped` can't win; its dev score is of fewer rows than the others'.
+    """
 
     rung: str
     system: str
@@ -125,6 +141,7 @@ class Candidate:
     usd_per_1000: float
     build_s: float = 0.0
     over_limits: tuple[str, ...] = ()
+    stopped: Stopped | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -161,13 +178,31 @@ class Decision:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trial:
-    """One variant that a rung tried on dev rows before it chose: what it was, how it scored, on how many."""
+    """One variant that a rung tried on dev rows before it chose: what it was, how it scored, on how many.
+
+    One that was `stopped` couldn't beat the rung to beat, so that no more rows were asked.
+    """
 
     name: str
     score: float
     n: int
     seconds: float
     chosen: bool = False
+    stopped: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Forecast:
+    """How long a rung was said to take, its dev score included, before it began; in seconds.
+
+    `seconds` is None where that couldn't be told yet; it may take `most_s` by the budget. `stopped_s` is what
+    it would take if it were stopped at the first look. `after_s` had gone into measuring all that.
+    """
+
+    seconds: float | None
+    stopped_s: float | None
+    most_s: float
+    after_s: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -190,7 +225,12 @@ class Parity:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RungResult:
-    """What became of one rung. Exactly one of `skipped` (why not tried), `failed` and `dev` is set."""
+    """What became of one rung. Exactly one of `skipped` (why not tried), `failed` and `dev` is set.
+
+    `took_s` are the seconds from the forecast to the end of the dev score, `build_s` those from the first
+    look at the rung to its System. `build_peak_mb` is the most memory that all processes of the climb held
+    together meanwhile, dev score included.
+    """
 
     rung: str
     order: int
@@ -204,7 +244,10 @@ class RungResult:
     usd_per_1000: float = 0.0
     build_s: float = 0.0
     build_peak_mb: float = 0.0
+    forecast: Forecast | None = None
+    took_s: float = 0.0
     over_limits: tuple[str, ...] = ()
+    stopped: Stopped | None = None
     trials: tuple[Trial, ...] = ()
     parity: Parity | None = None
     notes: tuple[str, ...] = ()
@@ -225,7 +268,8 @@ class Climb:
     """A whole climb: every number that a report may show, and none of its formatting.
 
     `openings` counts how often the sealed test was opened. `answers` of a Disagreement are
-    (rung, text, score). Money is in US dollars, times in seconds.
+    (rung, text, score). Money is in US dollars, times in seconds. `test_peak_mb` is the most memory held
+    while the test was answered.
     """
 
     task: str
@@ -251,3 +295,4 @@ class Climb:
     versions: tuple[tuple[str, str], ...]
     digests: tuple[tuple[str, str], ...]
     disagreements: tuple[Disagreement, ...] = ()
+    test_peak_mb: float = 0.0

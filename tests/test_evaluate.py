@@ -7,7 +7,20 @@ from pathlib import Path
 import pytest
 
 from rung.errors import EngineError
-from rung.evaluate import CHUNK, Bench, Store, answers_of, measure, nearest_rank, single_request_times
+from rung.evaluate import (
+    CHUNK,
+    LOOK_ROWS,
+    Bench,
+    Pace,
+    Store,
+    answers_of,
+    measure,
+    nearest_rank,
+    pace,
+    single_request_times,
+    timed,
+    timed_s,
+)
 from rung.records import Answer, Example
 from rung.system import Pool
 
@@ -58,8 +71,9 @@ def later(bench):
 
 def test_a_second_look_at_the_same_rows_asks_nothing_and_says_the_same(bench):
     first, second = Echo(), Echo()
-    before = measure(first, rows(300, wrong=30), bench, split="dev", timed=True)
-    after = measure(second, rows(300, wrong=30), later(bench), split="dev", timed=True)
+    asked = rows(300, wrong=30)
+    before = timed(measure(first, asked, bench, split="dev"), first, asked, bench)
+    after = timed(measure(second, asked, later(bench), split="dev"), second, asked, later(bench))
     assert second.asked == []
     assert after == before
     assert (before.score, before.n, before.memory_mb) == (0.9, 300, 7.0)
@@ -122,13 +136,13 @@ def test_a_broken_call_is_counted_beside_the_score_and_asked_again_by_the_next_p
 
 def test_when_every_call_breaks_there_is_no_score(bench):
     with pytest.raises(EngineError, match=r"all 5 calls on dev broke.*t:0.*refused"):
-        measure(Echo(broken=[row.id for row in rows(5)]), rows(5), bench, split="dev", timed=True)
+        measure(Echo(broken=[row.id for row in rows(5)]), rows(5), bench, split="dev")
 
 
 def test_answers_come_back_with_all_their_fields(bench):
     answers_of(Echo(), rows(3), bench)
     kept = Store(bench.store.folder).load("echo")
-    assert kept["0000"][0] == Answer(text="yes", value="yes", options=(("x", 0.5),))
+    assert kept["0000"].answer == Answer(text="yes", value="yes", options=(("x", 0.5),))
 
 
 def test_progress_counts_what_was_known_and_ends_at_the_total(bench):
@@ -141,9 +155,9 @@ def test_progress_counts_what_was_known_and_ends_at_the_total(bench):
 
 def test_single_requests_are_timed_on_rows_that_can_be_answered_once_and_kept(bench):
     echo = Echo(broken=["0003"])
-    found = measure(echo, rows(60), bench, split="dev", timed=True)
-    timed = echo.asked[61:]
-    assert "0003" not in timed and len(timed) == 22
+    found = timed(measure(echo, rows(60), bench, split="dev"), echo, rows(60), bench)
+    alone = echo.asked[61:]
+    assert "0003" not in alone and len(alone) == 22
     assert 0 < found.p50_s <= found.p95_s
     assert (bench.store.folder / "echo.timing.json").exists()
 
@@ -158,3 +172,47 @@ def test_a_handful_of_rows_can_be_timed(bench):
 )
 def test_a_percentile_is_a_time_that_was_seen(count, share, rank):
     assert nearest_rank([float(i) for i in range(count, 0, -1)], share) == rank
+
+
+def test_no_more_rows_are_asked_once_they_are_enough(bench):
+    echo, seen = Echo(), []
+
+    def enough(examples, answers):
+        seen.append((len(examples), [a.value for a in answers] == [e.input for e in examples]))
+        return len(examples) >= 2 * LOOK_ROWS
+
+    found = measure(echo, rows(100), bench, split="dev", enough=enough)
+    assert seen == [(LOOK_ROWS, True), (2 * LOOK_ROWS, True)]
+    assert (found.n, len(found.predictions), len(set(echo.asked))) == (64, 64, 64)
+    again = Echo()
+    assert measure(again, rows(100), later(bench), split="dev", enough=enough) == found
+    assert again.asked == [] and len(seen) == 4
+
+
+def test_whether_rows_are_enough_is_not_asked_of_all_of_them(bench):
+    found = measure(Echo(), rows(LOOK_ROWS), bench, split="dev", enough=lambda examples, answers: 1 / 0)
+    assert found.n == LOOK_ROWS
+
+
+def test_a_pace_is_told_by_rows_whose_answers_are_kept(bench):
+    echo = Echo()
+    found = pace(echo, rows(50), bench, 1000.0)
+    assert found.asked == len(echo.asked) == 18
+    answers_of(echo, rows(50), bench)
+    assert len(echo.asked) == 50
+    assert pace(Echo(), rows(50), later(bench), 0.0).asked == 4
+    with pytest.raises(ValueError, match="needs 4 rows, not 3"):
+        pace(Echo(), rows(3), bench, 1.0)
+
+
+def test_small_batches_do_not_count_in_the_seconds_per_answer(bench):
+    echo = Echo()
+    bench.store.append("echo", [(rows(1)[0], Answer(text="yes", value="yes"))], 1000.0)
+    assert measure(echo, rows(40), bench, split="dev").seconds_per_answer < 1.0
+
+
+def test_seconds_are_foretold_by_batches():
+    found = Pace(alone_s=3.0, row_s=0.5, asked=4)
+    assert found.seconds(65, 32) == pytest.approx(2 * (3 + 31 * 0.5) + 3)
+    assert found.seconds(0, 32) == found.seconds(-5, 32) == 0
+    assert timed_s(0.1) == pytest.approx(2.2) and timed_s(10.0) == pytest.approx(70.0)

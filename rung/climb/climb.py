@@ -4,61 +4,46 @@ import difflib
 import platform
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from rung import __version__, evaluate
-from rung.climb import sealed
-from rung.climb.decide import decide
+from rung.climb import budget, sealed
+from rung.climb.decide import ALPHA, MIN_ROWS, decide, to_beat
+from rung.climb.disagree import disagreements
 from rung.climb.machine import Watch, describe_machine, versions
 from rung.climb.rows import Prepared, length_findings, prepare, too_long
-from rung.errors import (
-    DataError,
-    EngineError,
-    ModelError,
-    RunError,
-    RungError,
-    SystemFolderError,
-    TaskError,
-)
+from rung.climb.stored import CLIMB_FILE, kept_system, load, load_climb
+from rung.errors import DataError, EngineError, ModelError, RunError, RungError, TaskError
 from rung.evaluate import Bench, Store
 from rung.models.resolve import Model, resolve
 from rung.records import (
     Candidate,
     Climb,
     Decision,
-    Disagreement,
     Example,
+    Forecast,
+    Json,
     Measurement,
     MetricName,
     RungResult,
     SplitName,
 )
 from rung.rungs import LADDER
-from rung.rungs.base import WORK_FOLDER, Built, Context, Reporter, Rung
+from rung.rungs.base import WORK_FOLDER, Built, Context, Foreseen, Reporter, Rung
+from rung.rungs.rival import Rival, rival
 from rung.runs import digest_of, held, open_run, read_json, write_json, write_text
 from rung.scoring.cost import usd_per_1000
 from rung.scoring.notation import score_text
 from rung.system import Pool, System, context_of, copy
 
-CLIMB_FILE = "climb.json"
 RESULT_FILE = "result.json"
 CLOCK_FILE = "clock.json"
 WINNER_FOLDER = "winner"
-SHARES = {"head": 0.3, "prompt": 0.1, "few_shot": 0.15}
-"""The share of the budget that a rung may take; one that isn't named may take all that is left.
-
-A head is done in a minute or two and leaves the rest; a tenth of five minutes was too short to compare its
-kinds.
-"""
-ANSWERS_SHOWN = 30
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,15 +90,6 @@ def climb(source: Path, options: Options, reporter: Reporter) -> tuple[Climb, Pa
     return done, run
 
 
-def load_climb(run: Path) -> Climb:
-    """Read a finished climb. Raises RunError where there is none."""
-    if not (run / CLIMB_FILE).exists():
-        raise RunError(
-            f"{str(run)!r} holds no finished climb; run `rung climb` again with the same arguments"
-        )
-    return _load(run / CLIMB_FILE, Climb)
-
-
 class _Climbing:
     """One climb in progress."""
 
@@ -129,6 +105,7 @@ class _Climbing:
             reporter.say(f"{finding.severity}: {finding.message}")
         self.prepared = replace(prepared, findings=(*prepared.findings, *more))
         self.systems: dict[str, System] = {}
+        self.test_peak_mb = 0.0
         clock = run / CLOCK_FILE
         spent = read_json(clock) if clock.exists() else {"seconds": 0.0, "building": {}}
         self.start = time.monotonic() - float(spent["seconds"])
@@ -137,7 +114,10 @@ class _Climbing:
     def run(self, rungs: list[tuple[int, Rung]]) -> Climb:
         """Every rung in order, then the decisions."""
         try:
-            results = [self.rung(order, rung) for order, rung in rungs]
+            results: list[RungResult] = []
+            for place, (order, rung) in enumerate(rungs, start=1):
+                later = [rung.name for _, rung in rungs[place:]]
+                results.append(self.rung(order, rung, results, later))
             if not self.systems:
                 reasons = "; ".join(f"{r.rung}: {r.failed or r.skipped}" for r in results)
                 raise RungError(f"no rung could be built: {reasons}")
@@ -156,16 +136,16 @@ class _Climbing:
         spent = {"seconds": time.monotonic() - self.start, "building": self.building}
         write_json(self.run_folder / CLOCK_FILE, spent)
 
-    def rung(self, order: int, rung: Rung) -> RungResult:
+    def rung(self, order: int, rung: Rung, before: Sequence[RungResult], later: Sequence[str]) -> RungResult:
         """Build a rung and score it on dev, or take its result from the run folder."""
         folder = self.run_folder / "rungs" / rung.name
         kept = folder / RESULT_FILE
         if kept.exists():
-            result = _load(kept, RungResult)
+            result = load(kept, RungResult)
             if result.folder is not None:
-                self.systems[rung.name] = _kept_system(self.run_folder / result.folder, folder)
+                self.systems[rung.name] = kept_system(self.run_folder / result.folder, folder)
         else:
-            result = self.built(order, rung, folder)
+            result = self.tried(order, rung, self.context(rung, folder, before, later), later)
             if result.dev is not None:
                 write_text(kept, TypeAdapter(RungResult).dump_json(result).decode("utf-8"))
             self.stop_clock()
@@ -173,9 +153,8 @@ class _Climbing:
             shutil.rmtree(folder / WORK_FOLDER, ignore_errors=True)
         return result
 
-    def built(self, order: int, rung: Rung, folder: Path) -> RungResult:
+    def tried(self, order: int, rung: Rung, context: Context, later: Sequence[str]) -> RungResult:
         """Build a rung and score it on dev. What breaks in it fails it alone; a full disk ends the climb."""
-        context = self.context(rung, folder)
         start = time.monotonic() - self.building.get(rung.name, 0.0)
 
         def beat() -> None:
@@ -184,12 +163,19 @@ class _Climbing:
                 self.stop_clock()
 
         try:
-            reason = rung.skip(context)
-            if reason is not None:
+            if reason := rung.skip(context):
                 return RungResult(rung=rung.name, order=order, skipped=reason)
             with Watch(beat) as watch:
+                told, reason = self.foretold(rung, context, later, start)
+                if reason is not None:
+                    self.reporter.say(f"{rung.name} skipped: {reason}")
+                    return RungResult(rung=rung.name, order=order, skipped=reason, forecast=told)
+                self.reporter.say(budget.said(rung.name, told, context.rival and context.rival.rung))
                 made = rung.build(context)
-            return self.result(order, folder, made, time.monotonic() - start, watch.peak_mb)
+                build_s = time.monotonic() - start
+                result = self.result(order, context, made)
+            took_s = time.monotonic() - start - told.after_s
+            return replace(result, build_s=build_s, build_peak_mb=watch.peak_mb, forecast=told, took_s=took_s)
         except RunError:
             raise
         except RungError as error:
@@ -198,12 +184,12 @@ class _Climbing:
             seconds = time.monotonic() - start
             return RungResult(rung=rung.name, order=order, failed=str(error), build_s=seconds)
 
-    def context(self, rung: Rung, folder: Path) -> Context:
-        """What the rung may use, with its share of the budget."""
-        end = self.start + self.options.budget_s
-        if rung.name in SHARES:
-            share = SHARES[rung.name] * self.options.budget_s - self.building.get(rung.name, 0.0)
-            end = min(end, time.monotonic() + share)
+    def context(
+        self, rung: Rung, folder: Path, before: Sequence[RungResult], later: Sequence[str]
+    ) -> Context:
+        """What the rung may use, with its share of the time that was left when it began."""
+        now, spent = time.monotonic(), self.building.get(rung.name, 0.0)
+        left = self.start + self.options.budget_s - (now - spent)
         splits = self.prepared.splits
         return Context(
             task=self.prepared.task,
@@ -214,28 +200,66 @@ class _Climbing:
             folder=folder,
             bench=self.bench,
             reporter=self.reporter,
-            deadline=end,
+            deadline=now - spent + budget.share_s(rung.name, later, left),
             seed=self.prepared.task.seed,
+            rival=self.rival(before),
         )
 
-    def result(self, order: int, folder: Path, built: Built, seconds: float, peak_mb: float) -> RungResult:
+    def rival(self, before: Sequence[RungResult]) -> Rival | None:
+        """The best rung so far. None where there is none, or dev has too few rows for a verdict."""
+        dev = self.rows("dev")
+        found = to_beat(self.candidates(before, "dev"), {e.id: e.output for e in dev})
+        if found is None or len(dev) < MIN_ROWS:
+            return None
+        best, needed = found
+        count = len(_chosen_rungs(self.options))
+        level = ALPHA / (count * (count - 1) / 2)
+        return rival(best.rung, best.measurement, dev, needed=needed, level=level)
+
+    def foretold(
+        self, rung: Rung, context: Context, later: Sequence[str], start: float
+    ) -> tuple[Forecast, str | None]:
+        """How long the rung is going to take, and why that is too long where it is; settled once."""
+
+        def told() -> Json:
+            outlook = rung.outlook(context) if isinstance(rung, Foreseen) else None
+            now = time.monotonic()
+            left = self.start + self.options.budget_s - now
+            reason = budget.too_slow(outlook, share_s=context.seconds_left, left_s=left, last=not later)
+            stoppable = context.rival is not None
+            said = budget.forecast(
+                outlook, most_s=context.seconds_left, stoppable=stoppable, after_s=now - start
+            )
+            return [asdict(said), reason]
+
+        kind = TypeAdapter(tuple[Forecast, str | None])
+        return kind.validate_python(context.settled("forecast", told))
+
+    def result(self, order: int, context: Context, built: Built) -> RungResult:
         """The rung's System in its place, scored on dev with times, memory and cost."""
-        system = copy(built.system, folder / "system")
+        folder, rows = context.folder / "system", self.rows("dev")
+        system = copy(built.system, folder)
         name = system.spec.rung
-        dev = self.measured(system, "dev")
+        dev = self.measured(system, "dev", context.rival)
+        stopped = None
+        if context.rival is not None and len(dev.predictions) < len(rows):
+            asked = rows[: len(dev.predictions)]
+            stopped = context.rival.stopped(asked, [p.answer for p in dev.predictions], len(rows))
         self.systems[name] = system
-        self.reporter.say(f"{name}: {dev.score:.3f} on {dev.n} dev rows ({built.what})")
+        asked = f"{dev.n} dev rows"
+        if stopped is not None:
+            asked = f"{dev.n} of {stopped.of} dev rows, stopped there: it can't beat {stopped.rival} any more"
+        self.reporter.say(f"{name}: {dev.score:.3f} on {asked} ({built.what})")
         return RungResult(
             rung=name,
             order=order,
             system=system.digest,
-            folder=str((folder / "system").relative_to(self.run_folder)),
+            folder=str(folder.relative_to(self.run_folder)),
             what=built.what,
             dev=dev,
             usd_per_1000=usd_per_1000(dev.seconds_per_answer, self.prepared.task.machine_usd_per_hour),
-            build_s=seconds,
-            build_peak_mb=peak_mb,
             over_limits=self.over_limits(dev),
+            stopped=stopped,
             trials=built.trials,
             parity=built.parity,
             notes=built.notes,
@@ -245,19 +269,21 @@ class _Climbing:
         """The dev or the test rows."""
         return self.prepared.splits.dev if split == "dev" else self.prepared.splits.test
 
-    def measured(self, system: System, split: SplitName) -> Measurement:
-        """A System on the dev or the test rows."""
+    def measured(self, system: System, split: SplitName, to_beat: Rival | None = None) -> Measurement:
+        """A System on the dev or the test rows, or on the first dev rows if it can't beat the rival."""
         rows = self.rows(split)
         bar = self.reporter.begin(f"{system.spec.rung} on {len(rows)} {split} rows", len(rows))
         try:
-            return evaluate.measure(
+            found = evaluate.measure(
                 system,
                 rows,
                 self.bench,
                 split=split,
                 on_done=lambda done, _: self.reporter.advance(bar, done),
-                timed=True,
+                enough=to_beat and to_beat.beyond,
             )
+            whole = len(found.predictions) == len(rows)
+            return evaluate.timed(found, system, rows, self.bench) if whole else found
         finally:
             self.reporter.end(bar)
 
@@ -270,10 +296,10 @@ class _Climbing:
             found.append(f"memory {dev.memory_mb:.0f} MB is over {limits.memory_mb:g} MB")
         return tuple(found)
 
-    def decide(self, results: list[RungResult], split: SplitName, margin: float | None = None) -> Decision:
-        """The decision on the rows of one split, over the rungs that were measured there."""
+    def candidates(self, results: Sequence[RungResult], split: SplitName) -> list[Candidate]:
+        """The rungs that were measured on one split, as the decision sees them."""
         measured = [(r, r.dev if split == "dev" else r.test) for r in results]
-        candidates = [
+        return [
             Candidate(
                 rung=r.rung,
                 system=r.system or "",
@@ -282,13 +308,17 @@ class _Climbing:
                 usd_per_1000=r.usd_per_1000,
                 build_s=r.build_s,
                 over_limits=r.over_limits,
+                stopped=r.stopped,
             )
             for r, m in measured
             if m is not None
         ]
+
+    def decide(self, results: list[RungResult], split: SplitName, margin: float | None = None) -> Decision:
+        """The decision on the rows of one split, over the rungs that were measured there."""
         groups = {e.id: e.group for e in self.rows(split) if e.group is not None}
         return decide(
-            candidates,
+            self.candidates(results, split),
             targets={e.id: e.output for e in self.rows(split)},
             groups=groups or None,
             seed=self.prepared.task.seed,
@@ -304,7 +334,9 @@ class _Climbing:
         names = sealed.to_open(results, on_dev, self.rows("dev"), everything=self.options.test_all)
         test = sealed.rows_digest(self.rows("test"))
         sealed.count(self.run_folder, [self.systems[name].digest for name in names], test)
-        opened = [self.tested(r) if r.rung in names else r for r in results]
+        with Watch(lambda: None) as watch:
+            opened = [self.tested(r) if r.rung in names else r for r in results]
+        self.test_peak_mb = watch.peak_mb
         if all(r.test is None for r in opened):
             why = "; ".join(f"{r.rung}: {r.notes[-1]}" for r in opened if r.rung in names)
             raise EngineError(f"no rung could be scored on the test: {why}")
@@ -357,28 +389,9 @@ class _Climbing:
                 ("data", prepared.splits.digest),
                 ("run", digest_of(_config(prepared, self.model, self.options))),
             ),
-            disagreements=tuple(self.disagreements(results)),
+            disagreements=tuple(disagreements(results, prepared.splits.dev)),
+            test_peak_mb=self.test_peak_mb,
         )
-
-    def disagreements(self, results: list[RungResult]) -> Iterator[Disagreement]:
-        """The first dev rows on which the rungs' answers differ in score; test rows stay unseen."""
-        measured = [
-            (r.rung, {p.example_id: p for p in r.dev.predictions}) for r in results if r.dev is not None
-        ]
-        shown = 0
-        for example in self.rows("dev"):
-            found = [(name, table[example.id]) for name, table in measured]
-            if len({p.score for _, p in found}) < 2:
-                continue
-            shown += 1
-            yield Disagreement(
-                where=example.where,
-                input=example.input,
-                target=example.output,
-                answers=tuple((name, p.answer.text, p.score) for name, p in found),
-            )
-            if shown == ANSWERS_SHOWN:
-                return
 
 
 def _with_dev(on_test: Decision, on_dev: Decision, results: Sequence[RungResult]) -> Decision:
@@ -437,26 +450,6 @@ def _is_complete(run: Path, options: Options) -> bool:
     if not (run / CLIMB_FILE).exists():
         return False
     return not options.test_all or all(r.dev is None or r.test is not None for r in load_climb(run).results)
-
-
-def _load(path: Path, kind: type[T]) -> T:
-    """Read a record that this program wrote. Raises RunError where it is damaged."""
-    try:
-        return TypeAdapter(kind).validate_json(path.read_bytes())
-    except ValidationError as error:
-        why = f"{error.errors()[0]['msg']} at {'.'.join(map(str, error.errors()[0]['loc'])) or 'its start'}"
-        raise RunError(
-            f"{str(path)!r} is damaged ({why}); remove it and run the same command again"
-        ) from None
-    except OSError as error:
-        raise RunError(f"can't read {str(path)!r}: {error.strerror}; mend that and run it again") from None
-
-
-def _kept_system(folder: Path, rung: Path) -> System:
-    try:
-        return System.load(folder)
-    except SystemFolderError as error:
-        raise RunError(f"{error}. To have the rung built again, remove {str(rung)!r}") from None
 
 
 def _config(prepared: Prepared, model: Model, options: Options) -> dict:

@@ -8,8 +8,11 @@
 3. If no rung is shown to be that, the verdict is undecided, and says about how many rows would settle it.
 
 Two points are 0.02 of a metric that is a share; of a metric in units, 2 % of the targets' range.
+
+A rung that was stopped on the way (`to_beat`) is compared with none and can't win; Holm counts it with p = 1.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -49,8 +52,8 @@ def decide(
     if not candidates:
         raise ValueError("no candidates to decide between")
     ladder = sorted(candidates, key=lambda one: (one.order, one.rung))
-    rows = {row.example_id for row in ladder[0].measurement.predictions}
-    assert all({row.example_id for row in one.measurement.predictions} == rows for one in ladder)
+    rows = {row.example_id for one in ladder if not one.stopped for row in one.measurement.predictions}
+    assert all(len(one.measurement.predictions) == len(rows) for one in ladder if not one.stopped)
     assert len({one.measurement.metric for one in ladder}) == 1
     ladder = _without_broken(ladder, len(rows))
     bench = _Bench(
@@ -58,9 +61,10 @@ def decide(
         groups=groups,
         seed=seed,
         min_gain=_min_gain(ladder[0], [targets[row] for row in rows]),
+        stopped=[one.order for one in ladder if one.stopped],
         made={},
     )
-    pool = [one for one in ladder if not one.over_limits and one.measurement.n >= MIN_ROWS]
+    pool = [one for one in ladder if _in_the_running(one)]
     if not pool:
         return no_verdict(ladder, split=split, rows=len(rows), min_rows=MIN_ROWS)
     path = _walk_up(pool, bench)
@@ -92,6 +96,28 @@ def decide(
     )
 
 
+def to_beat(candidates: Sequence[Candidate], targets: Mapping[str, Json]) -> tuple[Candidate, float] | None:
+    """The best of the rungs so far and how much a dearer one has to gain over it, in the metric's units.
+
+    That is the margin: a rung whose gain is less can't win, and isn't missed as the best. None where no rung
+    is sure to stay in the running to the end.
+    """
+    sure = [
+        one
+        for one in candidates
+        if _in_the_running(one) and one.measurement.failures <= MOST_BROKEN * len(one.measurement.predictions)
+    ]
+    if not sure:
+        return None
+    best = max(sure, key=_goodness)
+    return best, _margin(candidates, best, _min_gain(best, list(targets.values())))
+
+
+def _in_the_running(one: Candidate) -> bool:
+    """Whether a rung may win, as far as it alone tells."""
+    return not one.over_limits and not one.stopped and one.measurement.n >= MIN_ROWS
+
+
 def _without_broken(ladder: Sequence[Candidate], rows: int) -> list[Candidate]:
     """The ladder, with what broke on many more rows than another rung over the limits."""
     least = min(one.measurement.failures for one in ladder)
@@ -105,12 +131,16 @@ def _without_broken(ladder: Sequence[Candidate], rows: int) -> list[Candidate]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Bench:
-    """What every comparison needs, and the comparisons `made` so far by (cheaper, dearer)."""
+    """What every comparison needs, and the comparisons `made` so far by (cheaper, dearer).
+
+    `stopped` holds the places on the ladder of the rungs that were stopped.
+    """
 
     targets: Mapping[str, Json]
     groups: Mapping[str, str] | None
     seed: int
     min_gain: float
+    stopped: Sequence[int]
     made: dict[tuple[str, str], Comparison]
 
 
@@ -130,13 +160,16 @@ def _family(
 ) -> list[tuple[Candidate, Comparison]]:
     """Compare each dearer rung with the current one, Holm over all of them, and keep the comparisons.
 
-    A rung that shares fewer than 50 answered rows with the current one isn't compared.
+    A rung that shares fewer than 50 answered rows with the current one isn't compared. One that was stopped
+    has no p-value, having been looked at often; it counts as one more hypothesis that stands.
     """
     pairs = [(one, _pair(current, one, bench)) for one in dearer]
     pairs = [(one, pair) for one, pair in pairs if pair.n >= MIN_ROWS]
     raw = [paired.p_value(pair, bench.seed) for _, pair in pairs]
+    stopped = sum(order > current.order for order in bench.stopped)
+    adjusted = stats.holm([*raw, *[1.0] * stopped])[: len(raw)]
     family = []
-    for (one, pair), p, p_holm in zip(pairs, raw, stats.holm(raw), strict=True):
+    for (one, pair), p, p_holm in zip(pairs, raw, adjusted, strict=True):
         gain = paired.gain(pair)
         interval = paired.gain_interval(pair, bench.seed)
         # A gain of 2 points may come out as 0.0199999.
@@ -151,7 +184,7 @@ def _family(
             p=p,
             p_holm=p_holm,
             smallest_detectable_gain=stats.smallest_detectable_gain(
-                pair.n, paired.spread(pair, interval), alpha=2 * ALPHA / len(pairs)
+                pair.n, paired.spread(pair, interval), alpha=2 * ALPHA / (len(pairs) + stopped)
             ),
             wins=wins,
         )
@@ -199,7 +232,8 @@ def _kind(facts: Facts, *, settled: bool, bench: _Bench) -> tuple[VerdictKind, C
     rivals = [bench.made.get((shipped.rung, one.rung)) for one in facts.pool[1:]]
     compared = [one for one in rivals if one is not None]
     nearest = max(compared, key=lambda one: one.gain, default=None)
-    clear = all(one.interval.high < 0 for one in compared)
+    stopped = [one.stopped for one in facts.ladder if one.stopped]
+    clear = all(one.interval.high < 0 for one in compared) and all(one.worse for one in stopped)
     return "clear_winner" if clear else "tie", nearest
 
 
@@ -214,6 +248,7 @@ def _rows_needed(facts: Facts, comparison: Comparison, bench: _Bench) -> int:
     spread = paired.spread(pair, comparison.interval) / scale**2
     seen = comparison.gain / scale
     tests = len(facts.pool) - 1 - facts.pool.index(facts.shipped)
+    tests += sum(order > facts.shipped.order for order in bench.stopped)
     effect = max(seen, bench.min_gain / scale)
     needed = stats.rows_needed(effect, spread, alpha=2 * ALPHA / tests)
     if seen < facts.margin / scale:
@@ -245,5 +280,19 @@ def _margin(ladder: Sequence[Candidate], best: Candidate, min_gain: float) -> fl
     The quarter only counts where that gain is worth having, two points at least: else zero-shot could
     never be shown to be as good as a best that is a hair above it.
     """
-    gains = [_goodness(best) - _goodness(one) for one in ladder if one.rung == ZERO_SHOT]
+    gains = [_gain_over(one, best) for one in ladder if one.rung == ZERO_SHOT]
     return min([min_gain, *(gain / 4 for gain in gains if gain >= min_gain)])
+
+
+def _gain_over(one: Candidate, best: Candidate) -> float:
+    """How much better the best is; on the rows that both answered where a rung was stopped."""
+    if not one.stopped:
+        return _goodness(best) - _goodness(one)
+    scores = {row.example_id: row.score for row in best.measurement.predictions}
+    gains = [
+        score - row.score
+        for row in one.measurement.predictions
+        if row.score is not None and (score := scores.get(row.example_id)) is not None
+    ]
+    sign = 1 if SCORERS[best.measurement.metric].higher_is_better else -1
+    return sign * math.fsum(gains) / max(1, len(gains))

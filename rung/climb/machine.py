@@ -71,6 +71,7 @@ class Watch:
     def __exit__(self, *exc: object) -> None:
         self._stop.set()
         self._thread.join()
+        self.peak_mb = max(self.peak_mb, resident_mb())
 
     def _sample(self) -> None:
         for sample in itertools.count(1):

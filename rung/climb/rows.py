@@ -1,8 +1,9 @@
 """From what the user named to a completed task and checked, split rows."""
 
+import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -101,10 +102,23 @@ def prepare(source: Path, options: RowOptions) -> Prepared:
     notes = (*train.notes, *(test.notes if test else ()), *noted)
     return Prepared(
         task=task,
-        splits=parts,
+        splits=replace(parts, dev=_in_asking_order(parts.dev, task.seed)),
         inferred=(*notes, *inferred),
         findings=(*check(parts, task), *_unused(task)),
     )
+
+
+def _in_asking_order(dev: Sequence[Example], seed: int) -> tuple[Example, ...]:
+    """Dev rows at random, the same way each time, those of one group together.
+
+    A rung is stopped by the first of them: they have to be a fair draw.
+    """
+
+    def place(example: Example) -> tuple[str, str]:
+        unit = example.id if example.group is None else example.group
+        return hashlib.sha256(f"{seed}:{unit}".encode()).hexdigest(), example.id
+
+    return tuple(sorted(dev, key=place))
 
 
 def affordable(examples: Sequence[Example], kind: OutputKind, budget_s: float) -> int:

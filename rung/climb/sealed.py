@@ -25,7 +25,7 @@ def to_open(
         return [r.rung for r in built]
     # The walk up starts with the cheapest: one over the limits could be compared with nothing.
     cheapest = on_dev.comparisons[0].cheaper if on_dev.comparisons else on_dev.chosen
-    inside = [r for r in built if not r.over_limits]
+    inside = [r for r in built if not r.over_limits and not r.stopped]
     wanted = {cheapest, on_dev.chosen, on_dev.best, _best(inside, dev)}
     return [r.rung for r in built if r.rung in wanted]
 

@@ -34,7 +34,7 @@ def verdict(facts: Facts, kind: VerdictKind, comparison: Comparison | None, rows
             f"{facts.split} rows were answered by both to compare them"
         )
     elif comparison is None:
-        said = f"{head}; no other rung could be compared with it"
+        said = head if _halted(facts) else f"{head}; no other rung could be compared with it"
     elif kind == "undecided":
         said = (
             f"Undecided between {shipped.rung} ({_score(shipped)}) and {best.rung} ({_score(best)}) "
@@ -63,7 +63,7 @@ def verdict(facts: Facts, kind: VerdictKind, comparison: Comparison | None, rows
         )
         said = f"{head}; {rival.rung}'s {_score(rival)} {claim} ({_odds(shipped, comparison)}), "
         said += "so the lower rung is as good"
-    return said + _cheaper_to_run(facts) + _broken(facts) + _over_limits(facts) + "."
+    return said + _halted(facts) + _cheaper_to_run(facts) + _broken(facts) + _over_limits(facts) + "."
 
 
 def no_verdict(ladder: Sequence[Candidate], *, split: str, rows: int, min_rows: int) -> Decision:
@@ -149,6 +149,15 @@ def _cheaper_to_run(facts: Facts) -> str:
     one = min(others, key=lambda other: other.usd_per_1000)
     times = shipped.usd_per_1000 / one.usd_per_1000
     return f"; {one.rung}, once built, answers for {times:.1f} times less"
+
+
+def _halted(facts: Facts) -> str:
+    """Name the rungs that were stopped, and what they couldn't beat any more."""
+    return "".join(
+        f"; {one.rung} was stopped after {one.stopped.rows:,} dev rows: it can't beat {one.stopped.rival}"
+        for one in facts.ladder
+        if one.stopped
+    )
 
 
 def _broken(facts: Facts) -> str:

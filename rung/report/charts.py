@@ -47,10 +47,13 @@ class Point:
     high: float
     shipped: bool
     split: str
+    stopped_after: int | None = None
 
     @property
     def label(self) -> str:
         """What is written beside the point."""
+        if self.stopped_after is not None:
+            return f"{self.rung} ({self.stopped_after:,} dev rows)"
         return self.rung if self.split == "test" else f"{self.rung} ({self.split})"
 
 
@@ -133,6 +136,7 @@ def _point(climb: Climb, result: RungResult, found: Measurement) -> Point:
         high=max(found.interval.high, found.score),
         shipped=result.rung == climb.decision.chosen,
         split=found.split,
+        stopped_after=result.stopped.rows if result.stopped and found.split == "dev" else None,
     )
 
 

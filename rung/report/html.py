@@ -8,6 +8,7 @@ from rung.records import Climb
 from rung.report import notation, summary
 from rung.report.charts import quality_cost_svg
 from rung.runs import write_text
+from rung.scoring.notation import duration_text
 
 TEMPLATES = Path(__file__).parent / "templates"
 DISAGREEMENTS = 12
@@ -35,7 +36,8 @@ def _view(climb: Climb, run: Path) -> dict[str, Any]:
         "rows": summary.rows(climb),
         "facts": summary.facts(climb),
         "measured": measured,
-        "dev_only": any(m.split == "dev" for _, m in measured),
+        "dev_only": any(m.split == "dev" and not result.stopped for result, m in measured),
+        "stopped": any(result.stopped for result in climb.results),
         "secondary": [name for name, _ in measured[0][1].secondary] if measured else [],
         "tried": [r for r in climb.results if r.trials or r.notes or r.parity],
         "wide_chart": Markup(quality_cost_svg(climb, WIDE_PX)),
@@ -66,7 +68,7 @@ def _environment() -> Any:
         "clean": notation.clean,
         "short": notation.short,
         "count": notation.count_text,
-        "duration": notation.duration_text,
+        "duration": duration_text,
         "gain": notation.gain_text,
         "interval": notation.interval_text,
         "memory": notation.memory_text,

@@ -63,19 +63,6 @@ def usd_text(value: float) -> str:
     return f"${value:.{1 - math.floor(math.log10(value))}f}"
 
 
-def duration_text(seconds: float) -> str:
-    """A span of time: `0.4 s`, `42 s`, `4 m 12 s`, `1 h 05 m`."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} m {whole % 60:02d} s"
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60:02d} m"
-
-
 def ms_text(seconds: float) -> str:
     """A latency in milliseconds, without the unit; a dash where none was measured."""
     if seconds <= 0:

@@ -3,11 +3,20 @@
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from rung.records import Climb, Comparison, Disagreement, Json, Measurement, MetricName, Parity, RungResult
+from rung.records import (
+    Climb,
+    Comparison,
+    Disagreement,
+    Json,
+    Measurement,
+    MetricName,
+    Parity,
+    RungResult,
+    Stopped,
+)
 from rung.report.notation import (
     NOTHING,
     count_text,
-    duration_text,
     gain_text,
     interval_text,
     memory_text,
@@ -23,9 +32,10 @@ from rung.report.notation import (
     value_text,
 )
 from rung.scoring.cost import break_even_answers, per_1000_correct
+from rung.scoring.notation import duration_text
 from rung.scoring.scorers import SCORERS
 
-State: TypeAlias = Literal["shipped", "measured", "over limits", "skipped", "failed"]
+State: TypeAlias = Literal["shipped", "measured", "over limits", "stopped", "skipped", "failed"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +55,7 @@ class Row:
     build: str = NOTHING
     memory: str = NOTHING
     broken: str = ""
+    took: str = ""
 
 
 def rows(climb: Climb) -> list[Row]:
@@ -174,13 +185,14 @@ def _row(climb: Climb, result: RungResult) -> Row:
         return Row(rung=result.rung, state="skipped", mark="not measured", what=short(result.what))
     state, mark = _state(climb, result)
     over = f" Over the limits: {', '.join(result.over_limits)}." if result.over_limits else ""
+    what = short(result.what) if result.stopped is None else f"{stopped_text(result.stopped)}; {result.what}"
     correct = _usd_correct(result, shown)
     broken = sum(m.failures for m in (result.dev, result.test) if m)
     return Row(
         rung=result.rung,
         state=state,
         mark=mark,
-        what=short(result.what) + over,
+        what=short(what) + over,
         dev=_cell(result.dev),
         test=_cell(result.test),
         p50_ms=ms_text(shown.p50_s),
@@ -190,7 +202,31 @@ def _row(climb: Climb, result: RungResult) -> Row:
         build=duration_text(result.build_s),
         memory=memory_text(shown.memory_mb),
         broken=f"{count_text(broken, 'call')} broke, counted beside the score" if broken else "",
+        took=took_text(result),
     )
+
+
+def stopped_text(stopped: Stopped) -> str:
+    """On how few rows a rung's dev score rests, and why."""
+    return f"stopped after {stopped.rows:,} of {stopped.of:,} dev rows: can't beat {stopped.rival} any more"
+
+
+def took_text(result: RungResult) -> str:
+    """How long a rung was said to take and took, and its peak memory; nothing where that isn't known."""
+    parts = []
+    told = result.forecast
+    if told is not None and result.took_s:
+        if told.seconds is None:
+            parts.append(f"no time predicted, at most {duration_text(max(0.0, told.most_s))}")
+        elif told.stopped_s is not None:
+            whole, stopped = duration_text(told.seconds), duration_text(told.stopped_s)
+            parts.append(f"predicted {whole}, or {stopped} if stopped at the first look")
+        else:
+            parts.append(f"predicted {duration_text(told.seconds)}")
+        parts.append(f"took {duration_text(result.took_s)}")
+    if result.build_peak_mb:
+        parts.append(f"peak memory {memory_text(result.build_peak_mb)}")
+    return ", ".join(parts)
 
 
 def _state(climb: Climb, result: RungResult) -> tuple[State, str]:
@@ -198,6 +234,8 @@ def _state(climb: Climb, result: RungResult) -> tuple[State, str]:
         return "shipped", "ship" if climb.decision.kind in ("clear_winner", "tie") else "for now"
     if result.over_limits:
         return "over limits", "over limits"
+    if result.stopped:
+        return "stopped", ""
     return "measured", "best score" if result.rung == climb.decision.best else ""
 
 

@@ -23,8 +23,9 @@ from rich.text import Text
 
 from rung.records import Climb
 from rung.report import summary
-from rung.report.notation import clean, count_text, duration_text, metric_text, short
+from rung.report.notation import clean, count_text, memory_text, metric_text, short
 from rung.report.summary import Row
+from rung.scoring.notation import duration_text
 
 WIDE = 112
 GAP = 2
@@ -33,7 +34,7 @@ COUNTERS = 28  # columns for how many of how many, time passed, time left, and t
 PLAIN_EVERY_S = 10.0
 SHOWN_FINDINGS = 8
 
-_STYLES = {"shipped": "bold green", "failed": "red", "over limits": "yellow"}
+_STYLES = {"shipped": "bold green", "failed": "red", "over limits": "yellow", "stopped": "yellow"}
 _HEADINGS = (
     ("dev", "95 %"),
     ("test", "95 %"),
@@ -89,6 +90,8 @@ def _table(rows: list[Row], width: int) -> list[Text | Padding | Table]:
             said = Text.assemble((row.mark, _STYLES.get(row.state, "bold")), (" · ", "dim"), said)
         shown += [line, *(Text(_line("", texts, widths), style="dim", no_wrap=True) for texts in rest)]
         shown.append(Padding(said, (0, 0, 0, INDENT), expand=False))
+        if row.took:
+            shown.append(Padding(Text(row.took, style="dim"), (0, 0, 0, INDENT), expand=False))
     return shown
 
 
@@ -145,6 +148,8 @@ def _notes(climb: Climb, run: Path | None) -> Table:
     if unshown:
         notes.add_row("" if grave else "Data", Text(f"{count_text(unshown, 'more finding')} in the report"))
     notes.add_row("Took", Text(f"{duration_text(climb.seconds)} on {clean(climb.machine)}"))
+    if climb.test_peak_mb:
+        notes.add_row("Peak memory on test", Text(memory_text(climb.test_peak_mb)))
     if run is not None:
         notes.add_row("Report", Text(str(run / "report.html")))
         if climb.winner:

@@ -1,28 +1,25 @@
-"""What a rung is, what it is given, and how it tries its variants on dev rows."""
+"""What a rung is and what it is given."""
 
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from rung import evaluate
-from rung.errors import EngineError
 from rung.evaluate import Bench
 from rung.models.resolve import Model
 from rung.records import Example, Json, Measurement, OutputKind, Parity, Trial
+from rung.rungs.rival import Rival
 from rung.runs import append_jsonl, read_jsonl, writing
 from rung.scoring.scorers import SCORERS
 from rung.system import ModelRef, Pool, System, context_of, ref_to
 from rung.task import Task
 from rung.wording import answer_text, embedded_text
 
-SCREEN_ROWS = 100
-FEWEST_SCREENED = 20
-PILOT_ROWS = 8
 SETTLED_FILE = "settled.jsonl"
 WORK_FOLDER = "work"
 
@@ -53,7 +50,7 @@ class Context:
 
     The test rows aren't here: no rung can look at them. `too_long` are the ids of rows that no prompt
     of the model can hold. `folder` is the rung's own and outlives it; what lies in `work` is thrown
-    away once the rung is done.
+    away once the rung is done. `rival` is the rung to beat.
     """
 
     task: Task
@@ -66,6 +63,7 @@ class Context:
     reporter: Reporter
     deadline: float
     seed: int
+    rival: Rival | None = None
 
     @property
     def pool(self) -> Pool:
@@ -151,7 +149,10 @@ class Context:
             self.reporter.end(bar)
 
     def measure(self, system: System, rows: Sequence[Example], what: str) -> Measurement:
-        """Score a System on dev rows, with a progress bar. Raises EngineError when every call broke."""
+        """Score a System on dev rows, with a progress bar. Raises EngineError when every call broke.
+
+        The Measurement has fewer rows where the first of them show that the System can't beat the rival.
+        """
         bar = self.reporter.begin(what, len(rows))
         try:
             return evaluate.measure(
@@ -160,6 +161,7 @@ class Context:
                 self.bench,
                 split="dev",
                 on_done=lambda done, _: self.reporter.advance(bar, done),
+                enough=self.rival and self.rival.beyond,
             )
         finally:
             self.reporter.end(bar)
@@ -176,6 +178,19 @@ class Built:
     parity: Parity | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """Seconds that a rung will take from now on, with its dev score and the timing of single requests.
+
+    `whole_s` as far as its share of the budget goes; `stopped_s` if it's stopped at the first look;
+    `least_s` with its quickest variant alone.
+    """
+
+    whole_s: float
+    stopped_s: float
+    least_s: float
+
+
 class Rung(Protocol):
     """One step of the ladder."""
 
@@ -190,13 +205,13 @@ class Rung(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class Variant:
-    """One way of doing a rung. One that isn't `shippable` is scored for comparison alone."""
+@runtime_checkable
+class Foreseen(Protocol):
+    """A rung that can tell how long it will take before it is built."""
 
-    name: str
-    system: System
-    shippable: bool = True
+    def outlook(self, context: Context) -> Outlook | None:
+        """What it will take by what is measured now; None where that can't be told. What is asked is kept."""
+        ...
 
 
 def no_room(context: Context, *, learns: bool) -> str | None:
@@ -208,96 +223,6 @@ def no_room(context: Context, *, learns: bool) -> str | None:
                 "the inputs"
             )
     return None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Tried:
-    """A variant with its score on some rows; `value` is the score turned so that more is better."""
-
-    variant: Variant
-    value: float
-    found: Measurement
-
-    @property
-    def trial(self) -> Trial:
-        n = len(self.found.predictions)
-        return Trial(
-            name=self.variant.name,
-            score=self.found.score,
-            n=n,
-            seconds=self.found.seconds_per_answer * n,
-        )
-
-
-def choose(
-    context: Context, variants: Sequence[Variant], screen: int = SCREEN_ROWS
-) -> tuple[Variant, tuple[Trial, ...], tuple[str, ...]]:
-    """The best variant on dev, with every trial and notes on what was left out.
-
-    All are screened on the first `screen` dev rows, or as many as half the rung's time allows. Where there
-    are more, the better half is scored on all of them and the best there is chosen. A tie goes to the one
-    that did better in the screening, or to the earlier one. What couldn't be finished in the rung's time, or
-    whose engine broke, is left out and named; EngineError when that is true of all.
-    """
-    few, notes = context.dev[: _affordable(context, variants, screen)], []
-    screened: list[_Tried] = []
-    for variant in variants:
-        if screened and not context.in_time(variant.name, _to_come(context, screened, len(few))):
-            notes.append(f"{variant.name}: not tried, the rung's share of the budget was used up")
-            continue
-        try:
-            screened.append(_try(context, variant, few, variant.name))
-        except EngineError as error:
-            notes.append(f"{variant.name}: left out, {error}")
-    if not any(one.variant.shippable for one in screened):
-        raise EngineError("; ".join(notes))
-    screened.sort(key=lambda one: -one.value)
-    whole: list[_Tried] = []
-    if len(context.dev) > len(few):
-        fit = [one for one in screened if one.variant.shippable]
-        for one in fit[: max(1, len(screened) // 2)]:
-            seconds = one.found.seconds_per_answer * (len(context.dev) - len(few))
-            if whole and not context.in_time(f"{one.variant.name}, all dev rows", seconds):
-                notes.append(f"{one.variant.name}: all dev rows would have taken {seconds:.0f} s; left out")
-                continue
-            try:
-                whole.append(_try(context, one.variant, context.dev, f"{one.variant.name}, all dev rows"))
-            except EngineError as error:
-                notes.append(f"{one.variant.name}: left out on all dev rows, {error}")
-    best = max((one for one in whole or screened if one.variant.shippable), key=lambda one: one.value)
-    trials = [
-        replace(one.trial, chosen=one.variant is best.variant and (one in whole or not whole))
-        for one in (*screened, *whole)
-    ]
-    return best.variant, tuple(trials), tuple(notes)
-
-
-def _affordable(context: Context, variants: Sequence[Variant], screen: int) -> int:
-    """How many rows to screen on: what half the time allows at the first variant's pace, 20 at least."""
-
-    def rows() -> int:
-        try:
-            pilot = _try(context, variants[0], context.dev[:PILOT_ROWS], f"{variants[0].name}, pilot")
-        except EngineError:
-            return screen
-        pace = max(pilot.found.seconds_per_answer, 1e-6) * len(variants)
-        return int(min(screen, max(FEWEST_SCREENED, context.seconds_left / 2 / pace)))
-
-    found = context.settled("rows to screen on", rows)
-    assert isinstance(found, int), "written by this function"
-    return found
-
-
-def _to_come(context: Context, screened: Sequence[_Tried], rows: int) -> float:
-    """Seconds for one more variant, at least as slow as the last, and for the best on the other dev rows."""
-    best = max(screened, key=lambda one: one.value)
-    rest = best.found.seconds_per_answer * (len(context.dev) - rows)
-    return screened[-1].found.seconds_per_answer * rows + rest
-
-
-def _try(context: Context, variant: Variant, rows: Sequence[Example], what: str) -> _Tried:
-    found = context.measure(variant.system, rows, what)
-    return _Tried(variant=variant, value=context.sign * strict_score(found, rows), found=found)
 
 
 def strict_score(found: Measurement, rows: Sequence[Example]) -> float:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from rung.records import Example
-from rung.rungs.base import Built, Context, Variant, choose, no_room
+from rung.rungs.base import Built, Context, Outlook, no_room
 from rung.rungs.instructions import answer_spec, few_shot_instruction, spec_for
 from rung.rungs.probe import race, under_each_engine
+from rung.rungs.variants import Variant, choose, outlook
 from rung.system import SHOTS_FILE, VECTORS_FILE, ShotSpec, Sources, save
 from rung.wording import Shot, messages, question
 
@@ -21,7 +22,7 @@ SAMPLE_ROWS = 200
 
 @dataclass(frozen=True, kw_only=True)
 class _Kind:
-    """Variants that differ in the number of examples only: they share their files and their engine."""
+    """Variants that differ in the number of examples only: they share their files."""
 
     shots: ShotSpec
     counts: tuple[int, ...]
@@ -44,37 +45,45 @@ class FewShot:
             return f"one worked example and a question don't fit a prompt of {context.limit:,} tokens"
         return None
 
-    def build(self, context: Context) -> Built:
-        """Try k stratified and k nearest examples for every k that fits, all constrained.
+    def outlook(self, context: Context) -> Outlook | None:
+        """By a few rows with each number of examples."""
+        return outlook(context, _variants(context)[0])
 
-        Short prompts and nearest examples come first, so that they are tried when time is short.
-        """
-        room = _room(context)
-        base = spec_for(
-            context,
-            self.name,
-            instruction=few_shot_instruction(context),
-            answer=answer_spec(context, constrained=True),
-        )
-        sized: list[tuple[int, Variant]] = []
-        notes: list[str] = []
-        for kind in _kinds(context, room):
-            systems = under_each_engine(
-                context, kind.shots.choice, base.model_copy(update=_settings(context, kind.shots)), kind.files
-            )
-            engine, note = race(context, f"{kind.shots.k} {kind.shown} examples", systems)
-            notes.append(f"{kind.shots.k} {kind.shown} examples: {note}")
-            for k in kind.counts:
-                shots = kind.shots.model_copy(update={"k": k})
-                spec = base.model_copy(update={**_settings(context, shots), "engine": engine})
-                system = save(context.work / f"{kind.shots.choice}-{k}", spec, kind.files)
-                sized.append((k, Variant(name=f"{k} {kind.shown} examples", system=system)))
-        if left_out := [k for k in NEIGHBOURS if k > room]:
-            fitting = f"k = {', '.join(map(str, left_out))} left out"
-            notes.append(f"{fitting}: {room} long examples fit a prompt of {context.limit:,} tokens")
-        variants = [variant for _, variant in sorted(sized, key=lambda one: one[0])]
+    def build(self, context: Context) -> Built:
+        """Try k stratified and k nearest examples for every k that fits, all constrained."""
+        variants, notes = _variants(context)
         chosen, trials, more = choose(context, variants)
         return Built(system=chosen.system, what=chosen.name, trials=trials, notes=(*notes, *more))
+
+
+def _variants(context: Context) -> tuple[list[Variant], list[str]]:
+    """What is tried, under the engine that is faster with a middling number of examples, and notes on that.
+
+    Short prompts and nearest examples come first, so that they are tried when time is short.
+    """
+    room = _room(context)
+    base = spec_for(
+        context,
+        "few_shot",
+        instruction=few_shot_instruction(context),
+        answer=answer_spec(context, constrained=True),
+    )
+    sized: list[tuple[int, Variant]] = []
+    kinds = _kinds(context, room)
+    raced, shown = kinds[0], f"{kinds[0].shots.k} {kinds[0].shown} examples"
+    first = base.model_copy(update=_settings(context, raced.shots))
+    engine, note = race(context, shown, under_each_engine(context, "race", first, raced.files))
+    notes = [f"{shown}: {note}"]
+    for kind in kinds:
+        for k in kind.counts:
+            shots = kind.shots.model_copy(update={"k": k})
+            spec = base.model_copy(update={**_settings(context, shots), "engine": engine})
+            system = save(context.work / f"{kind.shots.choice}-{k}", spec, kind.files)
+            sized.append((k, Variant(name=f"{k} {kind.shown} examples", system=system)))
+    if left_out := [k for k in NEIGHBOURS if k > room]:
+        fitting = f"k = {', '.join(map(str, left_out))} left out"
+        notes.append(f"{fitting}: {room} long examples fit a prompt of {context.limit:,} tokens")
+    return [variant for _, variant in sorted(sized, key=lambda one: one[0])], notes
 
 
 def _settings(context: Context, shots: ShotSpec) -> dict:

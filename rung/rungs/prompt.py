@@ -1,8 +1,9 @@
 """Zero-shot: the model as it is, under the better of a few written instructions, constrained and free."""
 
-from rung.rungs.base import Built, Context, Variant, choose, no_room, slug
+from rung.rungs.base import Built, Context, Outlook, no_room, slug
 from rung.rungs.instructions import answer_notes, answer_spec, instructions, spec_for
 from rung.rungs.probe import race, under_each_engine
+from rung.rungs.variants import Variant, choose, outlook
 from rung.system import Spec, save
 
 NO_ABOUT = (
@@ -19,24 +20,34 @@ class Prompt:
         """Every task can be asked, if only its rows fit."""
         return no_room(context, learns=False)
 
+    def outlook(self, context: Context) -> Outlook | None:
+        """By a few rows under each instruction."""
+        return outlook(context, _variants(context)[0])
+
     def build(self, context: Context) -> Built:
         """Try each instruction constrained, and the first one free as well."""
-        specs = _specs(context)
-        first = next(iter(specs.values()))
-        engine, note = race(context, "zero-shot", under_each_engine(context, "race", first, {}))
-        variants = [
-            Variant(
-                name=name,
-                system=save(context.work / slug(name), spec.model_copy(update={"engine": engine}), {}),
-                # Labels are shipped scored only: freely, an answer may be none of them and has no odds.
-                shippable=context.kind != "label" or spec.answer.form != "free",
-            )
-            for name, spec in specs.items()
-        ]
+        variants, note = _variants(context)
         chosen, trials, notes = choose(context, variants)
         about = () if context.task.about.strip() else (NO_ABOUT,)
         told = (*about, *answer_notes(context), note, *notes)
         return Built(system=chosen.system, what=f"zero-shot, {chosen.name}", trials=trials, notes=told)
+
+
+def _variants(context: Context) -> tuple[list[Variant], str]:
+    """What is tried, under the engine that is faster, and a note on that."""
+    specs = _specs(context)
+    first = next(iter(specs.values()))
+    engine, note = race(context, "zero-shot", under_each_engine(context, "race", first, {}))
+    variants = [
+        Variant(
+            name=name,
+            system=save(context.work / slug(name), spec.model_copy(update={"engine": engine}), {}),
+            # Labels are shipped scored only: freely, an answer may be none of them and has no odds.
+            shippable=context.kind != "label" or spec.answer.form != "free",
+        )
+        for name, spec in specs.items()
+    ]
+    return variants, note
 
 
 def _specs(context: Context) -> dict[str, Spec]:

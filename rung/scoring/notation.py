@@ -1,4 +1,4 @@
-"""How a score is written, in the verdict's sentence and in the report alike."""
+"""How a score and a span of time are written, while a climb runs and in the report alike."""
 
 import math
 
@@ -22,3 +22,16 @@ def score_text(value: float, metric: MetricName) -> str:
 def signed(value: float, written: str) -> str:
     """`written` with a minus sign where the value is under zero, and doesn't read as zero."""
     return MINUS + written if value < 0 and written.strip("0.,") else written
+
+
+def duration_text(seconds: float) -> str:
+    """A span of time: `0.4 s`, `42 s`, `4 m 12 s`, `1 h 05 m`."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} m {whole % 60:02d} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} m"

@@ -21,6 +21,7 @@ _BCA_ROWS = 200
 _BCA_RESAMPLES = 4999
 _BOOTSTRAP_RESAMPLES = 1999
 _EXACT_UNITS = 12
+_BETS = 100
 _CHUNK = 2_000_000  # numbers held at once while resampling
 
 
@@ -273,6 +274,22 @@ def log_e_value(b: int, c: int) -> float:
     if share > 1e-290:
         return float((b + c + 1) * math.log(2) + betaln(b + 1, c + 1) + math.log(share))
     return math.log(_tail_series(b, c))
+
+
+def log_e_above_zero(values: Sequence[float], least: float) -> float:
+    """The logarithm of an e-value of "the mean is above zero" against "it is zero or below".
+
+    No value may be under -`least`. It's the capital of bets Π (1 + λ value) at fixed λ, averaged over an even
+    grid in (0, 1 / least) (Waudby-Smith & Ramdas 2024, "Estimating means of bounded random variables by
+    betting"): fair under zero mean, so it may be looked at after any value. For values of ±1 and 0 it is
+    `log_e_value` but for the grid.
+    """
+    import numpy as np
+
+    bets = (np.arange(_BETS) + 0.5) / _BETS / least
+    with np.errstate(divide="ignore"):
+        capital = np.log1p(bets[:, None] * np.asarray(values, dtype=float)).sum(axis=1)
+    return float(np.logaddexp.reduce(capital)) - math.log(_BETS)
 
 
 def _tail_series(b: int, c: int) -> float:

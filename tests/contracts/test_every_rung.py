@@ -8,7 +8,7 @@ import pytest
 
 from rung.records import Example, Splits
 from rung.rungs import LADDER
-from rung.rungs.base import SETTLED_FILE, Context, Rung
+from rung.rungs.base import SETTLED_FILE, Context, Foreseen, Rung
 from rung.system import System
 from tests.fixtures_climb import (
     TASKS,
@@ -92,7 +92,8 @@ def test_the_ladder_has_four_rungs_cheapest_first():
 def test_a_rung_is_given_no_test_rows():
     held = {field.name: field.type for field in fields(Context)}
     assert held.keys() == {
-        *("task", "train", "dev", "too_long", "model", "folder", "bench", "reporter", "deadline", "seed")
+        *("task", "train", "dev", "too_long", "model", "folder", "bench", "reporter", "deadline", "seed"),
+        "rival",
     }
     assert Splits not in held.values()
 
@@ -181,3 +182,12 @@ def test_the_rows_outputs_are_never_part_of_a_question(rung, built):
     blind = [Example(id=e.id, input=e.input, output=None) for e in context.dev]
     given = made.system.answer(context.dev, context.pool)
     assert [a.value for a in made.system.answer(blind, context.pool)] == [a.value for a in given]
+
+
+@pytest.mark.parametrize("rung", [r for r in RUNGS if isinstance(r.values[0], Foreseen)])
+def test_what_a_rung_foresees_is_positive_and_settles_what_it_is_built_from(rung, context):
+    told = rung.outlook(context)
+    assert told is not None and told.stopped_s >= 0 and told.least_s > 0 and told.whole_s > 0
+    assert rung.build(context).what
+    again = rung.outlook(context)
+    assert again is not None and (rung.name == "head" or again.least_s == told.least_s)

@@ -10,6 +10,7 @@ from rung.records import (
     Decision,
     Disagreement,
     Finding,
+    Forecast,
     Interval,
     Measurement,
     MetricName,
@@ -17,6 +18,7 @@ from rung.records import (
     Prediction,
     RungResult,
     SplitName,
+    Stopped,
     Trial,
 )
 
@@ -192,6 +194,25 @@ def synthetic_climb() -> Climb:
         digests=(("rows", "5f2c90aa11"), ("splits", "77ab12cd34")),
         disagreements=disagreements(),
     )
+
+
+def stopped_climb() -> Climb:
+    """The climb, few_shot being stopped after 64 dev rows; both have a forecast."""
+    climb = synthetic_climb()
+    head, prompt, few_shot, *others = climb.results
+    told = Forecast(seconds=95.0, stopped_s=22.0, most_s=200.0, after_s=9.0)
+    few_shot = replace(
+        few_shot,
+        dev=measurement("few_shot", "dev", 64, 0.75, p50_s=0.0, memory_mb=0.0),
+        test=None,
+        stopped=Stopped(rows=64, of=400, rival="head", worse=True),
+        trials=(replace(few_shot.trials[0], stopped=True),),
+        forecast=told,
+        took_s=31.0,
+    )
+    prompt = replace(prompt, forecast=replace(told, seconds=58.0, stopped_s=None), took_s=63.0)
+    head = replace(head, forecast=replace(told, seconds=None, stopped_s=None), took_s=8.0)
+    return replace(climb, results=(head, prompt, few_shot, *others), test_peak_mb=2100.0)
 
 
 def hostile_climb() -> Climb:

@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from climb_fixture import hostile_climb, one_rung_climb, synthetic_climb
+from climb_fixture import hostile_climb, one_rung_climb, stopped_climb, synthetic_climb
 
 from rung.report.html import TEMPLATES, report_html, write_report
 
@@ -146,3 +146,12 @@ def test_an_empty_climb_still_makes_a_page():
 
 def test_the_templates_are_shipped_with_the_package():
     assert {path.name for path in TEMPLATES.iterdir()} == {"report.css", "report.html.jinja"}
+
+
+def test_a_stopped_rung_is_marked_wherever_its_score_is_shown():
+    page = report_html(stopped_climb(), RUN)
+    text = " ".join(Reader(page).words)
+    assert "stopped after 64 of 400 dev rows: can't beat head any more" in text
+    assert "predicted 58 s, took 1 m 03 s, peak memory 412 MiB" in text
+    assert "few_shot (64 dev rows)" in page and "isn't to be compared" in text
+    assert "peak memory on test" in text and "isn't to be compared" not in report_html(synthetic_climb(), RUN)

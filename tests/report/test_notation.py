@@ -4,7 +4,6 @@ from rung.records import Interval
 from rung.report.notation import (
     clean,
     count_text,
-    duration_text,
     gain_text,
     interval_text,
     memory_text,
@@ -18,6 +17,7 @@ from rung.report.notation import (
     short,
     usd_text,
 )
+from rung.scoring.notation import duration_text
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 from dataclasses import replace
 
-from climb_fixture import measurement, one_rung_climb, result, synthetic_climb
+from climb_fixture import measurement, one_rung_climb, result, stopped_climb, synthetic_climb
 
 from rung.records import Answer, Disagreement, Parity, Prediction
 from rung.report import summary
@@ -156,3 +156,23 @@ def test_parity_short_of_all_rows_tells_near_ties_from_the_rest():
         replace(found, clear_disagreements=1)
     )
     assert "others" not in summary.parity_text(replace(found, agreement=1.0))
+
+
+def test_a_stopped_rung_says_on_how_few_rows_its_score_rests():
+    row = row_of(stopped_climb(), "few_shot")
+    assert row.state == "stopped"
+    assert row.what.startswith("stopped after 64 of 400 dev rows: can't beat head any more; 8 nearest")
+    assert (row.test[0], row.p50_ms, row.memory) == ("–", "–", "–")
+
+
+def test_what_was_predicted_stands_beside_what_it_took_and_the_peak_of_memory():
+    climb = stopped_climb()
+    assert row_of(climb, "prompt").took == "predicted 58 s, took 1 m 03 s, peak memory 412 MiB"
+    assert row_of(climb, "few_shot").took == (
+        "predicted 1 m 35 s, or 22 s if stopped at the first look, took 31 s, peak memory 412 MiB"
+    )
+    assert row_of(climb, "head").took == (
+        "no time predicted, at most 3 m 20 s, took 8.0 s, peak memory 96 MiB"
+    )
+    assert row_of(climb, "sft").took == "peak memory 1.9 GiB"
+    assert row_of(climb, "distill").took == ""

@@ -3,7 +3,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from climb_fixture import hostile_climb, one_rung_climb, synthetic_climb
+from climb_fixture import hostile_climb, one_rung_climb, stopped_climb, synthetic_climb
 from rich.cells import cell_len
 from rich.console import Console
 
@@ -17,7 +17,7 @@ def shown(climb, width, run=None):
 
 
 @pytest.mark.parametrize("width", [80, 120])
-@pytest.mark.parametrize("climb", [synthetic_climb(), hostile_climb(), one_rung_climb()])
+@pytest.mark.parametrize("climb", [synthetic_climb(), hostile_climb(), one_rung_climb(), stopped_climb()])
 def test_no_line_is_wider_than_the_terminal(climb, width):
     assert max(cell_len(line) for line in shown(climb, width, Path("runs/demo")).splitlines()) <= width
 
@@ -142,3 +142,11 @@ def test_bars_can_begin_again_after_all_have_ended():
             bar = screen.begin("x", 2)
             screen.advance(bar, 1)
             screen.end(bar)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_times_and_stops_are_told_below_the_figures(width):
+    text = " ".join(shown(stopped_climb(), width).split())
+    assert "stopped after 64 of 400 dev rows: can't beat head any more" in text
+    assert "predicted 58 s, took 1 m 03 s, peak memory 412 MiB" in text
+    assert "Peak memory on test 2.1 GiB" in text

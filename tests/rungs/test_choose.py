@@ -7,7 +7,9 @@ import pytest
 from rung.errors import EngineError
 from rung.evaluate import Bench, Store
 from rung.records import Answer, Example
-from rung.rungs.base import Context, Variant, choose, slug, strict_score
+from rung.rungs.base import Context, slug, strict_score
+from rung.rungs.rival import rival
+from rung.rungs.variants import Variant, choose, outlook
 from rung.scoring.measure import measurement
 from rung.system import Pool
 from rung.task import DataFiles, Task
@@ -165,3 +167,64 @@ def test_a_question_is_settled_once_and_for_good(context):
 
 def test_names_become_folders():
     assert slug("MiniLM + logistic regression, C = 0.3") == "minilm-logistic-regression-c-0.3"
+
+
+def against(context, error, *, dev):
+    """The context with a cheaper rung to beat that makes such errors."""
+    context = replace(context, dev=rows(dev), bench=replace(context.bench, metric="exact"))
+    answers = Guesser("rival", error).answer(context.dev, None)
+    found = measurement(system="r", split="dev", metric="exact", examples=context.dev, answers=answers)
+    return replace(context, rival=rival("head", found, context.dev, needed=0.02, level=0.05 / 6))
+
+
+def test_a_variant_that_cannot_beat_the_rival_gets_no_more_rows(context):
+    context = against(context, 1.0, dev=200)
+    good, bad = Guesser("good", 0.0), Guesser("bad", 1.0, breaks=0)
+    bad.answer = lambda examples, pool, **more: [Answer(text="", value=-1.0) for _ in examples]
+    chosen, trials, notes = choose(context, variants(bad, good))
+    assert chosen.name == "good" and notes == ()
+    # One third of the rows are right in the rival, none in the bad one.
+    (stopped,) = [t for t in trials if t.stopped]
+    assert (stopped.name, stopped.n < 96, stopped.chosen) == ("bad", True, False)
+    assert [(t.name, t.n) for t in trials if t.chosen] == [("good", 200)]
+
+
+def test_a_rung_none_of_whose_variants_can_win_is_hopeless_after_few_rows(context):
+    context = against(context, 0.0, dev=200)
+    far, near = Guesser("far", 2.0), Guesser("near", 1.0)
+    far.answer = lambda examples, pool, **more: [Answer(text="", value=-1.0) for _ in examples]
+    chosen, trials, _ = choose(context, variants(far, near))
+    assert chosen.name == "near"
+    assert [(t.name, t.n, t.stopped, t.chosen) for t in trials] == [
+        ("near", 32, True, True),
+        ("far", 32, True, False),
+    ]
+    assert len(context.measure(chosen.system, context.dev, "again").predictions) == 32
+
+
+def test_the_seconds_of_a_choice_are_foretold_before_it_and_kept(context):
+    context = replace(context, dev=rows(200))
+    slow = Guesser("slow", 1.0, pause_s=0.05)
+    told = outlook(context, variants(slow, Guesser("quick", 1.0)))
+    assert told is not None
+    # Each batch waits: 100 rows, then 100 more, and 22 single requests of the average variant.
+    assert 0.05 < told.whole_s < 2.5 and told.least_s <= told.whole_s
+    asked = slow.asked
+    assert outlook(context, variants(slow, Guesser("quick", 1.0))) == told and slow.asked == asked == 18
+    assert (
+        outlook(
+            replace(context, folder=context.folder / "other"),
+            variants(dead := Guesser("dead", 0.0, fault=EngineError("it died"))),
+        )
+        is None
+        and dead.asked == 0
+    )
+
+
+def test_where_time_is_short_fewer_variants_are_foretold(context):
+    context = replace(context, dev=rows(200), deadline=time.monotonic() + 0.6)
+    slow = [Guesser(f"v{i}", 1.0, pause_s=0.1) for i in range(4)]
+    long = replace(context, deadline=time.monotonic() + 600, folder=context.folder / "long")
+    short, whole = outlook(context, variants(*slow)), outlook(long, variants(*slow))
+    assert short is not None and whole is not None
+    assert short.whole_s < whole.whole_s

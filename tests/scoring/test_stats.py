@@ -373,3 +373,18 @@ def test_the_e_value_wins_falsely_at_most_five_times_in_a_hundred_at_any_stoppin
     assert stopped > 0.01
     better = rng.random((2000, n)) < 0.7
     assert (better.cumsum(axis=1) >= needed).any(axis=1).mean() > 0.99
+
+
+@pytest.mark.parametrize(("b", "c"), [(0, 0), (5, 2), (2, 5), (30, 10), (0, 40), (60, 50)])
+def test_bets_on_right_and_wrong_are_worth_the_e_value_but_for_the_grid(b, c):
+    values = [1.0] * b + [-1.0] * c + [0.0] * 9
+    assert stats.log_e_above_zero(values, 1.0) == pytest.approx(stats.log_e_value(b, c), abs=0.05)
+
+
+def test_bets_are_fair_wherever_they_have_got_to():
+    values = [0.3, -1.0, 0.0, 1.0, 1.0, -0.2]
+    now = stats.log_e_above_zero(values, 1.0)
+    after = [math.exp(stats.log_e_above_zero([*values, more], 1.0) - now) for more in (1.0, -0.5, -0.5)]
+    assert np.mean(after) == pytest.approx(1)
+    assert stats.log_e_above_zero([], 1.0) == pytest.approx(0)
+    assert math.isfinite(stats.log_e_above_zero([-1.0] * 5000, 1.0))

@@ -1,0 +1,53 @@
+"""The budget: what a rung may take of the time that is left, what it's going to take, and if that fits."""
+
+from collections.abc import Sequence
+
+from rung.records import Forecast
+from rung.rungs.base import Outlook
+from rung.scoring.notation import duration_text
+
+WEIGHTS = {"head": 0.3, "prompt": 0.1, "few_shot": 0.15}
+OTHERS = 0.45
+"""How the time that is left is shared among the rungs that are to come: what one leaves goes to all of them.
+
+A head is done in a minute or two; a tenth of five minutes was too short to compare its kinds.
+"""
+MOST_SHARE = 0.5
+"""Where one pass over the dev rows needs more than the share, a rung may take so much of what is left."""
+CLEARLY_SOONER = 0.8
+
+
+def share_s(rung: str, later: Sequence[str], left_s: float) -> float:
+    """The seconds that a rung may take of those left, where these others come after it."""
+    weight = WEIGHTS.get(rung, OTHERS)
+    return left_s * weight / (weight + sum(WEIGHTS.get(name, OTHERS) for name in later))
+
+
+def too_slow(found: Outlook | None, *, share_s: float, left_s: float, last: bool) -> str | None:
+    """Why a rung can't be measured in the time that is left; None where it can, or nothing is known."""
+    if found is None:
+        return None
+    spare = max(share_s, left_s if last else MOST_SHARE * left_s)
+    if found.least_s <= spare:
+        return None
+    needed, fit = duration_text(found.least_s), duration_text(max(0.0, spare))
+    return f"the dev rows alone would take it {needed}, and {fit} of the budget can be spared; raise --budget"
+
+
+def forecast(found: Outlook | None, *, most_s: float, stoppable: bool, after_s: float) -> Forecast:
+    """What is told of a rung before it begins."""
+    if found is None:
+        return Forecast(seconds=None, stopped_s=None, most_s=most_s, after_s=after_s)
+    stopped = found.stopped_s if stoppable and found.stopped_s < CLEARLY_SOONER * found.whole_s else None
+    return Forecast(seconds=found.whole_s, stopped_s=stopped, most_s=most_s, after_s=after_s)
+
+
+def said(rung: str, told: Forecast, rival: str | None) -> str:
+    """The line on screen before a rung begins."""
+    if told.seconds is None:
+        most = duration_text(max(0.0, told.most_s))
+        return f"{rung}: at most {most}, by the budget; how much of that can't be told before it begins"
+    about = f"{rung}: about {duration_text(told.seconds)}"
+    if told.stopped_s is None:
+        return about
+    return f"{about}, less if it can't beat {rival} ({duration_text(told.stopped_s)} at the soonest)"

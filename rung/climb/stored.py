@@ -1,0 +1,44 @@
+"""What a climb left in its run folder, read back."""
+
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from rung.errors import RunError, SystemFolderError
+from rung.records import Climb
+from rung.system import System
+
+CLIMB_FILE = "climb.json"
+
+T = TypeVar("T")
+
+
+def load_climb(run: Path) -> Climb:
+    """Read a finished climb. Raises RunError where there is none."""
+    if not (run / CLIMB_FILE).exists():
+        raise RunError(
+            f"{str(run)!r} holds no finished climb; run `rung climb` again with the same arguments"
+        )
+    return load(run / CLIMB_FILE, Climb)
+
+
+def load(path: Path, kind: type[T]) -> T:
+    """Read a record that this program wrote. Raises RunError where it is damaged."""
+    try:
+        return TypeAdapter(kind).validate_json(path.read_bytes())
+    except ValidationError as error:
+        why = f"{error.errors()[0]['msg']} at {'.'.join(map(str, error.errors()[0]['loc'])) or 'its start'}"
+        raise RunError(
+            f"{str(path)!r} is damaged ({why}); remove it and run the same command again"
+        ) from None
+    except OSError as error:
+        raise RunError(f"can't read {str(path)!r}: {error.strerror}; mend that and run it again") from None
+
+
+def kept_system(folder: Path, rung: Path) -> System:
+    """The System of a rung that was built before. Raises RunError where it was changed since."""
+    try:
+        return System.load(folder)
+    except SystemFolderError as error:
+        raise RunError(f"{error}. To have the rung built again, remove {str(rung)!r}") from None

@@ -1,0 +1,91 @@
+"""The rung to beat: after every few dev rows, whether a dearer one can still win against it."""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rung.records import Answer, Example, Measurement, MetricName, Stopped
+from rung.scoring import stats
+from rung.scoring.scorers import SCORERS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rival:
+    """The best cheaper rung, with its score of each dev row that it answered, turned so that more is better.
+
+    A dearer rung has to gain `needed` over it. One that does, over all tasks' rows like these, is called
+    hopeless with a probability of `level` at most, however often it is looked at. `groups` says how many
+    dev rows each group has: they are counted when all of them were asked.
+    """
+
+    rung: str
+    metric: MetricName
+    scores: Mapping[str, float]
+    needed: float
+    level: float
+    groups: Mapping[str, int]
+
+    def beyond(self, examples: Sequence[Example], answers: Sequence[Answer]) -> bool:
+        """Whether these first dev rows show that the rung which gave the answers can't gain enough."""
+        return self._shown(examples, self._gains(examples, answers), self.needed)
+
+    def stopped(self, examples: Sequence[Example], answers: Sequence[Answer], of: int) -> Stopped:
+        """The record of a rung that was stopped after these rows."""
+        gains = self._gains(examples, answers)
+        if SCORERS[self.metric].binary and not self.groups:
+            signs = Counter(gains.values())
+            worse = stats.log_e_value(signs[-1.0], signs[1.0]) >= -math.log(self.level)
+        else:
+            worse = self._shown(examples, gains, 0.0)
+        return Stopped(rows=len(examples), of=of, rival=self.rung, worse=worse)
+
+    def _gains(self, examples: Sequence[Example], answers: Sequence[Answer]) -> dict[str, float]:
+        """The gain on each row that both answered."""
+        scorer = SCORERS[self.metric]
+        sign = 1.0 if scorer.higher_is_better else -1.0
+        scores = scorer.rows([a.value for a in answers], [e.output for e in examples])
+        return {
+            example.id: sign * score - self.scores[example.id]
+            for example, answer, score in zip(examples, answers, scores, strict=True)
+            if answer.failure is None and example.id in self.scores
+        }
+
+    def _room(self, row: str) -> float:
+        """The most that can be gained on a row."""
+        return (1.0 if SCORERS[self.metric].higher_is_better else 0.0) - self.scores[row]
+
+    def _shown(self, examples: Sequence[Example], gains: Mapping[str, float], bar: float) -> bool:
+        """Whether the mean gain is shown to be under `bar`, whole groups being one draw each."""
+        asked = Counter(e.group for e in examples if e.group is not None)
+        short: dict[tuple[bool, str], float] = defaultdict(float)
+        for example in examples:
+            if example.id not in gains:
+                continue
+            if example.group is None:
+                short[True, example.id] += bar - gains[example.id]
+            elif asked[example.group] == self.groups[example.group]:
+                short[False, example.group] += bar - gains[example.id]
+        widest = max(self.groups.values(), default=1)
+        room = max(map(self._room, self.scores), default=0.0)
+        if room <= bar:
+            return True
+        return stats.log_e_above_zero(list(short.values()), widest * (room - bar)) >= -math.log(self.level)
+
+
+def rival(
+    rung: str, found: Measurement, rows: Sequence[Example], *, needed: float, level: float
+) -> Rival | None:
+    """A rung as the one to beat by `needed`; None for a metric of the whole set, which no row tells of."""
+    scorer = SCORERS[found.metric]
+    if scorer.of_set is not None:
+        return None
+    sign = 1.0 if scorer.higher_is_better else -1.0
+    return Rival(
+        rung=rung,
+        metric=found.metric,
+        scores={p.example_id: sign * p.score for p in found.predictions if p.score is not None},
+        needed=needed,
+        level=level,
+        groups=Counter(e.group for e in rows if e.group is not None),
+    )

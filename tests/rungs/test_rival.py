@@ -1,0 +1,117 @@
+import random
+
+import numpy as np
+import pytest
+
+from rung.evaluate import LOOK_ROWS
+from rung.records import Answer, Example
+from rung.rungs.rival import rival
+from rung.scoring.measure import measurement
+
+ALPHA, PAIRS = 0.05, 6
+LEVEL = ALPHA / PAIRS
+
+
+def rows(count, group=lambda i: None):
+    return [Example(id=f"{i:04d}", input="", output="yes", group=group(i)) for i in range(count)]
+
+
+def answers(right):
+    return [Answer(text="", value="yes" if one else "no") for one in right]
+
+
+def to_beat(examples, given, metric="accuracy", needed=0.02):
+    found = measurement(system="s", split="dev", metric=metric, examples=examples, answers=given)
+    made = rival("head", found, examples, needed=needed, level=LEVEL)
+    assert made is not None
+    return made
+
+
+def looks(dev):
+    return range(LOOK_ROWS, dev, LOOK_ROWS)
+
+
+def stopped_at(examples, first, second):
+    """After how many rows the second is stopped, None if never."""
+    bar = to_beat(examples, answers(first))
+    given = answers(second)
+    return next((n for n in looks(len(examples)) if bar.beyond(examples[:n], given[:n])), None)
+
+
+def simulated(runs, dev, up, down, seed):
+    """Where rungs are stopped that are right alone on a share `up` of the rows, and wrong alone on `down`."""
+    dice = np.random.default_rng(seed)
+    examples, found = rows(dev), []
+    for _ in range(runs):
+        kinds = dice.choice(4, size=dev, p=[up, down, 0.6 * (1 - up - down), 0.4 * (1 - up - down)])
+        found.append(stopped_at(examples, (kinds == 1) | (kinds == 2), (kinds == 0) | (kinds == 2)))
+    return found
+
+
+@pytest.mark.parametrize("dev", [200, 500])
+def test_a_rung_that_is_better_by_five_points_is_hardly_ever_stopped(dev):
+    found = simulated(400, dev, up=0.125, down=0.075, seed=dev)
+    assert sum(at is not None for at in found) / len(found) < ALPHA / 2
+
+
+@pytest.mark.parametrize(("up", "down", "mean"), [(0.05, 0.60, 34), (0.05, 0.25, 80), (0.07, 0.17, 210)])
+def test_a_hopeless_rung_is_asked_a_part_of_the_rows(up, down, mean):
+    found = simulated(150, 500, up=up, down=down, seed=1)
+    assert np.mean([at or 500 for at in found]) == pytest.approx(mean, rel=0.15)
+
+
+def test_one_that_is_as_good_is_mostly_asked_all_rows():
+    found = simulated(150, 300, up=0.1, down=0.1, seed=2)
+    assert np.mean([at or 300 for at in found]) > 270
+
+
+def test_a_rival_without_a_fault_leaves_nothing_to_gain():
+    right = [True] * 300
+    assert stopped_at(rows(300), right, right) == 32
+    assert stopped_at(rows(300), [*right[:-1], False], right) is None
+
+
+def test_rows_on_which_either_call_broke_say_nothing():
+    examples = rows(64)
+    bar = to_beat(examples, answers([True] * 40 + [False] * 24))
+    broken = [Answer(text="", failure="refused")] * 32
+    assert not bar.beyond(examples[:32], broken)
+
+
+def test_whole_groups_count_as_one_draw():
+    """Groups of 16 rows, each wholly lost or even: 64 rows are four draws, which show nothing."""
+    first, second = answers([True] * 240 + [False] * 240), answers([False] * 480)
+    for examples, shown in ((rows(480), True), (rows(480, group=lambda i: str(i // 16)), False)):
+        assert to_beat(examples, first).beyond(examples[:64], second[:64]) is shown
+
+
+def test_a_group_is_counted_once_all_its_rows_were_asked():
+    examples = rows(128, group=lambda i: str(i // 2) if i < 126 else "last")
+    bar = to_beat(examples, answers([True] * 128))
+    assert bar.groups["0"] == 2 and sum(bar.groups.values()) == 128
+
+
+@pytest.mark.parametrize(("errors", "stops"), [(5.0, True), (0.5, False)])
+def test_errors_in_units_are_compared_too(errors, stops):
+    dice = random.Random(0)
+    examples = [Example(id=f"{i:04d}", input="", output=float(i % 10)) for i in range(200)]
+    first = [Answer(text="", value=float(str(e.output)) + dice.uniform(-1, 1)) for e in examples]
+    second = [Answer(text="", value=float(str(e.output)) + dice.uniform(-errors, errors)) for e in examples]
+    bar = to_beat(examples, first, metric="mae", needed=0.18)
+    assert any(bar.beyond(examples[:n], second[:n]) for n in looks(200)) is stops
+
+
+def test_a_metric_of_the_whole_set_is_never_stopped():
+    examples = rows(60)
+    found = measurement(
+        system="s", split="dev", metric="macro_f1", examples=examples, answers=answers([True] * 60)
+    )
+    assert rival("head", found, examples, needed=0.02, level=LEVEL) is None
+
+
+def test_the_record_says_whether_the_rung_was_shown_to_be_worse():
+    examples = rows(300)
+    bar = to_beat(examples, answers([True] * 270 + [False] * 30))
+    lost = bar.stopped(examples[:32], answers([False] * 32), 300)
+    assert (lost.rows, lost.of, lost.rival, lost.worse) == (32, 300, "head", True)
+    assert not bar.stopped(examples[:32], answers([True] * 30 + [False] * 2), 300).worse
