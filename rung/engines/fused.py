@@ -39,11 +39,14 @@ def working(dtype: torch.dtype) -> torch.dtype:
 class _Linear(Function):
     """y = x Wᵀ + b with s (x Aᵀ) Bᵀ added to some slices of the outputs; W and b are frozen.
 
-    x [tokens, in] → [tokens, outputs]. `matrices`: A [rank, in] and B [out, rank] of each slice in turn.
+    x [tokens, in] → [tokens, outputs]. `matrices`: A [rank, in] and B [out, rank] of each slice in turn. With
+    an `activation`, x is act(gate) · up of [tokens, gate and up], and is made again on the way back: kept, it
+    would be a third of all that a block keeps.
     """
 
     @staticmethod
-    def forward(ctx, x, weight, bias, slices, *matrices):
+    def forward(ctx, source, activation, weight, bias, slices, *matrices):
+        x = source if activation is None else _gated(source, activation)[0]
         out = functional.linear(x, weight, bias)
         hidden = a = None
         bs: list[Tensor] = []
@@ -53,35 +56,60 @@ class _Linear(Function):
             hidden = x @ a.t()
             for place, part, b in zip(slices, hidden.split([b.shape[1] for b in bs], 1), bs, strict=True):
                 out[:, place.start : place.end].addmm_(part, b.t(), alpha=place.scale)
-        ctx.slices, ctx.masters = slices, [m.dtype for m in matrices]
-        ctx.save_for_backward(x, weight, a, hidden, *bs)
+        ctx.slices, ctx.masters, ctx.activation = slices, [m.dtype for m in matrices], activation
+        ctx.save_for_backward(source, weight, a, hidden, *bs)
         return out
 
     @staticmethod
     def backward(ctx, *grads):
         (grad,) = grads
-        x, weight, a, hidden, *bs = ctx.saved_tensors
+        source, weight, a, hidden, *bs = ctx.saved_tensors
+        x, act = (source, None) if ctx.activation is None else _gated(source, ctx.activation)
         grad_x = grad @ weight if ctx.needs_input_grad[0] else None
-        if not ctx.slices:
-            return grad_x, None, None, None
-        grad_hidden = torch.empty_like(hidden)
-        ranks = [b.shape[1] for b in bs]
-        grad_bs = []
-        for place, into, part, b in zip(
-            ctx.slices, grad_hidden.split(ranks, 1), hidden.split(ranks, 1), bs, strict=True
-        ):
-            own = grad[:, place.start : place.end]
-            torch.mm(own, b, out=into).mul_(place.scale)
-            grad_bs.append((part.t() @ own).mul_(place.scale).t())
-        if grad_x is not None:
-            grad_x.addmm_(grad_hidden, a)
-        grad_as = (grad_hidden.t() @ x).split(ranks)
-        pairs = [m for both in zip(grad_as, grad_bs, strict=True) for m in both]
-        found = [
-            torch.empty(m.shape, dtype=dtype, device=m.device).copy_(m)
-            for m, dtype in zip(pairs, ctx.masters, strict=True)
-        ]
-        return grad_x, None, None, None, *found
+        found = []
+        if ctx.slices:
+            grad_hidden, grad_bs = _hidden_slopes(grad, hidden, bs, ctx.slices)
+            if grad_x is not None:
+                grad_x.addmm_(grad_hidden, a)
+            grad_as = (grad_hidden.t() @ x).split([b.shape[1] for b in bs])
+            pairs = [m for both in zip(grad_as, grad_bs, strict=True) for m in both]
+            found = [
+                torch.empty(m.shape, dtype=dtype, device=m.device).copy_(m)
+                for m, dtype in zip(pairs, ctx.masters, strict=True)
+            ]
+        if ctx.activation is not None and grad_x is not None:
+            grad_x = _gate_slope(grad_x, source, act, ctx.activation)
+        return grad_x, None, None, None, None, *found
+
+
+def _hidden_slopes(
+    grad: Tensor, hidden: Tensor, bs: Sequence[Tensor], slices: Sequence[Slice]
+) -> tuple[Tensor, list[Tensor]]:
+    """The gradients of the low-rank states [tokens, ranks] and of each B [out, rank]."""
+    ranks = [b.shape[1] for b in bs]
+    out, grad_bs = torch.empty_like(hidden), []
+    for place, into, part, b in zip(slices, out.split(ranks, 1), hidden.split(ranks, 1), bs, strict=True):
+        own = grad[:, place.start : place.end]
+        torch.mm(own, b, out=into).mul_(place.scale)
+        grad_bs.append((part.t() @ own).mul_(place.scale).t())
+    return out, grad_bs
+
+
+def _gated(both: Tensor, activation: str) -> tuple[Tensor, Tensor]:
+    """act(gate) · up of [tokens, gate and up], and act(gate)."""
+    gate, up = both.chunk(2, 1)
+    act = ACTIVATIONS[activation][0](gate)
+    return act * up, act
+
+
+def _gate_slope(grad: Tensor, both: Tensor, act: Any, activation: str) -> Tensor:
+    """The gradient of [tokens, gate and up] from that of act(gate) · up."""
+    gate, up = both.chunk(2, 1)
+    out = torch.empty_like(both)
+    into_gate, into_up = out.chunk(2, 1)
+    into_gate.copy_(ACTIVATIONS[activation][1](grad * up, gate))
+    torch.mul(grad, act, out=into_up)
+    return out
 
 
 class _AddNorm(Function):
@@ -117,29 +145,6 @@ class _AddNorm(Function):
         if grad_total is not None:
             grad.add_(grad_total)
         return grad, grad if ctx.needs_input_grad[1] else None, None, None, None
-
-
-class _Gated(Function):
-    """act(gate) · up of [tokens, gate and up] → [tokens, width]."""
-
-    @staticmethod
-    def forward(ctx, both, activation):
-        gate, up = both.chunk(2, 1)
-        act = ACTIVATIONS[activation][0](gate)
-        ctx.activation = activation
-        ctx.save_for_backward(both, act)
-        return act * up
-
-    @staticmethod
-    def backward(ctx, *grads):
-        (grad,) = grads
-        both, act = ctx.saved_tensors
-        gate, up = both.chunk(2, 1)
-        out = torch.empty_like(both)
-        into_gate, into_up = out.chunk(2, 1)
-        into_gate.copy_(ACTIVATIONS[ctx.activation][1](grad * up, gate))
-        torch.mul(grad, act, out=into_up)
-        return out, None
 
 
 ACTIVATIONS: dict[str, tuple[Any, Any]] = {
@@ -275,19 +280,27 @@ def _by_row(x: Tensor, count: int) -> Tensor:
     return x.unflatten(1, (count // len(x), -1)).transpose(0, 1).flatten(0, 1)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None, slices: Sequence[Slice], matrices: Any) -> Tensor:
-    """x [tokens, in] → [tokens, outputs], with the LoRA layers of `slices`: their A and B in turn."""
-    return _Linear.apply(x, weight, bias, tuple(slices), *matrices)  # type: ignore[return-value]
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Weights:
+    """Linear layers that read the same input, as one: weight [outputs, in], bias [outputs] or None."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+
+def linear(
+    x: Tensor, frozen: Weights, slices: Sequence[Slice], matrices: Any, activation: str | None = None
+) -> Tensor:
+    """x [tokens, in] → [tokens, outputs], with the LoRA layers of `slices`: their A and B in turn.
+
+    With an `activation`, x is [tokens, gate and up], of which act(gate) · up goes in.
+    """
+    return _Linear.apply(x, activation, frozen.weight, frozen.bias, tuple(slices), *matrices)  # type: ignore[return-value]
 
 
 def add_norm(x: Tensor, y: Tensor | None, norm: "Norm") -> tuple[Tensor, Tensor]:
     """(x + y, its RMS norm), both [tokens, width]."""
     return _AddNorm.apply(x, y, norm.weight, norm.eps, norm.style)  # type: ignore[return-value]
-
-
-def gated(both: Tensor, activation: str) -> Tensor:
-    """act(gate) · up of [tokens, gate and up]."""
-    return _Gated.apply(both, activation)  # type: ignore[return-value]
 
 
 def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -135,12 +135,11 @@ class _Group:
     They are looked up in `parent` at every call: an adapter may be attached at any time.
     """
 
-    weight: Tensor
-    bias: Tensor | None
+    frozen: fused.Weights
     parent: Any
     names: tuple[str, ...]
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, activation: str | None = None) -> Tensor:
         slices, matrices, start = [], [], 0
         for name in self.names:
             member = getattr(self.parent, name)
@@ -149,7 +148,7 @@ class _Group:
                 slices.append(fused.Slice(start=start, end=end, scale=member.scale))
                 matrices += [member.lora_a, member.lora_b]
             start = end
-        return fused.linear(x, self.weight, self.bias, slices, matrices)
+        return fused.linear(x, self.frozen, slices, matrices, activation)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -246,7 +245,7 @@ def _through(  # noqa: PLR0913 (what a block needs)
     if block.after_attention is not None:
         mixed = fused.add_norm(mixed, None, block.after_attention)[1]
     total, normed = fused.add_norm(total, mixed, block.between)
-    widened = block.down(fused.gated(block.gate_up(normed), block.activation))
+    widened = block.down(block.gate_up(normed), block.activation)
     if block.after_mlp is not None:
         widened = fused.add_norm(widened, None, block.after_mlp)[1]
     return total, widened
@@ -413,7 +412,7 @@ def _together(parent: Any, *names: str) -> _Group:
     bias = None
     if any(member.bias is not None for member in members):
         bias = torch.cat([_bias(member) for member in members])
-    return _Group(weight=whole, bias=bias, parent=parent, names=names)
+    return _Group(frozen=fused.Weights(weight=whole, bias=bias), parent=parent, names=names)
 
 
 def _bias(member: Any) -> Tensor:

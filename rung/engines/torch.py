@@ -72,6 +72,9 @@ def load_model(folder: Path, dtype: torch.dtype | None = None, attention: str = 
             f"{str(folder)!r} lacks {len(lost)} weights of its architecture (first: {lost[:3]!r}): bring the "
             "model again, or name one whose weights fit its config.json"
         )
+    for parameter in model.parameters():
+        # Out of the mapped file, whose pages count as this process's as long as one tensor reads them.
+        parameter.data = parameter.data.clone()
     model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     require_plain(model)
     return model

@@ -94,10 +94,12 @@ def test_the_weights_are_moved_not_copied_and_the_model_itself_answers_as_before
     assert torch.equal(alone(model, (5, 6, 7)), before)
     for one, other in zip(made.blocks, again.blocks, strict=True):
         for name in ("qkv", "out", "gate_up", "down"):
-            assert getattr(one, name).weight.data_ptr() == getattr(other, name).weight.data_ptr()
+            assert (
+                getattr(one, name).frozen.weight.data_ptr() == getattr(other, name).frozen.weight.data_ptr()
+            )
     block, layer = made.blocks[1], model.model.layers[1]
-    assert block.qkv.weight.data_ptr() == layer.self_attn.q_proj.weight.data_ptr()
-    assert torch.equal(block.gate_up.weight[48:], layer.mlp.up_proj.weight)
+    assert block.qkv.frozen.weight.data_ptr() == layer.self_attn.q_proj.weight.data_ptr()
+    assert torch.equal(block.gate_up.frozen.weight[48:], layer.mlp.up_proj.weight)
 
 
 def test_layers_may_have_an_adapter_or_none_and_may_get_one_later():
