@@ -8,6 +8,7 @@ recognised by their parts and proved against transformers' own forward pass befo
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 import torch
@@ -20,11 +21,13 @@ from rung.engines.lora import LoraLinear
 from rung.engines.rows import Network, attention_windows
 from rung.engines.storage import side_by_side
 
-SHORT_ROWS = 192
-"""Up to this many tokens attention with its weights kept beats torch's fused kernel and its way back."""
+SHORT_ROWS = 96
+"""Up to this many tokens a row's attention is taken at once, beyond in blocks."""
 ROUND = 16
 """Tokens are filled up to a multiple of this: each new shape costs the matrix library a new kernel."""
 ROUND_ROWS = 4
+READ_TOKENS = 1024
+"""Tokens that are read at once: more fall out of the processor's caches."""
 KEPT_TOKENS = 4096
 """With more tokens than this in a call a block keeps its input alone and runs again on the way back."""
 
@@ -54,7 +57,7 @@ class Pack:
     slots: Tensor
     starts: tuple[int, ...]
     sizes: tuple[int, ...]
-    _masks: dict[tuple[int, int, int | None], tuple[Tensor, Tensor]] = field(default_factory=dict)
+    _masks: dict[tuple[int, int, int | None], Tensor] = field(default_factory=dict)
 
     def places(self, rows: Sequence[int], columns: Sequence[int]) -> Tensor:
         """Flat places of tokens, given by their rows and by their columns among the row's own tokens."""
@@ -65,19 +68,17 @@ class Pack:
         """Flat places of each row's last token, filling left out."""
         return self.places(range(len(self.sizes)), [size - 1 for size in self.sizes])
 
-    def seen(self, ahead: int, size: int, window: int | None) -> tuple[Tensor, Tensor]:
-        """What the tokens of a row see [size, ahead + size]: themselves and what is before, `window` at most.
+    def seen(self, ahead: int, size: int, window: int | None) -> Tensor:
+        """What is added to the scores of a row's tokens [size, ahead + size].
 
-        As booleans, and as what is added to scores in fp32.
+        0 where a token may look: at itself and at what is before it, `window` tokens at most; else -inf.
         """
-        if window is not None and window >= ahead + size:
-            window = None
         key = (ahead, size, window)
         if key not in self._masks:
             back = torch.arange(size)[:, None] + ahead - torch.arange(ahead + size)
-            seen = ((back >= 0) if window is None else (back >= 0) & (back < window)).to(self.ids.device)
-            added = torch.zeros(seen.shape, device=seen.device).masked_fill_(~seen, float("-inf"))
-            self._masks[key] = (seen, added)
+            seen = (back >= 0) if window is None else (back >= 0) & (back < window)
+            added = torch.zeros(seen.shape).masked_fill_(~seen, float("-inf"))
+            self._masks[key] = added.to(self.ids.device)
         return self._masks[key]
 
 
@@ -118,6 +119,17 @@ def pack(
         starts=tuple(starts[: len(rows)]),
         sizes=tuple(map(len, rows)),
     )
+
+
+def _portions(rows: Sequence[Sequence[int]]) -> list[Sequence[Sequence[int]]]:
+    """The rows in portions of about `READ_TOKENS` tokens."""
+    cut, total = [0], 0
+    for place, row in enumerate(rows):
+        if total and total + len(row) > READ_TOKENS:
+            cut.append(place)
+            total = 0
+        total += len(row)
+    return [rows[first:last] for first, last in pairwise([*cut, len(rows)])]
 
 
 def _size(memory: Memory | None) -> int:
@@ -204,18 +216,31 @@ class Packed:
 
     def last(self, rows: Sequence[Sequence[int]], memory: Memory | None = None) -> Tensor:
         """Normed states [rows, width] after each row."""
-        one = pack(rows, self.device, known=_size(memory))
-        return self.hidden(one, one.ends(), memory)
+        return torch.cat([self._read(part, memory, None) for part in _portions(rows)])
 
     def read(self, rows: Sequence[Sequence[int]], memory: Memory | None = None) -> tuple[Tensor, Memory]:
-        """Normed states [rows, width] after each row, and keys and values [rows, key heads, slots, size].
+        """Normed states [rows, width] after each row, and keys and values [rows, key heads, longest, size].
 
-        What a row's slots beyond its own tokens hold means nothing.
+        What they hold beyond a row's own tokens means nothing.
         """
-        kept: Memory = []
+        longest, first, states = max(map(len, rows)), 0, []
+        whole: Memory = []
+        for part in _portions(rows):
+            kept: Memory = []
+            states.append(self._read(part, memory, kept))
+            if not whole:
+                shape = (len(rows), kept[0][0].shape[1], longest, kept[0][0].shape[3])
+                whole = [(k.new_zeros(shape), v.new_zeros(shape)) for k, v in kept]
+            for into, found in zip(whole, kept, strict=True):
+                for all_rows, some in zip(into, found, strict=True):
+                    room = min(longest, some.shape[2])
+                    all_rows[first : first + len(part), :, :room] = some[: len(part), :, :room]
+            first += len(part)
+        return torch.cat(states), whole
+
+    def _read(self, rows: Sequence[Sequence[int]], memory: Memory | None, kept: Memory | None) -> Tensor:
         one = pack(rows, self.device, known=_size(memory))
-        hidden = self.hidden(one, one.ends(), memory, kept)
-        return hidden, [(keys[: len(rows)], values[: len(rows)]) for keys, values in kept]
+        return self.hidden(one, one.ends(), memory, kept)
 
     def _angles(self, like: Tensor, positions: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         rotary, found = self.model.model.rotary_emb, {}
@@ -305,35 +330,22 @@ def _rows(  # noqa: PLR0913 (what attention needs)
     ahead = 0
     if before is not None:
         ahead = before[0].shape[1]
+    added = pack.seen(ahead, size, block.window)
     if size > SHORT_ROWS:
         if before is not None:
             keys, values = (
                 torch.cat([old.expand(len(new), *old.shape), new], 2)
                 for old, new in zip(before, own, strict=True)
             )
-        mixed = _fused_attention(block, queries, keys, values, pack, ahead)
+        kv = keys.reshape(-1, *keys.shape[2:]), values.reshape(-1, *values.shape[2:])
+        grouped = queries.unflatten(1, (block.key_heads, -1))
+        mixed = fused.attend_in_blocks(grouped, kv, added, block.scale, block.window)
     else:
-        _, hidden = pack.seen(ahead, size, block.window)
         grouped = queries.reshape(len(queries) * block.key_heads, -1, queries.shape[-1])
-        mixed = fused.attend(grouped, (keys.flatten(0, 1), values.flatten(0, 1)), before, hidden, block.scale)
-        mixed = mixed.view(len(queries), block.heads, size, -1)
+        kv = keys.flatten(0, 1), values.flatten(0, 1)
+        mixed = fused.attend(grouped, kv, before, added, block.scale)
+    mixed = mixed.reshape(len(queries), block.heads, size, -1)
     return mixed.transpose(1, 2).reshape(len(mixed) * size, -1), *own
-
-
-def _fused_attention(
-    block: _Block, queries: Tensor, keys: Tensor, values: Tensor, pack: Pack, ahead: int
-) -> Tensor:
-    size = queries.shape[2]
-    plain = not ahead and (block.window is None or block.window >= size)
-    return functional.scaled_dot_product_attention(
-        queries,
-        keys,
-        values,
-        attn_mask=None if plain else pack.seen(ahead, size, block.window)[0],
-        is_causal=plain,
-        scale=block.scale,
-        enable_gqa=True,
-    )
 
 
 def packed(model: Network) -> Packed | None:

@@ -92,7 +92,7 @@ class Rows:
         hidden, kept = self.packed.read(tokens, self.memory() if known else None)
         longest = max(map(len, tokens))
         for index, (keys, values) in enumerate(kept):
-            self.cache.update(keys[:, :, :longest], values[:, :, :longest], index)
+            self.cache.update(keys, values, index)
         places = torch.arange(longest, device=self.device)
         new = torch.where(places < _sizes(tokens, self.device)[:, None], known + places, GAP)
         return hidden, torch.cat([self.positions, new], dim=1)

@@ -29,7 +29,10 @@ from rung.models.weights import lost_weights, quiet
 Tokens = tuple[int, ...]
 
 PROMPT_TOKENS = 2048
-"""Tokens that are read together: more fall out of the processor's caches."""
+"""Tokens of prompts that are read together."""
+SEARCH_TOKENS = 8192
+"""Tokens of prompts after which labels of several tokens are searched together: each of the search's steps
+reads all weights, for any number of rows."""
 ANSWER_TOKENS = 8192
 """Prompts and answers of rows that are written together: a step reads all weights, for any number of rows."""
 MOST_ROWS = 64
@@ -191,7 +194,8 @@ class TorchEngine:
         def chosen(batch: list[int]) -> list[Choice]:
             return self._choose_batch([prompts[i] for i in batch], trie, memory, len(prefix))
 
-        batches = in_batches(lengths, len(prefix), PROMPT_TOKENS // count)
+        together = PROMPT_TOKENS if trie.single_tokens or self._packed is None else SEARCH_TOKENS
+        batches = in_batches(lengths, len(prefix), _even(lengths, len(prefix), together // count, count))
         for batch, found in zip(batches, side_by_side(chosen, batches, count), strict=True):
             done.update(zip(batch, found, strict=True))
             progress(len(done), len(prompts))
@@ -304,6 +308,13 @@ class TorchEngine:
             logits = logits_of(self.model, hidden[members], children)
             for place, row in zip(members, logits.tolist(), strict=True):
                 searches[place].feed(row)
+
+
+def _even(lengths: Sequence[int | None], shared: int, budget: int, count: int) -> int:
+    """The budget of new tokens, `budget` or less, with which `count` workers are done at about one time."""
+    own = [length - shared for length in lengths if length is not None]
+    rounds = -(-sum(own) // (budget * count))
+    return min(budget, sum(own) // max(1, rounds * count) + max(own, default=0))
 
 
 def _processor_flags(path: Path) -> frozenset[str]:

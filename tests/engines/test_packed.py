@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GraniteConfig, GraniteForCausalLM, Phi3Config, Phi3ForCausalLM
 
-from rung.engines import lora, packed
+from rung.engines import fused, lora, packed
 from rung.engines.packed import ROUND, pack
 from tests.fixtures_tiny import SIZES, randomise, tiny
 
@@ -41,7 +41,7 @@ def same(ours, theirs) -> bool:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("short", [packed.SHORT_ROWS, 0], ids=["weights kept", "fused"])
+@pytest.mark.parametrize("short", [packed.SHORT_ROWS, 0], ids=["at once", "in blocks"])
 @settings(max_examples=15, deadline=None)
 @given(
     prefix=st.lists(st.integers(1, 299), max_size=9).map(tuple), rows=st.lists(ids, min_size=1, max_size=6)
@@ -53,6 +53,7 @@ def test_states_and_gradients_are_those_of_each_row_alone(kind, short, prefix, r
     theirs = torch.stack([alone(model, prefix + row) for row in rows])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(packed, "SHORT_ROWS", short)
+        patch.setattr(fused, "BLOCK", 4)
         one = pack(rows, made.device, prefix=prefix)
         ours = made.hidden(one, one.ends())
         assert torch.allclose(ours, theirs, rtol=1e-9, atol=1e-10)
