@@ -376,8 +376,13 @@ def read_index(folder: Path) -> Index:
 def nearest(asked: np.ndarray, stored: np.ndarray, k: int) -> list[list[int]]:
     """Indices of the k stored unit vectors nearest to each asked one by cosine, the nearest last."""
     similar = asked @ stored.T
-    top = np.argsort(-similar, axis=1, kind="stable")[:, :k]
-    return [row[::-1].tolist() for row in top]
+    k = min(k, len(stored))
+    least = np.partition(similar, -k, axis=1)[:, -k]
+    found = []
+    for row, threshold in zip(similar, least, strict=True):
+        near = np.flatnonzero(row >= threshold)
+        found.append(near[np.argsort(-row[near], kind="stable")][:k][::-1].tolist())
+    return found
 
 
 def candidates(spec: Spec, chat: Chat) -> list[tuple[int, ...]]:

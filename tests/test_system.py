@@ -237,6 +237,14 @@ def test_neighbours_come_with_the_nearest_last_and_ties_in_their_stored_order():
     assert nearest(np.array([[0.0, 1.0]], dtype=np.float32), stored, 9) == [[3, 0, 2, 1]]
 
 
+def test_neighbours_are_those_of_sorting_all_of_them_the_first_stored_where_they_tie():
+    random = np.random.default_rng(0)
+    asked, stored = random.integers(-2, 3, (20, 4)), random.integers(-2, 3, (300, 4))
+    for k in (1, 7, 300):
+        order = np.argsort(-(asked @ stored.T), axis=1, kind="stable")[:, :k]
+        assert nearest(asked, stored, k) == order[:, ::-1].tolist()
+
+
 def test_shots_are_read_back_and_may_lack_vectors(tmp_path):
     text = "a\u2028b\u2029c\x85d\x0be"
     line = json.dumps({"input": text, "output": "é"}, ensure_ascii=False) + "\n"

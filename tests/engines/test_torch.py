@@ -87,7 +87,9 @@ def test_a_shared_prefix_is_read_once(monkeypatch):
     for candidates in ([(5,), (6,)], [(5, 7), (6,)]):
         read.clear()
         one.choose([(*prefix, 40), (*prefix, 50, 51)], candidates)
-        assert read == [(0, (30,)), (30, (1, 2))]
+        assert read[0] == (0, (30,))
+        assert {ahead for ahead, _ in read[1:]} == {30}
+        assert sorted(size for _, sizes in read[1:] for size in sizes) == [1, 2]
 
 
 def test_candidates_that_part_late_make_the_search_go_back():
@@ -275,3 +277,12 @@ def test_help_does_not_load_torch():
     child = subprocess.run([sys.executable, "-c", HELP], cwd=root, capture_output=True, text=True, timeout=60)
     assert "climb" in child.stdout
     assert child.stdout.endswith("False\n")
+
+
+@given(st.lists(st.integers(6, 300), min_size=1, max_size=60), st.integers(1, 4), st.integers(300, 2000))
+def test_prompts_are_shared_out_evenly_among_workers(lengths, count, budget):
+    even = module._even(lengths, 5, budget, count)
+    assert even <= budget
+    own = sum(length - 5 for length in lengths)
+    if own <= budget:
+        assert even <= own // count + max(lengths) - 5
