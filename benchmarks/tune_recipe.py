@@ -6,19 +6,12 @@ What the defaults of `sft` rest on: the same rows under another batch size, rate
 """
 
 import argparse
-import tempfile
-import time
 from pathlib import Path
 
-from rung.climb.climb import Options
-from rung.climb.rows import prepare
-from rung.evaluate import Bench, Store
-from rung.models.resolve import resolve
-from rung.report.text import Screen
-from rung.rungs.base import Context
+from common import opened
+
 from rung.rungs.sft import answer_forms
 from rung.rungs.tune import Arm, Plan, Tune
-from rung.system import Pool
 from rung.training import loop
 
 
@@ -35,20 +28,8 @@ def main() -> None:
     parser.add_argument("--decay", type=float, default=0.5, help="share of the steps that the rate falls in")
     given = parser.parse_args()
     loop.B_RATE = given.b_rate
-    prepared = prepare(given.folder / "train.jsonl", Options(test=given.folder / "test.jsonl"))
-    with tempfile.TemporaryDirectory() as folder, Pool() as pool, Screen() as screen:
-        context = Context(
-            task=prepared.task,
-            train=prepared.splits.train,
-            dev=prepared.splits.dev,
-            model=resolve(prepared.task.models[0]),
-            folder=Path(folder),
-            bench=Bench(pool=pool, store=Store(Path(folder) / "answers"), metric="accuracy"),
-            reporter=screen,
-            deadline=time.monotonic() + 1e9,
-            seed=0,
-        )
-        plan = Plan(folder=Path(folder) / "training", budget_s=1e9, reserve_s=0.0, seed=0)
+    with opened(given.folder) as context:
+        plan = Plan(folder=context.folder / "training", budget_s=1e9, reserve_s=0.0, seed=0)
         with Tune(context, {given.form: answer_forms(context)[given.form]}, plan) as state:
             state.batch, state.warmup = given.batch, given.warmup
             arm, steps = Arm(form=given.form, rate=given.rate), given.rows // given.batch

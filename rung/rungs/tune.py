@@ -25,9 +25,10 @@ from rung.training.loop import WARMUP, Settings, Tick, Trainer, dev_loss
 
 RANK = 16
 ALPHA = 32.0
-SHORT_ROWS = 192
-"""Up to this many tokens plain attention is faster on a CPU than torch's fused kernel and its backward."""
-LOSS_TOKENS = 8192
+PLAIN_ROWS = 192
+"""Up to this many tokens plain attention is faster on a CPU than torch's fused kernel and its backward, for
+models that transformers alone can run."""
+LOSS_TOKENS = 4096
 """Of the dev rows, for the loss that is shown beside a score and settles a tie."""
 JOURNAL_FILE = "journal.jsonl"
 BEST_FOLDER = "best"
@@ -98,7 +99,7 @@ class Tune(AbstractContextManager["Tune"]):
                 f"no training row fits the model's {context.limit:,} tokens with its answer; shorten the rows"
             )
         lengths = sorted(row.tokens for row in next(iter(self.rows.values())))
-        attention = "eager" if lengths[int(0.95 * (len(lengths) - 1))] <= SHORT_ROWS else "sdpa"
+        attention = "eager" if lengths[int(0.95 * (len(lengths) - 1))] <= PLAIN_ROWS else "sdpa"
         weights = dequantised(context.model)
         self.model = load_model(weights, attention=attention)
         lora.attach(self.model, rank=RANK, alpha=ALPHA, seed=plan.seed)
@@ -202,7 +203,8 @@ class Tune(AbstractContextManager["Tune"]):
             answers=answers,
         )
         start = time.perf_counter()
-        loss = dev_loss(self.model, _first(self.dev_rows[arm.form][: len(rows)], LOSS_TOKENS))
+        first = _first(self.dev_rows[arm.form][: len(rows)], LOSS_TOKENS)
+        loss = dev_loss(self.model, first, self.trainer(arm).packed)
         self.pace.answering_s += time.perf_counter() - start
         texts = [a.text for a in answers if a.failure is None]
         return self.note(

@@ -17,7 +17,7 @@ from torch.optim.adamw import adamw
 from rung.engines import lora, storage
 from rung.engines.packed import Packed, pack, packed
 from rung.engines.parallel import side_by_side, workers
-from rung.engines.rows import Network, pad_right, shared_prefix
+from rung.engines.rows import Network, in_batches, pad_right, shared_prefix
 from rung.errors import TrainingError
 from rung.training import batches, losses
 from rung.training.batches import Row
@@ -277,16 +277,20 @@ def batch_loss(model: Network, batch: Sequence[Row]) -> torch.Tensor:
     return losses.completion_loss(hidden[rows, columns], model.lm_head, targets.to(device))
 
 
-@torch.inference_mode()
-def dev_loss(model: Network, rows: Sequence[Row], size: int = 16) -> float:
-    """Mean completion loss over rows (nats per supervised token). Raises TrainingError without rows."""
+def dev_loss(model: Network, rows: Sequence[Row], made: Packed | None = None) -> float:
+    """Mean completion loss over rows (nats per supervised token). Raises TrainingError without rows.
+
+    `made` is the model over packs, for models that can be read so.
+    """
     if not rows:
         raise TrainingError("no rows to measure the loss on")
-    total, count = 0.0, 0
-    order = sorted(range(len(rows)), key=lambda i: rows[i].tokens)
-    for start in range(0, len(order), size):
-        batch = [rows[i] for i in order[start : start + size]]
-        tokens = sum(len(row.answer) for row in batch)
-        total += float(batch_loss(model, batch)) * tokens
-        count += tokens
-    return total / count
+    count = workers(model.lm_head.weight.device)
+
+    def summed(part: list[int]) -> float:
+        batch = [rows[i] for i in part]
+        with torch.inference_mode():
+            loss = batch_loss(model, batch) if made is None else packed_loss(made, batch)
+        return float(loss) * sum(len(row.answer) for row in batch)
+
+    batches = in_batches([row.tokens for row in rows], 0, TOKENS_AT_ONCE // count)
+    return sum(side_by_side(summed, batches, count)) / sum(len(row.answer) for row in rows)

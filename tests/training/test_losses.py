@@ -5,8 +5,9 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 
 from rung.engines import lora
+from rung.engines.packed import packed
 from rung.errors import TrainingError
-from rung.training import losses
+from rung.training import loop, losses
 from rung.training.batches import Row
 from rung.training.loop import batch_loss, dev_loss
 from rung.training.losses import completion_targets
@@ -95,13 +96,15 @@ def test_padding_changes_nothing(kind):
         assert torch.allclose(one, other, rtol=0, atol=1e-12)
 
 
-def test_the_dev_loss_weighs_tokens_equally_whatever_the_batches():
+def test_the_dev_loss_weighs_tokens_equally_whatever_the_batches(monkeypatch):
     model = tiny()
     lora.attach(model, rank=4, alpha=6, seed=0)
     randomise(model)
     expected = batch_loss(model, BATCH).item()
-    for size in (1, 2, 3, 16):
-        assert dev_loss(model, BATCH, size) == pytest.approx(expected, abs=1e-12)
+    for size in (1, 8, 24, 64):
+        monkeypatch.setattr(loop, "TOKENS_AT_ONCE", size)
+        assert dev_loss(model, BATCH) == pytest.approx(expected, abs=1e-12)
+        assert dev_loss(model, BATCH, packed(model)) == pytest.approx(expected, abs=1e-12)
     with pytest.raises(TrainingError, match="no rows"):
         dev_loss(model, [])
 
