@@ -69,10 +69,10 @@ def line(result: RungResult) -> str:
         return f"| {result.rung} | – | – | – | – | – | – | {result.skipped or result.failed} |"
     cells = [
         result.rung,
-        scored(result.dev),
+        scored(result.dev) + (f", {result.stopped.rows} rows" if result.stopped else ""),
         scored(result.test),
         f"{result.dev.seconds_per_answer:.4f}",
-        f"{1000 * result.dev.p50_s:.0f} / {1000 * result.dev.p95_s:.0f}",
+        "–" if result.stopped else f"{1000 * result.dev.p50_s:.0f} / {1000 * result.dev.p95_s:.0f}",
         f"{result.build_s:.0f}",
         f"{result.build_peak_mb:.0f}",
         result.what,
