@@ -24,12 +24,12 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from rung.engines.torch import load_model
-    from rung.rungs.tune import ALPHA, RANK, SHORT_ROWS
+    from rung.rungs.tune import ALPHA, RANK, PLAIN_ROWS
     from rung.training import batches, loop
 
     rows = [batches.Row(prompt=tuple(prompt), answer=tuple(answer)) for prompt, answer in job["rows"]]
     lengths = sorted(row.tokens for row in rows)
-    short = lengths[int(0.95 * (len(lengths) - 1))] <= SHORT_ROWS
+    short = lengths[int(0.95 * (len(lengths) - 1))] <= PLAIN_ROWS
     dtype = torch.float32 if job.get("fp32") else None
     model = load_model(Path(job["weights"]), dtype, attention="eager" if short else "sdpa")
     decay = None

@@ -1,3 +1,4 @@
+import ast
 import importlib
 import sys
 from pathlib import Path
@@ -46,3 +47,14 @@ def test_a_script_says_how_it_is_used(script, capsys):
 @pytest.mark.parametrize("script", SCRIPTS, indirect=True)
 def test_a_script_stands_in_the_table_of_the_read_me(script):
     assert f"`{script.__name__}.py`" in (FOLDER / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("script", sorted(FOLDER.glob("*.py")), ids=lambda path: path.stem)
+def test_what_a_script_takes_from_rung_is_there(script):
+    """`--help` loads nothing heavy: an import inside a function would be missed by it."""
+    tree = ast.parse(script.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "rung":
+            module = importlib.import_module(node.module)
+            for name in node.names:
+                assert hasattr(module, name.name) or importlib.import_module(f"{node.module}.{name.name}")

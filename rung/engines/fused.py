@@ -385,7 +385,7 @@ def attend(q: Tensor, kv: Pair, ahead: Pair | None, seen: Tensor, scale: float) 
 
 
 def attend_in_blocks(q: Tensor, kv: Pair, added: Tensor, scale: float, window: int | None) -> Tensor:
-    """softmax(scale · q kᵀ + added) v of q [rows, groups, queries, places, size], window by window."""
+    """softmax(scale · q kᵀ + added) v of q [rows, groups, queries, places, size], block by block."""
     return _AttendInBlocks.apply(q, *kv, added, scale, window)  # type: ignore[return-value]
 
 

@@ -1,7 +1,7 @@
 """Rows without padding: all tokens of a batch in one line, a prefix that the rows share run once.
 
 Linear layers, norms and gates see [tokens, width]; attention alone knows of rows. The blocks are those of
-transformers' Llama family (Llama, SmolLM, Mistral, Qwen 2 and 3, Gemma 2 and 3 without capped scores),
+transformers' Llama family (Llama, SmolLM, Mistral, Qwen 2 and 3, Gemma 3; not where scores are capped),
 recognised by their parts and proved against transformers' own forward pass before they are used.
 """
 

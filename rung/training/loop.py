@@ -39,7 +39,7 @@ TOKENS_AT_ONCE = 1024
 is kept for the way back doesn't grow with the rows' length."""
 PART_TOKENS = 120
 """What a part costs beyond its tokens, as tokens: all weights are read and thousands of small operations
-started, for however few rows. On one core 0.25 s, and 2.1 ms a token (SmolLM2-135M)."""
+started, for however few rows. On one core 0.2 to 0.3 s, and 2.1 ms a token (SmolLM2-135M)."""
 SLOT_TOKENS = 0.1
 """What attention costs for each slot of a part, padding included, as tokens through the linear layers."""
 
