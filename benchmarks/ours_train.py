@@ -24,7 +24,7 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from rung.engines.torch import load_model
-    from rung.rungs.tune import ALPHA, RANK, PLAIN_ROWS
+    from rung.rungs.tune import ALPHA, PLAIN_ROWS, RANK
     from rung.training import batches, loop
 
     rows = [batches.Row(prompt=tuple(prompt), answer=tuple(answer)) for prompt, answer in job["rows"]]
