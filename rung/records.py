@@ -195,12 +195,13 @@ class Trial:
 class Forecast:
     """How long a rung was said to take, its dev score included, before it began; in seconds.
 
-    `seconds` is None where that couldn't be told yet; it may take `most_s` by the budget. `stopped_s` is what
-    it would take if it were stopped at the first look. `after_s` had gone into measuring all that.
+    `seconds` is None where that couldn't be told yet; it may take `most_s` by the budget. `unstopped_s` is
+    what it would take if, other than its first rows point to, it weren't stopped. `after_s` had gone into
+    measuring all that.
     """
 
     seconds: float | None
-    stopped_s: float | None
+    unstopped_s: float | None
     most_s: float
     after_s: float
 

@@ -15,6 +15,7 @@ A head is done in a minute or two; a tenth of five minutes was too short to comp
 MOST_SHARE = 0.5
 """Where one pass over the dev rows needs more than the share, a rung may take so much of what is left."""
 CLEARLY_SOONER = 0.8
+"""Two times are told where a stop would save more than a fifth."""
 
 
 def share_s(rung: str, later: Sequence[str], left_s: float) -> float:
@@ -34,12 +35,13 @@ def too_slow(found: Outlook | None, *, share_s: float, left_s: float, last: bool
     return f"the dev rows alone would take it {needed}, and {fit} of the budget can be spared; raise --budget"
 
 
-def forecast(found: Outlook | None, *, most_s: float, stoppable: bool, after_s: float) -> Forecast:
+def forecast(found: Outlook | None, *, most_s: float, after_s: float) -> Forecast:
     """What is told of a rung before it begins."""
     if found is None:
-        return Forecast(seconds=None, stopped_s=None, most_s=most_s, after_s=after_s)
-    stopped = found.stopped_s if stoppable and found.stopped_s < CLEARLY_SOONER * found.whole_s else None
-    return Forecast(seconds=found.whole_s, stopped_s=stopped, most_s=most_s, after_s=after_s)
+        return Forecast(seconds=None, unstopped_s=None, most_s=most_s, after_s=after_s)
+    sooner = found.seconds < CLEARLY_SOONER * found.unstopped_s
+    unstopped_s = found.unstopped_s if sooner else None
+    return Forecast(seconds=found.seconds, unstopped_s=unstopped_s, most_s=most_s, after_s=after_s)
 
 
 def said(rung: str, told: Forecast, rival: str | None) -> str:
@@ -48,6 +50,6 @@ def said(rung: str, told: Forecast, rival: str | None) -> str:
         most = duration_text(max(0.0, told.most_s))
         return f"{rung}: at most {most}, by the budget; how much of that can't be told before it begins"
     about = f"{rung}: about {duration_text(told.seconds)}"
-    if told.stopped_s is None:
+    if told.unstopped_s is None:
         return about
-    return f"{about}, less if it can't beat {rival} ({duration_text(told.stopped_s)} at the soonest)"
+    return f"{about}, or {duration_text(told.unstopped_s)} if it keeps up with {rival}"

@@ -226,10 +226,7 @@ class _Climbing:
             now = time.monotonic()
             left = self.start + self.options.budget_s - now
             reason = budget.too_slow(outlook, share_s=context.seconds_left, left_s=left, last=not later)
-            stoppable = context.rival is not None
-            said = budget.forecast(
-                outlook, most_s=context.seconds_left, stoppable=stoppable, after_s=now - start
-            )
+            said = budget.forecast(outlook, most_s=context.seconds_left, after_s=now - start)
             return [asdict(said), reason]
 
         kind = TypeAdapter(tuple[Forecast, str | None])

@@ -11,6 +11,7 @@ import torch
 
 from rung.engines.base import Completion, Request
 from rung.engines.grammar import Grammars, end_tokens, load_tokenizer
+from rung.engines.held import HeldRows, empty_rows
 from rung.engines.logits import exact_near_top, next_logits
 from rung.engines.packed import Packed
 from rung.engines.rows import Network, Rows
@@ -54,7 +55,7 @@ class Decoder:
 
     @torch.inference_mode()
     def run(
-        self, requests: Sequence[Request], context: int, memory: Rows | None = None, skip: int = 0
+        self, requests: Sequence[Request], context: int, memory: Rows | HeldRows | None = None, skip: int = 0
     ) -> list[Completion]:
         """Answer all requests together. `memory` holds the first `skip` tokens, which all prompts share.
 
@@ -63,7 +64,7 @@ class Decoder:
         start = time.perf_counter()
         answers = [self._begin(request, context) for request in requests]
         size = len(answers)
-        rows = memory.spread(size) if memory is not None else Rows(self.model, size, self.packed)
+        rows = memory.spread(size) if memory else empty_rows(self.model, self.packed, size)
         rows.feed([request.prompt[skip:] for request in requests])
         live = answers
         while True:

@@ -312,6 +312,28 @@ class _AttendInBlocks(Function):
         return grad_q.view(q.shape), grad_k.to(k.dtype), grad_v.to(v.dtype), None, None, None
 
 
+def attend_to_all(q: Tensor, ahead: Pair | None, pairs: Sequence[Pair], seen: Tensor, scale: float) -> Tensor:
+    """Attention to several stretches of keys and values, where they lie; without a way back.
+
+    q [rows · groups, queries · places, size]; `ahead` [groups, tokens, size] stands before every row, `pairs`
+    [rows · groups, slots, size] are the rows' own. `seen` [rows, 1, places, all slots] is added to scores.
+    """
+    parts = [torch.bmm(q, k.transpose(1, 2)) for k, _ in pairs]
+    if ahead is not None:
+        before = torch.bmm(_by_group(q, len(ahead[0])), ahead[0].transpose(1, 2))
+        parts.insert(0, _by_row(before, len(q)))
+    scores = torch.cat(parts, 2).to(working(q.dtype)).mul_(scale)
+    scores.view(len(seen), -1, *seen.shape[2:]).add_(seen)
+    weights = scores.softmax(-1).to(q.dtype).split([part.shape[2] for part in parts], 2)
+    own = weights if ahead is None else weights[1:]
+    out = torch.bmm(own[0], pairs[0][1])
+    for some, (_, v) in zip(own[1:], pairs[1:], strict=True):
+        out.baddbmm_(some, v)
+    if ahead is not None:
+        out.add_(_by_row(torch.bmm(_by_group(weights[0], len(ahead[1])), ahead[1]), len(q)))
+    return out
+
+
 BLOCK = 64
 """Queries of a row that are taken at once."""
 

@@ -6,8 +6,9 @@ recognised by their parts and proved against transformers' own forward pass befo
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from typing import Any, TypeAlias
 
@@ -34,6 +35,11 @@ KEPT_TOKENS = 4096
 
 Memory: TypeAlias = list[fused.Pair]
 """Keys and values by layer: [key heads, tokens, size] of a prefix, [rows, key heads, slots, size] of rows."""
+
+Angles: TypeAlias = tuple[Tensor, Tensor]
+Mix: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""Attention: turned queries and keys [tokens, query and key heads, size] and values [tokens, key heads, size]
+to mixed values [tokens, query heads · size]."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,7 +99,7 @@ def pack(
         raise ValueError("a row of a pack has no token of its own")
     ahead = known + len(prefix)
     own = [list(row) for row in rows]
-    longest = _up(max(map(len, own)), ROUND_ROWS)
+    longest = up(max(map(len, own)), ROUND_ROWS)
     filling = -(len(prefix) + sum(map(len, own))) % ROUND
     own += [own[0][:1] * min(longest, filling - done) for done in range(0, filling, longest)]
     ids, positions = list(prefix), list(range(known, ahead))
@@ -132,11 +138,13 @@ def _portions(rows: Sequence[Sequence[int]]) -> list[Sequence[Sequence[int]]]:
     return [rows[first:last] for first, last in pairwise([*cut, len(rows)])]
 
 
-def _size(memory: Memory | None) -> int:
+def size_of(memory: Memory | None) -> int:
+    """How many tokens a prefix's memory holds."""
     return memory[0][0].shape[1] if memory else 0
 
 
-def _up(number: int, step: int) -> int:
+def up(number: int, step: int) -> int:
+    """The next multiple of `step`."""
     return -(-number // step) * step
 
 
@@ -164,7 +172,7 @@ class _Group:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Block:
+class Block:
     """One decoder block in parts. `kind` names its kind of attention, "" where there is but one."""
 
     before: fused.Norm
@@ -188,8 +196,9 @@ class _Block:
 class Packed:
     """A causal language model's decoder over packs. It shares the model's weights and LoRA layers."""
 
-    def __init__(self, model: Network, blocks: Sequence[_Block], norm: fused.Norm) -> None:
+    def __init__(self, model: Network, blocks: Sequence[Block], norm: fused.Norm) -> None:
         self.model, self.blocks, self.norm = model, blocks, norm
+        self.windows = {block.window for block in blocks}
         self.device: torch.device = model.lm_head.weight.device
 
     def hidden(
@@ -200,18 +209,18 @@ class Packed:
         `memory` holds the tokens before the pack; `kept` takes each layer's keys and values of its rows.
         """
         total: Tensor = self.model.model.embed_tokens(pack.ids)
-        angles = self._angles(total, pack.positions)
+        angles = self.angles(total, pack.positions)
         delta: Tensor | None = None
         last = len(self.blocks) - 1
         again = torch.is_grad_enabled() and len(pack.ids) > KEPT_TOKENS
         for number, block in enumerate(self.blocks):
             before = memory[number] if memory else None
-            inputs = (block, total, delta, angles[block.kind], pack, before)
-            chosen = places if number == last else None
+            mix = partial(_mixed, block, pack, before, None if again else kept)
+            inputs = (block, total, delta, angles[block.kind], mix, places if number == last else None)
             if again:
-                total, delta = checkpoint(_through, *inputs, chosen, None, use_reentrant=False)  # type: ignore[misc]
+                total, delta = checkpoint(through, *inputs, use_reentrant=False)  # type: ignore[misc]
             else:
-                total, delta = _through(*inputs, chosen, kept)
+                total, delta = through(*inputs)
         return fused.add_norm(total, delta, self.norm)[1]
 
     def last(self, rows: Sequence[Sequence[int]], memory: Memory | None = None) -> Tensor:
@@ -239,10 +248,11 @@ class Packed:
         return torch.cat(states), whole
 
     def _read(self, rows: Sequence[Sequence[int]], memory: Memory | None, kept: Memory | None) -> Tensor:
-        one = pack(rows, self.device, known=_size(memory))
+        one = pack(rows, self.device, known=size_of(memory))
         return self.hidden(one, one.ends(), memory, kept)
 
-    def _angles(self, like: Tensor, positions: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    def angles(self, like: Tensor, positions: Tensor) -> dict[str, Angles]:
+        """cos and sin [tokens, 1, size] by kind of attention, of the type of `like`."""
         rotary, found = self.model.model.rotary_emb, {}
         by_kind = "layer_type" in inspect.signature(rotary.forward).parameters
         for kind in {block.kind for block in self.blocks}:
@@ -251,19 +261,12 @@ class Packed:
         return found
 
 
-def _through(  # noqa: PLR0913 (what a block needs)
-    block: _Block,
-    total: Tensor,
-    delta: Tensor | None,
-    angles: tuple[Tensor, Tensor],
-    pack: Pack,
-    memory: fused.Pair | None,
-    places: Tensor | None,
-    kept: Memory | None,
+def through(
+    block: Block, total: Tensor, delta: Tensor | None, angles: Angles, mix: Mix, places: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """A block's residual and what is still to be added to it; of the tokens at `places` alone if given."""
     total, normed = fused.add_norm(total, delta, block.before)
-    mixed = _attention(block, normed, angles, pack, memory, kept)
+    mixed = mix(*_projected(block, normed, angles))
     if places is not None:
         total, mixed = fused.pick(total, places), fused.pick(mixed, places)
     mixed = block.out(mixed)
@@ -276,15 +279,8 @@ def _through(  # noqa: PLR0913 (what a block needs)
     return total, widened
 
 
-def _attention(
-    block: _Block,
-    normed: Tensor,
-    angles: tuple[Tensor, Tensor],
-    pack: Pack,
-    memory: fused.Pair | None,
-    kept: Memory | None,
-) -> Tensor:
-    """Attention of flat tokens [tokens, width] → [tokens, query heads · size]."""
+def _projected(block: Block, normed: Tensor, angles: Angles) -> tuple[Tensor, Tensor]:
+    """Turned queries and keys, and values, of flat tokens [tokens, width]."""
     both = block.heads + block.key_heads
     mixed = block.qkv(normed).view(len(normed), both + block.key_heads, -1)
     turning, values = mixed.split([both, block.key_heads], 1)
@@ -292,11 +288,22 @@ def _attention(
         queries, keys = turning.split([block.heads, block.key_heads], 1)
         queries = fused.add_norm(queries, None, block.q_norm)[1]
         turning = torch.cat([queries, fused.add_norm(keys, None, block.k_norm)[1]], 1)
-    turned = fused.rotate(turning, *angles)
+    return fused.rotate(turning, *angles), values
+
+
+def _mixed(
+    block: Block,
+    pack: Pack,
+    memory: fused.Pair | None,
+    kept: Memory | None,
+    turned: Tensor,
+    values: Tensor,
+) -> Tensor:
+    """Attention of a pack's flat tokens."""
     if not pack.prefix:
         mixed, *_ = _rows(block, *_laid(pack, turned, values), pack, pack.longest, memory, kept)
         return fused.pick(mixed, pack.slots)
-    sizes = [pack.prefix, len(normed) - pack.prefix]
+    sizes = [pack.prefix, len(turned) - pack.prefix]
     (first, turned), (first_values, values) = turned.split(sizes), values.split(sizes)
     once, keys, old = _rows(block, first, first_values, pack, pack.prefix, None, None)
     mixed, *_ = _rows(block, *_laid(pack, turned, values), pack, pack.longest, (keys[0], old[0]), kept)
@@ -309,7 +316,7 @@ def _laid(pack: Pack, turned: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _rows(  # noqa: PLR0913 (what attention needs)
-    block: _Block,
+    block: Block,
     turned: Tensor,
     values: Tensor,
     pack: Pack,
@@ -367,7 +374,7 @@ class _UnknownError(Exception):
     """A part that isn't known here."""
 
 
-def _block(layer: Any, windows: dict[str, int | None]) -> _Block:
+def _block(layer: Any, windows: dict[str, int | None]) -> Block:
     attention, mlp = _part(layer, "self_attn"), _part(layer, "mlp")
     config = attention.config
     activation = getattr(config, "hidden_activation", None) or getattr(config, "hidden_act", None)
@@ -381,7 +388,7 @@ def _block(layer: Any, windows: dict[str, int | None]) -> _Block:
     normed = hasattr(attention, "q_norm")
     queries, keys = (len(_part(attention, name).weight) for name in ("q_proj", "k_proj"))
     size = attention.head_dim
-    return _Block(
+    return Block(
         before=_norm(_part(layer, "input_layernorm")),
         qkv=_together(attention, "q_proj", "k_proj", "v_proj"),
         q_norm=_norm(attention.q_norm) if normed else None,

@@ -5,15 +5,12 @@ tokens' positions in their own rows: gaps are never seen, and sliding windows st
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from transformers import DynamicCache
 
 from rung.errors import EngineError
-
-if TYPE_CHECKING:
-    from rung.engines.packed import Memory, Packed
 
 Network: TypeAlias = Any
 """A causal language model of transformers, whose stubs call every submodule `Tensor | Module`."""
@@ -32,25 +29,21 @@ class Rows:
     drop what lies outside the window by slot, and can't be shortened again.
     """
 
-    def __init__(self, model: Network, size: int, packed: "Packed | None" = None) -> None:
-        """`packed` is the model over packs: with it the first tokens of rows are read without padding."""
-        self.model, self.packed = model, packed
+    def __init__(self, model: Network, size: int) -> None:
+        self.model = model
         self.device: torch.device = model.lm_head.weight.device
         self.windows = attention_windows(model.config)
         self.cache: Any = DynamicCache()
         self.positions = torch.empty(size, 0, dtype=torch.long, device=self.device)
         self.lengths = torch.zeros(size, dtype=torch.long, device=self.device)
         self.dense = True
-        self.fed = False
         self.last = torch.empty(0)
 
     def feed(self, tokens: Sequence[Sequence[int]]) -> torch.Tensor:
         """Append tokens to the rows; the hidden states [rows, width] after each row's last token."""
-        alike = not self.fed and self.packed is not None and all(tokens)
-        hidden, positions = self._read(tokens) if alike else self._run(tokens)
-        self.fed = True
+        hidden, positions = self._run(tokens)
         self.positions = positions
-        self.lengths = self.lengths + _sizes(tokens, self.device)
+        self.lengths = self.lengths + sizes_of(tokens, self.device)
         self.dense = self.dense and len(set(map(len, tokens))) == 1
         self.last = hidden
         return hidden
@@ -72,7 +65,7 @@ class Rows:
 
     def spread(self, size: int) -> "Rows":
         """`size` new rows that all begin with this object's only row."""
-        grown = Rows(self.model, size, self.packed)
+        grown = Rows(self.model, size)
         for index, layer in enumerate(self.cache.layers):
             keys, values = (t.expand(size, -1, -1, -1) for t in (layer.keys, layer.values))
             grown.cache.update(keys, values, index)
@@ -81,25 +74,9 @@ class Rows:
         grown.last = self.last.expand(size, -1)
         return grown
 
-    def memory(self) -> "Memory":
-        """Keys and values [key heads, tokens, size] of the first row, by layer."""
-        return [(layer.keys[0], layer.values[0]) for layer in self.cache.layers]
-
-    def _read(self, tokens: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """What `_run` gives, for rows that are empty or all alike."""
-        assert self.packed is not None
-        known = self.positions.shape[1]
-        hidden, kept = self.packed.read(tokens, self.memory() if known else None)
-        longest = max(map(len, tokens))
-        for index, (keys, values) in enumerate(kept):
-            self.cache.update(keys, values, index)
-        places = torch.arange(longest, device=self.device)
-        new = torch.where(places < _sizes(tokens, self.device)[:, None], known + places, GAP)
-        return hidden, torch.cat([self.positions, new], dim=1)
-
     def _run(self, tokens: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Hidden states after each row's last token, and the positions of all slots, the new ones too."""
-        ids, sizes = pad_right(tokens).to(self.device), _sizes(tokens, self.device)
+        ids, sizes = pad_right(tokens).to(self.device), sizes_of(tokens, self.device)
         places = torch.arange(ids.shape[1], device=self.device)
         new = torch.where(places < sizes[:, None], self.lengths[:, None] + places, GAP)
         positions = torch.cat([self.positions, new], dim=1)
@@ -171,7 +148,8 @@ def pad_right(rows: Sequence[Sequence[int]]) -> torch.Tensor:
     return torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], dtype=torch.long)
 
 
-def _sizes(tokens: Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:
+def sizes_of(tokens: Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:
+    """How many tokens each row has."""
     return torch.tensor([len(row) for row in tokens], dtype=torch.long, device=device)
 
 

@@ -18,6 +18,7 @@ from rung.engines import lora
 from rung.engines.base import Choice, Completion, EngineSpec, Progress, Request, no_progress
 from rung.engines.cores import available_cores
 from rung.engines.decode import Decoder
+from rung.engines.held import HeldRows, empty_rows
 from rung.engines.logits import logits_of, next_logits
 from rung.engines.packed import Packed, packed
 from rung.engines.parallel import side_by_side, workers
@@ -243,18 +244,18 @@ class TorchEngine:
         return None
 
     @torch.inference_mode()
-    def _remember(self, prefix: Tokens) -> Rows | None:
+    def _remember(self, prefix: Tokens) -> Rows | HeldRows | None:
         """One row that holds a shared prefix."""
         if not prefix:
             return None
-        memory = Rows(self.model, 1, self._packed)
+        memory = empty_rows(self.model, self._packed, 1)
         memory.feed([prefix])
         return memory
 
-    def _last_hidden(self, rows: Sequence[Tokens], memory: Rows | None = None) -> torch.Tensor:
+    def _last_hidden(self, rows: Sequence[Tokens], memory: Rows | HeldRows | None = None) -> torch.Tensor:
         """Hidden states [rows, width] after each row, all of which continue `memory`'s row."""
         if self._packed is not None:
-            return self._packed.last(rows, None if memory is None else memory.memory())
+            return self._packed.last(rows, memory.memory() if isinstance(memory, HeldRows) else None)
         if memory is not None:
             return memory.spread(len(rows)).feed(rows)
         # Padding stands on the right, where causal attention can't see it: no mask is needed.
@@ -264,7 +265,7 @@ class TorchEngine:
 
     @torch.inference_mode()
     def _choose_batch(
-        self, prompts: list[Tokens], trie: Trie, memory: Rows | None, shared: int
+        self, prompts: list[Tokens], trie: Trie, memory: Rows | HeldRows | None, shared: int
     ) -> list[Choice]:
         start = time.perf_counter()
         searches = [Search(trie) for _ in prompts]
@@ -274,9 +275,7 @@ class TorchEngine:
         if trie.single_tokens:
             self._feed(searches, paths, self._last_hidden(rows, memory), trie)
         else:
-            held = (
-                memory.spread(len(rows)) if memory is not None else Rows(self.model, len(rows), self._packed)
-            )
+            held = memory.spread(len(rows)) if memory else empty_rows(self.model, self._packed, len(rows))
             held.feed(rows)
             while any(path is not None for path in paths):
                 self._feed(searches, paths, held.peek([path or () for path in paths]), trie)

@@ -218,9 +218,9 @@ def took_text(result: RungResult) -> str:
     if told is not None and result.took_s:
         if told.seconds is None:
             parts.append(f"no time predicted, at most {duration_text(max(0.0, told.most_s))}")
-        elif told.stopped_s is not None:
-            whole, stopped = duration_text(told.seconds), duration_text(told.stopped_s)
-            parts.append(f"predicted {whole}, or {stopped} if stopped at the first look")
+        elif told.unstopped_s is not None:
+            stopped, whole = duration_text(told.seconds), duration_text(told.unstopped_s)
+            parts.append(f"predicted {stopped}, or {whole} if not stopped")
         else:
             parts.append(f"predicted {duration_text(told.seconds)}")
         parts.append(f"took {duration_text(result.took_s)}")

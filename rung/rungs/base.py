@@ -168,6 +168,15 @@ class Context:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One way of doing a rung. One that isn't `shippable` is scored for comparison alone."""
+
+    name: str
+    system: System
+    shippable: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
 class Built:
     """What a rung made: its System, in a few words what it is, and what was tried on the way."""
 
@@ -182,12 +191,12 @@ class Built:
 class Outlook:
     """Seconds that a rung will take from now on, with its dev score and the timing of single requests.
 
-    `whole_s` as far as its share of the budget goes; `stopped_s` if it's stopped at the first look;
-    `least_s` with its quickest variant alone.
+    `seconds` are those to expect, stopped where its first rows point to that; `unstopped_s` if it isn't
+    stopped; `least_s` with its quickest variant alone.
     """
 
-    whole_s: float
-    stopped_s: float
+    seconds: float
+    unstopped_s: float
     least_s: float
 
 

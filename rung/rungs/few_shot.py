@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from rung.records import Example
-from rung.rungs.base import Built, Context, Outlook, no_room
+from rung.rungs.base import Built, Context, Outlook, Variant, no_room
 from rung.rungs.instructions import answer_spec, few_shot_instruction, spec_for
 from rung.rungs.probe import race, under_each_engine
-from rung.rungs.variants import Variant, choose, outlook
+from rung.rungs.rehearsal import outlook
+from rung.rungs.variants import choose
 from rung.system import SHOTS_FILE, VECTORS_FILE, ShotSpec, Sources, save
 from rung.wording import Shot, messages, question
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from rung.models import head as heads
 from rung.models.head import Head as LinearHead
-from rung.rungs.base import Built, Context, Outlook, slug
-from rung.rungs.variants import Variant, choose
+from rung.rungs.base import Built, Context, Outlook, Variant, slug
+from rung.rungs.variants import choose
 from rung.system import Spec, save
 from rung.wording import embedded_text
 
@@ -61,7 +61,8 @@ class Head:
         whole = larger * sum(fit_s[name] * len(cs) for name, cs in REGULARISATION.items())
         whole += row_s * (len(context.train) + (1 + asked) * len(context.dev))
         least = larger * fit_s["tfidf"]
-        return Outlook(whole_s=min(whole, max(least, context.seconds_left)), stopped_s=whole, least_s=least)
+        whole = min(whole, max(least, context.seconds_left))
+        return Outlook(seconds=whole, unstopped_s=whole, least_s=least)
 
     def build(self, context: Context) -> Built:
         """Fit every variant on the training rows, calibrate it on dev, and keep the best on dev."""

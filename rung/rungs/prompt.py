@@ -1,9 +1,10 @@
 """Zero-shot: the model as it is, under the better of a few written instructions, constrained and free."""
 
-from rung.rungs.base import Built, Context, Outlook, no_room, slug
+from rung.rungs.base import Built, Context, Outlook, Variant, no_room, slug
 from rung.rungs.instructions import answer_notes, answer_spec, instructions, spec_for
 from rung.rungs.probe import race, under_each_engine
-from rung.rungs.variants import Variant, choose, outlook
+from rung.rungs.rehearsal import outlook
+from rung.rungs.variants import choose
 from rung.system import Spec, save
 
 NO_ABOUT = (

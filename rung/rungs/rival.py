@@ -40,6 +40,24 @@ class Rival:
             worse = self._shown(examples, gains, 0.0)
         return Stopped(rows=len(examples), of=of, rival=self.rung, worse=worse)
 
+    def foreseen_stop(
+        self, examples: Sequence[Example], answers: Sequence[Answer], of: int, look: int
+    ) -> int:
+        """After how many rows, looked at after every `look`, a rung is out if it goes on as in these answers.
+
+        `of`, the number of rows, if it isn't.
+        """
+        room = max(map(self._room, self.scores), default=0.0)
+        gains = list(self._gains(examples, answers).values())
+        if not gains:
+            return of
+        for end in range(look, of, look):
+            short = [self.needed - gains[i % len(gains)] for i in range(end)]
+            enough = -math.log(self.level)
+            if room <= self.needed or stats.log_e_above_zero(short, room - self.needed) >= enough:
+                return end
+        return of
+
     def _gains(self, examples: Sequence[Example], answers: Sequence[Answer]) -> dict[str, float]:
         """The gain on each row that both answered."""
         scorer = SCORERS[self.metric]

@@ -2,20 +2,28 @@
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import TypeAdapter
 
 from rung.errors import TrainingError
-from rung.records import Parity, Trial
-from rung.rungs.base import Built, Context, no_room
+from rung.records import Json, Parity, Trial
+from rung.rungs.base import Built, Context, Outlook, no_room
 from rung.rungs.instructions import answer_schema, answer_spec
 from rung.rungs.probe import EngineName, race, under_each_engine
 from rung.runs import writing
 from rung.system import ADAPTER_FOLDER, ADAPTER_GGUF, AnswerSpec, Spec, System, candidates, prompts_for, save
 from rung.wording import label_texts
 
+if TYPE_CHECKING:
+    from rung.rungs.tune import Plan
+
 FEWEST_ROWS = 50
 RESERVE_S = 60.0
 RESERVE_SHARE = 0.25
 """Kept back from the rung's time for the export, parity and the dev score: the less of the two."""
+RESERVE_USED = 0.5
+"""Of those seconds so many are used, as a rule."""
 FEWEST_S = 45.0
 """With less time than this no tune is begun."""
 
@@ -33,25 +41,23 @@ class Sft:
             return f"{len(context.train)} training rows; tuning needs at least {FEWEST_ROWS}"
         return None
 
+    def outlook(self, context: Context) -> Outlook | None:
+        """By the first steps of the tune and a few answers; as long as dev goes on rising."""
+        from rung.rungs.tuning import foresee
+
+        forms, plan = _planned(context)
+        tuning_s, closing_s = foresee(context, forms, plan)
+        seconds = tuning_s + max(closing_s, RESERVE_USED * plan.reserve_s)
+        return Outlook(seconds=seconds, unstopped_s=seconds, least_s=closing_s)
+
     def build(self, context: Context) -> Built:
         """Search, train, convert, prove parity, and settle the engine.
 
         Raises TrainingError where there's no time, the tune collapses or its engines don't agree.
         """
-        from rung.rungs.tune import Plan
         from rung.rungs.tuning import tune
 
-        reserve = min(RESERVE_S, RESERVE_SHARE * max(0.0, context.seconds_left))
-        seconds = context.settled("seconds to tune", lambda: context.seconds_left - reserve)
-        assert isinstance(seconds, float), "written by this function"
-        if seconds < FEWEST_S:
-            raise TrainingError(
-                f"{max(0.0, seconds):.0f} s of the budget are left to tune in, at least {FEWEST_S:.0f} s are "
-                "needed; give more with --budget"
-            )
-        forms = answer_forms(context)
-        context.pool.close()  # the engines of the rungs before hold gigabytes that a tune can use
-        plan = Plan(folder=context.work / "training", budget_s=seconds, reserve_s=reserve, seed=context.seed)
+        forms, plan = _planned(context)
         outcome = tune(context, forms, plan)
         system, parity, note = settled_system(context, forms[outcome.form], outcome.adapter)
         whole = context.measure(system, context.dev, "sft, all dev rows")
@@ -69,6 +75,26 @@ class Sft:
             notes=(*outcome.notes, note),
             parity=parity,
         )
+
+
+def _planned(context: Context) -> tuple[dict[str, Spec], "Plan"]:
+    """What is to be trained, and in how many seconds. Raises TrainingError where those are too few."""
+    from rung.rungs.tune import Plan
+
+    def seconds_and_reserve() -> Json:
+        reserve = min(RESERVE_S, RESERVE_SHARE * max(0.0, context.seconds_left))
+        return [context.seconds_left - reserve, reserve]
+
+    kept = context.settled("seconds to tune, and to keep", seconds_and_reserve)
+    seconds, reserve = TypeAdapter(tuple[float, float]).validate_python(kept)
+    if seconds < FEWEST_S:
+        raise TrainingError(
+            f"{max(0.0, seconds):.0f} s of the budget are left to tune in, at least {FEWEST_S:.0f} s are "
+            "needed; give more with --budget"
+        )
+    context.pool.close()  # the engines of the rungs before hold gigabytes that a tune can use
+    plan = Plan(folder=context.work / "training", budget_s=seconds, reserve_s=reserve, seed=context.seed)
+    return answer_forms(context), plan
 
 
 def answer_forms(context: Context) -> dict[str, Spec]:

@@ -60,7 +60,8 @@ class Outcome:
 class Length:
     """How many steps the winner may take, those of its trials included, how many a stretch of the search
     (0: no search), and how often and by which dev rows it is scored on the way. `probed` are the steps that
-    the first arm has behind it.
+    the first arm has behind it. `tuning_s` are the seconds that all of it takes if dev goes on rising,
+    `closing_s` those of the answers after it.
     """
 
     probed: int
@@ -68,6 +69,8 @@ class Length:
     stretch: int
     evaluations: int
     rows: Sequence[Example]
+    tuning_s: float
+    closing_s: float
 
 
 def tune(context: Context, specs: dict[str, Spec], plan: Plan) -> Outcome:
@@ -77,6 +80,17 @@ def tune(context: Context, specs: dict[str, Spec], plan: Plan) -> Outcome:
     """
     with Tune(context, specs, plan) as state:
         return _tune(state)
+
+
+def foresee(context: Context, specs: dict[str, Spec], plan: Plan) -> tuple[float, float]:
+    """The seconds that `tune` will take once its first steps are done, and those of a last pass over dev.
+
+    The steps are done here, and not again by `tune`. Raises TrainingError as that does.
+    """
+    with Tune(context, specs, plan) as state:
+        forms = list(specs)
+        length = _settle_length(state, Arm(form=forms[0], rate=SURE_RATE), forms)
+        return length.tuning_s, length.closing_s
 
 
 def _tune(state: Tune) -> Outcome:
@@ -144,7 +158,11 @@ def _settle_length(state: Tune, arm: Arm, forms: Sequence[str]) -> Length:
         stretch = _stretch(min(steps, most), stretches)
         lost = stretch * (stretches - (2 if len(forms) > 1 else 1))
         steps = max(begun + PROBE_STEPS, min(steps - lost, most))
+        # As many steps as there is time for are counted anew while it runs: they fill it.
+        full_s = (steps + lost - begun - PROBE_STEPS) * step_s + scoring_s
+        tuning_s = full_s if steps == most else max(full_s, state.plan.budget_s - closing_s)
         plan = {"steps": steps, "stretch": stretch, "evaluations": evaluations, "rows": rows}
+        plan |= {"tuning_s": tuning_s, "closing_s": closing_s}
         known = state.note({"kind": "plan", "probed": begun + PROBE_STEPS, **plan})
     return Length(
         probed=known["probed"],
@@ -152,6 +170,8 @@ def _settle_length(state: Tune, arm: Arm, forms: Sequence[str]) -> Length:
         stretch=known["stretch"],
         evaluations=known["evaluations"],
         rows=dev[: known["rows"]],
+        tuning_s=known["tuning_s"],
+        closing_s=known["closing_s"],
     )
 
 

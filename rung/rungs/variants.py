@@ -1,47 +1,39 @@
-"""How a rung tries its variants on dev rows, how long that will take, and which one it keeps."""
+"""How a rung tries its variants on dev rows, and which one it keeps."""
 
-import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
 
-from pydantic import TypeAdapter
-
-from rung import evaluate
 from rung.errors import EngineError
-from rung.evaluate import CHUNK, LOOK_ROWS, Pace, timed_s
-from rung.records import Json, Measurement, Trial
-from rung.rungs.base import Context, Outlook
+from rung.evaluate import LOOK_ROWS
+from rung.records import Measurement, Trial
+from rung.rungs.base import Context, Variant
+from rung.rungs.paces import SCREEN_ROWS, closing_s, rows_to_screen
 from rung.scoring.scorers import SCORERS
-from rung.system import System
 
-SCREEN_ROWS = 100
-FEWEST_SCREENED = 20
 SLACK = 1.2
 """By so much a pass over rows may take longer than its pace says: it's begun only if it fits even then."""
-PILOTS_S = 40.0
-"""Of all variants together, at most: where answers are slow, each answers fewer rows to tell its pace."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Variant:
-    """One way of doing a rung. One that isn't `shippable` is scored for comparison alone."""
-
-    name: str
-    system: System
-    shippable: bool = True
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Tried:
+class Tried:
     """A variant with its score on some rows; `value` is the score turned so that more is better.
 
-    It is `stopped` where these show that it can't beat the rival: it gets no more.
+    It is `stopped` where these show that it can't beat the rival: it gets no more. `row_s` are the seconds
+    of one more row, in batches.
     """
 
     variant: Variant
     value: float
-    found: Measurement
+    row_s: float
     stopped: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Measured(Tried):
+    """What was truly tried."""
+
+    found: Measurement
 
     @property
     def trial(self) -> Trial:
@@ -55,63 +47,39 @@ class _Tried:
         )
 
 
-def paces(context: Context, variants: Sequence[Variant]) -> list[Pace | None]:
-    """How fast each variant answers, from its first dev rows; None where the engine broke. Settled once."""
-
-    def measured() -> Json:
-        found: list[Pace | None] = []
-        for variant in variants:
-            first = found[0] if found else None
-            if first and first.row_s * len(context.dev) > context.seconds_left:
-                found.append(first)  # there is time for the first variant alone, if at all
-                continue
-            found.append(_pace(context, variant, PILOTS_S / len(variants)))
-        return [pace and asdict(pace) for pace in found]
-
-    kept = context.settled("seconds per answer", measured)
-    return TypeAdapter(list[Pace | None]).validate_python(kept)
+T = TypeVar("T", bound=Tried, covariant=True)
 
 
-def _pace(context: Context, variant: Variant, most_s: float) -> Pace | None:
-    bar = context.reporter.begin(f"{variant.name}: how fast it answers", None)
-    try:
-        return evaluate.pace(variant.system, context.dev, context.bench, most_s)
-    except EngineError:
-        return None
-    finally:
-        context.reporter.end(bar)
+class Trying(Protocol[T]):
+    """Where variants are tried: on the dev rows, or as their first answers foretell."""
+
+    def in_time(self, step: str, seconds: float) -> bool:
+        """Whether a step of about so many seconds can still be begun."""
+        ...
+
+    def attempt(self, variant: Variant, rows: int, what: str) -> T:
+        """A variant on the first dev rows. Raises EngineError where its engine breaks."""
+        ...
 
 
-def outlook(context: Context, variants: Sequence[Variant], screen: int = SCREEN_ROWS) -> Outlook | None:
-    """How long `choose` and the dev score of its choice will take; None where no engine held."""
-    found = [p for p, v in zip(paces(context, variants), variants, strict=True) if p and v.shippable]
-    if not found:
-        return None
-    every = [pace for pace in paces(context, variants) if pace]
-    dev, few = len(context.dev), _affordable(context, variants, screen)
-    batch = LOOK_ROWS if context.rival else CHUNK
-    closing = timed_s(statistics.fmean(pace.alone_s for pace in found))
-    first = sum(pace.seconds(min(few, LOOK_ROWS) - pace.asked, batch) for pace in every)
-    return Outlook(
-        whole_s=_as_chosen(every, dev, few, batch, context.seconds_left - closing) + closing,
-        stopped_s=first,
-        least_s=min(pace.seconds(dev - pace.asked, batch) + timed_s(pace.alone_s) for pace in found),
-    )
+class _OnDev:
+    """On the dev rows themselves, the answers being kept."""
 
+    def __init__(self, context: Context) -> None:
+        self.context = context
 
-def _as_chosen(every: Sequence[Pace], dev: int, few: int, batch: int, left_s: float) -> float:
-    """The seconds of `choose`, should it have so many left, with an average variant as the best."""
-    rest = statistics.fmean(pace.seconds(dev - max(few, pace.asked), batch) for pace in every)
-    spent, tried = 0.0, 0
-    for pace in every:
-        screening = pace.seconds(few - pace.asked, batch)
-        if not tried or left_s - spent > SLACK * (screening + rest):
-            spent, tried = spent + screening, tried + 1
-    if dev > few:
-        spent += rest
-        for _ in range(1, tried // 2):
-            spent += rest if left_s - spent > SLACK * rest else 0.0
-    return spent
+    def in_time(self, step: str, seconds: float) -> bool:
+        return self.context.in_time(step, seconds)
+
+    def attempt(self, variant: Variant, rows: int, what: str) -> _Measured:
+        context = self.context
+        found = context.measure(variant.system, context.dev[:rows], what)
+        asked = len(found.predictions)
+        stopped = asked < rows
+        if context.rival and asked < len(context.dev) and asked % LOOK_ROWS == 0 and not stopped:
+            stopped = context.rival.beyond(context.dev[:asked], [p.answer for p in found.predictions])
+        value, row_s = _value(context, found, asked), found.seconds_per_answer
+        return _Measured(variant=variant, value=value, row_s=row_s, found=found, stopped=stopped)
 
 
 def choose(
@@ -127,65 +95,67 @@ def choose(
     engine broke, is left out and named; EngineError when that is true of all.
     """
     notes: list[str] = []
-    few = _affordable(context, variants, screen)
-    closing_s = 0.0 if screen is None else _closing_s(context, variants)
-    screened = _screened(context, variants, few, closing_s, notes)
+    few = len(context.dev) if screen is None else rows_to_screen(context, variants, screen)
+    kept_s = 0.0 if screen is None else closing_s(context, variants)
+    screened, whole = tried(_OnDev(context), variants, few, len(context.dev), kept_s, notes)
     if not any(one.variant.shippable for one in screened):
         raise EngineError("; ".join(notes))
-    going = sorted((one for one in screened if not one.stopped), key=lambda one: -one.value)
-    whole: list[_Tried] = []
-    if len(context.dev) > few:
-        fit = [one for one in going if one.variant.shippable]
-        whole = _on_all(context, fit[: max(1, len(screened) // 2)], few, closing_s, notes)
     best = _best(context, screened, whole, all_at_once=len(context.dev) <= few)
     shown = sorted(screened, key=lambda one: (one.stopped, -one.value))
     trials = [replace(one.trial, chosen=one is best) for one in (*shown, *whole)]
     return best.variant, tuple(trials), tuple(notes)
 
 
-def _closing_s(context: Context, variants: Sequence[Variant]) -> float:
-    """What the timing of single requests will take."""
-    return max((timed_s(pace.alone_s) for pace in paces(context, variants) if pace), default=0.0)
+def tried(
+    on: Trying[T], variants: Sequence[Variant], few: int, dev: int, kept_s: float, notes: list[str]
+) -> tuple[list[T], list[T]]:
+    """Every variant on the first `few` rows, then the better half on all `dev` rows, as far as time allows.
+
+    `kept_s` are the seconds that have to be left afterwards. `notes` are added to.
+    """
+    screened = _screened(on, variants, few, dev, kept_s, notes)
+    going = sorted((one for one in screened if not one.stopped), key=lambda one: -one.value)
+    whole: list[T] = []
+    if dev > few:
+        fit = [one for one in going if one.variant.shippable]
+        whole = _on_all(on, fit[: max(1, len(screened) // 2)], few, dev, kept_s, notes)
+    return screened, whole
 
 
 def _screened(
-    context: Context, variants: Sequence[Variant], few: int, closing_s: float, notes: list[str]
-) -> list[_Tried]:
+    on: Trying[T], variants: Sequence[Variant], few: int, dev: int, kept_s: float, notes: list[str]
+) -> list[T]:
     """Every variant on the first `few` rows, as far as time allows and engines hold."""
-    screened: list[_Tried] = []
+    screened: list[T] = []
     for variant in variants:
-        if screened and not context.in_time(
-            variant.name, SLACK * _to_come(context, screened, few) + closing_s
-        ):
+        if screened and not on.in_time(variant.name, SLACK * _to_come(screened, few, dev) + kept_s):
             notes.append(f"{variant.name}: not tried, the rung's share of the budget was used up")
             continue
         try:
-            screened.append(_try(context, variant, few, variant.name))
+            screened.append(on.attempt(variant, few, variant.name))
         except EngineError as error:
             notes.append(f"{variant.name}: left out, {error}")
     return screened
 
 
-def _on_all(
-    context: Context, fit: Sequence[_Tried], few: int, closing_s: float, notes: list[str]
-) -> list[_Tried]:
+def _on_all(on: Trying[T], fit: Sequence[T], few: int, dev: int, kept_s: float, notes: list[str]) -> list[T]:
     """These variants on all dev rows; the first of them whatever the time."""
-    whole: list[_Tried] = []
+    whole: list[T] = []
     for one in fit:
-        name, seconds = one.variant.name, one.found.seconds_per_answer * (len(context.dev) - few)
-        if whole and not context.in_time(f"{name}, all dev rows", SLACK * seconds + closing_s):
+        name, seconds = one.variant.name, one.row_s * (dev - few)
+        if whole and not on.in_time(f"{name}, all dev rows", SLACK * seconds + kept_s):
             notes.append(f"{name}: all dev rows would have taken {seconds:.0f} s; left out")
             continue
         try:
-            whole.append(_try(context, one.variant, len(context.dev), f"{name}, all dev rows"))
+            whole.append(on.attempt(one.variant, dev, f"{name}, all dev rows"))
         except EngineError as error:
             notes.append(f"{name}: left out on all dev rows, {error}")
     return whole
 
 
 def _best(
-    context: Context, screened: Sequence[_Tried], whole: Sequence[_Tried], *, all_at_once: bool
-) -> _Tried:
+    context: Context, screened: Sequence[_Measured], whole: Sequence[_Measured], *, all_at_once: bool
+) -> _Measured:
     """The best of those with an answer to every row, else of those that were stopped.
 
     Those are compared on the rows that all of them answered. Where all broke, the best in the screening.
@@ -200,38 +170,11 @@ def _best(
     return max(finished or fit, key=lambda one: one.value)
 
 
-def _affordable(context: Context, variants: Sequence[Variant], screen: int | None) -> int:
-    """How many rows to screen on: what half the time allows at the variants' pace, and some at least."""
-    if screen is None:
-        return len(context.dev)
-
-    def rows() -> int:
-        seconds = max(sum(pace.row_s for pace in paces(context, variants) if pace), 1e-6)
-        few = int(min(screen, max(FEWEST_SCREENED, context.seconds_left / 2 / seconds)))
-        # To whole looks, so that a variant can be stopped by all that it was asked.
-        return max(1, few // LOOK_ROWS) * LOOK_ROWS if context.rival else few
-
-    found = context.settled("rows to screen on", rows)
-    assert isinstance(found, int), "written by this function"
-    return min(found, len(context.dev))
-
-
-def _to_come(context: Context, screened: Sequence[_Tried], rows: int) -> float:
+def _to_come(screened: Sequence[Tried], few: int, dev: int) -> float:
     """Seconds for one more variant, at least as slow as the last, and for the best on the other dev rows."""
     going = [one for one in screened if not one.stopped]
     best = max(going, key=lambda one: one.value, default=None)
-    rest = best.found.seconds_per_answer * (len(context.dev) - rows) if best else 0.0
-    return screened[-1].found.seconds_per_answer * rows + rest
-
-
-def _try(context: Context, variant: Variant, rows: int, what: str) -> _Tried:
-    found = context.measure(variant.system, context.dev[:rows], what)
-    asked = len(found.predictions)
-    stopped = asked < rows
-    if context.rival and asked < len(context.dev) and asked % LOOK_ROWS == 0 and not stopped:
-        stopped = context.rival.beyond(context.dev[:asked], [p.answer for p in found.predictions])
-    value = _value(context, found, asked)
-    return _Tried(variant=variant, value=value, found=found, stopped=stopped)
+    return screened[-1].row_s * few + (best.row_s * (dev - few) if best else 0.0)
 
 
 def _value(context: Context, found: Measurement, rows: int) -> float:

@@ -28,22 +28,25 @@ def epoch(rows: Sequence[Row], size: int, seed: int, number: int) -> list[list[i
     one length alone lead astray where length tells the answer: on sms_spam, whose spam is long, 40 steps of
     16 ended at .870 (every row "ham"), and at .985 in batches of all lengths.
     """
+    lengths = [row.tokens for row in rows]
     order = list(range(len(rows)))
     shuffle = random.Random(f"{seed}/{number}").shuffle
     shuffle(order)
     cut: list[list[int]] = []
     for start in range(0, len(order), size * POOL):
-        pool = sorted(order[start : start + size * POOL], key=lambda i: rows[i].tokens)
-        while pool:
-            count = min(size, len(pool))
-            longer = _longer([rows[i].tokens for i in pool], count)
-            shorter = count - longer
-            cut.append(pool[:shorter] + pool[len(pool) - longer :])
-            pool = pool[shorter : len(pool) - longer]
+        pool = sorted(order[start : start + size * POOL], key=lengths.__getitem__)
+        low, high = 0, len(pool)
+        while low < high:
+            first = pool[low : min(low + size, high)]
+            longer = _longer([lengths[i] for i in first], lengths[pool[high - 1]])
+            shorter = len(first) - longer
+            cut.append(first[:shorter] + pool[high - longer : high])
+            low, high = low + shorter, high - longer
     shuffle(cut)
     return cut
 
 
-def _longer(lengths: Sequence[int], count: int) -> int:
-    """How many of `count` rows to take from the long end, so that both ends' share has as many tokens."""
-    return min(range(count + 1), key=lambda k: abs(k * lengths[-1] - (count - k) * lengths[count - k - 1]))
+def _longer(shortest: Sequence[int], longest: int) -> int:
+    """How many rows to take from the long end instead, so that both ends' share has as many tokens."""
+    count = len(shortest)
+    return min(range(count + 1), key=lambda k: abs(k * longest - (count - k) * shortest[count - k - 1]))

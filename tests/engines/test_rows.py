@@ -3,7 +3,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rung.engines.rows import Rows, attention_windows, pad_right
+from rung.engines.held import ROOM, HeldRows, empty_rows
+from rung.engines.packed import packed
+from rung.engines.rows import attention_windows, pad_right
 from rung.errors import EngineError
 from tests.fixtures_tiny import WINDOW, tiny
 
@@ -29,17 +31,31 @@ def assert_like_alone(model, hidden: torch.Tensor, rows) -> None:
         assert torch.allclose(state, hidden_after(model, row), atol=near)
 
 
-@pytest.mark.parametrize("model", MODELS.values(), ids=map("-".join, MODELS))
+def packs(kind):
+    """The model over packs: transformers' own passes tell what is right for it too."""
+    made = packed(tiny(kind))
+    assert made is not None
+    return made
+
+
+PACKED = {kind: packs(kind) for kind in ("llama", "qwen3", "gemma")}
+
+
+@pytest.mark.parametrize(
+    ("model", "over"),
+    [(model, None) for model in MODELS.values()] + [(over.model, over) for over in PACKED.values()],
+    ids=[*map("-".join, MODELS), *(f"{kind}-packs" for kind in PACKED)],
+)
 @settings(deadline=None, max_examples=12)
 @given(prefix=tokens, parts=st.lists(st.tuples(some_tokens, tokens, tokens), min_size=1, max_size=4))
-def test_a_row_sees_what_it_would_see_alone_whatever_gaps_its_neighbours_cause(model, prefix, parts):
+def test_a_row_sees_what_it_would_see_alone_whatever_gaps_its_neighbours_cause(model, over, prefix, parts):
     with torch.inference_mode():
         if prefix:
-            memory = Rows(model, 1)
+            memory = empty_rows(model, over, 1)
             memory.feed([prefix])
             rows = memory.spread(len(parts))
         else:
-            rows = Rows(model, len(parts))
+            rows = empty_rows(model, over, len(parts))
         firsts, peeked, seconds = zip(*parts, strict=True)
         assert_like_alone(model, rows.feed(firsts), [prefix + f for f in firsts])
         expected = [prefix + f + p for f, p in zip(firsts, peeked, strict=True)]
@@ -56,6 +72,24 @@ def test_a_row_sees_what_it_would_see_alone_whatever_gaps_its_neighbours_cause(m
         rows.keep(order)
         assert_like_alone(model, rows.last, [whole[i] for i in order])
         assert_like_alone(model, rows.feed([(7,)] * len(order)), [(*whole[i], 7) for i in order])
+
+
+@pytest.mark.parametrize("over", PACKED.values(), ids=PACKED)
+@torch.inference_mode()
+def test_held_rows_go_on_beyond_their_room_and_start_from_nothing(over):
+    first = HeldRows(over, 1)
+    first.feed([(3, 4, 5)])
+    first.feed([(6,)])
+    assert [keys.shape[1] for keys, _ in first.memory()] == [4] * len(over.blocks)
+    rows = first.spread(2)
+    assert rows.feed([(), ()]) is rows.last
+    rows.feed([(), (9, 8)])
+    whole = [(3, 4, 5, 6), (3, 4, 5, 6, 9, 8)]
+    for step in range(2 * ROOM):
+        token = 10 + step % 80
+        whole = [(*row, token) for row in whole]
+        states = rows.feed([(token,), (token,)])
+    assert_like_alone(over.model, states, whole)
 
 
 def test_the_sliding_window_matters_in_these_tests():

@@ -7,9 +7,11 @@ import pytest
 from rung.errors import EngineError
 from rung.evaluate import Bench, Store
 from rung.records import Answer, Example
-from rung.rungs.base import Context, slug, strict_score
+from rung.rungs.base import Context, Variant, slug, strict_score
+from rung.rungs.paces import closing_s, paces, rows_to_screen
+from rung.rungs.rehearsal import Rehearsal, outlook
 from rung.rungs.rival import rival
-from rung.rungs.variants import Variant, choose, outlook
+from rung.rungs.variants import choose, tried
 from rung.scoring.measure import measurement
 from rung.system import Pool
 from rung.task import DataFiles, Task
@@ -208,7 +210,7 @@ def test_the_seconds_of_a_choice_are_foretold_before_it_and_kept(context):
     told = outlook(context, variants(slow, Guesser("quick", 1.0)))
     assert told is not None
     # Each batch waits: 100 rows, then 100 more, and 22 single requests of the average variant.
-    assert 0.05 < told.whole_s < 2.5 and told.least_s <= told.whole_s
+    assert 0.05 < told.seconds < 2.5 and told.least_s <= told.seconds == told.unstopped_s
     asked = slow.asked
     assert outlook(context, variants(slow, Guesser("quick", 1.0))) == told and slow.asked == asked == 18
     assert (
@@ -227,4 +229,39 @@ def test_where_time_is_short_fewer_variants_are_foretold(context):
     long = replace(context, deadline=time.monotonic() + 600, folder=context.folder / "long")
     short, whole = outlook(context, variants(*slow)), outlook(long, variants(*slow))
     assert short is not None and whole is not None
-    assert short.whole_s < whole.whole_s
+    assert short.seconds < whole.seconds
+
+
+class Wrong(Guesser):
+    """Never right."""
+
+    def answer(self, examples, pool, **more):
+        self.asked += len(examples)
+        return [Answer(text="", value=-1.0) for _ in examples]
+
+
+@pytest.mark.parametrize("rival_error", [None, 0.0, 1.0])
+def test_a_rehearsal_goes_the_way_of_the_choice_where_the_first_rows_are_like_the_others(
+    context, rival_error
+):
+    context = replace(context, dev=rows(200))
+    if rival_error is not None:
+        context = against(context, rival_error, dev=200)
+    tries = variants(Wrong("wrong", 0.0), Guesser("near", 1.0), Guesser("right", 0.0), Guesser("far", 9.0))
+    found = dict(zip((v.name for v in tries), paces(context, tries), strict=True))
+    on = Rehearsal(context, found, stops=True)
+    few = rows_to_screen(context, tries)
+    screened, whole = tried(on, tries, few, 200, closing_s(context, tries), [])
+    _, trials, _ = choose(context, tries)
+    told = [(one.variant.name, one.stopped) for one in (*screened, *whole)]
+    assert sorted(told) == sorted((t.name, t.stopped) for t in trials)
+    assert on.asked == {name: max(t.n for t in trials if t.name == name) for name in on.asked}
+    assert rival_error is None or any(stopped for _, stopped in told)
+
+
+def test_a_rung_that_is_far_behind_is_foretold_to_be_stopped(context):
+    context = against(context, 0.0, dev=200)
+    slow = Guesser("slow", 1.0, pause_s=0.02)
+    told = outlook(context, variants(slow))
+    assert told is not None and told.seconds < told.unstopped_s
+    assert slow.asked == 18

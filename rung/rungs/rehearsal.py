@@ -1,0 +1,84 @@
+"""How long a rung's variants will take: the choice among them, rehearsed with what their first rows tell."""
+
+from collections.abc import Sequence
+
+from rung.errors import EngineError
+from rung.evaluate import CHUNK, LOOK_ROWS, Pace, timed_s
+from rung.records import Answer
+from rung.rungs.base import Context, Outlook, Variant
+from rung.rungs.paces import SCREEN_ROWS, closing_s, paces, rows_to_screen
+from rung.rungs.variants import Tried, tried
+from rung.scoring.scorers import SCORERS
+
+
+def outlook(context: Context, variants: Sequence[Variant], screen: int = SCREEN_ROWS) -> Outlook | None:
+    """How long `choose` and the dev score of its choice will take; None where no engine held."""
+    found = dict(zip((v.name for v in variants), paces(context, variants), strict=True))
+    fit = [pace for v in variants if v.shippable and (pace := found[v.name])]
+    if not fit:
+        return None
+    dev, batch = len(context.dev), LOOK_ROWS if context.rival else CHUNK
+    few = rows_to_screen(context, variants, screen)
+    kept_s = closing_s(context, variants)
+
+    def seconds(*, stops: bool) -> float:
+        on = Rehearsal(context, found, stops=stops)
+        screened, whole = tried(on, variants, few, dev, kept_s, [])
+        last = [one for one in (whole or screened) if one.variant.shippable and not one.stopped]
+        best = max(last, key=lambda one: one.value, default=None)
+        pace = best and found[best.variant.name]
+        return on.spent_s + (timed_s(pace.alone_s) if pace else 0.0)
+
+    return Outlook(
+        seconds=seconds(stops=True),
+        unstopped_s=seconds(stops=False),
+        least_s=min(pace.seconds(dev - pace.asked, batch) + timed_s(pace.alone_s) for pace in fit),
+    )
+
+
+class Rehearsal:
+    """Variants tried on paper: each goes on at its pace, and scores as on its first rows.
+
+    With `stops` each is stopped where the rival would be shown to be out of reach, all rows being like those.
+    """
+
+    def __init__(self, context: Context, found: dict[str, Pace | None], *, stops: bool) -> None:
+        self.context, self.found, self.stops = context, found, stops
+        self.spent_s = 0.0
+        self.asked: dict[str, int] = {}
+
+    def in_time(self, step: str, seconds: float) -> bool:
+        """Whether so many seconds would be left by then."""
+        return self.context.seconds_left - self.spent_s > seconds
+
+    def attempt(self, variant: Variant, rows: int, what: str) -> Tried:
+        """The time that a variant needs for the rows that it hasn't answered yet, and its score so far."""
+        pace = self.found[variant.name]
+        if pace is None:
+            raise EngineError("it broke on the first rows")
+        context, batch = self.context, LOOK_ROWS if self.context.rival else CHUNK
+        examples = context.dev[: pace.asked]
+        kept = context.bench.store.load(variant.system.digest)
+        answers = [kept[e.id].answer for e in examples if e.id in kept]
+        stop = self._stop(examples, answers) if len(answers) == len(examples) else len(context.dev)
+        end = min(rows, stop)
+        before = self.asked.get(variant.name, pace.asked)
+        self.spent_s += pace.seconds(end - before, batch)
+        self.asked[variant.name] = max(end, before)
+        full = min(batch, end)
+        return Tried(
+            variant=variant,
+            value=self._value(answers),
+            row_s=pace.seconds(full, full) / full,
+            stopped=stop <= end < len(context.dev),
+        )
+
+    def _stop(self, examples: Sequence, answers: Sequence[Answer]) -> int:
+        dev, rival = len(self.context.dev), self.context.rival
+        return rival.foreseen_stop(examples, answers, dev, LOOK_ROWS) if rival and self.stops else dev
+
+    def _value(self, answers: Sequence[Answer]) -> float:
+        context = self.context
+        values = [a.value if a.failure is None else None for a in answers]
+        targets = [e.output for e in context.dev[: len(values)]]
+        return context.sign * SCORERS[context.bench.metric].summary(values, targets) if values else 0.0
