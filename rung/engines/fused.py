@@ -5,6 +5,7 @@ all linear layers that read the same input are one product, a residual is added 
 nothing is computed for frozen weights.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -46,7 +47,7 @@ class _Linear(Function):
 
     @staticmethod
     def forward(ctx, source, activation, weight, bias, slices, *matrices):
-        x = source if activation is None else _gated(source, activation)[0]
+        x = source if activation is None else _gate(source, activation)
         out = functional.linear(x, weight, bias)
         hidden = a = None
         bs: list[Tensor] = []
@@ -93,6 +94,12 @@ def _hidden_slopes(
         torch.mm(own, b, out=into).mul_(place.scale)
         grad_bs.append((part.t() @ own).mul_(place.scale).t())
     return out, grad_bs
+
+
+def _gate(both: Tensor, activation: str) -> Tensor:
+    """act(gate) · up of [tokens, gate and up]."""
+    gate, up = both.chunk(2, 1)
+    return ACTIVATIONS[activation][0](gate).mul_(up)
 
 
 def _gated(both: Tensor, activation: str) -> tuple[Tensor, Tensor]:
@@ -227,13 +234,13 @@ class _Attend(Function):
 
     @staticmethod
     def forward(ctx, q, k, v, k_ahead, v_ahead, seen, scale):  # noqa: PLR0913 (autograd fixes the signature)
-        scores = torch.bmm(q, k.transpose(1, 2))
+        asked, rest = _scaled(q, scale)
+        scores = torch.bmm(asked, k.transpose(1, 2))
         if k_ahead is not None:
-            before = torch.bmm(_by_group(q, len(k_ahead)), k_ahead.transpose(1, 2))
+            before = torch.bmm(_by_group(asked, len(k_ahead)), k_ahead.transpose(1, 2))
             scores = torch.cat([_by_row(before, len(q)), scores], 2)
-        scores = scores.to(working(q.dtype)).mul_(scale)
         scores.view(len(q), -1, *seen.shape).add_(seen)
-        weights = scores.softmax(-1).to(q.dtype)
+        weights = _weights(scores, rest)
         ctx.save_for_backward(q, k, v, k_ahead, v_ahead, weights)
         ctx.scale = scale
         if k_ahead is None:
@@ -264,6 +271,18 @@ class _Attend(Function):
         return grad_q, grad_k, grad_v, grad_k_ahead, grad_v_ahead, None, None
 
 
+def _scaled(q: Tensor, scale: float) -> tuple[Tensor, float]:
+    """Queries times the scale, if that is a power of two and rounds nothing, and the scale that is left."""
+    return (q * scale, 1.0) if math.frexp(scale)[0] == 0.5 else (q, scale)
+
+
+def _weights(scores: Tensor, scale: float) -> Tensor:
+    """Softmax over the last dimension in fp32 or finer, as torch takes that of a coarser type by itself."""
+    if scale == 1.0:
+        return scores.softmax(-1)
+    return scores.to(working(scores.dtype)).mul_(scale).softmax(-1).to(scores.dtype)
+
+
 def _score_slope(slope: Tensor, weights: Tensor, scale: float) -> Tensor:
     """From the gradient of softmax's outputs to that of its unscaled inputs, in the weights' type."""
     slope, wide = slope.to(working(weights.dtype)), weights.to(working(weights.dtype))
@@ -280,15 +299,14 @@ class _AttendInBlocks(Function):
 
     @staticmethod
     def forward(ctx, q, k, v, added, scale, window):  # noqa: PLR0913 (autograd fixes the signature)
-        rows = q.flatten(0, 1)
+        rows, rest = _scaled(q.flatten(0, 1), scale)
         out, kept = torch.empty_like(rows), []
         for first, last, low, high in _blocks(added, window):
             scores = torch.bmm(rows[:, :, first:last].flatten(1, 2), k[:, low:high].transpose(1, 2))
-            scores = scores.to(working(q.dtype)).mul_(scale)
             split = scores.view(len(rows), -1, last - first, high - low)
             unsure = low if window is not None else max(low, high - (last - first))
             split[..., unsure - low :].add_(added[first:last, unsure:high])
-            weights = scores.softmax(-1).to(q.dtype)
+            weights = _weights(scores, rest)
             kept.append(weights)
             out[:, :, first:last] = torch.bmm(weights, v[:, low:high]).view(split.shape[:3] + v.shape[-1:])
         ctx.save_for_backward(q, k, v, added, *kept)
@@ -318,13 +336,14 @@ def attend_to_all(q: Tensor, ahead: Pair | None, pairs: Sequence[Pair], seen: Te
     q [rows · groups, queries · places, size]; `ahead` [groups, tokens, size] stands before every row, `pairs`
     [rows · groups, slots, size] are the rows' own. `seen` [rows, 1, places, all slots] is added to scores.
     """
+    q, rest = _scaled(q, scale)
     parts = [torch.bmm(q, k.transpose(1, 2)) for k, _ in pairs]
     if ahead is not None:
         before = torch.bmm(_by_group(q, len(ahead[0])), ahead[0].transpose(1, 2))
         parts.insert(0, _by_row(before, len(q)))
-    scores = torch.cat(parts, 2).to(working(q.dtype)).mul_(scale)
+    scores = torch.cat(parts, 2)
     scores.view(len(seen), -1, *seen.shape[2:]).add_(seen)
-    weights = scores.softmax(-1).to(q.dtype).split([part.shape[2] for part in parts], 2)
+    weights = _weights(scores, rest).split([part.shape[2] for part in parts], 2)
     own = weights if ahead is None else weights[1:]
     out = torch.bmm(own[0], pairs[0][1])
     for some, (_, v) in zip(own[1:], pairs[1:], strict=True):

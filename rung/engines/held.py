@@ -132,7 +132,8 @@ class HeldRows:
             seen &= back < window
         columns = torch.arange(keys.shape[2], device=self.device)
         seen |= columns == columns[-places.shape[1] :, None]
-        return torch.zeros(seen.shape, device=self.device).masked_fill_(~seen, float("-inf"))
+        dtype = self.packed.model.lm_head.weight.dtype
+        return torch.zeros(seen.shape, dtype=dtype, device=self.device).masked_fill_(~seen, float("-inf"))
 
     def _run(self, tokens: Sequence[Sequence[int]], step: _Step) -> tuple[Tensor, Memory]:
         """States after each row's last token, and keys and values [rows, key heads, longest, size]."""

@@ -74,7 +74,7 @@ class Pack:
         """Flat places of each row's last token, filling left out."""
         return self.places(range(len(self.sizes)), [size - 1 for size in self.sizes])
 
-    def seen(self, ahead: int, size: int, window: int | None) -> Tensor:
+    def seen(self, ahead: int, size: int, window: int | None, dtype: torch.dtype) -> Tensor:
         """What is added to the scores of a row's tokens [size, ahead + size].
 
         0 where a token may look: at itself and at what is before it, `window` tokens at most; else -inf.
@@ -83,7 +83,7 @@ class Pack:
         if key not in self._masks:
             back = torch.arange(size)[:, None] + ahead - torch.arange(ahead + size)
             seen = (back >= 0) if window is None else (back >= 0) & (back < window)
-            added = torch.zeros(seen.shape).masked_fill_(~seen, float("-inf"))
+            added = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, float("-inf"))
             self._masks[key] = added.to(self.ids.device)
         return self._masks[key]
 
@@ -337,7 +337,7 @@ def _rows(  # noqa: PLR0913 (what attention needs)
     ahead = 0
     if before is not None:
         ahead = before[0].shape[1]
-    added = pack.seen(ahead, size, block.window)
+    added = pack.seen(ahead, size, block.window, turned.dtype)
     if size > SHORT_ROWS:
         if before is not None:
             keys, values = (
