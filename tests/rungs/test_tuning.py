@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 
 from rung.errors import TrainingError
 from rung.rungs.tune import Arm, Pace, Plan
-from rung.rungs.tuning import MOST_EPOCHS, PROBE_STEPS, RATES, SURE_RATE, USED_SHARE, _tune
+from rung.rungs.tuning import (
+    MOST_EPOCHS,
+    PROBE_STEPS,
+    RATES,
+    SURE_RATE,
+    USED_SHARE,
+    _settle_length,
+    _tune,
+)
 from rung.training.loop import Tick
 
 BATCH = 10
@@ -157,6 +165,28 @@ def test_all_steps_together_fit_the_time_and_the_epochs(budget_s, row_s, n_rows,
     assert max(learner.steps.values()) <= max(MOST_EPOCHS * -(-n_rows // BATCH), 8)
     if speed > 0.01 and MOST_EPOCHS * n_rows * row_s > budget_s and budget_s > 40 * step_s:
         assert learner.spent_s >= 0.9 * USED_SHARE * budget_s - 4 * step_s
+
+
+@given(
+    st.floats(60, 5000),
+    st.floats(0.01, 1),
+    st.integers(50, 20_000),
+    st.sampled_from([("as it is",), ("codes", "words")]),
+    st.floats(0, 0.5),
+)
+@settings(deadline=None)
+def test_the_seconds_of_a_tune_are_foretold_where_dev_goes_on_rising(
+    budget_s, row_s, n_rows, forms, answer_s
+):
+    curves = {Arm(form=form, rate=rate).name: rising(0.05) for form in forms for rate in RATES}
+    learner = Learner(
+        curves=curves, forms=forms, budget_s=budget_s, row_s=row_s, n_rows=n_rows, answer_s=answer_s
+    )
+    length = _settle_length(learner, Arm(form=forms[0], rate=SURE_RATE), forms)  # type: ignore[arg-type]
+    begun_s = learner.context.seconds_left
+    tuned(learner)
+    took_s, step_s = begun_s - learner.context.seconds_left, BATCH * row_s
+    assert 0.7 * length.tuning_s - 8 * step_s <= took_s <= 1.3 * length.tuning_s + 8 * step_s
 
 
 @pytest.mark.parametrize("cold", [0.3, 1.0, 4.0])
