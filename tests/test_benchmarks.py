@@ -7,13 +7,16 @@ import pytest
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = (
+    "batch_sizes",
     "climb_sets",
     "evaluate_vs_llamacpp",
     "full_and_qlora",
     "growth",
+    "knn_prefixes",
     "label_scoring",
     "machine_limit",
     "memory",
+    "same_accuracy",
     "shared_prefix",
     "train_gpu",
     "train_step",

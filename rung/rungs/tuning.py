@@ -158,9 +158,13 @@ def _settle_length(state: Tune, arm: Arm, forms: Sequence[str]) -> Length:
         stretch = _stretch(min(steps, most), stretches)
         lost = stretch * (stretches - (2 if len(forms) > 1 else 1))
         steps = max(begun + PROBE_STEPS, min(steps - lost, most))
-        # As many steps as there is time for are counted anew while it runs: they fill it.
-        full_s = (steps + lost - begun - PROBE_STEPS) * step_s + scoring_s
-        tuning_s = full_s if steps == most else max(full_s, state.plan.budget_s - closing_s)
+        to_do = steps + lost - begun - PROBE_STEPS
+        looks = stretches * min(rows, SEARCH_ROWS) if stretch else 0
+        looks += min(evaluations, max(1, to_do)) * rows
+        tuning_s = to_do * step_s + looks * row_s
+        if steps < most:
+            # As many steps as there is time for are counted anew while it runs: they fill it.
+            tuning_s = max(tuning_s, state.plan.budget_s - closing_s)
         plan = {"steps": steps, "stretch": stretch, "evaluations": evaluations, "rows": rows}
         plan |= {"tuning_s": tuning_s, "closing_s": closing_s}
         known = state.note({"kind": "plan", "probed": begun + PROBE_STEPS, **plan})
