@@ -18,23 +18,31 @@ SLOTS = (2, 4, 8, 16)
 
 
 def main() -> None:
-    """Every size in turn."""
+    """Every size of torch's in turn, then every number of slots."""
     parser = options(__doc__)
-    parser.add_argument("--rows", type=int, default=48, help="of the dev rows")
+    parser.add_argument(
+        "--rows", type=int, default=48, help="of the dev rows; ten times as many short prompts"
+    )
     given = parser.parse_args()
     print_machine()
     use_all_cores()
+    import torch
+
     long = questions(argparse.Namespace(folder=given.folder, shots=8, rows=given.rows))
     from rung.engines import packed, start
+    from rung.engines import torch as torch_engine
     from rung.engines.base import EngineSpec
+    from rung.engines.parallel import workers
     from rung.engines.torch import TorchEngine
     from rung.rungs.sft import answer_forms
     from rung.system import Pool, candidates, prompts_for
 
     with opened(given.folder) as context:
         chat, spec = context.pool.chat(context.model), answer_forms(context)["codes"]
-        short = prompts_for(spec, chat, context.dev, [[] for _ in context.dev])
+        rows = context.dev[: 10 * given.rows]
+        short = prompts_for(spec, chat, rows, [[] for _ in rows])
         codes = candidates(spec, chat)
+    count = workers(torch.device("cpu"))
     used, slots = packed.READ_TOKENS, Pool().parallel
     engine = TorchEngine(EngineSpec(engine="torch", weights=long.weights, context=long.context))
     found: dict[tuple[str, int], list[float]] = {}
@@ -48,6 +56,7 @@ def main() -> None:
     for _ in range(given.runs):
         for size in READ_TOKENS:
             packed.READ_TOKENS = size
+            torch_engine.PROMPT_TOKENS = size * count
             timed("torch, long prompts", size, long.prompts, long.candidates, engine)
             timed("torch, short prompts", size, short, codes, engine)
     engine.close()

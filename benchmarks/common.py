@@ -21,12 +21,13 @@ USERS_ENVIRONMENT = dict(os.environ)
 """As the user has it: a peer doesn't inherit what rung sets for its own threads."""
 
 
-def options(doc: str | None, *, folder: bool = True) -> argparse.ArgumentParser:
+def options(doc: str | None, *, folder: bool = True, runs: bool = True) -> argparse.ArgumentParser:
     """A parser with the options that every benchmark has; the docstring's first line says what it does."""
     parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
     if folder:
         parser.add_argument("folder", type=Path, help="holds train.jsonl and test.jsonl")
-    parser.add_argument("--runs", type=int, default=5, help="each side in turn, so many times")
+    if runs:
+        parser.add_argument("--runs", type=int, default=5, help="each side in turn, so many times")
     return parser
 
 

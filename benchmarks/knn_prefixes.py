@@ -21,7 +21,7 @@ Tokens = tuple[int, ...]
 
 def main() -> None:
     """Each way once on the same rows."""
-    parser = options(__doc__)
+    parser = options(__doc__, runs=False)
     parser.add_argument("--rows", type=int, default=300, help="of the dev rows")
     parser.add_argument("--shots", type=int, default=8)
     parser.add_argument("--clusters", type=int, default=50)
@@ -56,7 +56,9 @@ def main() -> None:
         for name, indices in ways.items():
             shots = [[stored[i] for i in some] for some in indices]
             prompts = prompts_for(spec, chat, rows, shots, context.limit)
-            answers = [choice.index for choice in engine.choose(prompts, labels)]
+            found = engine.choose(prompts, labels)
+            assert all(choice.failure is None for choice in found), "a prompt was refused"
+            answers = [choice.index for choice in found]
             accuracy = np.mean([a == r for a, r in zip(answers, right, strict=True)])
             whole, left = sum(map(len, prompts)), to_read(prompts)
             lines.append([name, f"{accuracy:.3f}", f"{whole:,}", f"{left:,}", f"{whole / left:.2f}"])
@@ -72,7 +74,7 @@ def chosen(stored: Any, asked: Any, given: argparse.Namespace) -> dict[str, list
     k, half = given.shots, given.shots // 2
     near = nearest(asked, stored, k)
     hubs = np.bincount(np.ravel(nearest(stored, stored, k)), minlength=len(stored))
-    clusters = KMeans(given.clusters, n_init=1, random_state=given.shots).fit(stored)
+    clusters = KMeans(given.clusters, n_init=1, random_state=0).fit(stored)
     centres = clusters.cluster_centers_ / np.linalg.norm(clusters.cluster_centers_, axis=1, keepdims=True)
     fixed = nearest(centres, stored, half)
     own = [fixed[cluster] for cluster in clusters.predict(asked)]

@@ -196,7 +196,8 @@ class Forecast:
     """How long a rung was said to take, its dev score included, before it began; in seconds.
 
     `seconds` is None where that couldn't be told yet; it may take `most_s` by the budget. `unstopped_s` is
-    what it would take if, other than its first rows point to, it weren't stopped. `after_s` had gone into
+    what it would take if, other than its first rows point to, it weren't stopped; None where that is much the
+    same. `after_s` had gone into
     measuring all that.
     """
 

@@ -149,7 +149,7 @@ class _Climbing:
             if result.dev is not None:
                 write_text(kept, TypeAdapter(RungResult).dump_json(result).decode("utf-8"))
             self.stop_clock()
-        if result.dev is not None:
+        if result.dev is not None or result.skipped is not None:
             shutil.rmtree(folder / WORK_FOLDER, ignore_errors=True)
         return result
 

@@ -411,7 +411,7 @@ def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def pick(x: Tensor, places: Tensor) -> Tensor:
-    """The tokens at `places`, no place twice."""
+    """The tokens at `places`; where a gradient is wanted, no place twice."""
     return _Pick.apply(x, places)  # type: ignore[return-value]
 
 

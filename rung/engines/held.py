@@ -1,7 +1,7 @@
 """Rows of a batch in flight over packs: a shared beginning kept once, room for more tokens kept ready.
 
-It is `Rows` for models that `packed` knows. A step runs the new tokens of all rows in one line; attention
-reads the keys and values where they lie: none is copied, padded or repeated for the heads that share it.
+It is `Rows` for models that `packed` knows. A step runs the new tokens of all rows in one line, and attention
+reads the keys and values of the tokens before them where they lie: a step copies none of them.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from rung.engines.packed import ROUND, Block, Memory, Packed, size_of, through, 
 from rung.engines.rows import GAP, Network, Rows, sizes_of
 
 ROOM = 32
-"""Slots that are added when a row's own are used up."""
+"""Slots that are added, at least, when a row's own are used up; all are copied then."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,7 +76,8 @@ class HeldRows:
         self.last, self.size = self.last[chosen], len(chosen)
 
     def spread(self, size: int) -> "HeldRows":
-        """`size` new rows that all begin with this object's only row."""
+        """`size` new rows that all begin with this object's only row, which no neighbour's gaps are in."""
+        assert self.size == 1 and self.own and bool((self.positions != GAP).all())
         grown = HeldRows(self.packed, size, self.memory())
         grown.last = self.last.expand(size, -1)
         return grown
@@ -87,8 +88,6 @@ class HeldRows:
         own = [(keys[0, :, :used], values[0, :, :used]) for keys, values in self.own]
         if self.shared is None:
             return own
-        if not own:
-            return self.shared
         pairs = zip(self.shared, own, strict=True)
         return [(torch.cat([k, own_k], 1), torch.cat([v, own_v], 1)) for (k, v), (own_k, own_v) in pairs]
 

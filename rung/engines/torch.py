@@ -191,11 +191,12 @@ class TorchEngine:
         memory = self._remember(prefix)
         progress(len(done), len(prompts))
         count = workers(self.device)
+        over_packs = self._packed is not None  # settled before several threads ask for it
 
         def chosen(batch: list[int]) -> list[Choice]:
             return self._choose_batch([prompts[i] for i in batch], trie, memory, len(prefix))
 
-        together = PROMPT_TOKENS if trie.single_tokens or self._packed is None else SEARCH_TOKENS
+        together = PROMPT_TOKENS if trie.single_tokens or not over_packs else SEARCH_TOKENS
         batches = in_batches(lengths, len(prefix), _even(lengths, len(prefix), together // count, count))
         for batch, found in zip(batches, side_by_side(chosen, batches, count), strict=True):
             done.update(zip(batch, found, strict=True))

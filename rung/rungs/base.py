@@ -219,7 +219,10 @@ class Foreseen(Protocol):
     """A rung that can tell how long it will take before it is built."""
 
     def outlook(self, context: Context) -> Outlook | None:
-        """What it will take by what is measured now; None where that can't be told. What is asked is kept."""
+        """What it will take by what is measured now; None where that can't be told. What is asked is kept.
+
+        Raises RungError where it can't be built.
+        """
         ...
 
 

@@ -41,7 +41,7 @@ class Head:
         return None
 
     def outlook(self, context: Context) -> Outlook | None:
-        """By the vectors of some training rows, and one fit of each kind on them."""
+        """By the vectors of some training rows, and a fit of each variant on them."""
         rows = context.train[:PILOT_ROWS]
         texts, targets = [embedded_text(e) for e in rows], [str(e.output) for e in rows]
         context.pool.embedder.embed(texts[:WARM_ROWS])

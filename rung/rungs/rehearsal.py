@@ -60,7 +60,7 @@ class Rehearsal:
         examples = context.dev[: pace.asked]
         kept = context.bench.store.load(variant.system.digest)
         answers = [kept[e.id].answer for e in examples if e.id in kept]
-        stop = self._stop(examples, answers) if len(answers) == len(examples) else len(context.dev)
+        stop = self._stop(answers) if len(answers) == len(examples) else len(context.dev)
         end = min(rows, stop)
         before = self.asked.get(variant.name, pace.asked)
         self.spent_s += pace.seconds(end - before, batch)
@@ -73,9 +73,9 @@ class Rehearsal:
             stopped=stop <= end < len(context.dev),
         )
 
-    def _stop(self, examples: Sequence, answers: Sequence[Answer]) -> int:
-        dev, rival = len(self.context.dev), self.context.rival
-        return rival.foreseen_stop(examples, answers, dev, LOOK_ROWS) if rival and self.stops else dev
+    def _stop(self, answers: Sequence[Answer]) -> int:
+        dev, rival = self.context.dev, self.context.rival
+        return rival.foreseen_stop(dev, answers, LOOK_ROWS) if rival and self.stops else len(dev)
 
     def _value(self, answers: Sequence[Answer]) -> float:
         context = self.context

@@ -40,23 +40,18 @@ class Rival:
             worse = self._shown(examples, gains, 0.0)
         return Stopped(rows=len(examples), of=of, rival=self.rung, worse=worse)
 
-    def foreseen_stop(
-        self, examples: Sequence[Example], answers: Sequence[Answer], of: int, look: int
-    ) -> int:
+    def foreseen_stop(self, examples: Sequence[Example], answers: Sequence[Answer], look: int) -> int:
         """After how many rows, looked at after every `look`, a rung is out if it goes on as in these answers.
 
-        `of`, the number of rows, if it isn't.
+        `answers` are those to the first examples. All examples, if it isn't out before.
         """
-        room = max(map(self._room, self.scores), default=0.0)
-        gains = list(self._gains(examples, answers).values())
-        if not gains:
-            return of
-        for end in range(look, of, look):
-            short = [self.needed - gains[i % len(gains)] for i in range(end)]
-            enough = -math.log(self.level)
-            if room <= self.needed or stats.log_e_above_zero(short, room - self.needed) >= enough:
+        known = list(self._gains(examples[: len(answers)], answers).values())
+        for end in range(look, len(examples), look) if known else ():
+            first = examples[:end]
+            gains = {e.id: known[i % len(known)] for i, e in enumerate(first) if e.id in self.scores}
+            if self._shown(first, gains, self.needed):
                 return end
-        return of
+        return len(examples)
 
     def _gains(self, examples: Sequence[Example], answers: Sequence[Answer]) -> dict[str, float]:
         """The gain on each row that both answered."""

@@ -47,7 +47,7 @@ class Sft:
 
         forms, plan = _planned(context)
         tuning_s, closing_s = foresee(context, forms, plan)
-        seconds = tuning_s + max(closing_s, RESERVE_USED * plan.reserve_s)
+        seconds = tuning_s + closing_s + RESERVE_USED * plan.reserve_s
         return Outlook(seconds=seconds, unstopped_s=seconds, least_s=closing_s)
 
     def build(self, context: Context) -> Built:

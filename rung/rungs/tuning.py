@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from rung.errors import TrainingError
@@ -164,9 +164,9 @@ def _settle_length(state: Tune, arm: Arm, forms: Sequence[str]) -> Length:
         tuning_s = to_do * step_s + looks * row_s
         if steps < most:
             # As many steps as there is time for are counted anew while it runs: they fill it.
-            tuning_s = max(tuning_s, state.plan.budget_s - closing_s)
+            tuning_s = max(tuning_s, state.context.seconds_left - state.plan.reserve_s - closing_s)
         plan = {"steps": steps, "stretch": stretch, "evaluations": evaluations, "rows": rows}
-        plan |= {"tuning_s": tuning_s, "closing_s": closing_s}
+        plan |= {"tuning_s": tuning_s, "closing_s": closing_s, "pace": asdict(state.pace)}
         known = state.note({"kind": "plan", "probed": begun + PROBE_STEPS, **plan})
     return Length(
         probed=known["probed"],

@@ -53,6 +53,7 @@ MOMENTS = [
     ("begin strict instruction", 1),
     (r"advance sft: codes, rate 0.0005 2$", 1),
     (r"advance sft: codes, rate 0.001 \d+$", 9),
+    ("say sft: about", 1),
     ("begin sft: .* on 54 dev rows", 2),
     (r"advance sft: \w+, rate \S+ \d+$", 70),
     ("begin sft, all dev rows", 1),
@@ -107,7 +108,12 @@ def prepare(place: Place, run: str) -> None:
     for rung in ("prompt", "sft"):
         folder = place.folder / run / "rungs" / rung
         folder.mkdir(parents=True)
-        shutil.copy(place.folder / "whole" / "rungs" / rung / "settled.jsonl", folder)
+        told = (
+            (place.folder / "whole" / "rungs" / rung / "settled.jsonl").read_text().splitlines(keepends=True)
+        )
+        # A tune's own first steps are what it's foretold by.
+        kept = [line for line in told if rung != "sft" or json.loads(line)["question"] != "forecast"]
+        (folder / "settled.jsonl").write_text("".join(kept))
     shutil.copy(place.folder / "whole" / "run.json", place.folder / run)
 
 

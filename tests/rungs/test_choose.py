@@ -209,7 +209,7 @@ def test_the_seconds_of_a_choice_are_foretold_before_it_and_kept(context):
     slow = Guesser("slow", 1.0, pause_s=0.05)
     told = outlook(context, variants(slow, Guesser("quick", 1.0)))
     assert told is not None
-    # Each batch waits: 100 rows, then 100 more, and 22 single requests of the average variant.
+    # Each batch waits: 100 rows, then 100 more, and 22 single requests of the best variant.
     assert 0.05 < told.seconds < 2.5 and told.least_s <= told.seconds == told.unstopped_s
     asked = slow.asked
     assert outlook(context, variants(slow, Guesser("quick", 1.0))) == told and slow.asked == asked == 18

@@ -83,6 +83,8 @@ def test_whole_groups_count_as_one_draw():
     first, second = answers([True] * 240 + [False] * 240), answers([False] * 480)
     for examples, shown in ((rows(480), True), (rows(480, group=lambda i: str(i // 16)), False)):
         assert to_beat(examples, first).beyond(examples[:64], second[:64]) is shown
+        foreseen = to_beat(examples, first).foreseen_stop(examples, second[:18], 32)
+        assert foreseen == 32 if shown else foreseen > 64
 
 
 def test_a_group_is_counted_once_all_its_rows_were_asked():

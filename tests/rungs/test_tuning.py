@@ -184,9 +184,12 @@ def test_the_seconds_of_a_tune_are_foretold_where_dev_goes_on_rising(
     )
     length = _settle_length(learner, Arm(form=forms[0], rate=SURE_RATE), forms)  # type: ignore[arg-type]
     begun_s = learner.context.seconds_left
+    # Another `Tune` goes on from the journal alone.
+    learner.pace = Pace(**[record["pace"] for record in learner.records if "pace" in record][-1])
     tuned(learner)
     took_s, step_s = begun_s - learner.context.seconds_left, BATCH * row_s
-    assert 0.7 * length.tuning_s - 8 * step_s <= took_s <= 1.3 * length.tuning_s + 8 * step_s
+    # Ten seconds more or less where there is hardly time for anything.
+    assert abs(took_s - length.tuning_s) <= max(0.3 * length.tuning_s, 10.0) + step_s
 
 
 @pytest.mark.parametrize("cold", [0.3, 1.0, 4.0])
