@@ -1,6 +1,8 @@
 """How long a rung's variants will take: the choice among them, rehearsed with what their first rows tell."""
 
+import statistics
 from collections.abc import Sequence
+from random import Random
 
 from rung.errors import EngineError
 from rung.evaluate import CHUNK, LOOK_ROWS, Pace, timed_s
@@ -9,6 +11,9 @@ from rung.rungs.base import Context, Outlook, Variant
 from rung.rungs.paces import SCREEN_ROWS, closing_s, paces, rows_to_screen
 from rung.rungs.variants import Tried, tried
 from rung.scoring.scorers import SCORERS
+
+REHEARSALS = 20
+"""The mean of so many is told: few first rows leave much open of where a rung will be stopped."""
 
 
 def outlook(context: Context, variants: Sequence[Variant], screen: int = SCREEN_ROWS) -> Outlook | None:
@@ -21,8 +26,8 @@ def outlook(context: Context, variants: Sequence[Variant], screen: int = SCREEN_
     few = rows_to_screen(context, variants, screen)
     kept_s = closing_s(context, variants)
 
-    def seconds(*, stops: bool) -> float:
-        on = Rehearsal(context, found, stops=stops)
+    def seconds(dice: Random | None) -> float:
+        on = Rehearsal(context, found, dice)
         screened, whole = tried(on, variants, few, dev, kept_s, [])
         last = [one for one in (whole or screened) if one.variant.shippable and not one.stopped]
         best = max(last, key=lambda one: one.value, default=None)
@@ -30,8 +35,8 @@ def outlook(context: Context, variants: Sequence[Variant], screen: int = SCREEN_
         return on.spent_s + (timed_s(pace.alone_s) if pace else 0.0)
 
     return Outlook(
-        seconds=seconds(stops=True),
-        unstopped_s=seconds(stops=False),
+        seconds=statistics.fmean(seconds(Random(seed)) for seed in range(REHEARSALS)),
+        unstopped_s=seconds(None),
         least_s=min(pace.seconds(dev - pace.asked, batch) + timed_s(pace.alone_s) for pace in fit),
     )
 
@@ -39,13 +44,15 @@ def outlook(context: Context, variants: Sequence[Variant], screen: int = SCREEN_
 class Rehearsal:
     """Variants tried on paper: each goes on at its pace, and scores as on its first rows.
 
-    With `stops` each is stopped where the rival would be shown to be out of reach, all rows being like those.
+    With `dice` each is stopped where the rival would be shown to be out of reach, all rows being like a
+    sample of those.
     """
 
-    def __init__(self, context: Context, found: dict[str, Pace | None], *, stops: bool) -> None:
-        self.context, self.found, self.stops = context, found, stops
+    def __init__(self, context: Context, found: dict[str, Pace | None], dice: Random | None) -> None:
+        self.context, self.found, self.dice = context, found, dice
         self.spent_s = 0.0
         self.asked: dict[str, int] = {}
+        self.stops: dict[str, int] = {}
 
     def in_time(self, step: str, seconds: float) -> bool:
         """Whether so many seconds would be left by then."""
@@ -53,16 +60,13 @@ class Rehearsal:
 
     def attempt(self, variant: Variant, rows: int, what: str) -> Tried:
         """The time that a variant needs for the rows that it hasn't answered yet, and its score so far."""
-        pace = self.found[variant.name]
+        pace, dev = self.found[variant.name], len(self.context.dev)
         if pace is None:
             raise EngineError("it broke on the first rows")
-        context, batch = self.context, LOOK_ROWS if self.context.rival else CHUNK
-        examples = context.dev[: pace.asked]
-        kept = context.bench.store.load(variant.system.digest)
-        answers = [kept[e.id].answer for e in examples if e.id in kept]
-        stop = self._stop(answers) if len(answers) == len(examples) else len(context.dev)
-        end = min(rows, stop)
-        before = self.asked.get(variant.name, pace.asked)
+        batch = LOOK_ROWS if self.context.rival else CHUNK
+        answers = self._first(variant, pace)
+        stop = self.stops.setdefault(variant.name, self._stop(answers))
+        end, before = min(rows, stop), self.asked.get(variant.name, pace.asked)
         self.spent_s += pace.seconds(end - before, batch)
         self.asked[variant.name] = max(end, before)
         full = min(batch, end)
@@ -70,12 +74,18 @@ class Rehearsal:
             variant=variant,
             value=self._value(answers),
             row_s=pace.seconds(full, full) / full,
-            stopped=stop <= end < len(context.dev),
+            stopped=stop <= end < dev,
         )
+
+    def _first(self, variant: Variant, pace: Pace) -> list[Answer]:
+        """The answers by which the pace was taken; none for a variant that was given another's pace."""
+        kept = self.context.bench.store.load(variant.system.digest)
+        first = [kept[e.id].answer for e in self.context.dev[: pace.asked] if e.id in kept]
+        return first if len(first) == pace.asked else []
 
     def _stop(self, answers: Sequence[Answer]) -> int:
         dev, rival = self.context.dev, self.context.rival
-        return rival.foreseen_stop(dev, answers, LOOK_ROWS) if rival and self.stops else len(dev)
+        return rival.foreseen_stop(dev, answers, LOOK_ROWS, self.dice) if rival and self.dice else len(dev)
 
     def _value(self, answers: Sequence[Answer]) -> float:
         context = self.context

@@ -4,6 +4,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from random import Random
 
 from rung.records import Answer, Example, Measurement, MetricName, Stopped
 from rung.scoring import stats
@@ -40,12 +41,16 @@ class Rival:
             worse = self._shown(examples, gains, 0.0)
         return Stopped(rows=len(examples), of=of, rival=self.rung, worse=worse)
 
-    def foreseen_stop(self, examples: Sequence[Example], answers: Sequence[Answer], look: int) -> int:
+    def foreseen_stop(
+        self, examples: Sequence[Example], answers: Sequence[Answer], look: int, dice: Random
+    ) -> int:
         """After how many rows, looked at after every `look`, a rung is out if it goes on as in these answers.
 
-        `answers` are those to the first examples. All examples, if it isn't out before.
+        `answers` are those to the first examples, of which a sample is drawn with replacement: what other
+        rows might have told. All examples, if it isn't out before.
         """
         known = list(self._gains(examples[: len(answers)], answers).values())
+        known = dice.choices(known, k=len(known)) if known else []
         for end in range(look, len(examples), look) if known else ():
             first = examples[:end]
             gains = {e.id: known[i % len(known)] for i, e in enumerate(first) if e.id in self.scores}

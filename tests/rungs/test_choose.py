@@ -1,6 +1,7 @@
 import time
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -240,6 +241,14 @@ class Wrong(Guesser):
         return [Answer(text="", value=-1.0) for _ in examples]
 
 
+class AsItIs(Random):
+    """Draws everything once."""
+
+    def choices(self, population, weights=None, *, cum_weights=None, k=1):
+        assert len(population) == k
+        return list(population)
+
+
 @pytest.mark.parametrize("rival_error", [None, 0.0, 1.0])
 def test_a_rehearsal_goes_the_way_of_the_choice_where_the_first_rows_are_like_the_others(
     context, rival_error
@@ -249,7 +258,7 @@ def test_a_rehearsal_goes_the_way_of_the_choice_where_the_first_rows_are_like_th
         context = against(context, rival_error, dev=200)
     tries = variants(Wrong("wrong", 0.0), Guesser("near", 1.0), Guesser("right", 0.0), Guesser("far", 9.0))
     found = dict(zip((v.name for v in tries), paces(context, tries), strict=True))
-    on = Rehearsal(context, found, stops=True)
+    on = Rehearsal(context, found, AsItIs(0))
     few = rows_to_screen(context, tries)
     screened, whole = tried(on, tries, few, 200, closing_s(context, tries), [])
     _, trials, _ = choose(context, tries)

@@ -83,7 +83,7 @@ def test_whole_groups_count_as_one_draw():
     first, second = answers([True] * 240 + [False] * 240), answers([False] * 480)
     for examples, shown in ((rows(480), True), (rows(480, group=lambda i: str(i // 16)), False)):
         assert to_beat(examples, first).beyond(examples[:64], second[:64]) is shown
-        foreseen = to_beat(examples, first).foreseen_stop(examples, second[:18], 32)
+        foreseen = to_beat(examples, first).foreseen_stop(examples, second[:18], 32, random.Random(0))
         assert foreseen == 32 if shown else foreseen > 64
 
 
