@@ -106,7 +106,7 @@ class HeldRows:
             slots += range(number * longest, number * longest + len(row))
             in_slot += [*range(first, first + len(row)), *[first % max(1, len(ids))] * (longest - len(row))]
         ends = torch.tensor([len(row) for row in tokens]).cumsum(0) - 1
-        filling = up(len(ids), ROUND) - len(ids)
+        filling = _filled(len(ids)) - len(ids)
         slots += slots[:1] * filling
         ids += ids[:1] * filling
         places = self._places(tokens)
@@ -189,6 +189,11 @@ class HeldRows:
         for into, new in zip(self.own, kept, strict=True):
             for all_slots, some in zip(into, new, strict=True):
                 all_slots[:, :, used : used + more] = some
+
+
+def _filled(tokens: int) -> int:
+    """To how many tokens a step is filled up: few shapes, and not 16 where one row writes."""
+    return 1 << (tokens - 1).bit_length() if tokens < ROUND else up(tokens, ROUND)
 
 
 def _with_room(held: Tensor, used: int, like: Tensor, more: int) -> Tensor:
