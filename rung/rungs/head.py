@@ -63,7 +63,7 @@ class Head:
         row_s = embed_s / len(rows)
         asked = sum(len(cs) for name, cs in REGULARISATION.items() if name != "tfidf")
         whole = sum(fit_s.values()) + row_s * (len(context.train) + (1 + asked) * len(context.dev))
-        least = fit_s["tfidf"] / len(REGULARISATION["tfidf"])
+        least = min(seconds / len(REGULARISATION[name]) for name, seconds in fit_s.items())
         whole = min(whole, max(least, context.seconds_left))
         return Outlook(seconds=whole, unstopped_s=whole, least_s=least)
 
