@@ -6,7 +6,6 @@ reads the keys and values of the tokens before them where they lie: a step copie
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -204,6 +203,6 @@ def _with_room(held: Tensor, used: int, like: Tensor, more: int) -> Tensor:
     return grown
 
 
-def empty_rows(model: Network, packed: Packed | None, size: int) -> Any:
+def empty_rows(model: Network, packed: Packed | None, size: int) -> Rows | HeldRows:
     """Rows that start empty: over packs where the model is known there, else by transformers."""
     return Rows(model, size) if packed is None else HeldRows(packed, size)
