@@ -32,7 +32,7 @@ def main() -> None:
     over_packs = loop.packed
     asked = context_rows(given.folder, given.test_rows)
     arm, steps = Arm(form="codes", rate=RATE), given.rows // given.batch
-    found: dict[str, list[tuple[float, float, float]]] = {side: [] for side in SIDES}
+    found: dict[str, list[tuple[float, float]]] = {side: [] for side in SIDES}
     lines = []
     for seed in range(given.seeds):
         for side in SIDES:
@@ -45,10 +45,8 @@ def main() -> None:
                     scored = state.score(arm, steps, (*context.dev, *asked))
                     answers = state.score(arm, steps, context.dev)
             speed = median([tick.tokens_per_s for tick in ticks])
-            found[side].append((answers["score"], scored["score"], speed))
-            lines.append(
-                [str(seed), side, *(f"{score:.4f}" for score in found[side][-1][:2]), f"{speed:.0f}"]
-            )
+            found[side].append((answers["score"], scored["score"]))
+            lines.append([str(seed), side, *(f"{score:.4f}" for score in found[side][-1]), f"{speed:.0f}"])
     rows = f"{len(context.dev)} dev rows"
     table(("seed", "side", rows, f"with {len(asked):,} test rows", "tokens/s"), lines)
     for place, name in enumerate(("dev rows", "dev and test rows")):

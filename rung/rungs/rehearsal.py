@@ -1,14 +1,14 @@
 """How long a rung's variants will take: the choice among them, rehearsed with what their first rows tell."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from random import Random
 
 from rung.errors import EngineError
 from rung.evaluate import CHUNK, LOOK_ROWS, Pace, timed_s
 from rung.records import Answer
 from rung.rungs.base import Context, Outlook, Variant
-from rung.rungs.paces import SCREEN_ROWS, closing_s, paces, rows_to_screen
+from rung.rungs.paces import closing_s, paces, rows_to_screen
 from rung.rungs.variants import Tried, tried
 from rung.scoring.scorers import SCORERS
 
@@ -16,18 +16,19 @@ REHEARSALS = 20
 """The mean of so many is told: few first rows leave much open of where a rung will be stopped."""
 
 
-def outlook(context: Context, variants: Sequence[Variant], screen: int = SCREEN_ROWS) -> Outlook | None:
+def outlook(context: Context, variants: Sequence[Variant]) -> Outlook | None:
     """How long `choose` and the dev score of its choice will take; None where no engine held."""
     found = dict(zip((v.name for v in variants), paces(context, variants), strict=True))
     fit = [pace for v in variants if v.shippable and (pace := found[v.name])]
     if not fit:
         return None
     dev, batch = len(context.dev), LOOK_ROWS if context.rival else CHUNK
-    few = rows_to_screen(context, variants, screen)
+    few = rows_to_screen(context, variants)
     kept_s = closing_s(context, variants)
+    first = {v.name: _first(context, v, pace) for v in variants if (pace := found[v.name])}
 
     def seconds(dice: Random | None) -> float:
-        on = Rehearsal(context, found, dice)
+        on = Rehearsal(context, found, first, dice)
         screened, whole = tried(on, variants, few, dev, kept_s, [])
         last = [one for one in (whole or screened) if one.variant.shippable and not one.stopped]
         best = max(last, key=lambda one: one.value, default=None)
@@ -41,15 +42,28 @@ def outlook(context: Context, variants: Sequence[Variant], screen: int = SCREEN_
     )
 
 
+def _first(context: Context, variant: Variant, pace: Pace) -> list[Answer]:
+    """The answers by which the pace was taken; none for a variant that was given another's pace."""
+    kept = context.bench.store.load(variant.system.digest)
+    first = [kept[e.id].answer for e in context.dev[: pace.asked] if e.id in kept]
+    return first if len(first) == pace.asked else []
+
+
 class Rehearsal:
-    """Variants tried on paper: each goes on at its pace, and scores as on its first rows.
+    """Variants tried on paper: each goes on at its pace, and scores as in its first answers.
 
     With `dice` each is stopped where the rival would be shown to be out of reach, all rows being like a
     sample of those.
     """
 
-    def __init__(self, context: Context, found: dict[str, Pace | None], dice: Random | None) -> None:
-        self.context, self.found, self.dice = context, found, dice
+    def __init__(
+        self,
+        context: Context,
+        found: Mapping[str, Pace | None],
+        first: Mapping[str, Sequence[Answer]],
+        dice: Random | None,
+    ) -> None:
+        self.context, self.found, self.first, self.dice = context, found, first, dice
         self.spent_s = 0.0
         self.asked: dict[str, int] = {}
         self.stops: dict[str, int] = {}
@@ -64,7 +78,7 @@ class Rehearsal:
         if pace is None:
             raise EngineError("it broke on the first rows")
         batch = LOOK_ROWS if self.context.rival else CHUNK
-        answers = self._first(variant, pace)
+        answers = self.first[variant.name]
         stop = self.stops.setdefault(variant.name, self._stop(answers))
         end, before = min(rows, stop), self.asked.get(variant.name, pace.asked)
         self.spent_s += pace.seconds(end - before, batch)
@@ -76,12 +90,6 @@ class Rehearsal:
             row_s=pace.seconds(full, full) / full,
             stopped=stop <= end < dev,
         )
-
-    def _first(self, variant: Variant, pace: Pace) -> list[Answer]:
-        """The answers by which the pace was taken; none for a variant that was given another's pace."""
-        kept = self.context.bench.store.load(variant.system.digest)
-        first = [kept[e.id].answer for e in self.context.dev[: pace.asked] if e.id in kept]
-        return first if len(first) == pace.asked else []
 
     def _stop(self, answers: Sequence[Answer]) -> int:
         dev, rival = self.context.dev, self.context.rival

@@ -258,7 +258,9 @@ def test_a_rehearsal_goes_the_way_of_the_choice_where_the_first_rows_are_like_th
         context = against(context, rival_error, dev=200)
     tries = variants(Wrong("wrong", 0.0), Guesser("near", 1.0), Guesser("right", 0.0), Guesser("far", 9.0))
     found = dict(zip((v.name for v in tries), paces(context, tries), strict=True))
-    on = Rehearsal(context, found, AsItIs(0))
+    kept = {v.name: context.bench.store.load(v.system.digest) for v in tries}
+    first = {name: [kept[name][e.id].answer for e in context.dev[:18]] for name in kept}
+    on = Rehearsal(context, found, first, AsItIs(0))
     few = rows_to_screen(context, tries)
     screened, whole = tried(on, tries, few, 200, closing_s(context, tries), [])
     _, trials, _ = choose(context, tries)
