@@ -14,9 +14,10 @@ from rung.scoring.measure import Timing, measurement
 from rung.system import Pool, System
 
 CHUNK = 128
-PACED_ROWS, FEWEST_PACED = 18, 4
 LOOK_ROWS = 32
 """After so many rows each time it is asked whether that is enough of them."""
+PACED_ROWS, FEWEST_PACED = LOOK_ROWS, 4
+"""All up to the first look, which are asked anyway: whether a variant is stopped there is known by then."""
 WARM_ROWS = 2
 TIMED_ROWS = 20
 FEWEST_TIMED = 5

@@ -197,7 +197,7 @@ def test_whether_rows_are_enough_is_not_asked_of_all_of_them(bench):
 def test_a_pace_is_told_by_rows_whose_answers_are_kept(bench):
     echo = Echo()
     found = pace(echo, rows(50), bench, 1000.0)
-    assert found.asked == len(echo.asked) == 18
+    assert found.asked == len(echo.asked) == LOOK_ROWS
     answers_of(echo, rows(50), bench)
     assert len(echo.asked) == 50
     assert pace(Echo(), rows(50), later(bench), 0.0).asked == 4

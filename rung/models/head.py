@@ -20,6 +20,9 @@ TFIDF_BLOCKS = (("word", (1, 2)), ("char_wb", (2, 5)))
 Features = Literal["minilm", "tfidf", "both"]
 VECTOR_WEIGHT = 2.0
 """How much a sentence vector weighs beside the two TF-IDF blocks, which have length 1 each too."""
+TOLERANCE = 1e-2
+"""Of the linear SVM. It gives 99.9 % of the answers that 1e-4 gives, in six to nine tenths of the time
+(banking77, trec_coarse, sms_spam; 1,000 to 10,000 rows); 1e-1 changes up to .4 % of them."""
 Embed: TypeAlias = Callable[[list[str]], np.ndarray]
 """Texts to unit vectors [texts, width]."""
 
@@ -90,24 +93,45 @@ def fit_minilm(vectors: np.ndarray, targets: Sequence[str], c: float) -> Head:
     return _head("minilm", model)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Counts:
+    """Texts as TF-IDF blocks, counted once for all the heads that are fitted on them.
+
+    `blocks` are sparse [texts, n-grams], one for each of TFIDF_BLOCKS.
+    """
+
+    blocks: list
+    vocabularies: tuple[tuple[str, ...], ...]
+    idf: tuple[np.ndarray, ...]
+
+
+def counted(texts: Sequence[str]) -> Counts:
+    """Word 1–2-grams and in-word character 2–5-grams, each weighted by TF-IDF.
+
+    Raises ValueError where no text holds a word.
+    """
+    vectorizers = [_vectorizer(analyzer, grams) for analyzer, grams in TFIDF_BLOCKS]
+    return Counts(
+        blocks=[v.fit_transform(texts) for v in vectorizers],
+        vocabularies=tuple(tuple(str(w) for w in v.get_feature_names_out()) for v in vectorizers),
+        idf=tuple(np.asarray(v.idf_, dtype=np.float64) for v in vectorizers),
+    )
+
+
 def fit_tfidf(
-    texts: Sequence[str], targets: Sequence[str], c: float, seed: int, vectors: np.ndarray | None = None
+    counts: Counts, targets: Sequence[str], c: float, seed: int, vectors: np.ndarray | None = None
 ) -> Head:
-    """Linear SVM on word 1–2-grams and in-word character 2–5-grams, each weighted by TF-IDF.
+    """Linear SVM on TF-IDF counts; `c` is the inverse L2 strength.
 
     With `vectors` [rows, width], the texts' sentence vectors stand beside the counts: each sees errors
     that the other makes.
     """
     from sklearn.svm import LinearSVC
 
-    vectorizers = [_vectorizer(analyzer, grams) for analyzer, grams in TFIDF_BLOCKS]
-    matrix = _beside([v.fit_transform(texts) for v in vectorizers], vectors)
-    model = LinearSVC(C=c, random_state=seed, max_iter=5000).fit(matrix, list(targets))
-    return replace(
-        _head("tfidf" if vectors is None else "both", model),
-        vocabularies=tuple(tuple(str(w) for w in v.get_feature_names_out()) for v in vectorizers),
-        idf=tuple(np.asarray(v.idf_, dtype=np.float64) for v in vectorizers),
-    )
+    model = LinearSVC(C=c, random_state=seed, max_iter=5000, tol=TOLERANCE)
+    model.fit(_beside(counts.blocks, vectors), list(targets))
+    fitted = _head("tfidf" if vectors is None else "both", model)
+    return replace(fitted, vocabularies=counts.vocabularies, idf=counts.idf)
 
 
 def calibrated(head: Head, scores: np.ndarray, targets: Sequence[str]) -> Head:

@@ -46,13 +46,14 @@ class Head:
         texts, targets = [embedded_text(e) for e in rows], [str(e.output) for e in rows]
         context.pool.embedder.embed(texts[:WARM_ROWS])
         embed_s, vectors = _seconds(lambda: context.pool.embedder.embed(texts))
-        fits = {
-            "minilm": lambda c: heads.fit_minilm(vectors, targets, c),
-            "tfidf": lambda c: heads.fit_tfidf(texts, targets, c, context.seed),
-            "both": lambda c: heads.fit_tfidf(texts, targets, c, context.seed, vectors),
-        }
         try:
-            heads.fit_tfidf(texts, targets, 1.0, context.seed)  # waits for what is loaded
+            heads.fit_tfidf(heads.counted(texts), targets, 1.0, context.seed)  # waits for what is loaded
+            count_s, counts = _seconds(lambda: heads.counted(texts))
+            fits = {
+                "minilm": lambda c: heads.fit_minilm(vectors, targets, c),
+                "tfidf": lambda c: heads.fit_tfidf(counts, targets, c, context.seed),
+                "both": lambda c: heads.fit_tfidf(counts, targets, c, context.seed, vectors),
+            }
             fit_s = {
                 name: sum(_seconds(functools.partial(fits[name], c))[0] for c in cs)
                 * (len(context.train) / len(rows)) ** GROWTH[name]
@@ -60,6 +61,7 @@ class Head:
             }
         except ValueError:
             return None  # no words to count, or one label alone among these rows
+        fit_s["tfidf"] += count_s * len(context.train) / len(rows)
         row_s = embed_s / len(rows)
         asked = sum(len(cs) for name, cs in REGULARISATION.items() if name != "tfidf")
         whole = sum(fit_s.values()) + row_s * (len(context.train) + (1 + asked) * len(context.dev))
@@ -90,6 +92,7 @@ def _fitted(context: Context, late: list[str]) -> Iterator[tuple[str, LinearHead
     texts = [embedded_text(e) for e in context.train]
     dev = [embedded_text(e) for e in context.dev]
     targets = [str(e.output) for e in context.train]
+    counts = functools.cache(lambda: heads.counted(texts))
     known = functools.cache(lambda: context.vectors(context.train))
     asked = functools.cache(lambda: context.vectors(context.dev))
     some = False
@@ -104,7 +107,7 @@ def _fitted(context: Context, late: list[str]) -> Iterator[tuple[str, LinearHead
             else:
                 beside = known() if features == "both" else None
                 try:
-                    fitted = heads.fit_tfidf(texts, targets, c, context.seed, beside)
+                    fitted = heads.fit_tfidf(counts(), targets, c, context.seed, beside)
                 except ValueError as error:
                     # Texts of single characters or emoji alone hold no words to count.
                     late.append(f"{name}: left out, {error}")

@@ -46,15 +46,17 @@ class Rival:
     ) -> int:
         """After how many rows, looked at after every `look`, a rung is out if it goes on as in these answers.
 
-        `answers` are those to the first examples, of which a sample is drawn with replacement: what other
-        rows might have told. All examples, if it isn't out before.
+        `answers` are those to the first examples. The others are as a sample of these with replacement, drawn
+        twice: which rows there might be, then which of them come. All examples, if it isn't out before.
         """
-        known = list(self._gains(examples[: len(answers)], answers).values())
-        known = dice.choices(known, k=len(known)) if known else []
-        for end in range(look, len(examples), look) if known else ():
-            first = examples[:end]
-            gains = {e.id: known[i % len(known)] for i, e in enumerate(first) if e.id in self.scores}
-            if self._shown(first, gains, self.needed):
+        first = self._gains(examples[: len(answers)], answers)
+        if not first:
+            return len(examples)
+        known = dice.choices(list(first.values()), k=len(first))
+        gains = {e.id: dice.choice(known) for e in examples[len(answers) :] if e.id in self.scores} | first
+        for end in range(look, len(examples), look):
+            asked = examples[:end]
+            if self._shown(asked, {e.id: gains[e.id] for e in asked if e.id in gains}, self.needed):
                 return end
         return len(examples)
 

@@ -47,7 +47,7 @@ class Counts:
 
     def build(self, context):
         texts, targets = [embedded_text(e) for e in context.train], [str(e.output) for e in context.train]
-        made = heads.fit_tfidf(texts, targets, 1.0, 0)
+        made = heads.fit_tfidf(heads.counted(texts), targets, 1.0, 0)
         spec = Spec(
             rung=self.name, task="t", kind="label", labels=made.labels, engine="head", features="tfidf"
         )

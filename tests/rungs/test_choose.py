@@ -6,7 +6,7 @@ from random import Random
 import pytest
 
 from rung.errors import EngineError
-from rung.evaluate import Bench, Store
+from rung.evaluate import LOOK_ROWS, Bench, Store
 from rung.records import Answer, Example
 from rung.rungs.base import Context, Variant, slug, strict_score
 from rung.rungs.paces import closing_s, paces, rows_to_screen
@@ -213,7 +213,8 @@ def test_the_seconds_of_a_choice_are_foretold_before_it_and_kept(context):
     # Each batch waits: 100 rows, then 100 more, and 22 single requests of the best variant.
     assert 0.05 < told.seconds < 2.5 and told.least_s <= told.seconds == told.unstopped_s
     asked = slow.asked
-    assert outlook(context, variants(slow, Guesser("quick", 1.0))) == told and slow.asked == asked == 18
+    assert outlook(context, variants(slow, Guesser("quick", 1.0))) == told
+    assert slow.asked == asked == LOOK_ROWS
     assert (
         outlook(
             replace(context, folder=context.folder / "other"),
@@ -259,7 +260,7 @@ def test_a_rehearsal_goes_the_way_of_the_choice_where_the_first_rows_are_like_th
     tries = variants(Wrong("wrong", 0.0), Guesser("near", 1.0), Guesser("right", 0.0), Guesser("far", 9.0))
     found = dict(zip((v.name for v in tries), paces(context, tries), strict=True))
     kept = {v.name: context.bench.store.load(v.system.digest) for v in tries}
-    first = {name: [kept[name][e.id].answer for e in context.dev[:18]] for name in kept}
+    first = {name: [kept[name][e.id].answer for e in context.dev[:LOOK_ROWS]] for name in kept}
     on = Rehearsal(context, found, first, AsItIs(0))
     few = rows_to_screen(context, tries)
     screened, whole = tried(on, tries, few, 200, closing_s(context, tries), [])
@@ -275,4 +276,4 @@ def test_a_rung_that_is_far_behind_is_foretold_to_be_stopped(context):
     slow = Guesser("slow", 1.0, pause_s=0.02)
     told = outlook(context, variants(slow))
     assert told is not None and told.seconds < told.unstopped_s
-    assert slow.asked == 18
+    assert slow.asked == LOOK_ROWS

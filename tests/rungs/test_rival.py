@@ -87,6 +87,16 @@ def test_whole_groups_count_as_one_draw():
         assert foreseen == 32 if shown else foreseen > 64
 
 
+@pytest.mark.parametrize("wrong", [3, 24])
+def test_what_the_first_look_shows_is_known_before_it(wrong):
+    examples = rows(480)
+    second = answers([False] * wrong + [True] * (32 - wrong))
+    bar = to_beat(examples, answers([True] * 440 + [False] * 40))
+    found = {bar.foreseen_stop(examples, second, 32, random.Random(seed)) for seed in range(20)}
+    assert bar.beyond(examples[:32], second) is (found == {32})
+    assert len(found) > 2 or wrong == 24, "later looks depend on the rows to come"
+
+
 def test_a_group_is_counted_once_all_its_rows_were_asked():
     examples = rows(128, group=lambda i: str(i // 2) if i < 126 else "last")
     bar = to_beat(examples, answers([True] * 128))
