@@ -25,6 +25,7 @@ from rung.engines.parallel import side_by_side, workers
 from rung.engines.rows import Network, Rows, attention_windows, in_batches, pad_right, shared_prefix
 from rung.engines.trie import Search, Trie
 from rung.errors import EngineError
+from rung.models.processor import multiplies_bf16
 from rung.models.weights import lost_weights, quiet
 
 Tokens = tuple[int, ...]
@@ -38,14 +39,11 @@ ANSWER_TOKENS = 8192
 """Prompts and answers of rows that are written together: a step reads all weights, for any number of rows."""
 MOST_ROWS = 64
 """Rows whose logits over the whole vocabulary are held at once."""
-BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def best_dtype() -> torch.dtype:
-    """bf16 where this machine has instructions for it, else fp32: always the same on the same machine."""
-    if torch.cuda.is_available():
-        return torch.bfloat16
-    return torch.bfloat16 if BF16_FLAGS & _processor_flags(Path("/proc/cpuinfo")) else torch.float32
+    """bf16 on a GPU and where the processor multiplies it, else fp32: always the same on the same machine."""
+    return torch.bfloat16 if torch.cuda.is_available() or multiplies_bf16() else torch.float32
 
 
 def load_model(folder: Path, dtype: torch.dtype | None = None, attention: str = "sdpa") -> Network:
@@ -315,20 +313,6 @@ def _even(lengths: Sequence[int | None], shared: int, budget: int, count: int) -
     own = [length - shared for length in lengths if length is not None]
     rounds = -(-sum(own) // (budget * count))
     return min(budget, sum(own) // max(1, rounds * count) + max(own, default=0))
-
-
-def _processor_flags(path: Path) -> frozenset[str]:
-    """The instruction set extensions that the kernel names; none where it doesn't tell."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return frozenset()
-    return frozenset(
-        flag
-        for line in lines
-        if line.startswith(("flags", "Features"))
-        for flag in line.partition(":")[2].split()
-    )
 
 
 def _failed_completion(prompt: Tokens, failure: str) -> Completion:

@@ -1,7 +1,7 @@
 """Sentence vectors: mean-pooled, normalised outputs of a small BERT, and their cache on disk."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -10,17 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rung.errors import ModelError
+from rung.models.bert import Bert
+from rung.models.processor import multiplies_bf16
 from rung.models.resolve import Model, resolve
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-    from transformers import PreTrainedModel
 
 Vectors: TypeAlias = NDArray[np.float32]
 Rows: TypeAlias = Callable[[int, int], None]
 """Called with (texts done, texts)."""
 
-_BATCH: Final = 64
+BATCH_TOKENS: Final = 2048
 
 
 def no_rows(done: int, total: int) -> None:
@@ -49,37 +50,32 @@ class Embedder:
         """One vector of length 1 for each text: float32, [texts, 384].
 
         Mean of the last layer over the text's tokens, as all-MiniLM-L6-v2 was trained; text past 256
-        tokens is cut. Batches hold texts of like length, so little is padded.
+        tokens is cut. Batches hold texts of like length, so little is padded. In bf16 where the processor
+        multiplies it: the cosine to the vector in fp32 is .9999 then.
         """
         import torch
 
         if not texts:
-            return np.zeros((0, self._network.config.hidden_size), dtype=np.float32)
+            return np.zeros((0, self._network.width), dtype=np.float32)
         rows = self._tokenizer.encode_batch(list(texts))
         order = sorted(range(len(rows)), key=lambda i: (len(rows[i].ids), i))
-        vectors = np.empty((len(rows), self._network.config.hidden_size), dtype=np.float32)
-        for begin in range(0, len(order), _BATCH):
-            chosen = order[begin : begin + _BATCH]
-            width = max(len(rows[i].ids) for i in chosen)
-            ids = torch.zeros((len(chosen), width), dtype=torch.long)
-            mask = torch.zeros((len(chosen), width), dtype=torch.long)
-            for row, i in enumerate(chosen):
-                count = len(rows[i].ids)
-                ids[row, :count] = torch.tensor(rows[i].ids)
-                mask[row, :count] = 1
+        vectors = np.empty((len(rows), self._network.width), dtype=np.float32)
+        done = 0
+        for chosen in _batches(order, [len(row.ids) for row in rows]):
+            sizes = [len(rows[i].ids) for i in chosen]
+            ids = [rows[i].ids + [0] * (max(sizes) - len(rows[i].ids)) for i in chosen]
             with torch.inference_mode():
-                hidden = self._network(input_ids=ids, attention_mask=mask).last_hidden_state
-                weight = mask.unsqueeze(-1).to(hidden.dtype)
-                mean = (hidden * weight).sum(1) / weight.sum(1)
+                mean = self._network.mean(torch.tensor(ids), torch.tensor(sizes))
                 vectors[chosen] = torch.nn.functional.normalize(mean, dim=-1).numpy()
-            progress(min(begin + _BATCH, len(order)), len(order))
+            done += len(chosen)
+            progress(done, len(order))
         return vectors
 
     def cached_embeddings(
         self, texts: Sequence[str], cache_dir: Path, *, progress: Rows = no_rows
     ) -> Vectors:
         """`embed`, read from `cache_dir` when this model has embedded these texts, in this order, before."""
-        digest = hashlib.sha256(self.model.digest.encode())
+        digest = hashlib.sha256(f"{self.model.digest} {'bf16' if multiplies_bf16() else 'fp32'}".encode())
         for text in texts:
             content = text.encode("utf-8", "surrogatepass")
             digest.update(len(content).to_bytes(8, "little") + content)
@@ -108,7 +104,7 @@ class Embedder:
         return tokenizer
 
     @cached_property
-    def _network(self) -> "PreTrainedModel":
+    def _network(self) -> Bert:
         import torch
         from transformers import BertModel
 
@@ -127,4 +123,16 @@ class Embedder:
             raise ModelError(
                 f"{str(self.model.folder)!r} lacks the weights {lost[:3]!r}: bring the model again"
             )
-        return network.eval()
+        return Bert(network, torch.bfloat16 if multiplies_bf16() else torch.float32)
+
+
+def _batches(order: Sequence[int], sizes: Sequence[int]) -> Iterator[list[int]]:
+    """`order`, shortest first, cut into batches of about `BATCH_TOKENS` tokens, padding included."""
+    batch: list[int] = []
+    for i in order:
+        if batch and (len(batch) + 1) * sizes[i] > BATCH_TOKENS:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch

@@ -234,20 +234,6 @@ def test_a_model_that_bends_its_logits_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "flag"),
-    [
-        ("flags\t\t: fpu avx512_bf16 sse\n", True),
-        ("Features\t: fp bf16\n", True),
-        ("flags: avx512f\nbugs: bf16\n", False),
-    ],
-)
-def test_bf16_is_read_off_the_processors_flags(tmp_path, text, flag):
-    (tmp_path / "cpuinfo").write_text(text)
-    assert bool(module.BF16_FLAGS & module._processor_flags(tmp_path / "cpuinfo")) is flag
-    assert module._processor_flags(tmp_path / "nothing") == frozenset()
-
-
-@pytest.mark.parametrize(
     "statement",
     [
         "import rung.system",
