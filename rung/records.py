@@ -195,14 +195,13 @@ class Trial:
 class Forecast:
     """How long a rung was said to take, its dev score included, before it began; in seconds.
 
-    `seconds` is None where that couldn't be told yet; it may take `most_s` by the budget. `unstopped_s` is
-    what it would take if, other than its first rows point to, it weren't stopped; None where that is much the
-    same. `after_s` had gone into
-    measuring all that.
+    `seconds` is None where that couldn't be told yet; it may take `most_s` by the budget. `range_s` are the
+    ends between which it would lie four times in five, where they are far apart: the rows decide when a rung
+    is stopped. `after_s` had gone into measuring all that.
     """
 
     seconds: float | None
-    unstopped_s: float | None
+    range_s: tuple[float, float] | None
     most_s: float
     after_s: float
 

@@ -14,8 +14,8 @@ A head is done in a minute or two; a tenth of five minutes was too short to comp
 """
 MOST_SHARE = 0.5
 """Where one pass over the dev rows needs more than the share, a rung may take so much of what is left."""
-CLEARLY_SOONER = 0.8
-"""Two times are told where a stop would save more than a fifth."""
+CLEARLY_OPEN = 1.3
+"""A range is told where its end is so many times its beginning."""
 
 
 def share_s(rung: str, later: Sequence[str], left_s: float) -> float:
@@ -38,10 +38,10 @@ def too_slow(found: Outlook | None, *, share_s: float, left_s: float, last: bool
 def forecast(found: Outlook | None, *, most_s: float, after_s: float) -> Forecast:
     """What is told of a rung before it begins."""
     if found is None:
-        return Forecast(seconds=None, unstopped_s=None, most_s=most_s, after_s=after_s)
-    sooner = found.seconds < CLEARLY_SOONER * found.unstopped_s
-    unstopped_s = found.unstopped_s if sooner else None
-    return Forecast(seconds=found.seconds, unstopped_s=unstopped_s, most_s=most_s, after_s=after_s)
+        return Forecast(seconds=None, range_s=None, most_s=most_s, after_s=after_s)
+    ends = (found.low_s, found.high_s)
+    range_s = ends if found.high_s > CLEARLY_OPEN * found.low_s else None
+    return Forecast(seconds=found.seconds, range_s=range_s, most_s=most_s, after_s=after_s)
 
 
 def said(rung: str, told: Forecast, rival: str | None) -> str:
@@ -50,6 +50,7 @@ def said(rung: str, told: Forecast, rival: str | None) -> str:
         most = duration_text(max(0.0, told.most_s))
         return f"{rung}: at most {most}, by the budget; how much of that can't be told before it begins"
     about = f"{rung}: about {duration_text(told.seconds)}"
-    if told.unstopped_s is None:
+    if told.range_s is None:
         return about
-    return f"{about}, or {duration_text(told.unstopped_s)} if it keeps up with {rival}"
+    low, high = map(duration_text, told.range_s)
+    return f"{about}, {low} to {high} by how long it keeps up with {rival}"

@@ -218,11 +218,9 @@ def took_text(result: RungResult) -> str:
     if told is not None and result.took_s:
         if told.seconds is None:
             parts.append(f"no time predicted, at most {duration_text(max(0.0, told.most_s))}")
-        elif told.unstopped_s is not None:
-            stopped, whole = duration_text(told.seconds), duration_text(told.unstopped_s)
-            parts.append(f"predicted {stopped}, or {whole} if not stopped")
         else:
-            parts.append(f"predicted {duration_text(told.seconds)}")
+            ends = f" ({' to '.join(map(duration_text, told.range_s))})" if told.range_s else ""
+            parts.append(f"predicted {duration_text(told.seconds)}{ends}")
         parts.append(f"took {duration_text(result.took_s)}")
     if result.build_peak_mb:
         parts.append(f"peak memory {memory_text(result.build_peak_mb)}")

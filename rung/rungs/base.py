@@ -191,12 +191,13 @@ class Built:
 class Outlook:
     """Seconds that a rung will take from now on, with its dev score and the timing of single requests.
 
-    `seconds` are those to expect, stopped where its first rows point to that; `unstopped_s` if it isn't
-    stopped; `least_s` with its quickest variant alone.
+    `seconds` are those to expect; where they hang on when the rung is stopped, four times in five they are
+    from `low_s` to `high_s`. `least_s` with its quickest variant alone.
     """
 
     seconds: float
-    unstopped_s: float
+    low_s: float
+    high_s: float
     least_s: float
 
 

@@ -67,7 +67,7 @@ class Head:
         whole = sum(fit_s.values()) + row_s * (len(context.train) + (1 + asked) * len(context.dev))
         least = min(seconds / len(REGULARISATION[name]) for name, seconds in fit_s.items())
         whole = min(whole, max(least, context.seconds_left))
-        return Outlook(seconds=whole, unstopped_s=whole, least_s=least)
+        return Outlook(seconds=whole, low_s=whole, high_s=whole, least_s=least)
 
     def build(self, context: Context) -> Built:
         """Fit every variant on the training rows, calibrate it on dev, and keep the best on dev."""

@@ -13,8 +13,9 @@ from rung.rungs.base import Context, Variant
 
 SCREEN_ROWS = 100
 FEWEST_SCREENED = 20
-PILOTS_S = 40.0
-"""Of all variants together, at most: where answers are slow, each answers fewer rows to tell its pace."""
+PILOTS_S, PILOTS_SHARE = 40.0, 0.2
+"""Of all variants together at most, and of the rung's time: where answers are slow, each answers fewer rows
+to tell its pace."""
 
 
 def paces(context: Context, variants: Sequence[Variant]) -> list[Pace | None]:
@@ -22,12 +23,13 @@ def paces(context: Context, variants: Sequence[Variant]) -> list[Pace | None]:
 
     def measured() -> Json:
         found: list[Pace | None] = []
+        most_s = min(PILOTS_S, PILOTS_SHARE * context.seconds_left) / len(variants)
         for variant in variants:
             first = found[0] if found else None
             if first and first.row_s * len(context.dev) > context.seconds_left:
                 found.append(first)  # there is time for the first variant alone, if at all
                 continue
-            found.append(_pace(context, variant, PILOTS_S / len(variants)))
+            found.append(_pace(context, variant, most_s))
         return [pace and asdict(pace) for pace in found]
 
     kept = context.settled("seconds per answer", measured)

@@ -13,7 +13,7 @@ from rung.rungs.variants import Tried, tried
 from rung.scoring.scorers import SCORERS
 
 REHEARSALS = 20
-"""The mean of so many is told: few first rows leave much open of where a rung will be stopped."""
+"""Their median is told, and the ends of most of them: the first rows leave open when a rung is stopped."""
 
 
 def outlook(context: Context, variants: Sequence[Variant]) -> Outlook | None:
@@ -27,7 +27,7 @@ def outlook(context: Context, variants: Sequence[Variant]) -> Outlook | None:
     kept_s = closing_s(context, variants)
     first = {v.name: _first(context, v, pace) for v in variants if (pace := found[v.name])}
 
-    def seconds(dice: Random | None) -> float:
+    def seconds(dice: Random) -> float:
         on = Rehearsal(context, found, first, dice)
         screened, whole = tried(on, variants, few, dev, kept_s, [])
         last = [one for one in (whole or screened) if one.variant.shippable and not one.stopped]
@@ -35,9 +35,12 @@ def outlook(context: Context, variants: Sequence[Variant]) -> Outlook | None:
         pace = best and found[best.variant.name]
         return on.spent_s + (timed_s(pace.alone_s) if pace else 0.0)
 
+    times = sorted(seconds(Random(seed)) for seed in range(REHEARSALS))
+    tail = REHEARSALS // 10
     return Outlook(
-        seconds=statistics.fmean(seconds(Random(seed)) for seed in range(REHEARSALS)),
-        unstopped_s=seconds(None),
+        seconds=statistics.median(times),
+        low_s=times[tail - 1],
+        high_s=times[-tail],
         least_s=min(pace.seconds(dev - pace.asked, batch) + timed_s(pace.alone_s) for pace in fit),
     )
 
@@ -52,8 +55,8 @@ def _first(context: Context, variant: Variant, pace: Pace) -> list[Answer]:
 class Rehearsal:
     """Variants tried on paper: each goes on at its pace, and scores as in its first answers.
 
-    With `dice` each is stopped where the rival would be shown to be out of reach, all rows being like a
-    sample of those.
+    Each is stopped where the rival would be shown to be out of reach, the rows to come being like a sample
+    of those.
     """
 
     def __init__(
@@ -61,7 +64,7 @@ class Rehearsal:
         context: Context,
         found: Mapping[str, Pace | None],
         first: Mapping[str, Sequence[Answer]],
-        dice: Random | None,
+        dice: Random,
     ) -> None:
         self.context, self.found, self.first, self.dice = context, found, first, dice
         self.spent_s = 0.0
@@ -93,7 +96,7 @@ class Rehearsal:
 
     def _stop(self, answers: Sequence[Answer]) -> int:
         dev, rival = self.context.dev, self.context.rival
-        return rival.foreseen_stop(dev, answers, LOOK_ROWS, self.dice) if rival and self.dice else len(dev)
+        return rival.foreseen_stop(dev, answers, LOOK_ROWS, self.dice) if rival else len(dev)
 
     def _value(self, answers: Sequence[Answer]) -> float:
         context = self.context

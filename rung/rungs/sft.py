@@ -48,7 +48,7 @@ class Sft:
         forms, plan = _planned(context)
         tuning_s, closing_s = foresee(context, forms, plan)
         seconds = tuning_s + closing_s + RESERVE_USED * plan.reserve_s
-        return Outlook(seconds=seconds, unstopped_s=seconds, least_s=closing_s)
+        return Outlook(seconds=seconds, low_s=seconds, high_s=seconds, least_s=closing_s)
 
     def build(self, context: Context) -> Built:
         """Search, train, convert, prove parity, and settle the engine.

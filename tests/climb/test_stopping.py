@@ -62,7 +62,7 @@ class Told(Always):
     least_s: float = 1.0
 
     def outlook(self, context):
-        return Outlook(seconds=self.seconds, unstopped_s=5.0, least_s=self.least_s)
+        return Outlook(seconds=self.seconds, low_s=1.5, high_s=5.0, least_s=self.least_s)
 
 
 def test_a_rung_that_cannot_beat_a_cheaper_one_is_stopped_and_said_to_be(task, options, monkeypatch):
@@ -116,10 +116,10 @@ def test_how_long_a_rung_takes_is_said_before_it_and_kept(task, options, monkeyp
     found, _ = climb(task, replace(options, rungs=names), log)
     said = "good: at most 5 m 00 s, by the budget; how much of that can't be told before it begins"
     assert said in log.lines
-    assert "one: about 2.0 s, or 5.0 s if it keeps up with good" in log.lines
+    assert "one: about 2.0 s, 1.5 s to 5.0 s by how long it keeps up with good" in log.lines
     good, one = found.results
     assert good.forecast is not None and good.forecast.seconds is None
-    assert one.forecast is not None and (one.forecast.seconds, one.forecast.unstopped_s) == (2.0, 5.0)
+    assert one.forecast is not None and (one.forecast.seconds, one.forecast.range_s) == (2.0, (1.5, 5.0))
     assert 0 < one.took_s < 60 and one.build_peak_mb > 10 and found.test_peak_mb > 10
 
 
@@ -157,7 +157,7 @@ def test_what_a_rung_leaves_of_the_budget_goes_to_all_that_come():
 
 def test_a_rung_may_exceed_its_share_by_one_pass_over_dev_but_never_the_half_of_what_is_left():
     def told(least_s, last=False):
-        found = Outlook(seconds=5.0, unstopped_s=900.0, least_s=least_s)
+        found = Outlook(seconds=5.0, low_s=5.0, high_s=900.0, least_s=least_s)
         return budget.too_slow(found, share_s=100.0, left_s=600.0, last=last)
 
     assert told(299.0) is None and told(599.0, last=True) is None
@@ -167,10 +167,10 @@ def test_a_rung_may_exceed_its_share_by_one_pass_over_dev_but_never_the_half_of_
     assert budget.too_slow(None, share_s=0.0, left_s=0.0, last=True) is None
 
 
-def test_one_time_is_told_where_a_stop_would_hardly_save_any():
-    found = Outlook(seconds=9.0, unstopped_s=10.0, least_s=1.0)
+def test_one_time_is_told_where_the_ends_are_near_each_other():
+    found = Outlook(seconds=9.0, low_s=8.0, high_s=10.0, least_s=1.0)
     told = budget.forecast(found, most_s=20.0, after_s=1.0)
-    assert told == Forecast(seconds=9.0, unstopped_s=None, most_s=20.0, after_s=1.0)
+    assert told == Forecast(seconds=9.0, range_s=None, most_s=20.0, after_s=1.0)
     assert budget.said("two", told, "one") == "two: about 9.0 s"
 
 

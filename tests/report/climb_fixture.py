@@ -200,7 +200,7 @@ def stopped_climb() -> Climb:
     """The climb, few_shot being stopped after 64 dev rows; both have a forecast."""
     climb = synthetic_climb()
     head, prompt, few_shot, *others = climb.results
-    told = Forecast(seconds=22.0, unstopped_s=95.0, most_s=200.0, after_s=9.0)
+    told = Forecast(seconds=22.0, range_s=(12.0, 95.0), most_s=200.0, after_s=9.0)
     few_shot = replace(
         few_shot,
         dev=measurement("few_shot", "dev", 64, 0.75, p50_s=0.0, memory_mb=0.0),
@@ -210,8 +210,8 @@ def stopped_climb() -> Climb:
         forecast=told,
         took_s=31.0,
     )
-    prompt = replace(prompt, forecast=replace(told, seconds=58.0, unstopped_s=None), took_s=63.0)
-    head = replace(head, forecast=replace(told, seconds=None, unstopped_s=None), took_s=8.0)
+    prompt = replace(prompt, forecast=replace(told, seconds=58.0, range_s=None), took_s=63.0)
+    head = replace(head, forecast=replace(told, seconds=None, range_s=None), took_s=8.0)
     return replace(climb, results=(head, prompt, few_shot, *others), test_peak_mb=2100.0)
 
 
