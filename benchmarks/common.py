@@ -70,8 +70,8 @@ def in_child(script: str, job: dict[str, Any], python: str = sys.executable) -> 
 @contextmanager
 def opened(folder: Path, dev_rows: int | None = None) -> Iterator[Context]:
     """A label set as the rungs get it, with the default model, no deadline, and a folder for the while."""
+    from rung.checks.rows import prepare
     from rung.climb.climb import Options
-    from rung.climb.rows import prepare
     from rung.evaluate import Bench, Store
     from rung.models.resolve import resolve
     from rung.report.text import Screen

@@ -77,8 +77,10 @@ def learned(folder: Path, timed: Callable[..., Any]) -> None:
     """Reading, parting and checking rows; heads; neighbours."""
     import numpy as np
 
+    from rung.checks.base import Subject
+    from rung.checks.rows import near_duplicates
+    from rung.checks.table import check
     from rung.data import splits
-    from rung.data.checks import check
     from rung.data.sources import conform, read_source
     from rung.models.embed import Embedder
     from rung.models.head import counted, fit_tfidf
@@ -91,7 +93,9 @@ def learned(folder: Path, timed: Callable[..., Any]) -> None:
     timed("grouping equal inputs", lambda: splits._blocks(rows))
     parts = timed("splits", lambda: splits.split(rows, test=None, seed=0, stratify=True))
     task, _ = timed("inferring the task", lambda: infer(task, (*parts.train, *parts.dev)))
-    timed("checks", lambda: check(parts, task))
+    near = timed("near duplicates", lambda: near_duplicates(rows))
+    subject = Subject(task=task, splits=parts, near=near)
+    timed("checks", lambda: check(subject, (), ("rows",)))
     texts, targets = [row.input for row in rows], [str(row.output) for row in rows]
     timed("TF-IDF head", lambda: fit_tfidf(counted(texts), targets, 1.0, 0))
     embedder = Embedder()

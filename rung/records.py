@@ -29,12 +29,49 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """What a data check found: which check, how grave, which rows, and what to do."""
+    """What a data check found: which check, how grave, which rows, and what to do.
+
+    `rows` are the places of the first of `count` rows, `details` a line on each thing worth a look.
+    `accepted`: it would block, but the user goes on all the same.
+    """
 
     check: str
     severity: Severity
     message: str
     rows: tuple[str, ...] = ()
+    count: int = 0
+    details: tuple[str, ...] = ()
+    accepted: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckRun:
+    """What became of a data check: how many findings it gave, or why it was left out."""
+
+    number: int
+    name: str
+    what: str
+    findings: int
+    left_out: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataReport:
+    """What the checks say of a task's rows. `parts` are the names of the splits with their rows.
+
+    `digest` is that of the rows and their parts, `inferred` what the rows decided.
+    """
+
+    task: str
+    kind: OutputKind
+    parts: tuple[tuple[str, int], ...]
+    digest: str
+    inferred: tuple[str, ...]
+    findings: tuple[Finding, ...]
+    checks: tuple[CheckRun, ...]
+    accepted: tuple[str, ...]
+    seconds: float
+    versions: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -284,6 +321,7 @@ class Climb:
     openings: int
     inferred: tuple[str, ...]
     findings: tuple[Finding, ...]
+    checks: tuple[CheckRun, ...]
     results: tuple[RungResult, ...]
     dev_decision: Decision
     decision: Decision

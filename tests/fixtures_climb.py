@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from rung.checks.rows import prepare
 from rung.climb.climb import Options
-from rung.climb.rows import prepare
 from rung.evaluate import Bench, Store
 from rung.models.resolve import resolve
 from rung.rungs.base import Context

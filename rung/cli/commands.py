@@ -38,6 +38,8 @@ class ClimbChoices:
         Seed of every random choice; by default the task's.
     format
         How rows are written: auto, io, chat, prompt_completion, alpaca or sharegpt.
+    accept
+        Data checks that may find what would block, with commas between; the report keeps that.
     """
 
     test: Path | None = None
@@ -49,6 +51,7 @@ class ClimbChoices:
     rungs: List = ""
     seed: int | None = None
     format: str = "auto"
+    accept: List = ""
 
 
 def climb(task: Path, /, *, choices: ClimbChoices | None = None) -> None:
@@ -82,11 +85,72 @@ def climb(task: Path, /, *, choices: ClimbChoices | None = None) -> None:
         rungs=_listed(choices.rungs),
         seed=choices.seed,
         format=choices.format,
+        accept=_listed(choices.accept),
     )
     with Screen() as screen:
         result, run = run_climb(task, options, screen)
     write_report(result, run / "report.html")
     show(result, Console(), run)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class CheckChoices:
+    """What `check` may be told.
+
+    Parameters
+    ----------
+    test
+        Rows for the verdict; without it a part of TASK's rows is put aside, as a climb would do.
+    out
+        Folder of the report; by default a folder in ./runs named after the task.
+    models
+        Model to check prompts for, instead of the task's; it isn't brought for that, only used if it's here.
+    format
+        How rows are written: auto, io, chat, prompt_completion, alpaca or sharegpt.
+    accept
+        Checks that may find what would block, with commas between; the report keeps that.
+    """
+
+    test: Path | None = None
+    out: Path | None = None
+    models: List = ""
+    format: str = "auto"
+    accept: List = ""
+
+
+def check(task: Path, /, *, choices: CheckChoices | None = None) -> None:
+    """Look through a task's rows for what would spoil training or scores, before any model sees them.
+
+    Example: rung check tickets.jsonl
+
+    Ends with status 2 where something blocks a climb.
+
+    Parameters
+    ----------
+    task
+        A task.yaml, a folder that holds one, or a file of rows (.jsonl, .json, .csv, .tsv, .parquet).
+    """
+    from rich.console import Console
+
+    from rung.checks.examine import stop_on_block
+    from rung.climb.checking import CheckOptions, check_rows
+    from rung.report.data import show_data, write_data_page
+    from rung.report.text import Screen
+
+    choices = choices or CheckChoices()
+    options = CheckOptions(
+        test=choices.test,
+        out=choices.out,
+        models=_listed(choices.models),
+        format=choices.format,
+        accept=_listed(choices.accept),
+    )
+    with Screen() as screen:
+        found, folder = check_rows(task, options, screen)
+    write_data_page(found, folder / "data_report.html")
+    show_data(found, Console(), folder)
+    stop_on_block(found.findings)
 
 
 def report(run: Path | None = None, /, *, html: Path | None = None) -> None:

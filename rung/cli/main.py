@@ -25,7 +25,7 @@ app = App(
     version=__version__,
     suppress_keyboard_interrupt=False,
 )
-for command in (commands.climb, commands.report, commands.ask, commands.models):
+for command in (commands.check, commands.climb, commands.report, commands.ask, commands.models):
     app.command(command)
 
 

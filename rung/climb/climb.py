@@ -12,13 +12,16 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from rung import __version__, evaluate
+from rung.checks.examine import examined, report_of, stop_on_block, tell, together, write_report
+from rung.checks.lengths import too_long
+from rung.checks.rows import Prepared, prepare
+from rung.checks.table import Checked, known_names
 from rung.climb import budget, sealed
 from rung.climb.decide import ALPHA, MIN_ROWS, decide, to_beat
 from rung.climb.disagree import disagreements
 from rung.climb.machine import Watch, describe_machine, versions
-from rung.climb.rows import Prepared, length_findings, prepare, too_long
 from rung.climb.stored import CLIMB_FILE, kept_system, load, load_climb
-from rung.errors import DataError, EngineError, ModelError, RunError, RungError, TaskError
+from rung.errors import EngineError, ModelError, RunError, RungError, TaskError
 from rung.evaluate import Bench, Store
 from rung.models.resolve import Model, resolve
 from rung.records import (
@@ -59,6 +62,7 @@ class Options:
     rungs: tuple[str, ...] = ()
     seed: int | None = None
     format: str = "auto"
+    accept: tuple[str, ...] = ()
 
 
 def climb(source: Path, options: Options, reporter: Reporter) -> tuple[Climb, Path]:
@@ -68,12 +72,13 @@ def climb(source: Path, options: Options, reporter: Reporter) -> tuple[Climb, Pa
     command takes up an interrupted climb where it stopped.
     """
     chosen = _chosen_rungs(options)
+    known_names(options.accept)
     prepared = prepare(source, options)
     for line in prepared.inferred:
         reporter.say(line)
-    for finding in prepared.findings:
-        reporter.say(f"{finding.severity}: {finding.message}")
-    _stop_on_block(prepared)
+    found = examined(prepared, options.accept, ("rows",))
+    tell((*found.findings, *prepared.notes), reporter)
+    stop_on_block(found.findings)
     model = _model(prepared.task.models[0], reporter)
     config = _config(prepared, model, options)
     run = options.out or Path("runs") / f"{prepared.task.name}-{digest_of(config)[:8]}"
@@ -85,7 +90,7 @@ def climb(source: Path, options: Options, reporter: Reporter) -> tuple[Climb, Pa
         if resumed:
             reporter.say(f"going on with {run}")
         with Pool(models={model.digest: model}) as pool:
-            done = _Climbing(prepared, model, options, run, pool, reporter).run(chosen)
+            done = _Climbing(prepared, found, model, options, run, pool, reporter).run(chosen)
         write_text(run / CLIMB_FILE, TypeAdapter(Climb).dump_json(done).decode("utf-8"))
     return done, run
 
@@ -93,23 +98,39 @@ def climb(source: Path, options: Options, reporter: Reporter) -> tuple[Climb, Pa
 class _Climbing:
     """One climb in progress."""
 
-    def __init__(
-        self, prepared: Prepared, model: Model, options: Options, run: Path, pool: Pool, reporter: Reporter
+    def __init__(  # noqa: PLR0913 (all that a climb rests on)
+        self,
+        prepared: Prepared,
+        found: Checked,
+        model: Model,
+        options: Options,
+        run: Path,
+        pool: Pool,
+        reporter: Reporter,
     ) -> None:
-        self.model, self.options = model, options
+        self.prepared, self.model, self.options = prepared, model, options
         self.run_folder, self.reporter = run, reporter
         self.bench = Bench(pool=pool, store=Store(run / "answers"), metric=_metric(prepared))
         self.too_long = too_long(prepared.splits, pool.chat(model), context_of(model))
-        more = length_findings(prepared.splits, self.too_long, context_of(model))
-        for finding in more:
-            reporter.say(f"{finding.severity}: {finding.message}")
-        self.prepared = replace(prepared, findings=(*prepared.findings, *more))
+        self.checked = self.examine(found)
         self.systems: dict[str, System] = {}
         self.test_peak_mb = 0.0
         clock = run / CLOCK_FILE
         spent = read_json(clock) if clock.exists() else {"seconds": 0.0, "building": {}}
         self.start = time.monotonic() - float(spent["seconds"])
         self.building: dict[str, float] = dict(spent.get("building", {}))
+
+    def examine(self, found: Checked) -> Checked:
+        """The checks that need the models, after those of the rows alone. Raises DataError at what blocks."""
+        start, pool, accepted = time.monotonic(), self.bench.pool, self.options.accept
+        chat, limit = pool.chat(self.model), context_of(self.model)
+        more = examined(self.prepared, accepted, ("vectors", "chat"), chat=chat, limit=limit)
+        tell(more.findings, self.reporter)
+        checked = together(found, more)
+        seconds = time.monotonic() - start
+        write_report(report_of(self.prepared, checked, accepted, seconds, versions()), self.run_folder)
+        stop_on_block(more.findings)
+        return checked
 
     def run(self, rungs: list[tuple[int, Rung]]) -> Climb:
         """Every rung in order, then the decisions."""
@@ -371,7 +392,8 @@ class _Climbing:
             test_given=prepared.splits.test_given,
             openings=sealed.openings(self.run_folder, sealed.rows_digest(prepared.splits.test)),
             inferred=prepared.inferred,
-            findings=prepared.findings,
+            findings=(*self.checked.findings, *prepared.notes),
+            checks=self.checked.runs,
             results=tuple(results),
             dev_decision=on_dev,
             decision=decision,
@@ -420,12 +442,6 @@ def _chosen_rungs(options: Options) -> list[tuple[int, Rung]]:
             meant = f"did you mean {near[0]!r}? " if near else ""
             raise TaskError(f"no rung is called {name!r}; {meant}The ladder has {', '.join(names)}")
     return [(i, rung) for i, rung in enumerate(LADDER) if not options.rungs or rung.name in options.rungs]
-
-
-def _stop_on_block(prepared: Prepared) -> None:
-    blocks = [f.message for f in prepared.findings if f.severity == "block"]
-    if blocks:
-        raise DataError("the data can't be used: " + " · ".join(blocks))
 
 
 def _model(name: str, reporter: Reporter) -> Model:

@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 from rung.errors import DataError
 from rung.task.outputs import read_json, shown
 
-Row: TypeAlias = tuple[str, dict[str, Any]]
-"""Where the row stands (file:line) and its columns."""
+Row: TypeAlias = tuple[str, dict[str, Any] | DataError]
+"""Where a row stands (file:line) and its columns, or why it can't be read where the next ones can."""
 
 MAX_ROW_BYTES = 1024 * 1024
 MAX_LIST_BYTES = 256 * 1024 * 1024
@@ -18,9 +18,9 @@ BOM = b"\xef\xbb\xbf"
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """The rows of the file, one by one; the reader is chosen by the extension.
+    """The rows of the file, one by one, a broken one with the reason; the reader is chosen by the extension.
 
-    DataError for a file that is missing, empty, of an unknown kind, not UTF-8, or broken at some line.
+    DataError for a file that is missing, empty, of an unknown kind, or can't be read past some place.
     """
     if not path.exists():
         raise DataError(f"no such data file: {str(path)!r}; check the path")
@@ -37,44 +37,52 @@ def read_rows(path: Path) -> Iterator[Row]:
         raise DataError(f"{path.name}: can't be read: {error.strerror or error}") from error
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def _lines(path: Path) -> Iterator[tuple[int, str | DataError]]:
     with path.open("rb") as stream:
         number = 0
         while raw := stream.readline(MAX_ROW_BYTES + 1):
             number += 1
             if len(raw) > MAX_ROW_BYTES:
-                raise DataError(f"{path.name}:{number}: a row over 1 MB; shorten it or leave it out")
-            yield number, _decode(raw.removeprefix(BOM) if number == 1 else raw, path, number)
+                yield number, DataError(f"{path.name}:{number}: a row over 1 MB; shorten it or leave it out")
+                while raw and not raw.endswith(b"\n"):
+                    raw = stream.readline(MAX_ROW_BYTES)
+            else:
+                yield number, _decoded(raw.removeprefix(BOM) if number == 1 else raw, path, number)
 
 
-def _decode(raw: bytes, path: Path, line: int) -> str:
+def _decoded(raw: bytes, path: Path, line: int) -> str | DataError:
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise DataError(
+        return DataError(
             f"{path.name}:{line}: not UTF-8 at byte {error.start + 1} "
             f"({raw[error.start : error.start + 4]!r}); save the file as UTF-8"
-        ) from error
+        )
 
 
-def _parse(text: str, where: str) -> Any:
-    try:
-        return read_json(text)
-    except ValueError as error:
-        raise DataError(f"{where}: {error}: {shown(text.strip())}; correct the row") from error
+def _sure(text: str | DataError) -> str:
+    """The text. Raises the reason where there is none."""
+    if isinstance(text, DataError):
+        raise text
+    return text
 
 
-def _object(value: Any, where: str) -> dict[str, Any]:
+def _object(value: Any, where: str) -> dict[str, Any] | DataError:
     if not isinstance(value, dict):
-        raise DataError(f'{where}: a row must be an object such as {{"input": …}}, not {shown(value)}')
+        return DataError(f'{where}: a row must be an object such as {{"input": …}}, not {shown(value)}')
     return value
 
 
 def _json_lines(path: Path) -> Iterator[Row]:
     for number, text in _lines(path):
-        if text.strip():
-            where = f"{path.name}:{number}"
-            yield where, _object(_parse(text, where), where)
+        where = f"{path.name}:{number}"
+        if isinstance(text, DataError):
+            yield where, text
+        elif text.strip():
+            try:
+                yield where, _object(read_json(text), where)
+            except ValueError as error:
+                yield where, DataError(f"{where}: {error}: {shown(text.strip())}; correct the row")
 
 
 def _json(path: Path) -> Iterator[Row]:
@@ -85,7 +93,12 @@ def _json(path: Path) -> Iterator[Row]:
         return
     if path.stat().st_size > MAX_LIST_BYTES:
         raise DataError(f"{path.name}: a JSON list over 256 MB; write one object per line as .jsonl")
-    rows = _parse(_decode(path.read_bytes().removeprefix(BOM), path, 1), path.name)
+    text = _sure(_decoded(path.read_bytes().removeprefix(BOM), path, 1))
+    try:
+        rows = read_json(text)
+    except ValueError as error:
+        raise DataError(f"{path.name}: {error}: {shown(text.strip())}; correct the row") from error
+    assert isinstance(rows, list), "it begins with a bracket"
     for number, value in enumerate(rows, start=1):
         where = f"{path.name}:item {number}"
         yield where, _object(value, where)
@@ -93,7 +106,7 @@ def _json(path: Path) -> Iterator[Row]:
 
 def _table(path: Path) -> Iterator[Row]:
     """CSV or TSV with a header line; an empty cell is no value. `where` is the line a row starts on."""
-    lines = (text for _, text in _lines(path))
+    lines = (_sure(text) for _, text in _lines(path))
     first = next(lines)
     csv.field_size_limit(MAX_ROW_BYTES)
     separator = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
@@ -105,11 +118,14 @@ def _table(path: Path) -> Iterator[Row]:
         start = reader.line_num + 1
         for cells in reader:
             if cells and len(cells) != len(header):
-                raise DataError(
-                    f"{path.name}:{start}: {len(cells)} cells under {len(header)} columns: {shown(cells)}; "
-                    'put cells that hold a separator or a line break between "quotes"'
+                yield (
+                    f"{path.name}:{start}",
+                    DataError(
+                        f"{path.name}:{start}: {len(cells)} cells under {len(header)} columns: "
+                        f'{shown(cells)}; put cells that hold a separator or a line break between "quotes"'
+                    ),
                 )
-            if cells:
+            elif cells:
                 yield (
                     f"{path.name}:{start}",
                     {name: cell or None for name, cell in zip(header, cells, strict=True)},

@@ -29,12 +29,25 @@ ROLES = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Broken:
+    """A row that can't be used: where it stands, what it holds as far as it was read, and why not."""
+
+    where: str
+    row: Mapping[str, Any] | None
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """A data file, read: its rows, the format they are written in, and what a user should know of it."""
+    """A data file, read: its rows, the format they are written in, and what a user should know of it.
+
+    `broken` rows are among none of the `examples`.
+    """
 
     examples: tuple[Example, ...]
     format: DataFormat
     notes: tuple[str, ...]
+    broken: tuple[Broken, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,11 +101,11 @@ FORMATS: tuple[Format, ...] = (
 """The first that fits a row is its format."""
 
 
-def read_source(path: Path, format: str = "auto") -> Source:
+def read_source(path: Path, format: str = "auto", *, lenient: bool = False) -> Source:
     """Read every row of the file as an Example; `format` fixes how rows are written.
 
-    DataError, one line with file:line, for a file or row that can't be read, lacks input or output, or
-    is written unlike the first.
+    DataError, one line with file:line, for a file that can't be read, and for a row that can't, lacks input
+    or output, or is written unlike the first; a `lenient` reader puts such rows aside as broken.
     """
     formats = [known for known in FORMATS if format in ("auto", known.name)]
     if not formats:
@@ -102,21 +115,27 @@ def read_source(path: Path, format: str = "auto") -> Source:
     first = ""
     unused: set[str] = set()
     examples: list[Example] = []
+    broken: list[Broken] = []
     for where, row in read_rows(path):
-        here = _format_of(row, formats)
-        if chosen is None:
-            chosen, first = here or _no_format(row, where, formats), where
-        elif here is not chosen:
-            raise DataError(_other_format(row, where, chosen, here, first))
-        unused |= row.keys()
         try:
-            examples.append(_example(row, where, chosen))
-        except ValueError as error:
-            raise DataError(f"{where}: {error}") from error
+            if isinstance(row, DataError):
+                raise row
+            here = _format_of(row, formats)
+            if chosen is None:
+                chosen, first = here or _no_format(row, where, formats), where
+            elif here is not chosen:
+                raise DataError(_other_format(row, where, chosen, here, first))
+            examples.append(_read(row, where, chosen))
+            unused |= row.keys()
+        except DataError as error:
+            if not lenient:
+                raise
+            columns = None if isinstance(row, DataError) else row
+            broken.append(Broken(where=where, row=columns, reason=str(error)))
     if chosen is None:
-        raise DataError(f"{path.name}: no rows; at least 10 are needed")
+        raise DataError(broken[0].reason if broken else f"{path.name}: no rows; at least 10 are needed")
     notes = _notes(path, chosen, examples, unused)
-    return Source(examples=_numbered(examples), format=chosen.name, notes=notes)
+    return Source(examples=_numbered(examples), format=chosen.name, notes=notes, broken=tuple(broken))
 
 
 def conform(examples: Iterable[Example], kind: OutputKind) -> tuple[Example, ...]:
@@ -148,6 +167,14 @@ def _other_format(row: Mapping[str, Any], where: str, chosen: Format, here: Form
         f"{where}: this row is written as {here.name} ({' + '.join(here.needs)}), but {first} as "
         f"{chosen.name} ({' + '.join(chosen.needs)}); write all rows in one way"
     )
+
+
+def _read(row: Mapping[str, Any], where: str, format: Format) -> Example:
+    """The row as an Example. Raises DataError with its place."""
+    try:
+        return _example(row, where, format)
+    except ValueError as error:
+        raise DataError(f"{where}: {error}") from error
 
 
 def _example(row: Mapping[str, Any], where: str, format: Format) -> Example:

@@ -25,14 +25,15 @@ def split(
     seed: int,
     stratify: bool,
     dev_rows: int | None = None,
+    near: Sequence[Sequence[str]] = (),
 ) -> Splits:
     """60/20/20 train/dev/test, or 80/20 train/dev beside a given `test`, which is kept as it is.
 
     With `dev_rows`, dev takes about so many rows at most and train the rest: no more are scored, and
-    a row that is never scored teaches more. Rows of one group, and rows with the same normalised input
-    and context, land on one side. With `stratify`, outputs keep their shares as well as the groups
-    allow, and one that only few rows have is in train. The result depends on the rows and the seed, not
-    on the order of the rows. DataError when a part would be empty.
+    a row that is never scored teaches more. Rows of one group, rows with the same normalised input and
+    context, and the rows (by id) of each group in `near` land on one side. With `stratify`, outputs keep
+    their shares as well as the groups allow, and one that only few rows have is in train. The result depends
+    on the rows and the seed, not on the order of the rows. DataError when a part would be empty.
     """
     if test is not None and not test:
         raise DataError("the test file holds no rows; leave it out to have a test carved from the others")
@@ -46,12 +47,13 @@ def split(
     if dev_rows is not None and kept:
         dev = min(shares["dev"], dev_rows / len(kept))
         shares |= {"dev": dev, "train": shares["train"] + shares["dev"] - dev}
-    placed = _place(_in_order(_blocks(kept), seed), shares, stratify)
+    blocks = _blocks(kept, near)
+    placed = _place(_in_order(blocks, seed), shares, stratify)
     for name, rows in placed.items():
         if not rows:
             raise DataError(
                 f"no rows are left for {name}: {len(examples):,} rows, {len(removed):,} of them in the given "
-                f"test, in {len(_blocks(kept)):,} groups that can't be parted; give more rows or finer groups"
+                f"test, in {len(blocks):,} groups that can't be parted; give more rows or finer groups"
             )
     parts: dict[SplitName, tuple[Example, ...]] = {
         name: tuple(sorted(rows, key=lambda example: (example.id, canonical(example.output))))
@@ -68,10 +70,11 @@ def split(
 
 def question(example: Example) -> tuple[str, str]:
     """What is asked, without differences that don't matter: NFKC, case and white space are folded."""
-    return _normalised(example.input), _normalised(example.context or "")
+    return normalised(example.input), normalised(example.context or "")
 
 
-def _normalised(text: str) -> str:
+def normalised(text: str) -> str:
+    """NFKC, case folded, single spaces."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
@@ -84,8 +87,9 @@ def _digest(parts: dict[SplitName, tuple[Example, ...]]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _blocks(examples: Sequence[Example]) -> list[Block]:
-    """The connected components of "same group or same question" (union-find with path halving)."""
+def _blocks(examples: Sequence[Example], near: Sequence[Sequence[str]] = ()) -> list[Block]:
+    """The connected components of "same group, question or near group" (union-find with path halving)."""
+    near_group = {row: str(number) for number, group in enumerate(near) for row in group}
     parent = list(range(len(examples)))
 
     def root(index: int) -> int:
@@ -99,6 +103,8 @@ def _blocks(examples: Sequence[Example]) -> list[Block]:
         keys: list[tuple[str, ...]] = [question(example)]
         if example.group is not None:
             keys.append((example.group,))
+        if example.id in near_group:
+            keys.append(("near", near_group[example.id], ""))
         for key in keys:
             parent[root(index)] = root(first.setdefault(key, index))
     members: dict[int, Block] = defaultdict(list)

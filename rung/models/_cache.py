@@ -22,6 +22,11 @@ def cache_dir() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "rung"
 
 
+def is_made(folder: Path) -> bool:
+    """Whether `folder` was filled by `made_once` and is whole."""
+    return _is_whole(folder)
+
+
 def made_once(folder: Path, build: Callable[[Path], None]) -> Path:
     """Return `folder`, filled by `build(stage)` unless it's there and whole.
 

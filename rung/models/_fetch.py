@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Final, TypeAlias
 
 from rung.errors import DigestError, ModelError
-from rung.models._cache import cache_dir, made_once
+from rung.models._cache import cache_dir, is_made, made_once
 from rung.models.catalog import Entry, File, Source
 
 Progress: TypeAlias = Callable[[int, int], None]
@@ -33,13 +33,23 @@ def no_progress(done: int, total: int) -> None:
     """The progress callback of a caller that doesn't want any."""
 
 
+def is_here(entry: Entry) -> bool:
+    """Whether a catalog model can be had without a download."""
+    in_cache = is_made(_folder(entry))
+    return in_cache or all(_installed(source) for file in entry.files for source in file.sources)
+
+
+def _folder(entry: Entry) -> Path:
+    return cache_dir() / "models" / entry.name / entry.sha256[:12]
+
+
 def fetch(entry: Entry, *, progress: Progress = no_progress) -> Path:
     """Return the folder with the files of a catalog model, bringing them first when the cache lacks them.
 
     Raises ModelError when they can't be had, DigestError when they aren't the bytes that the catalog
     promises (what was downloaded is then removed).
     """
-    folder = cache_dir() / "models" / entry.name / entry.sha256[:12]
+    folder = _folder(entry)
 
     def build(stage: Path) -> None:
         if all(_installed(source) for file in entry.files for source in file.sources):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from rung.errors import ModelError
-from rung.models._fetch import Progress, fetch, no_progress
+from rung.models._fetch import Progress, fetch, is_here, no_progress
 from rung.models._gguf import gguf_metadata as gguf_metadata
 from rung.models._gguf import read_header
 from rung.models._hub import download
@@ -68,6 +68,16 @@ def resolve(name: str, *, progress: Progress = no_progress) -> Model:
     found = download(match["repository"], match["file"])
     model = _from_gguf(found.path, name=name) if found.path.is_file() else _from_folder(found.path, name=name)
     return _with_licence(model, found.licence)
+
+
+def at_hand(name: str) -> Model | None:
+    """The model where its files lie on this machine, without bringing anything; hub ids are never looked for.
+
+    Raises ModelError for files that can't be read.
+    """
+    entry = entry_named(name)
+    here = is_here(entry) if entry else Path(name).expanduser().exists()
+    return resolve(name) if here else None
 
 
 def _unknown(name: str) -> str:

@@ -1,10 +1,11 @@
 """The report as one self-contained HTML file: no script, no network, the same bytes for the same climb."""
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rung.records import Climb
+from rung.records import Climb, Finding
 from rung.report import notation, summary
 from rung.report.charts import quality_cost_svg
 from rung.runs import write_text
@@ -23,7 +24,7 @@ def write_report(climb: Climb, path: Path, run: Path | None = None) -> None:
 
 def report_html(climb: Climb, run: Path) -> str:
     """The page as text; `run` is named in the commands that it shows."""
-    return _environment().get_template("report.html.jinja").render(**_view(climb, run))
+    return environment().get_template("report.html.jinja").render(**_view(climb, run))
 
 
 def _view(climb: Climb, run: Path) -> dict[str, Any]:
@@ -45,7 +46,8 @@ def _view(climb: Climb, run: Path) -> dict[str, Any]:
         "disagreements": climb.disagreements[:DISAGREEMENTS],
         "tests_on_dev": summary.tests_on_dev(climb),
         "break_even": summary.break_even(climb),
-        "findings": sorted(climb.findings, key=lambda finding: _GRAVITY.index(finding.severity)),
+        "findings": by_gravity(climb.findings),
+        "checks": climb.checks,
         "winner": shlex.quote(str(run / climb.winner)) if climb.winner else None,
     }
 
@@ -53,7 +55,13 @@ def _view(climb: Climb, run: Path) -> dict[str, Any]:
 _GRAVITY = ("block", "warn", "info")
 
 
-def _environment() -> Any:
+def by_gravity(findings: Sequence[Finding]) -> list[Finding]:
+    """The gravest first, otherwise in their order."""
+    return sorted(findings, key=lambda finding: _GRAVITY.index(finding.severity))
+
+
+def environment() -> Any:
+    """Jinja with the report's filters; everything that it fills in is escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(

@@ -61,10 +61,12 @@ class Head:
             }
         except ValueError:
             return None  # no words to count, or one label alone among these rows
-        fit_s["tfidf"] += count_s * len(context.train) / len(rows)
+        counting_s = count_s * len(context.train) / len(rows)
         row_s = embed_s / len(rows)
         asked = sum(len(cs) for name, cs in REGULARISATION.items() if name != "tfidf")
-        whole = sum(fit_s.values()) + row_s * (len(context.train) + (1 + asked) * len(context.dev))
+        whole = (
+            sum(fit_s.values()) + counting_s + row_s * (len(context.train) + (1 + asked) * len(context.dev))
+        )
         least = min(seconds / len(REGULARISATION[name]) for name, seconds in fit_s.items())
         whole = min(whole, max(least, context.seconds_left))
         return Outlook(seconds=whole, low_s=whole, high_s=whole, least_s=least)

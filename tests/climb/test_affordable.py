@@ -1,6 +1,6 @@
 import pytest
 
-from rung.climb.rows import FEWEST_AFFORDED, USUAL_DEV_ROWS, affordable
+from rung.checks.rows import FEWEST_AFFORDED, USUAL_DEV_ROWS, affordable
 from rung.records import Example
 
 RECEIPT = {"company": "A shop with a name", "total": "12.50", "date": "1 May 2026", "address": "Street 5"}

@@ -4,10 +4,11 @@ import json
 
 import pytest
 
+from rung.checks.examine import examined
+from rung.checks.rows import prepare
 from rung.climb import sealed
 from rung.climb.climb import Options
 from rung.climb.decide import decide
-from rung.climb.rows import prepare
 from rung.records import Answer, Candidate, Example, RungResult
 from rung.scoring.measure import measurement
 
@@ -64,4 +65,5 @@ def test_the_answers_of_a_carved_test_decide_nothing(tmp_path):
     learned = [row for part in (prepared.splits.train, prepared.splits.dev) for row in part]
     assert known == {key for row in learned for key in row.output}
     assert not known & {key for row in prepared.splits.test for key in row.output if key != "name"}
-    assert any("outside the inferred schema: 12 rows" in finding.message for finding in prepared.findings)
+    found = examined(prepared, (), ("rows",)).findings
+    assert any("outside the inferred schema: 12 rows" in finding.message for finding in found)

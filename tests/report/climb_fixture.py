@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from rung.records import (
     Answer,
+    CheckRun,
     Climb,
     Comparison,
     Decision,
@@ -22,6 +23,11 @@ from rung.records import (
     Trial,
 )
 
+CHECKS = (
+    CheckRun(number=4, name="repeats", what="no row stands there twice", findings=0),
+    CheckRun(number=10, name="conflicts", what="one output for an input", findings=1),
+    CheckRun(number=7, name="semantic_leaks", what="few paraphrases", findings=0, left_out="no model here"),
+)
 LABELS = ("billing", "delivery", "login", "refund", "other")
 RIGHT = {"head": 0.862, "prompt": 0.612, "few_shot": 0.744, "sft": 0.931}
 
@@ -172,6 +178,7 @@ def synthetic_climb() -> Climb:
         test_given=False,
         openings=1,
         inferred=("output: label, 5 labels seen in the rows", "metric: accuracy, the default for labels"),
+        checks=CHECKS,
         findings=(
             Finding(check="duplicates", severity="info", message="12 rows repeat another; kept on one side"),
             Finding(

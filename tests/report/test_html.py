@@ -145,7 +145,8 @@ def test_an_empty_climb_still_makes_a_page():
 
 
 def test_the_templates_are_shipped_with_the_package():
-    assert {path.name for path in TEMPLATES.iterdir()} == {"report.css", "report.html.jinja"}
+    names = {"data.html.jinja", "findings.html.jinja", "report.css", "report.html.jinja"}
+    assert {path.name for path in TEMPLATES.iterdir()} == names
 
 
 def test_a_stopped_rung_is_marked_wherever_its_score_is_shown():

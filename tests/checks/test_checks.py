@@ -1,11 +1,14 @@
 import math
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rung.data.checks import CHECKS, check
+from rung.checks.base import Subject
+from rung.checks.table import CHECKS
+from rung.checks.table import check as check_subject
 from rung.errors import TaskError
 from rung.records import Example, Finding, Json, Splits
 from rung.task import DataFiles, Output, Task
@@ -15,6 +18,10 @@ LABELS = Task(data=DataFiles(train=Path("train.jsonl")), output=Output(kind="lab
 TEXT = Task(data=DataFiles(train=Path("train.jsonl")), output=Output(kind="text"))
 
 
+def check(made: Splits, task: Task, accepted: tuple[str, ...] = ()) -> tuple[Finding, ...]:
+    return check_subject(Subject(task=task, splits=made), accepted, ("rows",)).findings
+
+
 def json_task(schema: dict[str, Any]) -> Task:
     return Task(
         data=DataFiles(train=Path("train.jsonl")),
@@ -22,9 +29,15 @@ def json_task(schema: dict[str, Any]) -> Task:
     )
 
 
+def words(seed: str, count: int = 5) -> str:
+    """A question that no other seed gives, nor nearly."""
+    dice = random.Random(seed)
+    return " ".join("".join(dice.choices("abcdefghijklmnopqrstuvwxyz", k=6)) for _ in range(count))
+
+
 def part(name: str, outputs: list[Json]) -> tuple[Example, ...]:
     return tuple(
-        Example(id=f"{name}{n}", input=f"{name} question {n}", output=output, where=f"{name}.jsonl:{n}")
+        Example(id=f"{name}{n}", input=words(f"{name} {n}"), output=output, where=f"{name}.jsonl:{n}")
         for n, output in enumerate(outputs, start=1)
     )
 
@@ -48,16 +61,16 @@ def only(found: tuple[Finding, ...], name: str, severity: str) -> Finding:
 
 
 def test_good_rows_give_no_finding_and_the_table_is_whole() -> None:
-    assert len(CHECKS) == 9
+    assert len(CHECKS) == len({one.name for one in CHECKS}) == 18
     assert check(splits(), LABELS) == ()
 
 
-@pytest.mark.parametrize(("count", "severity"), [(9, "block"), (10, "warn"), (49, "warn")])
+@pytest.mark.parametrize(("count", "severity"), [(9, "block"), (10, "warn"), (49, "warn"), (199, "info")])
 def test_few_training_rows_block_or_warn(count: int, severity: str) -> None:
     assert str(count) in only(check(splits(train=count), LABELS), "train_rows", severity).message
 
 
-@pytest.mark.parametrize("count", [50, 500])
+@pytest.mark.parametrize("count", [200, 500])
 def test_enough_training_rows_are_silent(count: int) -> None:
     assert check(splits(train=count), LABELS) == ()
 
@@ -71,7 +84,7 @@ def test_few_test_rows_mean_no_verdict_and_a_middling_number_says_what_it_can_se
 
 
 def test_a_single_class_in_train_blocks() -> None:
-    made = replace(splits(), train=part("train", ["a"] * 100))
+    made = replace(splits(), train=part("train", ["a"] * 200))
     assert {finding.check: finding.severity for finding in check(made, LABELS)} == {
         "one_class": "block",
         "unseen_labels": "warn",
@@ -92,13 +105,15 @@ def test_the_same_input_with_different_outputs_warns_with_the_ceiling() -> None:
 def test_several_texts_for_one_input_are_worth_knowing_only() -> None:
     base = splits(outputs=("one", "two"))
     made = replace(base, train=tuple(replace(example, input="same") for example in base.train))
-    only(check(made, TEXT), "conflicts", "info")
+    assert [(f.check, f.severity) for f in check(made, TEXT)] == [("repeats", "warn"), ("conflicts", "info")]
 
 
 def test_repeats_with_the_same_output_are_no_conflict() -> None:
     base = splits()
     made = replace(base, train=tuple(replace(row, input=f"same {row.output}") for row in base.train))
-    assert check(made, LABELS) == ()
+    found = only(check(made, LABELS), "repeats", "warn")
+    assert "198 rows (47.1%), such as train.jsonl:3" in found.message
+    assert (found.count, len(found.rows)) == (198, 20)
 
 
 def test_rows_removed_for_the_test_are_counted() -> None:
@@ -108,14 +123,17 @@ def test_rows_removed_for_the_test_are_counted() -> None:
     assert finding.rows == ("train.jsonl:1", "train.jsonl:2")
 
 
-def test_a_group_on_both_sides_of_a_given_test_warns() -> None:
+def test_a_group_on_both_sides_of_a_given_test_blocks_until_it_is_accepted() -> None:
     base = splits()
     made = replace(
         base,
         train=(replace(base.train[0], group="g"), *base.train[1:]),
         test=(replace(base.test[0], group="g"), *base.test[1:]),
     )
-    assert "train.jsonl:1 (group 'g')" in only(check(made, LABELS), "shared_groups", "warn").message
+    assert "train.jsonl:1 (group 'g')" in only(check(made, LABELS), "shared_groups", "block").message
+    assert only(check(made, LABELS, ("shared_groups",)), "shared_groups", "warn").accepted
+    with pytest.raises(TaskError, match="'shared': no check has that name; they are broken_rows, "):
+        check(made, LABELS, ("shared",))
 
 
 def test_a_test_label_that_train_lacks_warns() -> None:

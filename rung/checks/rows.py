@@ -2,19 +2,19 @@
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from rung.data.checks import check
-from rung.data.sources import conform, read_source
+from rung.checks.base import on_one_side
+from rung.data.near import alike
+from rung.data.sources import Broken, conform, read_source
 from rung.data.splits import split
 from rung.errors import DataError, TaskError
-from rung.models.chat import Chat, Message
 from rung.records import Example, Finding, OutputKind, Splits
 from rung.task import Task, infer, load_task, settle_kind
-from rung.wording import question
 
 FEWEST_ROWS = 20
 FEWEST_DEV_ROWS = 20
@@ -26,7 +26,6 @@ SCORED_RUNGS = 4
 """Dev scores of so many rungs may take this share of the budget."""
 CHARACTERS_A_TOKEN, READ_A_SECOND, WRITTEN_A_SECOND = 2.5, 400, 25
 """About what a 135M model does on two cores: guessed, so that the split doesn't hang on a clock."""
-SHOWN_ROWS = 20
 
 
 class RowOptions(Protocol):
@@ -65,38 +64,50 @@ class RowOptions(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A task with nothing left open, its rows in three parts, and what was found on the way."""
+    """A task with nothing left open, its rows in three parts, and what was seen on the way.
+
+    `broken` rows, of the file of training rows and then of the test's, are in none of the parts; `near` are
+    the ids of rows that are nearly the same, by group; `notes` are on what the task names and nothing uses.
+    """
 
     task: Task
     splits: Splits
     inferred: tuple[str, ...]
-    findings: tuple[Finding, ...]
+    broken: tuple[Broken, ...]
+    near: tuple[tuple[str, ...], ...]
+    notes: tuple[Finding, ...]
 
 
 def prepare(source: Path, options: RowOptions) -> Prepared:
-    """Read, infer, split and check. Raises RungError with the row and the way out."""
+    """Read, infer and split; rows that can't be read are put aside.
+
+    Raises RungError where too few rows are left, or they fit no task.
+    """
     if options.dev_rows is not None and options.dev_rows < FEWEST_DEV_ROWS:
         raise DataError(
             f"--dev-rows {options.dev_rows} is too few to choose by; give at least {FEWEST_DEV_ROWS}"
         )
     task = _with_options(load_task(source, test=options.test), options)
     chosen = options.format if options.format != "auto" else task.data.format
-    train = read_source(task.data.train, chosen)
+    train = read_source(task.data.train, chosen, lenient=True)
     if len(train.examples) < FEWEST_ROWS:
+        others = f"; {len(train.broken)} more can't be used: {train.broken[0].reason}" if train.broken else ""
         raise DataError(
             f"{task.data.train.name}: {len(train.examples)} rows; a climb needs at least {FEWEST_ROWS}, and "
-            "some hundreds for a verdict that means something"
+            f"some hundreds for a verdict that means something{others}"
         )
-    test = read_source(task.data.test, chosen) if task.data.test else None
+    test = read_source(task.data.test, chosen, lenient=True) if task.data.test else None
     task, noted = settle_kind(task, train.examples)
     assert task.output.kind is not None, "just settled"
     examples = conform(train.examples, task.output.kind)
+    near = near_duplicates(examples)
     parts = split(
         examples,
         test=conform(test.examples, task.output.kind) if test else None,
         seed=task.seed,
         stratify=task.output.kind == "label",
         dev_rows=options.dev_rows or affordable(examples, task.output.kind, options.budget_s),
+        near=[group for group in near if on_one_side(len(group), len(examples))],
     )
     task, inferred = infer(task, (*parts.train, *parts.dev))
     notes = (*train.notes, *(test.notes if test else ()), *noted)
@@ -104,7 +115,22 @@ def prepare(source: Path, options: RowOptions) -> Prepared:
         task=task,
         splits=replace(parts, dev=_in_asking_order(parts.dev, task.seed)),
         inferred=(*notes, *inferred),
-        findings=(*check(parts, task), *_unused(task)),
+        broken=(*train.broken, *(test.broken if test else ())),
+        near=near,
+        notes=tuple(_unused(task)),
+    )
+
+
+def near_duplicates(examples: Sequence[Example]) -> tuple[tuple[str, ...], ...]:
+    """Ids of rows with nearly the same input and the same context, by group."""
+    by_context: dict[str | None, list[Example]] = defaultdict(list)
+    for example in examples:
+        by_context[example.context].append(example)
+    return tuple(
+        tuple(rows[place].id for place in group)
+        for rows in by_context.values()
+        if len(rows) > 1
+        for group in alike([row.input for row in rows])
     )
 
 
@@ -130,48 +156,6 @@ def affordable(examples: Sequence[Example], kind: OutputKind, budget_s: float) -
     seconds = (read / READ_A_SECOND + written / WRITTEN_A_SECOND) / CHARACTERS_A_TOKEN
     rows = int(DEV_SHARE * budget_s / SCORED_RUNGS / seconds)
     return min(USUAL_DEV_ROWS, max(FEWEST_AFFORDED, rows))
-
-
-def too_long(splits: Splits, chat: Chat, limit: int) -> frozenset[str]:
-    """Ids of the rows that no prompt of `limit` tokens can hold, were the question all of it.
-
-    A token is at least one byte, so only long rows are counted out.
-    """
-    rows = [e for e in (*splits.train, *splits.dev, *splits.test) if len(question(e).encode()) >= limit // 2]
-    return frozenset(
-        e.id
-        for e in rows
-        if len(chat.render([Message(role="user", content=question(e))], style="terse")) >= limit
-    )
-
-
-def length_findings(splits: Splits, ids: frozenset[str], limit: int) -> tuple[Finding, ...]:
-    """How many rows of each part are too long for the model, and what becomes of them."""
-    parts = {
-        name: [e for e in rows if e.id in ids]
-        for name, rows in (("training", splits.train), ("dev", splits.dev), ("test", splits.test))
-    }
-    found = [e for rows in parts.values() for e in rows]
-    if not found:
-        return ()
-    counts = ", ".join(f"{len(rows):,} {name}" for name, rows in parts.items() if rows)
-    message = (
-        f"rows longer than the model's {limit:,} tokens: {counts}, such as {_place(found)}; a language model "
-        "neither learns from them nor answers them (counted as broken calls beside the score); shorten the "
-        "inputs or take a model with a longer context"
-    )
-    return (
-        Finding(
-            check="too_long",
-            severity="warn",
-            message=message,
-            rows=tuple(e.where for e in found[:SHOWN_ROWS]),
-        ),
-    )
-
-
-def _place(rows: list[Example]) -> str:
-    return rows[0].where or rows[0].id
 
 
 def _with_options(task: Task, options: RowOptions) -> Task:

@@ -1,0 +1,115 @@
+"""What a check is, what it looks at and what it finds."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from rung.data.sources import Broken
+from rung.models.chat import Chat
+from rung.records import Example, Finding, Severity, Splits
+from rung.task import Task
+
+SHOWN_ROWS = 20
+"""Rows that a finding names."""
+
+LARGEST_GROUP = 0.02
+"""Of all rows: larger groups of near rows are parted."""
+
+Embed: TypeAlias = Callable[[Sequence[Example]], np.ndarray]
+"""Rows to unit vectors [rows, width]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """The rows in their parts, the task that `infer` completed, and what is known of its model.
+
+    `broken` rows are in none of the parts, `near` are the ids of those that are nearly the same, by group.
+    `embed` and `chat` are None where their model isn't at hand. A prompt and its answer have `limit` tokens
+    together.
+    """
+
+    task: Task
+    splits: Splits
+    broken: tuple[Broken, ...] = ()
+    near: tuple[tuple[str, ...], ...] = ()
+    embed: Embed | None = None
+    chat: Chat | None = None
+    limit: int = 0
+
+    @property
+    def rows(self) -> tuple[Example, ...]:
+        """All rows: train, dev, test."""
+        return (*self.splits.train, *self.splits.dev, *self.splits.test)
+
+    @property
+    def split(self) -> tuple[Example, ...]:
+        """The rows that were parted: all, but for a test that was given."""
+        return self.learned if self.splits.test_given else self.rows
+
+    @property
+    def learned(self) -> tuple[Example, ...]:
+        """The rows outside the test."""
+        return (*self.splits.train, *self.splits.dev)
+
+
+Needs: TypeAlias = Literal["rows", "vectors", "chat"]
+"""What a check can't do without: the rows alone, their sentence vectors, or how the model is talked to."""
+ALL_NEEDS: tuple[Needs, ...] = ("rows", "vectors", "chat")
+Outcome: TypeAlias = list[Finding] | str
+"""What a check found, or why it couldn't look."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Check:
+    """One check of the table: its number and name, what it looks for in a few words, and the function."""
+
+    number: int
+    name: str
+    what: str
+    run: Callable[[Subject], Outcome]
+    needs: Needs = "rows"
+
+
+def finding(
+    check: str,
+    severity: Severity,
+    message: str,
+    rows: Sequence[Example] = (),
+    details: Sequence[str] = (),
+) -> Finding:
+    """A Finding that names the first of its rows."""
+    return Finding(
+        check=check,
+        severity=severity,
+        message=message,
+        rows=tuple(row.where for row in rows[:SHOWN_ROWS]),
+        count=len(rows),
+        details=tuple(details),
+    )
+
+
+def on_one_side(size: int, rows: int) -> bool:
+    """Whether a group of near rows is small enough to be kept on one side of a split of so many rows.
+
+    Where hundreds of rows differ by a number only, no split could part them otherwise.
+    """
+    return size <= max(2, LARGEST_GROUP * rows)
+
+
+def rows_text(count: int) -> str:
+    """`1 row`, `2 rows`."""
+    return "1 row" if count == 1 else f"{count:,} rows"
+
+
+def such_as(rows: Sequence[Example]) -> str:
+    """The place of the first row, as an example."""
+    return f"such as {rows[0].where or rows[0].id}"
+
+
+def by_share(share: float, *, warn: float, block: float) -> Severity | None:
+    """How grave it is that this share of the rows is hit; None where it's no more than `warn`."""
+    if share > block:
+        return "block"
+    return "warn" if share > warn else None

@@ -1,0 +1,163 @@
+"""Whether the outputs can be right: of the kind and schema, one per input, known labels, in the input."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rung.checks.base import Outcome, Subject, by_share, finding, rows_text, such_as
+from rung.data.splits import question
+from rung.errors import TaskError
+from rung.records import Example, Json
+from rung.task.outputs import as_kind, canonical, shown
+from rung.task.schemas import is_inferred
+
+CONFLICTS_WARN, CONFLICTS_BLOCK = 0.01, 0.05
+EXTRACTIVE_SHARE = 0.8
+"""With so many of the values found in the input a task is taken for an extraction."""
+OBTAINABLE_SHARE = 0.95
+
+
+def conflicts(subject: Subject) -> Outcome:
+    """Ceiling of exact answers: 1 - E[1 - share of the most frequent output of the row's question]."""
+    asked: dict[tuple[str, str], list[Example]] = defaultdict(list)
+    rows = subject.rows
+    for example in rows:
+        asked[question(example)].append(example)
+    clashing, reachable = [], 0
+    for same in asked.values():
+        counts = Counter(canonical(example.output) for example in same)
+        reachable += max(counts.values())
+        if len(counts) > 1:
+            clashing.append(same)
+    if not clashing:
+        return []
+    touched = [example for same in clashing for example in same]
+    share = len(touched) / len(rows)
+    one, other = _two_answers(clashing[0])
+    message = (
+        f"same input, different outputs: {rows_text(len(touched))} ({share:.1%}), such as "
+        f"{one.where} {shown(one.output, 40)} and {other.where} {shown(other.output, 40)}: no system can "
+        f"answer more than {reachable / len(rows):.2%} of all rows exactly; settle on one output per input"
+    )
+    grave = by_share(share, warn=CONFLICTS_WARN, block=CONFLICTS_BLOCK)
+    several_fine = subject.task.output.kind == "text" or grave is None
+    return [finding("conflicts", "info" if several_fine or grave is None else grave, message, touched)]
+
+
+def _two_answers(same: Sequence[Example]) -> tuple[Example, Example]:
+    first = canonical(same[0].output)
+    return same[0], next(example for example in same if canonical(example.output) != first)
+
+
+def unseen_labels(subject: Subject) -> Outcome:
+    """Test rows whose label no training row has: nothing could learn it."""
+    if subject.task.output.kind != "label":
+        return []
+    seen = {canonical(example.output) for example in subject.splits.train}
+    rows = [example for example in subject.splits.test if canonical(example.output) not in seen]
+    if not rows:
+        return []
+    labels = sorted({canonical(example.output) for example in rows})
+    message = (
+        f"test labels that no training row has: {', '.join(labels)[:200]} in {rows_text(len(rows))}, "
+        f"{such_as(rows)}; add training rows of them or correct the test"
+    )
+    return [finding("unseen_labels", "warn", message, rows)]
+
+
+def targets(subject: Subject) -> Outcome:
+    """Outputs that aren't of the task's kind or not under its schema. TaskError for a schema without end."""
+    output = subject.task.output
+    assert output.kind is not None, "infer completes the task before it is checked"
+    unread = [example for example in subject.rows if as_kind(example.output, output.kind) is None]
+    if unread:
+        message = (
+            f"outputs that are no {output.kind}: {rows_text(len(unread))}, {such_as(unread)} "
+            f"{shown(unread[0].output)}; correct them, or set output.kind"
+        )
+        return [finding("targets", "block", message, unread)]
+    if output.kind != "json" or output.json_schema is None:
+        return []
+    faults = _schema_faults(subject.rows, output.json_schema)
+    if not faults:
+        return []
+    inferred = is_inferred(output.json_schema)
+    first, fault = faults[0]
+    way_out = "give a schema in task.yaml" if inferred else "the schema"
+    message = (
+        f"outputs outside the {'inferred ' if inferred else ''}schema: {rows_text(len(faults))}, such as "
+        f"{first.where}: {fault}; correct them or {way_out}"
+    )
+    return [finding("targets", "warn" if inferred else "block", message, [row for row, _ in faults])]
+
+
+def _schema_faults(rows: Sequence[Example], schema: dict[str, Any]) -> list[tuple[Example, str]]:
+    """The rows outside the schema with the first reason; equal outputs are validated once."""
+    from jsonschema import Draft202012Validator
+    from jsonschema.validators import validator_for
+    from referencing import Registry
+    from referencing.exceptions import Unresolvable
+
+    validator = validator_for(schema, default=Draft202012Validator)(schema, registry=Registry())
+    known: dict[str, str | None] = {}
+    faults: list[tuple[Example, str]] = []
+    try:
+        for example in rows:
+            value = as_kind(example.output, "json")
+            spelled = canonical(value)
+            if spelled not in known:
+                error = next(validator.iter_errors(value), None)
+                known[spelled] = f"at {error.json_path}: {error.message[:160]}" if error else None
+            fault = known[spelled]
+            if fault is not None:
+                faults.append((example, fault))
+    except Unresolvable as error:
+        raise TaskError(f"output.schema: $ref {error.ref!r} leads nowhere; correct it") from error
+    except RecursionError as error:
+        raise TaskError(
+            "output.schema: a $ref leads back to itself; a part must get smaller each time"
+        ) from error
+    return faults
+
+
+def obtainable(subject: Subject) -> Outcome:
+    """In extractions: values of a JSON output that stand nowhere in the input or its context.
+
+    What isn't there can't be read off it: a model that is taught to answer so learns to invent.
+    """
+    if subject.task.output.kind != "json":
+        return []
+    found, absent = 0, []
+    for example in subject.rows:
+        text = _plain(f"{example.input}\n{example.context or ''}")
+        missing = [value for value in _texts(as_kind(example.output, "json")) if _plain(value) not in text]
+        found += sum(1 for _ in _texts(as_kind(example.output, "json"))) - len(missing)
+        if missing:
+            absent.append((example, missing))
+    values = found + sum(len(missing) for _, missing in absent)
+    if not values or not EXTRACTIVE_SHARE <= found / values < OBTAINABLE_SHARE:
+        return []
+    first, missing = absent[0]
+    message = (
+        f"values that stand in no input: {1 - found / values:.1%} of {values:,}, in "
+        f"{rows_text(len(absent))}, such as {first.where}: {shown(missing[0], 60)}; give the context that "
+        "holds them, or take them out"
+    )
+    return [finding("obtainable", "warn", message, [row for row, _ in absent])]
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def _texts(value: Json) -> Iterator[str]:
+    """Every text that isn't empty in a JSON value."""
+    if isinstance(value, str):
+        if value.strip():
+            yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _texts(item)

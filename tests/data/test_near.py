@@ -1,0 +1,116 @@
+import random
+from itertools import combinations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rung.data.near import (
+    AT_ONCE,
+    JACCARD,
+    LONG_TEXT,
+    SHINGLE,
+    alike,
+    alike_in,
+    clusters,
+    known_runs,
+    like_vectors,
+    nearest_of,
+)
+
+WORDS = "parcel courier late address box lost refund invoice charge price account password code blue".split()
+
+
+def sentence(dice, count=12):
+    return " ".join(dice.choices(WORDS, k=count))
+
+
+def altered(text, dice, letters):
+    """The text with so many of its letters changed."""
+    found = list(text)
+    for place in dice.sample(range(len(found)), letters):
+        found[place] = "#"
+    return "".join(found)
+
+
+def jaccard(one, other):
+    """By the definition, on folded text of some length."""
+    parts = [{t[i : i + SHINGLE] for i in range(len(t) - SHINGLE + 1)} for t in (one.lower(), other.lower())]
+    return len(parts[0] & parts[1]) / len(parts[0] | parts[1])
+
+
+def collection(seed, count=120):
+    dice = random.Random(seed)
+    texts = [sentence(dice) for _ in range(count)]
+    return texts + [altered(dice.choice(texts), dice, dice.randint(0, 4)) for _ in range(count)]
+
+
+def test_groups_hold_no_text_without_a_like_one_and_miss_hardly_any():
+    missed = pairs = 0
+    for seed in range(4):
+        texts = collection(seed)
+        group_of = {place: number for number, group in enumerate(alike(texts)) for place in group}
+        for place in group_of:
+            others = [o for o in group_of if group_of[o] == group_of[place] and o != place]
+            assert max(jaccard(texts[place], texts[other]) for other in others) >= JACCARD
+        for one, other in combinations(range(len(texts)), 2):
+            if jaccard(texts[one], texts[other]) >= JACCARD:
+                pairs += 1
+                missed += group_of.get(one, -1) != group_of.get(other, -2)
+    assert pairs > 200 and missed / pairs < 0.03
+
+
+def test_equal_texts_are_always_found_case_and_spaces_aside():
+    texts = ["Where is it?", "no", "where  IS it?", "NO", "other", "where is it?"]
+    assert alike(texts) == [[0, 2, 5], [1, 3]]
+    assert alike_in(["other ", "new", "No"], texts) == {0: 4, 2: 1}
+
+
+def test_a_text_is_found_among_stored_ones_with_letters_changed():
+    dice = random.Random(5)
+    stored = [sentence(dice) for _ in range(300)]
+    asked = [altered(text, dice, 1) for text in stored] + [sentence(dice) for _ in range(100)]
+    found = alike_in(asked, stored)
+    expected = {place for place, text in enumerate(asked) if any(jaccard(text, s) >= JACCARD for s in stored)}
+    assert set(found) <= expected and len(expected - set(found)) <= 0.03 * len(expected)
+    assert all(jaccard(asked[place], stored[other]) >= JACCARD for place, other in found.items())
+
+
+@given(st.lists(st.text(max_size=30), max_size=12))
+@settings(deadline=None)
+def test_any_text_can_be_looked_at(texts):
+    for group in alike(texts):
+        assert len(group) > 1 and group == sorted(set(group))
+    assert all(place < len(texts) for place in alike_in(texts, texts[::-1]))
+    assert len(alike_in(texts, texts)) == len(texts)
+
+
+def test_like_vectors_are_all_pairs_over_the_cosine_across_blocks():
+    dice = np.random.default_rng(0)
+    vectors = dice.normal(size=(AT_ONCE + 50, 6)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    whole = np.triu(vectors @ vectors.T, 1)
+    found = like_vectors(vectors, 0.95)
+    assert {(a, b) for _, a, b in found} == set(zip(*map(list, np.nonzero(whole >= 0.95)), strict=True))
+    best, where = nearest_of(vectors, vectors[:40])
+    np.testing.assert_allclose(best, (vectors @ vectors[:40].T).max(1), atol=1e-6)
+    assert (where == (vectors @ vectors[:40].T).argmax(1)).mean() > 0.999
+
+
+def test_long_texts_are_known_by_their_runs_of_words():
+    dice = random.Random(0)
+    numbers = [str(n) for n in range(10_000)]
+    known = dice.sample(numbers, 60)
+    fresh = dice.sample(numbers, 60)
+    one_run = [*fresh[:20], *known[5:18], *fresh[20:40]]
+    too_short_a_run = [*fresh[:20], *known[5:17], *fresh[20:40]]
+    half = [*known[:8], *fresh[:6], *known[20:28]] + [*fresh[6:9], *known[40:48]]
+    short = known[:13]
+    texts = [" ".join(words) for words in (one_run, too_short_a_run, half, short, fresh)]
+    assert len(half) >= LONG_TEXT > len(short)
+    assert known_runs(texts, [" ".join(known)]) == [0, 2]
+
+
+def test_clusters_are_the_connected_parts():
+    assert clusters([(4, 7), (1, 2), (2, 9), (7, 8)]) == [[1, 2, 9], [4, 7, 8]]
+    assert clusters([]) == []
