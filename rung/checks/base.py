@@ -6,6 +6,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
+from rung.checks.renders import Renders
 from rung.data.sources import Broken
 from rung.models.chat import Chat
 from rung.records import Example, Finding, Severity, Splits
@@ -26,8 +27,8 @@ class Subject:
     """The rows in their parts, the task that `infer` completed, and what is known of its model.
 
     `broken` rows are in none of the parts, `near` are the ids of those that are nearly the same, by group.
-    `embed` and `chat` are None where their model isn't at hand. A prompt and its answer have `limit` tokens
-    together.
+    `embed`, `chat` and `renders` are None where their model isn't at hand. A prompt and its answer have
+    `limit` tokens together.
     """
 
     task: Task
@@ -37,6 +38,7 @@ class Subject:
     embed: Embed | None = None
     chat: Chat | None = None
     limit: int = 0
+    renders: Renders | None = None
 
     @property
     def rows(self) -> tuple[Example, ...]:

@@ -7,11 +7,12 @@ from typing import Protocol
 from pydantic import TypeAdapter
 
 from rung.checks.base import Embed, Needs, Subject
+from rung.checks.renders import Renders
 from rung.checks.rows import Prepared
 from rung.checks.table import CHECKS, Checked, blocks, check
 from rung.errors import DataError
-from rung.models.chat import Chat
 from rung.records import DataReport, Finding
+from rung.rungs.base import Context
 from rung.runs import digest_of, read_json, write_text
 
 REPORT_FILE = "data_report.json"
@@ -31,18 +32,20 @@ def examined(
     needs: Collection[Needs],
     *,
     embed: Embed | None = None,
-    chat: Chat | None = None,
-    limit: int = 0,
+    context: Context | None = None,
 ) -> Checked:
-    """What the checks with these needs find in prepared rows."""
+    """What the checks with these needs find in prepared rows; `context` is that of a rung."""
+    splits = prepared.splits
+    rows = (*splits.train, *splits.dev, *splits.test)
     subject = Subject(
         task=prepared.task,
         splits=prepared.splits,
         broken=prepared.broken,
         near=prepared.near,
         embed=embed,
-        chat=chat,
-        limit=limit,
+        chat=context.pool.chat(context.model) if context else None,
+        limit=context.limit if context else 0,
+        renders=Renders(context, rows) if context else None,
     )
     return check(subject, accepted, needs)
 

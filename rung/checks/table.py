@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
-from rung.checks import counts, files, lengths, outputs, overlap
+from rung.checks import counts, files, lengths, outputs, overlap, render
 from rung.checks.base import ALL_NEEDS, Check, Needs, Subject
 from rung.errors import TaskError
 from rung.records import CheckRun, Finding
@@ -37,8 +37,45 @@ CHECKS: tuple[Check, ...] = (
         run=lengths.too_long_rows,
         needs="chat",
     ),
+    Check(
+        number=16,
+        name="cut_answers",
+        what="answers fit behind their prompts",
+        run=render.cut_answers,
+        needs="chat",
+    ),
+    Check(
+        number=17,
+        name="supervised",
+        what="each row teaches, from where its answer begins",
+        run=render.supervised,
+        needs="chat",
+    ),
+    Check(
+        number=19,
+        name="end_of_turn",
+        what="answers are taught to end",
+        run=render.end_of_turn,
+        needs="chat",
+    ),
+    Check(number=20, name="double_bos", what="one beginning", run=render.double_bos, needs="chat"),
+    Check(
+        number=21,
+        name="template",
+        what="the template holds instruction and question",
+        run=render.template,
+        needs="chat",
+    ),
+    Check(
+        number=22,
+        name="serving_render",
+        what="served as learned, byte for byte",
+        run=render.serving_render,
+        needs="chat",
+    ),
     Check(number=29, name="targets", what="outputs of the kind and schema", run=outputs.targets),
     Check(number=30, name="obtainable", what="values are in the input", run=outputs.obtainable),
+    Check(number=32, name="tokens", what="how long rows are", run=render.tokens, needs="chat"),
 )
 """`number` is that of the list in docs/checks.md; some of its lines are several checks here."""
 

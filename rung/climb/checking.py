@@ -1,5 +1,6 @@
 """`rung check`: the rows of a task through every check, as a climb would see them."""
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,12 +10,14 @@ import numpy as np
 
 from rung.checks.base import ALL_NEEDS
 from rung.checks.examine import examined, report_of, write_report
-from rung.checks.rows import prepare
+from rung.checks.lengths import too_long
+from rung.checks.rows import Prepared, prepare
 from rung.checks.table import known_names
 from rung.climb.machine import versions
-from rung.models.resolve import at_hand
+from rung.evaluate import Bench, Store
+from rung.models.resolve import Model, at_hand
 from rung.records import DataReport, Example
-from rung.rungs.base import Reporter
+from rung.rungs.base import Context, Reporter
 from rung.runs import writing
 from rung.system import Pool, context_of
 from rung.wording import embedded_text
@@ -66,9 +69,27 @@ def check_rows(source: Path, options: CheckOptions, reporter: Reporter) -> tuple
             options.accept,
             ALL_NEEDS,
             embed=embed if at_hand(pool.embedder.name) else None,
-            chat=pool.chat(model) if model else None,
-            limit=context_of(model) if model else 0,
+            context=_context(prepared, model, folder, pool, reporter) if model else None,
         )
     report = report_of(prepared, checked, options.accept, time.monotonic() - start, versions())
     write_report(report, folder)
     return report, folder
+
+
+def _context(prepared: Prepared, model: Model, folder: Path, pool: Pool, reporter: Reporter) -> Context:
+    """What a rung of a climb on these rows would be given."""
+    task, splits = prepared.task, prepared.splits
+    assert task.metric is not None, "the task was completed from its rows"
+    pool.models[model.digest] = model
+    return Context(
+        task=task,
+        train=splits.train,
+        dev=splits.dev,
+        too_long=too_long(splits, pool.chat(model), context_of(model)),
+        model=model,
+        folder=folder,
+        bench=Bench(pool=pool, store=Store(folder / "answers"), metric=task.metric),
+        reporter=reporter,
+        deadline=math.inf,
+        seed=task.seed,
+    )

@@ -1,6 +1,7 @@
 """The climb: build every rung, score it on dev, decide, open the sealed test once, and record it all."""
 
 import difflib
+import math
 import platform
 import shutil
 import time
@@ -122,9 +123,21 @@ class _Climbing:
 
     def examine(self, found: Checked) -> Checked:
         """The checks that need the models, after those of the rows alone. Raises DataError at what blocks."""
-        start, pool, accepted = time.monotonic(), self.bench.pool, self.options.accept
-        chat, limit = pool.chat(self.model), context_of(self.model)
-        more = examined(self.prepared, accepted, ("vectors", "chat"), chat=chat, limit=limit)
+        start, accepted = time.monotonic(), self.options.accept
+        splits = self.prepared.splits
+        context = Context(
+            task=self.prepared.task,
+            train=splits.train,
+            dev=splits.dev,
+            too_long=self.too_long,
+            model=self.model,
+            folder=self.run_folder,
+            bench=self.bench,
+            reporter=self.reporter,
+            deadline=math.inf,
+            seed=self.prepared.task.seed,
+        )
+        more = examined(self.prepared, accepted, ("vectors", "chat"), embed=context.vectors, context=context)
         tell(more.findings, self.reporter)
         checked = together(found, more)
         seconds = time.monotonic() - start

@@ -155,7 +155,7 @@ class LlamaEngine:
         elif answer["stop_type"] == "eos":
             kept = min(kept, len(tokens) - 1)
         elif kept < len(tokens):
-            text = self._text(tokens[:kept])
+            text = self.text_of(tokens[:kept])
         return Completion(
             text=text,
             tokens=tuple(tokens[:kept]),
@@ -239,14 +239,24 @@ class LlamaEngine:
         low, high = 0, len(tokens)
         while low < high:
             middle = (low + high) // 2
-            if len(self._text(tokens[:middle])) >= len(text):
+            if len(self.text_of(tokens[:middle])) >= len(text):
                 high = middle
             else:
                 low = middle + 1
         return low
 
-    def _text(self, tokens: Sequence[int]) -> str:
+    def text_of(self, tokens: Sequence[int]) -> str:
+        """What the server makes of token ids, control tokens by name."""
         return self._post("/detokenize", {"tokens": list(tokens)})["content"]
+
+    def tokens_of(self, text: str) -> Tokens:
+        """What the server makes of text in which control tokens are written out."""
+        body = {"content": text, "add_special": False, "parse_special": True}
+        return tuple(self._post("/tokenize", body)["tokens"])
+
+    def templated(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """The prompt that the server makes of turns {"role", "content"} by the model file's own template."""
+        return self._post("/apply-template", {"messages": [dict(turn) for turn in messages]})["prompt"]
 
     def _post(self, path: str, body: wire.Wire) -> Mapping:
         """The server's answer, asked for once more after a broken connection or a death of the child."""

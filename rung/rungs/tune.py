@@ -17,9 +17,10 @@ from rung.errors import RunError, TrainingError
 from rung.models.weights import dequantised
 from rung.records import Answer, Example
 from rung.rungs.base import Context, strict_score
+from rung.rungs.rendered import rendered
 from rung.runs import append_jsonl, atomic_folder, digest_of, read_jsonl
 from rung.scoring.measure import measurement
-from rung.system import Spec, ask, candidates, prompts_for
+from rung.system import Spec, ask, prompts_for
 from rung.training.batches import Row
 from rung.training.loop import WARMUP, Settings, Tick, Trainer, dev_loss
 
@@ -243,15 +244,7 @@ class Tune(AbstractContextManager["Tune"]):
 
 def rows_of(context: Context, spec: Spec, examples: Sequence[Example]) -> list[Row]:
     """Rows in token ids; those that don't fit the context with their answer are left out."""
-    chat = context.pool.chat(context.model)
-    prompts = prompts_for(spec, chat, examples, [[] for _ in examples])
-    if spec.answer.form == "codes":
-        by_label = dict(zip(spec.labels, candidates(spec, chat), strict=True))
-        answers = [by_label[str(e.output)] for e in examples]
-    else:
-        answers = [chat.answer_ids(context.target(e), spec.style) for e in examples]
-    rows = [Row(prompt=p, answer=a) for p, a in zip(prompts, answers, strict=True)]
-    return [row for row in rows if row.tokens <= context.limit]
+    return [row for row in rendered(context, spec, examples) if row.tokens <= context.limit]
 
 
 def _first(rows: Sequence[Row], tokens: int) -> Sequence[Row]:
