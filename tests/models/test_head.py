@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from rung.models.head import (
+    MANY_TEXTS,
     TOLERANCE,
     answers,
     calibrated,
@@ -106,6 +107,16 @@ def test_tfidf_scores_are_those_of_scikit_learn(classes, tmp_path):
         np.testing.assert_allclose(scores[:, 1] - scores[:, 0], wanted, atol=1e-4)
     else:
         np.testing.assert_allclose(scores, wanted, atol=1e-4)
+
+
+def test_with_many_texts_what_only_one_of_them_has_is_left_out():
+    texts, targets = colours(MANY_TEXTS, 3)
+    texts[7] += " zyzzyva"
+    few, many = counted(texts[:-1]), counted(texts)
+    assert "zyzzyva" in few.vocabularies[0] and "zyzzyva" not in many.vocabularies[0]
+    assert set(many.vocabularies[0]) < set(few.vocabularies[0])
+    head = fit_tfidf(many, targets, 1.0, seed=0)
+    assert head.weights.shape[1] == sum(map(len, many.vocabularies)) == many.idf[0].size + many.idf[1].size
 
 
 @pytest.mark.parametrize("features", ["minilm", "tfidf"])
