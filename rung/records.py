@@ -56,6 +56,16 @@ class CheckRun:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ShownRow:
+    """A row in tokens, as text: what the model is given, and what is supervised after it."""
+
+    where: str
+    form: str
+    prompt: tuple[str, ...]
+    answer: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DataReport:
     """What the checks say of a task's rows. `parts` are the names of the splits with their rows.
 

@@ -110,6 +110,11 @@ class CheckChoices:
         How rows are written: auto, io, chat, prompt_completion, alpaca or sharegpt.
     accept
         Checks that may find what would block, with commas between; the report keeps that.
+    show
+        Print so many training rows token by token, as the model sees them, what is learned marked.
+    fix
+        Write a mended copy of the rows to this folder instead of checking: unreadable rows, repeats and
+        training rows that the test holds are set aside in a file of their own, each with the reason.
     """
 
     test: Path | None = None
@@ -117,6 +122,8 @@ class CheckChoices:
     models: List = ""
     format: str = "auto"
     accept: List = ""
+    show: int = 0
+    fix: Path | None = None
 
 
 def check(task: Path, /, *, choices: CheckChoices | None = None) -> None:
@@ -134,23 +141,31 @@ def check(task: Path, /, *, choices: CheckChoices | None = None) -> None:
     from rich.console import Console
 
     from rung.checks.examine import stop_on_block
+    from rung.checks.repair import repair, repair_text
     from rung.climb.checking import CheckOptions, check_rows
-    from rung.report.data import show_data, write_data_page
+    from rung.report.data import show_data, show_rows, write_data_page
     from rung.report.text import Screen
+    from rung.task import load_task
 
     choices = choices or CheckChoices()
+    if choices.fix is not None:
+        print(repair_text(repair(load_task(task, test=choices.test), choices.format, choices.fix)))
+        return
     options = CheckOptions(
         test=choices.test,
         out=choices.out,
         models=_listed(choices.models),
         format=choices.format,
         accept=_listed(choices.accept),
+        show=choices.show,
     )
     with Screen() as screen:
-        found, folder = check_rows(task, options, screen)
-    write_data_page(found, folder / "data_report.html")
-    show_data(found, Console(), folder)
-    stop_on_block(found.findings)
+        found = check_rows(task, options, screen)
+    write_data_page(found.report, found.folder / "data_report.html")
+    console = Console()
+    show_rows(found.shown, console)
+    show_data(found.report, console, found.folder)
+    stop_on_block(found.report.findings)
 
 
 def report(run: Path | None = None, /, *, html: Path | None = None) -> None:

@@ -11,12 +11,15 @@ import numpy as np
 from rung.checks.base import ALL_NEEDS
 from rung.checks.examine import examined, report_of, write_report
 from rung.checks.lengths import too_long
+from rung.checks.renders import Renders
 from rung.checks.rows import Prepared, prepare
+from rung.checks.shown import shown_rows
 from rung.checks.table import known_names
 from rung.climb.machine import versions
+from rung.errors import ModelError
 from rung.evaluate import Bench, Store
 from rung.models.resolve import Model, at_hand
-from rung.records import DataReport, Example
+from rung.records import DataReport, Example, ShownRow
 from rung.rungs.base import Context, Reporter
 from rung.runs import writing
 from rung.system import Pool, context_of
@@ -34,13 +37,23 @@ class CheckOptions:
     models: tuple[str, ...] = ()
     format: str = "auto"
     accept: tuple[str, ...] = ()
+    show: int = 0
     dev_rows: int | None = None
     budget_s: float = 1800.0
     seed: int | None = None
 
 
-def check_rows(source: Path, options: CheckOptions, reporter: Reporter) -> tuple[DataReport, Path]:
-    """Run every check on the rows and write `data_report.json`; the report and its folder.
+@dataclass(frozen=True, kw_only=True)
+class Looked:
+    """The report on a task's rows, the folder in which it lies, and rows as the model sees them."""
+
+    report: DataReport
+    folder: Path
+    shown: tuple[ShownRow, ...] = ()
+
+
+def check_rows(source: Path, options: CheckOptions, reporter: Reporter) -> Looked:
+    """Run every check on the rows and write `data_report.json`; `show` rows are rendered as well.
 
     A model that isn't on this machine isn't brought: checks that need it are left out, and say so. Raises
     RungError where the rows can't be read as a task.
@@ -64,16 +77,23 @@ def check_rows(source: Path, options: CheckOptions, reporter: Reporter) -> tuple
             finally:
                 reporter.end(bar)
 
+        context = _context(prepared, model, folder, pool, reporter) if model else None
+        if options.show and context is None:
+            raise ModelError(
+                f"{prepared.task.models[0]!r} isn't on this machine, so that rows can't be shown as it sees "
+                "them: bring it with rung models --fetch"
+            )
         checked = examined(
             prepared,
             options.accept,
             ALL_NEEDS,
             embed=embed if at_hand(pool.embedder.name) else None,
-            context=_context(prepared, model, folder, pool, reporter) if model else None,
+            context=context,
         )
+        shown = shown_rows(Renders(context, prepared.splits.train), options.show) if context else ()
     report = report_of(prepared, checked, options.accept, time.monotonic() - start, versions())
     write_report(report, folder)
-    return report, folder
+    return Looked(report=report, folder=folder, shown=shown)
 
 
 def _context(prepared: Prepared, model: Model, folder: Path, pool: Pool, reporter: Reporter) -> Context:

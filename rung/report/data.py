@@ -1,13 +1,14 @@
 """What the data checks found, in the terminal and as one self-contained HTML file."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rung.records import DataReport, Finding
+from rung.records import DataReport, Finding, ShownRow
 from rung.report.html import by_gravity, environment
 from rung.report.notation import clean, count_text, short
 from rung.runs import write_text
@@ -47,6 +48,27 @@ def show_data(report: DataReport, console: Console, folder: Path) -> None:
     notes.add_row("Took", duration_text(report.seconds))
     notes.add_row("Report", f"{folder / 'data_report.html'} and data_report.json")
     console.print(notes, width=width)
+
+
+def show_rows(rows: Sequence[ShownRow], console: Console) -> None:
+    """Print rows token by token, in turn on two shades; what is supervised is green and in ⟦ ⟧."""
+    for row in rows:
+        text = Text.assemble((clean(row.where), "bold"), (f"  learned as {row.form}, ", "dim"))
+        counts = f"{len(row.prompt):,} + {len(row.answer):,} tokens"
+        text.append(f"{counts}\n", style="dim")
+        for number, token in enumerate(row.prompt):
+            text.append(_visible(token), style="on grey15" if number % 2 else "on grey27")
+        text.append("⟦", style="bold green")
+        for number, token in enumerate(row.answer):
+            text.append(_visible(token), style="green on grey15" if number % 2 else "green on grey27")
+        text.append("⟧", style="bold green")
+        console.print(text, soft_wrap=True)
+        console.print()
+
+
+def _visible(token: str) -> str:
+    """A token's text on one line."""
+    return clean(token.replace("\n", "↵").replace("\t", "⇥")) or "␣"
 
 
 def _finding(finding: Finding) -> Text:

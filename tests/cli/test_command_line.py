@@ -223,3 +223,56 @@ def test_the_json_answer_holds_everything_that_was_measured():
     assert as_line(Answer(text="{'a'", value=None)) == "{'a'"
     assert as_line(Answer(text="", value={"b": 1, "a": "é"})) == '{"a": "é", "b": 1}'
     assert "\x1b" not in as_line(Answer(text="\x1b[2J", value=None))
+
+
+CHECKED = [
+    {"input": f"{word} {number} {word[::-1]}", "output": label}
+    for number, (word, label) in enumerate(
+        zip("parcel invoice password courier refund account".split() * 20, "abcabc" * 20, strict=True)
+    )
+]
+
+
+def test_check_says_what_it_found_and_leaves_a_report(tmp_path):
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in CHECKED))
+    done = run("check", "rows.jsonl", "--models", str(tmp_path / "no.gguf"), folder=tmp_path)
+    said = done.stdout.decode()
+    assert done.returncode == 0, done.stderr.decode()
+    assert "Nothing blocks a climb" in said and "Left out" in said and "serving_render" in said
+    (folder,) = (tmp_path / "runs").iterdir()
+    report = json.loads((folder / "data_report.json").read_text())
+    assert report["parts"][0][0] == "train" and len(report["signature"]) == 64
+    assert "<script" not in (folder / "data_report.html").read_text()
+
+
+def test_check_ends_with_2_where_something_blocks_unless_it_is_accepted(tmp_path):
+    lines = [json.dumps(row) for row in CHECKED]
+    (tmp_path / "rows.jsonl").write_text("\n".join([*lines, "{broken"]))
+    done = run("check", "rows.jsonl", "--models", "no.gguf", folder=tmp_path)
+    assert done.returncode == 2 and b"broken_rows" in done.stdout
+    assert b"rows.jsonl:121" in done.stderr and b"--accept broken_rows" in done.stderr
+    done = run(
+        "check", "rows.jsonl", "--models", "no.gguf", "--accept", "broken_rows", "--out", "o", folder=tmp_path
+    )
+    assert done.returncode == 0 and json.loads((tmp_path / "o" / "data_report.json").read_text())["accepted"]
+    assert "no check has that name" in error_line(
+        run("check", "rows.jsonl", "--accept", "nothing", folder=tmp_path)
+    )
+
+
+def test_check_writes_a_mended_copy(tmp_path):
+    lines = [json.dumps(row) for row in [*CHECKED, CHECKED[0]]]
+    (tmp_path / "rows.jsonl").write_text("\n".join([*lines, "{broken"]))
+    done = run("check", "rows.jsonl", "--fix", "mended", folder=tmp_path)
+    assert done.stdout.decode() == (
+        "mended: kept train.jsonl 120 rows; set aside broken_rows 1 row, repeats 1 row (set_aside.jsonl)\n"
+    )
+    assert "isn't an empty folder" in error_line(
+        run("check", "rows.jsonl", "--fix", "mended", folder=tmp_path)
+    )
+
+
+def test_rows_cannot_be_shown_without_the_model(tmp_path):
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in CHECKED))
+    said = error_line(run("check", "rows.jsonl", "--show", "2", "--models", "no.gguf", folder=tmp_path))
+    assert "isn't on this machine" in said

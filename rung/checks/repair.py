@@ -1,0 +1,104 @@
+"""A mended copy of a task's files: what can't be used or shouldn't be twice set aside, with the reason."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rung.checks.base import rows_text
+from rung.data.near import alike_in
+from rung.data.rows import read_rows
+from rung.data.sources import Source, read_source
+from rung.data.splits import question
+from rung.errors import DataError
+from rung.records import Example
+from rung.runs import append_jsonl, write_text, writing
+from rung.task import Task
+from rung.task.outputs import canonical
+
+ASIDE_FILE = "set_aside.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Repair:
+    """What was written: how many rows were kept by file, and how many set aside by reason."""
+
+    folder: Path
+    kept: tuple[tuple[str, int], ...]
+    aside: tuple[tuple[str, int], ...]
+
+
+def repair(task: Task, format: str, out: Path) -> Repair:
+    """Write train.jsonl, and test.jsonl where the task has one, without the rows that do harm.
+
+    Set aside, in `set_aside.jsonl` with file:line, check and reason: rows that can't be read, all but the
+    first of rows with the same input and output in a file, and training rows whose input the test holds,
+    exactly or nearly. Rows keep their columns and order. Nothing is changed in place; raises DataError where
+    `out` holds something.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{str(out)!r} is there already and isn't an empty folder: name another for the copy")
+    train = read_source(task.data.train, format, lenient=True)
+    test = read_source(task.data.test, format, lenient=True) if task.data.test else None
+    reasons = dict(_faults(train))
+    if test is not None:
+        reasons |= dict(_faults(test))
+        kept_test = [row for row in test.examples if row.where not in reasons]
+        rows = [row for row in train.examples if row.where not in reasons]
+        reasons |= dict(_held(rows, kept_test))
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    kept = [("train.jsonl", _copy(task.data.train, out / "train.jsonl", reasons, out / ASIDE_FILE))]
+    if task.data.test is not None:
+        kept.append(("test.jsonl", _copy(task.data.test, out / "test.jsonl", reasons, out / ASIDE_FILE)))
+    counts = Counter(check for check, _ in reasons.values())
+    return Repair(folder=out, kept=tuple(kept), aside=tuple(sorted(counts.items())))
+
+
+def repair_text(done: Repair) -> str:
+    """What was written, in a line."""
+    kept = ", ".join(f"{name} {rows_text(count)}" for name, count in done.kept)
+    aside = ", ".join(f"{check} {rows_text(count)}" for check, count in done.aside) or "nothing"
+    return f"{done.folder}: kept {kept}; set aside {aside} ({ASIDE_FILE})"
+
+
+def _faults(source: Source) -> Iterator[tuple[str, tuple[str, str]]]:
+    """The place of each row that can't stay, with the check that names it and the reason."""
+    for broken in source.broken:
+        yield broken.where, ("broken_rows", broken.reason)
+    first: dict[tuple[tuple[str, str], str], Example] = {}
+    for row in source.examples:
+        key = (question(row), canonical(row.output))
+        if key in first:
+            yield row.where, ("repeats", f"the same input and output as {first[key].where}")
+        else:
+            first[key] = row
+
+
+def _held(rows: list[Example], test: list[Example]) -> Iterator[tuple[str, tuple[str, str]]]:
+    """Training rows whose input the test holds."""
+    exact = {question(row): row for row in test}
+    near = alike_in([row.input for row in rows], [row.input for row in test])
+    for place, row in enumerate(rows):
+        if question(row) in exact:
+            yield row.where, ("leaks", f"the test holds its input at {exact[question(row)].where}")
+        elif place in near and test[near[place]].context == row.context:
+            yield row.where, ("near_leaks", f"the test holds nearly its input at {test[near[place]].where}")
+
+
+def _copy(source: Path, target: Path, reasons: Mapping[str, tuple[str, str]], aside: Path) -> int:
+    """Write the rows that stay to `target` and append the others to `aside`; how many stayed."""
+    kept: list[str] = []
+    others: list[dict[str, Any]] = []
+    for where, row in read_rows(source):
+        columns = None if isinstance(row, DataError) else row
+        if where in reasons:
+            check, reason = reasons[where]
+            others.append({"where": where, "check": check, "reason": reason, "row": columns})
+        else:
+            kept.append(json.dumps(columns, ensure_ascii=False) + "\n")
+    write_text(target, "".join(kept))
+    append_jsonl(aside, others)
+    return len(kept)
