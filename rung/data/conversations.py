@@ -41,7 +41,7 @@ class Fields:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Turn:
-    """What one side said once. A turn that calls functions has the calls as its text, too."""
+    """What one side said once. A turn that calls functions, or none on purpose, has that as its text, too."""
 
     role: str
     text: str
@@ -51,7 +51,7 @@ class Turn:
     @property
     def answer(self) -> Json:
         """The turn as an output."""
-        return {"calls": self.calls} if self.calls else self.text
+        return self.text if self.calls is None else {"calls": self.calls}
 
 
 def conversation(
@@ -106,8 +106,8 @@ def _turn(turn: Any, column: str, role_key: str, text_key: str) -> Turn:
     role = ROLES.get(str(turn.get(role_key)))
     if role is None:
         raise ValueError(f"unknown {role_key} {shown(turn.get(role_key))}; known: {', '.join(ROLES)}")
-    calls = _calls(turn) if role == "assistant" else None
-    if calls:
+    calls = _calls(turn, text_key) if role == "assistant" else None
+    if calls is not None:
         return Turn(role=role, text=_spelled(calls), calls=calls)
     text, images = _content(turn.get(text_key), text_key)
     return Turn(role=role, text=text, images=images)
@@ -170,11 +170,14 @@ def _content(content: Any, key: str) -> tuple[str, tuple[str, ...]]:
     return "".join(texts), tuple(images)
 
 
-def _calls(turn: Mapping[str, Any]) -> Json:
-    """The functions that a turn calls, each with its arguments read; None where it calls none."""
+def _calls(turn: Mapping[str, Any], text_key: str) -> Json:
+    """The functions that a turn calls, each with its arguments read; None where it is a text.
+
+    An empty list of calls without a text says that none is to be called.
+    """
     calls = turn.get("tool_calls") or ([turn["function_call"]] if turn.get("function_call") else None)
     if not calls:
-        return None
+        return [] if turn.get("tool_calls") == [] and not turn.get(text_key) else None
     if not isinstance(calls, list):
         raise ValueError(f"tool_calls must be a list of calls, not {shown(calls)}")
     return [_call(call) for call in calls]

@@ -137,6 +137,11 @@ def test_earlier_calls_and_their_results_are_part_of_what_is_asked(tmp_path: Pat
     assert example.faults == ()
 
 
+def test_an_empty_list_of_calls_is_an_answer_only_where_nothing_is_said(tmp_path: Path) -> None:
+    assert read(tmp_path, {"messages": [ASK, turn("assistant", None, tool_calls=[])]}).output == {"calls": []}
+    assert read(tmp_path, {"messages": [ASK, turn("assistant", "No.", tool_calls=[])]}).output == "No."
+
+
 def test_rows_of_calls_make_a_json_task(tmp_path: Path) -> None:
     rows = source(tmp_path, *[{"messages": [ASK, turn("assistant", "", tool_calls=[CALL])]}] * 3).examples
     assert settle_kind(Task(data=DataFiles(train=Path("x"))), rows)[0].output.kind == "json"
