@@ -77,12 +77,14 @@ def _given(prepared: Prepared, folder: Path) -> dict[str, Any]:
 
 
 def _labels(prepared: Prepared) -> list[str]:
-    """Every label of the file of rows: a task refuses rows with others than it lists."""
+    """Every label of the file of rows: a task refuses rows with others than it lists.
+
+    A carved test holds none that train lacks; rows that were removed for a given test may.
+    """
     splits = prepared.splits
     if prepared.task.output.kind != "label":
         return []
-    carved = () if splits.test_given else splits.test
-    rows = (*splits.train, *splits.dev, *carved, *splits.removed)
+    rows = (*splits.train, *splits.dev, *splits.removed)
     labels = {str(as_kind(row.output, "label")) for row in rows}
     return sorted(labels) if len(labels) <= MOST_LABELS else []
 

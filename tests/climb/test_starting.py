@@ -114,9 +114,15 @@ def test_an_editor_finds_the_keys_and_no_fault(tmp_path: Path, outputs: list[Any
     ]
 
 
-def test_a_label_that_only_the_sealed_rows_have_is_listed_too(tmp_path: Path) -> None:
-    source = rows_file(tmp_path / "rows.jsonl", [*["a", "b"] * 30, "once"])
-    assert load_task(start_task(source).folder).output.labels == ("a", "b", "once")
+@pytest.mark.parametrize("given", [True, False])
+def test_a_label_of_one_row_is_listed_even_if_the_test_has_that_row_too(tmp_path: Path, given: bool) -> None:
+    outputs = [*["a", "b"] * 30, "once"]
+    source = rows_file(tmp_path / "rows.jsonl", outputs)
+    test = tmp_path / "test.jsonl"
+    test.write_text(source.read_text().splitlines()[-1])
+    folder = start_task(source, test=test if given else None).folder
+    assert load_task(folder).output.labels == ("a", "b", "once")
+    assert prepare(folder, CheckOptions()).task.output.labels == ("a", "b", "once")
 
 
 @pytest.mark.parametrize(("count", "listed"), [(MOST_LABELS, True), (MOST_LABELS + 1, False)])
