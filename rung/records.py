@@ -17,7 +17,11 @@ VerdictKind = Literal["clear_winner", "tie", "undecided", "no_verdict"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Example:
-    """One labelled row. `id` is a digest of input, context and their occurrence; `where` is file:line."""
+    """One labelled row. `id` is a digest of input, context and their occurrence; `where` is file:line.
+
+    `rejected` is a worse answer than the output, `images` are paths and URLs as written, `faults` say what is
+    odd about a row that can be read. A `synthetic` row was made by a model.
+    """
 
     id: str
     input: str
@@ -25,6 +29,10 @@ class Example:
     context: str | None = None
     group: str | None = None
     where: str = ""
+    rejected: str | None = None
+    images: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
+    synthetic: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

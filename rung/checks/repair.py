@@ -33,10 +33,10 @@ class Repair:
 def repair(task: Task, format: str, out: Path) -> Repair:
     """Write train.jsonl, and test.jsonl where the task has one, without the rows that do harm.
 
-    Set aside, in `set_aside.jsonl` with file:line, check and reason: rows that can't be read, all but the
-    first of rows with the same input and output in a file, and training rows whose input the test holds,
-    exactly or nearly. Rows keep their columns and order. Nothing is changed in place; raises DataError where
-    `out` holds something.
+    Set aside, in `set_aside.jsonl` with file:line, check and reason: rows that can't be read, conversations
+    with odd turns, all but the first of rows with the same input and output in a file, and training rows
+    whose input the test holds, exactly or nearly. Rows keep their columns and order. Nothing is changed in
+    place; raises DataError where `out` holds something.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{str(out)!r} is there already and isn't an empty folder: name another for the copy")
@@ -70,6 +70,9 @@ def _faults(source: Source) -> Iterator[tuple[str, tuple[str, str]]]:
         yield broken.where, ("broken_rows", broken.reason)
     first: dict[tuple[tuple[str, str], str], Example] = {}
     for row in source.examples:
+        if row.faults:
+            yield row.where, ("turns", "; ".join(row.faults))
+            continue
         key = (question(row), canonical(row.output))
         if key in first:
             yield row.where, ("repeats", f"the same input and output as {first[key].where}")

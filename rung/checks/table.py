@@ -3,13 +3,26 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
-from rung.checks import counts, files, lengths, outputs, overlap, render
+from rung.checks import (
+    counts,
+    files,
+    lengths,
+    outputs,
+    overlap,
+    packing,
+    preference,
+    provenance,
+    render,
+    turns,
+)
 from rung.checks.base import ALL_NEEDS, Check, Needs, Subject
 from rung.errors import TaskError
 from rung.records import CheckRun, Finding
 
 CHECKS: tuple[Check, ...] = (
     Check(number=1, name="broken_rows", what="every row can be read", run=files.broken_rows),
+    Check(number=1, name="images", what="no row needs its images", run=turns.images),
+    Check(number=2, name="turns", what="turns in the usual order", run=turns.turns),
     Check(number=3, name="train_rows", what="enough rows to train on", run=counts.train_rows),
     Check(number=3, name="test_rows", what="enough rows to test on", run=counts.test_rows),
     Check(number=4, name="repeats", what="no row stands there twice", run=overlap.repeats),
@@ -73,8 +86,13 @@ CHECKS: tuple[Check, ...] = (
         run=render.serving_render,
         needs="chat",
     ),
+    Check(number=23, name="packing", what="packed rows are kept apart", run=packing.packing),
+    Check(
+        number=28, name="preferences", what="answers differ in more than length", run=preference.preferences
+    ),
     Check(number=29, name="targets", what="outputs of the kind and schema", run=outputs.targets),
     Check(number=30, name="obtainable", what="values are in the input", run=outputs.obtainable),
+    Check(number=31, name="synthetic", what="no test row was made by a model", run=provenance.synthetic),
     Check(number=32, name="tokens", what="how long rows are", run=render.tokens, needs="chat"),
 )
 """`number` is that of the list in docs/checks.md; some of its lines are several checks here."""

@@ -37,7 +37,7 @@ class ClimbChoices:
     seed
         Seed of every random choice; by default the task's.
     format
-        How rows are written: auto, io, chat, prompt_completion, alpaca or sharegpt.
+        How rows are written: auto, io, chat, prompt_completion, preference, alpaca or sharegpt.
     accept
         Data checks that may find what would block, with commas between; the report keeps that.
     """
@@ -93,6 +93,32 @@ def climb(task: Path, /, *, choices: ClimbChoices | None = None) -> None:
     show(result, Console(), run)
 
 
+def init(rows: Path, /, *, test: Path | None = None, out: Path | None = None) -> None:
+    """Write a task file with every key explained, filled in from the rows, to go on from.
+
+    Example: rung init tickets.jsonl
+
+    Beside it lie the JSON Schema by which an editor knows its keys, and that of the answers where they are
+    JSON. Nothing is overwritten.
+
+    Parameters
+    ----------
+    rows
+        A file of rows (.jsonl, .json, .csv, .tsv, .parquet).
+    test
+        Rows for the verdict; without it a part of ROWS is put aside and sealed.
+    out
+        Folder of the task; by default that of ROWS.
+    """
+    from rung.climb.starting import start_task
+
+    started = start_task(rows, test=test, out=out)
+    for line in started.inferred:
+        print(line)
+    print(f"written: {', '.join(map(str, started.files))}")
+    print(f"next: rung check {started.folder}")
+
+
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class CheckChoices:
@@ -107,7 +133,7 @@ class CheckChoices:
     models
         Model to check prompts for, instead of the task's; it isn't brought for that, only used if it's here.
     format
-        How rows are written: auto, io, chat, prompt_completion, alpaca or sharegpt.
+        How rows are written: auto, io, chat, prompt_completion, preference, alpaca or sharegpt.
     accept
         Checks that may find what would block, with commas between; the report keeps that.
     show

@@ -25,7 +25,14 @@ app = App(
     version=__version__,
     suppress_keyboard_interrupt=False,
 )
-for command in (commands.check, commands.climb, commands.report, commands.ask, commands.models):
+for command in (
+    commands.init,
+    commands.check,
+    commands.climb,
+    commands.report,
+    commands.ask,
+    commands.models,
+):
     app.command(command)
 
 

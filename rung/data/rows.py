@@ -159,7 +159,7 @@ def _parquet(path: Path) -> Iterator[Row]:
                         f"{path.name}:row {number}",
                         {name: None if cell != cell else cell for name, cell in row.items()},
                     )
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         after = f" after row {number}" if number else ""
         raise DataError(f"{path.name}: not a readable Parquet file{after}: {str(error)[:120]!r}") from error
 

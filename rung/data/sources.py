@@ -8,6 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rung.data.conversations import Fields, conversation, preference
+from rung.data.images import IMAGE_COLUMNS, images_in
+from rung.data.provenance import MARK_COLUMNS, is_synthetic
 from rung.data.rows import MAX_ROW_BYTES, read_rows
 from rung.errors import DataError
 from rung.records import Example, OutputKind
@@ -15,17 +18,7 @@ from rung.task.model import DataFormat
 from rung.task.outputs import as_kind, canonical, check_text, shown
 
 GROUP_COLUMNS = ("group", "doc_id", "user_id")
-SPEAKERS = {"user": "User", "assistant": "Assistant", "tool": "Tool"}
-ROLES = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "tool": "tool",
-    "function": "tool",
-}
+TOOL_COLUMNS = ("tools", "functions")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,15 +44,6 @@ class Source:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Fields:
-    """A row's parts before they are checked."""
-
-    input: Any
-    output: Any
-    context: Any = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Format:
     """One way of writing a row: the columns that show it, and how to read them."""
 
@@ -81,14 +65,31 @@ def _alpaca(row: Mapping[str, Any], needs: tuple[str, ...]) -> Fields:
 
 
 def _chat(row: Mapping[str, Any], needs: tuple[str, ...]) -> Fields:
-    return _conversation(row["messages"], "messages", "role", "content")
+    return conversation(row["messages"], "messages", tools=_tools(row))
 
 
 def _sharegpt(row: Mapping[str, Any], needs: tuple[str, ...]) -> Fields:
-    return _conversation(row["conversations"], "conversations", "from", "value")
+    return conversation(
+        row["conversations"], "conversations", tools=_tools(row), role_key="from", text_key="value"
+    )
 
 
+def _preference(row: Mapping[str, Any], needs: tuple[str, ...]) -> Fields:
+    asked, tools = row[needs[0]], _tools(row)
+    if isinstance(asked, dict):
+        asked, tools = asked.get("messages"), asked.get("tools") or tools
+    fields = preference(asked, row[needs[1]], row[needs[2]], needs, tools)
+    return fields if fields.context else replace(fields, context=row.get("context"))
+
+
+def _tools(row: Mapping[str, Any]) -> Any:
+    return next((row[column] for column in TOOL_COLUMNS if row.get(column)), None)
+
+
+OPENAI_PREFERENCE = ("input", "preferred_output", "non_preferred_output")
 FORMATS: tuple[Format, ...] = (
+    Format(name="preference", needs=("prompt", "chosen", "rejected"), read=_preference),
+    Format(name="preference", needs=OPENAI_PREFERENCE, read=_preference),
     Format(name="chat", needs=("messages",), read=_chat),
     Format(name="sharegpt", needs=("conversations",), read=_sharegpt),
     Format(name="alpaca", needs=("instruction", "output"), read=_alpaca),
@@ -184,18 +185,23 @@ def _example(row: Mapping[str, Any], where: str, format: Format) -> Example:
     fields = format.read(row, format.needs)
     text = _text(fields.input, "input")
     context = None if fields.context in (None, "") else _text(fields.context, "context")
-    if isinstance(fields.output, str):
-        _text(fields.output, "output")
-    try:
-        size = len(canonical(fields.output)) + len(text) + len(context or "")
-    except TypeError as error:
-        raise ValueError(f"output {shown(fields.output)} is no JSON value; store it as text") from error
+    rejected = None if fields.rejected is None else _spelled(fields.rejected, "rejected")
+    size = len(_spelled(fields.output, "output")) + len(text) + len(context or "") + len(rejected or "")
     if size > MAX_ROW_BYTES:
         raise ValueError("a row over 1 MB; shorten it or leave it out")
     nfc = [unicodedata.normalize("NFC", part) if part else None for part in (text, context)]
     digest = hashlib.sha256(json.dumps(nfc, ensure_ascii=False).encode()).hexdigest()
     return Example(
-        id=digest[:16], input=text, output=fields.output, context=context, group=_group(row), where=where
+        id=digest[:16],
+        input=text,
+        output=fields.output,
+        context=context,
+        group=_group(row),
+        where=where,
+        rejected=rejected,
+        images=(*fields.images, *images_in(row)),
+        faults=fields.faults,
+        synthetic=is_synthetic(row),
     )
 
 
@@ -208,6 +214,16 @@ def _text(value: Any, part: str) -> str:
     return value
 
 
+def _spelled(value: Any, part: str) -> str:
+    """An answer as one text. ValueError where it is none."""
+    if isinstance(value, str):
+        return _text(value, part)
+    try:
+        return canonical(value)
+    except TypeError as error:
+        raise ValueError(f"{part} {shown(value)} is no JSON value; store it as text") from error
+
+
 def _group(row: Mapping[str, Any]) -> str | None:
     meta = row.get("meta")
     found = [row.get(column) for column in GROUP_COLUMNS]
@@ -218,43 +234,6 @@ def _group(row: Mapping[str, Any]) -> str | None:
     if isinstance(group, bool) or not isinstance(group, (str, int)):
         raise ValueError(f"group must be text or a whole number, not {shown(group)}")
     return str(group)
-
-
-def _conversation(turns: Any, column: str, role_key: str, text_key: str) -> Fields:
-    """The last turn, the assistant's, is the output; system turns are the context; the rest is the input."""
-    if not isinstance(turns, list) or not turns:
-        raise ValueError(f"{column} must be a list of turns, not {shown(turns)}")
-    said: list[tuple[str, str]] = []
-    for turn in turns:
-        if not isinstance(turn, dict):
-            raise ValueError(f"a turn of {column} must be an object, not {shown(turn)}")
-        role = ROLES.get(str(turn.get(role_key)))
-        if role is None:
-            raise ValueError(f"unknown {role_key} {shown(turn.get(role_key))}; known: {', '.join(ROLES)}")
-        said.append((role, _turn_text(turn.get(text_key), text_key)))
-    if said[-1][0] != "assistant":
-        raise ValueError(f"{column} must end with the assistant's answer, not with {said[-1][0]!r}")
-    asked = [turn for turn in said[:-1] if turn[0] != "system"]
-    system = "\n\n".join(text for role, text in said if role == "system")
-    if not any(role == "user" for role, _ in asked):
-        raise ValueError(f"{column} holds no user turn before the answer; add it or delete the row")
-    text = asked[0][1] if len(asked) == 1 else "\n".join(f"{SPEAKERS[role]}: {text}" for role, text in asked)
-    return Fields(input=text, output=said[-1][1], context=system)
-
-
-def _turn_text(content: Any, key: str) -> str:
-    if isinstance(content, list) and all(isinstance(part, dict) for part in content):
-        content = "".join(str(part.get("text")) for part in content) if _only_text(content) else content
-    if not isinstance(content, str):
-        raise ValueError(
-            f"{key} must be text, not {shown(content)}; tool calls and images are not read: "
-            "write a call as JSON text"
-        )
-    return content
-
-
-def _only_text(parts: list[Any]) -> bool:
-    return all(part.get("type") == "text" and isinstance(part.get("text"), str) for part in parts)
 
 
 def _numbered(examples: Sequence[Example]) -> tuple[Example, ...]:
@@ -277,7 +256,11 @@ def _notes(path: Path, format: Format, examples: Sequence[Example], columns: set
     groups = {example.group for example in examples if example.group is not None}
     if groups:
         notes.append(f"{path.name}: {len(groups):,} groups; the rows of a group stay on one side of a split")
-    used = {*format.needs, "input", "context", "meta", "id", *GROUP_COLUMNS}
+    if format.read is _preference:
+        notes.append(f"{path.name}: outputs are the chosen answers; the rejected ones are only checked")
+    used = {*format.needs, "input", "context", "meta", "id", *GROUP_COLUMNS, *IMAGE_COLUMNS, *MARK_COLUMNS}
+    if format.read in (_chat, _sharegpt, _preference):
+        used |= set(TOOL_COLUMNS)
     ignored = sorted(str(column) for column in columns - used)
     if ignored:
         notes.append(f"{path.name}: columns not used: {', '.join(ignored)[:200]}")

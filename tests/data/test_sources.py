@@ -73,12 +73,13 @@ WRITTEN: dict[str, dict[str, Any]] = {
     },
     "alpaca": {"instruction": "q", "input": "", "output": "a", "context": "c"},
     "prompt_completion": {"prompt": "q", "completion": "a", "context": "c"},
+    "preference": {"prompt": [turn("system", "c"), turn("user", "q")], "chosen": "a", "rejected": "b"},
     "io": {"input": "q", "output": "a", "context": "c"},
 }
 
 
 def test_the_table_holds_every_format_that_a_task_file_can_name() -> None:
-    assert len(FORMATS) == 8
+    assert len(FORMATS) == 10
     assert {known.name for known in FORMATS} == set(get_args(DataFormat)) - {"auto"} == set(WRITTEN)
 
 
@@ -251,7 +252,7 @@ GOOD = b'{"input": "q", "output": "a"}\n'
         ("rows.jsonl", b"[" * 200_000, "nested deeper than 64"),
         ("rows.jsonl", GOOD + b'{"input": "' + b"x" * 2**20 + b'"}', "rows.jsonl:2: a row over 1 MB"),
         ("rows.json", b'[{"input": "' + b"x" * 2**20 + b'", "output": 1}]', "item 1: a row over 1 MB"),
-        ("rows.jsonl", b'{"a": 1, "b": 2}', "no known columns among ['a', 'b']; accepted: messages (chat);"),
+        ("rows.jsonl", b'{"a": 1, "b": 2}', "no known columns among ['a', 'b']; accepted: prompt + chosen"),
         ("rows.jsonl", GOOD + b'{"input": "q"}', "rows.jsonl:2: 'output' is missing"),
         ("rows.jsonl", b'{"input": "q", "output": null}', "rows.jsonl:1: 'output' is missing"),
         ("rows.jsonl", b'{"input": " ", "output": "a"}', "rows.jsonl:1: input is empty (' ')"),
@@ -300,7 +301,7 @@ def test_a_faulty_file_is_refused_with_its_place_and_a_way_out(
 
 def test_an_unknown_format_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     message = fault(jsonl(tmp_path / "rows.jsonl", WRITTEN["io"]), "csv")
-    assert message.startswith("unknown data format 'csv'; choose auto, chat, sharegpt, alpaca")
+    assert message.startswith("unknown data format 'csv'; choose auto, preference, chat, sharegpt, alpaca")
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:

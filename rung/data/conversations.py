@@ -1,0 +1,231 @@
+"""Conversations as rows: their turns, tool calls and images, and an answer preferred to another one."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from rung.data.images import PLACE, image_at
+from rung.records import Json
+from rung.task.outputs import canonical, read_json, shown
+
+SPEAKERS = {"user": "User", "assistant": "Assistant", "tool": "Tool"}
+ROLES = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "tool": "tool",
+    "function": "tool",
+}
+FUNCTIONS = "Functions (JSON):\n"
+"""What stands before the functions that an answer may call."""
+IMAGE_PARTS = ("image_url", "input_image", "image")
+IMAGE_KEYS = ("image_url", "image", "url", "path")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fields:
+    """A row's parts before they are checked."""
+
+    input: Any
+    output: Any
+    context: Any = None
+    rejected: Any = None
+    images: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Turn:
+    """What one side said once. A turn that calls functions, or none on purpose, has that as its text, too."""
+
+    role: str
+    text: str
+    calls: Json = None
+    images: tuple[str, ...] = ()
+
+    @property
+    def answer(self) -> Json:
+        """The turn as an output."""
+        return self.text if self.calls is None else {"calls": self.calls}
+
+
+def conversation(
+    turns: Any, column: str, *, tools: Any = None, role_key: str = "role", text_key: str = "content"
+) -> Fields:
+    """The last turn, the assistant's, is the output; system turns are the context; the rest is the input."""
+    read = read_turns(turns, column, role_key, text_key)
+    if read[-1].role != "assistant":
+        raise ValueError(f"{column} must end with the assistant's answer, not with {read[-1].role!r}")
+    return _fields(read[:-1], read[-1].answer, column, tools)
+
+
+def preference(prompt: Any, chosen: Any, rejected: Any, columns: Sequence[str], tools: Any = None) -> Fields:
+    """The chosen answer is the output. Each answer is a text, or a list of turns that ends with it.
+
+    Turns before the answer are those of the prompt, or follow them; both answers have the same ones.
+    """
+    before, output = _answered(chosen, columns[1])
+    other, worse = _answered(rejected, columns[2])
+    if before != other:
+        raise ValueError(
+            f"{columns[1]} and {columns[2]} answer different conversations; write the same turns before both"
+        )
+    if isinstance(prompt, list):
+        asked = read_turns(prompt, columns[0])
+    elif isinstance(prompt, str):
+        asked = [Turn(role="user", text=prompt)]
+    else:
+        raise ValueError(f"{columns[0]} must be text or a list of turns, not {shown(prompt)}")
+    asked = before if all(turn in before for turn in asked) else [*asked, *before]
+    fields = _fields(asked, output, columns[0], tools)
+    return Fields(
+        input=fields.input,
+        output=output,
+        context=fields.context,
+        rejected=worse,
+        images=fields.images,
+        faults=fields.faults,
+    )
+
+
+def read_turns(turns: Any, column: str, role_key: str = "role", text_key: str = "content") -> Sequence[Turn]:
+    """The turns, one at least. ValueError says which isn't one."""
+    if not isinstance(turns, list) or not turns:
+        raise ValueError(f"{column} must be a list of turns, not {shown(turns)}")
+    return [_turn(turn, column, role_key, text_key) for turn in turns]
+
+
+def _turn(turn: Any, column: str, role_key: str, text_key: str) -> Turn:
+    if not isinstance(turn, dict):
+        raise ValueError(f"a turn of {column} must be an object, not {shown(turn)}")
+    role = ROLES.get(str(turn.get(role_key)))
+    if role is None:
+        raise ValueError(f"unknown {role_key} {shown(turn.get(role_key))}; known: {', '.join(ROLES)}")
+    calls = _calls(turn, text_key) if role == "assistant" else None
+    if calls is not None:
+        return Turn(role=role, text=_spelled(calls), calls=calls)
+    text, images = _content(turn.get(text_key), text_key)
+    return Turn(role=role, text=text, images=images)
+
+
+def _fields(asked: Sequence[Turn], output: Json, column: str, tools: Any) -> Fields:
+    turns = [turn for turn in asked if turn.role != "system"]
+    if not any(turn.role == "user" for turn in turns):
+        raise ValueError(f"{column} holds no user turn before the answer; add it or delete the row")
+    texts = [turn.text for turn in turns]
+    said = "\n".join(f"{SPEAKERS[turn.role]}: {turn.text}" for turn in turns)
+    system = "\n\n".join(turn.text for turn in asked if turn.role == "system")
+    return Fields(
+        input=texts[0] if len(texts) == 1 else said,
+        output=output,
+        context="\n\n".join(part for part in (system, _functions(tools)) if part),
+        images=tuple(image for turn in asked for image in turn.images),
+        faults=_faults([*(turn.role for turn in asked), "assistant"]),
+    )
+
+
+def _faults(roles: Sequence[str]) -> tuple[str, ...]:
+    """What is odd about the order of the turns. One call may have several results, each a tool's turn."""
+    found = []
+    for number, (before, role) in enumerate(pairwise(roles), start=2):
+        if role == before and role != "tool":
+            found.append(f"turns {number - 1} and {number} are both the {role}'s")
+        elif role == "system":
+            found.append(f"turn {number} is the system's, which comes first")
+    return tuple(found)
+
+
+def _answered(value: Any, column: str) -> tuple[Sequence[Turn], Any]:
+    """The turns before an answer, and the answer."""
+    if not isinstance(value, list):
+        return [], value
+    turns = read_turns(value, column)
+    if turns[-1].role != "assistant":
+        raise ValueError(f"{column} must end with the assistant's answer, not with {turns[-1].role!r}")
+    return turns[:-1], turns[-1].answer
+
+
+def _content(content: Any, key: str) -> tuple[str, tuple[str, ...]]:
+    """A turn's text, `<image>` where an image stood, and those images."""
+    if isinstance(content, str):
+        return content, ()
+    if not isinstance(content, list) or not content or not all(isinstance(part, dict) for part in content):
+        raise ValueError(f"{key} must be text, not {shown(content)}; write it as a string")
+    texts, images = [], []
+    for part in content:
+        kind = part.get("type")
+        if kind in IMAGE_PARTS:
+            texts.append(PLACE)
+            # A part without an address stands for one of the row's column `images`.
+            images += [image_at(part[key]) for key in IMAGE_KEYS if part.get(key)][:1]
+        elif kind == "text" and isinstance(part.get("text"), str):
+            texts.append(part["text"])
+        else:
+            raise ValueError(f"{key} holds a part that is no text and no image: {shown(part)}; take it out")
+    return "".join(texts), tuple(images)
+
+
+def _calls(turn: Mapping[str, Any], text_key: str) -> Json:
+    """The functions that a turn calls, each with its arguments read; None where it is a text.
+
+    An empty list of calls without a text says that none is to be called.
+    """
+    calls = turn.get("tool_calls") or ([turn["function_call"]] if turn.get("function_call") else None)
+    if not calls:
+        return [] if turn.get("tool_calls") == [] and not turn.get(text_key) else None
+    if not isinstance(calls, list):
+        raise ValueError(f"tool_calls must be a list of calls, not {shown(calls)}")
+    return [_call(call) for call in calls]
+
+
+def _call(call: Any) -> Json:
+    function = (call.get("function") or call) if isinstance(call, dict) else None
+    name = function.get("name") if isinstance(function, dict) else None
+    if not isinstance(function, dict) or not isinstance(name, str) or not name:
+        raise ValueError(f"a call needs a function with a name, not {shown(call)}")
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        try:
+            arguments = read_json(arguments)
+        except ValueError as error:
+            raise ValueError(
+                f"arguments of the call of {shown(name, 40)}: {error}: {shown(arguments)}; correct them"
+            ) from None
+    if not isinstance(arguments, dict):
+        raise ValueError(
+            f"arguments of the call of {shown(name, 40)} must be a JSON object, not {shown(arguments)}"
+        )
+    return {"name": name, "arguments": arguments}
+
+
+def _spelled(calls: Json) -> str:
+    try:
+        return canonical({"calls": calls})
+    except TypeError as error:
+        raise ValueError(
+            f"calls {shown(calls)} are no JSON value; write the arguments as JSON text"
+        ) from error
+
+
+def _functions(tools: Any) -> str:
+    """The functions that may be called, as the end of the context."""
+    if isinstance(tools, str) and tools.strip():
+        try:
+            tools = read_json(tools)
+        except ValueError as error:
+            raise ValueError(f"tools: {error}: {shown(tools)}; correct them") from None
+    if tools is None or tools in ("", []):
+        return ""
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise ValueError(f"tools must be a list of functions, not {shown(tools)}")
+    try:
+        return FUNCTIONS + json.dumps(
+            [tool.get("function") or tool for tool in tools], ensure_ascii=False, allow_nan=False
+        )
+    except TypeError as error:
+        raise ValueError(f"tools {shown(tools)} are no JSON value; store them as text") from error

@@ -1,0 +1,285 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from rung.data.provenance import is_synthetic
+from rung.data.sources import Source, read_source
+from rung.errors import DataError
+from rung.records import Example
+from rung.task import DataFiles, Task, settle_kind
+
+
+def turn(role: str, content: Any, **more: Any) -> dict[str, Any]:
+    return {"role": role, "content": content, **more}
+
+
+ASK, ANSWER, WORSE = turn("user", "q"), turn("assistant", "good"), turn("assistant", "bad")
+WEATHER = {"name": "weather", "parameters": {"type": "object"}}
+CALL = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Riga"}'}}
+CALLS = {"calls": [{"name": "weather", "arguments": {"city": "Riga"}}]}
+
+
+def source(folder: Path, *rows: dict[str, Any]) -> Source:
+    file = folder / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return read_source(file)
+
+
+def read(folder: Path, row: dict[str, Any]) -> Example:
+    return source(folder, row).examples[0]
+
+
+def fault(folder: Path, row: dict[str, Any]) -> str:
+    with pytest.raises(DataError) as caught:
+        read(folder, row)
+    assert str(caught.value).startswith("rows.jsonl:1: ")
+    return str(caught.value)
+
+
+PREFERENCES: dict[str, dict[str, Any]] = {
+    "texts": {"prompt": "q", "chosen": "good", "rejected": "bad"},
+    "turns": {"prompt": [ASK], "chosen": [ANSWER], "rejected": [WORSE]},
+    "whole conversations": {"prompt": "q", "chosen": [ASK, ANSWER], "rejected": [ASK, WORSE]},
+    "the conversations beside them": {
+        "prompt": "q",
+        "chosen": [ASK, ANSWER],
+        "rejected": [ASK, WORSE],
+        "messages": [ASK, ANSWER],
+    },
+    "lists of OpenAI": {"input": [ASK], "preferred_output": [ANSWER], "non_preferred_output": [WORSE]},
+    "object of OpenAI": {
+        "input": {"messages": [ASK], "tools": []},
+        "preferred_output": [ANSWER],
+        "non_preferred_output": [WORSE],
+    },
+}
+
+
+@pytest.mark.parametrize("written", PREFERENCES)
+def test_the_chosen_answer_is_the_output_and_the_rejected_one_is_kept(tmp_path: Path, written: str) -> None:
+    found = source(tmp_path, PREFERENCES[written])
+    example = found.examples[0]
+    assert found.format == "preference"
+    assert (example.input, example.context) == ("q", None)
+    assert (example.output, example.rejected) == ("good", "bad")
+    assert "the rejected ones are only checked" in found.notes[1]
+
+
+def test_a_preference_over_a_longer_conversation_keeps_its_turns_and_its_system_text(tmp_path: Path) -> None:
+    before = [turn("system", "be kind"), ASK, turn("assistant", "what?"), turn("user", "that")]
+    example = read(
+        tmp_path, {"prompt": "q", "chosen": [*before, ANSWER], "rejected": [*before, WORSE], "context": "c"}
+    )
+    assert example.input == "User: q\nAssistant: what?\nUser: that"
+    assert (example.context, example.faults) == ("be kind", ())
+
+
+def test_a_rejected_call_is_kept_as_json_text(tmp_path: Path) -> None:
+    worse = turn("assistant", None, tool_calls=[CALL])
+    example = read(tmp_path, {"prompt": [ASK], "chosen": "It rains.", "rejected": [worse]})
+    assert json.loads(example.rejected or "") == CALLS
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"prompt": 3, "chosen": "a", "rejected": "b"}, "prompt must be text or a list of turns, not 3"),
+        ({"prompt": "q", "chosen": "a", "rejected": " "}, "rejected is empty (' ')"),
+        ({"prompt": "q", "chosen": [ASK], "rejected": "b"}, "chosen must end with the assistant's answer"),
+        (
+            {"prompt": "q", "chosen": [ASK, ANSWER], "rejected": [turn("user", "else"), WORSE]},
+            "chosen and rejected answer different conversations",
+        ),
+        ({"prompt": "q", "chosen": "a", "rejected": None, "x": 1}, "no known columns"),
+        (
+            {"input": {"messages": None}, "preferred_output": [ANSWER], "non_preferred_output": [WORSE]},
+            "input must be text or a list of turns, not None",
+        ),
+    ],
+)
+def test_a_faulty_preference_row_is_refused_in_words(tmp_path: Path, row: dict[str, Any], said: str) -> None:
+    if said == "no known columns":
+        said = "'rejected' is missing or empty"
+    assert said in fault(tmp_path, row)
+
+
+@pytest.mark.parametrize(
+    "called",
+    [
+        {"tool_calls": [CALL]},
+        {"tool_calls": [{"name": "weather", "arguments": {"city": "Riga"}}]},
+        {"function_call": CALL["function"]},
+    ],
+)
+def test_the_calls_of_the_last_turn_are_the_output(tmp_path: Path, called: dict[str, Any]) -> None:
+    assert read(tmp_path, {"messages": [ASK, turn("assistant", None, **called)]}).output == CALLS
+
+
+@pytest.mark.parametrize(
+    "tools", [[WEATHER], [{"type": "function", "function": WEATHER}], json.dumps([WEATHER])]
+)
+def test_the_functions_that_may_be_called_end_the_context(tmp_path: Path, tools: Any) -> None:
+    row = {"messages": [turn("system", "s"), ASK, turn("assistant", None, tool_calls=[CALL])], "tools": tools}
+    found = source(tmp_path, row)
+    assert found.examples[0].context == "s\n\nFunctions (JSON):\n" + json.dumps([WEATHER])
+    assert not any("not used" in note for note in found.notes)
+
+
+def test_earlier_calls_and_their_results_are_part_of_what_is_asked(tmp_path: Path) -> None:
+    turns = [ASK, turn("assistant", None, tool_calls=[CALL, CALL]), turn("tool", "rain"), turn("tool", "sun")]
+    example = read(tmp_path, {"messages": [*turns, ANSWER]})
+    call = '{"arguments": {"city": "Riga"}, "name": "weather"}'
+    assert example.input == f'User: q\nAssistant: {{"calls": [{call}, {call}]}}\nTool: rain\nTool: sun'
+    assert example.faults == ()
+
+
+def test_an_empty_list_of_calls_is_an_answer_only_where_nothing_is_said(tmp_path: Path) -> None:
+    assert read(tmp_path, {"messages": [ASK, turn("assistant", None, tool_calls=[])]}).output == {"calls": []}
+    assert read(tmp_path, {"messages": [ASK, turn("assistant", "No.", tool_calls=[])]}).output == "No."
+
+
+def test_rows_of_calls_make_a_json_task(tmp_path: Path) -> None:
+    rows = source(tmp_path, *[{"messages": [ASK, turn("assistant", "", tool_calls=[CALL])]}] * 3).examples
+    assert settle_kind(Task(data=DataFiles(train=Path("x"))), rows)[0].output.kind == "json"
+
+
+@pytest.mark.parametrize(
+    ("called", "said"),
+    [
+        ([{"function": {"name": "f", "arguments": '{"a": '}}], "arguments of the call of 'f': broken JSON"),
+        ([{"function": {"name": "f", "arguments": "[1]"}}], "'f' must be a JSON object, not [1]"),
+        ([{"function": {"name": "f"}}], "'f' must be a JSON object, not None"),
+        ([{"function": {"arguments": "{}"}}], "a call needs a function with a name"),
+        ([3], "a call needs a function with a name, not 3"),
+        ("f()", "tool_calls must be a list of calls, not 'f()'"),
+    ],
+)
+def test_a_broken_call_is_refused_in_words(tmp_path: Path, called: Any, said: str) -> None:
+    assert said in fault(tmp_path, {"messages": [ASK, turn("assistant", None, tool_calls=called)]})
+
+
+@pytest.mark.parametrize(
+    ("tools", "said"), [("[{", "tools: broken JSON"), ([1], "tools must be a list of functions, not [1]")]
+)
+def test_broken_functions_are_refused_in_words(tmp_path: Path, tools: Any, said: str) -> None:
+    assert said in fault(tmp_path, {"messages": [ASK, ANSWER], "tools": tools})
+
+
+def test_what_json_does_not_have_in_a_call_of_a_parquet_file_is_refused(tmp_path: Path) -> None:
+    calls = [{"name": "f", "arguments": {"raw": b"\x00"}}]
+    rows = [{"messages": [turn("user", "q"), turn("assistant", "", tool_calls=calls)]}]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    with pytest.raises(DataError, match=r"rows\.parquet:row 1: calls .* are no JSON value"):
+        read_source(tmp_path / "rows.parquet")
+
+
+@pytest.mark.parametrize(
+    ("turns", "fault"),
+    [
+        ([ASK, turn("system", "s"), ANSWER], "turn 2 is the system's, which comes first"),
+        ([ASK, ASK, ANSWER], "turns 1 and 2 are both the user's"),
+        ([ASK, ANSWER, ANSWER], "turns 2 and 3 are both the assistant's"),
+        ([turn("system", "s"), turn("developer", "d"), ASK, ANSWER], "turns 1 and 2 are both the system's"),
+        ([turn("system", "s"), ASK, turn("tool", "t"), turn("tool", "u"), ANSWER], None),
+    ],
+)
+def test_turns_in_an_odd_order_are_read_and_told(
+    tmp_path: Path, turns: list[dict[str, Any]], fault: str | None
+) -> None:
+    faults = read(tmp_path, {"messages": turns}).faults
+    assert faults == ((fault,) if fault else ())
+    names = {"user": "human", "assistant": "gpt"}
+    shared = [{"from": names.get(t["role"], t["role"]), "value": t["content"]} for t in turns]
+    assert read(tmp_path, {"conversations": shared}).faults == faults
+
+
+@pytest.mark.parametrize(
+    ("part", "image"),
+    [
+        ({"type": "image_url", "image_url": {"url": "https://x.org/a.png"}}, ("https://x.org/a.png",)),
+        ({"type": "input_image", "image_url": "data:image/png;base64,AA=="}, ("data:image/png;base64,AA==",)),
+        ({"type": "image", "image": "a.png"}, ("a.png",)),
+        ({"type": "image", "url": "a.png"}, ("a.png",)),
+        ({"type": "image"}, ()),
+    ],
+)
+def test_an_image_among_the_text_is_named_and_its_place_marked(
+    tmp_path: Path, part: dict[str, Any], image: tuple[str, ...]
+) -> None:
+    content = [part, {"type": "text", "text": " what is it?"}]
+    example = read(tmp_path, {"messages": [turn("user", content), ANSWER]})
+    assert (example.input, example.images) == ("<image> what is it?", image)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "images"),
+    [
+        ("images", ["a.png", "b.png"], ("a.png", "b.png")),
+        ("images", [{"path": "a.png", "bytes": None}], ("a.png",)),
+        ("images", [], ()),
+        ("image", "a.png", ("a.png",)),
+        ("image", 17, ()),
+        ("image", "", ()),
+    ],
+)
+def test_columns_of_images_are_read_as_written(
+    tmp_path: Path, column: str, value: Any, images: tuple[str, ...]
+) -> None:
+    assert read(tmp_path, {"input": "q", "output": "a", column: value}).images == images
+
+
+def test_an_image_without_an_address_is_refused_in_words(tmp_path: Path) -> None:
+    said = fault(tmp_path, {"input": "q", "output": "a", "images": [{"size": 3}]})
+    assert "an image must be a path or a URL, not {'size': 3}" in said
+    said = fault(tmp_path, {"messages": [turn("user", [{"type": "audio"}]), ANSWER]})
+    assert "a part that is no text and no image: {'type': 'audio'}" in said
+
+
+@pytest.mark.parametrize(
+    "marks",
+    [
+        {"synthetic": True},
+        {"synthetic": 1},
+        {"synthetic": " Yes "},
+        {"meta": {"synthetic": "true"}},
+        {"source": "gpt-4o"},
+        {"source": "openai/gpt-4o-mini-2024-07-18"},
+        {"source": "GPT-4"},
+        {"generator": "Qwen/Qwen2.5-7B-Instruct"},
+        {"generator": "claude-sonnet-4"},
+        {"generator": "claude 3 opus"},
+        {"generator": "gemini-pro"},
+        {"generator": "Meta-Llama/Llama-3.1-8B"},
+        {"generator": "deepseek-r1"},
+        {"meta": {"generator": "mistral"}},
+    ],
+)
+def test_a_row_that_a_model_made_is_known_by_its_marks(tmp_path: Path, marks: dict[str, Any]) -> None:
+    assert read(tmp_path, {"input": "q", "output": "a", **marks}).synthetic
+
+
+@pytest.mark.parametrize(
+    "marks",
+    [
+        {},
+        {"synthetic": False},
+        {"synthetic": "no"},
+        {"synthetic": None},
+        {"synthetic": [1]},
+        {"source": "sparknotes"},
+        {"source": "llamas in Peru"},
+        {"source": "claude-shannon.txt"},
+        {"source": "phishing-2024"},
+        {"source": "https://example.org/gpt-4"},
+        {"source": 4},
+        {"generator": "human"},
+        {"model": "gpt-4o"},
+        {"meta": "gpt-4o"},
+    ],
+)
+def test_a_row_without_such_a_mark_is_taken_for_one_that_people_wrote(marks: dict[str, Any]) -> None:
+    assert not is_synthetic({"input": "q", "output": "a", **marks})
