@@ -110,6 +110,11 @@ class CheckChoices:
         How rows are written: auto, io, chat, prompt_completion, alpaca or sharegpt.
     accept
         Checks that may find what would block, with commas between; the report keeps that.
+    redact
+        Instead of checking, copy the rows into this new folder, with placeholders such as [EMAIL_1] for
+        personal data, keys and passwords; placeholders.json there says what each stands for, to you only.
+    roster
+        Names that the copy must not hold, one a line: people can't be found by patterns. Goes with --redact.
     """
 
     test: Path | None = None
@@ -117,6 +122,8 @@ class CheckChoices:
     models: List = ""
     format: str = "auto"
     accept: List = ""
+    redact: Path | None = None
+    roster: Path | None = None
 
 
 def check(task: Path, /, *, choices: CheckChoices | None = None) -> None:
@@ -139,6 +146,9 @@ def check(task: Path, /, *, choices: CheckChoices | None = None) -> None:
     from rung.report.text import Screen
 
     choices = choices or CheckChoices()
+    if choices.redact is not None or choices.roster is not None:
+        _redact(task, choices)
+        return
     options = CheckOptions(
         test=choices.test,
         out=choices.out,
@@ -151,6 +161,17 @@ def check(task: Path, /, *, choices: CheckChoices | None = None) -> None:
     write_data_page(found, folder / "data_report.html")
     show_data(found, Console(), folder)
     stop_on_block(found.findings)
+
+
+def _redact(task: Path, choices: CheckChoices) -> None:
+    from rung.cli.redaction import redaction_lines
+    from rung.climb.redacting import redact_task
+    from rung.errors import TaskError
+
+    if choices.redact is None:
+        raise TaskError("--roster names whom a copy must not tell of: give --redact OUT too")
+    done = redact_task(task, choices.redact, test=choices.test, roster=choices.roster)
+    print("\n".join(redaction_lines(done)))
 
 
 def report(run: Path | None = None, /, *, html: Path | None = None) -> None:
