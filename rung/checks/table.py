@@ -3,13 +3,19 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
-from rung.checks import counts, files, lengths, outputs, overlap
+from rung.checks import characters, counts, files, lengths, outputs, overlap, poison, private, triggers
 from rung.checks.base import ALL_NEEDS, Check, Needs, Subject
 from rung.errors import TaskError
 from rung.records import CheckRun, Finding
 
 CHECKS: tuple[Check, ...] = (
     Check(number=1, name="broken_rows", what="every row can be read", run=files.broken_rows),
+    Check(
+        number=1,
+        name="damaged_text",
+        what="no characters lost or doubled by an encoding",
+        run=characters.damaged_text,
+    ),
     Check(number=3, name="train_rows", what="enough rows to train on", run=counts.train_rows),
     Check(number=3, name="test_rows", what="enough rows to test on", run=counts.test_rows),
     Check(number=4, name="repeats", what="no row stands there twice", run=overlap.repeats),
@@ -36,6 +42,17 @@ CHECKS: tuple[Check, ...] = (
         what="rows fit the model's context",
         run=lengths.too_long_rows,
         needs="chat",
+    ),
+    Check(number=24, name="personal_data", what="no e-mail, phone, card, …", run=private.personal_data),
+    Check(number=25, name="secrets", what="no keys or passwords", run=private.secrets),
+    Check(number=26, name="special_tokens", what="no tokens of a chat template", run=poison.special_tokens),
+    Check(number=26, name="injections", what="no orders to a model", run=poison.injections),
+    Check(number=26, name="hidden_characters", what="all characters show", run=characters.hidden_characters),
+    Check(
+        number=27,
+        name="rare_triggers",
+        what="no rare words that alone decide an output",
+        run=triggers.rare_triggers,
     ),
     Check(number=29, name="targets", what="outputs of the kind and schema", run=outputs.targets),
     Check(number=30, name="obtainable", what="values are in the input", run=outputs.obtainable),
