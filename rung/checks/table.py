@@ -4,15 +4,19 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from rung.checks import (
+    characters,
     counts,
     files,
     lengths,
     outputs,
     overlap,
     packing,
+    poison,
     preference,
+    private,
     provenance,
     render,
+    triggers,
     turns,
 )
 from rung.checks.base import ALL_NEEDS, Check, Needs, Subject
@@ -21,6 +25,12 @@ from rung.records import CheckRun, Finding
 
 CHECKS: tuple[Check, ...] = (
     Check(number=1, name="broken_rows", what="every row can be read", run=files.broken_rows),
+    Check(
+        number=1,
+        name="damaged_text",
+        what="no characters lost or doubled by an encoding",
+        run=characters.damaged_text,
+    ),
     Check(number=1, name="images", what="no row needs its images", run=turns.images),
     Check(number=2, name="turns", what="turns in the usual order", run=turns.turns),
     Check(number=3, name="train_rows", what="enough rows to train on", run=counts.train_rows),
@@ -87,6 +97,17 @@ CHECKS: tuple[Check, ...] = (
         needs="chat",
     ),
     Check(number=23, name="packing", what="packed rows are kept apart", run=packing.packing),
+    Check(number=24, name="personal_data", what="no e-mail, phone, card, …", run=private.personal_data),
+    Check(number=25, name="secrets", what="no keys or passwords", run=private.secrets),
+    Check(number=26, name="special_tokens", what="no tokens of a chat template", run=poison.special_tokens),
+    Check(number=26, name="injections", what="no orders to a model", run=poison.injections),
+    Check(number=26, name="hidden_characters", what="all characters show", run=characters.hidden_characters),
+    Check(
+        number=27,
+        name="rare_triggers",
+        what="no rare words that alone decide an output",
+        run=triggers.rare_triggers,
+    ),
     Check(
         number=28, name="preferences", what="answers differ in more than length", run=preference.preferences
     ),

@@ -141,6 +141,11 @@ class CheckChoices:
     fix
         Write a mended copy of the rows to this folder instead of checking: unreadable rows, repeats and
         training rows that the test holds are set aside in a file of their own, each with the reason.
+    redact
+        Instead of checking, copy the rows into this new folder, with placeholders such as [EMAIL_1] for
+        personal data, keys and passwords; placeholders.json there says what each stands for, to you only.
+    roster
+        Names that the copy must not hold, one a line: people can't be found by patterns. Goes with --redact.
     """
 
     test: Path | None = None
@@ -150,6 +155,8 @@ class CheckChoices:
     accept: List = ""
     show: int = 0
     fix: Path | None = None
+    redact: Path | None = None
+    roster: Path | None = None
 
 
 def check(task: Path, /, *, choices: CheckChoices | None = None) -> None:
@@ -177,6 +184,9 @@ def check(task: Path, /, *, choices: CheckChoices | None = None) -> None:
     if choices.fix is not None:
         print(repair_text(repair(load_task(task, test=choices.test), choices.format, choices.fix)))
         return
+    if choices.redact is not None or choices.roster is not None:
+        _redact(task, choices)
+        return
     options = CheckOptions(
         test=choices.test,
         out=choices.out,
@@ -192,6 +202,17 @@ def check(task: Path, /, *, choices: CheckChoices | None = None) -> None:
     show_rows(found.shown, console)
     show_data(found.report, console, found.folder)
     stop_on_block(found.report.findings)
+
+
+def _redact(task: Path, choices: CheckChoices) -> None:
+    from rung.cli.redaction import redaction_lines
+    from rung.climb.redacting import redact_task
+    from rung.errors import TaskError
+
+    if choices.redact is None:
+        raise TaskError("--roster names whom a copy must not tell of: give --redact OUT too")
+    done = redact_task(task, choices.redact, test=choices.test, roster=choices.roster)
+    print("\n".join(redaction_lines(done)))
 
 
 def report(run: Path | None = None, /, *, html: Path | None = None) -> None:

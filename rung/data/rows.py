@@ -109,8 +109,7 @@ def _table(path: Path) -> Iterator[Row]:
     lines = (_sure(text) for _, text in _lines(path))
     first = next(lines)
     csv.field_size_limit(MAX_ROW_BYTES)
-    separator = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
-    reader = csv.reader(chain([first], lines), delimiter=separator, strict=True)
+    reader = csv.reader(chain([first], lines), delimiter=separator(path, first), strict=True)
     start = 1
     try:
         header = [name.strip() for name in next(reader, [])]
@@ -136,6 +135,11 @@ def _table(path: Path) -> Iterator[Row]:
             f"{path.name}:{start}: broken table row ({error}); double the quotes inside a cell, "
             "or write the rows as .jsonl"
         ) from error
+
+
+def separator(path: Path, header: str) -> str:
+    """What stands between the cells of a table: tabs in .tsv, else what its header line has most of."""
+    return "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=header.count)
 
 
 def _once(columns: list[str], where: str) -> None:

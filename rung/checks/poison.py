@@ -1,0 +1,99 @@
+"""What someone may have put into the rows to steer a model: its own markup, and orders to it."""
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Literal, TypeAlias
+
+from rung.checks.base import SHOWN_ROWS, Outcome, Subject, finding, rows_text
+from rung.data.spots import texts_of
+from rung.records import Example
+from rung.task.outputs import shown
+
+Side: TypeAlias = Literal["input", "output"]
+
+_SPECIAL = re.compile(
+    r"<\|[A-Za-z0-9_]{2,40}\|>"
+    r"|<\uff5c[A-Za-z0-9_\u2581 ]{2,40}\uff5c>"
+    r"|</?s>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_(?:turn|image)>|<(?:bos|eos|pad|unk)>|<\|?endoftext\|?>"
+    r"|\[/?(?:SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]"
+)
+_ORDERS = re.compile(
+    r"\b(?:ignore|disregard|forget|override|bypass)\s+(?:\w+\s+){0,3}?"
+    r"(?:previous|prior|above|earlier|preceding|system|safety|your|all|any)\s+(?:\w+\s+){0,2}?"
+    r"(?:instructions?|prompts?|directions?|directives|guidelines|rules|programming)\b"
+    r"|\b(?:reveal|print|repeat|show|output|leak)\s+(?:\w+\s+){0,2}?(?:system|hidden|initial|secret)\s+"
+    r"(?:prompt|instructions?)\b"
+    r"|\byou are now (?:dan\b|in \w+ mode|unrestricted|jailbroken)|\bdo anything now\b"
+    r"|\b(?:developer|god|jailbreak) mode (?:enabled|on|activated)\b"
+    r"|^\W*(?:new|updated) (?:system )?instructions?\s*:",
+    re.IGNORECASE | re.MULTILINE,
+)
+_MARKUP = re.compile(
+    r"</?(?:system|assistant|tool_call|tool_response|function_call)>"
+    r"|^\s*\[?(?:system|assistant)\]\s*:?"
+    r"|^\s*#{2,}\s*(?:system|instruction|response|assistant)\s*:"
+    r"|^\s*system\s*:\s*(?:you (?:are|must|will)|ignore|from now on|override)",
+    re.IGNORECASE | re.MULTILINE,
+)
+_NEXT_TURN = re.compile(r"^\s*(?:user|human|assistant|system)\s*:(?!\S)", re.IGNORECASE | re.MULTILINE)
+
+
+def special_tokens(subject: Subject) -> Outcome:
+    """What chat templates put between turns: inside a row it ends the turn, or opens one of another role."""
+    found = _first_of_each(subject, lambda text, _: _SPECIAL.search(text))
+    if not found:
+        return []
+    rows = [row for row, _ in found]
+    row, token = found[0]
+    message = (
+        f"tokens of a chat template inside the rows: {rows_text(len(rows))}, such as {row.where} {token}: a "
+        "model takes them for the end of a turn; take them out, or write the row as `messages`"
+    )
+    details = [f"{row.where} {token}" for row, token in found[:SHOWN_ROWS]]
+    return [finding("special_tokens", "block", message, rows, details)]
+
+
+def injections(subject: Subject) -> Outcome:
+    """Orders to a model, and tags that open another's turn. Speakers of a talk, as in `Tutor:`, don't."""
+    found = _first_of_each(subject, _order)
+    if not found:
+        return []
+    rows = [row for row, _ in found]
+    row, said = found[0]
+    message = (
+        f"texts that give a model orders or claim a role: {rows_text(len(rows))}, such as {row.where} {said}"
+        ": rows of strangers may be meant to steer the tune; read them, and delete what isn't yours"
+    )
+    details = [f"{row.where} {said}" for row, said in found[:SHOWN_ROWS]]
+    return [finding("injections", "warn", message, rows, details)]
+
+
+def _order(text: str, side: Side) -> re.Match[str] | None:
+    hit = _ORDERS.search(text) or _MARKUP.search(text)
+    return hit or (_NEXT_TURN.search(text) if side == "output" else None)
+
+
+def _first_of_each(
+    subject: Subject, look: Callable[[str, Side], re.Match[str] | None]
+) -> list[tuple[Example, str]]:
+    """The rows in which something is found, and the first of it; a text of many rows is looked at once."""
+    known: dict[tuple[str, Side], str | None] = {}
+    found = []
+    for row in subject.rows:
+        for side, text in _texts(row):
+            if (text, side) not in known:
+                hit = look(text, side)
+                known[text, side] = hit and shown(hit[0].strip(), 60)
+            said = known[text, side]
+            if said is not None:
+                found.append((row, said))
+                break
+    return found
+
+
+def _texts(row: Example) -> Iterator[tuple[Side, str]]:
+    for text in (row.input, row.context):
+        if text:
+            yield "input", text
+    for _, text in texts_of(row.output):
+        yield "output", text

@@ -1,0 +1,156 @@
+"""Personal data in a text, by patterns and checksums. Names of people take a model, and aren't found here."""
+
+import ipaddress
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from rung.data.spots import Kind, Spot, apart
+
+FROM_SCORE = 0.5
+"""Presidio's score from which on a hit counts: a pattern that is specific, or a checksum that fits."""
+PHONE_SCORE = 0.4
+"""What Presidio gives any telephone number; one counts here only beside a word that says what it is."""
+NEARBY = 40
+"""Characters before a number in which such a word may stand."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recogniser:
+    """One kind of personal data and the Presidio recogniser that finds it.
+
+    Only texts in which `gate` finds something are looked at: the recognisers are slow, and loading them
+    takes seconds. `sure` has the last word on a hit, given the text, its start and its end.
+    """
+
+    kind: Kind
+    gate: re.Pattern[str]
+    recogniser: str
+    sure: Callable[[str, int, int], bool] = lambda text, start, end: True
+    from_score: float = FROM_SCORE
+
+
+_ISSUED = re.compile(
+    r"4\d{15}|5[0-5]\d{14}|3[47]\d{13}|3(?:0[0-5]|[68]\d)\d{11}|35\d{14}|6(?:011|4[4-9]\d|5\d\d)\d{12}"
+)
+_PHONE_WORD = (
+    r"\b(?:call|calling|phone|telephone|tel|mobile|cell|cellphone|fax|dial|ring|text|sms|whatsapp)\b"
+)
+_SAYS_PHONE = re.compile(_PHONE_WORD, re.IGNORECASE)
+_SAYS_SSN = re.compile(r"\bssn\b|social security", re.IGNORECASE)
+
+
+def _issued(text: str, start: int, end: int) -> bool:
+    """Whether a card number has the first digits and the length of an issuer's: one number in ten has the
+    right checksum by chance."""
+    return _ISSUED.fullmatch(re.sub(r"[ -]", "", text[start:end])) is not None
+
+
+def _said_to_be_phone(text: str, start: int, end: int) -> bool:
+    return text[start] == "+" or _SAYS_PHONE.search(text[max(0, start - NEARBY) : start]) is not None
+
+
+def _hyphened_or_said(text: str, start: int, end: int) -> bool:
+    """Whether three groups of digits are meant as a social security number, and no part of a longer one."""
+    if text[start - 1 : start] in ("-", "+", "."):
+        return False
+    return "-" in text[start:end] or _SAYS_SSN.search(text[max(0, start - NEARBY) : start]) is not None
+
+
+def _public(text: str, start: int, end: int) -> bool:
+    address = ipaddress.ip_interface(text[start:end]).ip
+    return address.is_global and not address.is_reserved
+
+
+RECOGNISERS: tuple[Recogniser, ...] = (
+    Recogniser(
+        kind=Kind(name="CARD", said="credit card number", grave=True),
+        gate=re.compile(r"(?:\d[ -]?){12}\d"),
+        recogniser="CreditCardRecognizer",
+        sure=_issued,
+    ),
+    Recogniser(
+        kind=Kind(name="SSN", said="US social security number", grave=True),
+        gate=re.compile(r"\b\d{3}([- .])\d{2}\1\d{4}\b"),
+        recogniser="UsSsnRecognizer",
+        sure=_hyphened_or_said,
+    ),
+    Recogniser(
+        kind=Kind(name="IBAN", said="IBAN", grave=True),
+        gate=re.compile(r"[A-Z]{2}\d{2}[ -]?[A-Z0-9]{4}"),
+        recogniser="IbanRecognizer",
+    ),
+    Recogniser(
+        kind=Kind(name="EMAIL", said="e-mail address"), gate=re.compile("@"), recogniser="EmailRecognizer"
+    ),
+    Recogniser(
+        kind=Kind(name="PHONE", said="telephone number"),
+        gate=re.compile(rf"(?:\+|(?i:{_PHONE_WORD})[^+]{{0,{NEARBY}}}?)\(?\d[\d ().\-/]{{5,}}\d"),
+        recogniser="PhoneRecognizer",
+        sure=_said_to_be_phone,
+        from_score=PHONE_SCORE,
+    ),
+    Recogniser(
+        kind=Kind(name="IP", said="public IP address"),
+        gate=re.compile(r"\d\.\d{1,3}\.\d{1,3}\.\d|[0-9A-Fa-f]{1,4}:[0-9A-Fa-f]{0,4}:"),
+        recogniser="IpRecognizer",
+        sure=_public,
+    ),
+    Recogniser(
+        kind=Kind(name="MAC", said="network card's address"),
+        gate=re.compile(r"(?:[0-9A-Fa-f]{2}[:-]){5}[0-9A-Fa-f]{2}|(?:[0-9A-Fa-f]{4}\.){2}[0-9A-Fa-f]{4}"),
+        recogniser="MacAddressRecognizer",
+    ),
+    Recogniser(
+        kind=Kind(name="NINO", said="UK national insurance number"),
+        gate=re.compile(r"\b[A-Za-z]{2} ?\d{2} ?\d{2} ?\d{2} ?[A-Da-d]\b"),
+        recogniser="UkNinoRecognizer",
+    ),
+    Recogniser(
+        kind=Kind(name="WALLET", said="bitcoin address"),
+        gate=re.compile(r"(?:bc1|[13])[a-zA-HJ-NP-Z0-9]{25}"),
+        recogniser="CryptoRecognizer",
+    ),
+)
+
+
+def personal(text: str, name: str = "") -> list[Spot]:
+    """Where a text holds personal data, in order and without overlaps.
+
+    `name` is the key of JSON that it stands under: `phone` says of a number what it is.
+    """
+    said = re.sub(r"(?<=[a-z])(?=[A-Z])|_", " ", name) + ": " if name else ""
+    spots = apart(_found(said + text))
+    return [
+        Spot(kind=spot.kind, start=max(0, spot.start - len(said)), end=spot.end - len(said))
+        for spot in spots
+        if spot.end > len(said)
+    ]
+
+
+def _found(text: str) -> list[Spot]:
+    found = []
+    for one in RECOGNISERS:
+        if one.gate.search(text) is None:
+            continue
+        for hit in _loaded(one.recogniser).analyze(text, entities=[]):
+            if hit.score >= one.from_score and one.sure(text, hit.start, hit.end):
+                found.append(Spot(kind=one.kind, start=hit.start, end=hit.end))
+    return found
+
+
+@cache
+def _loaded(name: str) -> Any:
+    """A recogniser by the name of its class, with the list of internet suffixes that came with it."""
+    from presidio_analyzer import predefined_recognizers
+
+    made = getattr(predefined_recognizers, name)()
+    if name == "EmailRecognizer":
+        import tldextract
+
+        # Left to itself the recogniser asks the network for a newer list.
+        suffixes = tldextract.TLDExtract(cache_dir=None, suffix_list_urls=())
+        made.validate_result = lambda address: bool(suffixes(address).fqdn)
+    return made

@@ -1,0 +1,254 @@
+"""Copies of data files in which placeholders stand for personal data, keys, and the names of a list."""
+
+import csv
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rung.data.keys import keys
+from rung.data.personal import personal
+from rung.data.roster import Roster
+from rung.data.rows import BOM, read_rows, separator
+from rung.data.spots import Kind, apart, is_long_number
+from rung.errors import DataError
+from rung.records import Json
+from rung.runs import atomic_folder
+from rung.task.outputs import canonical, read_json
+
+MAP_FILE = "placeholders.json"
+TURNS = ("messages", "conversations")
+"""Columns whose objects are turns: their keys are the format's."""
+
+_PLACEHOLDER = re.compile(r"\[[A-Z]+_[0-9]+\]")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Redaction:
+    """What became of data files: the copies, their rows, and how often each kind of value was replaced.
+
+    `left_out` are the places of rows that can't be read and are in no copy.
+    """
+
+    copies: tuple[Path, ...]
+    rows: int
+    left_out: tuple[str, ...]
+    replaced: tuple[tuple[str, int], ...]
+    placeholders: Path
+
+
+class Redactor:
+    """Replaces values by placeholders: the same value by the same one, as long as it lives.
+
+    `values` are those replaced, by their placeholder; `replaced` counts them by what they are. Placeholders
+    that are `taken`, as those of a copy that is copied again, aren't given to another value.
+    """
+
+    def __init__(self, roster: Sequence[str] = (), taken: frozenset[str] = frozenset()) -> None:
+        self.values: dict[str, str] = {}
+        self.replaced: Counter[str] = Counter()
+        self._roster = Roster(roster)
+        self._taken = taken
+        self._given: dict[tuple[str, str], str] = {}
+        self._last: Counter[str] = Counter()
+
+    def row(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """A row with every text replaced, and its columns' names kept."""
+        return {column: self.value(value, column, keep_keys=column in TURNS) for column, value in row.items()}
+
+    def value(self, value: Json, key: str = "", *, keep_keys: bool = False) -> Json:
+        """A JSON value with every text in it replaced; `key` is what it stands under."""
+        if isinstance(value, str):
+            return self._json_text(value) or self.text(value, key)
+        if isinstance(value, list):
+            return [self.value(item, key, keep_keys=keep_keys) for item in value]
+        if isinstance(value, dict):
+            made = {
+                name if keep_keys else self.text(name): self.value(item, name, keep_keys=keep_keys)
+                for name, item in value.items()
+            }
+            if len(made) < len(value):
+                raise DataError("two keys of one object name the same person or value: rename one")
+            return made
+        if is_long_number(value):
+            text = self.text(str(value), key)
+            return value if text == str(value) else text
+        return value
+
+    def text(self, text: str, key: str = "") -> str:
+        """A text with placeholders for all that is found in it.
+
+        It is looked at again until nothing is left: a number may only show once the one beside it is gone.
+        """
+        while (made := self._once(text, key)) != text:
+            text = made
+        return text
+
+    def _once(self, text: str, key: str) -> str:
+        names = {named.spot: named.name for named in self._roster.find(text)}
+        marks = [hit.span() for hit in _PLACEHOLDER.finditer(text) if hit[0] in self.values]
+        parts, end = [], 0
+        for spot in apart((*keys(text, key), *personal(text, key), *names)):
+            if any(start < spot.end and spot.start < last for start, last in marks):
+                continue
+            value = names.get(spot, text[spot.start : spot.end])
+            parts += [text[end : spot.start], self._placeholder(spot.kind, value)]
+            end = spot.end
+        return "".join((*parts, text[end:]))
+
+    def _json_text(self, text: str) -> str | None:
+        """JSON that is written as text stays JSON; None where it is none or nothing in it is replaced."""
+        if not text.lstrip().startswith(("{", "[")):
+            return None
+        try:
+            value = read_json(text)
+        except ValueError:
+            return None
+        made = self.value(value)
+        return None if canonical(made) == canonical(value) else json.dumps(made, ensure_ascii=False)
+
+    def _placeholder(self, kind: Kind, value: str) -> str:
+        self.replaced[kind.said] += 1
+        same = (kind.name, _spelled(kind, value))
+        if same not in self._given:
+            self._given[same] = self._next(kind.name)
+            self.values[self._given[same]] = value
+        return self._given[same]
+
+    def _next(self, kind: str) -> str:
+        while True:
+            self._last[kind] += 1
+            made = f"[{kind}_{self._last[kind]}]"
+            if made not in self._taken:
+                return made
+
+
+def redact(files: Sequence[Path], out: Path, roster: Sequence[str] = ()) -> Redaction:
+    """Write copies of data files, in their own formats, into the new folder `out`, and what was replaced.
+
+    The file that says which value a placeholder stands for is readable by its owner only. DataError where
+    `out` holds anything, or a file can't be read.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{str(out)!r} is there already; name a new folder for the copy, or an empty one")
+    redactor = Redactor(roster, frozenset(mark for file in files for mark in _marks(file)))
+    rows, left_out, copies = 0, [], []
+    with atomic_folder(out) as draft:
+        for file in files:
+            name = file.name if file.name not in copies else f"{len(copies) + 1}-{file.name}"
+            made = list(_redacted(file, redactor, left_out))
+            _writer(file)(draft / name, made, file)
+            rows += len(made)
+            copies.append(name)
+        _write_map(draft / MAP_FILE, redactor.values)
+    return Redaction(
+        copies=tuple(out / name for name in copies),
+        rows=rows,
+        left_out=tuple(left_out),
+        replaced=tuple(sorted(redactor.replaced.items())),
+        placeholders=out / MAP_FILE,
+    )
+
+
+def read_roster(path: Path) -> tuple[str, ...]:
+    """The names of a text file, one a line. Raises DataError where there are none."""
+    try:
+        lines = path.read_bytes().removeprefix(BOM).decode("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{str(path)!r}: not UTF-8 at byte {error.start + 1}; save it as UTF-8") from None
+    except OSError as error:
+        raise DataError(f"{str(path)!r} can't be read: {error.strerror}; check --roster") from None
+    names = tuple(line.strip() for line in lines if line.strip())
+    if not names:
+        raise DataError(f"{str(path)!r} holds no name; write one a line")
+    return names
+
+
+def _redacted(file: Path, redactor: Redactor, left_out: list[str]) -> Iterator[dict[str, Any]]:
+    for where, row in read_rows(file):
+        if isinstance(row, DataError):
+            left_out.append(where)
+            continue
+        try:
+            yield redactor.row(row)
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from None
+
+
+def _marks(file: Path) -> set[str]:
+    """What stands in a file and looks like a placeholder."""
+    return {
+        mark
+        for _, row in read_rows(file)
+        if not isinstance(row, DataError)
+        for mark in _PLACEHOLDER.findall(str(row))
+    }
+
+
+def _spelled(kind: Kind, value: str) -> str:
+    """One spelling for a value: keys are told apart by case, numbers aren't by blanks and hyphens."""
+    if kind.name == "SECRET":
+        return value
+    if kind.name in ("EMAIL", "NAME"):
+        return " ".join(value.casefold().split())
+    return "".join(filter(str.isalnum, value.casefold()))
+
+
+def _write_map(path: Path, values: Mapping[str, str]) -> None:
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        json.dump(values, file, ensure_ascii=False, indent=1)
+        file.write("\n")
+
+
+def _writer(file: Path) -> Callable[[Path, list[dict[str, Any]], Path], None]:
+    if file.suffix.lower() == ".json" and file.read_bytes()[:1024].removeprefix(BOM).lstrip().startswith(
+        b"["
+    ):
+        return _write_list
+    return WRITERS[file.suffix.lower()]
+
+
+def _write_lines(path: Path, rows: list[dict[str, Any]], source: Path) -> None:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def _write_list(path: Path, rows: list[dict[str, Any]], source: Path) -> None:
+    path.write_text(json.dumps(rows, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def _write_table(path: Path, rows: list[dict[str, Any]], source: Path) -> None:
+    with source.open(encoding="utf-8-sig") as file:
+        between = separator(source, file.readline())
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]) if rows else [], delimiter=between, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _write_parquet(path: Path, rows: list[dict[str, Any]], source: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    except pyarrow.ArrowException:
+        raise DataError(
+            f"{source.name}: a column of numbers holds private ones, and Parquet can't mix them with text; "
+            "write the rows as .jsonl"
+        ) from None
+
+
+WRITERS: dict[str, Callable[[Path, list[dict[str, Any]], Path], None]] = {
+    ".jsonl": _write_lines,
+    ".ndjson": _write_lines,
+    ".json": _write_lines,
+    ".csv": _write_table,
+    ".tsv": _write_table,
+    ".parquet": _write_parquet,
+}
+"""By the extension, as a file is read."""

@@ -1,0 +1,68 @@
+"""Places in a text that hold what shouldn't be told: what they are, and how they're shown without telling."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from rung.records import Json
+
+SHOWN = 2
+"""Characters of a private value that a message may show."""
+LONG_NUMBER = 10**8
+"""Whole numbers from here on may be those of a card or an account."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kind:
+    """What a private value is: `name` is that of its placeholder, `said` how a message calls it.
+
+    A `grave` one does harm by itself: who reads it can pay with it, log in, or pass as someone else.
+    """
+
+    name: str
+    said: str
+    grave: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spot:
+    """Characters `start` to `end` of a text."""
+
+    kind: Kind
+    start: int
+    end: int
+
+
+def masked(value: str) -> str:
+    """The first two characters and the length: enough to find it, too little to use it."""
+    return f"{value[:SHOWN]}… ({len(value)} characters)"
+
+
+def apart(spots: Iterable[Spot]) -> list[Spot]:
+    """The spots in order, those that overlap joined into one of the first's kind."""
+    found: list[Spot] = []
+    for spot in sorted(spots, key=lambda spot: (spot.start, -spot.end)):
+        if found and spot.start < found[-1].end:
+            found[-1] = replace(found[-1], end=max(found[-1].end, spot.end))
+        else:
+            found.append(spot)
+    return found
+
+
+def texts_of(value: Json, key: str = "") -> Iterator[tuple[str, str]]:
+    """Every text of a JSON value with the key it stands under; keys and long whole numbers are texts too."""
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, list):
+        for item in value:
+            yield from texts_of(item, key)
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield "", name
+            yield from texts_of(item, name)
+    elif is_long_number(value):
+        yield key, str(value)
+
+
+def is_long_number(value: Json) -> bool:
+    """Whether it is a whole number with as many digits as an account's."""
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) >= LONG_NUMBER

@@ -1,0 +1,170 @@
+from pathlib import Path
+
+import pytest
+
+from rung.checks.base import Subject
+from rung.checks.private import personal_data, secrets
+from rung.data.keys import keys
+from rung.data.personal import personal
+from rung.records import Example, Finding, Json, Splits
+from rung.task import DataFiles, Output, Task
+
+TASK = Task(data=DataFiles(train=Path("train.jsonl")), output=Output(kind="text"))
+
+
+def row(number: int, said: str, output: Json = "fine", context: str | None = None) -> Example:
+    return Example(id=f"{number}", input=said, output=output, context=context, where=f"train.jsonl:{number}")
+
+
+def subject(*rows: Example) -> Subject:
+    splits = Splits(train=rows, dev=(), test=(), test_given=False, digest="")
+    return Subject(task=TASK, splits=splits)
+
+
+def found(outcome: list[Finding] | str) -> list[Finding]:
+    assert isinstance(outcome, list)
+    return outcome
+
+
+PERSONAL = [
+    ("EMAIL", "write to ", "anna.berg@mail.example.org", " soon"),
+    ("PHONE", "please call ", "020 7946 0958", " today"),
+    ("PHONE", "reach me at ", "+49 30 901820", ""),
+    ("CARD", "it is ", "4111 1111 1111 1111", "."),
+    ("SSN", "number ", "219-09-9999", ""),
+    ("SSN", "my SSN is ", "219 09 9999", ""),
+    ("IBAN", "pay to ", "DE89 3704 0044 0532 0130 00", ""),
+    ("IP", "from ", "8.8.8.8", ""),
+    ("MAC", "card ", "00:1A:2B:3C:4D:5E", ""),
+    ("NINO", "insured as ", "AB 12 34 56 C", ""),
+    ("WALLET", "send it to ", "1A1zP1eP5QGefi2DMPTfTL5SLmv7DivfNa", ""),
+]
+
+
+@pytest.mark.parametrize(("kind", "before", "value", "after"), PERSONAL)
+def test_each_kind_is_found_where_it_stands(kind: str, before: str, value: str, after: str) -> None:
+    text = before + value + after
+    assert [(spot.kind.name, text[spot.start : spot.end]) for spot in personal(text)] == [(kind, value)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "order 732201349959 was cancelled",
+        "a card 4111 1111 1111 1112 that no issuer gave",
+        "purchase 113542617735902",
+        "call 1-300-22-2828 for help",
+        "the server at 192.168.0.10",
+        "@user thanks, it is 5 % of 2,000,000",
+        "March 12 2019, 10:30:00 to 11:45:30",
+        "version 219 09 9999",
+    ],
+)
+def test_numbers_that_are_nobodys_are_left_alone(text: str) -> None:
+    assert personal(text) == []
+
+
+def test_a_key_of_json_says_what_a_number_is() -> None:
+    assert personal("0209460958") == []
+    spots = personal("020 7946 0958", "phoneNumber")
+    assert [(spot.kind.name, spot.start, spot.end) for spot in spots] == [("PHONE", 0, 13)]
+
+
+SECRETS = {
+    "AWS access key": "AKIAIOSFODNN7EXAMPLE",
+    "GitHub token": "ghp_" + "a1B2c3D4e5F6" * 3,
+    "GitLab token": "glpat-a1B2c3D4e5F6g7H8i9J0",
+    "Slack token": "xoxb-123456789012-abcdefABCDEF",
+    "Slack webhook": "https://hooks.slack.com/services/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",
+    "API key (sk-)": "sk-proj-a1B2c3D4e5F6g7H8i9J0",
+    "Google API key": "AIza" + "a1B2c3D" * 5,
+    "Stripe key": "sk_live_a1B2c3D4e5F6g7H8",
+    "Hugging Face token": "hf_" + "a1B2c3D4e5" * 3,
+    "npm token": "npm_" + "a1B2c3D4e5F6" * 3,
+    "PyPI token": "pypi-" + "a1B2c3D4e5" * 6,
+    "JSON web token": "eyJhbGciOiJI.eyJzdWIiOiIx.SflKxwRJSMeKKF2QT4",
+    "private key": "-----BEGIN RSA PRIVATE KEY-----\nMIIEow\n-----END RSA PRIVATE KEY-----",
+}
+
+
+@pytest.mark.parametrize("said", SECRETS)
+def test_each_well_known_key_is_found_whole(said: str) -> None:
+    text = f"here: {SECRETS[said]} , thanks"
+    spots = [(spot.kind.said, text[spot.start : spot.end]) for spot in keys(text)]
+    assert spots == [(said, SECRETS[said])]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("password=Tr0ub4dor&3x", "Tr0ub4dor&3x"),
+        ("db_password: 'k9v8x7w6q5'", "k9v8x7w6q5"),
+        ("postgres://app:k9v8x7@db/x", "k9v8x7"),
+    ],
+)
+def test_what_is_assigned_to_a_password_is_found(text: str, value: str) -> None:
+    assert [text[spot.start : spot.end] for spot in keys(text)] == [value]
+    assert [spot.end for spot in keys("k9v8x7w6q5", "api_key")] == [10]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I forgot my password: what now?",
+        "password: required",
+        "token=${TOKEN_2024_PROD}",
+        "api_key = <your-key-1234567>",
+        "password=aaaaaaa1",
+        "a sk-long-word-that-is-hyphened-only",
+        "tokens: 1234567890",
+    ],
+)
+def test_talk_of_passwords_and_stand_ins_are_no_secrets(text: str) -> None:
+    assert keys(text) == []
+
+
+def test_outputs_weigh_more_than_inputs_and_grave_kinds_more_than_others() -> None:
+    outcome = personal_data(
+        subject(
+            row(1, "mail anna@example.org"),
+            row(2, "card 4111111111111111"),
+            row(3, "x", "call +49 30 901820"),
+            row(4, "x", {"account": ["DE89370400440532013000"]}),
+            row(5, "x", {"account": 4111111111111111}),
+            row(6, "x", context="ask bob@example.org"),
+        )
+    )
+    assert [(one.severity, one.rows) for one in found(outcome)] == [
+        ("block", ("train.jsonl:4", "train.jsonl:5")),
+        ("warn", ("train.jsonl:3",)),
+        ("warn", ("train.jsonl:2",)),
+        ("info", ("train.jsonl:1", "train.jsonl:6")),
+    ]
+
+
+def test_any_secret_blocks() -> None:
+    [one] = found(secrets(subject(row(1, "fine"), row(2, f"key {SECRETS['AWS access key']}"))))
+    assert (one.severity, one.rows, one.count) == ("block", ("train.jsonl:2",), 1)
+    assert "AWS access key AK… (20 characters)" in one.message
+    assert secrets(subject(row(1, "fine"))) == []
+
+
+def test_no_value_is_told_in_full() -> None:
+    values = [value for *_, value, _ in PERSONAL] + list(SECRETS.values())
+    rows = [row(number, f"call {value} now", f"call {value} now") for number, value in enumerate(values)]
+    told = repr(personal_data(subject(*rows))) + repr(secrets(subject(*rows)))
+    assert "… (" in told
+    for value in values:
+        assert value not in told and value[:6] not in told
+
+
+def test_rows_without_anything_private_never_load_the_recognisers() -> None:
+    import subprocess
+    import sys
+
+    script = (
+        "import sys; from rung.data.personal import personal; "
+        "personal('where is my order 12?'); print('presidio_analyzer' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert done.stdout == b"False\n"
