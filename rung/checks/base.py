@@ -8,7 +8,7 @@ import numpy as np
 
 from rung.data.sources import Broken
 from rung.models.chat import Chat
-from rung.records import Example, Finding, Severity, Splits
+from rung.records import Example, Finding, Json, Severity, Splits
 from rung.task import Task
 
 SHOWN_ROWS = 20
@@ -27,7 +27,7 @@ class Subject:
 
     `broken` rows are in none of the parts, `near` are the ids of those that are nearly the same, by group.
     `embed` and `chat` are None where their model isn't at hand. A prompt and its answer have `limit` tokens
-    together.
+    together. `audited` are test rows with the outputs that a second person gave them; None without any.
     """
 
     task: Task
@@ -37,6 +37,7 @@ class Subject:
     embed: Embed | None = None
     chat: Chat | None = None
     limit: int = 0
+    audited: tuple[tuple[Example, Json], ...] | None = None
 
     @property
     def rows(self) -> tuple[Example, ...]:

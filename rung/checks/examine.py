@@ -43,6 +43,7 @@ def examined(
         embed=embed,
         chat=chat,
         limit=limit,
+        audited=prepared.audited,
     )
     return check(subject, accepted, needs)
 

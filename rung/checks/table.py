@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
-from rung.checks import counts, files, labels, lengths, outputs, overlap
+from rung.checks import audit, counts, files, labels, lengths, outputs, overlap
 from rung.checks.base import ALL_NEEDS, Check, Needs, Subject
 from rung.errors import TaskError
 from rung.records import CheckRun, Finding
@@ -37,6 +37,7 @@ CHECKS: tuple[Check, ...] = (
         run=labels.label_errors,
         needs="vectors",
     ),
+    Check(number=14, name="audit", what="a second person agrees on test rows", run=audit.audit),
     Check(
         number=15,
         name="too_long",

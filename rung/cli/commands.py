@@ -110,6 +110,10 @@ class CheckChoices:
         How rows are written: auto, io, chat, prompt_completion, alpaca or sharegpt.
     accept
         Checks that may find what would block, with commas between; the report keeps that.
+    audit
+        Write 50 random test rows to this file, for a second person to label in the field `second`.
+    audited
+        Such a file when it is filled in: says how far the two agree.
     """
 
     test: Path | None = None
@@ -117,6 +121,8 @@ class CheckChoices:
     models: List = ""
     format: str = "auto"
     accept: List = ""
+    audit: Path | None = None
+    audited: Path | None = None
 
 
 def check(task: Path, /, *, choices: CheckChoices | None = None) -> None:
@@ -145,6 +151,8 @@ def check(task: Path, /, *, choices: CheckChoices | None = None) -> None:
         models=_listed(choices.models),
         format=choices.format,
         accept=_listed(choices.accept),
+        audit=choices.audit,
+        audited=choices.audited,
     )
     with Screen() as screen:
         found, folder = check_rows(task, options, screen)
