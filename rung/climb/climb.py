@@ -17,6 +17,7 @@ from rung.checks.lengths import too_long
 from rung.checks.rows import Prepared, prepare
 from rung.checks.table import Checked, known_names
 from rung.climb import budget, sealed
+from rung.climb.curve import Clock, curves, drawn_all, to_come
 from rung.climb.decide import ALPHA, MIN_ROWS, decide, to_beat
 from rung.climb.disagree import disagreements
 from rung.climb.machine import Watch, describe_machine, versions
@@ -31,6 +32,7 @@ from rung.records import (
     Example,
     Forecast,
     Json,
+    LearningCurve,
     Measurement,
     MetricName,
     RungResult,
@@ -47,6 +49,7 @@ from rung.system import Pool, System, context_of, copy
 RESULT_FILE = "result.json"
 CLOCK_FILE = "clock.json"
 WINNER_FOLDER = "winner"
+CURVE_FOLDER = "curve"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +66,7 @@ class Options:
     seed: int | None = None
     format: str = "auto"
     accept: tuple[str, ...] = ()
+    curve: bool = False
 
 
 def climb(source: Path, options: Options, reporter: Reporter) -> tuple[Climb, Path]:
@@ -143,14 +147,23 @@ class _Climbing:
                 reasons = "; ".join(f"{r.rung}: {r.failed or r.skipped}" for r in results)
                 raise RungError(f"no rung could be built: {reasons}")
             dev_decision = self.decide(results, "dev")
+            curves = self.curves([rung for _, rung in rungs], results)
             results = self.open_test(results, dev_decision)
             margin = dev_decision.margin if dev_decision.chosen is not None else None
             decision = _with_dev(self.decide(results, "test", margin), dev_decision, results)
             self.ship(decision.chosen)
-            return self.summary(results, dev_decision, decision)
+            return replace(self.summary(results, dev_decision, decision), curves=curves)
         finally:
             with suppress(RunError):
                 self.stop_clock()
+
+    def curves(self, rungs: Sequence[Rung], results: Sequence[RungResult]) -> tuple[LearningCurve, ...]:
+        """The learning curves, where they are asked for, in the time that the rungs left."""
+        if not self.options.curve:
+            return ()
+        context = self.context(rungs[-1], self.run_folder / CURVE_FOLDER, (), ())
+        context = replace(context, deadline=self.start + self.options.budget_s)
+        return curves(rungs, results, context, Clock(building=self.building, write=self.stop_clock))
 
     def stop_clock(self) -> None:
         """Write down the seconds spent so far: a climb that is taken up again has that much less."""
@@ -212,6 +225,7 @@ class _Climbing:
         now, spent = time.monotonic(), self.building.get(rung.name, 0.0)
         left = self.start + self.options.budget_s - (now - spent)
         splits = self.prepared.splits
+        beside = to_come([rung.name, *later]) if self.options.curve else 0.0
         return Context(
             task=self.prepared.task,
             train=splits.train,
@@ -221,7 +235,7 @@ class _Climbing:
             folder=folder,
             bench=self.bench,
             reporter=self.reporter,
-            deadline=now - spent + budget.share_s(rung.name, later, left),
+            deadline=now - spent + budget.share_s(rung.name, later, left, beside),
             seed=self.prepared.task.seed,
             rival=self.rival(before),
         )
@@ -459,10 +473,12 @@ def _model(name: str, reporter: Reporter) -> Model:
 
 
 def _is_complete(run: Path, options: Options) -> bool:
-    """Whether the climb is finished, and holds the test scores that are asked for."""
+    """Whether the climb is finished, and holds the test scores and the curves that are asked for."""
     if not (run / CLIMB_FILE).exists():
         return False
-    return not options.test_all or all(r.dev is None or r.test is not None for r in load_climb(run).results)
+    found = load_climb(run)
+    tested = not options.test_all or all(r.dev is None or r.test is not None for r in found.results)
+    return tested and (not options.curve or drawn_all(found))
 
 
 def _config(prepared: Prepared, model: Model, options: Options) -> dict:
