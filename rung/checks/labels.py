@@ -20,8 +20,10 @@ from rung.task.outputs import shown
 FOLDS = 5
 FEWEST_ROWS = 50
 FLAGGED_WARN = 0.03
-LEARNED = 0.5
-"""Of what the commonest label leaves wrong: a model that gets less of it right knows too little to doubt."""
+LEARNED = 0.6
+"""From chance (0) to all right (1), the labels weighing alike: a model that foretells less knows too little.
+With a twentieth of the labels exchanged sms_spam gave .64, and of what was doubted .84 had been exchanged;
+glue_sst2 gave .52 and .20."""
 SHRINKAGE = 0.1
 
 
@@ -40,12 +42,12 @@ def label_errors(subject: Subject) -> Outcome:
         )
     given = np.array([names.index(str(row.output)) for row in rows])
     probabilities = out_of_fold(_embedded(subject, rows), rows, folds)
-    right = float((probabilities.argmax(axis=1) == given).mean())
-    commonest = float(np.bincount(given).max()) / len(rows)
-    if right < commonest + LEARNED * (1 - commonest):
+    hits = np.bincount(given, weights=probabilities.argmax(axis=1) == given) / np.bincount(given)
+    chance = 1 / len(names)
+    if (hits.mean() - chance) / (1 - chance) < LEARNED:
         return (
-            f"a linear model foretells only {right:.0%} of the labels (the commonest alone {commonest:.0%}): "
-            "it knows too little to doubt them"
+            f"a linear model foretells {hits.mean():.0%} of a label's rows on average: it knows too little "
+            "to doubt the others"
         )
     places = doubtful(given, probabilities)
     if not len(places):
