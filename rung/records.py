@@ -320,6 +320,34 @@ class Disagreement:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CurvePoint:
+    """A rung's score on `n` dev rows when it learned from so many training rows, in so many seconds."""
+
+    rows: int
+    score: float
+    interval: Interval
+    n: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LearningCurve:
+    """A rung's dev score by its training rows, the fewest first; the last point has all of them.
+
+    `gain` is that of all rows over half of them on the same dev rows, in the metric's units, with its
+    interval and one-sided p; None where half wasn't scored. `left_out` says which points are missing and why.
+    """
+
+    rung: str
+    points: tuple[CurvePoint, ...]
+    sentence: str
+    gain: float | None = None
+    interval: Interval | None = None
+    p: float | None = None
+    left_out: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Climb:
     """A whole climb: every number that a report may show, and none of its formatting.
 
@@ -353,3 +381,4 @@ class Climb:
     digests: tuple[tuple[str, str], ...]
     disagreements: tuple[Disagreement, ...] = ()
     test_peak_mb: float = 0.0
+    curves: tuple[LearningCurve, ...] = ()

@@ -9,7 +9,7 @@ import numpy as np
 from rung.checks.renders import Renders
 from rung.data.sources import Broken
 from rung.models.chat import Chat
-from rung.records import Example, Finding, Severity, Splits
+from rung.records import Example, Finding, Json, Severity, Splits
 from rung.task import Task
 
 SHOWN_ROWS = 20
@@ -28,7 +28,8 @@ class Subject:
 
     `broken` rows are in none of the parts, `near` are the ids of those that are nearly the same, by group.
     `embed`, `chat` and `renders` are None where their model isn't at hand. A prompt and its answer have
-    `limit` tokens together.
+    `limit` tokens together. `audited` are test rows with the outputs that a second person gave them; None
+    without any.
     """
 
     task: Task
@@ -39,6 +40,7 @@ class Subject:
     chat: Chat | None = None
     limit: int = 0
     renders: Renders | None = None
+    audited: tuple[tuple[Example, Json], ...] | None = None
 
     @property
     def rows(self) -> tuple[Example, ...]:

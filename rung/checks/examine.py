@@ -46,6 +46,7 @@ def examined(
         chat=context.pool.chat(context.model) if context else None,
         limit=context.limit if context else 0,
         renders=Renders(context, rows) if context else None,
+        audited=prepared.audited,
     )
     return check(subject, accepted, needs)
 

@@ -13,7 +13,7 @@ from rung.data.near import alike
 from rung.data.sources import Broken, conform, read_source
 from rung.data.splits import split
 from rung.errors import DataError, TaskError
-from rung.records import Example, Finding, OutputKind, Splits
+from rung.records import Example, Finding, Json, OutputKind, Splits
 from rung.task import Task, infer, load_task, settle_kind
 
 FEWEST_ROWS = 20
@@ -67,7 +67,8 @@ class Prepared:
     """A task with nothing left open, its rows in three parts, and what was seen on the way.
 
     `broken` rows, of the file of training rows and then of the test's, are in none of the parts; `near` are
-    the ids of rows that are nearly the same, by group; `notes` are on what the task names and nothing uses.
+    the ids of rows that are nearly the same, by group; `notes` are on what the task names and nothing uses;
+    `audited` are test rows with a second person's outputs.
     """
 
     task: Task
@@ -76,6 +77,7 @@ class Prepared:
     broken: tuple[Broken, ...]
     near: tuple[tuple[str, ...], ...]
     notes: tuple[Finding, ...]
+    audited: tuple[tuple[Example, Json], ...] | None = None
 
 
 def prepare(source: Path, options: RowOptions) -> Prepared:

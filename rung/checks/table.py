@@ -4,9 +4,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from rung.checks import (
+    audit,
     characters,
     counts,
     files,
+    labels,
     lengths,
     outputs,
     overlap,
@@ -53,6 +55,14 @@ CHECKS: tuple[Check, ...] = (
     Check(number=11, name="one_class", what="more than one label", run=counts.one_class),
     Check(number=12, name="imbalance", what="some rows of every label", run=counts.imbalance),
     Check(number=12, name="unseen_labels", what="test labels are in train", run=outputs.unseen_labels),
+    Check(
+        number=13,
+        name="label_errors",
+        what="no label that the other rows speak against",
+        run=labels.label_errors,
+        needs="vectors",
+    ),
+    Check(number=14, name="audit", what="a second person agrees on test rows", run=audit.audit),
     Check(
         number=15,
         name="too_long",

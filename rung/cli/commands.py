@@ -32,6 +32,9 @@ class ClimbChoices:
         The most rows to choose by; 500, or as many as the budget affords where answers are long.
     test_all
         Open the sealed test for every rung, not only for those that the verdict needs.
+    curve
+        Train head and sft on a quarter and on half of the rows too, to see whether more rows would help; the
+        budget is shared with that.
     rungs
         Only these rungs, with commas between, such as head,prompt.
     seed
@@ -48,6 +51,7 @@ class ClimbChoices:
     models: List = ""
     dev_rows: int | None = None
     test_all: Switch = False
+    curve: Switch = False
     rungs: List = ""
     seed: int | None = None
     format: str = "auto"
@@ -82,6 +86,7 @@ def climb(task: Path, /, *, choices: ClimbChoices | None = None) -> None:
         models=_listed(choices.models),
         dev_rows=choices.dev_rows,
         test_all=choices.test_all,
+        curve=choices.curve,
         rungs=_listed(choices.rungs),
         seed=choices.seed,
         format=choices.format,
@@ -146,6 +151,10 @@ class CheckChoices:
         personal data, keys and passwords; placeholders.json there says what each stands for, to you only.
     roster
         Names that the copy must not hold, one a line: people can't be found by patterns. Goes with --redact.
+    audit
+        Write 50 random test rows to this file, for a second person to label in the field `second`.
+    audited
+        Such a file when it is filled in: says how far the two agree.
     """
 
     test: Path | None = None
@@ -157,6 +166,8 @@ class CheckChoices:
     fix: Path | None = None
     redact: Path | None = None
     roster: Path | None = None
+    audit: Path | None = None
+    audited: Path | None = None
 
 
 def check(task: Path, /, *, choices: CheckChoices | None = None) -> None:
@@ -194,6 +205,8 @@ def check(task: Path, /, *, choices: CheckChoices | None = None) -> None:
         format=choices.format,
         accept=_listed(choices.accept),
         show=choices.show,
+        audit=choices.audit,
+        audited=choices.audited,
     )
     with Screen() as screen:
         found = check_rows(task, options, screen)

@@ -18,10 +18,18 @@ CLEARLY_OPEN = 1.3
 """A range is told where its end is so many times its beginning."""
 
 
-def share_s(rung: str, later: Sequence[str], left_s: float) -> float:
-    """The seconds that a rung may take of those left, where these others come after it."""
-    weight = WEIGHTS.get(rung, OTHERS)
-    return left_s * weight / (weight + sum(WEIGHTS.get(name, OTHERS) for name in later))
+def weight(rung: str) -> float:
+    """A rung's part of the time, to be set against the others'."""
+    return WEIGHTS.get(rung, OTHERS)
+
+
+def share_s(rung: str, later: Sequence[str], left_s: float, beside: float = 0.0) -> float:
+    """The seconds that a rung may take of those left, where these others come after it.
+
+    `beside` is the weight of what else is to come.
+    """
+    own = weight(rung)
+    return left_s * own / (own + sum(map(weight, later)) + beside)
 
 
 def too_slow(found: Outlook | None, *, share_s: float, left_s: float, last: bool) -> str | None:

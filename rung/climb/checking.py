@@ -3,11 +3,12 @@
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from rung.checks.audit import read_audit, write_audit
 from rung.checks.base import ALL_NEEDS
 from rung.checks.examine import examined, report_of, write_report
 from rung.checks.lengths import too_long
@@ -30,7 +31,10 @@ VECTORS_FOLDER = "vectors"
 
 @dataclass(frozen=True, kw_only=True)
 class CheckOptions:
-    """What the command line may set; the rest is as a climb has it by default."""
+    """What the command line may set; the rest is as a climb has it by default.
+
+    `audit` is where test rows are written for a second person to label, `audited` the file that has them.
+    """
 
     test: Path | None = None
     out: Path | None = None
@@ -38,6 +42,8 @@ class CheckOptions:
     format: str = "auto"
     accept: tuple[str, ...] = ()
     show: int = 0
+    audit: Path | None = None
+    audited: Path | None = None
     dev_rows: int | None = None
     budget_s: float = 1800.0
     seed: int | None = None
@@ -61,8 +67,14 @@ def check_rows(source: Path, options: CheckOptions, reporter: Reporter) -> Looke
     start = time.monotonic()
     known_names(options.accept)
     prepared = prepare(source, options)
-    folder = options.out or Path("runs") / f"{prepared.task.name}-data"
-    model = at_hand(prepared.task.models[0])
+    test, task = prepared.splits.test, prepared.task
+    if options.audit is not None:
+        count = write_audit(test, options.audit, task.seed)
+        reporter.say(f"{options.audit}: {count} test rows; have a second person fill in `second` in each")
+    if options.audited is not None:
+        prepared = replace(prepared, audited=read_audit(options.audited, test, task))
+    folder = options.out or Path("runs") / f"{task.name}-data"
+    model = at_hand(task.models[0])
     with Pool() as pool:
 
         def embed(rows: Sequence[Example]) -> np.ndarray:

@@ -1,30 +1,30 @@
 """The climb: build every rung, score it on dev, decide, open the sealed test once, and record it all."""
 
-import difflib
 import math
-import platform
 import shutil
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from rung import __version__, evaluate
+from rung import evaluate
 from rung.checks.examine import examined, report_of, stop_on_block, tell, together, write_report
 from rung.checks.lengths import too_long
 from rung.checks.rows import Prepared, prepare
 from rung.checks.table import Checked, known_names
 from rung.climb import budget, sealed
+from rung.climb.curve import Clock, curves, drawn_all, to_come
 from rung.climb.decide import ALPHA, MIN_ROWS, decide, to_beat
 from rung.climb.disagree import disagreements
 from rung.climb.machine import Watch, describe_machine, versions
+from rung.climb.options import Options, base_model, chosen_rungs, config_of
 from rung.climb.stored import CLIMB_FILE, kept_system, load, load_climb
-from rung.errors import EngineError, ModelError, RunError, RungError, TaskError
+from rung.errors import EngineError, RunError, RungError
 from rung.evaluate import Bench, Store
-from rung.models.resolve import Model, resolve
+from rung.models.resolve import Model
 from rung.records import (
     Candidate,
     Climb,
@@ -32,12 +32,12 @@ from rung.records import (
     Example,
     Forecast,
     Json,
+    LearningCurve,
     Measurement,
     MetricName,
     RungResult,
     SplitName,
 )
-from rung.rungs import LADDER
 from rung.rungs.base import WORK_FOLDER, Built, Context, Foreseen, Reporter, Rung
 from rung.rungs.rival import Rival, rival
 from rung.runs import digest_of, held, open_run, read_json, write_json, write_text
@@ -48,22 +48,7 @@ from rung.system import Pool, System, context_of, copy
 RESULT_FILE = "result.json"
 CLOCK_FILE = "clock.json"
 WINNER_FOLDER = "winner"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What the command line may set. `budget_s` bounds building and dev scores, not the final test."""
-
-    test: Path | None = None
-    out: Path | None = None
-    budget_s: float = 1800.0
-    models: tuple[str, ...] = ()
-    dev_rows: int | None = None
-    test_all: bool = False
-    rungs: tuple[str, ...] = ()
-    seed: int | None = None
-    format: str = "auto"
-    accept: tuple[str, ...] = ()
+CURVE_FOLDER = "curve"
 
 
 def climb(source: Path, options: Options, reporter: Reporter) -> tuple[Climb, Path]:
@@ -72,7 +57,7 @@ def climb(source: Path, options: Options, reporter: Reporter) -> tuple[Climb, Pa
     Returns the whole climb and its run folder. Raises RungError for everything a user can mend; the same
     command takes up an interrupted climb where it stopped.
     """
-    chosen = _chosen_rungs(options)
+    chosen = chosen_rungs(options)
     known_names(options.accept)
     prepared = prepare(source, options)
     for line in prepared.inferred:
@@ -80,8 +65,8 @@ def climb(source: Path, options: Options, reporter: Reporter) -> tuple[Climb, Pa
     found = examined(prepared, options.accept, ("rows",))
     tell((*found.findings, *prepared.notes), reporter)
     stop_on_block(found.findings)
-    model = _model(prepared.task.models[0], reporter)
-    config = _config(prepared, model, options)
+    model = base_model(prepared.task.models[0], reporter)
+    config = config_of(prepared, model, options)
     run = options.out or Path("runs") / f"{prepared.task.name}-{digest_of(config)[:8]}"
     resumed = open_run(run, config)
     with held(run):
@@ -156,14 +141,23 @@ class _Climbing:
                 reasons = "; ".join(f"{r.rung}: {r.failed or r.skipped}" for r in results)
                 raise RungError(f"no rung could be built: {reasons}")
             dev_decision = self.decide(results, "dev")
+            curves = self.curves([rung for _, rung in rungs], results)
             results = self.open_test(results, dev_decision)
             margin = dev_decision.margin if dev_decision.chosen is not None else None
             decision = _with_dev(self.decide(results, "test", margin), dev_decision, results)
             self.ship(decision.chosen)
-            return self.summary(results, dev_decision, decision)
+            return replace(self.summary(results, dev_decision, decision), curves=curves)
         finally:
             with suppress(RunError):
                 self.stop_clock()
+
+    def curves(self, rungs: Sequence[Rung], results: Sequence[RungResult]) -> tuple[LearningCurve, ...]:
+        """The learning curves, where they are asked for, in the time that the rungs left."""
+        if not self.options.curve:
+            return ()
+        context = self.context(rungs[-1], self.run_folder / CURVE_FOLDER, (), ())
+        context = replace(context, deadline=self.start + self.options.budget_s)
+        return curves(rungs, results, context, Clock(building=self.building, write=self.stop_clock))
 
     def stop_clock(self) -> None:
         """Write down the seconds spent so far: a climb that is taken up again has that much less."""
@@ -225,6 +219,7 @@ class _Climbing:
         now, spent = time.monotonic(), self.building.get(rung.name, 0.0)
         left = self.start + self.options.budget_s - (now - spent)
         splits = self.prepared.splits
+        beside = to_come([rung.name, *later]) if self.options.curve else 0.0
         return Context(
             task=self.prepared.task,
             train=splits.train,
@@ -234,7 +229,7 @@ class _Climbing:
             folder=folder,
             bench=self.bench,
             reporter=self.reporter,
-            deadline=now - spent + budget.share_s(rung.name, later, left),
+            deadline=now - spent + budget.share_s(rung.name, later, left, beside),
             seed=self.prepared.task.seed,
             rival=self.rival(before),
         )
@@ -246,7 +241,7 @@ class _Climbing:
         if found is None or len(dev) < MIN_ROWS:
             return None
         best, needed = found
-        count = len(_chosen_rungs(self.options))
+        count = len(chosen_rungs(self.options))
         level = ALPHA / (count * (count - 1) / 2)
         return rival(best.rung, best.measurement, dev, needed=needed, level=level)
 
@@ -419,7 +414,7 @@ class _Climbing:
             versions=versions(),
             digests=(
                 ("data", prepared.splits.digest),
-                ("run", digest_of(_config(prepared, self.model, self.options))),
+                ("run", digest_of(config_of(prepared, self.model, self.options))),
             ),
             disagreements=tuple(disagreements(results, prepared.splits.dev)),
             test_peak_mb=self.test_peak_mb,
@@ -447,48 +442,13 @@ def _with_dev(on_test: Decision, on_dev: Decision, results: Sequence[RungResult]
     )
 
 
-def _chosen_rungs(options: Options) -> list[tuple[int, Rung]]:
-    names = [rung.name for rung in LADDER]
-    for name in options.rungs:
-        if name not in names:
-            near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-            meant = f"did you mean {near[0]!r}? " if near else ""
-            raise TaskError(f"no rung is called {name!r}; {meant}The ladder has {', '.join(names)}")
-    return [(i, rung) for i, rung in enumerate(LADDER) if not options.rungs or rung.name in options.rungs]
-
-
-def _model(name: str, reporter: Reporter) -> Model:
-    """The model's files, brought with a progress bar in megabytes where they aren't here yet."""
-    bar = reporter.begin(f"fetching {name}, MB", None)
-    try:
-        model = resolve(name, progress=lambda done, _: reporter.advance(bar, done // 10**6))
-    finally:
-        reporter.end(bar)
-    if model.kind != "generate":
-        raise ModelError(
-            f"{name!r} makes sentence vectors and can't write answers; name another with --models"
-        )
-    return model
-
-
 def _is_complete(run: Path, options: Options) -> bool:
-    """Whether the climb is finished, and holds the test scores that are asked for."""
+    """Whether the climb is finished, and holds the test scores and the curves that are asked for."""
     if not (run / CLIMB_FILE).exists():
         return False
-    return not options.test_all or all(r.dev is None or r.test is not None for r in load_climb(run).results)
-
-
-def _config(prepared: Prepared, model: Model, options: Options) -> dict:
-    """What decides the outcome of a climb; a run folder is taken up again only under the same."""
-    return {
-        "task": prepared.task.model_dump(mode="json", by_alias=True, exclude={"data"}),
-        "data": prepared.splits.digest,
-        "model": model.digest,
-        "rungs": [rung.name for _, rung in _chosen_rungs(options)],
-        "budget_s": options.budget_s,
-        "rung": __version__,
-        "python": platform.python_version_tuple()[:2],
-    }
+    found = load_climb(run)
+    tested = not options.test_all or all(r.dev is None or r.test is not None for r in found.results)
+    return tested and (not options.curve or drawn_all(found))
 
 
 def _metric(prepared: Prepared) -> MetricName:

@@ -8,6 +8,7 @@ from typing import Any
 from rung.records import Climb, Finding
 from rung.report import notation, summary
 from rung.report.charts import quality_cost_svg
+from rung.report.curves import curve_svg
 from rung.runs import write_text
 from rung.scoring.notation import duration_text
 
@@ -15,6 +16,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 DISAGREEMENTS = 12
 WIDE_PX = 770
 NARROW_PX = 290
+CURVE_PX = 230
 
 
 def write_report(climb: Climb, path: Path, run: Path | None = None) -> None:
@@ -28,7 +30,7 @@ def report_html(climb: Climb, run: Path) -> str:
 
 
 def _view(climb: Climb, run: Path) -> dict[str, Any]:
-    """What the template sees. The two charts are markup of our own; everything else is escaped."""
+    """What the template sees. The charts are markup of our own; everything else is escaped."""
     from markupsafe import Markup
 
     measured = summary.measured(climb)
@@ -43,6 +45,7 @@ def _view(climb: Climb, run: Path) -> dict[str, Any]:
         "tried": [r for r in climb.results if r.trials or r.notes or r.parity],
         "wide_chart": Markup(quality_cost_svg(climb, WIDE_PX)),
         "narrow_chart": Markup(quality_cost_svg(climb, NARROW_PX)),
+        "curve_charts": [Markup(curve_svg(curve, climb.metric, CURVE_PX)) for curve in climb.curves],
         "disagreements": climb.disagreements[:DISAGREEMENTS],
         "tests_on_dev": summary.tests_on_dev(climb),
         "break_even": summary.break_even(climb),

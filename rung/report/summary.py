@@ -8,6 +8,7 @@ from rung.records import (
     Comparison,
     Disagreement,
     Json,
+    LearningCurve,
     Measurement,
     MetricName,
     Parity,
@@ -154,6 +155,15 @@ def break_even(climb: Climb) -> list[str]:
     if chosen is None:
         return []
     return [_break_even(climb, chosen, other) for other, _ in pairs if other.rung != chosen.rung]
+
+
+def curve_lines(curve: LearningCurve, metric: MetricName) -> list[str]:
+    """A learning curve in words: the score by the rows learned from, what that means, what is missing."""
+    scores = ", ".join(
+        f"{count_text(p.rows, 'row')} {score_text(p.score, metric)} ({interval_text(p.interval, metric)})"
+        for p in curve.points
+    )
+    return [*([scores] if scores else []), curve.sentence, *(f"left out: {why}" for why in curve.left_out)]
 
 
 def _break_even(climb: Climb, chosen: RungResult, other: RungResult) -> str:

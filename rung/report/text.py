@@ -139,6 +139,9 @@ def _notes(climb: Climb, run: Path | None) -> Table:
     for result in climb.results:
         if result.parity:
             notes.add_row(f"Parity of {result.rung}", Text(summary.parity_text(result.parity)))
+    for curve in climb.curves:
+        for number, line in enumerate(summary.curve_lines(curve, climb.metric)):
+            notes.add_row(f"More rows for {curve.rung}" if number == 0 else "", Text(clean(line)))
     for number, line in enumerate(climb.inferred):
         notes.add_row("Inferred" if number == 0 else "", Text(clean(line)))
     grave = [f for f in climb.findings if f.severity != "info"]

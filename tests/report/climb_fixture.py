@@ -8,11 +8,13 @@ from rung.records import (
     CheckRun,
     Climb,
     Comparison,
+    CurvePoint,
     Decision,
     Disagreement,
     Finding,
     Forecast,
     Interval,
+    LearningCurve,
     Measurement,
     MetricName,
     Parity,
@@ -266,3 +268,34 @@ def one_rung_climb() -> Climb:
         disagreements=(),
         answers_per_month=None,
     )
+
+
+def curve_climb() -> Climb:
+    """The climb with a whole learning curve of head, and one of sft that lacks a point."""
+    spread = (0.031, 0.026)
+    points = tuple(
+        CurvePoint(
+            rows=rows,
+            score=score,
+            interval=Interval(low=score - spread[0], high=score + spread[1]),
+            n=400,
+            seconds=2.5,
+        )
+        for rows, score in ((300, 0.78), (600, 0.831), (1200, 0.868))
+    )
+    head = LearningCurve(
+        rung="head",
+        points=points,
+        gain=0.037,
+        interval=Interval(low=0.01, high=0.062),
+        p=0.004,
+        sentence="head: doubling the rows to 1,200 gained 3.7 points (1.0 to 6.2): more rows would "
+        "probably help.",
+    )
+    sft = LearningCurve(
+        rung="sft",
+        points=points[2:],
+        left_out=("50% of the rows (600): <no time> of the budget is left",),
+        sentence="Whether more rows would help sft can't be told: half of them wasn't scored.",
+    )
+    return replace(synthetic_climb(), curves=(head, sft))

@@ -1,0 +1,237 @@
+"""The learning curve: a rung trained on a quarter and on half of its rows, beside all of them.
+
+Every subset is part of the next larger one and keeps the labels' shares. All are scored on the same dev rows,
+so that half can be compared with all of them row by row.
+"""
+
+import hashlib
+import shutil
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from pydantic import TypeAdapter
+
+from rung.climb.budget import weight
+from rung.climb.machine import Watch
+from rung.climb.stored import load
+from rung.errors import RunError, RungError
+from rung.records import Climb, CurvePoint, Example, LearningCurve, Measurement, MetricName, RungResult
+from rung.rungs.base import WORK_FOLDER, Context, Rung
+from rung.runs import write_text
+from rung.scoring import paired
+from rung.scoring.notation import duration_text, score_text, signed
+from rung.scoring.scorers import SCORERS
+from rung.task.outputs import canonical
+
+TRAINED = ("head", "sft")
+"""The rungs that learn from the training rows: what others make of more rows isn't training."""
+SHARES = (0.25, 0.5)
+POINT_FILE = "point.json"
+FEWEST_ROWS = 10
+ALPHA = 0.05
+MIN_GAIN = 0.02
+"""A gain of less, of a metric that is a share, isn't worth doubling the rows for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clock:
+    """The seconds that each step of the climb took so far, and how they are written down."""
+
+    building: dict[str, float]
+    write: Callable[[], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Point:
+    """A rung trained on some rows, and its answers to the dev rows."""
+
+    shown: CurvePoint
+    dev: Measurement
+
+
+def to_come(rungs: Sequence[str]) -> float:
+    """The weight in the budget of the curves of these rungs, beside the rungs' own."""
+    return sum(share * weight(name) for name in rungs if name in TRAINED for share in SHARES)
+
+
+def drawn_all(found: Climb) -> bool:
+    """Whether a finished climb has the curves that can be drawn of it."""
+    trained = [r for r in found.results if r.rung in TRAINED and r.dev is not None]
+    return len(found.curves) == len(trained)
+
+
+def curves(
+    rungs: Sequence[Rung], results: Sequence[RungResult], context: Context, clock: Clock
+) -> tuple[LearningCurve, ...]:
+    """The learning curve of each trained rung that has a dev score on all rows, the cheapest first.
+
+    `context` has all the training rows, the folder of the curves and the deadline of them all. A point gets
+    time by its rows and its rung's weight, and what one leaves goes to the others; one for which there is no
+    time, or that can't be trained, is left out and named. What is done is kept in the folder.
+    """
+    by_name = {result.rung: result for result in results}
+    drawn = [rung for rung in rungs if rung.name in TRAINED and by_name[rung.name].dev is not None]
+    if not drawn:
+        context.reporter.say(f"no learning curve: none of {' and '.join(TRAINED)} has a dev score")
+    order = nested(context.train, context.seed)
+    found = []
+    for place, rung in enumerate(drawn):
+        later = to_come([other.name for other in drawn[place + 1 :]])
+        found.append(_curve(rung, by_name[rung.name], replace(context, train=order), clock, later))
+    return tuple(found)
+
+
+def nested(rows: Sequence[Example], seed: int) -> tuple[Example, ...]:
+    """The rows in an order whose every beginning has about the outputs' shares, the same for a seed.
+
+    Rows of one group come together: half a group teaches nearly what all of it does.
+    """
+
+    def drawn(row: Example) -> str:
+        return hashlib.sha256(f"{seed}:curve:{row.group or row.id}".encode()).hexdigest()
+
+    if any(row.group is not None for row in rows):
+        return tuple(sorted(rows, key=lambda row: (drawn(row), row.id)))
+    strata: dict[str, list[Example]] = defaultdict(list)
+    for row in rows:
+        strata[canonical(row.output)].append(row)
+    ranked = [
+        ((rank + 0.5) / len(same), drawn(row), row)
+        for same in strata.values()
+        for rank, row in enumerate(sorted(same, key=drawn))
+    ]
+    return tuple(row for _, _, row in sorted(ranked, key=lambda one: one[:2]))
+
+
+def _curve(rung: Rung, result: RungResult, context: Context, clock: Clock, later: float) -> LearningCurve:
+    """One rung's points. `later` is the weight of the curves that come after it."""
+    whole = result.dev
+    assert whole is not None, "only measured rungs have a curve"
+    if result.stopped is not None:
+        why = f"stopped after {result.stopped.rows:,} dev rows: there is nothing to compare with"
+        return LearningCurve(
+            rung=rung.name, points=(), left_out=(why,), sentence=f"No curve of {rung.name}: {why}."
+        )
+    points: dict[float, _Point] = {}
+    left_out: list[str] = []
+    for place, share in enumerate(SHARES):
+        rows = context.train[: round(share * len(context.train))]
+        after = sum(SHARES[place + 1 :]) * weight(rung.name) + later
+        made = _point(rung, replace(context, train=rows), clock, share, after)
+        if isinstance(made, str):
+            context.reporter.say(f"{_name(rung, share)}: {made}")
+            left_out.append(f"{share:.0%} of the rows ({len(rows):,}): {made}")
+        else:
+            points[share] = made
+    all_rows = CurvePoint(
+        rows=len(context.train), score=whole.score, interval=whole.interval, n=whole.n, seconds=result.build_s
+    )
+    curve = LearningCurve(
+        rung=rung.name,
+        points=(*(one.shown for one in points.values()), all_rows),
+        left_out=tuple(left_out),
+        sentence="",
+    )
+    half = points.get(SHARES[-1])
+    return told(curve, half and half.dev, whole, context)
+
+
+def _point(rung: Rung, context: Context, clock: Clock, share: float, after: float) -> _Point | str:
+    """A rung on a share of the rows, kept or made now; why not, where it can't be."""
+    name = _name(rung, share)
+    folder = context.folder / f"{rung.name}-{100 * share:.0f}"
+    kept = folder / POINT_FILE
+    if kept.exists():
+        return load(kept, _Point)
+    targets = Counter(canonical(row.output) for row in context.train)
+    if len(context.train) < FEWEST_ROWS:
+        return f"fewer than {FEWEST_ROWS} rows"
+    if context.kind == "label" and len(targets) < 2:
+        return "they have one label only"
+    before = clock.building.get(name, 0.0)
+    start = time.monotonic() - before
+    own = share * weight(rung.name)
+    left = context.deadline - start
+    part = replace(
+        context,
+        folder=folder,
+        deadline=start + left * own / (own + after),
+        too_long=context.too_long & {row.id for row in (*context.train, *context.dev)},
+    )
+
+    def beat() -> None:
+        clock.building[name] = time.monotonic() - start
+        with suppress(RunError):
+            clock.write()
+
+    if left <= 0:
+        return "no time of the budget is left; climb again with more, --budget, in another --out"
+    context.reporter.say(f"{name}: {len(context.train):,} rows, at most {duration_text(part.seconds_left)}")
+    try:
+        if reason := rung.skip(part):
+            return reason
+        with Watch(beat):
+            made = rung.build(part)
+            dev = part.measure(made.system, part.dev, name)
+    except RunError:
+        raise
+    except RungError as error:
+        return str(error)
+    finally:
+        beat()
+    shown = CurvePoint(
+        rows=len(context.train),
+        score=dev.score,
+        interval=dev.interval,
+        n=dev.n,
+        seconds=time.monotonic() - start,
+    )
+    context.reporter.say(f"{name}: {score_text(dev.score, dev.metric)} on {dev.n:,} dev rows")
+    found = _Point(shown=shown, dev=dev)
+    write_text(kept, TypeAdapter(_Point).dump_json(found).decode("utf-8"))
+    shutil.rmtree(folder / WORK_FOLDER, ignore_errors=True)
+    return found
+
+
+def _name(rung: Rung, share: float) -> str:
+    return f"{rung.name} on {share:.0%} of the rows"
+
+
+def told(
+    curve: LearningCurve, half: Measurement | None, whole: Measurement, context: Context
+) -> LearningCurve:
+    """The curve with the paired gain of all rows over half of them, and in words what it says of more."""
+    if half is None:
+        sentence = f"Whether more rows would help {curve.rung} can't be told: half of them wasn't scored."
+        return replace(curve, sentence=sentence)
+    groups = {row.id: row.group for row in context.dev if row.group is not None}
+    targets = {row.id: row.output for row in context.dev}
+    pair = paired.pair_up(half, whole, targets=targets, groups=groups or None)
+    if pair.n == 0:
+        return replace(curve, sentence=f"No dev row was answered by both halves of {curve.rung}'s curve.")
+    gain, interval = paired.gain(pair), paired.gain_interval(pair, context.seed)
+    p = paired.p_value(pair, context.seed)
+    metric, rows = whole.metric, curve.points[-1].rows
+    least = MIN_GAIN * pair.unit
+    low, high, amount = (_amount(value, metric) for value in (interval.low, interval.high, gain))
+    unit = " points" if SCORERS[metric].shares else ""
+    amount = f"{amount}{unit} ({low} to {high})"
+    said = f"{curve.rung}: doubling the rows to {rows:,} "
+    if p <= ALPHA:
+        said += f"gained {amount}: more rows would probably help"
+        said += "" if gain >= least else ", by little"
+    elif interval.high < least:
+        said += f"gained no more than chance, {amount}: more rows of this kind would hardly help"
+    else:
+        said += f"gained {amount}, which may be chance: whether more rows would help isn't settled"
+    return replace(curve, gain=gain, interval=interval, p=p, sentence=said + ".")
+
+
+def _amount(value: float, metric: MetricName) -> str:
+    """A difference in points, or in the metric's units."""
+    if SCORERS[metric].shares:
+        return signed(value, f"{abs(100 * value):.1f}")
+    return score_text(value, metric)

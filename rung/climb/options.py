@@ -1,0 +1,68 @@
+"""What a climb is asked for, and what follows: its rungs, its model, and what decides its outcome."""
+
+import difflib
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+from rung import __version__
+from rung.checks.rows import Prepared
+from rung.errors import ModelError, TaskError
+from rung.models.resolve import Model, resolve
+from rung.rungs import LADDER
+from rung.rungs.base import Reporter, Rung
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the command line may set. `budget_s` bounds building and dev scores, not the final test."""
+
+    test: Path | None = None
+    out: Path | None = None
+    budget_s: float = 1800.0
+    models: tuple[str, ...] = ()
+    dev_rows: int | None = None
+    test_all: bool = False
+    rungs: tuple[str, ...] = ()
+    seed: int | None = None
+    format: str = "auto"
+    accept: tuple[str, ...] = ()
+    curve: bool = False
+
+
+def chosen_rungs(options: Options) -> list[tuple[int, Rung]]:
+    """The rungs to climb with their places on the ladder. Raises TaskError for a name that is none."""
+    names = [rung.name for rung in LADDER]
+    for name in options.rungs:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+            meant = f"did you mean {near[0]!r}? " if near else ""
+            raise TaskError(f"no rung is called {name!r}; {meant}The ladder has {', '.join(names)}")
+    return [(i, rung) for i, rung in enumerate(LADDER) if not options.rungs or rung.name in options.rungs]
+
+
+def base_model(name: str, reporter: Reporter) -> Model:
+    """The model's files, brought with a progress bar in megabytes where they aren't here yet."""
+    bar = reporter.begin(f"fetching {name}, MB", None)
+    try:
+        model = resolve(name, progress=lambda done, _: reporter.advance(bar, done // 10**6))
+    finally:
+        reporter.end(bar)
+    if model.kind != "generate":
+        raise ModelError(
+            f"{name!r} makes sentence vectors and can't write answers; name another with --models"
+        )
+    return model
+
+
+def config_of(prepared: Prepared, model: Model, options: Options) -> dict:
+    """What decides the outcome of a climb; a run folder is taken up again only under the same."""
+    return {
+        "task": prepared.task.model_dump(mode="json", by_alias=True, exclude={"data"}),
+        "data": prepared.splits.digest,
+        "model": model.digest,
+        "rungs": [rung.name for _, rung in chosen_rungs(options)],
+        "budget_s": options.budget_s,
+        "rung": __version__,
+        "python": platform.python_version_tuple()[:2],
+    }
