@@ -61,7 +61,7 @@ def only(found: tuple[Finding, ...], name: str, severity: str) -> Finding:
 
 
 def test_good_rows_give_no_finding_and_the_table_is_whole() -> None:
-    assert len(CHECKS) == len({one.name for one in CHECKS}) == 39
+    assert len(CHECKS) == len({one.name for one in CHECKS}) == 38
     assert check(splits(), LABELS) == ()
 
 
@@ -181,3 +181,12 @@ def test_an_output_outside_an_inferred_schema_only_warns() -> None:
 def test_a_schema_that_cannot_be_followed_is_the_task_files_fault(schema: dict[str, Any], said: str) -> None:
     with pytest.raises(TaskError, match=said):
         check(splits(outputs=({"a": 1}, {"a": 2})), json_task(schema))
+
+
+def test_every_check_stands_in_the_documentation() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "checks.md").read_text(encoding="utf-8")
+    lines = [line for line in page.splitlines() if line.startswith("| ")]
+    for one in CHECKS:
+        (line,) = [line for line in lines if f"| `{one.name}` |" in line]
+        assert str(one.number) in line.split("|")[1].replace(" ", "").split(",")
+    assert len(lines) == len(CHECKS) + 1, "the table has no line more"
