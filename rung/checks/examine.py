@@ -4,13 +4,13 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from rung.checks.base import Embed, Needs, Subject
 from rung.checks.renders import Renders
 from rung.checks.rows import Prepared
 from rung.checks.table import CHECKS, Checked, blocks, check
-from rung.errors import DataError
+from rung.errors import DataError, RunError
 from rung.records import DataReport, Finding
 from rung.rungs.base import Context
 from rung.runs import digest_of, read_json, write_text
@@ -115,3 +115,19 @@ def read_report(folder: Path) -> DataReport:
     if signature != digest_of(fields):
         raise DataError(f"{str(folder / REPORT_FILE)!r} was changed since it was written: check again")
     return TypeAdapter(DataReport).validate_python(fields)
+
+
+def kept_checks(folder: Path, prepared: Prepared, accepted: Collection[str]) -> Checked | None:
+    """What was found on the same rows with the same checks accepted, from the folder's report; else None."""
+    if not (folder / REPORT_FILE).exists():
+        return None
+    try:
+        report = read_report(folder)
+    except (RunError, DataError, ValidationError):
+        return None  # damaged, or of another version: the checks can be run again
+    known = {one.name for one in CHECKS}
+    same = report.digest == prepared.splits.digest and report.accepted == tuple(sorted(accepted))
+    if not same or {run.name for run in report.checks} != known:
+        return None
+    findings = tuple(finding for finding in report.findings if finding.check in known)
+    return Checked(findings=findings, runs=report.checks)

@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from rung import evaluate
-from rung.checks.examine import examined, report_of, stop_on_block, tell, together, write_report
+from rung.checks.examine import examined, kept_checks, report_of, stop_on_block, tell, together, write_report
 from rung.checks.lengths import too_long
 from rung.checks.rows import Prepared, prepare
 from rung.checks.table import Checked, known_names
@@ -107,8 +107,14 @@ class _Climbing:
         self.building: dict[str, float] = dict(spent.get("building", {}))
 
     def examine(self, found: Checked) -> Checked:
-        """The checks that need the models, after those of the rows alone. Raises DataError at what blocks."""
+        """The checks that need the models, after those of the rows alone. Raises DataError at what blocks.
+
+        A climb that is taken up again reads what they found the first time.
+        """
         start, accepted = time.monotonic(), self.options.accept
+        if (kept := kept_checks(self.run_folder, self.prepared, accepted)) is not None:
+            stop_on_block(kept.findings)
+            return kept
         splits = self.prepared.splits
         context = Context(
             task=self.prepared.task,

@@ -1,5 +1,6 @@
 """The forward pass of a small BERT: few products, in the type that the processor multiplies fastest."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
@@ -16,40 +17,43 @@ class Bert:
     Layer norms and softmax are computed in fp32 whatever the type, as torch does by itself.
     """
 
-    def __init__(self, network: Any, dtype: "torch.dtype") -> None:
-        """Take over the weights of transformers' BertModel (absolute positions, one segment)."""
-        import torch
-        from transformers.activations import ACT2FN
+    def __init__(
+        self, config: Mapping[str, Any], tensors: "Mapping[str, Tensor]", dtype: "torch.dtype"
+    ) -> None:
+        """Take the weights of a BERT (absolute positions, one segment) by transformers' names.
 
-        def pair(*modules: Any) -> Pair:
+        Raises KeyError with the name of a weight or a setting that isn't there.
+        """
+        import torch
+
+        prefix = "bert." if any(name.startswith("bert.") for name in tensors) else ""
+
+        def pair(*modules: str) -> Pair:
             weight, bias = (
-                torch.cat([getattr(m, name).detach() for m in modules]).to(dtype)
-                for name in ("weight", "bias")
+                torch.cat([tensors[f"{prefix}{module}.{part}"].detach() for module in modules]).to(dtype)
+                for part in ("weight", "bias")
             )
             return weight, bias
 
-        config, embeddings = network.config, network.embeddings
-        self.width, self.heads, self.eps = (
-            config.hidden_size,
-            config.num_attention_heads,
-            config.layer_norm_eps,
-        )
-        self.activation = ACT2FN[config.hidden_act]
-        segment = embeddings.token_type_embeddings.weight.detach()[0]
-        self.words = embeddings.word_embeddings.weight.detach().to(dtype)
-        self.places = (embeddings.position_embeddings.weight.detach() + segment).to(dtype)
-        self.norm = pair(embeddings.LayerNorm)
+        def table(name: str) -> "Tensor":
+            return tensors[f"{prefix}embeddings.{name}_embeddings.weight"].detach()
+
+        self.width, self.heads = config["hidden_size"], config["num_attention_heads"]
+        self.eps = config["layer_norm_eps"]
+        self.activation = _activation(config["hidden_act"])
+        self.words = table("word").to(dtype)
+        self.places = (table("position") + table("token_type")[0]).to(dtype)
+        self.norm = pair("embeddings.LayerNorm")
         self.layers = [
             (
-                pair(own.query, own.key, own.value),
-                pair(layer.attention.output.dense),
-                pair(layer.attention.output.LayerNorm),
-                pair(layer.intermediate.dense),
-                pair(layer.output.dense),
-                pair(layer.output.LayerNorm),
+                pair(*(f"{layer}.attention.self.{name}" for name in ("query", "key", "value"))),
+                pair(f"{layer}.attention.output.dense"),
+                pair(f"{layer}.attention.output.LayerNorm"),
+                pair(f"{layer}.intermediate.dense"),
+                pair(f"{layer}.output.dense"),
+                pair(f"{layer}.output.LayerNorm"),
             )
-            for layer in network.encoder.layer
-            for own in (layer.attention.self,)
+            for layer in (f"encoder.layer.{number}" for number in range(config["num_hidden_layers"]))
         ]
 
     def mean(self, ids: "Tensor", sizes: "Tensor") -> "Tensor":
@@ -75,9 +79,8 @@ class Bert:
                 .view(rows, longest, 3, self.heads, size)
                 .permute(2, 0, 3, 1, 4)
             )
-            scores = (q * size**-0.5) @ k.transpose(2, 3)
-            weights = (scores if unseen is None else scores.add_(unseen)).softmax(-1)
-            mixed = (weights @ v).transpose(1, 2).reshape(-1, self.width)
+            mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=unseen)
+            mixed = mixed.transpose(1, 2).reshape(-1, self.width)
             hidden = self._normed(functional.linear(mixed, *out).add_(hidden), first)
             wide = self.activation(functional.linear(hidden, *up))
             hidden = self._normed(functional.linear(wide, *down).add_(hidden), second)
@@ -90,3 +93,14 @@ class Bert:
         from torch.nn import functional
 
         return functional.layer_norm(x, (self.width,), *norm, self.eps)
+
+
+def _activation(name: str) -> Any:
+    """By transformers' name, which is loaded for the rarer ones alone: that takes seconds."""
+    from torch.nn import functional
+
+    if name == "gelu":
+        return functional.gelu
+    from transformers.activations import ACT2FN
+
+    return ACT2FN[name]

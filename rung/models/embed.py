@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rung.errors import ModelError
 from rung.models.bert import Bert
 from rung.models.processor import multiplies_bf16
-from rung.models.resolve import Model, resolve
+from rung.models.resolve import Model, read_json, resolve
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -106,24 +106,19 @@ class Embedder:
     @cached_property
     def _network(self) -> Bert:
         import torch
-        from transformers import BertModel
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
 
-        from rung.models.weights import lost_weights, quiet
-
-        with quiet():
-            loaded: Any = BertModel.from_pretrained(
-                self.model.folder,
-                dtype=torch.float32,
-                add_pooling_layer=False,
-                use_safetensors=True,
-                output_loading_info=True,
-            )
-        network, notes = loaded
-        if lost := lost_weights(notes):
-            raise ModelError(
-                f"{str(self.model.folder)!r} lacks the weights {lost[:3]!r}: bring the model again"
-            )
-        return Bert(network, torch.bfloat16 if multiplies_bf16() else torch.float32)
+        folder = self.model.folder
+        assert folder is not None
+        tensors: dict[str, Any] = {}
+        try:
+            for file in sorted(folder.glob("*.safetensors")):
+                tensors |= load_file(file)
+            config = read_json(folder / "config.json")
+            return Bert(config, tensors, torch.bfloat16 if multiplies_bf16() else torch.float32)
+        except (KeyError, SafetensorError) as error:
+            raise ModelError(f"{str(folder)!r} lacks {error}: bring the model again") from None
 
 
 def _batches(order: Sequence[int], sizes: Sequence[int]) -> Iterator[list[int]]:

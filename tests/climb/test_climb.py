@@ -161,7 +161,7 @@ def constant_head(label, labels):
 
 
 def with_ladder(monkeypatch, *rungs):
-    monkeypatch.setattr("rung.climb.climb.LADDER", rungs)
+    monkeypatch.setattr("rung.climb.options.LADDER", rungs)
     return tuple(rung.name for rung in rungs)
 
 
@@ -312,7 +312,7 @@ def test_other_kinds_of_output_climb_too(rows, options, tmp_path):
 
 
 def test_the_ladder_of_a_climb_is_the_one_ladder():
-    from rung.climb import climb as module
+    from rung.climb import options as module
 
     assert module.LADDER is LADDER
 

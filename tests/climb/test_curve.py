@@ -55,7 +55,7 @@ class Counting:
 
 
 def with_ladder(monkeypatch, *rungs):
-    monkeypatch.setattr("rung.climb.climb.LADDER", rungs)
+    monkeypatch.setattr("rung.climb.options.LADDER", rungs)
     return tuple(rung.name for rung in rungs)
 
 

@@ -40,14 +40,25 @@ def wanted(network, ids, sizes):
 def test_each_row_has_the_mean_that_transformers_gives_it_alone(network, sizes):
     ids, counts = rows(sizes)
     network = network.double()
-    found = Bert(network, torch.float64).mean(ids, counts)
+    found = Bert(network.config.to_dict(), network.state_dict(), torch.float64).mean(ids, counts)
     assert found.dtype == torch.float64
     torch.testing.assert_close(found, wanted(network, ids, counts), atol=1e-12, rtol=0)
 
 
 def test_bf16_strays_by_its_rounding_alone(network):
     ids, counts = rows([9, 12, 30, 4])
-    found = Bert(network, torch.bfloat16).mean(ids, counts)
+    found = Bert(network.config.to_dict(), network.state_dict(), torch.bfloat16).mean(ids, counts)
     assert found.dtype == torch.float32
     cosine = torch.cosine_similarity(found, wanted(network, ids, counts))
     assert cosine.min() > 0.999
+
+
+def test_names_may_have_the_prefix_of_a_larger_model_and_a_missing_weight_is_named(network):
+    ids, counts = rows([4, 9])
+    tensors = network.state_dict()
+    plain = Bert(network.config.to_dict(), tensors, torch.float32).mean(ids, counts)
+    nested = {f"bert.{name}": tensor for name, tensor in tensors.items()} | {"cls.bias": torch.zeros(2)}
+    assert torch.equal(Bert(network.config.to_dict(), nested, torch.float32).mean(ids, counts), plain)
+    del tensors["encoder.layer.1.output.dense.bias"]
+    with pytest.raises(KeyError, match=r"encoder.layer.1.output.dense.bias"):
+        Bert(network.config.to_dict(), tensors, torch.float32)
