@@ -256,6 +256,8 @@ def start_parent() -> tuple[subprocess.Popen, int]:
         cwd=Path(__file__).parents[2],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        # A shell's job in the background ignores it, and so would all that is started from there.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert parent.stdout is not None
     return parent, int(parent.stdout.readline())
@@ -267,7 +269,10 @@ def test_a_child_does_not_outlive_its_parent(ending):
     assert psutil.pid_exists(pid)
     time.sleep(0.5)
     parent.send_signal(ending)
-    _, errors = parent.communicate(timeout=20)
+    try:
+        _, errors = parent.communicate(timeout=20)
+    finally:
+        parent.kill()
     assert wait_until(lambda: not psutil.pid_exists(pid))
     assert parent.returncode != 0
     if ending == signal.SIGINT:
