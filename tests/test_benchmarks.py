@@ -11,6 +11,7 @@ SCRIPTS = (
     "climb_sets",
     "evaluate_vs_llamacpp",
     "full_and_qlora",
+    "gradient_error",
     "growth",
     "knn_prefixes",
     "label_scoring",
