@@ -8,7 +8,6 @@ import numpy as np
 
 from rung.checks.renders import Renders
 from rung.data.sources import Broken
-from rung.models.chat import Chat
 from rung.records import Example, Finding, Json, Severity, Splits
 from rung.task import Task
 
@@ -27,9 +26,8 @@ class Subject:
     """The rows in their parts, the task that `infer` completed, and what is known of its model.
 
     `broken` rows are in none of the parts, `near` are the ids of those that are nearly the same, by group.
-    `embed`, `chat` and `renders` are None where their model isn't at hand. A prompt and its answer have
-    `limit` tokens together. `audited` are test rows with the outputs that a second person gave them; None
-    without any.
+    `embed` and `renders` are None where their model isn't at hand. `audited` are test rows with the outputs
+    that a second person gave them; None without any.
     """
 
     task: Task
@@ -37,8 +35,6 @@ class Subject:
     broken: tuple[Broken, ...] = ()
     near: tuple[tuple[str, ...], ...] = ()
     embed: Embed | None = None
-    chat: Chat | None = None
-    limit: int = 0
     renders: Renders | None = None
     audited: tuple[tuple[Example, Json], ...] | None = None
 

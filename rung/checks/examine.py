@@ -43,8 +43,6 @@ def examined(
         broken=prepared.broken,
         near=prepared.near,
         embed=embed,
-        chat=context.pool.chat(context.model) if context else None,
-        limit=context.limit if context else 0,
         renders=Renders(context, rows) if context else None,
         audited=prepared.audited,
     )

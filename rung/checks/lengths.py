@@ -21,9 +21,9 @@ def too_long(splits: Splits, chat: Chat, limit: int) -> frozenset[str]:
 
 def too_long_rows(subject: Subject) -> Outcome:
     """How many rows of each part are too long for the model, and what becomes of them."""
-    if subject.chat is None:
-        return "the model isn't here"
-    ids = too_long(subject.splits, subject.chat, subject.limit)
+    if subject.renders is None:
+        return "the model isn't here: rung models --fetch NAME"
+    ids, limit = subject.renders.context.too_long, subject.renders.context.limit
     parts = {
         name: [e for e in rows if e.id in ids]
         for name, rows in (
@@ -37,7 +37,7 @@ def too_long_rows(subject: Subject) -> Outcome:
         return []
     counts = ", ".join(f"{len(rows):,} {name}" for name, rows in parts.items() if rows)
     message = (
-        f"rows longer than the model's {subject.limit:,} tokens: {counts}, {such_as(found)}; a language "
+        f"rows longer than the model's {limit:,} tokens: {counts}, {such_as(found)}; a language "
         "model neither learns from them nor answers them (counted as broken calls beside the score); shorten "
         "the inputs or take a model with a longer context"
     )

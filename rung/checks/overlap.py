@@ -14,7 +14,7 @@ from rung.checks.base import (
     rows_text,
     such_as,
 )
-from rung.data.near import COSINE, JACCARD, LONG_RUN, RUN, alike_in, known_runs, nearest_of
+from rung.data.near import COSINE, JACCARD, LONG_RUN, RUN, known_runs, nearest_of, rows_alike_in
 from rung.data.splits import question
 from rung.records import Example
 from rung.task.outputs import canonical, shown
@@ -83,12 +83,8 @@ def near_leaks(subject: Subject) -> Outcome:
     test = subject.splits.test
     if not test:
         return []
-    same = alike_in([row.input for row in test], [row.input for row in subject.learned])
-    hits = [
-        (test[place], subject.learned[other])
-        for place, other in same.items()
-        if test[place].context == subject.learned[other].context
-    ]
+    learned = subject.learned
+    hits = [(test[place], learned[other]) for place, other in rows_alike_in(test, learned).items()]
     grave = by_share(len(hits) / len(test), warn=NEAR_WARN, block=NEAR_BLOCK)
     if grave is None:
         return []

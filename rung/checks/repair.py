@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rung.checks.base import rows_text
-from rung.data.near import alike_in
+from rung.data.near import rows_alike_in
 from rung.data.rows import read_rows
 from rung.data.sources import Source, read_source
 from rung.data.splits import question
@@ -83,11 +83,11 @@ def _faults(source: Source) -> Iterator[tuple[str, tuple[str, str]]]:
 def _held(rows: list[Example], test: list[Example]) -> Iterator[tuple[str, tuple[str, str]]]:
     """Training rows whose input the test holds."""
     exact = {question(row): row for row in test}
-    near = alike_in([row.input for row in rows], [row.input for row in test])
+    near = rows_alike_in(rows, test)
     for place, row in enumerate(rows):
         if question(row) in exact:
             yield row.where, ("leaks", f"the test holds its input at {exact[question(row)].where}")
-        elif place in near and test[near[place]].context == row.context:
+        elif place in near:
             yield row.where, ("near_leaks", f"the test holds nearly its input at {test[near[place]].where}")
 
 

@@ -2,14 +2,13 @@
 
 import hashlib
 import json
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from rung.checks.base import on_one_side
-from rung.data.near import alike
+from rung.data.near import rows_alike
 from rung.data.sources import Broken, conform, read_source
 from rung.data.splits import split
 from rung.errors import DataError, TaskError
@@ -125,15 +124,7 @@ def prepare(source: Path, options: RowOptions) -> Prepared:
 
 def near_duplicates(examples: Sequence[Example]) -> tuple[tuple[str, ...], ...]:
     """Ids of rows with nearly the same input and the same context, by group."""
-    by_context: dict[str | None, list[Example]] = defaultdict(list)
-    for example in examples:
-        by_context[example.context].append(example)
-    return tuple(
-        tuple(rows[place].id for place in group)
-        for rows in by_context.values()
-        if len(rows) > 1
-        for group in alike([row.input for row in rows])
-    )
+    return tuple(tuple(examples[place].id for place in group) for group in rows_alike(examples))
 
 
 def _in_asking_order(dev: Sequence[Example], seed: int) -> tuple[Example, ...]:

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from rung.data.splits import normalised
+from rung.records import Example
 
 SHINGLE = 5
 """Characters of a shingle."""
@@ -64,6 +65,34 @@ def alike_in(texts: Sequence[str], stored: Sequence[str], threshold: float = JAC
         if (first := next((other for other in others if known(other)), None)) is not None:
             found[place] = first
     return found
+
+
+def rows_alike(rows: Sequence[Example]) -> list[list[int]]:
+    """Groups of rows with like inputs and the very same context, by places."""
+    return [
+        [places[at] for at in group]
+        for places in _by_context(rows).values()
+        if len(places) > 1
+        for group in alike([rows[place].input for place in places])
+    ]
+
+
+def rows_alike_in(rows: Sequence[Example], stored: Sequence[Example]) -> dict[int, int]:
+    """By the place of each row, that of the first stored row with a like input and the very same context."""
+    found, known = {}, _by_context(stored)
+    for context, places in _by_context(rows).items():
+        others = known.get(context, [])
+        if others:
+            like = alike_in([rows[at].input for at in places], [stored[at].input for at in others])
+            found |= {places[at]: others[other] for at, other in like.items()}
+    return dict(sorted(found.items()))
+
+
+def _by_context(rows: Sequence[Example]) -> dict[str | None, list[int]]:
+    places: dict[str | None, list[int]] = defaultdict(list)
+    for place, row in enumerate(rows):
+        places[row.context].append(place)
+    return places
 
 
 class _Sketched:

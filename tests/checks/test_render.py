@@ -41,13 +41,11 @@ def subject_of(gguf, tmp_path):
         context = manager.__enter__()
         open_contexts.append(manager)
         chat = context.pool.chat(context.model)
-        context.pool.chats[context.model.digest] = chat = replace(chat, **chat_changes)
+        context.pool.chats[context.model.digest] = replace(chat, **chat_changes)
         rows = (*context.train, *context.dev)
         return Subject(
             task=context.task,
             splits=Splits(train=context.train, dev=context.dev, test=(), test_given=True, digest=""),
-            chat=chat,
-            limit=context.limit,
             renders=Renders(context, rows),
         )
 
@@ -73,7 +71,7 @@ def test_nothing_is_found_where_all_is_well_but_the_length_of_rows(subject_of, k
 
 @pytest.mark.parametrize("name", ASKING)
 def test_without_a_model_a_check_says_that_it_looked_at_nothing(subject_of, name):
-    subject = replace(subject_of("label"), chat=None, renders=None)
+    subject = replace(subject_of("label"), renders=None)
     outcome = BY_NAME[name].run(subject)
     assert isinstance(outcome, str) and "model isn't here" in outcome
 
@@ -97,7 +95,8 @@ def test_a_template_that_refuses_the_turns_is_named(subject_of):
 
 def test_a_second_beginning_blocks(subject_of):
     subject = subject_of("label")
-    chat = subject.chat
+    context = subject.renders.context
+    chat = context.pool.chat(context.model)
     twice = "{{ bos_token }}{{ bos_token }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
     tokens = replace(chat.tokens, add_bos=True)
     subject = subject_of("label", template=twice, tokens=tokens)

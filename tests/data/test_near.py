@@ -16,7 +16,10 @@ from rung.data.near import (
     known_runs,
     like_vectors,
     nearest_of,
+    rows_alike,
+    rows_alike_in,
 )
+from rung.records import Example
 
 WORDS = "parcel courier late address box lost refund invoice charge price account password code blue".split()
 
@@ -114,3 +117,17 @@ def test_long_texts_are_known_by_their_runs_of_words():
 def test_clusters_are_the_connected_parts():
     assert clusters([(4, 7), (1, 2), (2, 9), (7, 8)]) == [[1, 2, 9], [4, 7, 8]]
     assert clusters([]) == []
+
+
+def test_rows_are_alike_under_the_same_context_only_and_a_first_under_another_hides_none():
+    def row(context, text):
+        return Example(id=text + context, input=text, context=context or None, output="x")
+
+    stored = [
+        row("a", "where is my blue parcel"),
+        row("b", "where is my blue parcel!"),
+        row("", "other words"),
+    ]
+    asked = [row("b", "where is my blue parcel"), row("c", "where is my blue parcel"), row("", "Other words")]
+    assert rows_alike_in(asked, stored) == {0: 1, 2: 2}
+    assert rows_alike([*stored, *asked]) == [[1, 3], [2, 5]]
