@@ -201,9 +201,13 @@ def _chart(climb: Climb, shown: Sequence[Point], across: Scale, upright: Scale) 
                 color=ACCENT if point.shipped else INK,
             ).encode(y="score:Q", text="label:N"),
         ]
+    return framed(alt.layer(*layers), across.end, HEIGHT_PX)
+
+
+def framed(chart: Any, width: float, height: int) -> Any:
+    """A layered chart of this size (pixels) in the page's type and lines, on its own ground."""
     return (
-        alt.layer(*layers)
-        .properties(width=across.end, height=HEIGHT_PX, background="transparent", padding=4)
+        chart.properties(width=width, height=height, background="transparent", padding=4)
         .configure(font=FONT, aria=False)
         .configure_view(stroke=None)
         .configure_axis(

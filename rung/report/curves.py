@@ -4,7 +4,7 @@ import re
 from html import escape
 
 from rung.records import LearningCurve, MetricName
-from rung.report.charts import ACCENT, FONT, FONT_SIZE, LINE, MUTED, ON_PAGE
+from rung.report.charts import ACCENT, MUTED, ON_PAGE, framed
 from rung.report.notation import METRIC_NAMES, count_text, interval_text, metric_text, score_text
 from rung.scoring.scorers import SCORERS
 
@@ -32,26 +32,12 @@ def curve_svg(curve: LearningCurve, metric: MetricName, width: int) -> str:
     y_axis = alt.Axis(tickCount=4, domain=False, ticks=False, labelExpr=shares)
     y = alt.Y("low:Q", title=f"{metric_text(metric)}, dev", scale=alt.Scale(zero=False), axis=y_axis)
     base = alt.Chart(alt.Data(values=rows)).encode(x=x)
-    chart = (
-        alt.layer(
-            base.mark_rule(strokeWidth=2, color=MUTED).encode(y=y, y2="high:Q"),
-            base.mark_line(strokeWidth=2, color=ACCENT).encode(y="score:Q"),
-            base.mark_point(size=60, fill=ACCENT, stroke=ACCENT, opacity=1).encode(y="score:Q"),
-        )
-        .properties(width=width, height=HEIGHT_PX, background="transparent", padding=4)
-        .configure(font=FONT, aria=False)
-        .configure_view(stroke=None)
-        .configure_axis(
-            labelColor=MUTED,
-            titleColor=MUTED,
-            gridColor=LINE,
-            domainColor=LINE,
-            tickColor=LINE,
-            labelFontSize=FONT_SIZE - 1,
-            titleFontSize=FONT_SIZE,
-            titleFontWeight="normal",
-        )
+    chart = alt.layer(
+        base.mark_rule(strokeWidth=2, color=MUTED).encode(y=y, y2="high:Q"),
+        base.mark_line(strokeWidth=2, color=ACCENT).encode(y="score:Q"),
+        base.mark_point(size=60, fill=ACCENT, stroke=ACCENT, opacity=1).encode(y="score:Q"),
     )
+    chart = framed(chart, width, HEIGHT_PX)
     drawn = vl_convert.vegalite_to_svg(chart.to_dict())
     for stand_in, css in ON_PAGE.items():
         drawn = drawn.replace(f'"{stand_in}"', f'"{css}"')
