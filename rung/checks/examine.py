@@ -1,5 +1,6 @@
 """A task's rows through the checks: told as they go, put together as a report, and stopped at what blocks."""
 
+import math
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -7,15 +8,48 @@ from typing import Protocol
 from pydantic import TypeAdapter, ValidationError
 
 from rung.checks.base import Embed, Needs, Subject
+from rung.checks.lengths import too_long
 from rung.checks.renders import Renders
 from rung.checks.rows import Prepared
 from rung.checks.table import CHECKS, Checked, blocks, check
 from rung.errors import DataError, RunError
-from rung.records import DataReport, Finding
-from rung.rungs.base import Context
+from rung.evaluate import Bench
+from rung.models.resolve import Model, at_hand
+from rung.records import DataReport, Finding, MetricName
+from rung.rungs.base import Context, Reporter
 from rung.runs import digest_of, read_json, write_text
+from rung.system import Pool, context_of
 
 REPORT_FILE = "data_report.json"
+
+
+def rung_context(prepared: Prepared, model: Model, folder: Path, bench: Bench, reporter: Reporter) -> Context:
+    """What a rung on these rows would be given, without a deadline or a rival."""
+    splits, limit = prepared.splits, context_of(model)
+    bench.pool.models[model.digest] = model
+    return Context(
+        task=prepared.task,
+        train=splits.train,
+        dev=splits.dev,
+        too_long=too_long(splits, bench.pool.chat(model), limit),
+        model=model,
+        folder=folder,
+        bench=bench,
+        reporter=reporter,
+        deadline=math.inf,
+        seed=prepared.task.seed,
+    )
+
+
+def metric_of(prepared: Prepared) -> MetricName:
+    """How the task's answers are scored."""
+    assert prepared.task.metric is not None, "the task was completed from its rows"
+    return prepared.task.metric
+
+
+def has_vectors(pool: Pool) -> bool:
+    """Whether sentence vectors can be made without bringing a model: a check never brings one."""
+    return at_hand(pool.embedder.name) is not None
 
 
 class Teller(Protocol):
@@ -116,16 +150,21 @@ def read_report(folder: Path) -> DataReport:
 
 
 def kept_checks(folder: Path, prepared: Prepared, accepted: Collection[str]) -> Checked | None:
-    """What was found on the same rows with the same checks accepted, from the folder's report; else None."""
+    """What the checks that need a model found on the same rows, those accepted being the same; else None.
+
+    It's read from the folder's report. What needs no model is looked at again.
+    """
     if not (folder / REPORT_FILE).exists():
         return None
     try:
         report = read_report(folder)
     except (RunError, DataError, ValidationError):
         return None  # damaged, or of another version: the checks can be run again
-    known = {one.name for one in CHECKS}
+    needs = {one.name: one.needs for one in CHECKS}
     same = report.digest == prepared.splits.digest and report.accepted == tuple(sorted(accepted))
-    if not same or {run.name for run in report.checks} != known:
+    if not same or {run.name for run in report.checks} != needs.keys():
         return None
-    findings = tuple(finding for finding in report.findings if finding.check in known)
-    return Checked(findings=findings, runs=report.checks)
+    return Checked(
+        findings=tuple(f for f in report.findings if needs.get(f.check, "rows") != "rows"),
+        runs=tuple(run for run in report.checks if needs[run.name] != "rows"),
+    )

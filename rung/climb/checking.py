@@ -1,32 +1,24 @@
 """`rung check`: the rows of a task through every check, as a climb would see them."""
 
-import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-
-import numpy as np
 
 from rung.checks.audit import read_audit, write_audit
 from rung.checks.base import ALL_NEEDS
-from rung.checks.examine import examined, report_of, write_report
-from rung.checks.lengths import too_long
+from rung.checks.examine import examined, has_vectors, metric_of, report_of, rung_context, write_report
 from rung.checks.renders import Renders
-from rung.checks.rows import Prepared, prepare
+from rung.checks.rows import prepare
 from rung.checks.shown import shown_rows
 from rung.checks.table import known_names
 from rung.climb.machine import versions
 from rung.errors import ModelError
 from rung.evaluate import Bench, Store
-from rung.models.resolve import Model, at_hand
-from rung.records import DataReport, Example, ShownRow
-from rung.rungs.base import Context, Reporter
-from rung.runs import writing
-from rung.system import Pool, context_of
-from rung.wording import embedded_text
-
-VECTORS_FOLDER = "vectors"
+from rung.models.resolve import at_hand
+from rung.records import DataReport, ShownRow
+from rung.rungs.base import Reporter, vectors
+from rung.system import Pool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,20 +68,8 @@ def check_rows(source: Path, options: CheckOptions, reporter: Reporter) -> Looke
     folder = options.out or Path("runs") / f"{task.name}-data"
     model = at_hand(task.models[0])
     with Pool() as pool:
-
-        def embed(rows: Sequence[Example]) -> np.ndarray:
-            bar = reporter.begin("sentence vectors", len(rows))
-            try:
-                with writing(folder):
-                    return pool.embedder.cached_embeddings(
-                        [embedded_text(e) for e in rows],
-                        folder / VECTORS_FOLDER,
-                        progress=lambda done, _: reporter.advance(bar, done),
-                    )
-            finally:
-                reporter.end(bar)
-
-        context = _context(prepared, model, folder, pool, reporter) if model else None
+        bench = Bench(pool=pool, store=Store(folder / "answers"), metric=metric_of(prepared))
+        context = rung_context(prepared, model, folder, bench, reporter) if model else None
         if options.show and context is None:
             raise ModelError(
                 f"{prepared.task.models[0]!r} isn't on this machine, so that rows can't be shown as it sees "
@@ -99,29 +79,10 @@ def check_rows(source: Path, options: CheckOptions, reporter: Reporter) -> Looke
             prepared,
             options.accept,
             ALL_NEEDS,
-            embed=embed if at_hand(pool.embedder.name) else None,
+            embed=partial(vectors, pool, run=folder, reporter=reporter) if has_vectors(pool) else None,
             context=context,
         )
         shown = shown_rows(Renders(context, prepared.splits.train), options.show) if context else ()
     report = report_of(prepared, checked, options.accept, time.monotonic() - start, versions())
     write_report(report, folder)
     return Looked(report=report, folder=folder, shown=shown)
-
-
-def _context(prepared: Prepared, model: Model, folder: Path, pool: Pool, reporter: Reporter) -> Context:
-    """What a rung of a climb on these rows would be given."""
-    task, splits = prepared.task, prepared.splits
-    assert task.metric is not None, "the task was completed from its rows"
-    pool.models[model.digest] = model
-    return Context(
-        task=task,
-        train=splits.train,
-        dev=splits.dev,
-        too_long=too_long(splits, pool.chat(model), context_of(model)),
-        model=model,
-        folder=folder,
-        bench=Bench(pool=pool, store=Store(folder / "answers"), metric=task.metric),
-        reporter=reporter,
-        deadline=math.inf,
-        seed=task.seed,
-    )

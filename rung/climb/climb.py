@@ -1,6 +1,5 @@
 """The climb: build every rung, score it on dev, decide, open the sealed test once, and record it all."""
 
-import math
 import shutil
 import time
 from collections.abc import Sequence
@@ -11,8 +10,18 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from rung import evaluate
-from rung.checks.examine import examined, kept_checks, report_of, stop_on_block, tell, together, write_report
-from rung.checks.lengths import too_long
+from rung.checks.examine import (
+    examined,
+    has_vectors,
+    kept_checks,
+    metric_of,
+    report_of,
+    rung_context,
+    stop_on_block,
+    tell,
+    together,
+    write_report,
+)
 from rung.checks.rows import Prepared, prepare
 from rung.checks.table import Checked, known_names
 from rung.climb import budget, sealed
@@ -34,7 +43,6 @@ from rung.records import (
     Json,
     LearningCurve,
     Measurement,
-    MetricName,
     RungResult,
     SplitName,
 )
@@ -43,7 +51,7 @@ from rung.rungs.rival import Rival, rival
 from rung.runs import digest_of, held, open_run, read_json, write_json, write_text
 from rung.scoring.cost import usd_per_1000
 from rung.scoring.notation import score_text
-from rung.system import Pool, System, context_of, copy
+from rung.system import Pool, System, copy
 
 RESULT_FILE = "result.json"
 CLOCK_FILE = "clock.json"
@@ -96,9 +104,10 @@ class _Climbing:
     ) -> None:
         self.prepared, self.model, self.options = prepared, model, options
         self.run_folder, self.reporter = run, reporter
-        self.bench = Bench(pool=pool, store=Store(run / "answers"), metric=_metric(prepared))
-        self.too_long = too_long(prepared.splits, pool.chat(model), context_of(model))
-        self.checked = self.examine(found)
+        self.bench = Bench(pool=pool, store=Store(run / "answers"), metric=metric_of(prepared))
+        context = rung_context(prepared, model, run, self.bench, reporter)
+        self.too_long = context.too_long
+        self.checked = self.examine(found, context)
         self.systems: dict[str, System] = {}
         self.test_peak_mb = 0.0
         clock = run / CLOCK_FILE
@@ -106,7 +115,7 @@ class _Climbing:
         self.start = time.monotonic() - float(spent["seconds"])
         self.building: dict[str, float] = dict(spent.get("building", {}))
 
-    def examine(self, found: Checked) -> Checked:
+    def examine(self, found: Checked, context: Context) -> Checked:
         """The checks that need the models, after those of the rows alone. Raises DataError at what blocks.
 
         A climb that is taken up again reads what they found the first time.
@@ -114,21 +123,9 @@ class _Climbing:
         start, accepted = time.monotonic(), self.options.accept
         if (kept := kept_checks(self.run_folder, self.prepared, accepted)) is not None:
             stop_on_block(kept.findings)
-            return kept
-        splits = self.prepared.splits
-        context = Context(
-            task=self.prepared.task,
-            train=splits.train,
-            dev=splits.dev,
-            too_long=self.too_long,
-            model=self.model,
-            folder=self.run_folder,
-            bench=self.bench,
-            reporter=self.reporter,
-            deadline=math.inf,
-            seed=self.prepared.task.seed,
-        )
-        more = examined(self.prepared, accepted, ("vectors", "chat"), embed=context.vectors, context=context)
+            return together(found, kept)
+        embed = context.vectors if has_vectors(self.bench.pool) else None
+        more = examined(self.prepared, accepted, ("vectors", "chat"), embed=embed, context=context)
         tell(more.findings, self.reporter)
         checked = together(found, more)
         seconds = time.monotonic() - start
@@ -455,8 +452,3 @@ def _is_complete(run: Path, options: Options) -> bool:
     found = load_climb(run)
     tested = not options.test_all or all(r.dev is None or r.test is not None for r in found.results)
     return tested and (not options.curve or drawn_all(found))
-
-
-def _metric(prepared: Prepared) -> MetricName:
-    assert prepared.task.metric is not None, "the task was completed from its rows"
-    return prepared.task.metric

@@ -22,6 +22,7 @@ from rung.wording import answer_text, embedded_text
 
 SETTLED_FILE = "settled.jsonl"
 WORK_FOLDER = "work"
+VECTORS_FOLDER = "vectors"
 
 
 class Reporter(Protocol):
@@ -136,17 +137,7 @@ class Context:
 
     def vectors(self, rows: Sequence[Example]) -> np.ndarray:
         """Sentence vectors [rows, width], kept in the run's folder: several rungs use the training rows'."""
-        folder = self.bench.store.folder.parent / "vectors"
-        bar = self.reporter.begin("sentence vectors", len(rows))
-        try:
-            with writing(folder):
-                return self.pool.embedder.cached_embeddings(
-                    [embedded_text(e) for e in rows],
-                    folder,
-                    progress=lambda done, _: self.reporter.advance(bar, done),
-                )
-        finally:
-            self.reporter.end(bar)
+        return vectors(self.pool, rows, self.bench.store.folder.parent, self.reporter)
 
     def measure(self, system: System, rows: Sequence[Example], what: str) -> Measurement:
         """Score a System on dev rows, with a progress bar. Raises EngineError when every call broke.
@@ -225,6 +216,21 @@ class Foreseen(Protocol):
         Raises RungError where it can't be built.
         """
         ...
+
+
+def vectors(pool: Pool, rows: Sequence[Example], run: Path, reporter: Reporter) -> np.ndarray:
+    """Sentence vectors [rows, width] with a progress bar, kept in a run's folder."""
+    folder = run / VECTORS_FOLDER
+    bar = reporter.begin("sentence vectors", len(rows))
+    try:
+        with writing(folder):
+            return pool.embedder.cached_embeddings(
+                [embedded_text(e) for e in rows],
+                folder,
+                progress=lambda done, _: reporter.advance(bar, done),
+            )
+    finally:
+        reporter.end(bar)
 
 
 def no_room(context: Context, *, learns: bool) -> str | None:

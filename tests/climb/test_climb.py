@@ -64,6 +64,14 @@ def test_a_climb_ends_with_a_verdict_a_record_and_a_winner_that_answers(
     assert head.usd_per_1000 > 0 and head.build_s > 0
 
 
+def test_the_checks_of_a_climb_bring_no_model_that_no_rung_needs(task, options, monkeypatch, tmp_path):
+    monkeypatch.setenv("RUNG_CACHE", str(tmp_path / "cache"))
+    result, _ = climb(task, options, Log())
+    left_out = {run.name for run in result.checks if run.left_out}
+    assert {"semantic_leaks", "label_errors"} <= left_out
+    assert not (tmp_path / "cache" / "models").exists()
+
+
 @pytest.mark.models
 def test_a_tune_can_win_the_climb(task, options):
     result, run = climb(task, replace(options, rungs=("prompt", "sft")), Log())
