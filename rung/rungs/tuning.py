@@ -73,6 +73,46 @@ class Length:
     closing_s: float
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Fit:
+    """What fits a time, from the seconds that a step and a score take. `most` steps are never passed."""
+
+    step_s: float
+    score_s: float
+    evaluations: int
+    most: int
+
+    def steps(self, done: int, left_s: float) -> int:
+        """How many steps, `done` of them, fit together with the scores that so many bring."""
+        for scores in range(1, self.evaluations + 3):
+            more = max(0, int(USED_SHARE * (left_s - scores * self.score_s) / self.step_s))
+            steps = max(done, min(max(PROBE_STEPS, done + more), self.most))
+            if len(self.stops(done, steps)) <= scores:
+                return steps
+        return done
+
+    def stops(self, done: int, steps: int) -> list[int]:
+        """The steps after which an arm is scored to its end if dev goes on rising."""
+        found, step = [], done
+        while (stop := _next_score(step, steps, self.evaluations)) > step:
+            found.append(stop)
+            step = stop
+        return [*found, *_decay_scores(step, steps, self.evaluations)]
+
+    def seconds(self, done: int, left_s: float) -> float:
+        """What the rest of a tune takes if dev goes on rising, its steps counted anew after each score."""
+        step, spent_s, scored = done, 0.0, False
+        steps = self.steps(step, left_s)
+        while (stop := _next_score(step, steps, self.evaluations)) > step:
+            spent_s += (stop - step) * self.step_s + self.score_s
+            step, scored = stop, True
+            steps = self.steps(step, left_s - spent_s)
+        for stop in _decay_scores(step, steps, self.evaluations):
+            spent_s += (stop - step) * self.step_s + self.score_s
+            step, scored = stop, True
+        return spent_s if scored else self.score_s
+
+
 def tune(context: Context, specs: dict[str, Spec], plan: Plan) -> Outcome:
     """Search, train, keep the best; once more at a third of the rate where the tune collapsed.
 
@@ -157,17 +197,18 @@ def _settle_length(state: Tune, arm: Arm, forms: Sequence[str]) -> Length:
         most = MOST_EPOCHS * state.trainer(arm).steps_per_epoch
         stretch = _stretch(min(steps, most), stretches)
         lost = stretch * (stretches - (2 if len(forms) > 1 else 1))
-        steps = max(begun + PROBE_STEPS, min(steps - lost, most))
-        to_do = steps + lost - begun - PROBE_STEPS
-        looks = stretches * min(rows, SEARCH_ROWS) if stretch else 0
-        looks += min(evaluations, max(1, to_do)) * rows
-        tuning_s = to_do * step_s + looks * row_s
-        if steps < most:
-            # As many steps as there is time for are counted anew while it runs: they fill it.
-            tuning_s = max(tuning_s, state.context.seconds_left - state.plan.reserve_s - closing_s)
+        probed = begun + PROBE_STEPS
+        steps = max(probed, min(steps - lost, most))
+        left_s = state.context.seconds_left - state.plan.reserve_s - closing_s
+        searching_s, step = 0.0, probed
+        if stretch:
+            searching_s = (stretches * stretch - probed) * step_s + stretches * min(rows, SEARCH_ROWS) * row_s
+            step = stretch * min(2, len(forms))
+        fit = _Fit(step_s=step_s, score_s=rows * row_s, evaluations=evaluations, most=most)
+        tuning_s = searching_s + fit.seconds(step, left_s - searching_s)
         plan = {"steps": steps, "stretch": stretch, "evaluations": evaluations, "rows": rows}
         plan |= {"tuning_s": tuning_s, "closing_s": closing_s, "pace": asdict(state.pace)}
-        known = state.note({"kind": "plan", "probed": begun + PROBE_STEPS, **plan})
+        known = state.note({"kind": "plan", "probed": probed, **plan})
     return Length(
         probed=known["probed"],
         steps=known["steps"],
@@ -200,13 +241,16 @@ def _fitted(state: Tune, arm: Arm, behind: int, length: Length) -> Length:
     if known is None:
         steps = length.steps
         if state.pace.known:
-            last = 2.0 if length.evaluations >= MID_DECAY else 1.0
-            to_score = max(last, length.evaluations * (1 - behind / steps)) * len(length.rows)
-            answering_s = (to_score + len(state.context.dev) + CLOSING_ROWS) * state.pace.answer_s
-            left = state.context.seconds_left - state.plan.reserve_s - answering_s
-            steps = max(PROBE_STEPS, behind + int(USED_SHARE * left / state.pace.step_s))
-            steps = min(steps, MOST_EPOCHS * state.trainer(arm).steps_per_epoch)
-        known = state.note({"kind": "fitted", "arm": arm.name, "step": behind, "steps": max(steps, behind)})
+            answer_s = state.pace.answer_s
+            closing_s = (len(state.context.dev) + CLOSING_ROWS) * answer_s
+            fit = _Fit(
+                step_s=state.pace.step_s,
+                score_s=len(length.rows) * answer_s,
+                evaluations=length.evaluations,
+                most=MOST_EPOCHS * state.trainer(arm).steps_per_epoch,
+            )
+            steps = fit.steps(behind, state.context.seconds_left - state.plan.reserve_s - closing_s)
+        known = state.note({"kind": "fitted", "arm": arm.name, "step": behind, "steps": steps})
     return replace(length, steps=known["steps"])
 
 
@@ -272,7 +316,7 @@ def _train(state: Tune, arm: Arm, step: int, length: Length, notes: list[str]) -
     try:
         while waited < PATIENCE:
             length = _fitted(state, arm, step, length)
-            stop = _next_score(step, length)
+            stop = _next_score(step, length.steps, length.evaluations)
             if stop <= step:
                 break
             step = stop
@@ -280,12 +324,10 @@ def _train(state: Tune, arm: Arm, step: int, length: Length, notes: list[str]) -
             found = _better(state, arm, step, length, best)
             waited = waited + 1 if found is best else 0
             best = found
-        end = min(length.steps, step + max(1, int(step * DECAY_SHARE / (1 - DECAY_SHARE))))
-        halfway = [step + (end - step) // 2] if length.evaluations >= MID_DECAY else []
-        for stop in (*halfway, end):
-            if stop > step:
-                state.run(arm, stop, decay=(step, end))
-                best = _better(state, arm, stop, length, best)
+        stops = _decay_scores(step, length.steps, length.evaluations)
+        for stop in stops:
+            state.run(arm, stop, decay=(step, stops[-1]))
+            best = _better(state, arm, stop, length, best)
     except TrainingError as error:
         if best is None:
             raise
@@ -294,11 +336,18 @@ def _train(state: Tune, arm: Arm, step: int, length: Length, notes: list[str]) -
     return best or _better(state, arm, step, length, best)
 
 
-def _next_score(step: int, length: Length) -> int:
+def _next_score(step: int, steps: int, evaluations: int) -> int:
     """A stretch further, or the plateau's end where that is hardly more than one away."""
-    every = max(1, length.steps // length.evaluations)
-    plateau = max(1, int(length.steps * (1 - DECAY_SHARE)))
+    every = max(1, steps // evaluations)
+    plateau = max(1, int(steps * (1 - DECAY_SHARE)))
     return plateau if plateau - step < 1.25 * every else step + every
+
+
+def _decay_scores(step: int, steps: int, evaluations: int) -> list[int]:
+    """The decay's end, for a plateau of `step` steps, and a stop halfway where there are enough of them."""
+    end = min(steps, step + max(1, int(step * DECAY_SHARE / (1 - DECAY_SHARE))))
+    halfway = [step + (end - step) // 2] if evaluations >= MID_DECAY else []
+    return [stop for stop in (*halfway, end) if stop > step]
 
 
 def _better(state: Tune, arm: Arm, step: int, length: Length, best: dict | None) -> dict:
