@@ -18,6 +18,7 @@ SCRIPTS = (
     "machine_limit",
     "memory",
     "same_accuracy",
+    "sentence_vectors",
     "shared_prefix",
     "train_gpu",
     "train_step",
