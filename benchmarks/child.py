@@ -22,8 +22,9 @@ def job() -> dict[str, Any]:
 
 def finish(result: dict[str, Any], packages: Sequence[str] = ()) -> None:
     """Write the result where the parent looks for it, with the peak memory and the versions of `packages`."""
-    result |= {"peak_mb": peak_mb(), "versions": {name: _version(name) for name in packages}}
-    Path(sys.argv[2]).write_text(json.dumps(result), encoding="utf-8")
+    found = {name: _version(name) for name in packages}
+    whole = {"gpu_mb": gpu_mb(), **result, "peak_mb": peak_mb(), "versions": found}
+    Path(sys.argv[2]).write_text(json.dumps(whole), encoding="utf-8")
 
 
 def peak_mb() -> float:
@@ -36,6 +37,23 @@ def peak_mb() -> float:
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
+
+
+def wait_for_gpu() -> None:
+    """Until a GPU, if torch has one, has done what it was given."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def gpu_mb() -> float:
+    """The most GPU memory that torch held in this process, in MiB; 0 without torch or a GPU."""
+    if "torch" not in sys.modules:
+        return 0.0
+    import torch
+
+    return torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else 0.0
 
 
 def dev_loss(network: Any, rows: Sequence[Row], size: int = 16) -> float:

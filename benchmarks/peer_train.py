@@ -36,6 +36,7 @@ class Clock:
 
     def step(self, tokens: int, rows: int) -> bool:
         """Note a step that ends now; whether the loss to reach is reached."""
+        child.wait_for_gpu()
         seconds = time.perf_counter() - self.start
         self.steps.append({"seconds": seconds, "tokens": tokens, "rows": rows})
         every = self.job.get("every", 0)
@@ -169,13 +170,18 @@ def plain(job: dict[str, Any]) -> dict[str, Any]:
     else:
         dtype = torch.float32 if full else torch.bfloat16
         network = AutoModelForCausalLM.from_pretrained(job["weights"], dtype=dtype)
+    if torch.cuda.is_available():
+        network.cuda()
     model = network if full else get_peft_model(network, lora())
     first = None
     if "first" in job:
         with torch.no_grad():
-            first = float(model(**padded([job["rows"][i] for i in job["first"]])).loss)
+            batch = padded([job["rows"][i] for i in job["first"]])
+            first = float(model(**to(network.device, batch)).loss)
     model.train()
-    return {"first_loss": first} | trained(job, model, network, lambda batch: model(**batch).loss)
+    return {"first_loss": first} | trained(
+        job, model, network, lambda batch: model(**to(network.device, batch)).loss
+    )
 
 
 def packed(path: Path) -> Any:
@@ -229,6 +235,11 @@ def shuffled(rows: Sequence[child.Row], size: int, seed: int) -> Iterator[list[c
         generator.shuffle(order)
         for start in range(0, len(order) - size + 1, size):
             yield order[start : start + size]
+
+
+def to(device: Any, batch: dict[str, Any]) -> dict[str, Any]:
+    """The batch where the model is."""
+    return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
 def padded(rows: Sequence[child.Row]) -> dict[str, Any]:

@@ -1,30 +1,28 @@
-"""One run of train_gpu.py: a child process."""
+"""One run of train_gpu.py by rung's Trainer: a child process."""
 
 import time
 from pathlib import Path
 from typing import Any
 
 import child
-from common import median
 
-WARM = 10
+OURS = ("rung", "transformers", "compiled", "liger")
 
 
 def main() -> None:
     """Train as the job says and write what it took."""
     job = child.job()
-    liger = None
     if job["variant"] == "liger":
         try:
-            from liger_kernel.transformers import _apply_liger_kernel_to_instance as liger
+            import liger_kernel  # noqa: F401
         except ImportError:
-            child.finish({"missing": "liger_kernel isn't installed"})
+            child.finish({"refusal": "liger_kernel isn't installed"})
             return
-    child.finish(train(job, liger))
+    child.finish(train(job), ("torch", "transformers"))
 
 
-def train(job: dict[str, Any], liger: Any) -> dict[str, Any]:
-    """Speed, memory and dev loss of one run."""
+def train(job: dict[str, Any]) -> dict[str, Any]:
+    """The steps of one run with their times, and the last dev loss."""
     import torch
 
     from rung.engines.torch import load_model
@@ -33,32 +31,33 @@ def train(job: dict[str, Any], liger: Any) -> dict[str, Any]:
     from rung.training.loop import Settings, Trainer
 
     model = load_model(Path(job["weights"]), torch.bfloat16)
-    if liger is not None:
+    if job["variant"] == "liger":
+        from liger_kernel.transformers import _apply_liger_kernel_to_instance
+
         # The loss is rung's own: Liger's would replace a forward that isn't called.
-        liger(model=model, cross_entropy=False, fused_linear_cross_entropy=False)
+        _apply_liger_kernel_to_instance(model=model, cross_entropy=False, fused_linear_cross_entropy=False)
     rows = [Row(prompt=tuple(prompt), answer=tuple(answer)) for prompt, answer in job["rows"]]
-    settings = Settings(learning_rate=5e-4, batch_size=job["batch"], rank=RANK, alpha=ALPHA, seed=job["seed"])
+    settings = Settings(
+        learning_rate=job["rate"], batch_size=job["batch"], rank=RANK, alpha=ALPHA, seed=job["seed"]
+    )
     trainer = Trainer(model, rows, settings, Path(job["folder"]) / "state", "")
+    if job["variant"] != "rung":
+        trainer.packed = None
     if job["variant"] == "compiled":
         model.model.compile(dynamic=True)
-    speeds, first = [], 0.0
-    torch.cuda.reset_peak_memory_stats()
+    steps = []
     start = time.perf_counter()
     for tick in trainer.run(job["steps"]):
-        torch.cuda.synchronize()
+        child.wait_for_gpu()
         seconds = time.perf_counter() - start
-        first = first or seconds
         # rung's own clock stops when the kernels are launched.
-        speeds.append(tick.tokens_per_s / tick.rows_per_s * job["batch"] / seconds)
+        tokens = round(tick.tokens_per_s / tick.rows_per_s * job["batch"])
+        steps.append({"seconds": seconds, "tokens": tokens, "rows": job["batch"]})
         start = time.perf_counter()
     trainer.close()
-    peak = torch.cuda.max_memory_allocated() / 2**20
-    return {
-        "tokens_per_s": median(speeds[WARM:]),
-        "gpu_mb": peak,
-        "first_s": first,
-        "dev_loss": child.dev_loss(model, job["dev"]),
-    }
+    peak = child.gpu_mb()
+    loss = child.dev_loss(model, job["dev"])
+    return {"steps": steps, "dev": [(job["steps"], 0.0, loss)], "gpu_mb": peak}
 
 
 if __name__ == "__main__":

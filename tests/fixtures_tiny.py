@@ -18,6 +18,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+"""Where rung puts a model, so that what is tested here is tested on a GPU where there is one."""
 VOCABULARY = 300
 END = 0
 """The token that ends an answer."""
@@ -76,7 +78,7 @@ def tiny(
             norm = Norm(module.weight, 1.0 if kind == "gemma" else 0.0)
             setattr(model.get_submodule(parent), leaf, norm)
     model.set_attn_implementation(attention)
-    return model.to(dtype).eval()
+    return model.to(DEVICE, dtype).eval()
 
 
 def tiny_tokenizer() -> Tokenizer:
@@ -102,7 +104,7 @@ def tiny_folder(folder: Path, model: Any) -> Path:
 def reference_logprobs(model: Any, tokens: Sequence[int]) -> torch.Tensor:
     """Log-probabilities [tokens, vocabulary] after each token, from one plain forward pass."""
     with torch.inference_mode():
-        return model(torch.tensor([list(tokens)])).logits[0].log_softmax(-1)
+        return model(torch.tensor([list(tokens)], device=DEVICE)).logits[0].log_softmax(-1).cpu()
 
 
 def randomise(model: Any, size: float = 0.3, seed: int = 1) -> None:

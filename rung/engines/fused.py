@@ -353,6 +353,26 @@ def attend_to_all(q: Tensor, ahead: Pair | None, pairs: Sequence[Pair], seen: Te
     return out
 
 
+def attend_by_kernel(
+    q: Tensor, own: Pair, ahead: Pair | None, added: Tensor, scale: float, window: int | None
+) -> Tensor:
+    """Attention of long rows by torch's fused kernels, which are made for GPUs.
+
+    q [rows, heads, places, size], `own` keys and values [rows, key heads, places, size], `ahead` [key heads,
+    tokens, size] before each row; `added` [places, tokens + places] as in `attend_in_blocks`.
+    """
+    k, v = own
+    if ahead is not None:
+        before = (old.expand(len(q), *old.shape) for old in ahead)
+        k, v = (torch.cat([old, new], 2) for old, new in zip(before, own, strict=True))
+    queries = q.shape[1] // k.shape[1]
+    if queries > 1:
+        k, v = (x.repeat_interleave(queries, 1) for x in (k, v))
+    causal = ahead is None and window is None
+    mask = None if causal else added
+    return functional.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=scale)
+
+
 BLOCK = 64
 """Queries of a row that are taken at once."""
 

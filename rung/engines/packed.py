@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from rung.engines import fused
 from rung.engines.lora import LoraLinear
+from rung.engines.parallel import portion
 from rung.engines.rows import Network, attention_windows
 from rung.engines.storage import side_by_side
 
@@ -30,7 +31,10 @@ ROUND_ROWS = 4
 READ_TOKENS = 1024
 """Tokens that are read at once: more fall out of the processor's caches."""
 KEPT_TOKENS = 4096
-"""With more tokens than this in a call a block keeps its input alone and runs again on the way back."""
+"""With more tokens than this in a call a block keeps its input alone and runs again on the way back; on a GPU
+with more than its free memory holds."""
+KEPT_SHARE = 0.5
+"""Of a GPU's free memory, for what is kept for the way back."""
 
 
 Memory: TypeAlias = list[fused.Pair]
@@ -127,17 +131,6 @@ def pack(
     )
 
 
-def _portions(rows: Sequence[Sequence[int]]) -> list[Sequence[Sequence[int]]]:
-    """The rows in portions of about `READ_TOKENS` tokens."""
-    cut, total = [0], 0
-    for place, row in enumerate(rows):
-        if total and total + len(row) > READ_TOKENS:
-            cut.append(place)
-            total = 0
-        total += len(row)
-    return [rows[first:last] for first, last in pairwise([*cut, len(rows)])]
-
-
 def size_of(memory: Memory | None) -> int:
     """How many tokens a prefix's memory holds."""
     return memory[0][0].shape[1] if memory else 0
@@ -201,6 +194,14 @@ class Packed:
         self.windows = {block.window for block in blocks}
         self.device: torch.device = model.lm_head.weight.device
 
+    def room(self) -> int:
+        """For how many tokens all that the way back needs may be kept."""
+        if self.device.type != "cuda":
+            return KEPT_TOKENS
+        free, _ = torch.cuda.mem_get_info(self.device)
+        held = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        return max(1, int(KEPT_SHARE * (free + held)) // sum(map(_kept_bytes, self.blocks)))
+
     def hidden(
         self, pack: Pack, places: Tensor, memory: Memory | None = None, kept: Memory | None = None
     ) -> Tensor:
@@ -212,7 +213,7 @@ class Packed:
         angles = self.angles(total, pack.positions)
         delta: Tensor | None = None
         last = len(self.blocks) - 1
-        again = torch.is_grad_enabled() and len(pack.ids) > KEPT_TOKENS
+        again = torch.is_grad_enabled() and len(pack.ids) > self.room()
         for number, block in enumerate(self.blocks):
             before = memory[number] if memory else None
             mix = partial(_mixed, block, pack, before, None if again else kept)
@@ -225,7 +226,7 @@ class Packed:
 
     def last(self, rows: Sequence[Sequence[int]], memory: Memory | None = None) -> Tensor:
         """Normed states [rows, width] after each row."""
-        return torch.cat([self._read(part, memory, None) for part in _portions(rows)])
+        return torch.cat([self._read(part, memory, None) for part in self._portions(rows)])
 
     def read(self, rows: Sequence[Sequence[int]], memory: Memory | None = None) -> tuple[Tensor, Memory]:
         """Normed states [rows, width] after each row, and keys and values [rows, key heads, longest, size].
@@ -234,7 +235,7 @@ class Packed:
         """
         longest, first, states = max(map(len, rows)), 0, []
         whole: Memory = []
-        for part in _portions(rows):
+        for part in self._portions(rows):
             kept: Memory = []
             states.append(self._read(part, memory, kept))
             if not whole:
@@ -246,6 +247,17 @@ class Packed:
                     all_rows[first : first + len(part), :, :room] = some[: len(part), :, :room]
             first += len(part)
         return torch.cat(states), whole
+
+    def _portions(self, rows: Sequence[Sequence[int]]) -> list[Sequence[Sequence[int]]]:
+        """The rows in portions of about `READ_TOKENS` tokens."""
+        most = portion(READ_TOKENS, self.device)
+        cut, total = [0], 0
+        for place, row in enumerate(rows):
+            if total and total + len(row) > most:
+                cut.append(place)
+                total = 0
+            total += len(row)
+        return [rows[first:last] for first, last in pairwise([*cut, len(rows)])]
 
     def _read(self, rows: Sequence[Sequence[int]], memory: Memory | None, kept: Memory | None) -> Tensor:
         one = pack(rows, self.device, known=size_of(memory))
@@ -338,7 +350,9 @@ def _rows(  # noqa: PLR0913 (what attention needs)
     if before is not None:
         ahead = before[0].shape[1]
     added = pack.seen(ahead, size, block.window, turned.dtype)
-    if size > SHORT_ROWS:
+    if size > SHORT_ROWS and turned.is_cuda:
+        mixed = fused.attend_by_kernel(queries, own, before, added, block.scale, block.window)
+    elif size > SHORT_ROWS:
         if before is not None:
             keys, values = (
                 torch.cat([old.expand(len(new), *old.shape), new], 2)
@@ -406,6 +420,14 @@ def _block(layer: Any, windows: dict[str, int | None]) -> Block:
         window=windows[kind],
         kind=kind,
     )
+
+
+def _kept_bytes(block: Block) -> int:
+    """About what the way back of a block keeps for a token of a short row."""
+    width, wide = block.before.weight.shape[0], len(block.gate_up.frozen.weight)
+    projected = len(block.qkv.frozen.weight)
+    numbers = 8 * width + 3 * projected + wide + SHORT_ROWS * block.heads
+    return numbers * block.qkv.frozen.weight.element_size()
 
 
 def _part(module: Any, name: str) -> Any:

@@ -19,9 +19,20 @@ MOST_WORKERS = 4
 """More may wait for each other, since one at a time runs Python; measured on two cores alone."""
 
 
+GPU_TIMES = 16
+
+
 def workers(device: torch.device) -> int:
     """How many calls run side by side on a device: one on a GPU, else as many as torch may use cores."""
     return min(MOST_WORKERS, torch.get_num_threads()) if device.type == "cpu" else 1
+
+
+def portion(tokens: int, device: torch.device) -> int:
+    """How many tokens go through a model in one call: so many on a CPU, whose caches more would leave.
+
+    A GPU takes more of them: it starts thousands of small kernels for a call, however few tokens it has.
+    """
+    return tokens if device.type == "cpu" else GPU_TIMES * tokens
 
 
 def side_by_side(function: Callable[[Item], Result], items: Sequence[Item], count: int) -> Iterator[Result]:

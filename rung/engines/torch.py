@@ -21,7 +21,7 @@ from rung.engines.decode import Decoder
 from rung.engines.held import HeldRows, empty_rows
 from rung.engines.logits import logits_of, next_logits
 from rung.engines.packed import Packed, packed
-from rung.engines.parallel import side_by_side, workers
+from rung.engines.parallel import portion, side_by_side, workers
 from rung.engines.rows import Network, Rows, attention_windows, in_batches, pad_right, shared_prefix
 from rung.engines.trie import Search, Trie
 from rung.errors import EngineError
@@ -157,7 +157,8 @@ class TorchEngine:
         progress(len(done), len(requests))
         prefix = shared_prefix(prompts)
         memory = self._remember(prefix)
-        for batch in in_batches(lengths, len(prefix), ANSWER_TOKENS, MOST_ROWS):
+        most = portion(MOST_ROWS, self.device)
+        for batch in in_batches(lengths, len(prefix), portion(ANSWER_TOKENS, self.device), most):
             answers = self._decoder.run([requests[i] for i in batch], self.context, memory, len(prefix))
             done.update(zip(batch, answers, strict=True))
             progress(len(done), len(requests))
@@ -195,7 +196,8 @@ class TorchEngine:
             return self._choose_batch([prompts[i] for i in batch], trie, memory, len(prefix))
 
         together = PROMPT_TOKENS if trie.single_tokens or not over_packs else SEARCH_TOKENS
-        batches = in_batches(lengths, len(prefix), _even(lengths, len(prefix), together // count, count))
+        together = portion(together, self.device) // count
+        batches = in_batches(lengths, len(prefix), _even(lengths, len(prefix), together, count))
         for batch, found in zip(batches, side_by_side(chosen, batches, count), strict=True):
             done.update(zip(batch, found, strict=True))
             progress(len(done), len(prompts))
@@ -211,9 +213,10 @@ class TorchEngine:
             if (refusal := self._refusal(prompt)) is not None:
                 raise EngineError(f"no log-probabilities after prompt {index}: {refusal}")
         wanted = torch.tensor(list(token_ids), dtype=torch.long, device=self.device)
+        most = portion(PROMPT_TOKENS, self.device)
         found: dict[int, list[float]] = {}
         with torch.inference_mode():
-            for batch in in_batches([len(p) for p in prompts], 0, PROMPT_TOKENS, MOST_ROWS):
+            for batch in in_batches([len(p) for p in prompts], 0, most, MOST_ROWS):
                 hidden = self._last_hidden([prompts[i] for i in batch])
                 total = next_logits(self.model, hidden).logsumexp(-1, keepdim=True)
                 logprobs = logits_of(self.model, hidden, wanted) - total

@@ -16,7 +16,7 @@ from torch.optim.adamw import adamw
 
 from rung.engines import lora, storage
 from rung.engines.packed import Packed, pack, packed
-from rung.engines.parallel import side_by_side, workers
+from rung.engines.parallel import portion, side_by_side, workers
 from rung.engines.rows import Network, in_batches, pad_right, shared_prefix
 from rung.errors import TrainingError
 from rung.training import batches, losses
@@ -37,6 +37,8 @@ CLIP_NORM = 1.0
 TOKENS_AT_ONCE = 1024
 """A batch with more goes through the model in parts whose gradients add up to the whole batch's, so that what
 is kept for the way back doesn't grow with the rows' length."""
+SAVE_EVERY_S = 1.0
+"""On a GPU, where storing the state takes as long as a few steps."""
 PART_TOKENS = 120
 """What a part costs beyond its tokens, as tokens: all weights are read and thousands of small operations
 started, for however few rows. On one core 0.2 to 0.3 s, and 2.1 ms a token (SmolLM2-135M)."""
@@ -94,7 +96,7 @@ class Trainer:
         self.checkpoint = Checkpoint(folder, [self._flat, *self.moments], digest)
         self.steps_per_epoch = -(-len(rows) // settings.batch_size)
         self._epoch: tuple[int, list[list[int]]] = (-1, [])
-        self.step = 0
+        self.step, self._saved = 0, -math.inf
         self.restart()
 
     def restart(self) -> None:
@@ -120,7 +122,7 @@ class Trainer:
                     f"learning rate {self.settings.learning_rate:g}; a lower rate is needed"
                 )
             self.step += 1
-            self.checkpoint.save(self.step)
+            self._save(until)
             seconds = time.perf_counter() - start
             yield Tick(
                 step=self.step,
@@ -133,6 +135,13 @@ class Trainer:
     def close(self) -> None:
         """Let go of the state file; it stays on disk."""
         self.checkpoint.close()
+
+    def _save(self, until: int) -> None:
+        """Store the state: after each step on a CPU, once a second and at the end on a GPU."""
+        now = time.monotonic()
+        if not self._flat.is_cuda or self.step == until or now - self._saved > SAVE_EVERY_S:
+            self.checkpoint.save(self.step)
+            self._saved = time.monotonic()
 
     def _batch(self) -> list[int]:
         number, place = divmod(self.step, self.steps_per_epoch)
@@ -153,12 +162,15 @@ class Trainer:
                     loss = batch_loss(self.model, rows) * share
                 else:
                     loss = packed_loss(self.packed, rows, self.shared) * share
-            return float(loss.detach()), torch.autograd.grad(loss, self.parameters)
+                # Before the loss is read, which waits for a GPU.
+                found = torch.autograd.grad(loss, self.parameters)
+            return float(loss.detach()), found
 
         loss = 0.0
         count = workers(self.parameters[0].device)
         lengths = [row.tokens for row in batch]
-        cut = parts(lengths, count, shared=self.shared, padded=self.packed is None)
+        most = tokens_at_once(self.parameters[0].device, self.packed)
+        cut = parts(lengths, count, shared=self.shared, padded=self.packed is None, most=most)
         self._slope.zero_()
         # In the parts' order, whichever ends first: the same rows give the same bits.
         for partial, found in side_by_side(slopes, cut, count):
@@ -200,15 +212,23 @@ class Trainer:
         return rate
 
 
-def parts(lengths: Sequence[int], count: int, *, shared: int, padded: bool) -> list[list[int]]:
+def tokens_at_once(device: torch.device, made: Packed | None) -> int:
+    """Tokens of a batch, in all parts that run side by side, that go through the model at once."""
+    most = portion(TOKENS_AT_ONCE, device)
+    return most if made is None or device.type == "cpu" else min(most, made.room())
+
+
+def parts(
+    lengths: Sequence[int], count: int, *, shared: int, padded: bool, most: int = TOKENS_AT_ONCE
+) -> list[list[int]]:
     """Indices of a batch's rows in parts that `count` workers finish soonest, as it seems; longest first.
 
-    A part has about `TOKENS_AT_ONCE / count` tokens at most, a shared prefix of `shared` tokens counted once
+    A part has about `most / count` tokens at most, a shared prefix of `shared` tokens counted once
     for each part, but as many of its own as that prefix at least; a longer row is one alone.
     """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     own = [length - shared for length in lengths]
-    room = max(TOKENS_AT_ONCE // count - shared, shared, max(own))
+    room = max(most // count - shared, shared, max(own))
     fewest = min(len(own), count * -(-sum(own) // (room * count)))
     cuts = [
         found
@@ -292,5 +312,6 @@ def dev_loss(model: Network, rows: Sequence[Row], made: Packed | None = None) ->
             loss = batch_loss(model, batch) if made is None else packed_loss(made, batch)
         return float(loss) * sum(len(row.answer) for row in batch)
 
-    batches = in_batches([row.tokens for row in rows], 0, TOKENS_AT_ONCE // count)
+    most = tokens_at_once(model.lm_head.weight.device, made)
+    batches = in_batches([row.tokens for row in rows], 0, most // count)
     return sum(side_by_side(summed, batches, count)) / sum(len(row.answer) for row in rows)

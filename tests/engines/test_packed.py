@@ -8,7 +8,7 @@ from transformers import GraniteConfig, GraniteForCausalLM, Phi3Config, Phi3ForC
 
 from rung.engines import fused, lora, packed
 from rung.engines.packed import ROUND, pack
-from tests.fixtures_tiny import SIZES, randomise, tiny
+from tests.fixtures_tiny import DEVICE, SIZES, randomise, tiny
 
 KINDS = ("llama", "qwen2", "qwen3", "gemma")
 
@@ -26,11 +26,11 @@ ids = st.lists(st.integers(1, 299), min_size=1, max_size=12).map(tuple)
 
 def alone(model, row) -> torch.Tensor:
     """The state after a row, by transformers, without a neighbour or padding."""
-    return model.model(torch.tensor([list(row)]), use_cache=False).last_hidden_state[0, -1]
+    return model.model(torch.tensor([list(row)], device=DEVICE), use_cache=False).last_hidden_state[0, -1]
 
 
 def slopes(model, states: torch.Tensor) -> list[torch.Tensor]:
-    weights = torch.linspace(-1, 2, states.numel(), dtype=states.dtype).view_as(states)
+    weights = torch.linspace(-1, 2, states.numel(), dtype=states.dtype, device=DEVICE).view_as(states)
     return list(torch.autograd.grad((states * weights).sum(), lora.parameters(model)))
 
 

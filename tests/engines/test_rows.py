@@ -7,7 +7,7 @@ from rung.engines.held import ROOM, HeldRows, empty_rows
 from rung.engines.packed import packed
 from rung.engines.rows import attention_windows, pad_right
 from rung.errors import EngineError
-from tests.fixtures_tiny import WINDOW, tiny
+from tests.fixtures_tiny import DEVICE, WINDOW, tiny
 
 MODELS = {
     (kind, attention): tiny(kind, attention=attention)
@@ -21,7 +21,7 @@ some_tokens = st.lists(st.integers(1, 99), min_size=1, max_size=2 * WINDOW).map(
 def hidden_after(model, row) -> torch.Tensor:
     """From one plain forward pass of this row alone."""
     with torch.inference_mode():
-        return model.model(torch.tensor([row])).last_hidden_state[0, -1]
+        return model.model(torch.tensor([row], device=DEVICE)).last_hidden_state[0, -1]
 
 
 def assert_like_alone(model, hidden: torch.Tensor, rows) -> None:

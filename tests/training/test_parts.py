@@ -5,7 +5,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rung.training import loop
 from rung.training.loop import parts
 from tests.training.test_loop import trainer
 
@@ -18,9 +17,7 @@ from tests.training.test_loop import trainer
     st.booleans(),
 )
 def test_parts_hold_every_row_once_few_tokens_and_feed_all_workers(lengths, count, tokens, shared, padded):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "TOKENS_AT_ONCE", tokens)
-        cut = parts(lengths, count, shared=shared, padded=padded)
+    cut = parts(lengths, count, shared=shared, padded=padded, most=tokens)
     assert sorted(i for part in cut for i in part) == list(range(len(lengths)))
     own = [sum(lengths[i] - shared for i in part) for part in cut]
     room = max(tokens // count - shared, shared, max(lengths) - shared)
