@@ -3,12 +3,13 @@
     python benchmarks/train_gpu.py ../shared/data/banking77 --batch 32 --steps 60
     python benchmarks/train_gpu.py ../shared/data/banking77 --shape 1b --tokens 512 --batch 16
 
-`rung` is what a climb runs; `transformers` is its loop over transformers' own passes with padding, `compiled`
-the same through torch.compile, `liger` with Liger's kernels where they are installed; peer_train.py says what
-the others are. Same token ids, LoRA (r = 16, all linear layers), batch and rate, bf16 but where a peer's
-default is another. `--shape` takes random weights of a larger model in place of the default one, `--tokens`
-joins rows until each has so many. Prints tokens a second (those that go through the model and aren't
-padding), the most GPU memory that torch held, and the last dev loss. Exit status 2 without an NVIDIA GPU.
+`rung` is what a climb runs, `eager` the same without CUDA graphs, `transformers` its loop over transformers'
+own passes with padding, `compiled` those through torch.compile, `liger` with Liger's kernels where they are
+installed; peer_train.py says what the others are. Same token ids, LoRA (r = 16, all linear layers), batch
+and rate, bf16 but where a peer's default is another. `--shape` takes random weights of a larger model in
+place of the default one, `--tokens` joins rows until each has so many. Prints tokens a second (those that go
+through the model and aren't padding), the most GPU memory that torch held, and the last dev loss. Exit status
+2 without an NVIDIA GPU.
 """
 
 import sys

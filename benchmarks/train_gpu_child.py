@@ -6,7 +6,7 @@ from typing import Any
 
 import child
 
-OURS = ("rung", "transformers", "compiled", "liger")
+OURS = ("rung", "eager", "transformers", "compiled", "liger")
 
 
 def main() -> None:
@@ -42,6 +42,8 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
     )
     trainer = Trainer(model, rows, settings, Path(job["folder"]) / "state", "")
     if job["variant"] != "rung":
+        trainer.graphs = None
+    if job["variant"] not in ("rung", "eager"):
         trainer.packed = None
     if job["variant"] == "compiled":
         model.model.compile(dynamic=True)

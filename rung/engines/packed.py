@@ -8,7 +8,7 @@ recognised by their parts and proved against transformers' own forward pass befo
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import Any, TypeAlias
 
@@ -92,19 +92,35 @@ class Pack:
         return self._masks[key]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shape:
+    """What a pack is filled up to: tokens in all, rows, and slots of each row."""
+
+    tokens: int
+    rows: int
+    longest: int
+
+
 def pack(
-    rows: Sequence[Sequence[int]], device: torch.device, *, prefix: Sequence[int] = (), known: int = 0
+    rows: Sequence[Sequence[int]],
+    device: torch.device,
+    *,
+    prefix: Sequence[int] = (),
+    known: int = 0,
+    shape: Shape | None = None,
 ) -> Pack:
     """Rows of token ids, all of which continue `prefix`, or `known` tokens that a memory holds.
 
-    Raises ValueError for an empty row.
+    `shape` must have room for them, and for rows of filling as long as itself. Raises ValueError for an
+    empty row.
     """
     if not all(rows):
         raise ValueError("a row of a pack has no token of its own")
     ahead = known + len(prefix)
     own = [list(row) for row in rows]
-    longest = up(max(map(len, own)), ROUND_ROWS)
-    filling = -(len(prefix) + sum(map(len, own))) % ROUND
+    longest = shape.longest if shape else up(max(map(len, own)), ROUND_ROWS)
+    total = len(prefix) + sum(map(len, own))
+    filling = (shape.tokens if shape else up(total, ROUND)) - total
     own += [own[0][:1] * min(longest, filling - done) for done in range(0, filling, longest)]
     ids, positions = list(prefix), list(range(known, ahead))
     tokens: list[int] = []
@@ -117,12 +133,15 @@ def pack(
         positions += range(ahead, ahead + len(row))
         tokens += [*range(first, first + len(row)), *[first] * (longest - len(row))]
         slots += range(number * longest, number * longest + len(row))
+    if shape is not None:
+        # Rows of no token: what stands in their slots is read by nobody.
+        tokens += [0] * (longest * (shape.rows - len(own)))
     return Pack(
         ids=torch.tensor(ids, device=device),
         positions=torch.tensor(positions, device=device),
         prefix=len(prefix),
         ahead=ahead,
-        rows=len(own),
+        rows=shape.rows if shape else len(own),
         longest=longest,
         tokens=torch.tensor(tokens, device=device),
         slots=torch.tensor(slots, device=device),
@@ -194,6 +213,7 @@ class Packed:
         self.windows = {block.window for block in blocks}
         self.device: torch.device = model.lm_head.weight.device
 
+    @cached_property
     def room(self) -> int:
         """For how many tokens all that the way back needs may be kept."""
         if self.device.type != "cuda":
@@ -213,7 +233,7 @@ class Packed:
         angles = self.angles(total, pack.positions)
         delta: Tensor | None = None
         last = len(self.blocks) - 1
-        again = torch.is_grad_enabled() and len(pack.ids) > self.room()
+        again = torch.is_grad_enabled() and len(pack.ids) > self.room
         for number, block in enumerate(self.blocks):
             before = memory[number] if memory else None
             mix = partial(_mixed, block, pack, before, None if again else kept)
@@ -374,14 +394,16 @@ def packed(model: Network) -> Packed | None:
 
     Weights that belong together are moved into one tensor; the model's own modules go on reading them there.
     """
-    try:
-        windows = attention_windows(model.config)
-        blocks = [_block(layer, windows) for layer in model.model.layers]
-        norm = _norm(model.model.norm)
-    except _UnknownError:
-        return None
-    made = Packed(model, blocks, norm)
-    return made if _same_as_the_model(made) else None
+    # What is made for answering must do for training: nothing that only inference knows.
+    with torch.inference_mode(False):
+        try:
+            windows = attention_windows(model.config)
+            blocks = [_block(layer, windows) for layer in model.model.layers]
+            norm = _norm(model.model.norm)
+        except _UnknownError:
+            return None
+        made = Packed(model, blocks, norm)
+        return made if _same_as_the_model(made) else None
 
 
 class _UnknownError(Exception):

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from rung.errors import TrainingError
 from rung.training import batches, losses
 from rung.training.batches import Row
 from rung.training.checkpoint import Checkpoint
+from rung.training.graphs import Graphs
 
 BETAS = (0.9, 0.999)
 WEIGHT_DECAY = 0.01
@@ -91,6 +93,9 @@ class Trainer:
         parts_of_slope = zip(self._slope.split(sizes), self.parameters, strict=True)
         self._slopes = [part.view(p.shape) for part, p in parts_of_slope]
         self.packed = packed(model)
+        self.graphs = None
+        if self.packed is not None and self.packed.device.type == "cuda":
+            self.graphs = Graphs(self.packed, self.parameters, self._slope)
         self.shared = _shared(rows) if self.packed is not None else 0
         self.moments = [torch.zeros_like(self._flat) for _ in range(2)]
         self.checkpoint = Checkpoint(folder, [self._flat, *self.moments], digest)
@@ -152,11 +157,29 @@ class Trainer:
 
     def _update(self, batch: list[Row], rate: float) -> tuple[float, float]:
         self.model.train()
-        targets = sum(len(row.answer) for row in batch)
+        self._slope.zero_()
+        loss = self._add_slopes(batch)
+        norm = float(self._slope.norm())
+        if math.isfinite(norm) and math.isfinite(loss):
+            self._slope.mul_(min(1.0, CLIP_NORM / (norm + 1e-6)))
+            self._adamw(rate)
+        self.model.eval()
+        return loss, norm
 
-        def slopes(part: list[int]) -> tuple[float, tuple[torch.Tensor, ...]]:
-            rows = [batch[i] for i in part]
-            share = sum(len(row.answer) for row in rows) / targets
+    def _add_slopes(self, batch: list[Row]) -> float:
+        """The mean loss of a batch; its gradient is added to the slopes."""
+        device = self.parameters[0].device
+        targets = sum(len(row.answer) for row in batch)
+        count, most = workers(device), tokens_at_once(device, self.packed)
+        padded = self.packed is None
+        cut = parts([row.tokens for row in batch], count, shared=self.shared, padded=padded, most=most)
+        drawn = [[batch[i] for i in part] for part in cut]
+        shares = [sum(len(row.answer) for row in rows) / targets for rows in drawn]
+        if self.graphs is not None:
+            return sum(map(self.graphs.add, drawn, repeat(self.shared), shares))
+
+        def slopes(given: tuple[list[Row], float]) -> tuple[float, tuple[torch.Tensor, ...]]:
+            rows, share = given
             with torch.enable_grad():
                 if self.packed is None:
                     loss = batch_loss(self.model, rows) * share
@@ -167,22 +190,12 @@ class Trainer:
             return float(loss.detach()), found
 
         loss = 0.0
-        count = workers(self.parameters[0].device)
-        lengths = [row.tokens for row in batch]
-        most = tokens_at_once(self.parameters[0].device, self.packed)
-        cut = parts(lengths, count, shared=self.shared, padded=self.packed is None, most=most)
-        self._slope.zero_()
         # In the parts' order, whichever ends first: the same rows give the same bits.
-        for partial, found in side_by_side(slopes, cut, count):
+        for partial, found in side_by_side(slopes, list(zip(drawn, shares, strict=True)), count):
             loss += partial
             for total, more in zip(self._slopes, found, strict=True):
                 total.add_(more)
-        norm = float(self._slope.norm())
-        if math.isfinite(norm) and math.isfinite(loss):
-            self._slope.mul_(min(1.0, CLIP_NORM / (norm + 1e-6)))
-            self._adamw(rate)
-        self.model.eval()
-        return loss, norm
+        return loss
 
     def _adamw(self, rate: float) -> None:
         """Decoupled weight decay Adam (Loshchilov & Hutter 2019), through torch's fused kernel."""
@@ -215,7 +228,7 @@ class Trainer:
 def tokens_at_once(device: torch.device, made: Packed | None) -> int:
     """Tokens of a batch, in all parts that run side by side, that go through the model at once."""
     most = portion(TOKENS_AT_ONCE, device)
-    return most if made is None or device.type == "cpu" else min(most, made.room())
+    return most if made is None or device.type == "cpu" else min(most, made.room)
 
 
 def parts(

@@ -27,12 +27,21 @@ def completion_targets(batch: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor
     return torch.tensor(rows), torch.tensor(columns), torch.tensor(targets)
 
 
-def completion_loss(hidden: torch.Tensor, head: torch.nn.Linear, targets: torch.Tensor) -> torch.Tensor:
+def completion_loss(
+    hidden: torch.Tensor,
+    head: torch.nn.Linear,
+    targets: torch.Tensor,
+    weights: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Mean cross-entropy (nats per supervised token) of hidden [targets, width] through a frozen head.
 
-    The head is applied to supervised positions alone, and the softmax runs in fp32 or finer.
+    With `weights` [targets] their sum so weighted. The head is applied to supervised positions alone, and the
+    softmax runs in fp32 or finer.
     """
-    return _FrozenHeadLoss.apply(hidden, head.weight, head.bias, targets)  # type: ignore[return-value]
+    if weights is None:
+        kind = torch.promote_types(hidden.dtype, torch.float32)
+        weights = torch.full((len(targets),), 1 / len(targets), dtype=kind, device=hidden.device)
+    return _FrozenHeadLoss.apply(hidden, head.weight, head.bias, targets, weights)  # type: ignore[return-value]
 
 
 class _FrozenHeadLoss(torch.autograd.Function):
@@ -43,25 +52,26 @@ class _FrozenHeadLoss(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, hidden, weight, bias, targets):
+    def forward(ctx, hidden, weight, bias, targets, weights):
         total, gradients = 0.0, []
-        for states, wanted in zip(*(t.split(_rows_at_once(weight)) for t in (hidden, targets)), strict=True):
+        parts = (t.split(_rows_at_once(weight)) for t in (hidden, targets, weights[:, None]))
+        for states, wanted, shares in zip(*parts, strict=True):
             logits = functional.linear(states, weight, bias)
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
             sums = logits.logsumexp(-1, keepdim=True)
-            total = total + (sums - logits.gather(1, wanted[:, None])).sum()
+            total = total + ((sums - logits.gather(1, wanted[:, None])) * shares).sum()
             if ctx.needs_input_grad[0]:
                 slopes = logits.sub_(sums).exp_()
                 slopes.scatter_add_(1, wanted[:, None], -torch.ones_like(sums))
-                gradients.append(slopes.div_(len(targets)).to(weight.dtype) @ weight)
+                gradients.append(slopes.mul_(shares).to(weight.dtype) @ weight)
         if gradients:
             ctx.save_for_backward(torch.cat(gradients))
-        return total / len(targets)
+        return total
 
     @staticmethod
     def backward(ctx, *grads):
         (gradient,) = ctx.saved_tensors
-        return gradient * grads[0].to(gradient.dtype), None, None, None
+        return gradient * grads[0].to(gradient.dtype), None, None, None, None
 
 
 def _rows_at_once(weight: torch.Tensor) -> int:

@@ -14,7 +14,7 @@ from rung.engines.logits import logits_of, next_logits
 from rung.engines.torch import TorchEngine, load_model
 from rung.errors import EngineError
 from tests.fixtures_models import torch_spec
-from tests.fixtures_tiny import END, VOCABULARY, reference_logprobs, tiny, tiny_folder, tiny_tokenizer
+from tests.fixtures_tiny import DEVICE, END, VOCABULARY, reference_logprobs, tiny, tiny_folder, tiny_tokenizer
 
 CONTEXT = 128
 PROMPTS = [(5, 6, 7), tuple(range(20, 40)), (250,), (9, 9, 9, 9, 1), tuple(range(100, 111))]
@@ -42,7 +42,7 @@ def engine(request, tmp_path_factory) -> TorchEngine:
 
 def greedy(model, prompt, count: int) -> list[int]:
     """transformers' own greedy answer, the end token left out."""
-    ids = torch.tensor([prompt])
+    ids = torch.tensor([prompt], device=DEVICE)
     with torch.inference_mode():
         found = model.generate(
             ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=count, pad_token_id=END
@@ -225,14 +225,14 @@ def test_text_needs_a_tokenizer(tmp_path):
 def test_logits_near_the_top_are_exact_in_bf16():
     model = tiny(dtype=torch.bfloat16)
     with torch.inference_mode():
-        hidden = model.model(torch.tensor([PROMPTS[1]])).last_hidden_state[0]
+        hidden = model.model(torch.tensor([PROMPTS[1]], device=DEVICE)).last_hidden_state[0]
         rounded, sharp = model.lm_head(hidden).float(), next_logits(model, hidden)
         true = hidden.double() @ model.lm_head.weight.double().t()
         top = true.argmax(-1, keepdim=True)
         assert (rounded - true).gather(1, top).abs().max() > 0.005
         assert (sharp - true).gather(1, top).abs().max() < 1e-4
         assert torch.equal(sharp.argmax(-1), true.argmax(-1))
-        few = torch.tensor([7, 250])
+        few = torch.tensor([7, 250], device=DEVICE)
         assert (logits_of(model, hidden, few) - true[:, few]).abs().max() < 1e-4
 
 
@@ -243,7 +243,7 @@ def test_greedy_answers_of_a_real_model_are_those_of_transformers():
     prompts = [(504, 3575, 282, 4649, 314), (28, 253, 1838), (9,) * 30]
     found = engine.generate([Request(prompt=p, max_tokens=12, stop_ids=(2,)) for p in prompts])
     for prompt, completion in zip(prompts, found, strict=True):
-        ids = torch.tensor([prompt])
+        ids = torch.tensor([prompt], device=DEVICE)
         with torch.inference_mode():
             whole = engine.model.generate(
                 ids,

@@ -6,12 +6,12 @@ from peft import LoraConfig, PeftModel, get_peft_model
 
 from rung.engines import lora
 from rung.errors import ModelError
-from tests.fixtures_tiny import randomise, tiny
+from tests.fixtures_tiny import DEVICE, randomise, tiny
 
 # PEFT 0.21 asks for a property that transformers 5.23 has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 
-IDS = torch.tensor([[5, 17, 99, 250, 3, 3, 8]])
+IDS = torch.tensor([[5, 17, 99, 250, 3, 3, 8]], device=DEVICE)
 
 
 def logits(model) -> torch.Tensor:

@@ -11,7 +11,7 @@ from rung.training import loop, losses
 from rung.training.batches import Row
 from rung.training.loop import batch_loss, dev_loss
 from rung.training.losses import completion_targets
-from tests.fixtures_tiny import randomise, tiny
+from tests.fixtures_tiny import DEVICE, randomise, tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 
@@ -40,7 +40,7 @@ def test_exactly_the_answers_are_supervised_each_from_the_token_before_it(batch)
 def plain_loss(model, batch) -> torch.Tensor:
     """The usual way: everything padded, labels of -100 where nothing is supervised, logits for all."""
     longest = max(len(row.prompt + row.answer) for row in batch)
-    tokens = torch.zeros(len(batch), longest, dtype=torch.long)
+    tokens = torch.zeros(len(batch), longest, dtype=torch.long, device=DEVICE)
     labels, mask = torch.full_like(tokens, -100), torch.zeros_like(tokens)
     for number, row in enumerate(batch):
         whole = row.prompt + row.answer
@@ -116,7 +116,7 @@ def test_the_loss_is_the_models_own_log_probability_of_the_answers(batch):
     expected = []
     for row in batch:
         with torch.no_grad():
-            logprobs = model(torch.tensor([row.prompt + row.answer])).logits[0].log_softmax(-1)
+            logprobs = model(torch.tensor([row.prompt + row.answer], device=DEVICE)).logits[0].log_softmax(-1)
         first = len(row.prompt) - 1
         expected += [-logprobs[first + k, token].item() for k, token in enumerate(row.answer)]
     assert batch_loss(model, batch).item() == pytest.approx(sum(expected) / len(expected), abs=1e-10)

@@ -1,0 +1,67 @@
+"""Rows filled up to few shapes: the same loss and gradient, to the last digits of fp64."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rung.engines import lora, packed
+from rung.training.batches import Row
+from rung.training.graphs import EAGER_RUNS, PARTS_OF_A_SIZE, Graphs, grid
+from rung.training.loop import Settings, Trainer, packed_loss
+from tests.fixtures_tiny import randomise, tiny
+from tests.training.test_loop import ROWS
+
+KINDS = ("llama", "qwen3", "gemma")
+
+
+def adapted(kind):
+    model = tiny(kind)
+    lora.attach(model, rank=4, alpha=6, seed=1)
+    randomise(model)
+    return model
+
+
+MODELS = {kind: adapted(kind) for kind in KINDS}
+ids = st.lists(st.integers(1, 299), min_size=1, max_size=40).map(tuple)
+rows = st.builds(lambda prompt, answer: Row(prompt=prompt, answer=answer), ids, ids)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=20, deadline=None)
+@given(
+    prefix=st.lists(st.integers(1, 299), max_size=20).map(tuple), batch=st.lists(rows, min_size=1, max_size=9)
+)
+def test_filling_changes_neither_the_loss_nor_its_gradient(kind, prefix, batch):
+    model = MODELS[kind]
+    made = packed.packed(model)
+    batch = [Row(prompt=prefix + row.prompt, answer=row.answer) for row in batch]
+    parameters = lora.parameters(model)
+    slope = torch.ones(sum(p.numel() for p in parameters), dtype=torch.float64, device=made.device)
+    graphs = Graphs(made, parameters, slope)
+    expected = 0.25 * packed_loss(made, batch, len(prefix))
+    gradients = torch.autograd.grad(expected, parameters)
+    runs = EAGER_RUNS + 2
+    for _ in range(runs):
+        assert graphs.add(batch, len(prefix), 0.25) == pytest.approx(expected.item(), rel=1e-10)
+    whole = torch.cat([gradient.reshape(-1) for gradient in gradients])
+    assert torch.allclose(slope, 1 + runs * whole, rtol=1e-8, atol=1e-9)
+
+
+@given(st.integers(1, 100_000))
+def test_sizes_are_few_and_hardly_larger(size):
+    assert size <= grid(size) < max(size + 16, size * (1 + 1 / PARTS_OF_A_SIZE) + 1)
+    assert grid(grid(size)) == grid(size)
+
+
+def test_a_trainer_takes_the_same_steps_with_filled_rows(tmp_path):
+    options = Settings(learning_rate=5e-3, batch_size=4, rank=4, alpha=8, warmup=5, seed=1)
+    plain = Trainer(tiny(), ROWS, options, tmp_path / "plain", "d")
+    plain.graphs = None
+    filled = Trainer(tiny(), ROWS, options, tmp_path / "filled", "d")
+    filled.graphs = Graphs(filled.packed, filled.parameters, filled._slope)
+    for one, other in zip(plain.run(25), filled.run(25), strict=True):
+        assert one.loss == pytest.approx(other.loss, rel=1e-9)
+        assert one.grad_norm == pytest.approx(other.grad_norm, rel=1e-8)
+    for one, other in zip(plain.parameters, filled.parameters, strict=True):
+        assert torch.allclose(one, other, rtol=0, atol=1e-9)
