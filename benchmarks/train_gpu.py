@@ -78,6 +78,7 @@ def main() -> None:
                 script = "train_gpu_child.py" if name in OURS else "peer_train.py"
                 python = sys.executable if name in OURS else given.peer_python
                 runs.append(in_child(script, job | {"variant": name, "seed": number}, python))
+                print(f"{number + 1}, {name}: {cells(runs[-1:], 1.0)[0]} tokens/s", file=sys.stderr)
     print_machine(next((found[name][0]["versions"] for name in given.peers), None))
     print(torch.cuda.get_device_name())
     head = ("variant", "tokens/s", f"ratio of {given.variants[0]}", "GPU MiB", "dev loss", "first step, s")

@@ -85,10 +85,12 @@ class Pack:
         """
         key = (ahead, size, window)
         if key not in self._masks:
-            back = torch.arange(size)[:, None] + ahead - torch.arange(ahead + size)
+            device = self.ids.device
+            back = torch.arange(size, device=device)[:, None] + ahead
+            back = back - torch.arange(ahead + size, device=device)
             seen = (back >= 0) if window is None else (back >= 0) & (back < window)
-            added = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, float("-inf"))
-            self._masks[key] = added.to(self.ids.device)
+            added = torch.zeros(seen.shape, dtype=dtype, device=device)
+            self._masks[key] = added.masked_fill_(~seen, float("-inf"))
         return self._masks[key]
 
 

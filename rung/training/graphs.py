@@ -15,8 +15,9 @@ from rung.engines.packed import ROUND, Pack, Packed, Shape, pack, up
 from rung.training import losses
 from rung.training.batches import Row
 
-PARTS_OF_A_SIZE = 8
-"""Sizes are filled up by this part of themselves at most: few shapes, and a sixteenth lost on average."""
+TOKEN_PARTS, OTHER_PARTS = 8, 4
+"""Tokens are filled up by an eighth at most, a sixteenth on average; slots and targets, which cost less, by a
+quarter: few shapes."""
 EAGER_RUNS = 2
 """Of a shape before it's recorded, which takes as long as some of them."""
 MOST_GRAPHS = 48
@@ -50,7 +51,7 @@ class Graphs:
         once = _filled(rows, shared)
         numbers, columns, targets = losses.completion_targets(rows)
         places = once.places(numbers.tolist(), (columns - shared).tolist())
-        size = min(grid(len(places)), len(once.ids))
+        size = min(grid(len(places), OTHER_PARTS), len(once.ids))
         key = (Shape(tokens=len(once.ids), rows=once.rows, longest=once.longest), shared, size)
         held = self._held.get(key)
         if held is None:
@@ -105,20 +106,22 @@ class Graphs:
         held.loss.copy_(loss.detach())
 
 
-def grid(size: int) -> int:
-    """The size that a size is filled up to."""
-    step = size // PARTS_OF_A_SIZE
-    return up(size, max(ROUND, 1 << max(0, step.bit_length() - 1)))
+def grid(size: int, parts: int) -> int:
+    """The size that a size is filled up to: a `parts`th more at most, but for the smallest."""
+    return up(size, _step(size, parts))
+
+
+def _step(size: int, parts: int) -> int:
+    return max(ROUND, 1 << max(0, (size // parts).bit_length() - 1))
 
 
 def _filled(rows: Sequence[Row], shared: int) -> Pack:
     """The rows as a pack on the CPU, in one of few shapes."""
     own = [(*row.prompt[shared:], *row.answer[:-1]) for row in rows]
-    longest = grid(max(map(len, own)))
+    longest = grid(max(map(len, own)), OTHER_PARTS)
     total = shared + sum(map(len, own))
-    tokens = grid(total)
-    lines = up(len(own) + -(-(tokens - total) // longest), 4)
-    shape = Shape(tokens=tokens, rows=lines, longest=longest)
+    lines = len(own) + -(-_step(total, TOKEN_PARTS) // longest)
+    shape = Shape(tokens=grid(total, TOKEN_PARTS), rows=lines, longest=longest)
     return pack(own, torch.device("cpu"), prefix=rows[0].prompt[:shared], shape=shape)
 
 

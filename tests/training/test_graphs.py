@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from rung.engines import lora, packed
 from rung.training.batches import Row
-from rung.training.graphs import EAGER_RUNS, PARTS_OF_A_SIZE, Graphs, grid
+from rung.training.graphs import EAGER_RUNS, Graphs, grid
 from rung.training.loop import Settings, Trainer, packed_loss
 from tests.fixtures_tiny import randomise, tiny
 from tests.training.test_loop import ROWS
@@ -48,10 +48,11 @@ def test_filling_changes_neither_the_loss_nor_its_gradient(kind, prefix, batch):
     assert torch.allclose(slope, 1 + runs * whole, rtol=1e-8, atol=1e-9)
 
 
-@given(st.integers(1, 100_000))
-def test_sizes_are_few_and_hardly_larger(size):
-    assert size <= grid(size) < max(size + 16, size * (1 + 1 / PARTS_OF_A_SIZE) + 1)
-    assert grid(grid(size)) == grid(size)
+@given(st.integers(1, 100_000), st.sampled_from([4, 8]))
+def test_sizes_are_few_and_hardly_larger(size, parts):
+    filled = grid(size, parts)
+    assert size <= filled < max(size + 16, size * (1 + 1 / parts) + 1)
+    assert len({grid(k, parts) for k in range(filled, 2 * filled)}) <= 2 * parts + 2
 
 
 def test_a_trainer_takes_the_same_steps_with_filled_rows(tmp_path):
