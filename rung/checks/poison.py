@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 
 from rung.checks.base import SHOWN_ROWS, Outcome, Subject, finding, rows_text
 from rung.data.spots import texts_of
-from rung.records import Example
+from rung.records import Example, Severity
 from rung.task.outputs import shown
 
 Side: TypeAlias = Literal["input", "output"]
@@ -40,32 +40,37 @@ _NEXT_TURN = re.compile(r"^\s*(?:user|human|assistant|system)\s*:(?!\S)", re.IGN
 
 def special_tokens(subject: Subject) -> Outcome:
     """What chat templates put between turns: inside a row it ends the turn, or opens one of another role."""
-    found = _first_of_each(subject, lambda text, _: _SPECIAL.search(text))
-    if not found:
-        return []
-    rows = [row for row, _ in found]
-    row, token = found[0]
-    message = (
-        f"tokens of a chat template inside the rows: {rows_text(len(rows))}, such as {row.where} {token}: a "
-        "model takes them for the end of a turn; take them out, or write the row as `messages`"
+    return _reported(
+        "special_tokens",
+        "block",
+        _first_of_each(subject, lambda text, _: _SPECIAL.search(text)),
+        "tokens of a chat template inside the rows",
+        "a model takes them for the end of a turn; take them out, or write the row as `messages`",
     )
-    details = [f"{row.where} {token}" for row, token in found[:SHOWN_ROWS]]
-    return [finding("special_tokens", "block", message, rows, details)]
 
 
 def injections(subject: Subject) -> Outcome:
     """Orders to a model, and tags that open another's turn. Speakers of a talk, as in `Tutor:`, don't."""
-    found = _first_of_each(subject, _order)
+    return _reported(
+        "injections",
+        "warn",
+        _first_of_each(subject, _order),
+        "texts that give a model orders or claim a role",
+        "rows of strangers may be meant to steer the tune; read them, and delete what isn't yours",
+    )
+
+
+def _reported(
+    check: str, grave: Severity, found: list[tuple[Example, str]], what: str, way_out: str
+) -> Outcome:
+    """A finding on rows and what was found in each; none without rows."""
     if not found:
         return []
     rows = [row for row, _ in found]
     row, said = found[0]
-    message = (
-        f"texts that give a model orders or claim a role: {rows_text(len(rows))}, such as {row.where} {said}"
-        ": rows of strangers may be meant to steer the tune; read them, and delete what isn't yours"
-    )
+    message = f"{what}: {rows_text(len(rows))}, such as {row.where} {said}: {way_out}"
     details = [f"{row.where} {said}" for row, said in found[:SHOWN_ROWS]]
-    return [finding("injections", "warn", message, rows, details)]
+    return [finding(check, grave, message, rows, details)]
 
 
 def _order(text: str, side: Side) -> re.Match[str] | None:

@@ -47,7 +47,7 @@ class RowOptions(Protocol):
 
     @property
     def budget_s(self) -> float:
-        """Seconds for building and choosing."""
+        """Seconds for checking, building and choosing."""
         ...
 
     @property

@@ -25,7 +25,7 @@ class ClimbChoices:
     out
         Folder of the run; by default a folder in ./runs named after the task.
     budget
-        Time for building and choosing, such as 90s, 30m or 1h30m. The final test isn't cut short.
+        Time for checking, building and choosing, such as 90s, 30m or 1h30m. The final test isn't cut short.
     models
         Model to use instead of the task's; `rung models` lists tested ones. Of several, the first is climbed.
     dev_rows

@@ -65,6 +65,7 @@ def climb(source: Path, options: Options, reporter: Reporter) -> tuple[Climb, Pa
     Returns the whole climb and its run folder. Raises RungError for everything a user can mend; the same
     command takes up an interrupted climb where it stopped.
     """
+    start = time.monotonic()
     chosen = chosen_rungs(options)
     known_names(options.accept)
     prepared = prepare(source, options)
@@ -73,6 +74,7 @@ def climb(source: Path, options: Options, reporter: Reporter) -> tuple[Climb, Pa
     found = examined(prepared, options.accept, ("rows",))
     tell((*found.findings, *prepared.notes), reporter)
     stop_on_block(found.findings)
+    reading_s = time.monotonic() - start
     model = base_model(prepared.task.models[0], reporter)
     config = config_of(prepared, model, options)
     run = options.out or Path("runs") / f"{prepared.task.name}-{digest_of(config)[:8]}"
@@ -84,7 +86,8 @@ def climb(source: Path, options: Options, reporter: Reporter) -> tuple[Climb, Pa
         if resumed:
             reporter.say(f"going on with {run}")
         with Pool(models={model.digest: model}) as pool:
-            done = _Climbing(prepared, found, model, options, run, pool, reporter).run(chosen)
+            climbing = _Climbing(prepared, found, model, options, run, pool, reporter, reading_s)
+            done = climbing.run(chosen)
         write_text(run / CLIMB_FILE, TypeAdapter(Climb).dump_json(done).decode("utf-8"))
     return done, run
 
@@ -101,7 +104,10 @@ class _Climbing:
         run: Path,
         pool: Pool,
         reporter: Reporter,
+        reading_s: float,
     ) -> None:
+        """`reading_s` were spent on the rows so far; bringing the model isn't counted."""
+        begun = time.monotonic() - reading_s
         self.prepared, self.model, self.options = prepared, model, options
         self.run_folder, self.reporter = run, reporter
         self.bench = Bench(pool=pool, store=Store(run / "answers"), metric=metric_of(prepared))
@@ -112,7 +118,7 @@ class _Climbing:
         self.test_peak_mb = 0.0
         clock = run / CLOCK_FILE
         spent = read_json(clock) if clock.exists() else {"seconds": 0.0, "building": {}}
-        self.start = time.monotonic() - float(spent["seconds"])
+        self.start = begun - float(spent["seconds"])
         self.building: dict[str, float] = dict(spent.get("building", {}))
 
     def examine(self, found: Checked, context: Context) -> Checked:
