@@ -146,6 +146,9 @@ class CheckChoices:
     fix
         Write a mended copy of the rows to this folder instead of checking: unreadable rows, repeats and
         training rows that the test holds are set aside in a file of their own, each with the reason.
+    group
+        With --fix: training rows whose sentence vectors are close (a cosine of .9) get one `group`, so that a
+        climb keeps them on one side of its split. Brings the model of the vectors (90 MB).
     redact
         Instead of checking, copy the rows into this new folder, with placeholders such as [EMAIL_1] for
         personal data, keys and passwords; placeholders.json there says what each stands for, to you only.
@@ -164,6 +167,7 @@ class CheckChoices:
     accept: List = ""
     show: int = 0
     fix: Path | None = None
+    group: Switch = False
     redact: Path | None = None
     roster: Path | None = None
     audit: Path | None = None
@@ -185,15 +189,13 @@ def check(task: Path, /, *, choices: CheckChoices | None = None) -> None:
     from rich.console import Console
 
     from rung.checks.examine import stop_on_block
-    from rung.checks.repair import repair, repair_text
     from rung.climb.checking import CheckOptions, check_rows
     from rung.report.data import show_data, show_rows, write_data_page
     from rung.report.text import Screen
-    from rung.task import load_task
 
     choices = choices or CheckChoices()
-    if choices.fix is not None:
-        print(repair_text(repair(load_task(task, test=choices.test), choices.format, choices.fix)))
+    if choices.fix is not None or choices.group:
+        _fix(task, choices)
         return
     if choices.redact is not None or choices.roster is not None:
         _redact(task, choices)
@@ -215,6 +217,21 @@ def check(task: Path, /, *, choices: CheckChoices | None = None) -> None:
     show_rows(found.shown, console)
     show_data(found.report, console, found.folder)
     stop_on_block(found.report.findings)
+
+
+def _fix(task: Path, choices: CheckChoices) -> None:
+    from rung.checks.repair import repair, repair_text
+    from rung.climb.checking import embedding
+    from rung.errors import DataError
+    from rung.report.text import Screen
+    from rung.task import load_task
+
+    if choices.fix is None:
+        raise DataError("--group goes with --fix OUT: the groups are written into a copy of the rows")
+    with Screen() as screen:
+        embed = embedding(screen) if choices.group else None
+        done = repair(load_task(task, test=choices.test), choices.format, choices.fix, embed)
+    print(repair_text(done))
 
 
 def _redact(task: Path, choices: CheckChoices) -> None:

@@ -1,12 +1,15 @@
 """`rung check`: the rows of a task through every check, as a climb would see them."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from rung.checks.audit import read_audit, write_audit
-from rung.checks.base import ALL_NEEDS
+from rung.checks.base import ALL_NEEDS, Embed
 from rung.checks.examine import examined, has_vectors, metric_of, report_of, rung_context, write_report
 from rung.checks.renders import Renders
 from rung.checks.rows import prepare
@@ -15,10 +18,12 @@ from rung.checks.table import known_names
 from rung.climb.machine import versions
 from rung.errors import ModelError
 from rung.evaluate import Bench, Store
+from rung.models.embed import Embedder
 from rung.models.resolve import at_hand
-from rung.records import DataReport, ShownRow
+from rung.records import DataReport, Example, ShownRow
 from rung.rungs.base import Reporter, vectors
 from rung.system import Pool
+from rung.wording import embedded_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +53,20 @@ class Looked:
     report: DataReport
     folder: Path
     shown: tuple[ShownRow, ...] = ()
+
+
+def embedding(reporter: Reporter) -> Embed:
+    """Sentence vectors of rows [rows, width], with a progress bar; the model is brought if it isn't here."""
+
+    def embed(rows: Sequence[Example]) -> np.ndarray:
+        bar = reporter.begin("sentence vectors", len(rows))
+        try:
+            told = [embedded_text(row) for row in rows]
+            return Embedder().embed(told, progress=lambda done, _: reporter.advance(bar, done))
+        finally:
+            reporter.end(bar)
+
+    return embed
 
 
 def check_rows(source: Path, options: CheckOptions, reporter: Reporter) -> Looked:

@@ -4,9 +4,11 @@ from pathlib import Path
 import pytest
 
 from rung.checks.repair import ASIDE_FILE, repair, repair_text
+from rung.climb.checking import embedding
 from rung.data.sources import read_source
 from rung.errors import DataError
 from rung.task import load_task
+from tests.fixtures_climb import Log
 
 FAULTY = [
     {"input": "where is my parcel with the blue ribbon", "output": "delivery", "note": "kept"},
@@ -80,3 +82,34 @@ def test_tables_become_lines_with_the_same_columns(tmp_path):
         {"text": "no parcel", "label": "no", "id": "3"},
     ]
     assert dict(done.aside) == {"broken_rows": 1, "repeats": 1}
+
+
+def test_rows_that_say_nearly_the_same_get_one_group(tmp_path):
+    said = {
+        "delivery": (
+            "has my parcel been sent yet",
+            "when will my parcel arrive",
+            "is a courier here",
+        ),
+        "login": ("I can't log in to my account", "I forgot the password", "the code never arrived"),
+    }
+    pairs = [
+        ("My card payment was declined, why?", "Why was my card payment declined?"),
+        ("How do I change my home address?", "How can I change my home address?"),
+        ("I was charged twice for the same order.", "I was charged two times for the same order."),
+    ]
+    rows = [{"input": text, "output": label} for label, texts in said.items() for text in texts]
+    rows += [{"input": text, "output": "billing", "note": 1} for pair in pairs for text in pair]
+    rows[0]["doc_id"] = rows[3]["doc_id"] = "one mail"
+    train = written(tmp_path / "train.jsonl", rows)
+    done = repair(load_task(train), "auto", tmp_path / "out", embedding(Log()))
+    found = lines(tmp_path / "out" / "train.jsonl")
+    groups = [row.pop("group", None) for row in found]
+    assert found == rows
+    assert groups[6] == groups[7] and groups[8] == groups[9] and groups[10] == groups[11]
+    assert groups[0] == groups[3] is not None and groups[1] is groups[4] is None
+    assert len({groups[0], groups[6], groups[8], groups[10]}) == 4
+    assert done.alike == 8
+    assert repair_text(done).endswith("; 8 rows grouped with rows that say nearly the same")
+    again = read_source(tmp_path / "out" / "train.jsonl")
+    assert [row.group for row in again.examples] == [g or rows[i].get("doc_id") for i, g in enumerate(groups)]
