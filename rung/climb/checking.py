@@ -58,7 +58,7 @@ def check_rows(source: Path, options: CheckOptions, reporter: Reporter) -> Looke
     """
     start = time.monotonic()
     known_names(options.accept)
-    prepared = prepare(source, options)
+    prepared = prepare(source, options, reporter)
     test, task = prepared.splits.test, prepared.task
     if options.audit is not None:
         count = write_audit(test, options.audit, task.seed)
@@ -81,6 +81,7 @@ def check_rows(source: Path, options: CheckOptions, reporter: Reporter) -> Looke
             ALL_NEEDS,
             embed=partial(vectors, pool, run=folder, reporter=reporter) if has_vectors(pool) else None,
             context=context,
+            reporter=reporter,
         )
         shown = shown_rows(Renders(context, prepared.splits.train), options.show) if context else ()
     report = report_of(prepared, checked, options.accept, time.monotonic() - start, versions())
