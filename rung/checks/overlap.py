@@ -152,7 +152,8 @@ def _other_test(subject: Subject, name: str) -> str:
 
 
 def _by_id(rows: Sequence[Example], ids: Sequence[str]) -> list[Example]:
-    known = {row.id: row for row in rows}
+    sought = set(ids)
+    known = {row.id: row for row in rows if row.id in sought}
     return [known[one] for one in ids if one in known]
 
 

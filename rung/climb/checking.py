@@ -17,7 +17,7 @@ from rung.errors import ModelError
 from rung.evaluate import Bench, Store
 from rung.models.resolve import at_hand
 from rung.records import DataReport, ShownRow
-from rung.rungs.base import Reporter, vectors
+from rung.rungs.base import Context, Reporter, vectors
 from rung.system import Pool
 
 
@@ -83,7 +83,13 @@ def check_rows(source: Path, options: CheckOptions, reporter: Reporter) -> Looke
             context=context,
             reporter=reporter,
         )
-        shown = shown_rows(Renders(context, prepared.splits.train), options.show) if context else ()
+        shown = _shown(context, options.show) if context and options.show else ()
     report = report_of(prepared, checked, options.accept, time.monotonic() - start, versions())
     write_report(report, folder)
     return Looked(report=report, folder=folder, shown=shown)
+
+
+def _shown(context: Context, count: int) -> tuple[ShownRow, ...]:
+    """The first training rows that can be learned from; no others are rendered for that."""
+    some = Renders(context, tuple(context.train)).examples[:count]
+    return shown_rows(Renders(context, some), count)

@@ -6,6 +6,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from rung.data.rows import MAX_ROW_BYTES, read_rows
 from rung.errors import DataError
 from rung.records import Example, OutputKind
 from rung.task.model import DataFormat
-from rung.task.outputs import as_kind, canonical, check_text, shown
+from rung.task.outputs import LABEL_CHARS, MAX_LABELS, as_kind, canonical, check_text, shown
 
 GROUP_COLUMNS = ("group", "doc_id", "user_id")
 TOOL_COLUMNS = ("tools", "functions")
@@ -205,12 +206,15 @@ def _example(row: Mapping[str, Any], where: str, format: Format) -> Example:
     size = len(_spelled(fields.output, "output")) + len(text) + len(context or "") + len(rejected or "")
     if size > MAX_ROW_BYTES:
         raise ValueError("a row over 1 MB; shorten it or leave it out")
+    output = fields.output
+    if isinstance(output, str) and len(output) <= LABEL_CHARS:
+        output = _shared(output)
     nfc = [unicodedata.normalize("NFC", part) if part else None for part in (text, context)]
     digest = hashlib.sha256(json.dumps(nfc, ensure_ascii=False).encode()).hexdigest()
     return Example(
         id=digest[:16],
         input=text,
-        output=fields.output,
+        output=output,
         context=context,
         group=_group(row),
         where=where,
@@ -219,6 +223,12 @@ def _example(row: Mapping[str, Any], where: str, format: Format) -> Example:
         faults=fields.faults,
         synthetic=is_synthetic(row),
     )
+
+
+@lru_cache(MAX_LABELS)
+def _shared(text: str) -> str:
+    """One object for equal texts: a million labels are some hundred."""
+    return text
 
 
 def _text(value: Any, part: str) -> str:
