@@ -111,7 +111,7 @@ def _embedded(subject: Subject, rows: Sequence[Example]) -> np.ndarray:
     parts = [part for part in (subject.splits.train, subject.splits.dev, subject.splits.test) if part]
     found = np.concatenate([subject.embed(part) for part in parts])
     place = {id(row): at for at, row in enumerate(row for part in parts for row in part)}
-    return found[[place[id(row)] for row in rows]].astype(np.float64)
+    return found[[place[id(row)] for row in rows]]
 
 
 def dealt(rows: Sequence[Example], seed: int) -> tuple[list[Example], np.ndarray]:
