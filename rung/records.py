@@ -54,13 +54,17 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckRun:
-    """What became of a data check: how many findings it gave, or why it was left out."""
+    """What became of a data check: how many findings it gave, or why it was left out.
+
+    `looked_at` is how many rows it looked at, drawn at random, where that weren't all.
+    """
 
     number: int
     name: str
     what: str
     findings: int
     left_out: str | None = None
+    looked_at: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

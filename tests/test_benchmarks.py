@@ -8,6 +8,7 @@ import pytest
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = (
     "batch_sizes",
+    "check_rows",
     "climb_sets",
     "evaluate_vs_llamacpp",
     "full_and_qlora",
@@ -25,7 +26,16 @@ SCRIPTS = (
     "train_vs_trl",
     "tune_recipe",
 )
-PARTS = ("child", "common", "memory_stages", "ours_train", "peer_llama", "peer_train", "train_gpu_child")
+PARTS = (
+    "check_rows_child",
+    "child",
+    "common",
+    "memory_stages",
+    "ours_train",
+    "peer_llama",
+    "peer_train",
+    "train_gpu_child",
+)
 
 
 @pytest.fixture

@@ -1,18 +1,29 @@
 """What a check is, what it looks at and what it finds."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal, TypeAlias
 
 import numpy as np
 
 from rung.checks.renders import Renders
+from rung.data.sketches import Progress, no_progress
 from rung.data.sources import Broken
+from rung.data.splits import first_asked
 from rung.records import Example, Finding, Json, Severity, Splits
 from rung.task import Task
 
 SHOWN_ROWS = 20
 """Rows that a finding names."""
+
+MOST_SAMPLED = 50_000
+"""Rows that a costly check looks at: of more, so many are drawn at random."""
+SEEN = 10_000
+"""Texts of which a check remembers what it found: many rows share an output or a context."""
+AT_ONCE = 1024
+"""Rows between two words on how far a check is."""
 
 LARGEST_GROUP = 0.02
 """Of all rows: larger groups of near rows are parted."""
@@ -27,7 +38,8 @@ class Subject:
 
     `broken` rows are in none of the parts, `near` are the ids of those that are nearly the same, by group.
     `embed` and `renders` are None where their model isn't at hand. `audited` are test rows with the outputs
-    that a second person gave them; None without any.
+    that a second person gave them; None without any. `progress` is told how far a check is that takes long.
+    `of` is the number of all rows where the parts hold a sample of them, else None.
     """
 
     task: Task
@@ -37,8 +49,10 @@ class Subject:
     embed: Embed | None = None
     renders: Renders | None = None
     audited: tuple[tuple[Example, Json], ...] | None = None
+    progress: Progress = no_progress
+    of: int | None = None
 
-    @property
+    @cached_property
     def rows(self) -> tuple[Example, ...]:
         """All rows: train, dev, test."""
         return (*self.splits.train, *self.splits.dev, *self.splits.test)
@@ -53,6 +67,37 @@ class Subject:
         """The rows outside the test."""
         return (*self.splits.train, *self.splits.dev)
 
+    @cached_property
+    def first_asked(self) -> np.ndarray:
+        """For each of the `rows` the place of the first with its question: [rows]."""
+        return first_asked(self.rows)
+
+    @cached_property
+    def asked_again(self) -> np.ndarray:
+        """The places of the `rows` whose question another one has, too."""
+        return np.flatnonzero(np.bincount(self.first_asked)[self.first_asked] > 1)
+
+    @cached_property
+    def sample(self) -> "Subject":
+        """This subject, or one of `MOST_SAMPLED` of its rows: drawn from each part by its share, in order."""
+        total = len(self.rows)
+        if total <= MOST_SAMPLED:
+            return self
+        dice = random.Random(self.task.seed)
+
+        def drawn(part: Sequence[Example]) -> tuple[Example, ...]:
+            count = round(len(part) * MOST_SAMPLED / total)
+            return tuple(part[place] for place in sorted(dice.sample(range(len(part)), count)))
+
+        train, dev, test = map(drawn, (self.splits.train, self.splits.dev, self.splits.test))
+        return replace(self, splits=replace(self.splits, train=train, dev=dev, test=test), of=total)
+
+    def each(self) -> Iterator[Example]:
+        """The rows one by one, their number told to `progress`."""
+        for start in range(0, len(self.rows), AT_ONCE):
+            yield from self.rows[start : start + AT_ONCE]
+            self.progress(min(start + AT_ONCE, len(self.rows)), len(self.rows))
+
 
 Needs: TypeAlias = Literal["rows", "vectors", "chat"]
 """What a check can't do without: the rows alone, their sentence vectors, or how the model is talked to."""
@@ -63,13 +108,17 @@ Outcome: TypeAlias = list[Finding] | str
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Check:
-    """One check of the table: its number and name, what it looks for in a few words, and the function."""
+    """One check of the table: its number and name, what it looks for in a few words, and the function.
+
+    A `sampled` one is costly, and looks at a sample where there are many rows.
+    """
 
     number: int
     name: str
     what: str
     run: Callable[[Subject], Outcome]
     needs: Needs = "rows"
+    sampled: bool = False
 
 
 def finding(

@@ -3,8 +3,9 @@
 import re
 import unicodedata
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 
-from rung.checks.base import SHOWN_ROWS, Outcome, Subject, finding, rows_text
+from rung.checks.base import SEEN, SHOWN_ROWS, Outcome, Subject, finding, rows_text
 from rung.data.spots import texts_of
 from rung.records import Example, Finding
 from rung.task.outputs import shown
@@ -68,12 +69,10 @@ def _warning(check: str, message: str, found: list[tuple[Example, str]]) -> Find
 
 def _rows_with(subject: Subject, look: Callable[[str], str | None]) -> Iterator[tuple[Example, str]]:
     """The rows with a text in which something is found, and the first such thing."""
-    known: dict[str, str | None] = {}
-    for row in subject.rows:
+    seen = lru_cache(SEEN)(look)
+    for row in subject.each():
         for text in (row.input, row.context or "", *(text for _, text in texts_of(row.output))):
-            if text not in known:
-                known[text] = None if text.isascii() and "??" not in text else look(text)
-            part = known[text]
+            part = None if text.isascii() and "??" not in text else seen(text)
             if part is not None:
                 yield row, part
                 break

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -9,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from rung.checks.base import Embed, Needs, Subject
 from rung.checks.lengths import too_long
+from rung.checks.progress import bar
 from rung.checks.renders import Renders
 from rung.checks.rows import Prepared
 from rung.checks.table import CHECKS, Checked, blocks, check
@@ -67,20 +69,30 @@ def examined(
     *,
     embed: Embed | None = None,
     context: Context | None = None,
+    reporter: Reporter | None = None,
 ) -> Checked:
     """What the checks with these needs find in prepared rows; `context` is that of a rung."""
-    splits = prepared.splits
-    rows = (*splits.train, *splits.dev, *splits.test)
-    subject = Subject(
-        task=prepared.task,
-        splits=prepared.splits,
-        broken=prepared.broken,
-        near=prepared.near,
-        embed=embed,
-        renders=Renders(context, rows) if context else None,
-        audited=prepared.audited,
-    )
-    return check(subject, accepted, needs)
+    names = [one.name for one in CHECKS if one.needs in needs]
+    with bar(reporter, "checks", len(names)) as advance:
+        now = 0
+
+        def begun(name: str) -> None:
+            nonlocal now
+            now = names.index(name)
+            advance(now, name)
+
+        subject = Subject(
+            task=prepared.task,
+            splits=prepared.splits,
+            broken=prepared.broken,
+            near=prepared.near,
+            embed=embed,
+            audited=prepared.audited,
+            progress=lambda done, total: advance(now, f"{names[now]}: {done:,} of {total:,} rows"),
+        )
+        if context is not None:
+            subject = replace(subject, renders=Renders(context, subject.sample.rows))
+        return check(subject, accepted, needs, begun)
 
 
 def together(*parts: Checked) -> Checked:

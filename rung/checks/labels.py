@@ -96,7 +96,8 @@ def discriminant(vectors: np.ndarray, targets: Sequence[str]) -> head.Head:
     means = np.zeros((len(names), vectors.shape[1]))
     np.add.at(means, codes, vectors)
     means /= sizes[:, None]
-    inside = vectors - means[codes]
+    inside = means[codes]
+    np.subtract(vectors, inside, out=inside)
     covariance = inside.T @ inside / len(vectors)
     sphere = max(float(covariance.trace()) / len(covariance), 1e-9)
     weights = np.linalg.solve(covariance + SHRINKAGE * sphere * np.eye(len(covariance)), means.T).T
@@ -108,7 +109,7 @@ def _embedded(subject: Subject, rows: Sequence[Example]) -> np.ndarray:
     """The rows' sentence vectors, asked for by part as other checks do: those of the same list are kept."""
     assert subject.embed is not None, "the caller looked"
     parts = [part for part in (subject.splits.train, subject.splits.dev, subject.splits.test) if part]
-    found = np.concatenate([subject.embed(part) for part in parts]).astype(np.float64)
+    found = np.concatenate([subject.embed(part) for part in parts])
     place = {id(row): at for at, row in enumerate(row for part in parts for row in part)}
     return found[[place[id(row)] for row in rows]]
 

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rung.checks.base import Outcome, Subject, by_share, finding, rows_text, such_as
-from rung.data.splits import question
 from rung.errors import TaskError
 from rung.records import Example, Json
 from rung.task.outputs import as_kind, canonical, shown
@@ -15,15 +14,17 @@ CONFLICTS_WARN, CONFLICTS_BLOCK = 0.01, 0.05
 EXTRACTIVE_SHARE = 0.8
 """With so many of the values found in the input a task is taken for an extraction."""
 OBTAINABLE_SHARE = 0.95
+MOST_KNOWN = 50_000
+"""Validated outputs that are remembered at once."""
 
 
 def conflicts(subject: Subject) -> Outcome:
     """Ceiling of exact answers: 1 - E[1 - share of the most frequent output of the row's question]."""
-    asked: dict[tuple[str, str], list[Example]] = defaultdict(list)
     rows = subject.rows
-    for example in rows:
-        asked[question(example)].append(example)
-    clashing, reachable = [], 0
+    asked: dict[int, list[Example]] = defaultdict(list)
+    for place in subject.asked_again.tolist():
+        asked[int(subject.first_asked[place])].append(rows[place])
+    clashing, reachable = [], len(rows) - len(subject.asked_again)
     for same in asked.values():
         counts = Counter(canonical(example.output) for example in same)
         reachable += max(counts.values())
@@ -105,6 +106,8 @@ def _schema_faults(rows: Sequence[Example], schema: dict[str, Any]) -> list[tupl
         for example in rows:
             value = as_kind(example.output, "json")
             spelled = canonical(value)
+            if len(known) > MOST_KNOWN:
+                known.clear()
             if spelled not in known:
                 error = next(validator.iter_errors(value), None)
                 known[spelled] = f"at {error.json_path}: {error.message[:160]}" if error else None

@@ -15,7 +15,6 @@ from rung.checks.base import (
     such_as,
 )
 from rung.data.near import COSINE, JACCARD, LONG_RUN, RUN, known_runs, nearest_of, rows_alike_in
-from rung.data.splits import question
 from rung.records import Example
 from rung.task.outputs import canonical, shown
 
@@ -29,13 +28,15 @@ SEMANTIC_SHARE = 0.05
 def repeats(subject: Subject) -> Outcome:
     """Rows with the input and the output of another one of their part, white space and case aside."""
     found: list[Example] = []
-    for rows in (subject.splits.train, subject.splits.dev, subject.splits.test):
-        seen: set[tuple[tuple[str, str], str]] = set()
-        for row in rows:
-            key = (question(row), canonical(row.output))
-            if key in seen:
-                found.append(row)
-            seen.add(key)
+    seen: set[tuple[int, int, str]] = set()
+    ends = np.cumsum([len(subject.splits.train), len(subject.splits.dev)])
+    for place in subject.asked_again.tolist():
+        row = subject.rows[place]
+        part = int(np.searchsorted(ends, place, "right"))
+        key = (part, int(subject.first_asked[place]), canonical(row.output))
+        if key in seen:
+            found.append(row)
+        seen.add(key)
     share = len(found) / len(subject.rows)
     if share <= REPEATS_WARN:
         return []
@@ -84,7 +85,10 @@ def near_leaks(subject: Subject) -> Outcome:
     if not test:
         return []
     learned = subject.learned
-    hits = [(test[place], learned[other]) for place, other in rows_alike_in(test, learned).items()]
+    hits = [
+        (test[place], learned[other])
+        for place, other in rows_alike_in(test, learned, progress=subject.progress).items()
+    ]
     grave = by_share(len(hits) / len(test), warn=NEAR_WARN, block=NEAR_BLOCK)
     if grave is None:
         return []
@@ -148,7 +152,8 @@ def _other_test(subject: Subject, name: str) -> str:
 
 
 def _by_id(rows: Sequence[Example], ids: Sequence[str]) -> list[Example]:
-    known = {row.id: row for row in rows}
+    sought = set(ids)
+    known = {row.id: row for row in rows if row.id in sought}
     return [known[one] for one in ids if one in known]
 
 

@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Literal, TypeAlias
 
-from rung.checks.base import SHOWN_ROWS, Outcome, Subject, finding, rows_text
+from rung.checks.base import SEEN, SHOWN_ROWS, Outcome, Subject, finding, rows_text
 from rung.data.spots import texts_of
 from rung.records import Example, Severity
 from rung.task.outputs import shown
@@ -82,14 +83,16 @@ def _first_of_each(
     subject: Subject, look: Callable[[str, Side], re.Match[str] | None]
 ) -> list[tuple[Example, str]]:
     """The rows in which something is found, and the first of it; a text of many rows is looked at once."""
-    known: dict[tuple[str, Side], str | None] = {}
+
+    @lru_cache(SEEN)
+    def seen(text: str, side: Side) -> str | None:
+        hit = look(text, side)
+        return hit and shown(hit[0].strip(), 60)
+
     found = []
-    for row in subject.rows:
+    for row in subject.each():
         for side, text in _texts(row):
-            if (text, side) not in known:
-                hit = look(text, side)
-                known[text, side] = hit and shown(hit[0].strip(), 60)
-            said = known[text, side]
+            said = seen(text, side)
             if said is not None:
                 found.append((row, said))
                 break

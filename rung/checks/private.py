@@ -3,9 +3,10 @@
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, TypeAlias
 
-from rung.checks.base import SHOWN_ROWS, Outcome, Subject, finding, rows_text
+from rung.checks.base import SEEN, SHOWN_ROWS, Outcome, Subject, finding, rows_text
 from rung.data.keys import keys
 from rung.data.personal import personal
 from rung.data.spots import Spot, masked, texts_of
@@ -73,12 +74,10 @@ def _commonest(item: tuple[str, int]) -> tuple[int, str]:
 
 def _hits(subject: Subject, look: Callable[[str, str], list[Spot]]) -> Iterator[Hit]:
     """What is found in the rows' texts; a text that many rows share is looked at once."""
-    known: dict[tuple[str, str], list[Spot]] = {}
-    for row in subject.rows:
+    seen = lru_cache(SEEN)(look)
+    for row in subject.each():
         for side, name, text in _texts(row):
-            if (name, text) not in known:
-                known[name, text] = look(text, name)
-            for spot in known[name, text]:
+            for spot in seen(text, name):
                 yield Hit(
                     row=row,
                     said=spot.kind.said,

@@ -232,9 +232,10 @@ def tokens(subject: Subject) -> Outcome:
     sizes = sorted(one.tokens for one in made)
     answers = sorted(len(one.answer) for one in made)
     middle, most = sizes[len(sizes) // 2], sizes[int(0.95 * (len(sizes) - 1))]
+    over = "all" if subject.of is None else "these"
     message = (
         f"a training row has {middle:,} tokens (95 % at most {most:,}, the longest {sizes[-1]:,}), "
-        f"{answers[len(answers) // 2]:,} of them the answer's: {sum(sizes):,} for a pass over all"
+        f"{answers[len(answers) // 2]:,} of them the answer's: {sum(sizes):,} for a pass over {over}"
     )
     return [finding("tokens", "info", message)]
 

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Protocol
 
 from rung.checks.base import on_one_side
+from rung.checks.progress import bar
 from rung.data.near import rows_alike
+from rung.data.sketches import Progress, no_progress
 from rung.data.sources import Broken, conform, read_source
 from rung.data.splits import split
 from rung.errors import DataError, TaskError
 from rung.records import Example, Finding, Json, OutputKind, Splits
+from rung.rungs.base import Reporter
 from rung.task import Task, infer, load_task, settle_kind
 
 FEWEST_ROWS = 20
@@ -79,8 +82,8 @@ class Prepared:
     audited: tuple[tuple[Example, Json], ...] | None = None
 
 
-def prepare(source: Path, options: RowOptions) -> Prepared:
-    """Read, infer and split; rows that can't be read are put aside.
+def prepare(source: Path, options: RowOptions, reporter: Reporter | None = None) -> Prepared:
+    """Read, infer and split; rows that can't be read are put aside. The `reporter` is told how far that is.
 
     Raises RungError where too few rows are left, or they fit no task.
     """
@@ -90,7 +93,8 @@ def prepare(source: Path, options: RowOptions) -> Prepared:
         )
     task = _with_options(load_task(source, test=options.test), options)
     chosen = options.format if options.format != "auto" else task.data.format
-    train = read_source(task.data.train, chosen, lenient=True)
+    with bar(reporter, f"reading {task.data.train.name}", None) as advance:
+        train = read_source(task.data.train, chosen, lenient=True, progress=advance)
     if len(train.examples) < FEWEST_ROWS:
         others = f"; {len(train.broken)} more can't be used: {train.broken[0].reason}" if train.broken else ""
         raise DataError(
@@ -101,15 +105,17 @@ def prepare(source: Path, options: RowOptions) -> Prepared:
     task, noted = settle_kind(task, train.examples)
     assert task.output.kind is not None, "just settled"
     examples = conform(train.examples, task.output.kind)
-    near = near_duplicates(examples)
-    parts = split(
-        examples,
-        test=conform(test.examples, task.output.kind) if test else None,
-        seed=task.seed,
-        stratify=task.output.kind == "label",
-        dev_rows=options.dev_rows or affordable(examples, task.output.kind, options.budget_s),
-        near=[group for group in near if on_one_side(len(group), len(examples))],
-    )
+    with bar(reporter, "near-duplicates", len(examples)) as advance:
+        near = near_duplicates(examples, progress=lambda done, _: advance(done))
+    with bar(reporter, "splitting", None):
+        parts = split(
+            examples,
+            test=conform(test.examples, task.output.kind) if test else None,
+            seed=task.seed,
+            stratify=task.output.kind == "label",
+            dev_rows=options.dev_rows or affordable(examples, task.output.kind, options.budget_s),
+            near=[group for group in near if on_one_side(len(group), len(examples))],
+        )
     task, inferred = infer(task, (*parts.train, *parts.dev))
     notes = (*train.notes, *(test.notes if test else ()), *noted)
     return Prepared(
@@ -122,9 +128,12 @@ def prepare(source: Path, options: RowOptions) -> Prepared:
     )
 
 
-def near_duplicates(examples: Sequence[Example]) -> tuple[tuple[str, ...], ...]:
+def near_duplicates(
+    examples: Sequence[Example], progress: Progress = no_progress
+) -> tuple[tuple[str, ...], ...]:
     """Ids of rows with nearly the same input and the same context, by group."""
-    return tuple(tuple(examples[place].id for place in group) for group in rows_alike(examples))
+    groups = rows_alike(examples, progress=progress)
+    return tuple(tuple(examples[place].id for place in group) for group in groups)
 
 
 def _in_asking_order(dev: Sequence[Example], seed: int) -> tuple[Example, ...]:

@@ -1,6 +1,6 @@
 """The table of checks, and running them all."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from rung.checks import (
@@ -46,6 +46,7 @@ CHECKS: tuple[Check, ...] = (
         what="few test rows paraphrased in train",
         run=overlap.semantic_leaks,
         needs="vectors",
+        sampled=True,
     ),
     Check(number=8, name="known_text", what="long test inputs are new", run=overlap.known_text),
     Check(number=9, name="shared_groups", what="no group is in train and test", run=overlap.shared_groups),
@@ -60,6 +61,7 @@ CHECKS: tuple[Check, ...] = (
         what="no label that the other rows speak against",
         run=labels.label_errors,
         needs="vectors",
+        sampled=True,
     ),
     Check(number=14, name="audit", what="a second person agrees on test rows", run=audit.audit),
     Check(
@@ -75,6 +77,7 @@ CHECKS: tuple[Check, ...] = (
         what="answers fit behind their prompts",
         run=render.cut_answers,
         needs="chat",
+        sampled=True,
     ),
     Check(
         number=17,
@@ -82,6 +85,7 @@ CHECKS: tuple[Check, ...] = (
         what="each row teaches, from where its answer begins",
         run=render.supervised,
         needs="chat",
+        sampled=True,
     ),
     Check(
         number=19,
@@ -89,8 +93,16 @@ CHECKS: tuple[Check, ...] = (
         what="answers are taught to end",
         run=render.end_of_turn,
         needs="chat",
+        sampled=True,
     ),
-    Check(number=20, name="double_bos", what="one beginning", run=render.double_bos, needs="chat"),
+    Check(
+        number=20,
+        name="double_bos",
+        what="one beginning",
+        run=render.double_bos,
+        needs="chat",
+        sampled=True,
+    ),
     Check(
         number=21,
         name="template",
@@ -115,6 +127,7 @@ CHECKS: tuple[Check, ...] = (
         name="rare_triggers",
         what="no rare words that alone decide an output",
         run=triggers.rare_triggers,
+        sampled=True,
     ),
     Check(
         number=28, name="preferences", what="answers differ in more than length", run=preference.preferences
@@ -122,7 +135,7 @@ CHECKS: tuple[Check, ...] = (
     Check(number=29, name="targets", what="outputs of the kind and schema", run=outputs.targets),
     Check(number=30, name="obtainable", what="values are in the input", run=outputs.obtainable),
     Check(number=31, name="synthetic", what="no test row was made by a model", run=provenance.synthetic),
-    Check(number=32, name="tokens", what="how long rows are", run=render.tokens, needs="chat"),
+    Check(number=32, name="tokens", what="how long rows are", run=render.tokens, needs="chat", sampled=True),
 )
 """`number` is that of the list in docs/checks.md; some of its lines are several checks here."""
 
@@ -135,10 +148,16 @@ class Checked:
     runs: tuple[CheckRun, ...]
 
 
-def check(subject: Subject, accepted: Collection[str] = (), needs: Collection[Needs] = ALL_NEEDS) -> Checked:
-    """Run the checks of the table that need no more than `needs`.
+def check(
+    subject: Subject,
+    accepted: Collection[str] = (),
+    needs: Collection[Needs] = ALL_NEEDS,
+    on_check: Callable[[str], None] = lambda name: None,
+) -> Checked:
+    """Run the checks of the table that need no more than `needs`, `on_check` called with the name of each.
 
-    What blocks is a warning where its check was `accepted`. Raises TaskError for a name that is no check.
+    What blocks is a warning where its check was `accepted`. Where a sample was looked at, its findings say
+    so. Raises TaskError for a name that is no check.
     """
     known_names(accepted)
     found: list[Finding] = []
@@ -146,13 +165,20 @@ def check(subject: Subject, accepted: Collection[str] = (), needs: Collection[Ne
     for one in CHECKS:
         if one.needs not in needs:
             continue
-        outcome = one.run(subject)
+        on_check(one.name)
+        looked = subject.sample if one.sampled else subject
+        outcome = one.run(looked)
         left_out = outcome if isinstance(outcome, str) else None
-        findings = [] if isinstance(outcome, str) else outcome
+        findings = [] if isinstance(outcome, str) else [_with_sample(f, looked) for f in outcome]
         found += [_accepted(f) if f.check in accepted and f.severity == "block" else f for f in findings]
         runs.append(
             CheckRun(
-                number=one.number, name=one.name, what=one.what, findings=len(findings), left_out=left_out
+                number=one.number,
+                name=one.name,
+                what=one.what,
+                findings=len(findings),
+                left_out=left_out,
+                looked_at=len(looked.rows) if looked.of else None,
             )
         )
     return Checked(findings=tuple(found), runs=tuple(runs))
@@ -169,6 +195,13 @@ def known_names(names: Collection[str]) -> None:
 def blocks(findings: Sequence[Finding]) -> tuple[Finding, ...]:
     """What has to be mended, or accepted by name."""
     return tuple(found for found in findings if found.severity == "block")
+
+
+def _with_sample(found: Finding, looked: Subject) -> Finding:
+    if looked.of is None:
+        return found
+    note = f"looked at {len(looked.rows):,} of {looked.of:,} rows, drawn at random"
+    return replace(found, message=f"{found.message} ({note})")
 
 
 def _accepted(found: Finding) -> Finding:

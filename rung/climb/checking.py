@@ -21,7 +21,7 @@ from rung.evaluate import Bench, Store
 from rung.models.embed import Embedder
 from rung.models.resolve import at_hand
 from rung.records import DataReport, Example, ShownRow
-from rung.rungs.base import Reporter, vectors
+from rung.rungs.base import Context, Reporter, vectors
 from rung.system import Pool
 from rung.wording import embedded_text
 
@@ -77,7 +77,7 @@ def check_rows(source: Path, options: CheckOptions, reporter: Reporter) -> Looke
     """
     start = time.monotonic()
     known_names(options.accept)
-    prepared = prepare(source, options)
+    prepared = prepare(source, options, reporter)
     test, task = prepared.splits.test, prepared.task
     if options.audit is not None:
         count = write_audit(test, options.audit, task.seed)
@@ -100,8 +100,15 @@ def check_rows(source: Path, options: CheckOptions, reporter: Reporter) -> Looke
             ALL_NEEDS,
             embed=partial(vectors, pool, run=folder, reporter=reporter) if has_vectors(pool) else None,
             context=context,
+            reporter=reporter,
         )
-        shown = shown_rows(Renders(context, prepared.splits.train), options.show) if context else ()
+        shown = _shown(context, options.show) if context and options.show else ()
     report = report_of(prepared, checked, options.accept, time.monotonic() - start, versions())
     write_report(report, folder)
     return Looked(report=report, folder=folder, shown=shown)
+
+
+def _shown(context: Context, count: int) -> tuple[ShownRow, ...]:
+    """The first training rows that can be learned from; no others are rendered for that."""
+    some = Renders(context, tuple(context.train)).examples[:count]
+    return shown_rows(Renders(context, some), count)

@@ -68,10 +68,10 @@ def climb(source: Path, options: Options, reporter: Reporter) -> tuple[Climb, Pa
     start = time.monotonic()
     chosen = chosen_rungs(options)
     known_names(options.accept)
-    prepared = prepare(source, options)
+    prepared = prepare(source, options, reporter)
     for line in prepared.inferred:
         reporter.say(line)
-    found = examined(prepared, options.accept, ("rows",))
+    found = examined(prepared, options.accept, ("rows",), reporter=reporter)
     tell((*found.findings, *prepared.notes), reporter)
     stop_on_block(found.findings)
     reading_s = time.monotonic() - start
@@ -131,7 +131,14 @@ class _Climbing:
             stop_on_block(kept.findings)
             return together(found, kept)
         embed = context.vectors if has_vectors(self.bench.pool) else None
-        more = examined(self.prepared, accepted, ("vectors", "chat"), embed=embed, context=context)
+        more = examined(
+            self.prepared,
+            accepted,
+            ("vectors", "chat"),
+            embed=embed,
+            context=context,
+            reporter=self.reporter,
+        )
         tell(more.findings, self.reporter)
         checked = together(found, more)
         seconds = time.monotonic() - start

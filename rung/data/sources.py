@@ -3,8 +3,10 @@
 import hashlib
 import json
 import unicodedata
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,12 @@ from rung.data.rows import MAX_ROW_BYTES, read_rows
 from rung.errors import DataError
 from rung.records import Example, OutputKind
 from rung.task.model import DataFormat
-from rung.task.outputs import as_kind, canonical, check_text, shown
+from rung.task.outputs import LABEL_CHARS, MAX_LABELS, as_kind, canonical, check_text, shown
 
 GROUP_COLUMNS = ("group", "doc_id", "user_id")
 TOOL_COLUMNS = ("tools", "functions")
+AT_ONCE = 1024
+"""Rows between two calls of `progress`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,8 +106,16 @@ FORMATS: tuple[Format, ...] = (
 """The first that fits a row is its format."""
 
 
-def read_source(path: Path, format: str = "auto", *, lenient: bool = False) -> Source:
+def read_source(
+    path: Path,
+    format: str = "auto",
+    *,
+    lenient: bool = False,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Source:
     """Read every row of the file as an Example; `format` fixes how rows are written.
+
+    `progress` is called with the rows read, now and then.
 
     DataError, one line with file:line, for a file that can't be read, and for a row that can't, lacks input
     or output, or is written unlike the first; a `lenient` reader puts such rows aside as broken.
@@ -128,6 +140,8 @@ def read_source(path: Path, format: str = "auto", *, lenient: bool = False) -> S
                 raise DataError(_other_format(row, where, chosen, here, first))
             examples.append(_read(row, where, chosen))
             unused |= row.keys()
+            if len(examples) % AT_ONCE == 0:
+                progress(len(examples))
         except DataError as error:
             if not lenient:
                 raise
@@ -142,7 +156,10 @@ def read_source(path: Path, format: str = "auto", *, lenient: bool = False) -> S
 def conform(examples: Iterable[Example], kind: OutputKind) -> tuple[Example, ...]:
     """The rows with outputs read as `kind`; one that can't be read stays as it is, for the checks to name."""
     read = ((example, as_kind(example.output, kind)) for example in examples)
-    return tuple(example if value is None else replace(example, output=value) for example, value in read)
+    return tuple(
+        example if value is None or value is example.output else replace(example, output=value)
+        for example, value in read
+    )
 
 
 def _format_of(row: Mapping[str, Any], formats: Sequence[Format]) -> Format | None:
@@ -189,12 +206,15 @@ def _example(row: Mapping[str, Any], where: str, format: Format) -> Example:
     size = len(_spelled(fields.output, "output")) + len(text) + len(context or "") + len(rejected or "")
     if size > MAX_ROW_BYTES:
         raise ValueError("a row over 1 MB; shorten it or leave it out")
+    output = fields.output
+    if isinstance(output, str) and len(output) <= LABEL_CHARS:
+        output = _shared(output)
     nfc = [unicodedata.normalize("NFC", part) if part else None for part in (text, context)]
     digest = hashlib.sha256(json.dumps(nfc, ensure_ascii=False).encode()).hexdigest()
     return Example(
         id=digest[:16],
         input=text,
-        output=fields.output,
+        output=output,
         context=context,
         group=_group(row),
         where=where,
@@ -203,6 +223,12 @@ def _example(row: Mapping[str, Any], where: str, format: Format) -> Example:
         faults=fields.faults,
         synthetic=is_synthetic(row),
     )
+
+
+@lru_cache(MAX_LABELS)
+def _shared(text: str) -> str:
+    """One object for equal texts: a million labels are some hundred."""
+    return text
 
 
 def _text(value: Any, part: str) -> str:
@@ -238,13 +264,16 @@ def _group(row: Mapping[str, Any]) -> str | None:
 
 def _numbered(examples: Sequence[Example]) -> tuple[Example, ...]:
     """Ids made unique: repeats of an input get -2, -3, … in the order of their outputs, not of the file."""
-    repeats: dict[str, list[int]] = {}
+    seen, twice = set[str](), set[str]()
+    for example in examples:
+        (twice if example.id in seen else seen).add(example.id)
+    repeats: dict[str, list[int]] = defaultdict(list)
     for index, example in enumerate(examples):
-        repeats.setdefault(example.id, []).append(index)
+        if example.id in twice:
+            repeats[example.id].append(index)
     numbered = list(examples)
     for indices in repeats.values():
-        if len(indices) > 1:
-            indices.sort(key=lambda i: (canonical(examples[i].output), examples[i].group or ""))
+        indices.sort(key=lambda i: (canonical(examples[i].output), examples[i].group or ""))
         for count, index in enumerate(indices[1:], start=2):
             numbered[index] = replace(examples[index], id=f"{examples[index].id}-{count}")
     return tuple(numbered)

@@ -7,6 +7,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
+import numpy as np
+
+from rung.data.sketches import distinct
 from rung.errors import DataError
 from rung.records import Example, SplitName, Splits
 from rung.task.outputs import canonical
@@ -78,18 +81,29 @@ def normalised(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
+def first_asked(examples: Sequence[Example]) -> np.ndarray:
+    """For each row the place of the first one with its question: [rows]."""
+    asked = ("\n".join(question(example)) for example in examples)
+    places, which = distinct(asked, len(examples))
+    return places[which]
+
+
 def _digest(parts: dict[SplitName, tuple[Example, ...]]) -> str:
-    lines = sorted(
-        json.dumps([name, e.id, e.input, e.context, e.group, canonical(e.output)])
-        for name in parts
-        for e in parts[name]
-    )
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    """The SHA-256 of a line for each row, in order; a million rows' lines are never held together."""
+    digest, between = hashlib.sha256(), b""
+    for name in sorted(parts):
+        lines = sorted(
+            json.dumps([name, e.id, e.input, e.context, e.group, canonical(e.output)]) for e in parts[name]
+        )
+        for line in lines:
+            digest.update(between + line.encode())
+            between = b"\n"
+    return digest.hexdigest()
 
 
 def _blocks(examples: Sequence[Example], near: Sequence[Sequence[str]] = ()) -> list[Block]:
     """The connected components of "same group, question or near group" (union-find with path halving)."""
-    near_group = {row: str(number) for number, group in enumerate(near) for row in group}
+    near_group = {row: number for number, group in enumerate(near) for row in group}
     parent = list(range(len(examples)))
 
     def root(index: int) -> int:
@@ -98,15 +112,14 @@ def _blocks(examples: Sequence[Example], near: Sequence[Sequence[str]] = ()) -> 
             index = parent[index]
         return index
 
-    first: dict[tuple[str, ...], int] = {}
+    asked = first_asked(examples)
+    first: dict[str | int, int] = {}
     for index, example in enumerate(examples):
-        keys: list[tuple[str, ...]] = [question(example)]
-        if example.group is not None:
-            keys.append((example.group,))
-        if example.id in near_group:
-            keys.append(("near", near_group[example.id], ""))
+        parent[root(index)] = root(int(asked[index]))
+        keys = (example.group, near_group.get(example.id))
         for key in keys:
-            parent[root(index)] = root(first.setdefault(key, index))
+            if key is not None:
+                parent[root(index)] = root(first.setdefault(key, index))
     members: dict[int, Block] = defaultdict(list)
     for index, example in enumerate(examples):
         members[root(index)].append(example)
@@ -120,24 +133,23 @@ def _in_order(blocks: Iterable[Block], seed: int) -> list[Block]:
     leaves the order of the others alone.
     """
 
-    def place(block: Block) -> tuple[int, str]:
+    def place(block: Block) -> tuple[int, bytes]:
         key = f"{seed}:{min(example.id for example in block)}"
-        return -len(block), hashlib.sha256(key.encode()).hexdigest()
+        return -len(block), hashlib.sha256(key.encode()).digest()
 
     return sorted(blocks, key=place)
 
 
 def _place(
-    blocks: Iterable[Block], shares: dict[SplitName, float], stratify: bool
+    blocks: Sequence[Block], shares: dict[SplitName, float], stratify: bool
 ) -> dict[SplitName, list[Example]]:
     """Give each block to the part that it brings nearest to the wanted shares (chi-square distance).
 
     The last block that can bring an output into train goes there.
     """
-    strata = [(block, _strata(block, stratify)) for block in blocks]
     totals: Counter[str] = Counter()
-    for _, counts in strata:
-        totals.update(counts)
+    for block in blocks:
+        totals.update(_strata(block, stratify))
     placed: dict[SplitName, list[Example]] = {name: [] for name in shares}
     held: dict[SplitName, Counter[str]] = {name: Counter() for name in shares}
 
@@ -149,7 +161,8 @@ def _place(
         return change
 
     unplaced = Counter(totals)
-    for block, counts in strata:
+    for block in blocks:
+        counts = _strata(block, stratify)
         unplaced.subtract(counts)
         last = any(not held["train"][stratum] and not unplaced[stratum] for stratum in counts)
         to = "train" if last else max(shares, key=lambda name: round(gain(name, counts), 9))

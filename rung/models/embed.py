@@ -22,6 +22,8 @@ Rows: TypeAlias = Callable[[int, int], None]
 """Called with (texts done, texts)."""
 
 BATCH_TOKENS: Final = 2048
+ENCODED_AT_ONCE: Final = 1024
+"""Texts: what the tokenizer tells of each takes a hundred times what is kept."""
 
 
 def no_rows(done: int, total: int) -> None:
@@ -57,15 +59,21 @@ class Embedder:
 
         if not texts:
             return np.zeros((0, self._network.width), dtype=np.float32)
-        rows = self._tokenizer.encode_batch(list(texts))
-        order = sorted(range(len(rows)), key=lambda i: (len(rows[i].ids), i))
+        rows = [
+            np.array(row.ids, dtype=np.int32)
+            for start in range(0, len(texts), ENCODED_AT_ONCE)
+            for row in self._tokenizer.encode_batch(list(texts[start : start + ENCODED_AT_ONCE]))
+        ]
+        order = sorted(range(len(rows)), key=lambda i: (len(rows[i]), i))
         vectors = np.empty((len(rows), self._network.width), dtype=np.float32)
         done = 0
-        for chosen in _batches(order, [len(row.ids) for row in rows]):
-            sizes = [len(rows[i].ids) for i in chosen]
-            ids = [rows[i].ids + [0] * (max(sizes) - len(rows[i].ids)) for i in chosen]
+        for chosen in _batches(order, list(map(len, rows))):
+            sizes = [len(rows[i]) for i in chosen]
+            ids = np.zeros((len(chosen), max(sizes)), dtype=np.int64)
+            for line, i in zip(ids, chosen, strict=True):
+                line[: len(rows[i])] = rows[i]
             with torch.inference_mode():
-                mean = self._network.mean(torch.tensor(ids), torch.tensor(sizes))
+                mean = self._network.mean(torch.from_numpy(ids), torch.tensor(sizes))
                 vectors[chosen] = torch.nn.functional.normalize(mean, dim=-1).numpy()
             done += len(chosen)
             progress(done, len(order))

@@ -43,6 +43,13 @@ def show_data(report: DataReport, console: Console, folder: Path) -> None:
     for run in report.checks:
         if run.left_out:
             notes.add_row("Left out", Text(f"{run.name}: {clean(run.left_out)}"))
+    if sampled := [run for run in report.checks if run.looked_at]:
+        names = ", ".join(run.name for run in sampled)
+        total = sum(count for _, count in report.parts)
+        notes.add_row(
+            "Sampled",
+            f"{names}: looked at {sampled[0].looked_at:,} of {total:,} rows, drawn at random",
+        )
     for number, line in enumerate(report.inferred):
         notes.add_row("Inferred" if number == 0 else "", Text(clean(line)))
     notes.add_row("Took", duration_text(report.seconds))

@@ -5,20 +5,20 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rung.data import sketches
 from rung.data.near import (
     AT_ONCE,
     JACCARD,
     LONG_TEXT,
-    SHINGLE,
     alike,
     alike_in,
-    clusters,
     known_runs,
     like_vectors,
     nearest_of,
     rows_alike,
     rows_alike_in,
 )
+from rung.data.sketches import SHINGLE, as_groups, distinct
 from rung.records import Example
 
 WORDS = "parcel courier late address box lost refund invoice charge price account password code blue".split()
@@ -114,9 +114,44 @@ def test_long_texts_are_known_by_their_runs_of_words():
     assert known_runs(texts, [" ".join(known)]) == [0, 2]
 
 
-def test_clusters_are_the_connected_parts():
-    assert clusters([(4, 7), (1, 2), (2, 9), (7, 8)]) == [[1, 2, 9], [4, 7, 8]]
-    assert clusters([]) == []
+def test_groups_are_the_places_of_one_root():
+    assert as_groups([0, 1, 1, 4, 4, 5, 1]) == [[1, 2, 6], [3, 4]]
+    assert as_groups([2, 1, 2]) == [[0, 2]]
+    assert as_groups([]) == []
+
+
+def test_distinct_texts_come_in_order_each_with_those_that_equal_it():
+    first, which = distinct(iter(["b", "a", "b", "", "a"]), 5)
+    assert first.tolist() == [0, 1, 3]
+    assert which.tolist() == [0, 1, 0, 2, 1]
+
+
+def test_of_many_texts_the_likeliest_candidates_are_enough(monkeypatch):
+    texts = collection(3, count=400)
+    whole, whole_in = alike(texts), alike_in(texts[:350], texts[350:])
+    monkeypatch.setattr(sketches, "MANY", 100)
+    assert alike(texts) == whole
+    assert alike_in(texts[:350], texts[350:]) == whole_in
+
+
+def test_of_many_texts_that_differ_by_a_number_none_is_put_beside_an_unlike_one(monkeypatch):
+    dice = random.Random(3)
+    texts = [f"your parcel with the long number {dice.randrange(10**6)} is late again" for _ in range(400)]
+    whole = {place: set(group) for group in alike(texts) for place in group}
+    monkeypatch.setattr(sketches, "MANY", 100)
+    few = alike(texts)
+    assert all(set(group) <= whole[group[0]] for group in few)
+    assert sum(map(len, few)) >= 0.6 * len(whole)
+
+
+def test_a_text_among_many_is_beside_few_candidates_however_many_share_its_bands(monkeypatch):
+    monkeypatch.setattr(sketches, "MANY", 100)
+    banded = np.zeros((3, 300), np.uint64)
+    banded[1, 200:] = np.arange(100)
+    others = dict(sketches.earlier(banded))
+    assert others[5] == [0, 1, 2, 3, 4] and 0 not in others
+    assert len(others[299]) == sketches.LIKELIEST
+    assert all(len(found) == sketches.LIKELIEST for found in sketches.among(banded[:, :4], banded))
 
 
 def test_rows_are_alike_under_the_same_context_only_and_a_first_under_another_hides_none():
