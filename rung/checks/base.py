@@ -26,13 +26,15 @@ class Subject:
     """The rows in their parts, the task that `infer` completed, and what is known of its model.
 
     `broken` rows are in none of the parts, `near` are the ids of those that are nearly the same, by group.
-    `embed` and `renders` are None where their model isn't at hand. `audited` are test rows with the outputs
-    that a second person gave them; None without any.
+    `undesirable` rows, whose answers were judged to be bad, are in none of the parts either; None where no
+    row has a judgement. `embed` and `renders` are None where their model isn't at hand. `audited` are test
+    rows with the outputs that a second person gave them; None without any.
     """
 
     task: Task
     splits: Splits
     broken: tuple[Broken, ...] = ()
+    undesirable: tuple[Example, ...] | None = None
     near: tuple[tuple[str, ...], ...] = ()
     embed: Embed | None = None
     renders: Renders | None = None

@@ -75,6 +75,7 @@ def examined(
         task=prepared.task,
         splits=prepared.splits,
         broken=prepared.broken,
+        undesirable=prepared.undesirable,
         near=prepared.near,
         embed=embed,
         renders=Renders(context, rows) if context else None,

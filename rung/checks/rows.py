@@ -65,7 +65,8 @@ class RowOptions(Protocol):
 class Prepared:
     """A task with nothing left open, its rows in three parts, and what was seen on the way.
 
-    `broken` rows, of the file of training rows and then of the test's, are in none of the parts; `near` are
+    `broken` rows, of the file of training rows and then of the test's, are in none of the parts, nor are the
+    `undesirable` ones of the file of training rows; None where no row of it has a judgement. `near` are
     the ids of rows that are nearly the same, by group; `notes` are on what the task names and nothing uses;
     `audited` are test rows with a second person's outputs.
     """
@@ -76,6 +77,7 @@ class Prepared:
     broken: tuple[Broken, ...]
     near: tuple[tuple[str, ...], ...]
     notes: tuple[Finding, ...]
+    undesirable: tuple[Example, ...] | None = None
     audited: tuple[tuple[Example, Json], ...] | None = None
 
 
@@ -119,6 +121,7 @@ def prepare(source: Path, options: RowOptions) -> Prepared:
         broken=(*train.broken, *(test.broken if test else ())),
         near=near,
         notes=tuple(_unused(task)),
+        undesirable=train.undesirable,
     )
 
 

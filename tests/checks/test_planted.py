@@ -113,6 +113,13 @@ PAIRS_TEST = [
     {"prompt": r["input"], "chosen": shuffled(r["input"]).upper(), "rejected": r["input"].title()}
     for r in TEST
 ]
+AS_JUDGED = [
+    {"prompt": r["input"], "completion": shuffled(r["input"]).upper(), "label": n % 3 > 0}
+    for n, r in enumerate(clean(1, 480))
+]
+JUDGED_TEST = [
+    {"prompt": r["input"], "completion": shuffled(r["input"]).upper(), "label": True} for r in TEST
+]
 AS_JSON = [{"input": r["input"], "output": {"first": r["input"].split()[0]}} for r in TRAIN]
 JSON_TEST = [{"input": r["input"], "output": {"first": r["input"].split()[0]}} for r in TEST]
 
@@ -182,8 +189,14 @@ def test_each_check_has_its_fault_here_or_elsewhere():
 
 @pytest.mark.parametrize(
     ("train", "test"),
-    [(TRAIN, TEST), (AS_CHAT, CHAT_TEST), (AS_PAIRS, PAIRS_TEST), (AS_JSON, JSON_TEST)],
-    ids=["labels", "chats", "pairs", "objects"],
+    [
+        (TRAIN, TEST),
+        (AS_CHAT, CHAT_TEST),
+        (AS_PAIRS, PAIRS_TEST),
+        (AS_JUDGED, JUDGED_TEST),
+        (AS_JSON, JSON_TEST),
+    ],
+    ids=["labels", "chats", "pairs", "judged", "objects"],
 )
 def test_nothing_is_found_in_clean_sets(tmp_path, train, test):
     found = look(tmp_path, train, test)
@@ -196,3 +209,10 @@ def test_a_planted_fault_is_found_by_its_check(tmp_path, name):
     found = {finding.check: finding for finding in look(tmp_path, *PLANTED[name], audited=second)}
     assert name in found, sorted(found)
     assert found[name].message and (found[name].rows or name in OF_ALL_ROWS)
+
+
+def test_hardly_any_undesirable_answers_are_found(tmp_path):
+    few = [row | {"label": row["label"] or number % 9 > 0} for number, row in enumerate(AS_JUDGED)]
+    (found,) = look(tmp_path, few, JUDGED_TEST)
+    assert (found.check, found.severity) == ("preferences", "warn")
+    assert "426 desirable answers beside 54 undesirable ones: 11.2% are undesirable" in found.message
