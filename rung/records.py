@@ -96,7 +96,7 @@ class DataReport:
 class Splits:
     """The three disjoint parts of the rows. `test_given`: the test rows came as a file of their own.
 
-    `removed`: rows taken out of train and dev because a given test holds their input.
+    `removed`: rows taken out of train and dev because a given test holds their input, exactly or nearly.
     """
 
     train: tuple[Example, ...]

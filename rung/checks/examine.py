@@ -77,6 +77,7 @@ def examined(
         broken=prepared.broken,
         undesirable=prepared.undesirable,
         near=prepared.near,
+        near_test=prepared.near_test,
         embed=embed,
         renders=Renders(context, rows) if context else None,
         audited=prepared.audited,

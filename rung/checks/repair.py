@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rung.checks.base import rows_text
-from rung.data.near import rows_alike_in
+from rung.data.held import held_by
 from rung.data.rows import read_rows
 from rung.data.sources import Source, read_source
 from rung.data.splits import question
@@ -46,8 +46,11 @@ def repair(task: Task, format: str, out: Path) -> Repair:
     if test is not None:
         reasons |= dict(_faults(test))
         kept_test = [row for row in test.examples if row.where not in reasons]
-        rows = [row for row in train.examples if row.where not in reasons]
-        reasons |= dict(_held(rows, kept_test))
+        held = held_by(kept_test, [row for row in train.examples if row.where not in reasons])
+        for row, other in held.exact:
+            reasons[row.where] = ("leaks", f"the test holds its input at {other.where}")
+        for row, other in held.near:
+            reasons[row.where] = ("near_leaks", f"the test holds nearly its input at {other.where}")
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
     kept = [("train.jsonl", _copy(task.data.train, out / "train.jsonl", reasons, out / ASIDE_FILE))]
@@ -78,17 +81,6 @@ def _faults(source: Source) -> Iterator[tuple[str, tuple[str, str]]]:
             yield row.where, ("repeats", f"the same input and output as {first[key].where}")
         else:
             first[key] = row
-
-
-def _held(rows: list[Example], test: list[Example]) -> Iterator[tuple[str, tuple[str, str]]]:
-    """Training rows whose input the test holds."""
-    exact = {question(row): row for row in test}
-    near = rows_alike_in(rows, test)
-    for place, row in enumerate(rows):
-        if question(row) in exact:
-            yield row.where, ("leaks", f"the test holds its input at {exact[question(row)].where}")
-        elif place in near:
-            yield row.where, ("near_leaks", f"the test holds nearly its input at {test[near[place]].where}")
 
 
 def _copy(source: Path, target: Path, reasons: Mapping[str, tuple[str, str]], aside: Path) -> int:

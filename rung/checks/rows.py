@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from rung.checks.base import on_one_side
+from rung.data.held import held_by, is_most
 from rung.data.near import rows_alike
 from rung.data.sources import Broken, conform, read_source
 from rung.data.splits import split
@@ -67,8 +68,9 @@ class Prepared:
 
     `broken` rows, of the file of training rows and then of the test's, are in none of the parts, nor are the
     `undesirable` ones of the file of training rows; None where no row of it has a judgement. `near` are
-    the ids of rows that are nearly the same, by group; `notes` are on what the task names and nothing uses;
-    `audited` are test rows with a second person's outputs.
+    the ids of rows that are nearly the same, by group; `near_test` are rows of that file, each with a row of
+    the given test that is nearly the same (None without one); `notes` are on what the task names and nothing
+    uses; `audited` are test rows with a second person's outputs.
     """
 
     task: Task
@@ -77,6 +79,7 @@ class Prepared:
     broken: tuple[Broken, ...]
     near: tuple[tuple[str, ...], ...]
     notes: tuple[Finding, ...]
+    near_test: tuple[tuple[Example, Example], ...] | None = None
     undesirable: tuple[Example, ...] | None = None
     audited: tuple[tuple[Example, Json], ...] | None = None
 
@@ -104,22 +107,27 @@ def prepare(source: Path, options: RowOptions) -> Prepared:
     assert task.output.kind is not None, "just settled"
     examples = conform(train.examples, task.output.kind)
     near = near_duplicates(examples)
+    tested = conform(test.examples, task.output.kind) if test else None
+    held = None if tested is None else held_by(tested, examples)
+    out = {row.id for row, _ in held.near} if held and not is_most(held, examples) else set[str]()
     parts = split(
-        examples,
-        test=conform(test.examples, task.output.kind) if test else None,
+        [row for row in examples if row.id not in out],
+        test=tested,
         seed=task.seed,
         stratify=task.output.kind == "label",
         dev_rows=options.dev_rows or affordable(examples, task.output.kind, options.budget_s),
         near=[group for group in near if on_one_side(len(group), len(examples))],
     )
+    removed = (*parts.removed, *(row for row in examples if row.id in out))
     task, inferred = infer(task, (*parts.train, *parts.dev))
     notes = (*train.notes, *(test.notes if test else ()), *noted)
     return Prepared(
         task=task,
-        splits=replace(parts, dev=_in_asking_order(parts.dev, task.seed)),
+        splits=replace(parts, dev=_in_asking_order(parts.dev, task.seed), removed=removed),
         inferred=(*notes, *inferred),
         broken=(*train.broken, *(test.broken if test else ())),
         near=near,
+        near_test=held and held.near,
         notes=tuple(_unused(task)),
         undesirable=train.undesirable,
     )

@@ -211,6 +211,27 @@ def test_a_planted_fault_is_found_by_its_check(tmp_path, name):
     assert found[name].message and (found[name].rows or name in OF_ALL_ROWS)
 
 
+def test_rows_nearly_in_a_given_test_are_in_no_part_and_block_nothing(tmp_path):
+    near = changed(TEST[:60], 60, text("now"))
+    (found,) = look(tmp_path, [*TRAIN, *near], TEST)
+    assert (found.check, found.severity, found.count) == ("near_leaks", "warn", 60)
+    assert "60 rows of train.jsonl, such as train.jsonl:321 beside test.jsonl:1; taken out" in found.message
+    (few,) = look(tmp_path, [*TRAIN, near[0]], TEST)
+    assert (few.severity, few.count) == ("info", 1)
+    splits = prepare(tmp_path / "train.jsonl", Options(test=tmp_path / "test.jsonl")).splits
+    assert [row.where for row in splits.removed] == ["train.jsonl:321"]
+    assert len(splits.train) + len(splits.dev) == len(TRAIN)
+
+
+def test_rows_nearly_in_a_given_test_stay_where_they_are_most_of_them(tmp_path):
+    near = changed(TEST, 220, text("now"))
+    found = {one.check: one for one in look(tmp_path, [*TRAIN[:200], *near], TEST)}
+    assert (found["near_leaks"].severity, found["near_leaks"].count) == ("block", 220)
+    assert "holds most of the rows" in found["near_leaks"].message
+    splits = prepare(tmp_path / "train.jsonl", Options(test=tmp_path / "test.jsonl")).splits
+    assert (len(splits.train) + len(splits.dev), splits.removed) == (420, ())
+
+
 def test_hardly_any_undesirable_answers_are_found(tmp_path):
     few = [row | {"label": row["label"] or number % 9 > 0} for number, row in enumerate(AS_JUDGED)]
     (found,) = look(tmp_path, few, JUDGED_TEST)
