@@ -32,7 +32,7 @@ def main() -> None:
     sides = {"transformers, fp32": with_transformers(embedder.model.folder), "rung": embedder.embed}
     spent: dict[str, list[float]] = {side: [] for side in sides}
     vectors: dict[str, Any] = {}
-    for side, embed in sides.items():
+    for embed in sides.values():
         embed(texts[:BATCH])
     for _ in range(given.runs):
         for side, embed in sides.items():

@@ -8,6 +8,7 @@ import pytest
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = (
     "batch_sizes",
+    "check_sets",
     "climb_sets",
     "evaluate_vs_llamacpp",
     "full_and_qlora",
