@@ -100,7 +100,7 @@ class DataReport:
 class Splits:
     """The three disjoint parts of the rows. `test_given`: the test rows came as a file of their own.
 
-    `removed`: rows taken out of train and dev because a given test holds their input.
+    `removed`: rows taken out of train and dev because a given test holds their input, exactly or nearly.
     """
 
     train: tuple[Example, ...]
@@ -287,6 +287,7 @@ class Parity:
 class RungResult:
     """What became of one rung. Exactly one of `skipped` (why not tried), `failed` and `dev` is set.
 
+    `passes` say how often a tune went through its training rows; None for what doesn't learn so.
     `took_s` are the seconds from the forecast to the end of the dev score, `build_s` those from the first
     look at the rung to its System. `build_peak_mb` is the most memory that all processes of the climb held
     together meanwhile, dev score included.
@@ -299,6 +300,7 @@ class RungResult:
     system: str | None = None
     folder: str | None = None
     what: str = ""
+    passes: float | None = None
     dev: Measurement | None = None
     test: Measurement | None = None
     usd_per_1000: float = 0.0
@@ -325,13 +327,17 @@ class Disagreement:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CurvePoint:
-    """A rung's score on `n` dev rows when it learned from so many training rows, in so many seconds."""
+    """A rung's score on `n` dev rows when it learned from so many training rows, in so many seconds.
+
+    `passes` say how often a tune went through them; None for what doesn't learn so.
+    """
 
     rows: int
     score: float
     interval: Interval
     n: int
     seconds: float
+    passes: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,6 +9,7 @@ FOLDER = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = (
     "batch_sizes",
     "check_rows",
+    "check_sets",
     "climb_sets",
     "evaluate_vs_llamacpp",
     "full_and_qlora",

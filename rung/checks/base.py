@@ -36,16 +36,20 @@ Embed: TypeAlias = Callable[[Sequence[Example]], np.ndarray]
 class Subject:
     """The rows in their parts, the task that `infer` completed, and what is known of its model.
 
-    `broken` rows are in none of the parts, `near` are the ids of those that are nearly the same, by group.
-    `embed` and `renders` are None where their model isn't at hand. `audited` are test rows with the outputs
-    that a second person gave them; None without any. `progress` is told how far a check is that takes long.
-    `of` is the number of all rows where the parts hold a sample of them, else None.
+    `broken` rows are in none of the parts, nor are `undesirable` ones, whose answers were judged to be bad;
+    None where no row has a judgement. `near` are the ids of rows that are nearly the same, by group;
+    `near_test` are rows of the file of training rows, each with a row of the given test that is nearly the
+    same; None without one. `embed` and `renders` are None where their model isn't at hand. `audited` are
+    test rows with the outputs that a second person gave them; None without any. `progress` is told how far a
+    check is that takes long. `of` is the number of all rows where the parts hold a sample of them, else None.
     """
 
     task: Task
     splits: Splits
     broken: tuple[Broken, ...] = ()
+    undesirable: tuple[Example, ...] | None = None
     near: tuple[tuple[str, ...], ...] = ()
+    near_test: tuple[tuple[Example, Example], ...] | None = None
     embed: Embed | None = None
     renders: Renders | None = None
     audited: tuple[tuple[Example, Json], ...] | None = None

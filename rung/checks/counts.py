@@ -90,9 +90,13 @@ def imbalance(subject: Subject) -> Outcome:
     unmeasured = [label for label in train if test[label] < FEWEST_TEST]
     found = []
     if rare:
+        wanted = math.ceil(max(FEWEST_TRAIN, RARE_SHARE * even))
+        least = (
+            f"at least {FEWEST_TRAIN}, better " if min(train.values()) < FEWEST_TRAIN < wanted else "up to "
+        )
         message = (
-            f"labels with few training rows: {_counted(rare, train)}; add rows of them (at least "
-            f"{FEWEST_TRAIN}, better {math.ceil(max(FEWEST_TRAIN, RARE_SHARE * even))}), or merge them"
+            f"labels with few training rows: {_counted(rare, train)}; add rows of them ({least}{wanted}), or "
+            "merge them"
         )
         found.append(finding("imbalance", "warn", message))
     if unmeasured and len(subject.splits.test) >= MIN_TEST:

@@ -49,7 +49,8 @@ def repeats(subject: Subject) -> Outcome:
 
 def leaks(subject: Subject) -> Outcome:
     """Training inputs that a given test holds too; they were taken out of train and dev."""
-    removed = subject.splits.removed
+    nearly = {row.id for row, _ in subject.near_test or ()}
+    removed = [row for row in subject.splits.removed if row.id not in nearly]
     if not removed:
         return []
     message = (
@@ -61,13 +62,15 @@ def leaks(subject: Subject) -> Outcome:
 
 def near_repeats(subject: Subject) -> Outcome:
     """Rows outside the test that are nearly the same: they stand on one side, and a few teach as much."""
-    groups = [group for group in subject.near if len(group) > 1]
-    rows = _by_id(subject.learned, [group[0] for group in groups])
+    learned = {row.id: row for row in subject.learned}
+    near = [(whole, [one for one in whole if one in learned]) for whole in subject.near]
+    groups = [kept for _, kept in near if len(kept) > 1]
+    rows = [learned[kept[0]] for kept in groups]
     count = sum(map(len, groups))
     share = count / max(1, len(subject.learned))
     if share <= NEAR_REPEATS:
         return []
-    parted = sum(not on_one_side(len(group), len(subject.split)) for group in groups)
+    parted = sum(not on_one_side(len(whole), len(subject.split)) for whole, kept in near if len(kept) > 1)
     sides = "each group is on one side of the split"
     if parted:
         sides = f"{parted:,} of them too large to be kept on one side of the split"
@@ -80,11 +83,16 @@ def near_repeats(subject: Subject) -> Outcome:
 
 
 def near_leaks(subject: Subject) -> Outcome:
-    """Test rows of which train or dev holds a version with hardly a character changed."""
-    test = subject.splits.test
+    """Test rows of which train or dev holds a version with hardly a character changed.
+
+    Those of a given test were taken out of train and dev, unless they were most of the rows.
+    """
+    test, learned = subject.splits.test, subject.learned
+    removed = {row.id for row in subject.splits.removed}
+    if subject.near_test is not None and all(row.id in removed for row, _ in subject.near_test):
+        return _taken_out(subject, subject.near_test)
     if not test:
         return []
-    learned = subject.learned
     hits = [
         (test[place], learned[other])
         for place, other in rows_alike_in(test, learned, progress=subject.progress).items()
@@ -96,10 +104,27 @@ def near_leaks(subject: Subject) -> Outcome:
     message = (
         f"test rows that train or dev holds nearly the same: {rows_text(len(hits))} "
         f"({len(hits) / len(test):.1%}), such as {hits[0][0].where} beside {hits[0][1].where}: they measure "
-        f"memory; {_other_test(subject, 'near_leaks')}"
+        f"memory; {_way_out(subject)}"
     )
-    details = [f"{a.where} {shown(a.input)} ~ {b.where} {shown(b.input)}" for a, b in hits[:SHOWN_ROWS]]
-    return [finding("near_leaks", grave, message, rows, details)]
+    return [finding("near_leaks", grave, message, rows, _pairs(hits))]
+
+
+def _taken_out(subject: Subject, pairs: Sequence[tuple[Example, Example]]) -> Outcome:
+    """The rows that are in no part since the given test nearly holds them."""
+    if not pairs:
+        return []
+    share = len({other.id for _, other in pairs}) / len(subject.splits.test)
+    message = (
+        f"inputs that the given test holds nearly the same: {rows_text(len(pairs))} of "
+        f"{subject.task.data.train.name}, such as {pairs[0][0].where} beside {pairs[0][1].where}; taken out "
+        "of train and dev, the test is kept as given"
+    )
+    grave = by_share(share, warn=NEAR_WARN, block=1.0) or "info"
+    return [finding("near_leaks", grave, message, [row for row, _ in pairs], _pairs(pairs))]
+
+
+def _pairs(pairs: Sequence[tuple[Example, Example]]) -> list[str]:
+    return [f"{a.where} {shown(a.input)} ~ {b.where} {shown(b.input)}" for a, b in pairs[:SHOWN_ROWS]]
 
 
 def semantic_leaks(subject: Subject) -> Outcome:
@@ -145,16 +170,13 @@ def known_text(subject: Subject) -> Outcome:
     return [finding("known_text", "warn", message, rows)]
 
 
-def _other_test(subject: Subject, name: str) -> str:
+def _way_out(subject: Subject) -> str:
     if subject.splits.test_given:
-        return f"`rung check --fix OUT` moves them out of train, or go on with --accept {name}"
+        return (
+            "the test holds most of the rows so, and they were left in: leave the test out to have one "
+            "carved, or go on with --accept near_leaks"
+        )
     return "give them one `group`"
-
-
-def _by_id(rows: Sequence[Example], ids: Sequence[str]) -> list[Example]:
-    sought = set(ids)
-    known = {row.id: row for row in rows if row.id in sought}
-    return [known[one] for one in ids if one in known]
 
 
 def shared_groups(subject: Subject) -> Outcome:

@@ -1,11 +1,12 @@
-"""Pairs of a chosen and a rejected answer: whether what sets them apart is worth learning."""
+"""Chosen answers beside rejected ones, or desirable beside undesirable ones: what sets them apart."""
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import mean, variance
 
 from rung.checks.base import Outcome, Subject, finding, rows_text, such_as
-from rung.records import Example, Finding
+from rung.records import Example, Finding, Severity
 from rung.task.outputs import canonical
 
 LENGTH_WARN, LENGTH_BLOCK = 0.3, 0.8
@@ -13,17 +14,74 @@ LENGTH_WARN, LENGTH_BLOCK = 0.3, 0.8
 COPIED = 40
 """Characters in a row that stand in the prompt, too."""
 COPIED_BLOCK = 0.1
+MINORITY_WARN, MINORITY_BLOCK = 0.2, 0.05
+"""Of the judged answers: the share of those judged as fewer are."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sides:
+    """The better answers with their rows, in parallel, and the worse ones; `names` say what each are called.
+
+    `unit` is what to add where one side differs.
+    """
+
+    names: tuple[str, str]
+    unit: str
+    rows: Sequence[Example]
+    better: Sequence[str]
+    worse: Sequence[str]
 
 
 def preferences(subject: Subject) -> Outcome:
-    """Answers that don't differ, that differ in length above all, or that repeat the prompt."""
-    rows = [row for row in subject.rows if row.rejected is not None]
-    found = [_equal(rows), _by_length(rows), _copied(rows)] if rows else []
+    """Answers that don't differ, that differ in length above all, or that repeat the prompt.
+
+    Where each answer is judged for itself, also hardly any that are desirable, or that aren't.
+    """
+    found = []
+    pairs = [row for row in subject.rows if row.rejected is not None]
+    if pairs:
+        sides = Sides(
+            names=("chosen", "rejected"),
+            unit="pairs",
+            rows=pairs,
+            better=[_answer(row) for row in pairs],
+            worse=[row.rejected or "" for row in pairs],
+        )
+        found += [_equal(sides), _by_length(sides), _copied(sides)]
+    if subject.undesirable is not None:
+        judged = (*subject.split, *subject.splits.removed)
+        sides = Sides(
+            names=("desirable", "undesirable"),
+            unit="answers",
+            rows=judged,
+            better=[_answer(row) for row in judged],
+            worse=[_answer(row) for row in subject.undesirable],
+        )
+        found += [_minority(sides, subject.undesirable), _by_length(sides), _copied(sides)]
     return [one for one in found if one is not None]
 
 
-def _equal(rows: Sequence[Example]) -> Finding | None:
-    same = [row for row in rows if " ".join(_chosen(row).split()) == " ".join(_rejected(row).split())]
+def _minority(sides: Sides, undesirable: Sequence[Example]) -> Finding | None:
+    """The share of the rarer judgement among all, as Soup has it."""
+    desired, others = len(sides.better), len(sides.worse)
+    share = min(desired, others) / (desired + others)
+    if share >= MINORITY_WARN:
+        return None
+    grave: Severity = "block" if share < MINORITY_BLOCK else "warn"
+    rare, rows = ("undesirable", undesirable) if others < desired else ("desirable", sides.rows)
+    few = f"{share:.1%} are {rare}" if others else "none is undesirable"
+    message = (
+        f"{desired:,} desirable answers beside {others:,} undesirable ones: {few}, and a "
+        f"model that learns from both learns next to nothing from so few; add {rare} ones up to a fifth"
+    )
+    if grave == "block":
+        message += ", or go on with --accept preferences"
+    return finding("preferences", grave, message, rows)
+
+
+def _equal(sides: Sides) -> Finding | None:
+    answers = zip(sides.rows, sides.better, sides.worse, strict=True)
+    same = [row for row, one, other in answers if " ".join(one.split()) == " ".join(other.split())]
     if not same:
         return None
     message = (
@@ -33,28 +91,30 @@ def _equal(rows: Sequence[Example]) -> Finding | None:
     return finding("preferences", "block", message, same)
 
 
-def _by_length(rows: Sequence[Example]) -> Finding | None:
+def _by_length(sides: Sides) -> Finding | None:
     """Cohen's d of the lengths in characters: the difference of means by the pooled standard deviation."""
-    effect = cohens_d([len(_chosen(row)) for row in rows], [len(_rejected(row)) for row in rows])
+    better, worse = [len(one) for one in sides.better], [len(one) for one in sides.worse]
+    effect = cohens_d(better, worse)
     if abs(effect) < LENGTH_WARN:
         return None
     longer = "longer" if effect > 0 else "shorter"
     message = (
-        f"chosen answers are {longer} than rejected ones: {mean(len(_chosen(row)) for row in rows):,.0f} "
-        f"against {mean(len(_rejected(row)) for row in rows):,.0f} characters (Cohen's d {effect:+.2f}); "
-        f"whoever learns from them learns to write {longer} answers: add pairs of like length"
+        f"{sides.names[0]} answers are {longer} than {sides.names[1]} ones: {mean(better):,.0f} "
+        f"against {mean(worse):,.0f} characters (Cohen's d {effect:+.2f}); "
+        f"whoever learns from them learns to write {longer} answers: add {sides.unit} of like length"
     )
-    return finding("preferences", "block" if abs(effect) >= LENGTH_BLOCK else "warn", message, rows)
+    return finding("preferences", "block" if abs(effect) >= LENGTH_BLOCK else "warn", message, sides.rows)
 
 
-def _copied(rows: Sequence[Example]) -> Finding | None:
-    hits = [row for row in rows if copies(row.input, _chosen(row))]
-    if len(hits) < COPIED_BLOCK * len(rows):
+def _copied(sides: Sides) -> Finding | None:
+    answers = zip(sides.rows, sides.better, strict=True)
+    hits = [row for row, answer in answers if copies(row.input, answer)]
+    if not hits or len(hits) < COPIED_BLOCK * len(sides.rows):
         return None
     message = (
-        f"chosen answers with {COPIED} characters and more of their prompt: {rows_text(len(hits))} "
-        f"({len(hits) / len(rows):.1%}), {such_as(hits)}; a model would learn to repeat the question: cut "
-        "the prompt out of the answers, or go on with --accept preferences"
+        f"{sides.names[0]} answers with {COPIED} characters and more of their prompt: {rows_text(len(hits))} "
+        f"({len(hits) / len(sides.rows):.1%}), {such_as(hits)}; a model would learn to repeat the question: "
+        "cut the prompt out of the answers, or go on with --accept preferences"
     )
     return finding("preferences", "block", message, hits)
 
@@ -90,10 +150,5 @@ def copies(text: str, answer: str, length: int = COPIED) -> bool:
     return False
 
 
-def _chosen(row: Example) -> str:
+def _answer(row: Example) -> str:
     return row.output if isinstance(row.output, str) else canonical(row.output)
-
-
-def _rejected(row: Example) -> str:
-    assert row.rejected is not None, "only rows with a pair are looked at"
-    return row.rejected

@@ -59,7 +59,7 @@ def cut_answers(subject: Subject) -> Outcome:
     share = len(cut) / len(subject.rows)
     message = (
         f"answers that don't fit: {rows_text(len(cut))} ({share:.1%}), {such_as(cut)}: prompt and answer "
-        f"have {context.limit:,} tokens together, an answer at most {most:,}; such rows aren't learned from "
+        f"may have {context.limit:,} tokens together, an answer {most:,}; such rows aren't learned from "
         "and can't be answered right; shorten them or split the task"
     )
     return [finding("cut_answers", by_share(share, warn=0, block=CUT_BLOCK) or "warn", message, cut)]

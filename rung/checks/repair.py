@@ -7,9 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rung.checks.base import Embed, rows_text
-from rung.data.near import clusters, like_vectors, rows_alike_in
+from rung.data.held import held_by
+from rung.data.near import like_vectors
 from rung.data.rows import read_rows
+from rung.data.sketches import as_groups
 from rung.data.sources import Source, read_source
 from rung.data.splits import question
 from rung.errors import DataError
@@ -51,8 +55,11 @@ def repair(task: Task, format: str, out: Path, embed: Embed | None = None) -> Re
     if test is not None:
         reasons |= dict(_faults(test))
         kept_test = [row for row in test.examples if row.where not in reasons]
-        rows = [row for row in train.examples if row.where not in reasons]
-        reasons |= dict(_held(rows, kept_test))
+        held = held_by(kept_test, [row for row in train.examples if row.where not in reasons])
+        for row, other in held.exact:
+            reasons[row.where] = ("leaks", f"the test holds its input at {other.where}")
+        for row, other in held.near:
+            reasons[row.where] = ("near_leaks", f"the test holds nearly its input at {other.where}")
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
     stay = [row for row in train.examples if row.where not in reasons]
@@ -88,26 +95,22 @@ def _faults(source: Source) -> Iterator[tuple[str, tuple[str, str]]]:
             first[key] = row
 
 
-def _held(rows: list[Example], test: list[Example]) -> Iterator[tuple[str, tuple[str, str]]]:
-    """Training rows whose input the test holds."""
-    exact = {question(row): row for row in test}
-    near = rows_alike_in(rows, test)
-    for place, row in enumerate(rows):
-        if question(row) in exact:
-            yield row.where, ("leaks", f"the test holds its input at {exact[question(row)].where}")
-        elif place in near:
-            yield row.where, ("near_leaks", f"the test holds nearly its input at {test[near[place]].where}")
-
-
 def _alike(rows: list[Example], embed: Embed) -> dict[str, str]:
     """The group of each row, by its place, that says nearly what another does, or has a group with one."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     joined = [(one, other) for _, one, other in like_vectors(embed(rows))]
     known: defaultdict[str, list[int]] = defaultdict(list)
     for place, row in enumerate(rows):
         if row.group is not None:
             known[row.group].append(place)
     joined += [(places[0], other) for places in known.values() for other in places[1:]]
-    return {rows[place].where: f"alike-{group[0]}" for group in clusters(joined) for place in group}
+    if not joined:
+        return {}
+    links = coo_array((np.ones(len(joined)), np.array(joined).T), shape=(len(rows), len(rows)))
+    groups = as_groups(connected_components(links, directed=False)[1].tolist())
+    return {rows[place].where: f"alike-{group[0]}" for group in groups for place in group}
 
 
 def _copy(

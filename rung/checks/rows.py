@@ -9,6 +9,7 @@ from typing import Protocol
 
 from rung.checks.base import on_one_side
 from rung.checks.progress import bar
+from rung.data.held import held_by, is_most
 from rung.data.near import rows_alike
 from rung.data.sketches import Progress, no_progress
 from rung.data.sources import Broken, conform, read_source
@@ -68,9 +69,11 @@ class RowOptions(Protocol):
 class Prepared:
     """A task with nothing left open, its rows in three parts, and what was seen on the way.
 
-    `broken` rows, of the file of training rows and then of the test's, are in none of the parts; `near` are
-    the ids of rows that are nearly the same, by group; `notes` are on what the task names and nothing uses;
-    `audited` are test rows with a second person's outputs.
+    `broken` rows, of the file of training rows and then of the test's, are in none of the parts, nor are the
+    `undesirable` ones of the file of training rows; None where no row of it has a judgement. `near` are
+    the ids of rows that are nearly the same, by group; `near_test` are rows of that file, each with a row of
+    the given test that is nearly the same (None without one); `notes` are on what the task names and nothing
+    uses; `audited` are test rows with a second person's outputs.
     """
 
     task: Task
@@ -79,6 +82,8 @@ class Prepared:
     broken: tuple[Broken, ...]
     near: tuple[tuple[str, ...], ...]
     notes: tuple[Finding, ...]
+    near_test: tuple[tuple[Example, Example], ...] | None = None
+    undesirable: tuple[Example, ...] | None = None
     audited: tuple[tuple[Example, Json], ...] | None = None
 
 
@@ -107,24 +112,33 @@ def prepare(source: Path, options: RowOptions, reporter: Reporter | None = None)
     examples = conform(train.examples, task.output.kind)
     with bar(reporter, "near-duplicates", len(examples)) as advance:
         near = near_duplicates(examples, progress=lambda done, _: advance(done))
+    tested = conform(test.examples, task.output.kind) if test else None
+    held = None
+    if tested is not None:
+        with bar(reporter, "rows that the test holds", len(examples)) as advance:
+            held = held_by(tested, examples, progress=lambda done, _: advance(done))
+    out = {row.id for row, _ in held.near} if held and not is_most(held, examples) else set[str]()
     with bar(reporter, "splitting", None):
         parts = split(
-            examples,
-            test=conform(test.examples, task.output.kind) if test else None,
+            [row for row in examples if row.id not in out] if out else examples,
+            test=tested,
             seed=task.seed,
             stratify=task.output.kind == "label",
             dev_rows=options.dev_rows or affordable(examples, task.output.kind, options.budget_s),
             near=[group for group in near if on_one_side(len(group), len(examples))],
         )
+    removed = (*parts.removed, *(row for row in examples if row.id in out))
     task, inferred = infer(task, (*parts.train, *parts.dev))
     notes = (*train.notes, *(test.notes if test else ()), *noted)
     return Prepared(
         task=task,
-        splits=replace(parts, dev=_in_asking_order(parts.dev, task.seed)),
+        splits=replace(parts, dev=_in_asking_order(parts.dev, task.seed), removed=removed),
         inferred=(*notes, *inferred),
         broken=(*train.broken, *(test.broken if test else ())),
         near=near,
+        near_test=held and held.near,
         notes=tuple(_unused(task)),
+        undesirable=train.undesirable,
     )
 
 

@@ -40,7 +40,8 @@ class ClimbChoices:
     seed
         Seed of every random choice; by default the task's.
     format
-        How rows are written: auto, io, chat, prompt_completion, preference, alpaca or sharegpt.
+        How rows are written: auto, io, chat, prompt_completion, preference, unpaired_preference, alpaca or
+        sharegpt.
     accept
         Data checks that may find what would block, with commas between; the report keeps that.
     """
@@ -138,7 +139,8 @@ class CheckChoices:
     models
         Model to check prompts for, instead of the task's; it isn't brought for that, only used if it's here.
     format
-        How rows are written: auto, io, chat, prompt_completion, preference, alpaca or sharegpt.
+        How rows are written: auto, io, chat, prompt_completion, preference, unpaired_preference, alpaca or
+        sharegpt.
     accept
         Checks that may find what would block, with commas between; the report keeps that.
     show

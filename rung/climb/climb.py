@@ -298,6 +298,7 @@ class _Climbing:
             system=system.digest,
             folder=str(folder.relative_to(self.run_folder)),
             what=built.what,
+            passes=built.passes,
             dev=dev,
             usd_per_1000=usd_per_1000(dev.seconds_per_answer, self.prepared.task.machine_usd_per_hour),
             over_limits=self.over_limits(dev),

@@ -34,6 +34,9 @@ FEWEST_ROWS = 10
 ALPHA = 0.05
 MIN_GAIN = 0.02
 """A gain of less, of a metric that is a share, isn't worth doubling the rows for."""
+LIKE_PASSES = 0.8
+"""Of the passes that a tune made through all rows, half of them must have had so many: else it's the time
+that is compared, and not the rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,11 +113,8 @@ def _curve(rung: Rung, result: RungResult, context: Context, clock: Clock, later
     """One rung's points. `later` is the weight of the curves that come after it."""
     whole = result.dev
     assert whole is not None, "only measured rungs have a curve"
-    if result.stopped is not None:
-        why = f"stopped after {result.stopped.rows:,} dev rows: there is nothing to compare with"
-        return LearningCurve(
-            rung=rung.name, points=(), left_out=(why,), sentence=f"No curve of {rung.name}: {why}."
-        )
+    if why := _no_curve(result, len(context.train)):
+        return LearningCurve(rung=rung.name, points=(), sentence=f"No curve of {rung.name}: {why}.")
     points: dict[float, _Point] = {}
     left_out: list[str] = []
     for place, share in enumerate(SHARES):
@@ -127,7 +127,12 @@ def _curve(rung: Rung, result: RungResult, context: Context, clock: Clock, later
         else:
             points[share] = made
     all_rows = CurvePoint(
-        rows=len(context.train), score=whole.score, interval=whole.interval, n=whole.n, seconds=result.build_s
+        rows=len(context.train),
+        score=whole.score,
+        interval=whole.interval,
+        n=whole.n,
+        seconds=result.build_s,
+        passes=result.passes,
     )
     curve = LearningCurve(
         rung=rung.name,
@@ -136,7 +141,35 @@ def _curve(rung: Rung, result: RungResult, context: Context, clock: Clock, later
         sentence="",
     )
     half = points.get(SHARES[-1])
-    return told(curve, half and half.dev, whole, context)
+    curve = told(curve, half and half.dev, whole, context)
+    if half is None or curve.p is None or curve.p > ALPHA or not (why := _unlike(half.shown, all_rows)):
+        return curve
+    return replace(curve, sentence=f"Whether more rows would help {rung.name} can't be told: {why}.")
+
+
+def _no_curve(result: RungResult, rows: int) -> str | None:
+    """Why a rung with a dev score has nothing that parts of its rows could be compared with."""
+    if result.stopped is not None:
+        return (
+            f"it was stopped after {result.stopped.rows:,} dev rows, so that there is nothing to compare "
+            f"with; `--rungs {result.rung}` climbs it alone, to its end"
+        )
+    if result.passes is not None and result.passes < 1:
+        return (
+            f"its time ended when it had gone through {result.passes:.0%} of its {rows:,} rows, so that more "
+            "of them would change nothing; give it more time, --budget"
+        )
+    return None
+
+
+def _unlike(half: CurvePoint, whole: CurvePoint) -> str | None:
+    """Why half of the rows can't be compared with all of them: they were gone through less often."""
+    if half.passes is None or whole.passes is None or half.passes >= LIKE_PASSES * whole.passes:
+        return None
+    return (
+        f"half of them had time for {half.passes:.1f} passes, all of them for {whole.passes:.1f}, which may "
+        "be all of the gain; climb again with more, --budget, in another --out"
+    )
 
 
 def _point(rung: Rung, context: Context, clock: Clock, share: float, after: float) -> _Point | str:
@@ -188,6 +221,7 @@ def _point(rung: Rung, context: Context, clock: Clock, share: float, after: floa
         interval=dev.interval,
         n=dev.n,
         seconds=time.monotonic() - start,
+        passes=made.passes,
     )
     context.reporter.say(f"{name}: {score_text(dev.score, dev.metric)} on {dev.n:,} dev rows")
     found = _Point(shown=shown, dev=dev)
@@ -219,7 +253,8 @@ def told(
     low, high, amount = (_amount(value, metric) for value in (interval.low, interval.high, gain))
     unit = " points" if SCORERS[metric].shares else ""
     amount = f"{amount}{unit} ({low} to {high})"
-    said = f"{curve.rung}: doubling the rows to {rows:,} "
+    timed = curve.points[-1].passes is not None
+    said = f"{curve.rung}: doubling the rows to {rows:,}{', and the time with them,' if timed else ''} "
     if p <= ALPHA:
         said += f"gained {amount}: more rows would probably help"
         said += "" if gain >= least else ", by little"

@@ -82,13 +82,17 @@ class Watch:
                 return
 
 
-def resident_mb() -> float:
-    """Resident memory of this process and its children now, in MiB."""
-    process = psutil.Process()
-    total = process.memory_info().rss
-    for child in process.children(recursive=True):
+def resident_mb(pid: int | None = None) -> float:
+    """Resident memory of a process, by default this one, and its children, in MiB; 0 where it has ended."""
+    total = 0
+    try:
+        process = psutil.Process(pid)
+        processes = [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return 0.0
+    for one in processes:
         try:
-            total += child.memory_info().rss
+            total += one.memory_info().rss
         except psutil.NoSuchProcess:
             continue
     return total / 2**20

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -65,16 +65,21 @@ def conversation(
 
 
 def preference(prompt: Any, chosen: Any, rejected: Any, columns: Sequence[str], tools: Any = None) -> Fields:
-    """The chosen answer is the output. Each answer is a text, or a list of turns that ends with it.
-
-    Turns before the answer are those of the prompt, or follow them; both answers have the same ones.
-    """
-    before, output = _answered(chosen, columns[1])
+    """The chosen answer is the output. Both answer the same conversation, each as in `completion`."""
     other, worse = _answered(rejected, columns[2])
-    if before != other:
+    if _answered(chosen, columns[1])[0] != other:
         raise ValueError(
             f"{columns[1]} and {columns[2]} answer different conversations; write the same turns before both"
         )
+    return replace(completion(prompt, chosen, columns, tools), rejected=worse)
+
+
+def completion(prompt: Any, answer: Any, columns: Sequence[str], tools: Any = None) -> Fields:
+    """The answer, a text or a list of turns that ends with it, is the output; `columns` name both.
+
+    Turns before the answer are those of the prompt, or follow them.
+    """
+    before, output = _answered(answer, columns[1])
     if isinstance(prompt, list):
         asked = read_turns(prompt, columns[0])
     elif isinstance(prompt, str):
@@ -82,15 +87,7 @@ def preference(prompt: Any, chosen: Any, rejected: Any, columns: Sequence[str], 
     else:
         raise ValueError(f"{columns[0]} must be text or a list of turns, not {shown(prompt)}")
     asked = before if all(turn in before for turn in asked) else [*asked, *before]
-    fields = _fields(asked, output, columns[0], tools)
-    return Fields(
-        input=fields.input,
-        output=output,
-        context=fields.context,
-        rejected=worse,
-        images=fields.images,
-        faults=fields.faults,
-    )
+    return _fields(asked, output, columns[0], tools)
 
 
 def read_turns(turns: Any, column: str, role_key: str = "role", text_key: str = "content") -> Sequence[Turn]:

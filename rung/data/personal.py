@@ -40,6 +40,7 @@ _PHONE_WORD = (
 )
 _SAYS_PHONE = re.compile(_PHONE_WORD, re.IGNORECASE)
 _SAYS_SSN = re.compile(r"\bssn\b|social security", re.IGNORECASE)
+_SAYS_VERSION = re.compile(r"\bversion\W{0,6}$", re.IGNORECASE)
 
 
 def _issued(text: str, start: int, end: int) -> bool:
@@ -60,6 +61,9 @@ def _hyphened_or_said(text: str, start: int, end: int) -> bool:
 
 
 def _public(text: str, start: int, end: int) -> bool:
+    """Whether an address is one of the internet's, and no version number."""
+    if _SAYS_VERSION.search(text[max(0, start - NEARBY) : start]):
+        return False
     address = ipaddress.ip_interface(text[start:end]).ip
     return address.is_global and not address.is_reserved
 

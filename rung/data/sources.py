@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from rung.data.conversations import Fields, conversation, preference
+from rung.data.conversations import Fields, completion, conversation, preference
 from rung.data.images import IMAGE_COLUMNS, images_in
 from rung.data.provenance import MARK_COLUMNS, is_synthetic
 from rung.data.rows import MAX_ROW_BYTES, read_rows
@@ -38,13 +38,15 @@ class Broken:
 class Source:
     """A data file, read: its rows, the format they are written in, and what a user should know of it.
 
-    `broken` rows are among none of the `examples`.
+    `broken` rows are among none of the `examples`, nor are `undesirable` ones, whose answers somebody judged
+    to be bad; None where the format has no such judgement.
     """
 
     examples: tuple[Example, ...]
     format: DataFormat
     notes: tuple[str, ...]
     broken: tuple[Broken, ...] = ()
+    undesirable: tuple[Example, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,14 +88,27 @@ def _preference(row: Mapping[str, Any], needs: tuple[str, ...]) -> Fields:
     return fields if fields.context else replace(fields, context=row.get("context"))
 
 
+def _unpaired(row: Mapping[str, Any], needs: tuple[str, ...]) -> Fields:
+    fields = completion(row[needs[0]], row[needs[1]], needs, _tools(row))
+    return fields if fields.context else replace(fields, context=row.get("context"))
+
+
+def _judgement(value: Any) -> bool | None:
+    """Whether an answer was judged desirable; None where the value isn't about that. CSV has it as text."""
+    said = value.strip().lower() if isinstance(value, str) else value
+    return JUDGEMENTS.get(said) if isinstance(said, (bool, str)) else None
+
+
 def _tools(row: Mapping[str, Any]) -> Any:
     return next((row[column] for column in TOOL_COLUMNS if row.get(column)), None)
 
 
+JUDGEMENTS: dict[bool | str, bool] = {True: True, False: False, "true": True, "false": False}
 OPENAI_PREFERENCE = ("input", "preferred_output", "non_preferred_output")
 FORMATS: tuple[Format, ...] = (
     Format(name="preference", needs=("prompt", "chosen", "rejected"), read=_preference),
     Format(name="preference", needs=OPENAI_PREFERENCE, read=_preference),
+    Format(name="unpaired_preference", needs=("prompt", "completion", "label"), read=_unpaired),
     Format(name="chat", needs=("messages",), read=_chat),
     Format(name="sharegpt", needs=("conversations",), read=_sharegpt),
     Format(name="alpaca", needs=("instruction", "output"), read=_alpaca),
@@ -128,6 +143,7 @@ def read_source(
     first = ""
     unused: set[str] = set()
     examples: list[Example] = []
+    undesirable: list[Example] = []
     broken: list[Broken] = []
     for where, row in read_rows(path):
         try:
@@ -138,7 +154,8 @@ def read_source(
                 chosen, first = here or _no_format(row, where, formats), where
             elif here is not chosen:
                 raise DataError(_other_format(row, where, chosen, here, first))
-            examples.append(_read(row, where, chosen))
+            bad = chosen.read is _unpaired and _judgement(row["label"]) is False
+            (undesirable if bad else examples).append(_read(row, where, chosen))
             unused |= row.keys()
             if len(examples) % AT_ONCE == 0:
                 progress(len(examples))
@@ -149,8 +166,23 @@ def read_source(
             broken.append(Broken(where=where, row=columns, reason=str(error)))
     if chosen is None:
         raise DataError(broken[0].reason if broken else f"{path.name}: no rows; at least 10 are needed")
+    if not examples and undesirable:
+        raise DataError(f"{path.name}: no row is desirable (label true); at least 10 are needed")
     notes = _notes(path, chosen, examples, unused)
-    return Source(examples=_numbered(examples), format=chosen.name, notes=notes, broken=tuple(broken))
+    if undesirable:
+        said = (
+            "1 undesirable row (label false) is"
+            if len(undesirable) == 1
+            else (f"{len(undesirable):,} undesirable rows (label false) are")
+        )
+        notes += (f"{path.name}: {said} only checked",)
+    return Source(
+        examples=_numbered(examples),
+        format=chosen.name,
+        notes=notes,
+        broken=tuple(broken),
+        undesirable=tuple(undesirable) if chosen.read is _unpaired else None,
+    )
 
 
 def conform(examples: Iterable[Example], kind: OutputKind) -> tuple[Example, ...]:
@@ -164,16 +196,21 @@ def conform(examples: Iterable[Example], kind: OutputKind) -> tuple[Example, ...
 
 def _format_of(row: Mapping[str, Any], formats: Sequence[Format]) -> Format | None:
     for known in formats:
-        if all(row.get(column) is not None for column in known.needs):
+        if all(row.get(column) is not None for column in known.needs) and _says(row, known):
             return known
     return None
 
 
+def _says(row: Mapping[str, Any], format: Format) -> bool:
+    """Whether a column that must hold a judgement does: many a row has a `label` of its own."""
+    return format.read is not _unpaired or _judgement(row["label"]) is not None
+
+
 def _no_format(row: Mapping[str, Any], where: str, formats: Sequence[Format]) -> Format:
     for known in formats:
-        if row.keys() >= set(known.needs):
+        if row.keys() >= set(known.needs) and _says(row, known):
             return known
-    accepted = "; ".join(f"{' + '.join(known.needs)} ({known.name})" for known in formats)
+    accepted = "; ".join(f"{_needs(known)} ({known.name})" for known in formats)
     raise DataError(f"{where}: no known columns among {shown(list(row))}; accepted: {accepted}")
 
 
@@ -182,9 +219,14 @@ def _other_format(row: Mapping[str, Any], where: str, chosen: Format, here: Form
         missing = [column for column in chosen.needs if row.get(column) is None]
         return f"{where}: {missing[0]!r} is missing or empty; fill it in or delete the row"
     return (
-        f"{where}: this row is written as {here.name} ({' + '.join(here.needs)}), but {first} as "
-        f"{chosen.name} ({' + '.join(chosen.needs)}); write all rows in one way"
+        f"{where}: this row is written as {here.name} ({_needs(here)}), but {first} as "
+        f"{chosen.name} ({_needs(chosen)}); write all rows in one way"
     )
+
+
+def _needs(format: Format) -> str:
+    """The columns in words."""
+    return " + ".join(format.needs) + (" of true or false" if format.read is _unpaired else "")
 
 
 def _read(row: Mapping[str, Any], where: str, format: Format) -> Example:
@@ -288,7 +330,7 @@ def _notes(path: Path, format: Format, examples: Sequence[Example], columns: set
     if format.read is _preference:
         notes.append(f"{path.name}: outputs are the chosen answers; the rejected ones are only checked")
     used = {*format.needs, "input", "context", "meta", "id", *GROUP_COLUMNS, *IMAGE_COLUMNS, *MARK_COLUMNS}
-    if format.read in (_chat, _sharegpt, _preference):
+    if format.read in (_chat, _sharegpt, _preference, _unpaired):
         used |= set(TOOL_COLUMNS)
     ignored = sorted(str(column) for column in columns - used)
     if ignored:

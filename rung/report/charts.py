@@ -166,7 +166,12 @@ def _chart(climb: Climb, shown: Sequence[Point], across: Scale, upright: Scale) 
         scale=alt.Scale(type="log" if across.log else "linear", domain=[across.low, across.high], nice=False),
         axis=alt.Axis(grid=False, labelExpr="'$' + format(datum.value, '~r')", **_ticks(across)),
     )
-    y_axis = alt.Axis(tickCount=5, domain=False, ticks=False, labelExpr=_y_label(climb.metric, upright))
+    y_axis = alt.Axis(
+        tickCount=5,
+        domain=False,
+        ticks=False,
+        labelExpr=score_label(climb.metric, upright.high - upright.low),
+    )
     y_scale = alt.Scale(domain=[upright.low, upright.high], nice=False, zero=False)
     title = f"{metric_text(climb.metric)}, {split} rows"
     layers = []
@@ -239,11 +244,11 @@ def _ticks(scale: Scale) -> dict[str, Any]:
     return {"values": found}
 
 
-def _y_label(metric: MetricName, scale: Scale) -> str:
-    """A Vega expression that writes a score as the rest of the report does."""
+def score_label(metric: MetricName, spread: float) -> str:
+    """A Vega expression that writes a score as the rest of the report does, on an axis of this length."""
     if not SCORERS[metric].shares:
         return "format(datum.value, '~g')"
-    digits = 3 if abs(scale.high - scale.low) < 0.05 else 2
+    digits = 3 if spread < 0.05 else 2
     plain = f"format(datum.value, '.{digits}f')"
     return f"datum.value >= 0 && datum.value < 0.9995 ? slice({plain}, 1) : {plain}"
 

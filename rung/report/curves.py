@@ -4,9 +4,8 @@ import re
 from html import escape
 
 from rung.records import LearningCurve, MetricName
-from rung.report.charts import ACCENT, MUTED, ON_PAGE, framed
+from rung.report.charts import ACCENT, MUTED, ON_PAGE, framed, score_label
 from rung.report.notation import METRIC_NAMES, count_text, interval_text, metric_text, score_text
-from rung.scoring.scorers import SCORERS
 
 HEIGHT_PX = 150
 
@@ -28,8 +27,8 @@ def curve_svg(curve: LearningCurve, metric: MetricName, width: int) -> str:
         scale=alt.Scale(type="log", domain=[rows[0]["rows"] / 1.3, rows[-1]["rows"] * 1.3], nice=False),
         axis=alt.Axis(grid=False, values=[row["rows"] for row in rows], labelExpr="format(datum.value, ',')"),
     )
-    shares = "format(datum.value, '.2f')" if SCORERS[metric].shares else "format(datum.value, '~g')"
-    y_axis = alt.Axis(tickCount=4, domain=False, ticks=False, labelExpr=shares)
+    spread = max(row["high"] for row in rows) - min(row["low"] for row in rows)
+    y_axis = alt.Axis(tickCount=4, domain=False, ticks=False, labelExpr=score_label(metric, spread))
     y = alt.Y("low:Q", title=f"{metric_text(metric)}, dev", scale=alt.Scale(zero=False), axis=y_axis)
     base = alt.Chart(alt.Data(values=rows)).encode(x=x)
     chart = alt.layer(

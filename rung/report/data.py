@@ -10,7 +10,7 @@ from rich.text import Text
 
 from rung.records import DataReport, Finding, ShownRow
 from rung.report.html import by_gravity, environment
-from rung.report.notation import clean, count_text, short
+from rung.report.notation import clean, count_text, places_text, short
 from rung.runs import write_text
 from rung.scoring.notation import duration_text
 
@@ -81,9 +81,7 @@ def _visible(token: str) -> str:
 def _finding(finding: Finding) -> Text:
     text = Text.assemble((finding.check, "bold"), "  ", clean(finding.message))
     if finding.rows:
-        shown = ", ".join(short(place, 60) for place in finding.rows[:SHOWN_PLACES])
-        more = finding.count - len(finding.rows[:SHOWN_PLACES])
-        text.append(f"\n{shown}" + (f" and {more:,} more" if more > 0 else ""), style="dim")
+        text.append(f"\n{places_text(finding.rows[:SHOWN_PLACES], finding.count)}", style="dim")
     for line in finding.details[:SHOWN_DETAILS]:
         text.append(f"\n· {short(line, 110)}", style="dim")
     if len(finding.details) > SHOWN_DETAILS:

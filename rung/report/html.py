@@ -16,7 +16,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 DISAGREEMENTS = 12
 WIDE_PX = 770
 NARROW_PX = 290
-CURVE_PX = 230
+CURVE_PX = 270
 
 
 def write_report(climb: Climb, path: Path, run: Path | None = None) -> None:
@@ -55,6 +55,19 @@ def _view(climb: Climb, run: Path) -> dict[str, Any]:
     }
 
 
+def coded(text: str) -> Any:
+    """Escaped text with what stands between two backticks as code."""
+    from markupsafe import Markup, escape
+
+    parts = text.split("`")
+    if len(parts) % 2 == 0:
+        return escape(text)
+    shown = (
+        Markup("<code>{}</code>").format(part) if at % 2 else escape(part) for at, part in enumerate(parts)
+    )
+    return Markup("").join(shown)
+
+
 _GRAVITY = ("block", "warn", "info")
 
 
@@ -77,6 +90,8 @@ def environment() -> Any:
     )
     environment.filters |= {
         "clean": notation.clean,
+        "coded": coded,
+        "places": notation.places_text,
         "short": notation.short,
         "count": notation.count_text,
         "duration": duration_text,

@@ -3,6 +3,7 @@
 import json
 import math
 import unicodedata
+from collections.abc import Sequence
 
 from rung.records import Interval, Json, MetricName
 from rung.scoring.notation import NOTHING, score_text
@@ -93,6 +94,17 @@ def round_count(count: float) -> str:
 def count_text(count: float, noun: str) -> str:
     """A count with its noun: `1 row`, `400 rows`."""
     return f"{count:,.0f} {noun}" + ("" if count == 1 else "s")
+
+
+def places_text(places: Sequence[str], count: int) -> str:
+    """Where the first of `count` rows stand, a file named once: `train.jsonl 3929, 4739 and 77 more`."""
+    said, file = [], None
+    for place in places:
+        name, _, line = short(place, 80).rpartition(":")
+        said.append(line if name == file else f"{name} {line}".strip())
+        file = name
+    more = f" and {count - len(places):,} more" if count > len(places) else ""
+    return ", ".join(said) + more
 
 
 def value_text(value: Json) -> str:

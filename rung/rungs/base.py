@@ -169,10 +169,14 @@ class Variant:
 
 @dataclass(frozen=True, kw_only=True)
 class Built:
-    """What a rung made: its System, in a few words what it is, and what was tried on the way."""
+    """What a rung made: its System, in a few words what it is, and what was tried on the way.
+
+    `passes` say how often a tune went through its training rows; None where that is no matter of time.
+    """
 
     system: System
     what: str
+    passes: float | None = None
     trials: tuple[Trial, ...] = ()
     notes: tuple[str, ...] = ()
     parity: Parity | None = None

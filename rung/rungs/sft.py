@@ -71,6 +71,7 @@ class Sft:
         return Built(
             system=system,
             what=outcome.what,
+            passes=outcome.passes,
             trials=(*outcome.trials, final),
             notes=(*outcome.notes, note),
             parity=parity,

@@ -47,11 +47,15 @@ SCORING_SHARE = 0.25
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """The best adapter (a PEFT folder), the answer form it was trained for, and what was tried."""
+    """The best adapter (a PEFT folder), the answer form it was trained for, and what was tried.
+
+    `passes` are those of its arm through the training rows, what was no better than the adapter included.
+    """
 
     form: str
     adapter: Path
     what: str
+    passes: float
     trials: tuple[Trial, ...]
     notes: tuple[str, ...]
 
@@ -154,13 +158,16 @@ def _tune(state: Tune) -> Outcome:
                 f"the tune collapsed twice: {best['commonest']:.0%} of its answers are the same and it "
                 f"scores {best['score']:.3f}; check the rows, or give it more with --budget"
             )
+    scored = [record for record in state.records if record["kind"] == "score"]
+    steps = max(record["step"] for record in scored if record["arm"] == winner.name)
     return Outcome(
         form=winner.form,
         adapter=state.plan.folder / BEST_FOLDER,
         what=(
             f"LoRA r = {RANK}, {winner.name}, {best['step']} steps of {state.batch}, answers as {winner.form}"
         ),
-        trials=tuple(_trial(record) for record in state.records if record["kind"] == "score"),
+        passes=steps * state.batch / len(state.rows[winner.form]),
+        trials=tuple(_trial(record) for record in scored),
         notes=tuple(notes),
     )
 

@@ -20,7 +20,9 @@ from pydantic import (
 from rung.records import MetricName, OutputKind
 from rung.task.outputs import shown
 
-DataFormat = Literal["auto", "io", "chat", "prompt_completion", "preference", "alpaca", "sharegpt"]
+DataFormat = Literal[
+    "auto", "io", "chat", "prompt_completion", "preference", "unpaired_preference", "alpaca", "sharegpt"
+]
 
 SYNONYMS: dict[str, OutputKind] = {"sql": "text", "tool_call": "json"}
 """Kinds that a task file may name and that are answered as another kind in this version."""

@@ -113,6 +113,13 @@ PAIRS_TEST = [
     {"prompt": r["input"], "chosen": shuffled(r["input"]).upper(), "rejected": r["input"].title()}
     for r in TEST
 ]
+AS_JUDGED = [
+    {"prompt": r["input"], "completion": shuffled(r["input"]).upper(), "label": n % 3 > 0}
+    for n, r in enumerate(clean(1, 480))
+]
+JUDGED_TEST = [
+    {"prompt": r["input"], "completion": shuffled(r["input"]).upper(), "label": True} for r in TEST
+]
 AS_JSON = [{"input": r["input"], "output": {"first": r["input"].split()[0]}} for r in TRAIN]
 JSON_TEST = [{"input": r["input"], "output": {"first": r["input"].split()[0]}} for r in TEST]
 
@@ -182,8 +189,14 @@ def test_each_check_has_its_fault_here_or_elsewhere():
 
 @pytest.mark.parametrize(
     ("train", "test"),
-    [(TRAIN, TEST), (AS_CHAT, CHAT_TEST), (AS_PAIRS, PAIRS_TEST), (AS_JSON, JSON_TEST)],
-    ids=["labels", "chats", "pairs", "objects"],
+    [
+        (TRAIN, TEST),
+        (AS_CHAT, CHAT_TEST),
+        (AS_PAIRS, PAIRS_TEST),
+        (AS_JUDGED, JUDGED_TEST),
+        (AS_JSON, JSON_TEST),
+    ],
+    ids=["labels", "chats", "pairs", "judged", "objects"],
 )
 def test_nothing_is_found_in_clean_sets(tmp_path, train, test):
     found = look(tmp_path, train, test)
@@ -196,3 +209,31 @@ def test_a_planted_fault_is_found_by_its_check(tmp_path, name):
     found = {finding.check: finding for finding in look(tmp_path, *PLANTED[name], audited=second)}
     assert name in found, sorted(found)
     assert found[name].message and (found[name].rows or name in OF_ALL_ROWS)
+
+
+def test_rows_nearly_in_a_given_test_are_in_no_part_and_block_nothing(tmp_path):
+    near = changed(TEST[:60], 60, text("now"))
+    (found,) = look(tmp_path, [*TRAIN, *near], TEST)
+    assert (found.check, found.severity, found.count) == ("near_leaks", "warn", 60)
+    assert "60 rows of train.jsonl, such as train.jsonl:321 beside test.jsonl:1; taken out" in found.message
+    (few,) = look(tmp_path, [*TRAIN, near[0]], TEST)
+    assert (few.severity, few.count) == ("info", 1)
+    splits = prepare(tmp_path / "train.jsonl", Options(test=tmp_path / "test.jsonl")).splits
+    assert [row.where for row in splits.removed] == ["train.jsonl:321"]
+    assert len(splits.train) + len(splits.dev) == len(TRAIN)
+
+
+def test_rows_nearly_in_a_given_test_stay_where_they_are_most_of_them(tmp_path):
+    near = changed(TEST, 220, text("now"))
+    found = {one.check: one for one in look(tmp_path, [*TRAIN[:200], *near], TEST)}
+    assert (found["near_leaks"].severity, found["near_leaks"].count) == ("block", 220)
+    assert "holds most of the rows" in found["near_leaks"].message
+    splits = prepare(tmp_path / "train.jsonl", Options(test=tmp_path / "test.jsonl")).splits
+    assert (len(splits.train) + len(splits.dev), splits.removed) == (420, ())
+
+
+def test_hardly_any_undesirable_answers_are_found(tmp_path):
+    few = [row | {"label": row["label"] or number % 9 > 0} for number, row in enumerate(AS_JUDGED)]
+    (found,) = look(tmp_path, few, JUDGED_TEST)
+    assert (found.check, found.severity) == ("preferences", "warn")
+    assert "426 desirable answers beside 54 undesirable ones: 11.2% are undesirable" in found.message

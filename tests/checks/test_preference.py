@@ -24,6 +24,60 @@ def found(pairs: Sequence[tuple[Json, str | None]], prompt: str = "What is it?")
     return outcome
 
 
+def judged(
+    desirable: Sequence[str], undesirable: Sequence[str], prompt: str = "What is it?"
+) -> list[Finding]:
+    """The findings on answers judged one by one, of which some were put into the test."""
+    sides = [
+        tuple(
+            Example(id=f"{side}{n}", input=prompt, output=answer, where=f"rows.jsonl:{n}")
+            for n, answer in enumerate(answers)
+        )
+        for side, answers in (("d", desirable), ("u", undesirable))
+    ]
+    half = len(sides[0]) // 2
+    made = Splits(train=sides[0][half:], dev=(), test=sides[0][:half], test_given=False, digest="")
+    task = Task(data=DataFiles(train=Path("rows.jsonl")), output=Output(kind="text"))
+    outcome = preferences(Subject(task=task, splits=made, undesirable=sides[1]))
+    assert isinstance(outcome, list)
+    return outcome
+
+
+@pytest.mark.parametrize(
+    ("desirable", "undesirable", "severity", "said"),
+    [
+        (50, 50, None, ""),
+        (80, 20, None, ""),
+        (20, 80, None, ""),
+        (81, 19, "warn", "19.0% are undesirable"),
+        (19, 81, "warn", "19.0% are desirable"),
+        (95, 5, "warn", "5.0% are undesirable"),
+        (96, 4, "block", "4.0% are undesirable"),
+        (4, 96, "block", "4.0% are desirable"),
+        (10, 0, "block", "10 desirable answers beside 0 undesirable ones: none is undesirable"),
+    ],
+)
+def test_hardly_any_answers_of_one_judgement_warn_or_block(
+    desirable: int, undesirable: int, severity: str | None, said: str
+) -> None:
+    messages = judged(["yes"] * desirable, ["no!"] * undesirable)
+    assert [one.severity for one in messages] == ([severity] if severity else [])
+    assert all(said in one.message for one in messages)
+    assert all(("--accept preferences" in one.message) is (severity == "block") for one in messages)
+
+
+def test_desirable_answers_that_are_longer_or_copy_the_prompt_are_named() -> None:
+    dice = random.Random(0)
+    shorter, longer = ([f"{n:02}" * dice.randint(a, a + 9) for n in range(20)] for a in (5, 50))
+    (one,) = judged(longer, shorter)
+    assert one.severity == "block"
+    assert "desirable answers are longer than undesirable ones" in one.message
+    assert "add answers of like length" in one.message
+    same = [f"{PROMPT} {n}" for n in range(10)]
+    (one,) = judged(same, same, PROMPT)
+    assert "desirable answers with 40 characters and more of their prompt: 10 rows" in one.message
+
+
 def of_lengths(*lengths: tuple[int, int]) -> list[tuple[Json, str | None]]:
     return [("a" * chosen, "b" * rejected) for chosen, rejected in lengths]
 

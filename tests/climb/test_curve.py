@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -32,10 +33,14 @@ def options(tiny, tmp_path) -> Options:
 
 @dataclass
 class Counting:
-    """A rung that learns from the training rows: TF-IDF and a linear layer; it may break on few rows."""
+    """A rung that learns from the training rows: TF-IDF and a linear layer; it may break on few rows.
+
+    `passes` says how often it went through so many rows.
+    """
 
     name: str = "head"
     breaks_under: int = 0
+    passes: Callable[[int], float | None] = lambda rows: None
     given: list[tuple[int, float]] = field(default_factory=list)
 
     def skip(self, context: Context) -> str | None:
@@ -51,7 +56,11 @@ class Counting:
         spec = Spec(
             rung=self.name, task="t", kind="label", labels=made.labels, engine="head", features="tfidf"
         )
-        return Built(system=save(context.work / "s", spec, heads.head_files(made)), what="counts")
+        return Built(
+            system=save(context.work / "s", spec, heads.head_files(made)),
+            what="counts",
+            passes=self.passes(len(context.train)),
+        )
 
 
 def with_ladder(monkeypatch, *rungs):
@@ -219,7 +228,39 @@ def test_a_rung_that_was_stopped_on_dev_has_no_curve_and_says_why(tmp_path, opti
     result, _ = climb(data, replace(options, rungs=names), Log())
     head, sft = result.curves
     assert result.results[1].stopped is not None and len(head.points) == 3
-    assert sft.points == () and sft.sentence.startswith("No curve of sft: stopped after ")
+    assert sft.points == () and sft.sentence.startswith("No curve of sft: it was stopped after ")
+    assert "--rungs sft" in sft.sentence and sft.left_out == ()
+
+
+def tuned(tmp_path, options, monkeypatch, passes):
+    """The curve of a rung that learns in passes, on rows that help; and how many rows it was given."""
+    rung = Counting(passes=passes)
+    names = with_ladder(monkeypatch, rung)
+    data = write_rows(tmp_path / "rows.jsonl", hard_rows(700))
+    (curve,) = climb(data, replace(options, rungs=names), Log())[0].curves
+    return curve, [rows for rows, _ in rung.given]
+
+
+def test_a_tune_that_did_not_see_its_rows_has_no_curve(tmp_path, options, monkeypatch):
+    curve, given = tuned(tmp_path, options, monkeypatch, lambda rows: 0.24)
+    assert (curve.points, given) == ((), [420])
+    assert (
+        "it had gone through 24% of its 420 rows, so that more of them would change nothing" in curve.sentence
+    )
+
+
+def test_a_tune_with_fewer_passes_through_half_of_its_rows_proves_no_use_of_more(
+    tmp_path, options, monkeypatch
+):
+    curve, _ = tuned(tmp_path, options, monkeypatch, lambda rows: 3.0 if rows > 300 else 2.3)
+    assert curve.p is not None and curve.p < 0.05
+    assert "can't be told: half of them had time for 2.3 passes, all of them for 3.0" in curve.sentence
+
+
+def test_a_tune_with_as_many_passes_is_compared_and_its_time_is_named(tmp_path, options, monkeypatch):
+    curve, _ = tuned(tmp_path, options, monkeypatch, lambda rows: 3.0 if rows > 300 else 2.5)
+    assert curve.sentence.startswith("head: doubling the rows to 420, and the time with them, gained ")
+    assert [p.passes for p in curve.points] == [2.5, 2.5, 3.0]
 
 
 def test_a_share_leaves_room_for_the_curves():
@@ -235,5 +276,6 @@ def test_a_tune_is_drawn_on_half_of_its_rows_and_not_on_too_few(tmp_path, option
     (curve,) = result.curves
     assert curve.left_out == ("25% of the rows (40): 40 training rows; tuning needs at least 50",)
     assert [p.rows for p in curve.points] == [81, 162]
-    assert curve.gain is not None and curve.sentence.startswith("sft: doubling the rows to 162 gained")
+    assert curve.gain is not None and "sft" in curve.sentence
+    assert all(point.passes is not None and point.passes >= 1 for point in curve.points)
     assert not (run / "curve" / "sft-50" / "work").exists()

@@ -69,6 +69,46 @@ def test_the_chosen_answer_is_the_output_and_the_rejected_one_is_kept(tmp_path: 
     assert "the rejected ones are only checked" in found.notes[1]
 
 
+JUDGED = {
+    "texts": {"prompt": "q", "completion": "bad", "label": False},
+    "turns": {"prompt": [ASK], "completion": [WORSE], "label": False},
+    "CSV": {"prompt": "q", "completion": "bad", "label": "False"},
+}
+
+
+@pytest.mark.parametrize("written", JUDGED)
+def test_an_undesirable_answer_is_kept_apart_from_what_is_learned(tmp_path: Path, written: str) -> None:
+    good = {"prompt": "q", "completion": "good", "label": "true" if written == "CSV" else True}
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in (JUDGED[written], good)), encoding="utf-8")
+    found = read_source(file)
+    assert found.format == "unpaired_preference"
+    assert [row.output for row in found.examples] == ["good"]
+    assert [(row.input, row.output, row.where) for row in found.undesirable or ()] == [
+        ("q", "bad", "rows.jsonl:1")
+    ]
+    assert found.notes[-1] == "rows.jsonl: 1 undesirable row (label false) is only checked"
+
+
+def test_a_label_that_is_no_judgement_makes_no_preference(tmp_path: Path) -> None:
+    for label in ("spam", 1, None):
+        found = source(tmp_path, {"prompt": "q", "completion": "a", "label": label})
+        assert (found.format, found.undesirable) == ("prompt_completion", None)
+
+
+def test_rows_that_are_all_undesirable_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="rows.jsonl: no row is desirable"):
+        source(tmp_path, JUDGED["texts"])
+
+
+def test_a_row_without_its_judgement_is_unlike_the_others(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    rows = [{"prompt": "q", "completion": "a", "label": label} for label in (True, "maybe")]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (broken,) = read_source(file, lenient=True).broken
+    assert "unpaired_preference (prompt + completion + label of true or false)" in broken.reason
+
+
 def test_a_preference_over_a_longer_conversation_keeps_its_turns_and_its_system_text(tmp_path: Path) -> None:
     before = [turn("system", "be kind"), ASK, turn("assistant", "what?"), turn("user", "that")]
     example = read(

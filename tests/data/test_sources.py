@@ -74,12 +74,13 @@ WRITTEN: dict[str, dict[str, Any]] = {
     "alpaca": {"instruction": "q", "input": "", "output": "a", "context": "c"},
     "prompt_completion": {"prompt": "q", "completion": "a", "context": "c"},
     "preference": {"prompt": [turn("system", "c"), turn("user", "q")], "chosen": "a", "rejected": "b"},
+    "unpaired_preference": {"prompt": "q", "completion": "a", "label": True, "context": "c"},
     "io": {"input": "q", "output": "a", "context": "c"},
 }
 
 
 def test_the_table_holds_every_format_that_a_task_file_can_name() -> None:
-    assert len(FORMATS) == 10
+    assert len(FORMATS) == 11
     assert {known.name for known in FORMATS} == set(get_args(DataFormat)) - {"auto"} == set(WRITTEN)
 
 
@@ -301,7 +302,9 @@ def test_a_faulty_file_is_refused_with_its_place_and_a_way_out(
 
 def test_an_unknown_format_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     message = fault(jsonl(tmp_path / "rows.jsonl", WRITTEN["io"]), "csv")
-    assert message.startswith("unknown data format 'csv'; choose auto, preference, chat, sharegpt, alpaca")
+    assert message.startswith(
+        "unknown data format 'csv'; choose auto, preference, unpaired_preference, chat, "
+    )
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import pytest
 from climb_fixture import curve_climb, synthetic_climb
@@ -21,8 +22,17 @@ def test_the_page_shows_each_curve_with_its_sentence_and_what_is_missing(page):
     for curve in curve_climb().curves:
         assert curve.sentence in text
     assert "300 rows .780 .749–.806 400 2.5 s" in text
+    assert page.count('<figure class="curve">') == 2
     assert "Left out: 50% of the rows (600): <no time> of the budget is left" in text
     assert "<no time>" not in page
+
+
+def test_the_passes_of_a_tune_are_shown(tmp_path):
+    climb = curve_climb()
+    curve = climb.curves[0]
+    points = tuple(replace(point, passes=2.34) for point in curve.points)
+    text = Reader(report_html(replace(climb, curves=(replace(curve, points=points),)), tmp_path)).text
+    assert "dev rows passes time" in text and "300 rows .780 .749–.806 400 2.3 2.5 s" in text
 
 
 def test_a_climb_without_curves_says_nothing_of_them(tmp_path):

@@ -232,6 +232,14 @@ def test_the_best_score_is_kept_even_when_it_comes_early():
     assert learner.kept["step"] < 300
 
 
+def test_the_passes_are_those_of_all_its_steps_though_an_early_score_was_the_best():
+    learner = Learner(curves={"codes, rate 0.0005": lambda steps: 0.9 - steps / 1e5})
+    found = _tune(learner)
+    trained = learner.steps["codes, rate 0.0005"]
+    assert learner.kept["step"] < trained
+    assert found.passes == trained * BATCH / learner.n_rows
+
+
 def test_no_search_where_the_steps_are_few():
     learner = Learner(budget_s=100.0, row_s=0.2)
     outcome = tuned(learner)
