@@ -126,12 +126,15 @@ def _schema_faults(rows: Sequence[Example], schema: dict[str, Any]) -> list[tupl
 def obtainable(subject: Subject) -> Outcome:
     """In extractions: values of a JSON output that stand nowhere in the input or its context.
 
-    What isn't there can't be read off it: a model that is taught to answer so learns to invent.
+    What isn't there can't be read off it: a model that is taught to answer so learns to invent. Function
+    calls are left out: what they ask for is often not what was said.
     """
     if subject.task.output.kind != "json":
         return []
     found, absent = 0, []
     for example in subject.rows:
+        if _calls(as_kind(example.output, "json")):
+            continue
         text = _plain(f"{example.input}\n{example.context or ''}")
         missing = [value for value in _texts(as_kind(example.output, "json")) if _plain(value) not in text]
         found += sum(1 for _ in _texts(as_kind(example.output, "json"))) - len(missing)
@@ -147,6 +150,16 @@ def obtainable(subject: Subject) -> Outcome:
         "holds them, or take them out"
     )
     return [finding("obtainable", "warn", message, [row for row, _ in absent])]
+
+
+def _calls(value: Json) -> bool:
+    """Whether a JSON value holds a function call."""
+    if isinstance(value, list):
+        return any(map(_calls, value))
+    if not isinstance(value, dict):
+        return False
+    called = isinstance(value.get("name"), str) and ("arguments" in value or "parameters" in value)
+    return called or any(map(_calls, value.values()))
 
 
 def _plain(text: str) -> str:

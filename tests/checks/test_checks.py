@@ -183,6 +183,19 @@ def test_a_schema_that_cannot_be_followed_is_the_task_files_fault(schema: dict[s
         check(splits(outputs=({"a": 1}, {"a": 2})), json_task(schema))
 
 
+@pytest.mark.parametrize("called", [False, True])
+def test_a_call_may_ask_for_what_was_not_said_and_an_extraction_may_not(called: bool) -> None:
+    made = splits(outputs=("a",))
+
+    def read(row: Example, number: int) -> Example:
+        said = {"city": row.input.split()[0], "unit": "celsius" if number % 5 == 0 else row.input.split()[1]}
+        return replace(row, output={"calls": [{"name": "weather", "arguments": said}]} if called else said)
+
+    parts = {side: tuple(map(read, getattr(made, side), range(999))) for side in ("train", "dev", "test")}
+    found = check(replace(made, **parts), json_task(infer_schema([row.output for row in parts["train"]])))
+    assert [finding.check for finding in found] == ([] if called else ["obtainable"])
+
+
 def test_every_check_stands_in_the_documentation() -> None:
     page = (Path(__file__).parents[2] / "docs" / "checks.md").read_text(encoding="utf-8")
     lines = [line for line in page.splitlines() if line.startswith("| ")]
