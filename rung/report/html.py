@@ -1,5 +1,6 @@
 """The report as one self-contained HTML file: no script, no network, the same bytes for the same climb."""
 
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -76,6 +77,14 @@ def by_gravity(findings: Sequence[Finding]) -> list[Finding]:
     return sorted(findings, key=lambda finding: _GRAVITY.index(finding.severity))
 
 
+def parted(sentence: str) -> tuple[str, str]:
+    """A verdict's first clause, which says it, and the rest, which says why."""
+    cut = re.search(r"(?<=[\w)])[.;](?= [A-Za-z])", sentence)
+    if cut is None:
+        return sentence, ""
+    return f"{sentence[: cut.start()]}.", sentence[cut.end() :].strip()
+
+
 def environment() -> Any:
     """Jinja with the report's filters; everything that it fills in is escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -91,6 +100,7 @@ def environment() -> Any:
     environment.filters |= {
         "clean": notation.clean,
         "coded": coded,
+        "parted": parted,
         "places": notation.places_text,
         "short": notation.short,
         "count": notation.count_text,

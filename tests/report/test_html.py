@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from climb_fixture import hostile_climb, one_rung_climb, stopped_climb, synthetic_climb
 
-from rung.report.html import TEMPLATES, report_html, write_report
+from rung.report.html import TEMPLATES, parted, report_html, write_report
 
 RUN = Path("runs/demo")
 VOID = {"meta", "br", "line", "path", "rect", "circle", "link", "hr", "img"}
@@ -52,6 +52,26 @@ def hostile_page():
     return report_html(hostile_climb(), RUN)
 
 
+@pytest.mark.parametrize(
+    ("sentence", "said", "why"),
+    [
+        (
+            "Ship head: .879 on 190 test rows, opened for it alone. On dev: ship head; sft isn't higher.",
+            "Ship head: .879 on 190 test rows, opened for it alone.",
+            "On dev: ship head; sft isn't higher.",
+        ),
+        (
+            "Ship sft: .9 on 400 rows; it beats head's .8 (p < .001).",
+            "Ship sft: .9 on 400 rows.",
+            "it beats head's .8 (p < .001).",
+        ),
+        ("Ship head: .9 on 400 test rows.", "Ship head: .9 on 400 test rows.", ""),
+    ],
+)
+def test_a_verdict_is_parted_into_what_it_says_and_why(sentence, said, why):
+    assert parted(sentence) == (said, why)
+
+
 @pytest.mark.parametrize("name", ["page", "hostile_page"])
 def test_every_tag_is_closed(name, request):
     Reader(request.getfixturevalue(name))
@@ -61,7 +81,7 @@ def test_the_page_shows_the_verdict_and_what_it_rests_on(page):
     climb = synthetic_climb()
     text = Reader(page).text
     for words in (
-        climb.decision.sentence,
+        *parted(climb.decision.sentence),
         "opened once",
         "LoRA r=16 on all 1,200 training rows",
         "failed: the engine broke twice",
