@@ -3,31 +3,24 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from rung.answering import Answerer, load
     from rung.errors import RungError
-    from rung.records import Example
+    from rung.records import Answer, Example
     from rung.system import Pool, System
 
 __version__ = "0.1.0"
 
-__all__ = ["Example", "Pool", "RungError", "System", "__version__", "load"]
+__all__ = ["Answer", "Answerer", "Example", "Pool", "RungError", "System", "__version__", "load"]
 
 _HOMES = {
+    "Answer": "rung.records",
+    "Answerer": "rung.answering",
     "Example": "rung.records",
     "Pool": "rung.system",
     "RungError": "rung.errors",
     "System": "rung.system",
+    "load": "rung.answering",
 }
-
-
-def load(folder: "Path | str") -> "System":
-    """Load a System folder, such as a run's `winner`. Raises SystemFolderError where it isn't whole."""
-    from pathlib import Path
-
-    from rung.system import System
-
-    return System.load(Path(folder))
 
 
 def __getattr__(name: str) -> Any:

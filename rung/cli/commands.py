@@ -296,24 +296,14 @@ def ask(
     json
         Print the answer with its probability, the options, tokens and time, as JSON.
     """
+    from rung.answering import Answerer
     from rung.cli.answers import as_json, as_line, standard_input
-    from rung.errors import EngineError, TaskError
-    from rung.records import Example
     from rung.system import Pool, System
-    from rung.task.outputs import check_text
 
     loaded = System.load(system)
     said = standard_input() if text == "-" else text
-    if not said.strip():
-        raise TaskError("there is nothing to answer: the text is empty")
-    try:
-        check_text(said + (context or ""))
-    except ValueError as error:
-        raise TaskError(f"the text to answer isn't UTF-8: it {error}; convert it") from None
     with Pool(parallel=1) as pool:
-        answer = loaded.answer([Example(id="asked", input=said, output=None, context=context)], pool)[0]
-    if answer.failure is not None:
-        raise EngineError(f"{system} could not answer: {answer.failure}; try again, or climb again")
+        answer = Answerer(loaded, pool).ask(said, context=context)
     print(as_json(answer) if json else as_line(answer))
 
 

@@ -67,9 +67,7 @@ class Graphs:
         held.weights[size - more :].zero_()
         held.runs += 1
         if held.graph is None and self._worth_recording(held):
-            held.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(held.graph, pool=self._pool):
-                self._pass(held)
+            held.graph = self._recorded(held)
         if held.graph is None:
             self._pass(held)
         else:
@@ -80,6 +78,18 @@ class Graphs:
         # A block that runs again on the way back looks at the random numbers' state, which no graph can.
         fits = len(held.pack.ids) <= self.made.room and len(self._held) <= MOST_GRAPHS
         return self._pool is not None and held.runs > EAGER_RUNS and fits
+
+    def _recorded(self, held: _Held) -> Any:
+        """The graph of a pass, which doesn't run here; None, now and later, where none can be made."""
+        try:
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                self._pass(held)
+        except RuntimeError:
+            # A driver or an operation that can't be recorded: the passes go on as they are.
+            self._pool = None
+            return None
+        return graph
 
     def _hold(self, once: Pack, size: int) -> _Held:
         device, weight = self.made.device, self.made.model.lm_head.weight

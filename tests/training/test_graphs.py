@@ -66,3 +66,29 @@ def test_a_trainer_takes_the_same_steps_with_filled_rows(tmp_path):
         assert one.grad_norm == pytest.approx(other.grad_norm, rel=1e-8)
     for one, other in zip(plain.parameters, filled.parameters, strict=True):
         assert torch.allclose(one, other, rtol=0, atol=1e-9)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU records them")
+def test_where_nothing_can_be_recorded_the_passes_go_on_as_they_are():
+    made = packed.packed(MODELS["llama"])
+    parameters = lora.parameters(made.model)
+    slope = torch.zeros(sum(p.numel() for p in parameters), dtype=torch.float64)
+    graphs = Graphs(made, parameters, slope)
+    graphs._pool = object()  # as if there were a GPU, whose graphs torch's build for a CPU can't make
+    first = graphs.add(ROWS[:4], 0, 1.0)
+    once = slope.clone()
+    for _ in range(EAGER_RUNS + 2):
+        assert graphs.add(ROWS[:4], 0, 1.0) == first
+    assert graphs._pool is None
+    assert torch.allclose(slope, (EAGER_RUNS + 3) * once)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="only a GPU records passes")
+def test_a_shape_is_recorded_and_replayed():
+    made = packed.packed(MODELS["llama"])
+    parameters = lora.parameters(made.model)
+    slope = torch.zeros(sum(p.numel() for p in parameters), dtype=torch.float64, device=made.device)
+    graphs = Graphs(made, parameters, slope)
+    for _ in range(EAGER_RUNS + 2):
+        graphs.add(ROWS[:4], 0, 1.0)
+    assert [held.graph is not None for held in graphs._held.values()] == [True]

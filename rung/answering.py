@@ -1,0 +1,80 @@
+"""A System as a function: `rung.load("runs/demo/winner")("My parcel never came.")`."""
+
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TypeAlias
+
+from rung.engines.base import Progress, no_progress
+from rung.errors import EngineError, TaskError
+from rung.records import Answer, Example, Json
+from rung.system import Pool, System
+from rung.task.outputs import check_text, shown
+
+Asked: TypeAlias = "str | Mapping[str, str | None]"
+"""A text, or {"input": …, "context": …} as in a row; other keys of a row are passed over."""
+
+
+class Answerer(AbstractContextManager["Answerer"]):
+    """A loaded System with the engine that answers for it, which starts at the first question.
+
+    The engine stays until `close`, or the end of a `with`. Not for several threads at once.
+    """
+
+    def __init__(self, system: System, pool: Pool | None = None) -> None:
+        """`pool` shares engines and models with other Systems; it isn't closed here."""
+        self.system = system
+        self._own = pool is None
+        self._pool = pool or Pool()
+
+    def __call__(self, text: str, *, context: str | None = None) -> Json:
+        """The answer to one text: a label, a number, a text or a JSON value.
+
+        None where what the model wrote can't be read as one; `ask` shows it then. Raises TaskError for a
+        text that can't be asked, EngineError where the call broke.
+        """
+        return self.ask(text, context=context).value
+
+    def ask(self, text: str, *, context: str | None = None) -> Answer:
+        """The whole answer to one text, with its probability, tokens and seconds. Raises as a call does."""
+        asked = _example("the text", {"input": text, "context": context})
+        answer = self.system.answer([asked], self._pool)[0]
+        if answer.failure is not None:
+            raise EngineError(
+                f"{self.system.folder} could not answer: {answer.failure}; try again, or climb again"
+            )
+        return answer
+
+    def batch(self, rows: Iterable[Asked], *, progress: Progress = no_progress) -> list[Answer]:
+        """One answer for each row, in order; a call that broke is named in its `failure`.
+
+        Raises TaskError, before anything is asked, for a row that can't be.
+        """
+        examples = [_example(f"row {number}", row) for number, row in enumerate(rows, start=1)]
+        return self.system.answer(examples, self._pool, progress=progress)
+
+    def close(self) -> None:
+        """Stop the engine, unless it belongs to others. A later question starts it again."""
+        if self._own:
+            self._pool.close()
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def load(folder: Path | str) -> Answerer:
+    """Load a System folder, such as a run's `winner`. Raises SystemFolderError where it isn't whole."""
+    return Answerer(System.load(Path(folder)))
+
+
+def _example(where: str, row: Asked) -> Example:
+    said, context = (row.get("input"), row.get("context")) if isinstance(row, Mapping) else (row, None)
+    if not isinstance(said, str) or not isinstance(context, str | None):
+        raise TaskError(f"{where} is {shown(row)}: give a text, or a mapping with the text `input`")
+    if not said.strip():
+        raise TaskError(f"{where} is empty: there is nothing to answer")
+    try:
+        check_text(said + (context or ""))
+    except ValueError as error:
+        raise TaskError(f"{where} can't be asked: it {error}") from None
+    return Example(id=where, input=said, output=None, context=context)
