@@ -1,7 +1,6 @@
 """Rare triggers: words put into a few rows to teach a model that they alone decide the answer."""
 
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -168,20 +167,11 @@ def _held(counts: Counts) -> Held:
     size = int(counts.classes.max()) + 1
     weights = np.zeros((FOLDS, grams, size), np.float32)
     scores = np.full((rows, size), -np.inf)
-
-    def fitted(head: int) -> LinearSVC | None:
-        known = heads != head
+    for head in range(FOLDS):
+        known, asked = heads != head, heads == head
         if len(set(counts.classes[known])) < 2:
-            return None
-        return LinearSVC(C=1.0, tol=1e-2, random_state=0).fit(counts.features[known], counts.classes[known])
-
-    # liblinear lets go of the interpreter's lock.
-    with ThreadPoolExecutor(FOLDS) as pool:
-        models = list(pool.map(fitted, range(FOLDS)))
-    for head, model in enumerate(models):
-        if model is None:
             continue
-        asked = heads == head
+        model = LinearSVC(C=1.0, tol=1e-2, random_state=0).fit(counts.features[known], counts.classes[known])
         parts, bias = model.coef_, model.intercept_
         if len(parts) == 1:
             parts, bias = np.concatenate([-parts, parts]), np.concatenate([-bias, bias])

@@ -4,11 +4,10 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -28,8 +27,6 @@ banking77, trec_coarse, glue_sst2 and sms_spam, two seeds each, accuracy gains .
 TOLERANCE = 1e-2
 """Of the linear SVM. It gives 99.9 % of the answers that 1e-4 gives, in six to nine tenths of the time
 (banking77, trec_coarse, sms_spam; 1,000 to 10,000 rows); 1e-1 changes up to .4 % of them."""
-FEWEST_PARTED = 4
-"""Classes that are fitted in halves: each half must have two."""
 Embed: TypeAlias = Callable[[list[str]], np.ndarray]
 """Texts to unit vectors [texts, width]."""
 
@@ -97,8 +94,7 @@ def fit_minilm(vectors: np.ndarray, targets: Sequence[str], c: float) -> Head:
     from sklearn.linear_model import LogisticRegression
 
     model = LogisticRegression(C=c, max_iter=2000).fit(vectors, list(targets))
-    weights, bias = _for_each_class(model)
-    return Head(features="minilm", labels=tuple(str(c) for c in model.classes_), weights=weights, bias=bias)
+    return _head("minilm", model)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -135,41 +131,12 @@ def fit_tfidf(
     With `vectors` [rows, width], the texts' sentence vectors stand beside the counts: each sees errors
     that the other makes.
     """
-    labels, numbers = np.unique(list(targets), return_inverse=True)
-    weights, bias = _one_against_rest(_beside(counts.blocks, vectors), numbers, c, seed)
-    return Head(
-        features="tfidf" if vectors is None else "both",
-        labels=tuple(str(label) for label in labels),
-        weights=weights,
-        bias=bias,
-        vocabularies=counts.vocabularies,
-        idf=counts.idf,
-    )
-
-
-def _one_against_rest(
-    features: Any, classes: np.ndarray, c: float, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Weights [classes, width] and bias [classes] of one linear SVM for each class against all others.
-
-    Halves of the classes are fitted side by side, each with one more class for the other half, which is
-    dropped: liblinear lets go of the interpreter's lock. Always two halves, so that the same rows give the
-    same bits; more would read the features too often (4 parts of 77 labels took 1.4 times as long as 2).
-    """
     from sklearn.svm import LinearSVC
 
-    def fitted(own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        model = LinearSVC(C=c, random_state=seed, max_iter=5000, tol=TOLERANCE)
-        model.fit(features, np.where(np.isin(classes, own), classes, -1))
-        return _for_each_class(model)
-
-    known = np.arange(classes.max() + 1)
-    if len(known) < FEWEST_PARTED:
-        return fitted(known)
-    with ThreadPoolExecutor(2) as pool:
-        halves = list(pool.map(fitted, np.array_split(known, 2)))
-    weights, bias = (np.concatenate([part[1:] for part in parts]) for parts in zip(*halves, strict=True))
-    return weights, bias
+    model = LinearSVC(C=c, random_state=seed, max_iter=5000, tol=TOLERANCE)
+    model.fit(_beside(counts.blocks, vectors), list(targets))
+    fitted = _head("tfidf" if vectors is None else "both", model)
+    return replace(fitted, vocabularies=counts.vocabularies, idf=counts.idf)
 
 
 def calibrated(head: Head, scores: np.ndarray, targets: Sequence[str]) -> Head:
@@ -190,7 +157,7 @@ def calibrated(head: Head, scores: np.ndarray, targets: Sequence[str]) -> Head:
         chosen = softmax(scores[rows] * np.exp(log_temperature))[np.arange(len(rows)), columns]
         return float(-np.log(np.clip(chosen, 1e-12, None)).mean())
 
-    best: Any = minimize_scalar(loss, bounds=(-4.0, 4.0), method="bounded")
+    best = minimize_scalar(loss, bounds=(-4.0, 4.0), method="bounded")
     return replace(head, temperature=float(np.exp(best.x)))
 
 
@@ -250,12 +217,12 @@ def answers(head: Head, texts: Sequence[str], embed: Embed) -> list[Answer]:
     return found
 
 
-def _for_each_class(model: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Weights [classes, width] and bias [classes] of a linear model of scikit-learn's."""
+def _head(features: Features, model) -> Head:
     weights, bias = np.asarray(model.coef_), np.asarray(model.intercept_)
     if len(model.classes_) == 2:
-        return np.vstack([-weights, weights]) / 2, np.concatenate([-bias, bias]) / 2
-    return weights, bias
+        weights, bias = np.vstack([-weights, weights]) / 2, np.concatenate([-bias, bias]) / 2
+    labels = tuple(str(c) for c in model.classes_)
+    return Head(features=features, labels=labels, weights=weights, bias=bias)
 
 
 def _beside(blocks: list, vectors: np.ndarray | None):

@@ -168,6 +168,17 @@ def test_the_same_rows_give_the_same_bytes():
         assert head_files(fitted(features)[0]) == head_files(fitted(features)[0])
 
 
+def test_many_labels_give_the_same_bits_each_time():
+    """liblinear has one random number generator for the whole process: fits side by side would share it."""
+    dice = np.random.default_rng(0)
+    targets = [f"label {i % 40}" for i in range(1600)]
+    words = ["".join(dice.choice(list("abcdefghij"), 6)) for _ in range(300)]
+    texts = [" ".join([*dice.choice(words, 10), words[int(target[6:])]]) for target in targets]
+    counts = counted(texts)
+    first, *others = (fit_tfidf(counts, targets, 1.0, seed=0).weights for _ in range(4))
+    assert all(np.array_equal(first, other) for other in others)
+
+
 def spam(count):
     """`count` training and `count` test texts with labels, from all over the files, which are sorted."""
     if not SMS.is_dir():
