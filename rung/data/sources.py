@@ -51,11 +51,15 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Format:
-    """One way of writing a row: the columns that show it, and how to read them."""
+    """One way of writing a row: the columns that show it, and how to read them.
+
+    `judged` is the column, if any, that says true or false of the answer.
+    """
 
     name: DataFormat
     needs: tuple[str, ...]
     read: Callable[[Mapping[str, Any], tuple[str, ...]], Fields]
+    judged: str | None = None
 
 
 def _columns(row: Mapping[str, Any], needs: tuple[str, ...]) -> Fields:
@@ -108,7 +112,12 @@ OPENAI_PREFERENCE = ("input", "preferred_output", "non_preferred_output")
 FORMATS: tuple[Format, ...] = (
     Format(name="preference", needs=("prompt", "chosen", "rejected"), read=_preference),
     Format(name="preference", needs=OPENAI_PREFERENCE, read=_preference),
-    Format(name="unpaired_preference", needs=("prompt", "completion", "label"), read=_unpaired),
+    Format(
+        name="unpaired_preference",
+        needs=("prompt", "completion", "label"),
+        read=_unpaired,
+        judged="label",
+    ),
     Format(name="chat", needs=("messages",), read=_chat),
     Format(name="sharegpt", needs=("conversations",), read=_sharegpt),
     Format(name="alpaca", needs=("instruction", "output"), read=_alpaca),
@@ -154,7 +163,7 @@ def read_source(
                 chosen, first = here or _no_format(row, where, formats), where
             elif here is not chosen:
                 raise DataError(_other_format(row, where, chosen, here, first))
-            bad = chosen.read is _unpaired and _judgement(row["label"]) is False
+            bad = chosen.judged is not None and _judgement(row[chosen.judged]) is False
             (undesirable if bad else examples).append(_read(row, where, chosen))
             unused |= row.keys()
             if len(examples) % AT_ONCE == 0:
@@ -181,7 +190,7 @@ def read_source(
         format=chosen.name,
         notes=notes,
         broken=tuple(broken),
-        undesirable=tuple(undesirable) if chosen.read is _unpaired else None,
+        undesirable=tuple(undesirable) if chosen.judged is not None else None,
     )
 
 
@@ -203,7 +212,7 @@ def _format_of(row: Mapping[str, Any], formats: Sequence[Format]) -> Format | No
 
 def _says(row: Mapping[str, Any], format: Format) -> bool:
     """Whether a column that must hold a judgement does: many a row has a `label` of its own."""
-    return format.read is not _unpaired or _judgement(row["label"]) is not None
+    return format.judged is None or _judgement(row[format.judged]) is not None
 
 
 def _no_format(row: Mapping[str, Any], where: str, formats: Sequence[Format]) -> Format:
@@ -226,7 +235,7 @@ def _other_format(row: Mapping[str, Any], where: str, chosen: Format, here: Form
 
 def _needs(format: Format) -> str:
     """The columns in words."""
-    return " + ".join(format.needs) + (" of true or false" if format.read is _unpaired else "")
+    return " + ".join(format.needs) + (" of true or false" if format.judged is not None else "")
 
 
 def _read(row: Mapping[str, Any], where: str, format: Format) -> Example:
