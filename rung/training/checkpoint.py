@@ -1,4 +1,4 @@
-"""Training state in a memory-mapped file: it survives kill -9 to the very last finished step.
+"""Training state in a memory-mapped file: it survives kill -9 to the last stored step.
 
 Two slots take turns. A step's state is copied into the slot that doesn't hold the newest one, and then
 that slot's head gets the step's number and the sum of the state. The kernel keeps the pages when the

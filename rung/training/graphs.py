@@ -76,7 +76,8 @@ class Graphs:
 
     def _worth_recording(self, held: _Held) -> bool:
         # A block that runs again on the way back looks at the random numbers' state, which no graph can.
-        fits = len(held.pack.ids) <= self.made.room and len(self._held) <= MOST_GRAPHS
+        recorded = sum(one.graph is not None for one in self._held.values())
+        fits = len(held.pack.ids) <= self.made.room and recorded < MOST_GRAPHS
         return self._pool is not None and held.runs > EAGER_RUNS and fits
 
     def _recorded(self, held: _Held) -> Any:
