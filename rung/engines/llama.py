@@ -5,9 +5,7 @@ request that the server refuses becomes a failed answer. If the child dies it is
 was in flight is asked once more; a request that sees it die twice ends the batch with an EngineError.
 """
 
-import math
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
@@ -15,10 +13,11 @@ import httpx
 
 from rung.engines import llama_wire as wire
 from rung.engines.base import Choice, Completion, EngineSpec, Progress, Request, no_progress
+from rung.engines.llama_calls import Calls, Steps
 from rung.engines.llama_process import Child
 from rung.engines.schema import require_schema
 from rung.engines.slots import Slots
-from rung.engines.trie import Search, Trie
+from rung.engines.trie import Trie
 from rung.engines.work import Refused, prefix_order, run_batch
 from rung.errors import EngineError
 
@@ -27,8 +26,6 @@ Tokens = tuple[int, ...]
 
 DEATH_WAIT_S = 5.0
 """A connection broke: how long a dying process may take to be gone."""
-TOP_FIRST = 32
-"""How many likeliest tokens are read before others are asked for by name."""
 
 
 class LlamaEngine:
@@ -51,7 +48,7 @@ class LlamaEngine:
         self._slots = Slots(spec.parallel)
         self._lock = threading.Lock()
         self._closed = False
-        self._letter: list[int] = []
+        self._calls = Calls(context=spec.context)
         self._child = Child(spec, request_limit_s=request_limit_s)
 
     @property
@@ -72,7 +69,9 @@ class LlamaEngine:
                 require_schema(request.schema)
                 seen.append(request.schema)
         return self._run(
-            [request.prompt for request in requests], lambda i: self._complete(requests[i]), progress
+            [request.prompt for request in requests],
+            lambda i: self._in_slot(requests[i].prompt, lambda slot: self._calls.complete(requests[i], slot)),
+            progress,
         )
 
     def choose(
@@ -88,7 +87,11 @@ class LlamaEngine:
         one is a prefix of another, EngineError when the child dies twice over one prompt.
         """
         trie = Trie(candidates)
-        return self._run(prompts, lambda i: self._choose(prompts[i], trie), progress)
+        return self._run(
+            prompts,
+            lambda i: self._in_slot(prompts[i], lambda slot: self._calls.choose(prompts[i], trie, slot)),
+            progress,
+        )
 
     def next_logprobs(self, prompts: Sequence[Tokens], token_ids: Sequence[int]) -> list[list[float]]:
         """Full-vocabulary next-token log-probabilities of `token_ids`; -inf under about e⁻¹⁰⁰ of the top.
@@ -99,7 +102,8 @@ class LlamaEngine:
 
         def ask(index: int) -> list[float]:
             try:
-                found = self._next(prompts[index], wanted)
+                prompt = prompts[index]
+                found = self._in_slot(prompt, lambda slot: self._calls.next(prompt, wanted, slot))
             except Refused as refusal:
                 raise EngineError(f"no log-probabilities after prompt {index}: {refusal}") from None
             return [found[token] for token in token_ids]
@@ -128,126 +132,28 @@ class LlamaEngine:
             interrupt=self.close,
         )
 
-    def _complete(self, request: Request) -> Completion:
-        start = time.perf_counter()
+    def _drive(self, steps: Steps[R]) -> R:
+        """Make the calls that `steps` yields, one after the other; what they came to."""
         try:
-            room = self._room(request.prompt)
-            with self._slots.reserve(request.prompt) as slot:
-                answer = self._post("/completion", wire.completion_call(request, room, slot))
-                return self._read(answer, request, start)
-        except Refused as refusal:
-            return Completion(
-                text="",
-                tokens=(),
-                logprob=0.0,
-                prompt_tokens=len(request.prompt),
-                latency_s=time.perf_counter() - start,
-                failure=f"generate: {refusal}",
-            )
+            call = next(steps)
+            while True:
+                try:
+                    answer = self._post(call.path, call.body)
+                except Refused as refusal:
+                    call = steps.throw(refusal)
+                else:
+                    call = steps.send(answer)
+        except StopIteration as end:
+            return end.value
 
-    def _read(self, answer: Mapping, request: Request, start: float) -> Completion:
-        """The completion in the server's answer: without stop tokens and what follows them."""
-        tokens = list(answer["tokens"])
-        text = answer["content"]
-        kept = wire.first_stop(tokens, request.stop_ids)
-        if answer["stop_type"] == "word":
-            kept = min(kept, self._tokens_of(text, tokens))
-        elif answer["stop_type"] == "eos":
-            kept = min(kept, len(tokens) - 1)
-        elif kept < len(tokens):
-            text = self.text_of(tokens[:kept])
-        return Completion(
-            text=text,
-            tokens=tuple(tokens[:kept]),
-            logprob=wire.read_logprob(answer, kept),
-            prompt_tokens=len(request.prompt),
-            latency_s=time.perf_counter() - start,
-            truncated=answer["stop_type"] == "limit" and kept == len(tokens),
-        )
-
-    def _choose(self, prompt: Tokens, trie: Trie) -> Choice:
-        start = time.perf_counter()
-        search = Search(trie)
-        evaluated = 0
-        failure = None
-        try:
-            self._room(prompt)
-            with self._slots.reserve(prompt) as slot:
-                while (path := search.next()) is not None:
-                    logprobs, cost = self._among(prompt + path, trie.children(path), slot)
-                    search.feed(logprobs)
-                    evaluated += cost
-            index, found = search.result()
-        except Refused as refusal:
-            index, found, failure = 0, (-math.inf,) * trie.size, f"choose: {refusal}"
-        return Choice(
-            index=index,
-            logprobs=found,
-            prompt_tokens=len(prompt),
-            evaluated_tokens=evaluated,
-            latency_s=time.perf_counter() - start,
-            failure=failure,
-        )
-
-    def _among(self, prompt: Tokens, token_ids: Sequence[int], slot: int) -> tuple[list[float], int]:
-        """Log-probabilities of `token_ids`, up to a constant, and how many tokens were evaluated."""
-        answer = self._post("/completion", wire.among_call(prompt, token_ids, slot))
-        cost = answer["timings"]["prompt_n"]
-        logprobs = wire.read_among(answer, token_ids)
-        if logprobs is None:
-            everything, more = self._top(prompt, wire.EVERY_TOKEN, slot)
-            logprobs = [everything.get(token, -math.inf) for token in token_ids]
-            cost += more
-        return logprobs, cost
-
-    def _top(self, prompt: Tokens, count: int, slot: int) -> tuple[dict[int, float], int]:
-        """The `count` likeliest next tokens' log-probabilities, and how many tokens were evaluated."""
-        if not self._letter:
-            self._letter = self._post("/tokenize", {"content": "a", "add_special": False})["tokens"]
-        answer = self._post("/completion", wire.top_call(prompt, count, slot, self._letter[-1]))
-        return wire.read_top(answer), answer["timings"]["prompt_n"]
-
-    def _next(self, prompt: Tokens, wanted: Sequence[int]) -> dict[int, float]:
-        """Log-probability of each of `wanted`: read off the top, or by its ratio to the top token."""
-        if not wanted:
-            return {}
-        self._room(prompt)
+    def _in_slot(self, prompt: Tokens, steps: Callable[[int], Steps[R]]) -> R:
+        """Drive steps in the slot whose cache suits the prompt best; waits while all are taken."""
         with self._slots.reserve(prompt) as slot:
-            top, _ = self._top(prompt, TOP_FIRST, slot)
-            if all(token in top for token in wanted):
-                return {token: top[token] for token in wanted}
-            anchor = max(top, key=top.__getitem__)
-            group = list(dict.fromkeys([anchor, *wanted]))
-            logprobs, _ = self._among(prompt, group, slot)
-        return {
-            token: value - logprobs[0] + top[anchor] for token, value in zip(group, logprobs, strict=True)
-        }
-
-    def _room(self, prompt: Tokens) -> int:
-        """How many tokens may follow `prompt`; refuses an empty one and one that fills the context."""
-        if not prompt:
-            raise Refused("the prompt is empty")
-        if len(prompt) >= self._spec.context:
-            raise Refused(
-                f"the prompt has {len(prompt)} tokens and the context holds {self._spec.context}: "
-                "shorten it or raise the context"
-            )
-        return self._spec.context - len(prompt)
-
-    def _tokens_of(self, text: str, tokens: Sequence[int]) -> int:
-        """The fewest leading `tokens` that spell at least `text` (bisection over the server's decoder)."""
-        low, high = 0, len(tokens)
-        while low < high:
-            middle = (low + high) // 2
-            if len(self.text_of(tokens[:middle])) >= len(text):
-                high = middle
-            else:
-                low = middle + 1
-        return low
+            return self._drive(steps(slot))
 
     def text_of(self, tokens: Sequence[int]) -> str:
         """What the server makes of token ids, control tokens by name."""
-        return self._post("/detokenize", {"tokens": list(tokens)})["content"]
+        return self._drive(self._calls.text_of(tokens))
 
     def tokens_of(self, text: str) -> Tokens:
         """What the server makes of text in which control tokens are written out."""
