@@ -116,7 +116,8 @@ class Engine(Protocol):
 class EngineSpec:
     """What to start: a `gguf` for llama, a safetensors folder for torch, an `url` and `model` for endpoint.
 
-    `adapter` is a GGUF LoRA for llama, a PEFT folder for torch. `context` is the token limit per request.
+    `adapter` is a GGUF LoRA for llama, a PEFT folder for torch. `adapters` are GGUF LoRAs that are loaded and
+    not applied: each call to llama.cpp names one by its place. `context` is the token limit per request.
     """
 
     engine: str
@@ -125,6 +126,7 @@ class EngineSpec:
     url: str | None = None
     model: str = ""
     adapter: Path | None = None
+    adapters: tuple[Path, ...] = ()
     context: int = 2048
     parallel: int = 8
     threads: int = 0

@@ -54,8 +54,8 @@ def serve(settings: dict):
     params.ui = False
     params.warmup = False
     params.verbosity = WARNINGS
-    if settings["adapter"] is not None:
-        params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(settings["adapter"], 1.0)]
+    params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(path, 1.0) for path in settings["adapters"]]
+    params.lora_init_without_apply = not settings["apply"]
     return xllamacpp.Server(params)
 
 

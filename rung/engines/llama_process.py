@@ -98,7 +98,8 @@ class Child:
         """Hand the parameters over and return the address of the server."""
         settings = {
             "gguf": str(spec.gguf),
-            "adapter": None if spec.adapter is None else str(spec.adapter),
+            "adapters": [str(path) for path in ([spec.adapter] if spec.adapter else spec.adapters)],
+            "apply": spec.adapter is not None,
             "context": spec.context,
             "parallel": spec.parallel,
             "threads": spec.threads or available_cores(),
