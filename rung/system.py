@@ -222,11 +222,21 @@ class System:
                 self._head(pool), [embedded_text(e) for e in examples], lambda texts: self._embed(texts, pool)
             )
         engine = self.open(pool)
-        model = pool.model(_model_of(self.spec))
-        chat = pool.chat(model)
-        limit = context_of(model) - room_for_answer(self.spec, chat)
-        shots = self._shots(examples, pool)
-        return ask(self.spec, chat, engine, prompts_for(self.spec, chat, examples, shots, limit), progress)
+        return ask(self.spec, self.chat(pool), engine, self.prompts(examples, pool), progress)
+
+    def model(self, pool: Pool) -> Model:
+        """The base model. Raises SystemFolderError where the System has none, or other weights lie there."""
+        return pool.model(_model_of(self.spec))
+
+    def chat(self, pool: Pool) -> Chat:
+        """How the base model is talked to."""
+        return pool.chat(self.model(pool))
+
+    def prompts(self, examples: Sequence[Example], pool: Pool) -> list[tuple[int, ...]]:
+        """What the base model is given for each example, shots included."""
+        chat = self.chat(pool)
+        limit = context_of(self.model(pool)) - room_for_answer(self.spec, chat)
+        return prompts_for(self.spec, chat, examples, self._shots(examples, pool), limit)
 
     def memory_mb(self, pool: Pool) -> float:
         """Memory of what holds the weights, in MiB: an engine's own figure, or that of head and embedder."""
@@ -239,7 +249,7 @@ class System:
 
     def open(self, pool: Pool) -> Engine:
         """The engine that answers for this System."""
-        spec, model = self.spec, pool.model(_model_of(self.spec))
+        spec, model = self.spec, self.model(pool)
         adapted = f"{ADAPTER_FOLDER}/adapter_model.safetensors" in spec.files
         if spec.engine == "torch":
             return pool.engine(
@@ -408,22 +418,24 @@ def ask(
     """Put rendered prompts to an engine and read its answers as the Spec says."""
     if spec.answer.form in ("words", "codes"):
         options = candidates(spec, chat)
-        return [_from_choice(spec, c) for c in engine.choose(prompts, options, progress=progress)]
-    schema = spec.schema_ if spec.answer.form == "schema" else None
-    requests = [
-        Request(
-            prompt=prompt,
-            max_tokens=spec.answer.max_tokens,
-            stop_ids=chat.stop_ids,
-            stop=chat.stop_strings(spec.style),
-            schema=schema,
-        )
-        for prompt in prompts
-    ]
-    return [_from_completion(spec, c) for c in engine.generate(requests, progress=progress)]
+        return [answer_of_choice(spec, c) for c in engine.choose(prompts, options, progress=progress)]
+    requests = [request_for(spec, chat, prompt) for prompt in prompts]
+    return [answer_of_completion(spec, c) for c in engine.generate(requests, progress=progress)]
 
 
-def _from_choice(spec: Spec, choice: Choice) -> Answer:
+def request_for(spec: Spec, chat: Chat, prompt: tuple[int, ...]) -> Request:
+    """What an engine is asked to write after a prompt."""
+    return Request(
+        prompt=prompt,
+        max_tokens=spec.answer.max_tokens,
+        stop_ids=chat.stop_ids,
+        stop=chat.stop_strings(spec.style),
+        schema=spec.schema_ if spec.answer.form == "schema" else None,
+    )
+
+
+def answer_of_choice(spec: Spec, choice: Choice) -> Answer:
+    """What an engine's choice among the labels says."""
     if choice.failure:
         return Answer(text="", failure=choice.failure, latency_s=choice.latency_s)
     label = spec.labels[choice.index]
@@ -439,7 +451,8 @@ def _from_choice(spec: Spec, choice: Choice) -> Answer:
     )
 
 
-def _from_completion(spec: Spec, completion: Completion) -> Answer:
+def answer_of_completion(spec: Spec, completion: Completion) -> Answer:
+    """What an engine wrote, read as the Spec says."""
     # Half a surrogate pair, which a model's bytes can spell, is text that no file can hold.
     text = completion.text.encode("utf-8", "replace").decode("utf-8")
     # A number that was cut off in the middle reads as another one.

@@ -23,8 +23,8 @@ def no_progress(done: int, total: int) -> None:
 class Request:
     """Ask for text after `prompt`. `schema` constrains it to JSON under that JSON Schema.
 
-    Greedy unless `temperature` > 0. `stop_ids` end the answer and aren't part of it; `stop` does the
-    same for strings.
+    Greedy unless `temperature` > 0; then drawn from the likeliest tokens that hold `top_p` of the
+    probability. `stop_ids` end the answer and aren't part of it; `stop` does the same for strings.
     """
 
     prompt: tuple[int, ...]
@@ -33,6 +33,7 @@ class Request:
     stop: tuple[str, ...] = ()
     schema: Json = None
     temperature: float = 0.0
+    top_p: float = 1.0
     seed: int = 0
 
 

@@ -154,6 +154,11 @@ class Decoder:
 
 
 def _draw(logits: torch.Tensor, answer: _Answer) -> int:
-    """A token drawn at the request's temperature by its own generator."""
+    """A token drawn at the request's temperature, from its nucleus, by its own generator."""
     weights = (logits.float().cpu() / answer.request.temperature).softmax(-1)
+    if answer.request.top_p < 1:
+        ranked, places = weights.sort(descending=True)
+        # The fewest tokens that hold top_p: one is in while those before it hold less.
+        outside = ranked.cumsum(0) - ranked >= answer.request.top_p
+        weights[places[outside]] = 0.0
     return int(torch.multinomial(weights, 1, generator=answer.generator))

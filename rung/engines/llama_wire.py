@@ -16,15 +16,19 @@ EVERY_TOKEN = 1 << 24
 Wire = dict[str, object]
 
 
-def completion_call(request: Request, room: int, slot: int) -> Wire:
-    """The body of a /completion call that answers `request` within `room` tokens."""
+def completion_call(request: Request, room: int, slot: int, probabilities: int = 1) -> Wire:
+    """The body of a /completion call that answers `request` within `room` tokens.
+
+    Beside each token stand the `probabilities` likeliest ones.
+    """
     body: Wire = {
         **_common(request.prompt, slot),
         "n_predict": min(request.max_tokens, room),
-        "n_probs": 1,
+        "n_probs": probabilities,
         "temperature": request.temperature,
-        "samplers": ["temperature"],
-        "seed": request.seed,
+        "samplers": ["temperature", "top_p"] if request.top_p < 1 else ["temperature"],
+        "top_p": request.top_p,
+        "seed": request.seed & 0xFFFFFFFF,
         "stop": list(request.stop),
     }
     if request.schema is not None:

@@ -1,0 +1,1 @@
+"""Serving: many Systems behind one OpenAI-compatible endpoint."""

@@ -1,0 +1,312 @@
+"""A base model under llama.cpp with its adapters: asked without blocking, watched, renewed without a pause.
+
+llama.cpp takes adapters when it starts. So another adapter means another child: it is started beside the
+one that answers, takes over when it is ready, and the old one ends with its last request. A child that dies
+is started again, and what it was asked is asked once more.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeVar
+
+import httpx
+
+from rung.engines.base import EngineSpec
+from rung.engines.llama_calls import Call, Calls, Steps
+from rung.engines.llama_process import Child
+from rung.engines.slots import Slots
+from rung.engines.work import Refused
+from rung.errors import EngineError
+from rung.serve.events import events
+from rung.serve.lanes import Lanes
+
+R = TypeVar("R")
+Tokens = tuple[int, ...]
+
+WATCH_S = 0.5
+"""How often it is looked whether the child lives."""
+DEATH_WAIT_S = 1.0
+"""A connection broke: how long a dying process, which has given up its memory, may take to go."""
+
+
+@dataclass(eq=False)
+class Running:
+    """A child, its adapters by their place, and how many requests it has. `retired`: ends with the last."""
+
+    child: Child
+    adapters: tuple[Path, ...]
+    slots: Slots
+    client: httpx.AsyncClient
+    requests: int = 0
+    retired: bool = False
+
+
+@dataclass
+class Host:
+    """One base model. `spec` has neither adapters nor an adapter; for one event loop."""
+
+    spec: EngineSpec
+    lanes: Lanes
+    limit_s: float
+    calls: Calls = field(init=False)
+    restarts: int = 0
+    _running: Running | None = None
+    _adapters: tuple[Path, ...] = ()
+    _change: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _watch: asyncio.Task[None] | None = None
+    _endings: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.calls = Calls(context=self.spec.context)
+
+    @property
+    def ready(self) -> bool:
+        """Whether a child runs."""
+        return self._running is not None
+
+    @property
+    def adapters(self) -> tuple[Path, ...]:
+        """The adapters that are loaded, or will be at the next start."""
+        return self._adapters
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the child that answers now."""
+        return None if self._running is None else self._running.child.pid
+
+    async def have(self, add: Iterable[Path] = (), remove: Iterable[Path] = ()) -> None:
+        """Run with these adapters too, and without those. Raises EngineError where that can't start.
+
+        A child that has to be replaced answers until its successor is ready.
+        """
+        add, remove = tuple(add), set(remove)
+        # Said before the lock is had: whoever starts a child next takes everybody's adapters along.
+        self._adapters = tuple(dict.fromkeys([*(a for a in self._adapters if a not in remove), *add]))
+        async with self._change:
+            if self._running is not None and set(add) <= set(self._running.adapters):
+                return
+            try:
+                await self._switch(self._adapters)
+            except EngineError:
+                before = self._running.adapters if self._running is not None else ()
+                self._adapters = tuple(a for a in self._adapters if a not in add or a in before)
+                raise
+
+    async def rest(self) -> None:
+        """Run without the adapters that were removed; frees their memory."""
+        async with self._change:
+            if self._running is not None and set(self._running.adapters) != set(self._adapters):
+                await self._switch(self._adapters)
+
+    async def sleep(self) -> None:
+        """End the child, to free its memory. The next request starts it again."""
+        async with self._change:
+            old, self._running = self._running, None
+            if old is not None:
+                self._retire(old)
+
+    async def ask(self, prompt: Tokens, adapter: Path | None, steps: Callable[[int], Steps[R]]) -> R:
+        """Make the calls of one request; waits for its turn.
+
+        `steps` is given the slot. Raises lanes.Full, Refused for what llama.cpp doesn't take, EngineError
+        when the child dies twice over it.
+        """
+        async with self.lanes.turn(adapter):
+            key = _key(adapter, prompt)
+            running = await self._current(adapter)
+            with running.slots.reserve(key) as slot:
+                return await self._drive(steps(slot), adapter)
+
+    async def stream(
+        self, prompt: Tokens, adapter: Path | None, call: Callable[[int], Call]
+    ) -> AsyncIterator[Mapping]:
+        """The pieces of one streamed answer. Raises as `ask` does, and Broken where the child breaks off.
+
+        Whoever iterates must close the iterator (`contextlib.aclosing`): that ends the work in the child.
+        """
+        async with self.lanes.turn(adapter):
+            key = _key(adapter, prompt)
+            running = await self._current(adapter)
+            with running.slots.reserve(key) as slot:
+                with _held(running, self._end):
+                    made = call(slot)
+                    body = {**made.body, "stream": True, **_scales(running, adapter)}
+                    try:
+                        async with running.client.stream("POST", made.path, json=body) as response:
+                            if response.status_code != httpx.codes.OK:
+                                await response.aread()
+                                raise Refused(_refusal(response))
+                            async for event in events(response.aiter_bytes()):
+                                yield event
+                    except httpx.TransportError as error:
+                        raise Broken(f"llama.cpp broke off: {error!r}") from None
+
+    async def drive(self, steps: Steps[R], adapter: Path | None = None) -> R:
+        """Calls that need no slot, such as turning tokens into text."""
+        return await self._drive(steps, adapter)
+
+    def memory_mb(self) -> float:
+        """Resident memory of the child, in MiB; 0 while none runs."""
+        return 0.0 if self._running is None else self._running.child.memory_mb()
+
+    async def close(self) -> None:
+        """End every child at once; requests in flight fail."""
+        if self._watch is not None:
+            self._watch.cancel()
+        for task in [*self._endings]:
+            task.cancel()
+        async with self._change:
+            if self._running is not None:
+                await _end(self._running)
+                self._running = None
+
+    async def _current(self, adapter: Path | None) -> Running:
+        """The child to ask, which has the adapter; started where there is none."""
+        running = self._running
+        if running is None or (adapter is not None and adapter not in running.adapters):
+            await self.have([] if adapter is None else [adapter])
+            running = self._running
+        assert running is not None, "`have` leaves a child that runs, or raises"
+        return running
+
+    async def _drive(self, steps: Steps[R], adapter: Path | None) -> R:
+        try:
+            call = next(steps)
+            while True:
+                try:
+                    answer = await self._post(call, adapter)
+                except Refused as refusal:
+                    call = steps.throw(refusal)
+                else:
+                    call = steps.send(answer)
+        except StopIteration as end:
+            return end.value
+
+    async def _post(self, call: Call, adapter: Path | None) -> Mapping:
+        """The child's answer, asked for once more after a broken connection or a death."""
+        running = await self._current(adapter)
+        try:
+            return await self._exchange(running, call, adapter)
+        except httpx.TransportError:
+            await self.renew(running)
+        running = await self._current(adapter)
+        try:
+            return await self._exchange(running, call, adapter)
+        except httpx.TransportError as error:
+            raise EngineError(
+                f"llama.cpp broke twice over the same request: {error!r}; {running.child.last_words()}"
+            ) from None
+
+    async def _exchange(self, running: Running, call: Call, adapter: Path | None) -> Mapping:
+        with _held(running, self._end):
+            body = {**call.body, **_scales(running, adapter)} if "prompt" in call.body else call.body
+            try:
+                response = await running.client.post(call.path, json=body)
+            except RuntimeError:
+                # httpx's word for a client that was closed, here by the task that ended the child.
+                if running.client.is_closed:
+                    raise httpx.ConnectError("the child is gone") from None
+                raise
+        if response.status_code != httpx.codes.OK:
+            raise Refused(_refusal(response))
+        return response.json()
+
+    async def renew(self, broken: Running | None = None) -> None:
+        """Start the child again if it died; whoever is first does it for all.
+
+        `broken` is the one whose connection broke: it is given time to die.
+        """
+        if broken is not None:
+            await asyncio.to_thread(broken.child.died, wait_s=DEATH_WAIT_S)
+        async with self._change:
+            running = self._running
+            if running is not None and running.child.died(wait_s=0):
+                self.restarts += 1
+                self._running = None
+                await _end(running)
+                await self._switch(self._adapters)
+
+    async def _switch(self, adapters: tuple[Path, ...]) -> None:
+        """Start a child with these adapters and let it take over. Under `_change`."""
+        old = self._running
+        spec = replace(self.spec, adapters=adapters)
+        child = await asyncio.to_thread(Child, spec, request_limit_s=self.limit_s)
+        self._running = Running(
+            child=child,
+            adapters=adapters,
+            slots=Slots(self.spec.parallel),
+            client=httpx.AsyncClient(
+                base_url=child.address,
+                headers={"Authorization": f"Bearer {child.key}"},
+                timeout=httpx.Timeout(self.limit_s, connect=10.0),
+                limits=httpx.Limits(max_connections=None, max_keepalive_connections=self.spec.parallel),
+                trust_env=False,
+            ),
+        )
+        if self._watch is None:
+            self._watch = asyncio.create_task(self._keep_alive())
+        if old is not None:
+            self._retire(old)
+
+    def _retire(self, old: Running) -> None:
+        old.retired = True
+        if not old.requests:
+            self._end(old)
+
+    def _end(self, running: Running) -> None:
+        """End a retired child in the background."""
+        task = asyncio.get_running_loop().create_task(_end(running))
+        self._endings.add(task)
+        task.add_done_callback(self._endings.discard)
+
+    async def _keep_alive(self) -> None:
+        """Start the child again when it dies while nobody asks it."""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            if self._running is not None and self._running.child.died(wait_s=0):
+                # The next request tries again, and is told what is wrong.
+                with contextlib.suppress(EngineError):
+                    await self.renew()
+
+
+class Broken(Exception):
+    """A stream broke off in the middle: the child died or closed the connection."""
+
+
+async def _end(running: Running) -> None:
+    await running.client.aclose()
+    running.child.client.close()
+    await asyncio.to_thread(running.child.kill)
+
+
+@contextlib.contextmanager
+def _held(running: Running, end: Callable[[Running], None]):
+    """Keep a child until the request is over, also one that is retired meanwhile."""
+    running.requests += 1
+    try:
+        yield
+    finally:
+        running.requests -= 1
+        if running.retired and not running.requests:
+            end(running)
+
+
+def _scales(running: Running, adapter: Path | None) -> dict[str, object]:
+    """Which adapter llama.cpp applies to a call; none where it has adapters and the call wants none."""
+    if not running.adapters:
+        return {}
+    if adapter is None:
+        return {"lora": [{"id": place, "scale": 0.0} for place in range(len(running.adapters))][:1]}
+    return {"lora": [{"id": running.adapters.index(adapter), "scale": 1.0}]}
+
+
+def _key(adapter: Path | None, prompt: Tokens) -> Tokens:
+    """What a slot's cache holds: with another adapter the same tokens aren't the same."""
+    return (-1 - abs(hash(adapter)), *prompt)
+
+
+def _refusal(response: httpx.Response) -> str:
+    return f"llama.cpp answered {response.status_code}: {response.text[:300]}"
