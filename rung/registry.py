@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AwareDatetime, TypeAdapter, ValidationError
 
 from rung.errors import RunError, SystemFolderError, TaskError
 from rung.home import home_dir
@@ -87,7 +87,7 @@ class Pointed:
     folder. `origin` says in words why there is none where that is so.
     """
 
-    at: datetime
+    at: AwareDatetime
     action: Literal["tag", "remove"]
     name: str
     version: str
