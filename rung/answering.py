@@ -8,6 +8,7 @@ from typing import TypeAlias
 from rung.engines.base import Progress, no_progress
 from rung.errors import EngineError, TaskError
 from rung.records import Answer, Example, Json
+from rung.registry import resolve_system
 from rung.system import Pool, System
 from rung.task.outputs import check_text, shown
 
@@ -62,9 +63,12 @@ class Answerer(AbstractContextManager["Answerer"]):
         self.close()
 
 
-def load(folder: Path | str) -> Answerer:
-    """Load a System folder, such as a run's `winner`. Raises SystemFolderError where it isn't whole."""
-    return Answerer(System.load(Path(folder)))
+def load(system: Path | str) -> Answerer:
+    """Load a System: a folder such as a run's `winner`, or as text also a tag such as "helpdesk:1.2".
+
+    Raises SystemFolderError where there is none or it isn't whole.
+    """
+    return Answerer(System.load(system if isinstance(system, Path) else resolve_system(system)))
 
 
 def _example(where: str, row: Asked) -> Example:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rung.errors import RunError
+from rung.home import home_dir
 
 RUN_FILE = "run.json"
 LOCK_FILE = ".lock"
@@ -24,13 +25,14 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        way = "RUNG_HOME" if path.is_relative_to(home_dir()) else "--out"
         raise RunError(
             f"can't write {str(path)!r}: {error.strerror or error}; free some space, mend the permissions, "
-            "or choose another place with --out"
+            f"or choose another place with {way}"
         ) from None
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, mode: int = 0o644) -> None:
     """Write a file whole or not at all, and have it on the disk before returning."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,7 +42,7 @@ def write_text(path: Path, text: str) -> None:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
-            Path(draft).chmod(0o644)
+            Path(draft).chmod(mode)
             Path(draft).replace(path)
             _sync(path.parent)
         finally:
@@ -69,10 +71,13 @@ def append_jsonl(path: Path, records: Sequence[Mapping]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         _cut_torn_line(path)
         text = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records)
+        fresh = not path.exists()
         with path.open("a", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
+        if fresh:
+            _sync(path.parent)
 
 
 def read_jsonl(path: Path) -> list[dict]:
@@ -132,6 +137,17 @@ def held(folder: Path) -> Iterator[None]:
                 f"another climb is at work in {str(folder)!r}; wait for it, or choose another folder with "
                 "--out"
             ) from None
+        yield
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock file `path`, waiting while another process holds it. RunError where it can't be made."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 

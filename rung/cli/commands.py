@@ -274,7 +274,7 @@ def report(run: Path | None = None, /, *, html: Path | None = None) -> None:
 
 
 def ask(
-    system: Path,
+    system: str,
     text: Text,
     /,
     *,
@@ -288,7 +288,7 @@ def ask(
     Parameters
     ----------
     system
-        A System's folder, such as the `winner` of a run.
+        A System's folder, such as the `winner` of a run, or a tag, such as helpdesk:1.2.
     text
         What to answer; - reads it from standard input.
     context
@@ -298,9 +298,10 @@ def ask(
     """
     from rung.answering import Answerer
     from rung.cli.answers import as_json, as_line, standard_input
+    from rung.registry import resolve_system
     from rung.system import Pool, System
 
-    loaded = System.load(system)
+    loaded = System.load(resolve_system(system))
     said = standard_input() if text == "-" else text
     with Pool(parallel=1) as pool:
         answer = Answerer(loaded, pool).ask(said, context=context)

@@ -7,8 +7,9 @@ from itertools import pairwise
 from typing import Any
 
 from rung.data.images import PLACE, image_at
+from rung.data.rows import MAX_ROW_BYTES
 from rung.records import Json
-from rung.task.outputs import canonical, read_json, shown
+from rung.task.outputs import canonical, check_parts, read_json, shown
 
 SPEAKERS = {"user": "User", "assistant": "Assistant", "tool": "Tool"}
 ROLES = {
@@ -25,6 +26,8 @@ FUNCTIONS = "Functions (JSON):\n"
 """What stands before the functions that an answer may call."""
 IMAGE_PARTS = ("image_url", "input_image", "image")
 IMAGE_KEYS = ("image_url", "image", "url", "path")
+ASKING = ("user", "tool")
+"""Whose turn comes before an answer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +40,14 @@ class Fields:
     rejected: Any = None
     images: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """What a conversation asks, as the input and the context of an Example."""
+
+    input: str
+    context: str | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,6 +73,38 @@ def conversation(
     if read[-1].role != "assistant":
         raise ValueError(f"{column} must end with the assistant's answer, not with {read[-1].role!r}")
     return _fields(read[:-1], read[-1].answer, column, tools)
+
+
+def asked(messages: Any, tools: Any = None) -> Question:
+    """What a request in OpenAI's chat form asks: the same as a row of these messages and their answer does.
+
+    `tools` are the functions that may be called. Raises ValueError, which tells the sender what to change,
+    where nothing is asked or it can't be.
+    """
+    try:
+        check_parts([messages, tools])
+    except ValueError as error:
+        raise ValueError(f"the request is or holds what can't be read: {error}") from None
+    if isinstance(messages, list) and any(map(_pictured, messages)):
+        raise ValueError("messages holds an image: this System answers text alone; take the image out")
+    turns = read_turns(messages, "messages")
+    for number, turn in enumerate(turns, start=1):
+        if turn.role == "user" and not turn.text.strip():
+            raise ValueError(
+                f"turn {number} of messages, the user's, is empty ({shown(turn.text)}); fill it in"
+            )
+    if not any(turn.role == "user" for turn in turns):
+        raise ValueError("messages holds no turn of the user; add what is asked")
+    if turns[-1].role not in ASKING:
+        raise ValueError(
+            f"messages must end with a turn of the user or of a tool, not of the {turns[-1].role}"
+        )
+    question = Question(input=_said(turns), context=_context(turns, tools) or None)
+    if question.context is not None and not question.context.strip():
+        raise ValueError(f"the system's text in messages is empty ({shown(question.context)}); leave it out")
+    if len(question.input) + len(question.context or "") > MAX_ROW_BYTES:
+        raise ValueError("messages hold over 1 MB of text; shorten them")
+    return question
 
 
 def preference(prompt: Any, chosen: Any, rejected: Any, columns: Sequence[str], tools: Any = None) -> Fields:
@@ -111,19 +154,29 @@ def _turn(turn: Any, column: str, role_key: str, text_key: str) -> Turn:
 
 
 def _fields(asked: Sequence[Turn], output: Json, column: str, tools: Any) -> Fields:
-    turns = [turn for turn in asked if turn.role != "system"]
-    if not any(turn.role == "user" for turn in turns):
+    if not any(turn.role == "user" for turn in asked):
         raise ValueError(f"{column} holds no user turn before the answer; add it or delete the row")
-    texts = [turn.text for turn in turns]
-    said = "\n".join(f"{SPEAKERS[turn.role]}: {turn.text}" for turn in turns)
-    system = "\n\n".join(turn.text for turn in asked if turn.role == "system")
     return Fields(
-        input=texts[0] if len(texts) == 1 else said,
+        input=_said(asked),
         output=output,
-        context="\n\n".join(part for part in (system, _functions(tools)) if part),
+        context=_context(asked, tools),
         images=tuple(image for turn in asked for image in turn.images),
         faults=_faults([*(turn.role for turn in asked), "assistant"]),
     )
+
+
+def _said(turns: Sequence[Turn]) -> str:
+    """The input: the turns that aren't the system's, with their speakers where there are several."""
+    spoken = [turn for turn in turns if turn.role != "system"]
+    if len(spoken) == 1:
+        return spoken[0].text
+    return "\n".join(f"{SPEAKERS[turn.role]}: {turn.text}" for turn in spoken)
+
+
+def _context(turns: Sequence[Turn], tools: Any) -> str:
+    """The context: the system's turns, and the functions that may be called."""
+    system = "\n\n".join(turn.text for turn in turns if turn.role == "system")
+    return "\n\n".join(part for part in (system, _functions(tools)) if part)
 
 
 def _faults(roles: Sequence[str]) -> tuple[str, ...]:
@@ -165,6 +218,13 @@ def _content(content: Any, key: str) -> tuple[str, tuple[str, ...]]:
         else:
             raise ValueError(f"{key} holds a part that is no text and no image: {shown(part)}; take it out")
     return "".join(texts), tuple(images)
+
+
+def _pictured(turn: Any) -> bool:
+    """Whether a turn, not read yet, holds an image."""
+    content = turn.get("content") if isinstance(turn, dict) else None
+    parts = content if isinstance(content, list) else []
+    return any(isinstance(part, dict) and part.get("type") in IMAGE_PARTS for part in parts)
 
 
 def _calls(turn: Mapping[str, Any], text_key: str) -> Json:
