@@ -79,6 +79,10 @@ class Embedder:
             progress(done, len(order))
         return vectors
 
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        """How many tokens `embed` reads of these texts, all together."""
+        return sum(len(row.ids) for row in self._tokenizer.encode_batch(list(texts)))
+
     def cached_embeddings(
         self, texts: Sequence[str], cache_dir: Path, *, progress: Rows = no_rows
     ) -> Vectors:

@@ -7,7 +7,7 @@ is started again, and what it was asked is asked once more.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -108,6 +108,18 @@ class Host:
             if old is not None:
                 self._retire(old)
 
+    def leave(self) -> None:
+        """End when nobody asks or waits any more: nothing is served by this model now."""
+
+        async def wait() -> None:
+            while self.lanes.running or self.lanes.waiting:
+                await asyncio.sleep(WATCH_S)
+            await self.close()
+
+        task = asyncio.get_running_loop().create_task(wait())
+        self._endings.add(task)
+        task.add_done_callback(self._endings.discard)
+
     async def ask(self, prompt: Tokens, adapter: Path | None, steps: Callable[[int], Steps[R]]) -> R:
         """Make the calls of one request; waits for its turn.
 
@@ -122,7 +134,7 @@ class Host:
 
     async def stream(
         self, prompt: Tokens, adapter: Path | None, call: Callable[[int], Call]
-    ) -> AsyncIterator[Mapping]:
+    ) -> AsyncGenerator[Mapping]:
         """The pieces of one streamed answer. Raises as `ask` does, and Broken where the child breaks off.
 
         Whoever iterates must close the iterator (`contextlib.aclosing`): that ends the work in the child.
@@ -138,7 +150,7 @@ class Host:
                         async with running.client.stream("POST", made.path, json=body) as response:
                             if response.status_code != httpx.codes.OK:
                                 await response.aread()
-                                raise Refused(_refusal(response))
+                                raise Refused(_refusal(response), response.status_code)
                             async for event in events(response.aiter_bytes()):
                                 yield event
                     except httpx.TransportError as error:
@@ -156,8 +168,10 @@ class Host:
         """End every child at once; requests in flight fail."""
         if self._watch is not None:
             self._watch.cancel()
+        mine = asyncio.current_task()
         for task in [*self._endings]:
-            task.cancel()
+            if task is not mine:
+                await task
         async with self._change:
             if self._running is not None:
                 await _end(self._running)
@@ -205,13 +219,15 @@ class Host:
             body = {**call.body, **_scales(running, adapter)} if "prompt" in call.body else call.body
             try:
                 response = await running.client.post(call.path, json=body)
+            except httpx.TimeoutException:
+                raise Refused(f"no answer within {self.limit_s:g} s") from None
             except RuntimeError:
                 # httpx's word for a client that was closed, here by the task that ended the child.
                 if running.client.is_closed:
                     raise httpx.ConnectError("the child is gone") from None
                 raise
         if response.status_code != httpx.codes.OK:
-            raise Refused(_refusal(response))
+            raise Refused(_refusal(response), response.status_code)
         return response.json()
 
     async def renew(self, broken: Running | None = None) -> None:

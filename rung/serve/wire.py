@@ -11,6 +11,8 @@ MOST_TOP_LOGPROBS = 20
 MOST_PROMPTS = 256
 MOST_TEXT = 1 << 20
 LARGEST_SEED = 2**63 - 1
+NAME = "[A-Za-z0-9][A-Za-z0-9._:-]{0,127}"
+"""What requests may call a System."""
 
 Text = Annotated[str, Field(max_length=MOST_TEXT)]
 Zero = Annotated[float, Field(ge=0, le=0)]
@@ -206,4 +208,4 @@ class LoadRequest(Body):
     """POST /v1/systems: serve another System, by its folder or tag; `name` is what requests call it."""
 
     system: str = Field(min_length=1, max_length=4096)
-    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][\w.:-]{0,127}$")
+    name: str | None = Field(default=None, pattern=f"^{NAME}$")

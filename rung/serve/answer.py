@@ -1,0 +1,361 @@
+"""From a request's question to a System's answer, whole or piece by piece.
+
+What is asked of an engine, and how its answer is read, is `rung.system`'s business: here is who waits for it.
+"""
+
+import math
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from rung.engines import llama_wire as wire
+from rung.engines.base import Completion, Request
+from rung.engines.llama_calls import Call, Calls, Steps
+from rung.engines.work import Refused
+from rung.errors import EngineError
+from rung.models.chat import Message
+from rung.records import Answer, Example, Json
+from rung.serve.faults import Fault, bad, broken, overloaded
+from rung.serve.host import Broken
+from rung.serve.lanes import Full
+from rung.serve.systems import Served, Systems
+from rung.system import answer_of_choice, answer_of_completion, context_of, request_for
+
+Tokens = tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wish:
+    """What a request may set. `top` None: no log-probabilities; else how many stand beside each token."""
+
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    top: int | None = None
+    schema: Json = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chance:
+    """A token, or a label, of an answer: its log-probability and those of others in its place."""
+
+    text: str
+    logprob: float
+    spelled: tuple[int, ...]
+    top: tuple[tuple[str, float, tuple[int, ...]], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Piece:
+    """A part of an answer as it comes."""
+
+    text: str
+    chances: tuple[Chance, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reply:
+    """A whole answer. `value` is what the System's kind makes of the text, `probability` that of a label."""
+
+    text: str
+    finish: Literal["stop", "length"]
+    prompt_tokens: int
+    completion_tokens: int
+    chances: tuple[Chance, ...] = ()
+    value: Json = None
+    probability: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A question with the prompt that it makes; heads have none."""
+
+    example: Example
+    prompt: Tokens = ()
+
+
+async def asked(systems: Systems, served: Served, example: Example) -> Asked:
+    """The prompt of a task's System for an input. Raises Fault where it's longer than the model holds."""
+    if served.chat is None:
+        return Asked(example=example)
+    if served.spec.shots.choice == "nearest":
+        (prompt,) = await systems.bench.run(lambda: served.system.prompts([example], systems.pool))
+    else:
+        (prompt,) = served.system.prompts([example], systems.pool)
+    return fitting(served, Asked(example=example, prompt=prompt), systems)
+
+
+def turns_asked(systems: Systems, served: Served, turns: Sequence[Message]) -> Asked:
+    """The prompt that a base model's template makes of a chat."""
+    assert served.chat is not None, "a base model has a chat"
+    return fitting(served, Asked(example=_nothing(), prompt=served.chat.render(turns)), systems)
+
+
+def text_asked(systems: Systems, served: Served, text: str) -> Asked:
+    """A text that a base model continues as it stands; nothing in it becomes a control token."""
+    assert served.chat is not None, "a base model has a chat"
+    tokens = served.chat.tokens
+    ids = tuple(tokens.encode(text, special=False))
+    first = (tokens.bos_id,) if tokens.add_bos and tokens.bos_id is not None else ()
+    return fitting(served, Asked(example=_nothing(), prompt=(*first, *ids)), systems)
+
+
+def fitting(served: Served, asked: Asked, systems: Systems) -> Asked:
+    """The same, where the prompt leaves room for an answer. Raises Fault, a 400, where it doesn't."""
+    holds = served.host.spec.context if served.host is not None else _context(served, systems)
+    if not asked.prompt:
+        raise bad("the prompt is empty: there is nothing to continue", "prompt")
+    if len(asked.prompt) >= holds:
+        raise bad(
+            f"the prompt has {len(asked.prompt):,} tokens and the context holds {holds:,}, the answer "
+            "included; shorten it",
+            "messages",
+            "context_length_exceeded",
+        )
+    return asked
+
+
+async def reply(systems: Systems, served: Served, question: Asked, wish: Wish) -> Reply:
+    """One whole answer. Raises Fault."""
+    try:
+        await systems.warm(served)
+        if served.host is None:
+            return await _from_bench(systems, served, question, wish)
+        if served.options is not None:
+            return await _label(served, question, wish)
+        request = _request(served, question, wish)
+        completion, tops = await served.host.ask(
+            question.prompt,
+            served.adapter,
+            lambda slot: _written(_calls(served), request, slot, wish.top),
+        )
+        return _reply(served, completion, tops)
+    except Full as full:
+        raise overloaded(full.retry_after_s, full.waiting) from None
+    except Refused as refusal:
+        raise _refusal(refusal) from None
+    except EngineError as error:
+        raise broken(str(error)) from None
+
+
+async def stream(
+    systems: Systems, served: Served, question: Asked, wish: Wish
+) -> AsyncGenerator[Piece | Reply]:
+    """An answer piece by piece, and at last the whole. Raises Fault; close it (`aclosing`) to break off.
+
+    A stream that breaks in the engine is made again from the start, and goes on where it was.
+    """
+    if served.host is None or served.options is not None:
+        whole = await reply(systems, served, question, wish)
+        yield Piece(text=whole.text, chances=whole.chances)
+        yield whole
+        return
+    sent = ""
+    try:
+        await systems.warm(served)
+        try:
+            async with aclosing(_pieces(served, question, wish)) as pieces:
+                async for piece in pieces:
+                    sent += piece.text if isinstance(piece, Piece) else ""
+                    yield piece
+            return
+        except Broken:
+            await served.host.renew()
+    except Full as full:
+        raise overloaded(full.retry_after_s, full.waiting) from None
+    except Refused as refusal:
+        raise _refusal(refusal) from None
+    except EngineError as error:
+        raise broken(str(error)) from None
+    again = await reply(systems, served, question, wish)
+    if not again.text.startswith(sent):
+        raise broken("the engine broke, and the answer that it gave then doesn't begin like what was sent")
+    if len(again.text) > len(sent):
+        yield Piece(text=again.text[len(sent) :])
+    yield again
+
+
+async def _pieces(served: Served, question: Asked, wish: Wish) -> AsyncGenerator[Piece | Reply]:
+    """The pieces of a streamed answer and the whole; ends at a stop token that the model goes on after."""
+    host, request = served.host, _request(served, question, wish)
+    assert host is not None, "streams come from llama.cpp"
+    calls, start = _calls(served), time.perf_counter()
+    room = calls.room(request.prompt)
+    tokens: list[int] = []
+    probabilities: list[Mapping] = []
+    content, ending = "", "limit"
+    made = host.stream(
+        question.prompt,
+        served.adapter,
+        lambda slot: Call(
+            path="/completion", body=wire.completion_call(request, room, slot, _beside(wish.top))
+        ),
+    )
+    async with aclosing(made) as events:
+        async for event in events:
+            new = list(event["tokens"])
+            stopped = wire.first_stop(new, request.stop_ids) < len(new)
+            tokens += new
+            probabilities += event.get("completion_probabilities") or []
+            ending = event.get("stop_type", ending) if event.get("stop") else ending
+            if stopped and not event.get("stop"):
+                ending = "limit"
+                break
+            content += event["content"]
+            if event["content"]:
+                shown = _chances(event.get("completion_probabilities") or [], wish.top)
+                yield Piece(text=event["content"], chances=shown)
+    answer = {
+        "content": content,
+        "tokens": tokens,
+        "stop_type": ending,
+        "completion_probabilities": probabilities,
+    }
+    completion = await host.drive(calls.read(answer, request, start))
+    yield _reply(served, replace(completion, text=content), _chances(probabilities, wish.top))
+
+
+def _written(
+    calls: Calls, request: Request, slot: int, top: int | None
+) -> Steps[tuple[Completion, tuple[Chance, ...]]]:
+    """A completion with what stood beside its tokens; raises Refused."""
+    start = time.perf_counter()
+    room = calls.room(request.prompt)
+    body = wire.completion_call(request, room, slot, _beside(top))
+    answer = yield Call(path="/completion", body=body)
+    completion = yield from calls.read(answer, request, start)
+    kept = (answer.get("completion_probabilities") or [])[: len(completion.tokens)]
+    return completion, _chances(kept, top)
+
+
+async def _label(served: Served, question: Asked, wish: Wish) -> Reply:
+    host, trie = served.host, served.options
+    assert host is not None and trie is not None, "labels are chosen by llama.cpp here"
+    choice = await host.ask(
+        question.prompt, served.adapter, lambda slot: _calls(served).choose(question.prompt, trie, slot)
+    )
+    return _of_answer(answer_of_choice(served.spec, choice), wish)
+
+
+async def _from_bench(systems: Systems, served: Served, question: Asked, wish: Wish) -> Reply:
+    """The answer of a head or of a torch engine."""
+    spec, pool = served.spec, systems.pool
+    if spec.engine == "head" or served.options is not None:
+        answer = await systems.bench.ask(
+            served.name, question.example, lambda rows: served.system.answer(rows, pool)
+        )
+        return _of_answer(answer, wish)
+    if wish.top is not None:
+        raise bad(f"this System runs under {spec.engine}, which tells no log-probabilities here", "logprobs")
+    request = _request(served, question, wish)
+    completion = await systems.bench.ask(
+        served.name, request, lambda requests: served.system.open(pool).generate(requests)
+    )
+    if completion.failure is not None:
+        raise broken(completion.failure)
+    return _reply(served, completion, ())
+
+
+def _request(served: Served, question: Asked, wish: Wish) -> Request:
+    """What the engine is asked to write: as the System says, but for what the client wishes."""
+    assert served.chat is not None, "whatever writes has a chat"
+    made = request_for(served.spec, served.chat, question.prompt)
+    schema = made.schema if made.schema is not None else wish.schema
+    if schema is not None and wish.stop:
+        raise bad("`stop` would cut JSON that has to be whole: leave it out", "stop")
+    return replace(
+        made,
+        max_tokens=wish.max_tokens or made.max_tokens,
+        stop=(*made.stop, *wish.stop),
+        schema=schema,
+        temperature=wish.temperature,
+        top_p=wish.top_p,
+        seed=wish.seed,
+    )
+
+
+def _reply(served: Served, completion: Completion, chances: tuple[Chance, ...]) -> Reply:
+    answer = answer_of_completion(served.spec, completion)
+    return Reply(
+        text=answer.text,
+        finish="length" if completion.truncated else "stop",
+        prompt_tokens=completion.prompt_tokens,
+        completion_tokens=len(completion.tokens),
+        chances=chances,
+        value=answer.value,
+    )
+
+
+def _of_answer(answer: Answer, wish: Wish) -> Reply:
+    """A label as a reply: one token, as far as log-probabilities go."""
+    if answer.failure is not None:
+        raise broken(answer.failure)
+    chances: tuple[Chance, ...] = ()
+    if wish.top is not None:
+        ranked = tuple((name, math.log(max(p, 1e-300)), _bytes(name)) for name, p in answer.options)
+        chances = (
+            Chance(
+                text=answer.text,
+                logprob=math.log(max(answer.probability or 0.0, 1e-300)),
+                spelled=_bytes(answer.text),
+                top=ranked[: wish.top],
+            ),
+        )
+    return Reply(
+        text=answer.text,
+        finish="stop",
+        prompt_tokens=answer.prompt_tokens,
+        completion_tokens=answer.completion_tokens,
+        chances=chances,
+        value=answer.value,
+        probability=answer.probability,
+    )
+
+
+def _chances(steps: Sequence[Mapping], top: int | None) -> tuple[Chance, ...]:
+    """What llama.cpp says beside each token."""
+    if top is None:
+        return ()
+    return tuple(
+        Chance(
+            text=step["token"],
+            logprob=step["logprob"],
+            spelled=tuple(step["bytes"]),
+            top=tuple(
+                (other["token"], other["logprob"], tuple(other["bytes"]))
+                for other in step["top_logprobs"][:top]
+            ),
+        )
+        for step in steps
+    )
+
+
+def _beside(top: int | None) -> int:
+    """How many probabilities llama.cpp is asked for: the token's own is always read."""
+    return max(1, top or 0)
+
+
+def _bytes(text: str) -> tuple[int, ...]:
+    return tuple(text.encode("utf-8", "replace"))
+
+
+def _calls(served: Served) -> Calls:
+    assert served.host is not None, "it is answered by llama.cpp"
+    return served.host.calls
+
+
+def _context(served: Served, systems: Systems) -> int:
+    return context_of(served.system.model(systems.pool))
+
+
+def _nothing() -> Example:
+    return Example(id="asked", input="", output=None)
+
+
+def _refusal(refusal: Refused) -> Fault:
+    """What the engine doesn't take is the client's to mend where it says so, else the server's."""
+    return bad(str(refusal)) if refusal.status in (None, 400) else broken(str(refusal))

@@ -1,0 +1,200 @@
+"""The routes, each a few lines over what answers them, and faults as responses."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from rung import __version__
+from rung.errors import RungError
+from rung.serve import completions, shapes
+from rung.serve.faults import Fault, bad, forbidden, unknown_model
+from rung.serve.gateway import Gateway
+from rung.serve.wire import ChatRequest, CompletionRequest, EmbeddingRequest, LoadRequest
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    status: {"description": what, "content": {"application/json": {"schema": {"type": "object"}}}}
+    for status, what in {
+        400: "The request can't be answered as it is.",
+        401: "No API key, or one that isn't known.",
+        403: "The caller may not do that.",
+        404: "Nothing is served under that name.",
+        413: "The body is too large.",
+        429: "Too many requests wait; Retry-After says when to try again.",
+        503: "The engine broke, or the server is being stopped.",
+        504: "The request's time is over.",
+    }.items()
+}
+
+
+def make_app(gateway: Gateway) -> FastAPI:
+    """The application over a gateway, which it closes at the end."""
+
+    @contextlib.asynccontextmanager
+    async def life(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        gateway.closing = True
+
+    app = FastAPI(
+        title="rung",
+        version=__version__,
+        summary="Systems behind an OpenAI-compatible endpoint.",
+        lifespan=life,
+        responses=RESPONSES,
+    )
+    app.add_exception_handler(Fault, _on_fault)
+    app.add_exception_handler(RungError, _on_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(Exception, _on_bug)
+    _answers(app, gateway)
+    _manages(app, gateway)
+    _watches(app, gateway)
+    return app
+
+
+def _answers(app: FastAPI, gateway: Gateway) -> None:
+    @app.post("/v1/chat/completions", tags=["answers"])
+    async def chat_completions(request: Request, body: ChatRequest) -> Response:
+        """Answer a chat."""
+        return await completions.chat(gateway, request, body)
+
+    @app.post("/v1/completions", tags=["answers"])
+    async def text_completions(request: Request, body: CompletionRequest) -> Response:
+        """Answer a text, or several."""
+        return await completions.complete(gateway, request, body)
+
+    @app.post("/v1/embeddings", tags=["answers"])
+    async def embeddings(request: Request, body: EmbeddingRequest) -> Response:
+        """Sentence vectors of unit length."""
+        return await gateway.whole(request, "embeddings", body.model, _embed(gateway, body))
+
+
+async def _embed(gateway: Gateway, body: EmbeddingRequest) -> dict[str, Any]:
+    systems = gateway.systems
+    if body.model not in systems.embedders:
+        raise unknown_model(body.model, sorted(systems.embedders))
+    vectors = await systems.bench.run(lambda: systems.pool.embedder.embed(body.texts))
+    tokens = await systems.bench.run(lambda: systems.pool.embedder.count_tokens(body.texts))
+    return {
+        "object": "list",
+        "model": body.model,
+        "data": [shapes.embedding(i, vector, body.encoding_format) for i, vector in enumerate(vectors)],
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }
+
+
+def _manages(app: FastAPI, gateway: Gateway) -> None:
+    @app.get("/v1/models", tags=["systems"])
+    async def models() -> Response:
+        """What requests may call, as OpenAI's clients list models."""
+        known = [shapes.model(served) for served in gateway.systems]
+        vectors = [
+            {"id": name, "object": "model", "created": 0, "owned_by": "rung"}
+            for name in sorted(gateway.systems.embedders)
+        ]
+        return JSONResponse({"object": "list", "data": [*known, *vectors]})
+
+    @app.get("/v1/models/{name}", tags=["systems"])
+    async def one_model(name: str) -> Response:
+        """One of them."""
+        return JSONResponse(shapes.model(gateway.find(name)))
+
+    @app.get("/v1/systems", tags=["systems"])
+    async def systems() -> Response:
+        """What is served, with what it is made of."""
+        return JSONResponse({"object": "list", "data": [shapes.system(s) for s in gateway.systems]})
+
+    @app.post("/v1/systems", tags=["systems"], status_code=201)
+    async def load(request: Request, body: LoadRequest) -> Response:
+        """Serve another System, while requests are answered."""
+        _admin(request)
+        try:
+            made = await gateway.systems.add(body.system, body.name)
+        except RungError as error:
+            raise bad(str(error), "system", "system_not_loaded") from None
+        return JSONResponse(shapes.system(made), status_code=201)
+
+    @app.delete("/v1/systems/{name}", tags=["systems"])
+    async def unload(request: Request, name: str) -> Response:
+        """Serve it no more; what it is asked already is still answered."""
+        _admin(request)
+        if not await gateway.systems.remove(name):
+            raise unknown_model(name, gateway.systems.names())
+        return JSONResponse({"name": name, "object": "system", "deleted": True})
+
+
+def _watches(app: FastAPI, gateway: Gateway) -> None:
+    @app.get("/healthz", tags=["operations"])
+    async def healthz() -> Response:
+        """Whether the server is alive."""
+        return JSONResponse({"status": "ok"})
+
+    @app.get("/readyz", tags=["operations"])
+    async def readyz() -> Response:
+        """Whether it takes requests: not while it's being stopped, nor while an engine is down."""
+        down = [served.name for served in gateway.systems if served.host and not served.host.ready]
+        ready = not gateway.closing and not down
+        found = {"status": "ready" if ready else "not ready", "waiting_for": sorted(down)}
+        return JSONResponse(found, status_code=200 if ready else 503)
+
+    @app.get("/metrics", tags=["operations"])
+    async def metrics() -> Response:
+        """Counters and gauges, as Prometheus reads them."""
+        return Response(gateway.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _admin(request: Request) -> None:
+    if not request.scope.get("state", {}).get("admin"):
+        raise forbidden("loading and unloading takes an administrator's key", "admin_key_required")
+
+
+async def _on_fault(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Fault), "registered for it"
+    return JSONResponse(error.body(), status_code=error.status, headers=error.headers)
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    return await _on_fault(request, Fault(status=503, message=str(error), kind="server_error"))
+
+
+async def _on_invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError), "registered for it"
+    found = list(error.errors())
+    message = "; ".join(map(_in_words, found[:3]))
+    place = [str(part) for part in found[0]["loc"][1:]] if found else []
+    return await _on_fault(request, bad(message, ".".join(place) or None))
+
+
+def _in_words(fault: "ErrorDetails") -> str:
+    place = ".".join(str(part) for part in fault["loc"][1:])
+    if fault["type"] == "extra_forbidden":
+        return f"`{place}` isn't supported here; leave it out"
+    said = fault["msg"].removeprefix("Value error, ")
+    return f"{place}: {said}" if place else said
+
+
+async def _on_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException), "registered for it"
+    headers = dict(error.headers or {})
+    return await _on_fault(
+        request,
+        Fault(
+            status=error.status_code,
+            message=f"{request.method} {request.url.path}: {error.detail}",
+            headers=headers,
+        ),
+    )
+
+
+async def _on_bug(request: Request, error: Exception) -> Response:
+    fault = Fault(status=500, message="a fault of the server, which is in its log", kind="server_error")
+    return await _on_fault(request, fault)

@@ -1,0 +1,298 @@
+"""POST /v1/chat/completions and /v1/completions: from a request to questions, from answers to a response."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from rung.data.conversations import Question, read_turns
+from rung.data.conversations import asked as read_question
+from rung.engines.schema import check_schema
+from rung.errors import EngineError, ModelError, TaskError
+from rung.models.chat import Message
+from rung.records import Example, Json
+from rung.serve.answer import Asked, Piece, Reply, Wish, asked, reply, stream, text_asked, turns_asked
+from rung.serve.faults import bad
+from rung.serve.gateway import Gateway, merged
+from rung.serve.shapes import chat_logprobs, head, new_id, text_logprobs, usage
+from rung.serve.systems import Served
+from rung.serve.tools import HOW, call_schema, offered, read_calls
+from rung.serve.wire import ChatRequest, CompletionRequest, Sampling
+from rung.task.outputs import check_text
+from rung.task.schemas import check_schema as check_sense
+
+
+async def chat(gateway: Gateway, request: Request, body: ChatRequest) -> Response:
+    """Answer a chat: a System takes it as a row of its task, a base model by its chat template."""
+    served = gateway.find(body.model)
+    wish = _chat_wish(served, body)
+    question = await _chat_question(gateway, served, body)
+    wishes = _choices(body, wish)
+    name = served.name
+    if body.stream:
+        chunks = _chat_chunks(gateway, served, body, question, wishes)
+        return await gateway.streamed(request, "chat", name, chunks)
+
+    async def work() -> dict[str, Any]:
+        replies = await _all(gateway, served, [(question, one) for one in wishes])
+        return {
+            **head(served, "chat.completion", new_id("chatcmpl")),
+            "choices": [_chat_choice(place, found, body) for place, found in enumerate(replies)],
+            "usage": usage(replies),
+        }
+
+    return await gateway.whole(request, "chat", name, work())
+
+
+async def complete(gateway: Gateway, request: Request, body: CompletionRequest) -> Response:
+    """Answer texts: a System takes each as its input, a base model continues it."""
+    served = gateway.find(body.model)
+    wish = _wish(body, body.max_tokens, body.logprobs, None)
+    questions = [await _text_question(gateway, served, text) for text in body.prompts]
+    wishes = _choices(body, wish)
+    pairs = [(question, one) for question in questions for one in wishes]
+    if body.stream:
+        chunks = _text_chunks(gateway, served, body, pairs)
+        return await gateway.streamed(request, "completions", served.name, chunks)
+
+    async def work() -> dict[str, Any]:
+        replies = await _all(gateway, served, pairs)
+        counted = usage(replies)
+        counted["prompt_tokens"] = sum(found.prompt_tokens for found in replies[:: len(wishes)])
+        counted["total_tokens"] = counted["prompt_tokens"] + counted["completion_tokens"]
+        choices = [
+            {
+                "index": place,
+                "text": found.text,
+                "finish_reason": found.finish,
+                "logprobs": text_logprobs(found.chances) if body.logprobs is not None else None,
+            }
+            for place, found in enumerate(replies)
+        ]
+        return {**head(served, "text_completion", new_id("cmpl")), "choices": choices, "usage": counted}
+
+    return await gateway.whole(request, "completions", served.name, work())
+
+
+async def question_of(gateway: Gateway, served: Served, question: Question) -> Asked:
+    """What a System is asked by a chat that was read. Raises Fault."""
+    for text in (question.input, question.context or ""):
+        try:
+            check_text(text)
+        except ValueError as error:
+            raise bad(f"the messages can't be asked: the text {error}", "messages") from None
+    example = Example(id="asked", input=question.input, output=None, context=question.context)
+    return await asked(gateway.systems, served, example)
+
+
+async def _chat_question(gateway: Gateway, served: Served, body: ChatRequest) -> Asked:
+    functions = offered(body.may_call)
+    try:
+        question = read_question(body.messages, functions or None)
+    except ValueError as error:
+        raise bad(str(error), "messages") from None
+    if not served.bare:
+        return await question_of(gateway, served, question)
+    turns = [
+        Message(role="assistant", content=turn.text)
+        if turn.role == "assistant"
+        else Message(role="user", content=turn.text if turn.role == "user" else f"Result: {turn.text}")
+        for turn in read_turns(body.messages, "messages")
+        if turn.role != "system"
+    ]
+    system = "\n\n".join(part for part in (question.context, HOW if functions else None) if part)
+    try:
+        return turns_asked(
+            gateway.systems,
+            served,
+            [*([Message(role="system", content=system)] if system else []), *turns],
+        )
+    except ModelError as error:
+        raise bad(str(error), "messages") from None
+
+
+async def _text_question(gateway: Gateway, served: Served, text: str) -> Asked:
+    if served.bare:
+        return text_asked(gateway.systems, served, text)
+    if not text.strip():
+        raise bad("`prompt` is empty: there is nothing to answer", "prompt")
+    return await question_of(gateway, served, Question(input=text, context=None))
+
+
+def _chat_wish(served: Served, body: ChatRequest) -> Wish:
+    top = (body.top_logprobs or 0) if body.logprobs else None
+    return _wish(body, body.limit, top, _schema(served, body))
+
+
+def _wish(body: Sampling, limit: int | None, top: int | None, schema: Json) -> Wish:
+    return Wish(
+        max_tokens=limit,
+        stop=body.stops,
+        temperature=body.temperature or 0.0,
+        top_p=1.0 if body.top_p is None else body.top_p,
+        seed=body.seed or 0,
+        top=top,
+        schema=schema,
+    )
+
+
+def _schema(served: Served, body: ChatRequest) -> Json:
+    """The schema that a request wants its answer held to. Raises Fault where the System has its own."""
+    own = served.spec.answer.form != "free"
+    if body.may_call and not own:
+        return _enforced(call_schema(body), "tools") if served.bare else None
+    form = body.response_format
+    if form is None or form.type == "text":
+        return None
+    wanted: Json = {"type": "object"} if form.json_schema is None else form.json_schema.schema_
+    if own:
+        if served.spec.schema_ is not None and (
+            form.json_schema is None or _same(wanted, served.spec.schema_)
+        ):
+            return None
+        raise bad(
+            f"{served.name!r} answers as it was made to: "
+            + ("under its own JSON Schema" if served.spec.schema_ is not None else "with one of its labels")
+            + "; leave `response_format` out",
+            "response_format",
+        )
+    return _enforced(wanted, "response_format")
+
+
+def _enforced(schema: Json, param: str) -> Json:
+    """The schema, where every answer can be held to it. Raises Fault."""
+    try:
+        check_sense(schema, "the schema")
+        faults = check_schema(schema)
+    except (TaskError, EngineError, RecursionError) as error:
+        raise bad(str(error) or "the schema is nested too deeply", param) from None
+    if faults:
+        raise bad(f"answers can't be held to this JSON Schema: {'; '.join(faults)}", param)
+    return schema
+
+
+def _same(one: Json, other: Json) -> bool:
+    """Whether two schemas admit the same, as far as words about them are all that differs."""
+    return _bare_schema(one) == _bare_schema(other)
+
+
+def _bare_schema(part: Json) -> Json:
+    if isinstance(part, list):
+        return [_bare_schema(item) for item in part]
+    if not isinstance(part, dict):
+        return part
+    words = ("title", "description", "$schema", "$id", "examples", "default")
+    return {
+        key: {name: _bare_schema(rule) for name, rule in value.items()}
+        if key in ("properties", "$defs", "definitions") and isinstance(value, dict)
+        else _bare_schema(value)
+        for key, value in part.items()
+        if key not in words
+    }
+
+
+def _choices(body: Sampling, wish: Wish) -> list[Wish]:
+    """One wish for each of `n` answers, which are drawn with seeds of their own."""
+    return [replace(wish, seed=wish.seed + place) for place in range(body.n or 1)]
+
+
+async def _all(gateway: Gateway, served: Served, pairs: Sequence[tuple[Asked, Wish]]) -> list[Reply]:
+    """One reply for each question and wish; those of a greedy wish are the same, and are asked for once."""
+    keys = [
+        (question.prompt, question.example.input, wish.seed if wish.temperature else 0)
+        for question, wish in pairs
+    ]
+    first = {key: place for place, key in reversed(list(enumerate(keys)))}
+    tasks = {
+        key: asyncio.ensure_future(_counted(gateway, served, *pairs[place])) for key, place in first.items()
+    }
+    try:
+        await asyncio.gather(*tasks.values())
+    finally:
+        for task in tasks.values():
+            task.cancel()
+    return [tasks[key].result() for key in keys]
+
+
+async def _counted(gateway: Gateway, served: Served, question: Asked, wish: Wish) -> Reply:
+    found = await reply(gateway.systems, served, question, wish)
+    gateway.metrics.tokens(served.name, found.prompt_tokens, found.completion_tokens)
+    return found
+
+
+def _chat_choice(place: int, found: Reply, body: ChatRequest) -> dict[str, Any]:
+    content, calls = read_calls(found.text) if body.may_call else (found.text, [])
+    message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+    if calls:
+        message["tool_calls"] = calls
+    return {
+        "index": place,
+        "message": message,
+        "logprobs": chat_logprobs(found.chances) if body.logprobs else None,
+        "finish_reason": "tool_calls" if calls else found.finish,
+    }
+
+
+async def _chat_chunks(
+    gateway: Gateway, served: Served, body: ChatRequest, question: Asked, wishes: Sequence[Wish]
+) -> AsyncGenerator[object]:
+    start = head(served, "chat.completion.chunk", new_id("chatcmpl"))
+    replies: list[Reply] = []
+    streams = [stream(gateway.systems, served, question, one) for one in wishes]
+    begun: set[int] = set()
+    async with aclosing(merged(streams)) as pieces:
+        async for place, piece in pieces:
+            role = {} if place in begun else {"role": "assistant"}
+            begun.add(place)
+            if isinstance(piece, Piece):
+                # Calls are told apart from words when the answer is whole.
+                if body.may_call:
+                    continue
+                delta = {**role, "content": piece.text}
+                logprobs = chat_logprobs(piece.chances) if body.logprobs else None
+                yield {**start, "choices": [_delta(place, delta, None, logprobs)]}
+                continue
+            replies.append(piece)
+            gateway.metrics.tokens(served.name, piece.prompt_tokens, piece.completion_tokens)
+            finish: str = piece.finish
+            last: dict[str, Any] = dict(role)
+            if body.may_call:
+                content, calls = read_calls(piece.text)
+                last["role"] = "assistant"
+                if calls:
+                    last["tool_calls"] = [{"index": at, **call} for at, call in enumerate(calls)]
+                    finish = "tool_calls"
+                else:
+                    last["content"] = content
+            yield {**start, "choices": [_delta(place, last, finish, None)]}
+    if body.stream_options is not None and body.stream_options.include_usage:
+        yield {**start, "choices": [], "usage": usage(replies)}
+
+
+def _delta(place: int, delta: dict[str, Any], finish: str | None, logprobs: Any) -> dict[str, Any]:
+    return {"index": place, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+
+
+async def _text_chunks(
+    gateway: Gateway, served: Served, body: CompletionRequest, pairs: Sequence[tuple[Asked, Wish]]
+) -> AsyncGenerator[object]:
+    start = head(served, "text_completion", new_id("cmpl"))
+    replies: list[Reply] = []
+    streams = [stream(gateway.systems, served, question, wish) for question, wish in pairs]
+    async with aclosing(merged(streams)) as pieces:
+        async for place, piece in pieces:
+            choice: dict[str, Any] = {"index": place, "text": "", "finish_reason": None, "logprobs": None}
+            if isinstance(piece, Piece):
+                choice["text"] = piece.text
+                choice["logprobs"] = text_logprobs(piece.chances) if body.logprobs is not None else None
+            else:
+                replies.append(piece)
+                gateway.metrics.tokens(served.name, piece.prompt_tokens, piece.completion_tokens)
+                choice["finish_reason"] = piece.finish
+            yield {**start, "choices": [choice]}
+    if body.stream_options is not None and body.stream_options.include_usage:
+        yield {**start, "choices": [], "usage": usage(replies)}

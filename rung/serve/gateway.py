@@ -1,0 +1,162 @@
+"""What the routes share: the Systems, time limits, clients that leave, and what is counted."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from rung.serve.events import DONE, event
+from rung.serve.faults import Fault, too_slow, unknown_model
+from rung.serve.metrics import Metrics
+from rung.serve.systems import Served, Systems
+
+R = TypeVar("R")
+
+GONE = 499
+"""What is counted for a client that left, as nginx has it; nobody is sent it."""
+
+
+@dataclass(kw_only=True)
+class Gateway:
+    """One server. `closing`: it takes no more requests and finishes those that it has."""
+
+    systems: Systems
+    limit_s: float
+    metrics: Metrics = field(init=False)
+    closing: bool = False
+
+    def __post_init__(self) -> None:
+        self.metrics = Metrics(self.systems)
+
+    def find(self, name: str) -> Served:
+        """What is served under a name. Raises Fault, a 404."""
+        served = self.systems.find(name)
+        if served is None:
+            raise unknown_model(name, self.systems.names())
+        return served
+
+    async def whole(
+        self, request: Request, route: str, name: str, work: Coroutine[Any, Any, Any]
+    ) -> Response:
+        """The JSON response of some work, within the time limit; broken off when the client leaves."""
+        start = time.monotonic()
+        status = 500
+        try:
+            found = await unless_gone(request, within(self.limit_s, work))
+            status = 200
+            return JSONResponse(found)
+        except Fault as fault:
+            status = fault.status
+            raise
+        except ClientLeft:
+            status = GONE
+            return Response(status_code=GONE)
+        finally:
+            self.metrics.count(route, name, status, time.monotonic() - start)
+
+    async def streamed(
+        self, request: Request, route: str, name: str, chunks: AsyncGenerator[object]
+    ) -> Response:
+        """The events of a stream. What is wrong before its first one is a response of its own."""
+        start = time.monotonic()
+        try:
+            first = await unless_gone(request, within(self.limit_s, anext(chunks)))
+        except Fault as fault:
+            self.metrics.count(route, name, fault.status, time.monotonic() - start)
+            await chunks.aclose()
+            raise
+        except ClientLeft:
+            self.metrics.count(route, name, GONE, time.monotonic() - start)
+            await chunks.aclose()
+            return Response(status_code=GONE)
+
+        async def body() -> AsyncGenerator[bytes]:
+            status = GONE
+            try:
+                async with aclosing(chunks):
+                    yield event(first)
+                    try:
+                        async with asyncio.timeout(self.limit_s - (time.monotonic() - start)):
+                            async for chunk in chunks:
+                                yield event(chunk)
+                        status = 200
+                    except TimeoutError:
+                        status = 504
+                        yield event(too_slow(self.limit_s).body())
+                    except Fault as fault:
+                        status = fault.status
+                        yield event(fault.body())
+                yield DONE
+            finally:
+                self.metrics.count(route, name, status, time.monotonic() - start)
+
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        return StreamingResponse(body(), media_type="text/event-stream", headers=headers)
+
+
+class ClientLeft(Exception):
+    """The client closed its connection before it was answered."""
+
+
+async def within(limit_s: float, work: Awaitable[R]) -> R:
+    """What the work comes to. Raises Fault, a 504, when its time is over."""
+    try:
+        async with asyncio.timeout(limit_s):
+            return await work
+    except TimeoutError:
+        raise too_slow(limit_s) from None
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, R]) -> R:
+    """What the work comes to; it is cancelled, and ClientLeft raised, when the client goes away."""
+    mine = asyncio.ensure_future(work)
+    left = asyncio.ensure_future(_left(request.receive))
+    try:
+        await asyncio.wait({mine, left}, return_when=asyncio.FIRST_COMPLETED)
+        if mine.done():
+            return mine.result()
+        raise ClientLeft
+    finally:
+        for task in (mine, left):
+            task.cancel()
+        await asyncio.gather(mine, left, return_exceptions=True)
+
+
+async def _left(receive: Callable[[], Awaitable[Any]]) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def merged(streams: list[AsyncGenerator[R]]) -> AsyncGenerator[tuple[int, R]]:
+    """What several streams yield, each with its stream's place, as it comes. Raises what one raises."""
+    found: asyncio.Queue[tuple[int, R] | BaseException | None] = asyncio.Queue()
+
+    async def forward(place: int, stream: AsyncGenerator[R]) -> None:
+        try:
+            async with aclosing(stream):
+                async for item in stream:
+                    found.put_nowait((place, item))
+            found.put_nowait(None)
+        except Exception as error:  # noqa: BLE001 - carried to the reader and raised there
+            found.put_nowait(error)
+
+    tasks = [asyncio.create_task(forward(place, stream)) for place, stream in enumerate(streams)]
+    try:
+        open_streams = len(tasks)
+        while open_streams:
+            item = await found.get()
+            if item is None:
+                open_streams -= 1
+            elif isinstance(item, BaseException):
+                raise item
+            else:
+                yield item
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,106 @@
+"""What clients get, in OpenAI's shapes."""
+
+import base64
+import time
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from rung.serve.answer import Chance, Reply
+from rung.serve.systems import Served
+
+
+def new_id(prefix: str) -> str:
+    """An id for a response."""
+    return f"{prefix}-{uuid.uuid4().hex}"
+
+
+def head(served: Served, kind: str, identity: str) -> dict[str, Any]:
+    """What every response begins with."""
+    return {
+        "id": identity,
+        "object": kind,
+        "created": int(time.time()),
+        "model": served.name,
+        "system_fingerprint": f"rung-{served.system.digest}",
+    }
+
+
+def usage(replies: Sequence[Reply]) -> dict[str, int]:
+    """Tokens of the prompt, which all answers share, and of the answers."""
+    prompt = max((reply.prompt_tokens for reply in replies), default=0)
+    written = sum(reply.completion_tokens for reply in replies)
+    return {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written}
+
+
+def chat_logprobs(chances: Sequence[Chance]) -> dict[str, Any]:
+    """Log-probabilities as chat completions have them."""
+    return {
+        "content": [
+            {
+                "token": chance.text,
+                "logprob": chance.logprob,
+                "bytes": list(chance.spelled),
+                "top_logprobs": [
+                    {"token": text, "logprob": logprob, "bytes": list(spelled)}
+                    for text, logprob, spelled in chance.top
+                ],
+            }
+            for chance in chances
+        ],
+        "refusal": None,
+    }
+
+
+def text_logprobs(chances: Sequence[Chance]) -> dict[str, Any]:
+    """Log-probabilities as completions have them."""
+    places, at = [], 0
+    for chance in chances:
+        places.append(at)
+        at += len(chance.text)
+    return {
+        "tokens": [chance.text for chance in chances],
+        "token_logprobs": [chance.logprob for chance in chances],
+        "top_logprobs": [{text: logprob for text, logprob, _ in chance.top} for chance in chances],
+        "text_offset": places,
+    }
+
+
+def embedding(index: int, vector: np.ndarray, form: str | None) -> dict[str, Any]:
+    """One sentence vector [width] of a response."""
+    if form == "base64":
+        value: Any = base64.b64encode(np.ascontiguousarray(vector, dtype="<f4").tobytes()).decode("ascii")
+    else:
+        value = [float(x) for x in vector]
+    return {"object": "embedding", "index": index, "embedding": value}
+
+
+def model(served: Served) -> dict[str, Any]:
+    """An entry of /v1/models."""
+    return {"id": served.name, "object": "model", "created": served.created, "owned_by": "rung"}
+
+
+def system(served: Served) -> dict[str, Any]:
+    """An entry of /v1/systems: what a System is made of, and whether it is loaded."""
+    spec = served.spec
+    return {
+        "name": served.name,
+        "object": "system",
+        "digest": served.system.digest,
+        "rung": spec.rung,
+        "task": spec.task,
+        "kind": spec.kind,
+        "labels": list(spec.labels),
+        "schema": spec.schema_,
+        "form": spec.answer.form,
+        "engine": spec.engine,
+        "base": None
+        if spec.model is None
+        else {"name": spec.model.name, "digest": spec.model.digest, "licence": spec.model.licence},
+        "adapter": served.adapter is not None,
+        "tag": served.tag,
+        "loaded": served.warm,
+        "created": served.created,
+    }

@@ -1,0 +1,309 @@
+"""What is served: Systems and base models by name, loaded and unloaded while requests are answered."""
+
+import asyncio
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rung.engines.base import EngineSpec
+from rung.engines.schema import require_schema
+from rung.engines.trie import Trie
+from rung.errors import EngineError, ModelError, RungError, TaskError
+from rung.models.catalog import entry_named
+from rung.models.chat import Chat
+from rung.models.resolve import Model, resolve
+from rung.records import Example
+from rung.registry import locate
+from rung.serve.bench import Bench
+from rung.serve.host import Host
+from rung.serve.lanes import Lanes
+from rung.system import (
+    ADAPTER_GGUF,
+    SPEC_FILE,
+    AnswerSpec,
+    ModelRef,
+    Pool,
+    Spec,
+    System,
+    candidates,
+    context_of,
+    ref_to,
+)
+
+WARM_UP = Example(id="warm-up", input="Is anybody there?", output=None)
+MODEL = "model"
+"""The rung of a base model that is served as it is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a server may use. `slots`: requests that one base model answers at a time; `context`: tokens of
+    each, at most; `queue`: requests that wait for it. `memory_mb` None: no limit.
+    """
+
+    slots: int = 8
+    context: int | None = None
+    queue: int = 256
+    threads: int = 0
+    request_s: float = 120.0
+    memory_mb: float | None = None
+
+
+@dataclass(eq=False, kw_only=True)
+class Served:
+    """One System, or a base model, under the name that requests call it by.
+
+    `host` answers for Systems under llama.cpp, the bench for others. `tag` is what it was found by, where
+    that can come to mean another System. `options` are the labels' tokens.
+    """
+
+    name: str
+    system: System
+    model: Model | None
+    chat: Chat | None
+    host: Host | None
+    adapter: Path | None
+    options: Trie | None
+    tag: str | None = None
+    created: int = field(default_factory=lambda: int(time.time()))
+    used: float = field(default_factory=time.monotonic)
+
+    @property
+    def spec(self) -> Spec:
+        """Everything that decides an answer."""
+        return self.system.spec
+
+    @property
+    def bare(self) -> bool:
+        """Whether it is a base model without a task."""
+        return self.spec.rung == MODEL
+
+    @property
+    def warm(self) -> bool:
+        """Whether it answers without anything being loaded first."""
+        return self.host is None or (
+            self.host.ready and (self.adapter is None or self.adapter in self.host.adapters)
+        )
+
+
+class Systems:
+    """All that is served, and the engines under it. For one event loop."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.pool = Pool(threads=limits.threads, keep=2)
+        self.bench = Bench(room=limits.queue)
+        self.hosts: dict[str, Host] = {}
+        self.embedders: dict[str, ModelRef] = {}
+        self._served: dict[str, Served] = {}
+        self._change = asyncio.Lock()
+
+    def __iter__(self):
+        return iter(list(self._served.values()))
+
+    def __len__(self) -> int:
+        return len(self._served)
+
+    def names(self) -> list[str]:
+        """What requests may call."""
+        return sorted(self._served)
+
+    def find(self, name: str) -> Served | None:
+        """The System called so; of a tag without a version the newest, `latest`."""
+        found = self._served.get(name) or self._served.get(f"{name}:latest")
+        if found is not None:
+            found.used = time.monotonic()
+        return found
+
+    async def add(self, given: str, name: str | None = None) -> Served:
+        """Serve a System folder, a tag or a base model. Raises a RungError where it can't be.
+
+        A name that is taken comes to mean the new System: requests that are being answered end with the old
+        one.
+        """
+        async with self._change:
+            made = await asyncio.to_thread(self._load, given, name)
+            if made.host is not None:
+                await self._make_room(made)
+                await made.host.have([] if made.adapter is None else [made.adapter])
+            else:
+                # What loads at the first answer loads now: whoever asks first doesn't wait for it.
+                await self.bench.run(lambda: made.system.answer([WARM_UP], self.pool))
+            old = self._served.get(made.name)
+            self._served[made.name] = made
+            if (vectors := made.spec.vectors) is not None:
+                self.embedders[vectors.name] = vectors
+            if old is not None and old.system.digest != made.system.digest:
+                await self._let_go(old)
+            return made
+
+    def add_embedder(self, given: str) -> None:
+        """Answer /v1/embeddings with a model of sentence vectors. Raises ModelError where it can't be had."""
+        model = resolve(given)
+        if given != self.pool.embedder.model.name:
+            raise ModelError(
+                f"{given!r} makes sentence vectors, but those served are {self.pool.embedder.model.name!r}'s"
+            )
+        self.embedders[model.name] = ref_to(model, given)
+
+    async def remove(self, name: str) -> bool:
+        """Serve it no more; False where nothing is called so. Requests that wait are still answered."""
+        async with self._change:
+            old = self._served.pop(name, None)
+            if old is not None:
+                await self._let_go(old)
+            return old is not None
+
+    async def warm(self, served: Served) -> None:
+        """Make room for a System whose adapter was put out, before its request loads it again."""
+        if not served.warm:
+            async with self._change:
+                await self._make_room(served)
+
+    async def follow_tags(self) -> list[str]:
+        """Serve what the tags mean now; the names of those that changed."""
+        changed = []
+        for served in self:
+            if served.tag is None:
+                continue
+            try:
+                folder, _ = await asyncio.to_thread(locate, served.tag)
+                if folder.resolve() != served.system.folder.resolve():
+                    await self.add(served.tag, served.name)
+                    changed.append(served.name)
+            except RungError:
+                continue  # a tag that was removed goes on meaning what it meant
+        return changed
+
+    def memory_mb(self) -> float:
+        """Resident memory of the server and its children, in MiB."""
+        import psutil
+
+        return psutil.Process().memory_info().rss / 2**20 + sum(h.memory_mb() for h in self.hosts.values())
+
+    async def close(self) -> None:
+        """End every engine."""
+        for host in self.hosts.values():
+            await host.close()
+        self.bench.close()
+        await asyncio.to_thread(self.pool.close)
+
+    def _load(self, given: str, name: str | None) -> Served:
+        """Read a System and everything about it that can be wrong; starts nothing."""
+        tag = None
+        if _is_model(given):
+            system = _as_system(given)
+        else:
+            folder, pointed = locate(given)
+            system = System.load(folder)
+            tag = None if pointed is None else str(pointed.tag)
+        spec = system.spec
+        if spec.engine == "endpoint":
+            raise TaskError(f"{given!r} answers through an endpoint, which isn't served again here")
+        model = system.model(self.pool) if spec.model is not None else None
+        chat = system.chat(self.pool) if model is not None else None
+        if spec.answer.form == "schema":
+            require_schema(spec.schema_)
+        options = None
+        if chat is not None and spec.answer.form in ("words", "codes"):
+            options = Trie(candidates(spec, chat))
+        adapted = ADAPTER_GGUF in spec.files
+        return Served(
+            name=name or tag or fresh_name([spec.task, f"{spec.task}-{spec.rung}"], self._served),
+            system=system,
+            model=model,
+            chat=chat,
+            host=self._host(model) if model is not None and spec.engine == "llama" else None,
+            adapter=(system.folder / ADAPTER_GGUF).resolve() if adapted and spec.engine == "llama" else None,
+            options=options,
+            tag=tag,
+        )
+
+    def _host(self, model: Model) -> Host:
+        if model.gguf is None:
+            raise EngineError(f"{model.name!r} has no GGUF file, which llama.cpp needs")
+        if model.digest not in self.hosts:
+            limits = self.limits
+            spec = EngineSpec(
+                engine="llama",
+                gguf=model.gguf,
+                context=min(context_of(model), limits.context or context_of(model)),
+                parallel=limits.slots,
+                threads=limits.threads,
+            )
+            self.hosts[model.digest] = Host(
+                spec=spec, lanes=Lanes(limits.slots, limits.queue), limit_s=limits.request_s
+            )
+        return self.hosts[model.digest]
+
+    async def _make_room(self, wanted: Served) -> None:
+        """Put out adapters, then base models, that were longest unused, where memory would not do."""
+        if self.limits.memory_mb is None or wanted.warm:
+            return
+        size = wanted.adapter.stat().st_size / 2**20 if wanted.adapter is not None else 0.0
+        over = self.memory_mb() + size - self.limits.memory_mb
+        for served in sorted(self, key=lambda s: s.used):
+            if over <= 0:
+                return
+            if served is wanted or served.host is None or not served.warm:
+                continue
+            if served.adapter is not None and not self._shared(served, [wanted]):
+                over -= served.adapter.stat().st_size / 2**20
+                await served.host.have(remove=[served.adapter])
+            elif served.host is not wanted.host and not served.host.lanes.running:
+                over -= served.host.memory_mb()
+                await served.host.sleep()
+
+    def _shared(self, served: Served, also: Iterable[Served] = ()) -> bool:
+        """Whether another name uses the same adapter."""
+        return any(s is not served and s.adapter == served.adapter for s in [*self, *also])
+
+    async def _let_go(self, old: Served) -> None:
+        """Free what only this System used, once its requests are over."""
+        if old.host is None:
+            return
+        if all(served.host is not old.host for served in self):
+            digest = next(digest for digest, host in self.hosts.items() if host is old.host)
+            del self.hosts[digest]
+            old.host.leave()
+        elif old.adapter is not None and not self._shared(old):
+            await old.host.have(remove=[old.adapter])
+            await old.host.rest()
+
+
+def _is_model(given: str) -> bool:
+    """Whether it names a base model: of the catalog, of a hub (`hf:`), a GGUF file or a folder of weights."""
+    path = Path(given).expanduser()
+    return (
+        entry_named(given) is not None
+        or given.startswith("hf:")
+        or path.suffix == ".gguf"
+        or (path.is_dir() and not (path / SPEC_FILE).is_file() and (path / "config.json").is_file())
+    )
+
+
+def _as_system(given: str) -> System:
+    """A base model as a System without a task: it continues a chat."""
+    model = resolve(given)
+    if model.kind != "generate":
+        raise ModelError(
+            f"{given!r} makes sentence vectors and writes no text: Systems that use it bring it along, and "
+            "/v1/embeddings answers with it"
+        )
+    spec = Spec(
+        rung=MODEL,
+        task=model.name,
+        kind="text",
+        engine="llama" if model.gguf is not None else "torch",
+        model=ref_to(model, given),
+        answer=AnswerSpec(form="free", max_tokens=context_of(model)),
+    )
+    return System(Path(), spec)
+
+
+def fresh_name(names: Sequence[str], taken: Iterable[str]) -> str:
+    """The first of the names that isn't taken; the last one with a number behind it where all are."""
+    taken = set(taken)
+    numbered = [f"{names[-1]}-{number}" for number in range(2, len(taken) + 3)]
+    return next(name for name in [*names, *numbered] if name not in taken)
