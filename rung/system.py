@@ -423,7 +423,9 @@ def ask(
     """Put rendered prompts to an engine and read its answers as the Spec says."""
     if spec.answer.form in ("words", "codes"):
         options = candidates(spec, chat)
-        return [answer_of_choice(spec, c) for c in engine.choose(prompts, options, progress=progress)]
+        lengths = list(map(len, options))
+        choices = engine.choose(prompts, options, progress=progress)
+        return [answer_of_choice(spec, choice, lengths) for choice in choices]
     requests = [request_for(spec, chat, prompt) for prompt in prompts]
     return [answer_of_completion(spec, c) for c in engine.generate(requests, progress=progress)]
 
@@ -439,8 +441,12 @@ def request_for(spec: Spec, chat: Chat, prompt: tuple[int, ...]) -> Request:
     )
 
 
-def answer_of_choice(spec: Spec, choice: Choice) -> Answer:
-    """What an engine's choice among the labels says."""
+def answer_of_choice(spec: Spec, choice: Choice, lengths: Sequence[int]) -> Answer:
+    """What an engine's choice among the labels says; `lengths` are the labels' tokens.
+
+    The chosen label's are what counts as written. How many were evaluated for it is no measure: that
+    depends on what the engine's cache held before.
+    """
     if choice.failure:
         return Answer(text="", failure=choice.failure, latency_s=choice.latency_s)
     label = spec.labels[choice.index]
@@ -451,7 +457,7 @@ def answer_of_choice(spec: Spec, choice: Choice) -> Answer:
         probability=math.exp(choice.logprobs[choice.index]),
         options=tuple((name, math.exp(value)) for name, value in ranked[:5]),
         prompt_tokens=choice.prompt_tokens,
-        completion_tokens=choice.evaluated_tokens - choice.prompt_tokens + 1,
+        completion_tokens=lengths[choice.index],
         latency_s=choice.latency_s,
     )
 

@@ -180,14 +180,17 @@ async def stream(
 
 
 async def _pieces(served: Served, question: Asked, wish: Wish) -> AsyncGenerator[Piece | Reply]:
-    """The pieces of a streamed answer and the whole; ends at a stop token that the model goes on after."""
+    """The pieces of a streamed answer and the whole; ends at a stop token that the model goes on after.
+
+    A character of several tokens comes with the last of them, and none is sent of one that is cut off.
+    """
     host, request = served.host, _request(served, question, wish)
     assert host is not None, "streams come from llama.cpp"
     calls, start = _calls(served), time.perf_counter()
     room = calls.room(request.prompt)
     tokens: list[int] = []
     probabilities: list[Mapping] = []
-    content, ending = "", "limit"
+    content, ending, written = "", "limit", 0
     made = host.stream(
         question.prompt,
         served.adapter,
@@ -198,6 +201,7 @@ async def _pieces(served: Served, question: Asked, wish: Wish) -> AsyncGenerator
     async with aclosing(made) as events:
         async for event in events:
             new = list(event["tokens"])
+            written = event["tokens_predicted"]
             stopped = wire.first_stop(new, request.stop_ids) < len(new)
             tokens += new
             probabilities += event.get("completion_probabilities") or []
@@ -216,7 +220,10 @@ async def _pieces(served: Served, question: Asked, wish: Wish) -> AsyncGenerator
         "completion_probabilities": probabilities,
     }
     completion = await host.drive(calls.read(answer, request, start))
-    yield _reply(served, replace(completion, text=content), _chances(probabilities, wish.top))
+    # Of a character's tokens the events name the last one alone, but all are counted.
+    count = len(completion.tokens) + written - len(tokens)
+    completion = replace(completion, text=content, completion_tokens=count)
+    yield _reply(served, completion, _chances(probabilities, wish.top))
 
 
 def _written(
@@ -238,7 +245,7 @@ async def _label(served: Served, question: Asked, wish: Wish) -> Reply:
     choice = await host.ask(
         question.prompt, served.adapter, lambda slot: _calls(served).choose(question.prompt, trie, slot)
     )
-    return _of_answer(answer_of_choice(served.spec, choice), wish)
+    return _of_answer(answer_of_choice(served.spec, choice, trie.lengths), wish)
 
 
 async def _from_bench(systems: Systems, served: Served, question: Asked, wish: Wish) -> Reply:
@@ -284,7 +291,7 @@ def _reply(served: Served, completion: Completion, chances: tuple[Chance, ...]) 
         text=answer.text,
         finish="length" if completion.truncated else "stop",
         prompt_tokens=completion.prompt_tokens,
-        completion_tokens=len(completion.tokens),
+        completion_tokens=answer.completion_tokens,
         chances=chances,
         value=answer.value,
     )

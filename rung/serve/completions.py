@@ -1,6 +1,7 @@
 """POST /v1/chat/completions and /v1/completions: from a request to questions, from answers to a response."""
 
 import asyncio
+import secrets
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -134,7 +135,8 @@ def _wish(body: Sampling, limit: int | None, top: int | None, schema: Json) -> W
         stop=body.stops,
         temperature=body.temperature or 0.0,
         top_p=1.0 if body.top_p is None else body.top_p,
-        seed=body.seed or 0,
+        # Who names no seed wants draws that differ; without a temperature nothing is drawn.
+        seed=secrets.randbits(31) if body.seed is None else body.seed,
         top=top,
         schema=schema,
     )
