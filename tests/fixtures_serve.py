@@ -91,6 +91,10 @@ class Server(AbstractContextManager["Server"]):
         with self.http() as client:
             return client.post(path, **options)
 
+    def delete(self, path: str, **options: Any) -> httpx.Response:
+        with self.http() as client:
+            return client.delete(path, **options)
+
     def children(self) -> list[psutil.Process]:
         """Its child processes, the engines."""
         return psutil.Process(self.process.pid).children(recursive=True)

@@ -121,6 +121,8 @@ def _manages(app: FastAPI, gateway: Gateway) -> None:
             made = await gateway.systems.add(body.system, body.name)
         except RungError as error:
             raise bad(str(error), "system", "system_not_loaded") from None
+        except OSError as error:
+            raise bad(f"can't read the System: {error.strerror}", "system", "system_not_loaded") from None
         return JSONResponse(shapes.system(made), status_code=201)
 
     @app.delete("/v1/systems/{name:path}", tags=["systems"])
