@@ -170,6 +170,10 @@ async def _on_error(request: Request, error: Exception) -> Response:
 
 async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError), "registered for it"
+    if isinstance(error.body, bytes):
+        said = request.headers.get("content-type", "none")[:100]
+        message = f"the body is read as JSON alone: send Content-Type: application/json, not {said!r}"
+        return await _on_fault(request, bad(message))
     found = list(error.errors())
     message = "; ".join(map(_in_words, found[:3]))
     place = [str(part) for part in found[0]["loc"][1:]] if found else []

@@ -78,7 +78,9 @@ async def _serve(
             else:
                 say(_described(await systems.add(*_named(text))))
         gateway = Gateway(systems=systems, limit_s=settings.limits.request_s)
-        guarded = Guard(make_app(gateway), keys, settings.body_limit, LOCAL | {settings.host})
+        guarded = Guard(
+            make_app(gateway), keys, settings.body_limit, LOCAL | {settings.host}, gateway.metrics.refused
+        )
         config = uvicorn.Config(
             guarded,
             host=settings.host,
