@@ -45,6 +45,7 @@ class Server(AbstractContextManager["Server"]):
 
     def __init__(self, *arguments: str, home: Path, threads: int = 1, wait: bool = True) -> None:
         self.process = start(*arguments, "--port", "0", "--threads", str(threads), home=home)
+        self.home = home
         self.lines: list[str] = []
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
@@ -101,8 +102,11 @@ class Server(AbstractContextManager["Server"]):
 
     def stop(self, number: signal.Signals = signal.SIGTERM, within_s: float = 30) -> int:
         """Send a signal and wait for the end; the exit status."""
-        if self.process.poll() is None:
-            self.process.send_signal(number)
+        self.process.send_signal(number)
+        return self.ended(within_s)
+
+    def ended(self, within_s: float = 30) -> int:
+        """Wait for the end; the exit status."""
         status = self.process.wait(within_s)
         self._listener.join(5)
         return status
