@@ -141,7 +141,9 @@ def _columns(*headings: str) -> "Table":
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading in headings:
-        table.add_column(heading, header_style="dim", overflow="fold")
+        # What may be typed again isn't broken over lines.
+        whole = heading in ("tag", "system", "when", "size")
+        table.add_column(heading, header_style="dim", overflow="fold", no_wrap=whole)
     return table
 
 
