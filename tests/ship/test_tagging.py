@@ -70,6 +70,13 @@ def test_rolling_back_keeps_what_is_known_though_the_run_is_gone(run, tmp_path):
     assert [str(p.tag) for p in history("helpdesk")][-2:] == ["helpdesk:latest"] * 2
 
 
+def test_of_an_earlier_system_the_newest_that_was_known_is_taken_over(run, tmp_path):
+    digest = tag_system(str(make_head(tmp_path / "alone").folder), "helpdesk:1.0")[0].system
+    tag_system(str(run / "winner"), "helpdesk:1.1")
+    (again,) = tag_system(f"helpdesk@{digest}", "helpdesk")
+    assert isinstance(again.origin, Origin)
+
+
 def test_one_name_can_take_over_the_system_of_another(run):
     tag_system(str(run / "winner"), "helpdesk:1.0")
     made = tag_system("helpdesk:1.0", "support:7", keep_latest=True)
