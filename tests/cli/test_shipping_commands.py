@@ -48,7 +48,7 @@ def test_tagging_says_what_is_tied_to_the_tag_and_where_it_lies(rung, home, tmp_
     digest = first[0].removeprefix("helpdesk:1.0 points at ")
     assert first[1:] == [
         f"helpdesk:latest points at {digest}",
-        ".863 (.832–.889) on 400 test rows; the verdict: ship",
+        "accuracy .863 (.832–.889) on 400 test rows; the verdict: ship",
         first[3],
     ]
     assert re.fullmatch(rf"\d\.\d kB in {home}/registry/systems/{digest}", first[3])
