@@ -67,7 +67,7 @@ def questions(count: int, seed: int = 0) -> list[str]:
 
 def own(given: argparse.Namespace) -> None:
     """rung against llama.cpp's own server of the same wheel."""
-    with _llama(given.slots) as theirs, _rung(["model=smollm2-135m"], given.slots) as ours:
+    with _llama(given.slots) as theirs, rung_server(["model=smollm2-135m"], given.slots) as ours:
         sides = {"llama.cpp's own server": (theirs, None), "rung serve": (ours, "model")}
         rates: dict[str, list[float]] = {name: [] for name in sides}
         alone: dict[str, list[float]] = {name: [] for name in sides}
@@ -105,13 +105,13 @@ def adapters(given: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for form in ("codes", "free"):
             systems = [
-                f"s{number}={_system(Path(folder) / f'{form}-{number}', number, form, given.tokens)}"
+                f"s{number}={random_system(Path(folder) / f'{form}-{number}', number, form, given.tokens)}"
                 for number in range(given.adapters)
             ]
             rates: dict[str, list[float]] = {"one": [], "mixed": []}
-            with _rung(systems[:1], given.slots) as side:
+            with rung_server(systems[:1], given.slots) as side:
                 before = _memory(side.pid)
-            with _rung(systems, given.slots) as side:
+            with rung_server(systems, given.slots) as side:
                 each = (_memory(side.pid) - before) / max(1, given.adapters - 1)
                 for turn in range(given.runs):
                     for name, count in (("one", 1), ("mixed", given.adapters)):
@@ -149,8 +149,8 @@ def smallest(given: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         rows = []
         for form, what in (("codes", "one of eight labels"), ("free", f"{given.tokens} tokens")):
-            system = _system(Path(folder) / form, 0, form, given.tokens)
-            with _rung([f"s={system}"], 1, "--context", "512") as side:
+            system = random_system(Path(folder) / form, 0, form, given.tokens)
+            with rung_server([f"s={system}"], 1, "--context", "512") as side:
                 bodies = [_chat_body("s", text) for text in questions(50)]
                 seconds = sorted(asyncio.run(_one_by_one(side.url, bodies, "/v1/chat/completions")))
                 rows.append(
@@ -206,7 +206,8 @@ async def _one_by_one(
 
 
 @contextmanager
-def _rung(systems: Sequence[str], slots: int, *more: str) -> Iterator[Address]:
+def rung_server(systems: Sequence[str], slots: int, *more: str) -> Iterator[Address]:
+    """`rung serve` on a free port, until the end of the block."""
     command = [sys.executable, "-m", "rung", "serve", *systems, "--port", "0", "--slots", str(slots), *more]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
@@ -252,7 +253,7 @@ def _memory(pid: int) -> float:
     return sum(p.memory_info().rss for p in [process, *process.children(recursive=True)]) / 2**20
 
 
-def _system(folder: Path, seed: int, form: str, tokens: int) -> Path:
+def random_system(folder: Path, seed: int, form: str, tokens: int) -> Path:
     """A System with a random adapter of rank 16 on every linear layer of SmolLM2-135M."""
     from rung.models.chat import load_chat
     from rung.models.resolve import resolve

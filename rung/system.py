@@ -446,7 +446,8 @@ def answer_of_choice(spec: Spec, choice: Choice) -> Answer:
         probability=math.exp(choice.logprobs[choice.index]),
         options=tuple((name, math.exp(value)) for name, value in ranked[:5]),
         prompt_tokens=choice.prompt_tokens,
-        completion_tokens=choice.evaluated_tokens - choice.prompt_tokens + 1,
+        # Where a part of the prompt was in a cache, fewer tokens were evaluated than it has.
+        completion_tokens=max(1, choice.evaluated_tokens - choice.prompt_tokens + 1),
         latency_s=choice.latency_s,
     )
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 BACKLOG = 2048
 """Connections that may wait to be taken."""
+KEEP_S = 75
+"""How long a connection without requests stays open: longer than clients keep one, most of them 5 s. Else a
+request may meet a connection that is just being closed."""
 TAGS_S = 2.0
 """How often it is looked whether a tag means another System now."""
 
@@ -88,6 +91,7 @@ async def _serve(
             log_level="warning",
             access_log=False,
             server_header=False,
+            timeout_keep_alive=KEEP_S,
             timeout_graceful_shutdown=round(settings.grace_s),
         )
         server = uvicorn.Server(config)
