@@ -9,18 +9,20 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TypeVar
 
 import httpx
 
 from rung.engines import llama_wire as wire
 from rung.engines.base import Choice, Completion, EngineSpec, Progress, Request, no_progress
+from rung.engines.closing import Closings
 from rung.engines.llama_process import Child
-from rung.engines.schema import require_schema
 from rung.engines.slots import Slots
 from rung.engines.trie import Search, Trie
 from rung.engines.work import Refused, prefix_order, run_batch
 from rung.errors import EngineError
+from rung.models.tokens import gguf_tokenizer
 
 R = TypeVar("R")
 Tokens = tuple[int, ...]
@@ -41,7 +43,8 @@ class LlamaEngine:
 
     def __init__(self, spec: EngineSpec, *, request_limit_s: float = 600.0):
         """Start the child and load the model; raises EngineError if that can't be done."""
-        if spec.gguf is None:
+        gguf = spec.gguf
+        if gguf is None:
             raise EngineError("the llama engine needs a GGUF file; none was given")
         for path in (spec.gguf, spec.adapter):
             if path is not None and not path.is_file():
@@ -52,6 +55,7 @@ class LlamaEngine:
         self._lock = threading.Lock()
         self._closed = False
         self._letter: list[int] = []
+        self._closings = Closings(lambda: gguf_tokenizer(gguf).spellings())
         self._child = Child(spec, request_limit_s=request_limit_s)
 
     @property
@@ -66,11 +70,7 @@ class LlamaEngine:
         twice over one request. `logprob` is under the unconstrained model; see `wire.read_logprob`.
         A stop id that the model doesn't end on by itself is cut out afterwards.
         """
-        seen: list = []
-        for request in requests:
-            if request.schema is not None and request.schema not in seen:
-                require_schema(request.schema)
-                seen.append(request.schema)
+        self._closings.check(requests)
         return self._run(
             [request.prompt for request in requests], lambda i: self._complete(requests[i]), progress
         )
@@ -132,6 +132,8 @@ class LlamaEngine:
         start = time.perf_counter()
         try:
             room = self._room(request.prompt)
+            if refusal := self._closings.refusal(request, room):
+                raise Refused(refusal)
             with self._slots.reserve(request.prompt) as slot:
                 answer = self._post("/completion", wire.completion_call(request, room, slot))
                 return self._read(answer, request, start)
@@ -156,7 +158,7 @@ class LlamaEngine:
             kept = min(kept, len(tokens) - 1)
         elif kept < len(tokens):
             text = self.text_of(tokens[:kept])
-        return Completion(
+        completion = Completion(
             text=text,
             tokens=tuple(tokens[:kept]),
             logprob=wire.read_logprob(answer, kept),
@@ -164,6 +166,8 @@ class LlamaEngine:
             latency_s=time.perf_counter() - start,
             truncated=answer["stop_type"] == "limit" and kept == len(tokens),
         )
+        room = self._room(request.prompt)
+        return self._closings.close(request, completion, room, partial(wire.read_logprob, answer))
 
     def _choose(self, prompt: Tokens, trie: Trie) -> Choice:
         start = time.perf_counter()
