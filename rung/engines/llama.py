@@ -81,6 +81,7 @@ class LlamaEngine:
         candidates: Sequence[Tokens],
         *,
         progress: Progress = no_progress,
+        exhaustive: bool = False,
     ) -> list[Choice]:
         """Pick the likeliest candidate for each prompt by best-first search of the candidates' trie.
 
@@ -88,7 +89,7 @@ class LlamaEngine:
         one is a prefix of another, EngineError when the child dies twice over one prompt.
         """
         trie = Trie(candidates)
-        return self._run(prompts, lambda i: self._choose(prompts[i], trie), progress)
+        return self._run(prompts, lambda i: self._choose(prompts[i], trie, exhaustive), progress)
 
     def next_logprobs(self, prompts: Sequence[Tokens], token_ids: Sequence[int]) -> list[list[float]]:
         """Full-vocabulary next-token log-probabilities of `token_ids`; -inf under about e⁻¹⁰⁰ of the top.
@@ -165,9 +166,9 @@ class LlamaEngine:
             truncated=answer["stop_type"] == "limit" and kept == len(tokens),
         )
 
-    def _choose(self, prompt: Tokens, trie: Trie) -> Choice:
+    def _choose(self, prompt: Tokens, trie: Trie, exhaustive: bool) -> Choice:
         start = time.perf_counter()
-        search = Search(trie)
+        search = Search(trie, exhaustive=exhaustive)
         evaluated = 0
         failure = None
         try:
