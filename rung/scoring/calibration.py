@@ -65,7 +65,7 @@ def fitted(judged: Judged) -> tuple[CalibrationMap, str]:
 def cross_fitted(judged: Judged) -> Judged:
     """The rows with calibrated probabilities, each by a map that was chosen and fitted without it."""
     parts = []
-    for inside, outside in _folds(judged):
+    for inside, outside in folds(judged):
         found, _ = fitted(judged.only(inside))
         parts.append((outside, recalibrated(found, judged.only(outside))))
     confidence = np.empty(judged.rows)
@@ -131,7 +131,7 @@ def _methods(judged: Judged) -> Sequence[CalibrationMethod]:
     return found
 
 
-def _folds(judged: Judged) -> "list[tuple[Indices, Indices]]":
+def folds(judged: Judged) -> "list[tuple[Indices, Indices]]":
     """Rows inside and outside of each fold; rows of one group are on one side."""
     units = np.arange(judged.rows) if judged.groups is None else judged.groups
     names = np.unique(units)
@@ -147,7 +147,7 @@ def _folds(judged: Judged) -> "list[tuple[Indices, Indices]]":
 def _held_out_losses(judged: Judged, method: CalibrationMethod) -> "Numbers":
     """The log-loss [rows] of each row under a map that was fitted on the other folds."""
     losses = np.empty(judged.rows)
-    for inside, outside in _folds(judged):
+    for inside, outside in folds(judged):
         by = FITS[method](judged.only(inside))
         losses[outside] = log_losses(recalibrated(by, judged.only(outside)))
     return losses
