@@ -193,13 +193,14 @@ def _platt(judged: Judged) -> CalibrationMap:
     hits = int(right.sum())
     target = np.where(right, (hits + 1) / (hits + 2), 1 / (judged.rows - hits + 2))
 
-    def loss(line: "Numbers") -> tuple[float, "Numbers"]:
+    def loss(line: "Numbers") -> float:
         score = line[0] * sure + line[1]
-        off = _logistic(score) - target
-        return float((np.logaddexp(0.0, score) - target * score).sum()), np.array([off @ sure, off.sum()])
+        return float((np.logaddexp(0.0, score) - target * score).sum())
 
     bounds = [(0.0, MOST_SLOPE), (-MOST_INTERCEPT, MOST_INTERCEPT)]
-    best = minimize(loss, np.array([1.0, 0.0]), jac=True, method="L-BFGS-B", bounds=bounds)
+    # Two numbers and a convex loss: the simplex finds it without the threads that L-BFGS wakes at every step.
+    how = {"xatol": 1e-6, "fatol": 1e-9}
+    best = minimize(loss, np.array([1.0, 0.0]), method="Nelder-Mead", bounds=bounds, options=how)
     return CalibrationMap(method="platt", slope=float(best.x[0]), intercept=float(best.x[1]))
 
 
