@@ -63,7 +63,8 @@ class Choice:
     """One of the candidates, with the log-probability of each (they sum to one in probability).
 
     `logprobs` runs parallel to the candidates; -inf where the search could already rule one out (the
-    others then sum to less than one), and for all of them where `failure` is set.
+    others then sum to less than one), which an exhaustive one never does, and for all of them where
+    `failure` is set.
     """
 
     index: int
@@ -97,12 +98,14 @@ class Engine(Protocol):
         candidates: Sequence[tuple[int, ...]],
         *,
         progress: Progress = no_progress,
+        exhaustive: bool = False,
     ) -> list[Choice]:
         """Pick for each prompt the likeliest of `candidates` (token sequences, none a prefix of another).
 
         Probabilities are those of decoding constrained to the candidates: at each node of their token
         trie the model's next-token distribution is restricted to the node's children and
-        renormalised, so they sum to one over the candidates.
+        renormalised, so they sum to one over the candidates. `exhaustive` works out that of every
+        candidate, which takes a model call at each node where candidates part.
         """
         ...
 

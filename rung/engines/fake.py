@@ -95,13 +95,14 @@ class FakeEngine:
         candidates: Sequence[Tokens],
         *,
         progress: Progress = no_progress,
+        exhaustive: bool = False,
     ) -> list[Choice]:
         """Exact constrained decoding under the hashed distribution."""
         self._require_open()
         trie = Trie(candidates)
         done = []
         for prompt in prompts:
-            done.append(self._choose(prompt, trie))
+            done.append(self._choose(prompt, Search(trie, exhaustive=exhaustive), trie))
             progress(len(done), len(prompts))
         return done
 
@@ -192,10 +193,9 @@ class FakeEngine:
             token += digit << (8 * place)
         return token
 
-    def _choose(self, prompt: Tokens, trie: Trie) -> Choice:
+    def _choose(self, prompt: Tokens, search: Search, trie: Trie) -> Choice:
         start = time.perf_counter()
         failure = self._refusal(prompt)
-        search = Search(trie)
         evaluated = 0
         while not failure and (path := search.next()) is not None:
             search.feed(self._logprobs(prompt + path, trie.children(path)))

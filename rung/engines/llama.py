@@ -73,6 +73,7 @@ class LlamaEngine:
         candidates: Sequence[Tokens],
         *,
         progress: Progress = no_progress,
+        exhaustive: bool = False,
     ) -> list[Choice]:
         """Pick the likeliest candidate for each prompt by best-first search of the candidates' trie.
 
@@ -82,7 +83,9 @@ class LlamaEngine:
         trie = Trie(candidates)
         return self._run(
             prompts,
-            lambda i: self._in_slot(prompts[i], lambda slot: self._calls.choose(prompts[i], trie, slot)),
+            lambda i: self._in_slot(
+                prompts[i], lambda slot: self._calls.choose(prompts[i], trie, slot, exhaustive)
+            ),
             progress,
         )
 

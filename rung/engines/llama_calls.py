@@ -77,10 +77,10 @@ class Calls:
         room = self.room(request.prompt)
         return self.closings.close(request, completion, room, partial(wire.read_logprob, answer))
 
-    def choose(self, prompt: Tokens, trie: Trie, slot: int) -> Steps[Choice]:
+    def choose(self, prompt: Tokens, trie: Trie, slot: int, exhaustive: bool = False) -> Steps[Choice]:
         """The likeliest candidate, by best-first search; one that is refused has its `failure` set."""
         start = time.perf_counter()
-        search = Search(trie)
+        search = Search(trie, exhaustive=exhaustive)
         evaluated = 0
         failure = None
         try:

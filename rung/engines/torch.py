@@ -171,6 +171,7 @@ class TorchEngine:
         candidates: Sequence[Tokens],
         *,
         progress: Progress = no_progress,
+        exhaustive: bool = False,
     ) -> list[Choice]:
         """Best-first search over the candidates' trie, a batch of prompts at a time.
 
@@ -194,7 +195,8 @@ class TorchEngine:
         over_packs = self._packed is not None  # settled before several threads ask for it
 
         def chosen(batch: list[int]) -> list[Choice]:
-            return self._choose_batch([prompts[i] for i in batch], trie, memory, len(prefix))
+            searches = [Search(trie, exhaustive=exhaustive) for _ in batch]
+            return self._choose_batch([prompts[i] for i in batch], searches, trie, memory, len(prefix))
 
         together = PROMPT_TOKENS if trie.single_tokens or not over_packs else SEARCH_TOKENS
         together = portion(together, self.device) // count
@@ -268,10 +270,14 @@ class TorchEngine:
 
     @torch.inference_mode()
     def _choose_batch(
-        self, prompts: list[Tokens], trie: Trie, memory: Rows | HeldRows | None, shared: int
+        self,
+        prompts: list[Tokens],
+        searches: list[Search],
+        trie: Trie,
+        memory: Rows | HeldRows | None,
+        shared: int,
     ) -> list[Choice]:
         start = time.perf_counter()
-        searches = [Search(trie) for _ in prompts]
         evaluated = [len(p) for p in prompts]
         rows = [p[shared:] for p in prompts]
         paths = [search.next() for search in searches]
