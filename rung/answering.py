@@ -1,6 +1,6 @@
 """A System as a function: `rung.load("runs/demo/winner")("My parcel never came.")`."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeAlias
@@ -36,23 +36,29 @@ class Answerer(AbstractContextManager["Answerer"]):
         """
         return self.ask(text, context=context).value
 
-    def ask(self, text: str, *, context: str | None = None) -> Answer:
-        """The whole answer to one text, with its probability, tokens and seconds. Raises as a call does."""
+    def ask(self, text: str, *, context: str | None = None, every_label: bool = False) -> Answer:
+        """The whole answer to one text, with its probability, tokens and seconds. Raises as a call does.
+
+        The probability is calibrated where the System has a calibration. `every_label` works out all labels'
+        probabilities, which the answer has anyway but for labels in words of which some begin alike.
+        """
         asked = _example("the text", {"input": text, "context": context})
-        answer = self.system.answer([asked], self._pool)[0]
+        (answer,) = _answered(self.system, [asked], self._pool, every_label=every_label)
         if answer.failure is not None:
             raise EngineError(
                 f"{self.system.folder} could not answer: {answer.failure}; try again, or climb again"
             )
         return answer
 
-    def batch(self, rows: Iterable[Asked], *, progress: Progress = no_progress) -> list[Answer]:
-        """One answer for each row, in order; a call that broke is named in its `failure`.
+    def batch(
+        self, rows: Iterable[Asked], *, progress: Progress = no_progress, every_label: bool = False
+    ) -> list[Answer]:
+        """One answer for each row, in order, as `ask` gives it; a call that broke is named in its `failure`.
 
         Raises TaskError, before anything is asked, for a row that can't be.
         """
         examples = [_example(f"row {number}", row) for number, row in enumerate(rows, start=1)]
-        return self.system.answer(examples, self._pool, progress=progress)
+        return _answered(self.system, examples, self._pool, progress, every_label=every_label)
 
     def close(self) -> None:
         """Stop the engine, unless it belongs to others. A later question starts it again."""
@@ -69,6 +75,33 @@ def load(system: Path | str) -> Answerer:
     Raises SystemFolderError where there is none or it isn't whole.
     """
     return Answerer(System.load(system if isinstance(system, Path) else resolve_system(system)))
+
+
+def distribution(
+    system: System, examples: Sequence[Example], pool: Pool, progress: Progress = no_progress
+) -> list[tuple[float, ...]]:
+    """Calibrated probabilities of all labels, in `spec.labels`' order, for each example; they sum to one.
+
+    Raises TaskError where a System's answers have no probabilities, EngineError where a call broke.
+    """
+    if not system.has_probabilities:
+        raise TaskError(f"{str(system.folder)!r} gives no probabilities: its answers aren't chosen labels")
+    answers = _answered(system, examples, pool, progress, every_label=True)
+    for example, answer in zip(examples, answers, strict=True):
+        if answer.failure is not None:
+            raise EngineError(f"no probabilities for {example.where or example.id}: {answer.failure}")
+    return [answer.distribution for answer in answers]
+
+
+def _answered(
+    system: System,
+    examples: Sequence[Example],
+    pool: Pool,
+    progress: Progress = no_progress,
+    *,
+    every_label: bool,
+) -> list[Answer]:
+    return system.calibrated(system.answer(examples, pool, progress=progress, every_label=every_label))
 
 
 def _example(where: str, row: Asked) -> Example:

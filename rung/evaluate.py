@@ -1,5 +1,7 @@
 """A System on rows, through the engine that serves it: answers kept on disk, times measured apart."""
 
+import base64
+import binascii
 import math
 import statistics
 import time
@@ -8,7 +10,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
-from rung.records import Answer, Example, Measurement, MetricName, SplitName
+import numpy as np
+
+from rung.errors import RunError
+from rung.records import Answer, Example, Json, Measurement, MetricName, SplitName
 from rung.runs import append_jsonl, read_json, read_jsonl, write_json
 from rung.scoring.measure import Timing, measurement
 from rung.system import Pool, System
@@ -42,7 +47,8 @@ class Store:
     """Answers on disk, one append-only file per System. A second look at the same rows costs nothing.
 
     A line holds one batch, so a crash loses the batch in flight and no other. `tried` names what was
-    asked by this process.
+    asked by this process. Distributions lie apart from the answers, packed as base64 of fp32: written out
+    they would make a file of 77 labels five times as long.
     """
 
     folder: Path
@@ -60,9 +66,29 @@ class Store:
 
     def append(self, system: str, rows: Sequence[tuple[Example, Answer]], wall_s: float) -> None:
         """Keep the answers of one batch that took `wall_s` seconds in all."""
-        answers = {example.id: asdict(answer) for example, answer in rows}
-        append_jsonl(self.folder / f"{system}.jsonl", [{"wall_s": wall_s, "answers": answers}])
+        answers = {example.id: _bare(asdict(replace(answer, distribution=()))) for example, answer in rows}
+        packed = {example.id: _packed(answer) for example, answer in rows if answer.distribution}
+        line = {"wall_s": wall_s, "answers": answers} | ({"distributions": packed} if packed else {})
+        append_jsonl(self.folder / f"{system}.jsonl", [line])
         self.tried.update((system, example.id) for example, _ in rows)
+
+    def distributions(self, system: str) -> dict[str, np.ndarray]:
+        """Probabilities [labels], in the System's order, by row id, of the rows where each is known.
+
+        Raises RunError where they are damaged.
+        """
+        path = self.folder / f"{system}.jsonl"
+        found = {}
+        try:
+            for batch in read_jsonl(path):
+                for row, text in batch.get("distributions", {}).items():
+                    found[row] = np.frombuffer(base64.b64decode(text, validate=True), "<f4").astype(float)
+        except (binascii.Error, ValueError, TypeError) as error:
+            raise RunError(
+                f"can't read {str(path)!r}: a distribution is damaged ({error}); remove it and run the same "
+                "command again"
+            ) from None
+        return found
 
     def timing_path(self, system: str) -> Path:
         """Where the times of single requests are kept."""
@@ -164,7 +190,9 @@ def _ask(
     seconds = time.perf_counter() - start
     bench.store.append(system.digest, list(zip(rows, given, strict=True)), seconds)
     for row, answer in zip(rows, given, strict=True):
-        known[row.id] = Kept(answer=answer, share_s=seconds / len(rows), batch=len(rows))
+        known[row.id] = Kept(
+            answer=replace(answer, distribution=()), share_s=seconds / len(rows), batch=len(rows)
+        )
     return seconds
 
 
@@ -236,6 +264,15 @@ def timed(found: Measurement, system: System, examples: Sequence[Example], bench
     held = [e for e in examples if e.id not in broken]
     p50, p95, memory = single_request_times(system, held, bench)
     return replace(found, p50_s=p50, p95_s=p95, memory_mb=memory)
+
+
+def _bare(fields: dict[str, Json]) -> dict[str, Json]:
+    """An answer's fields without those that no stored answer has."""
+    return {key: value for key, value in fields.items() if key not in ("distribution", "raw_probability")}
+
+
+def _packed(answer: Answer) -> str:
+    return base64.b64encode(np.array(answer.distribution, "<f4").tobytes()).decode("ascii")
 
 
 def _to_ask(system: str, example: Example, known: dict[str, Kept], store: Store) -> bool:

@@ -1,12 +1,14 @@
+import json
 import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from rung.errors import EngineError
+from rung.errors import EngineError, RunError
 from rung.evaluate import (
     CHUNK,
     LOOK_ROWS,
@@ -132,6 +134,41 @@ def test_a_broken_call_is_counted_beside_the_score_and_asked_again_by_the_next_p
     found = measure(mended, rows(50), later(bench), split="dev")
     assert (found.n, found.failures) == (50, 0)
     assert set(mended.asked) == {"0001"}
+
+
+class Sure(Echo):
+    """A System that knows the probabilities of both labels."""
+
+    def answer(self, examples, pool, *, progress=lambda done, total: None):
+        found = super().answer(examples, pool, progress=progress)
+        return [replace(a, distribution=() if a.failure else (0.1, 0.9)) for a in found]
+
+
+def test_distributions_are_kept_apart_from_the_answers_and_come_back(bench):
+    measured = measure(Sure(broken=["0003"]), rows(200), bench, split="dev")
+    assert all(p.answer.distribution == () for p in measured.predictions)
+    assert measure(Sure(), rows(200), later(bench), split="dev").n == 200  # the broken one is asked again
+    found = later(bench).store.distributions("echo")
+    assert sorted(found) == [row.id for row in rows(200)]
+    assert all(share == pytest.approx([0.1, 0.9]) for share in found.values())
+    text = (bench.store.folder / "echo.jsonl").read_text()
+    assert "raw_probability" not in text and 'distribution"' not in text
+
+
+def test_a_store_of_a_system_that_knows_none_has_none(bench):
+    measure(Echo(), rows(20), bench, split="dev")
+    assert bench.store.distributions("echo") == {} == bench.store.distributions("other")
+    assert "distributions" not in (bench.store.folder / "echo.jsonl").read_text()
+
+
+@pytest.mark.parametrize("text", ["AAAA", "not base64!", 7])
+def test_a_damaged_distribution_is_named(bench, text):
+    measure(Sure(), rows(1), bench, split="dev")
+    path = bench.store.folder / "echo.jsonl"
+    line = json.loads(path.read_text())
+    path.write_text(json.dumps({**line, "distributions": {"0000": text}}) + "\n")
+    with pytest.raises(RunError, match="a distribution is damaged"):
+        bench.store.distributions("echo")
 
 
 def test_when_every_call_breaks_there_is_no_score(bench):

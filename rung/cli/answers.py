@@ -24,11 +24,15 @@ def as_line(answer: Answer) -> str:
 
 
 def as_json(answer: Answer) -> str:
-    """The whole answer on one line; `answer` is null where the text couldn't be read as the task's kind."""
+    """The whole answer on one line; `answer` is null where the text couldn't be read as the task's kind.
+
+    `raw_probability` is null where the System has no calibration: `probability` is as it came then.
+    """
     whole = {
         "answer": answer.value,
         "text": answer.text,
         "probability": answer.probability,
+        "raw_probability": answer.raw_probability,
         "options": [{"answer": name, "probability": share} for name, share in answer.options],
         "prompt_tokens": answer.prompt_tokens,
         "completion_tokens": answer.completion_tokens,

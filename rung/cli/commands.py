@@ -294,7 +294,8 @@ def ask(
     context
         What goes before the text, for tasks whose rows have a context.
     json
-        Print the answer with its probability, the options, tokens and time, as JSON.
+        Print the answer with its probability (calibrated, and as it came), the options, tokens and time, as
+        JSON.
     """
     from rung.answering import Answerer
     from rung.cli.answers import as_json, as_line, standard_input
@@ -304,7 +305,7 @@ def ask(
     loaded = System.load(resolve_system(system))
     said = standard_input() if text == "-" else text
     with Pool(parallel=1) as pool:
-        answer = Answerer(loaded, pool).ask(said, context=context)
+        answer = Answerer(loaded, pool).ask(said, context=context, every_label=json)
     print(as_json(answer) if json else as_line(answer))
 
 

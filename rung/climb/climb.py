@@ -25,6 +25,7 @@ from rung.checks.examine import (
 from rung.checks.rows import Prepared, prepare
 from rung.checks.table import Checked, known_names
 from rung.climb import budget, sealed
+from rung.climb.calibrating import Answered, calibrate
 from rung.climb.curve import Clock, curves, drawn_all, to_come
 from rung.climb.decide import ALPHA, MIN_ROWS, decide, to_beat
 from rung.climb.disagree import disagreements
@@ -159,6 +160,8 @@ class _Climbing:
             dev_decision = self.decide(results, "dev")
             curves = self.curves([rung for _, rung in rungs], results)
             results = self.open_test(results, dev_decision)
+            answered = Answered(dev=self.rows("dev"), test=self.rows("test"), store=self.bench.store)
+            results = calibrate(results, self.systems, answered)
             margin = dev_decision.margin if dev_decision.chosen is not None else None
             decision = _with_dev(self.decide(results, "test", margin), dev_decision, results)
             self.ship(decision.chosen)

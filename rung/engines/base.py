@@ -24,7 +24,8 @@ class Request:
     """Ask for text after `prompt`. `schema` constrains it to JSON under that JSON Schema.
 
     Greedy unless `temperature` > 0; then drawn from the likeliest tokens that hold `top_p` of the
-    probability. `stop_ids` end the answer and aren't part of it; `stop` does the same for strings.
+    probability. `stop_ids` end the answer and aren't part of it; `stop` does the same for strings. Beside a
+    schema, `stop` may name only what compact JSON never holds (see `Engine`).
     """
 
     prompt: tuple[int, ...]
@@ -41,6 +42,8 @@ class Request:
 class Completion:
     """`logprob` is the sum over the answer's tokens (natural log). `truncated`: max_tokens was reached.
 
+    A truncated answer under a schema is cut earlier and closed with tokens that make it valid: they are
+    in `text` and `tokens`, but the model didn't choose them, so `logprob` leaves them out.
     `logprob` is NaN where the engine can't tell. An endpoint names no token ids: `tokens` is empty and
     `completion_tokens` what it billed.
     """
@@ -60,7 +63,8 @@ class Choice:
     """One of the candidates, with the log-probability of each (they sum to one in probability).
 
     `logprobs` runs parallel to the candidates; -inf where the search could already rule one out (the
-    others then sum to less than one), and for all of them where `failure` is set.
+    others then sum to less than one), which an exhaustive one never does, and for all of them where
+    `failure` is set.
     """
 
     index: int
@@ -80,7 +84,12 @@ class Engine(Protocol):
         ...
 
     def generate(self, requests: Sequence[Request], *, progress: Progress = no_progress) -> list[Completion]:
-        """Complete each prompt, in order. A call that breaks is a Completion with `failure` set."""
+        """Complete each prompt, in order. A call that breaks is a Completion with `failure` set.
+
+        An answer under a schema is always valid; a request that leaves it too few tokens fails and names
+        the fewest. Raises EngineError, before anything runs, for a schema that can't be kept to and for a
+        stop string beside one that holds no control character: that might cut the answer.
+        """
         ...
 
     def choose(
@@ -89,12 +98,14 @@ class Engine(Protocol):
         candidates: Sequence[tuple[int, ...]],
         *,
         progress: Progress = no_progress,
+        exhaustive: bool = False,
     ) -> list[Choice]:
         """Pick for each prompt the likeliest of `candidates` (token sequences, none a prefix of another).
 
         Probabilities are those of decoding constrained to the candidates: at each node of their token
         trie the model's next-token distribution is restricted to the node's children and
-        renormalised, so they sum to one over the candidates.
+        renormalised, so they sum to one over the candidates. `exhaustive` works out that of every
+        candidate, which takes a model call at each node where candidates part.
         """
         ...
 

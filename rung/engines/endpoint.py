@@ -133,6 +133,7 @@ class EndpointEngine:
         candidates: Sequence[tuple[int, ...]],
         *,
         progress: Progress = no_progress,
+        exhaustive: bool = False,
     ) -> list[Choice]:
         """Raises EngineError: an endpoint takes messages."""
         self._no_tokens("choose")

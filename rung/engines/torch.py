@@ -145,15 +145,16 @@ class TorchEngine:
         self.model.eval()
         done: dict[int, Completion] = {}
         lengths: list[int | None] = []
+        refusals = [self._refusal(request.prompt) for request in requests]
+        if None in refusals:
+            self._decoder.check(requests)
         for index, request in enumerate(requests):
-            refusal = self._refusal(request.prompt)
+            room = self.context - len(request.prompt)
+            refusal = refusals[index] or self._decoder.closings.refusal(request, room)
             if refusal is not None:
                 done[index] = _failed_completion(request.prompt, f"generate: {refusal}")
-            room = self.context - len(request.prompt)
             lengths.append(None if refusal else len(request.prompt) + min(request.max_tokens, room))
         prompts = [r.prompt for r, size in zip(requests, lengths, strict=True) if size is not None]
-        if prompts:
-            self._decoder.check(requests)
         progress(len(done), len(requests))
         prefix = shared_prefix(prompts)
         memory = self._remember(prefix)
@@ -170,6 +171,7 @@ class TorchEngine:
         candidates: Sequence[Tokens],
         *,
         progress: Progress = no_progress,
+        exhaustive: bool = False,
     ) -> list[Choice]:
         """Best-first search over the candidates' trie, a batch of prompts at a time.
 
@@ -193,7 +195,8 @@ class TorchEngine:
         over_packs = self._packed is not None  # settled before several threads ask for it
 
         def chosen(batch: list[int]) -> list[Choice]:
-            return self._choose_batch([prompts[i] for i in batch], trie, memory, len(prefix))
+            searches = [Search(trie, exhaustive=exhaustive) for _ in batch]
+            return self._choose_batch([prompts[i] for i in batch], searches, trie, memory, len(prefix))
 
         together = PROMPT_TOKENS if trie.single_tokens or not over_packs else SEARCH_TOKENS
         together = portion(together, self.device) // count
@@ -267,10 +270,14 @@ class TorchEngine:
 
     @torch.inference_mode()
     def _choose_batch(
-        self, prompts: list[Tokens], trie: Trie, memory: Rows | HeldRows | None, shared: int
+        self,
+        prompts: list[Tokens],
+        searches: list[Search],
+        trie: Trie,
+        memory: Rows | HeldRows | None,
+        shared: int,
     ) -> list[Choice]:
         start = time.perf_counter()
-        searches = [Search(trie) for _ in prompts]
         evaluated = [len(p) for p in prompts]
         rows = [p[shared:] for p in prompts]
         paths = [search.next() for search in searches]

@@ -43,6 +43,11 @@ class Trie:
         self._nodes: dict[Tokens, Node] = {}
         self.root = self._grow(candidates, list(range(len(candidates))), 0)
 
+    @property
+    def branchings(self) -> int:
+        """At how many nodes candidates part; an exhaustive search asks the model about each of them."""
+        return len(self._nodes)
+
     def children(self, path: Tokens) -> Tokens:
         """The tokens that may follow `path`, which must lead to a branching node."""
         return self._nodes[path].children

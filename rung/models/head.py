@@ -197,7 +197,7 @@ def load_head(folder: Path, features: Features, labels: Sequence[str]) -> Head:
 
 
 def answers(head: Head, texts: Sequence[str], embed: Embed) -> list[Answer]:
-    """The likeliest label of each text, with the probabilities of the five likeliest."""
+    """The likeliest label of each text, with the probabilities of the five likeliest, and of all of them."""
     start = time.perf_counter()
     table = head.probabilities(texts, embed)
     seconds = (time.perf_counter() - start) / max(1, len(texts))
@@ -212,6 +212,7 @@ def answers(head: Head, texts: Sequence[str], embed: Embed) -> list[Answer]:
                 probability=float(row[order[0]]),
                 options=tuple((head.labels[i], float(row[i])) for i in order),
                 latency_s=seconds,
+                distribution=tuple(row.tolist()),
             )
         )
     return found

@@ -46,6 +46,8 @@ def _view(climb: Climb, run: Path) -> dict[str, Any]:
         "tried": [r for r in climb.results if r.trials or r.notes or r.parity],
         "wide_chart": Markup(quality_cost_svg(climb, WIDE_PX)),
         "narrow_chart": Markup(quality_cost_svg(climb, NARROW_PX)),
+        "calibrations": summary.calibrations(climb),
+        "reliability": summary.reliability(climb),
         "curve_charts": [Markup(curve_svg(curve, climb.metric, CURVE_PX)) for curve in climb.curves],
         "disagreements": climb.disagreements[:DISAGREEMENTS],
         "tests_on_dev": summary.tests_on_dev(climb),

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from rung.records import (
+    Calibration,
+    CalibrationMap,
     Climb,
     Comparison,
     Disagreement,
@@ -84,6 +86,8 @@ def facts(climb: Climb) -> list[tuple[str, str]]:
         _, measurement = shown
         told.insert(0, (f"Score of {decision.chosen}", f"{_scored(measurement)} on {measurement.split}"))
         told += [("Commonest label", f"always giving it scores {v}") for v in _majority(measurement)]
+        if shown[0].calibration:
+            told.append(("Calibration", calibration_text(shown[0].calibration)))
     deciding = decisive(climb)
     if deciding:
         where = ", on dev" if tests_on_dev(climb) else ""
@@ -141,6 +145,89 @@ def parity_text(parity: Parity) -> str:
         f"log-probabilities differ by {parity.mean_difference:.4f} nats on average and at most "
         f"{parity.max_difference:.4f} ({count_text(parity.rows, 'prompt')})"
     )
+
+
+def calibration_text(found: Calibration) -> str:
+    """How far the probabilities were off before and after, on how many rows, and what was done to them."""
+    scores = found.test or found.dev
+    if scores is None:
+        return found.note
+    before, after = (score_text(one.ece, "accuracy") for one in scores)
+    where = "test" if found.test else "dev"
+    how = map_text(found.map)
+    if found.map.method == "none":
+        return f"ECE {before} on {count_text(scores[0].n, f'{where} row')}, {how}"
+    return f"ECE {before} → {after} on {count_text(scores[0].n, f'{where} row')}, {how}"
+
+
+def map_text(by: CalibrationMap) -> str:
+    """What is done to the probabilities, in a few words."""
+    if by.method == "temperature":
+        return f"temperature {by.temperature:.2g}"
+    if by.method == "platt":
+        return f"Platt scaling, slope {by.slope:.2g}, intercept {by.intercept:.2g}"
+    if by.method == "isotonic":
+        return f"isotonic regression, {count_text(len(by.knots), 'knot')}"
+    return "probabilities left as they come"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CalibrationRow:
+    """A rung's calibration on one split, every cell as text; pairs are before and after."""
+
+    rung: str
+    rows: str
+    how: str
+    ece: tuple[str, str]
+    ece_15: tuple[str, str]
+    by_chance: str
+    brier: tuple[str, str]
+    log_loss: tuple[str, str]
+
+
+def calibrations(climb: Climb) -> list[CalibrationRow]:
+    """The calibrations in the ladder's order, on test rows where the test was opened for the rung."""
+    ordered = sorted(climb.results, key=lambda result: result.order)
+    found = [_calibration_row(r.rung, r.calibration) for r in ordered if r.calibration is not None]
+    return [row for row in found if row is not None]
+
+
+def _calibration_row(rung: str, found: Calibration) -> CalibrationRow | None:
+    scores = found.test or found.dev
+    if scores is None:
+        return None
+    before, after = scores
+
+    def pair(name: str) -> tuple[str, str]:
+        return score_text(getattr(before, name), "accuracy"), score_text(getattr(after, name), "accuracy")
+
+    return CalibrationRow(
+        rung=rung,
+        rows=f"{before.n:,} {'test' if found.test else 'dev'}",
+        how=map_text(found.map),
+        ece=pair("ece"),
+        ece_15=pair("ece_15"),
+        by_chance=score_text(after.ece_15_by_chance, "accuracy"),
+        brier=pair("brier"),
+        log_loss=pair("log_loss"),
+    )
+
+
+def reliability(climb: Climb) -> list[tuple[str, str, str, str]]:
+    """The shipped rung's calibrated probabilities by bins: rows, mean probability, share right, interval."""
+    shipped = next((r for r in climb.results if r.rung == climb.decision.chosen), None)
+    scores = shipped and shipped.calibration and (shipped.calibration.test or shipped.calibration.dev)
+    if not scores:
+        return []
+    return [
+        (
+            f"{one.rows:,}",
+            score_text(one.confidence, "accuracy"),
+            score_text(one.accuracy, "accuracy"),
+            interval_text(one.interval, "accuracy"),
+        )
+        for one in scores[1].reliability
+    ]
 
 
 def build_usd(climb: Climb, result: RungResult) -> float:

@@ -123,10 +123,10 @@ async def reply(systems: Systems, served: Served, question: Asked, wish: Wish) -
     """One whole answer. Raises Fault."""
     try:
         await systems.warm(served)
+        if served.labelled:
+            return _of_answer(await _label(systems, served, question), wish)
         if served.host is None:
             return await _from_bench(systems, served, question, wish)
-        if served.options is not None:
-            return await _label(served, question, wish)
         request = _request(served, question, wish)
         completion, tops = await served.host.ask(
             question.prompt,
@@ -149,7 +149,7 @@ async def stream(
 
     A stream that breaks in the engine is made again from the start, and goes on where it was.
     """
-    if served.host is None or served.options is not None:
+    if served.host is None or served.labelled:
         whole = await reply(systems, served, question, wish)
         yield Piece(text=whole.text, chances=whole.chances)
         yield whole
@@ -187,10 +187,12 @@ async def _pieces(served: Served, question: Asked, wish: Wish) -> AsyncGenerator
     host, request = served.host, _request(served, question, wish)
     assert host is not None, "streams come from llama.cpp"
     calls, start = _calls(served), time.perf_counter()
-    room = calls.room(request.prompt)
+    room = calls.room_for(request)
+    limit = min(request.max_tokens, room)
+    closer = None if request.schema is None else calls.closings.closer(request.schema, limit)
     tokens: list[int] = []
     probabilities: list[Mapping] = []
-    content, ending, written = "", "limit", 0
+    content, sent, ending, written = "", "", "limit", 0
     made = host.stream(
         question.prompt,
         served.adapter,
@@ -210,7 +212,9 @@ async def _pieces(served: Served, question: Asked, wish: Wish) -> AsyncGenerator
                 ending = "limit"
                 break
             content += event["content"]
-            if event["content"]:
+            certain = closer is None or all(closer.take(token) for token in new)
+            if event["content"] and certain:
+                sent += event["content"]
                 shown = _chances(event.get("completion_probabilities") or [], wish.top)
                 yield Piece(text=event["content"], chances=shown)
     answer = {
@@ -222,8 +226,14 @@ async def _pieces(served: Served, question: Asked, wish: Wish) -> AsyncGenerator
     completion = await host.drive(calls.read(answer, request, start))
     # Of a character's tokens the events name the last one alone, but all are counted.
     count = len(completion.tokens) + written - len(tokens)
-    completion = replace(completion, text=content, completion_tokens=count)
-    yield _reply(served, completion, _chances(probabilities, wish.top))
+    if closer is None:
+        completion = replace(completion, text=content)
+    completion = replace(completion, completion_tokens=count)
+    whole = _reply(served, completion, _chances(probabilities[: len(completion.tokens)], wish.top))
+    # What the schema made uncertain was held back, and a cut answer is closed by what nobody generated.
+    if len(whole.text) > len(sent):
+        yield Piece(text=whole.text[len(sent) :])
+    yield whole
 
 
 def _written(
@@ -231,7 +241,7 @@ def _written(
 ) -> Steps[tuple[Completion, tuple[Chance, ...]]]:
     """A completion with what stood beside its tokens; raises Refused."""
     start = time.perf_counter()
-    room = calls.room(request.prompt)
+    room = calls.room_for(request)
     body = wire.completion_call(request, room, slot, _beside(top))
     answer = yield Call(path="/completion", body=body)
     completion = yield from calls.read(answer, request, start)
@@ -239,28 +249,53 @@ def _written(
     return completion, _chances(kept, top)
 
 
-async def _label(served: Served, question: Asked, wish: Wish) -> Reply:
-    host, trie = served.host, served.options
-    assert host is not None and trie is not None, "labels are chosen by llama.cpp here"
-    choice = await host.ask(
-        question.prompt, served.adapter, lambda slot: _calls(served).choose(question.prompt, trie, slot)
-    )
-    return _of_answer(answer_of_choice(served.spec, choice, trie.lengths), wish)
+async def label(systems: Systems, served: Served, question: Asked, *, every: bool = False) -> Answer:
+    """A label System's answer, with calibrated probabilities; of every label where that's asked for.
+
+    Raises Fault.
+    """
+    try:
+        await systems.warm(served)
+        return await _label(systems, served, question, every)
+    except Full as full:
+        raise overloaded(full.retry_after_s, full.waiting) from None
+    except Refused as refusal:
+        raise _refusal(refusal) from None
+    except EngineError as error:
+        raise broken(str(error)) from None
+
+
+async def _label(systems: Systems, served: Served, question: Asked, every: bool = False) -> Answer:
+    system, host, trie, pool = served.system, served.host, served.options, systems.pool
+    if host is not None and trie is not None:
+        choice = await host.ask(
+            question.prompt,
+            served.adapter,
+            lambda slot: host.calls.choose(question.prompt, trie, slot, every),
+        )
+        made = answer_of_choice(served.spec, choice, trie, every)
+        (answer,) = system.calibrated([made])
+    else:
+        answer = await systems.bench.ask(
+            (served.name, system.digest, every),
+            question.example,
+            lambda rows: system.calibrated(system.answer(rows, pool, every_label=every)),
+        )
+    if answer.failure is not None:
+        raise broken(answer.failure)
+    return answer
 
 
 async def _from_bench(systems: Systems, served: Served, question: Asked, wish: Wish) -> Reply:
-    """The answer of a head or of a torch engine."""
-    spec, pool = served.spec, systems.pool
-    if spec.engine == "head" or served.options is not None:
-        answer = await systems.bench.ask(
-            served.name, question.example, lambda rows: served.system.answer(rows, pool)
-        )
-        return _of_answer(answer, wish)
+    """What a torch engine writes."""
     if wish.top is not None:
-        raise bad(f"this System runs under {spec.engine}, which tells no log-probabilities here", "logprobs")
+        engine = served.spec.engine
+        raise bad(f"this System runs under {engine}, which tells no log-probabilities here", "logprobs")
     request = _request(served, question, wish)
     completion = await systems.bench.ask(
-        served.name, request, lambda requests: served.system.open(pool).generate(requests)
+        (served.name, served.system.digest),
+        request,
+        lambda requests: served.system.open(systems.pool).generate(requests),
     )
     if completion.failure is not None:
         raise broken(completion.failure)
@@ -299,8 +334,6 @@ def _reply(served: Served, completion: Completion, chances: tuple[Chance, ...]) 
 
 def _of_answer(answer: Answer, wish: Wish) -> Reply:
     """A label as a reply: one token, as far as log-probabilities go."""
-    if answer.failure is not None:
-        raise broken(answer.failure)
     chances: tuple[Chance, ...] = ()
     if wish.top is not None:
         ranked = tuple((name, math.log(max(p, 1e-300)), _bytes(name)) for name, p in answer.options)

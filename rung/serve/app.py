@@ -12,7 +12,8 @@ from starlette.responses import JSONResponse, Response
 
 from rung import __version__
 from rung.errors import RungError
-from rung.serve import completions, shapes
+from rung.serve import completions, deciding, shapes
+from rung.serve.decision_wire import DecisionRequest, SystemOneRequest
 from rung.serve.faults import Fault, bad, forbidden, unknown_model
 from rung.serve.gateway import Gateway
 from rung.serve.wire import ChatRequest, CompletionRequest, EmbeddingRequest, LoadRequest
@@ -76,6 +77,16 @@ def _answers(app: FastAPI, gateway: Gateway) -> None:
     async def embeddings(request: Request, body: EmbeddingRequest) -> Response:
         """Sentence vectors of unit length."""
         return await gateway.whole(request, "embeddings", body.model, _embed(gateway, body))
+
+    @app.post("/v1/decisions", tags=["answers"])
+    async def decisions(request: Request, body: DecisionRequest) -> Response:
+        """Typed questions about an input: a calibrated probability for every label of the System."""
+        return await deciding.decide(gateway, request, body)
+
+    @app.post("/v1/systemone", tags=["answers"])
+    async def systemone(request: Request, body: SystemOneRequest) -> Response:
+        """The same in the shape of System One."""
+        return await deciding.systemone(gateway, request, body)
 
 
 async def _embed(gateway: Gateway, body: EmbeddingRequest) -> dict[str, Any]:

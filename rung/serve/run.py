@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     import uvicorn
 
 BACKLOG = 2048
+"""Connections that may wait to be taken."""
+KEEP_S = 75
+"""How long a connection without requests stays open: longer than clients keep one, most of them 5 s. Else a
+request may meet a connection that is just being closed."""
 TAGS_S = 2.0
 """How often it is looked whether a tag means another System now."""
 
@@ -110,6 +114,7 @@ async def _serve(
             log_level="warning",
             access_log=False,
             server_header=False,
+            timeout_keep_alive=KEEP_S,
             timeout_graceful_shutdown=round(settings.grace_s),
         )
         server = uvicorn.Server(config)
@@ -159,7 +164,10 @@ def _described(served: Served) -> str:
 
 def _bound(settings: Settings) -> socket.socket:
     """The socket to serve on, which takes no connections yet. Raises TaskError where it can't be had."""
-    made = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    # The protocol is named because asyncio sends at once, without waiting 40 ms for an acknowledgement of
+    # what it sent before, only on sockets that say they are TCP.
+    made = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind((settings.host, settings.port))

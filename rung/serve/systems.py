@@ -75,6 +75,11 @@ class Served:
         return self.system.spec
 
     @property
+    def labelled(self) -> bool:
+        """Whether it answers with one of its labels, and a probability."""
+        return self.spec.engine == "head" or self.options is not None
+
+    @property
     def bare(self) -> bool:
         """Whether it is a base model without a task."""
         return self.spec.rung == MODEL

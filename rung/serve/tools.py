@@ -55,7 +55,7 @@ def read_calls(text: str) -> tuple[str | None, list[dict[str, Json]]]:
         return text, []
     calls = value.get(CALLS)
     if isinstance(calls, list) and calls and all(map(_is_call, calls)):
-        return None, [_call(call) for call in calls]
+        return None, [_call(call) for call in calls if isinstance(call, dict)]
     if isinstance(value.get(REPLY), str) and len(value) == 1:
         return _clean(str(value[REPLY])), []
     return ("" if calls == [] and len(value) == 1 else text), []

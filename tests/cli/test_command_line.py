@@ -215,6 +215,7 @@ def test_the_json_answer_holds_everything_that_was_measured():
         "answer": "refund",
         "text": "refund",
         "probability": 0.9,
+        "raw_probability": None,
         "options": [{"answer": "refund", "probability": 0.9}, {"answer": "other", "probability": 0.1}],
         "prompt_tokens": 0,
         "completion_tokens": 0,

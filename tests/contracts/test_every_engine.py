@@ -170,6 +170,19 @@ def test_a_choice_equals_decoding_node_by_node(engine):
         assert math.fsum(map(math.exp, choice.logprobs)) <= 1 + 1e-4
 
 
+def test_an_exhaustive_choice_knows_every_candidate_and_is_the_same_choice(engine):
+    plain = engine.choose(PROMPTS, CANDIDATES)
+    whole = engine.choose(PROMPTS, CANDIDATES, exhaustive=True)
+    for one, other in zip(whole, plain, strict=True):
+        assert one.index == other.index
+        assert one.logprobs[one.index] == pytest.approx(other.logprobs[other.index], abs=0.02)
+        assert math.fsum(map(math.exp, one.logprobs)) == pytest.approx(1.0, abs=1e-4)
+        assert -math.inf not in one.logprobs
+    for one, prompt in zip(whole[:2], PROMPTS, strict=False):
+        for found, true in zip(one.logprobs, by_enumeration(engine, prompt, CANDIDATES), strict=True):
+            assert found == pytest.approx(true, abs=0.05 if true > -10 else UNLIKELY * abs(true))
+
+
 def test_candidates_of_which_one_is_a_prefix_of_another_are_refused(engine):
     with pytest.raises(ValueError, match="prefix"):
         engine.choose(PROMPTS, [(1,), (1, 2)])

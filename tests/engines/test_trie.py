@@ -68,6 +68,12 @@ def test_a_best_first_search_finds_the_argmax_and_never_calls_more_often(candida
         assert found == -math.inf or found == pytest.approx(true, abs=1e-9)
 
 
+def test_a_trie_says_at_how_many_nodes_its_candidates_part():
+    assert Trie([(1, 5), (2, 5), (3,)]).branchings == 1
+    assert Trie([(1, 5), (1, 6), (1, 7, 1), (1, 7, 2), (3,)]).branchings == 3
+    assert Trie([(1, 5)]).branchings == 0
+
+
 def test_a_sure_model_opens_only_the_nodes_on_its_way():
     candidates = [(*body, END) for body in itertools.product((0, 1), repeat=6)]
     trie = Trie(candidates)

@@ -1,0 +1,166 @@
+"""How far probabilities are from how often they are right: calibration error, Brier score, log-loss."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from rung.records import CalibrationScore, ReliabilityBin
+from rung.scoring import stats
+
+if TYPE_CHECKING:
+    Numbers: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
+    Indices: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
+    Flags: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
+
+BINS, MOST_BINS = 15, 100
+FLOOR = 1e-12
+"""Smaller probabilities count as this one: none is so sure that being wrong costs everything."""
+_DRAWS = 200
+# A score is a function of the probabilities alone: measuring twice gives the same bytes.
+_SEED = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Judged:
+    """Answers beside the truth. `labels` says how many labels there are.
+
+    `confidence` [rows] is the probability of each answer and `right` [rows] whether it was the row's label.
+    `table` [rows, labels] has all probabilities and `gold` [rows] the label's column, -1 for a label that the
+    System doesn't have; both are None where only the answers' probabilities are known. `groups` [rows] are
+    codes of rows that belong together, if any do.
+    """
+
+    labels: int
+    confidence: "Numbers"
+    right: "Flags"
+    table: "Numbers | None" = None
+    gold: "Indices | None" = None
+    groups: "Indices | None" = None
+
+    @property
+    def rows(self) -> int:
+        """How many answers there are."""
+        return len(self.confidence)
+
+    def only(self, at: "Indices") -> "Judged":
+        """These rows alone."""
+        return Judged(
+            labels=self.labels,
+            confidence=self.confidence[at],
+            right=self.right[at],
+            table=None if self.table is None else self.table[at],
+            gold=None if self.gold is None else self.gold[at],
+            groups=None if self.groups is None else self.groups[at],
+        )
+
+
+def judged_table(table: "Numbers", gold: "Indices", groups: "Indices | None" = None) -> Judged:
+    """Probabilities [rows, labels] beside the columns of the rows' labels; the answer is the likeliest."""
+    best = table.argmax(1)
+    return Judged(
+        labels=table.shape[1],
+        confidence=table[np.arange(len(table)), best],
+        right=best == gold,
+        table=table,
+        gold=gold,
+        groups=groups,
+    )
+
+
+def calibration_score(judged: Judged) -> CalibrationScore:
+    """All figures of some answers. Raises ValueError without rows."""
+    if not judged.rows:
+        raise ValueError("no rows: calibration can't be told")
+    bins = equal_bins(judged.confidence, BINS)
+    return CalibrationScore(
+        n=judged.rows,
+        ece=swept_ece(judged.confidence, judged.right),
+        ece_15=binned_ece(judged.confidence, judged.right, bins),
+        ece_15_by_chance=ece_by_chance(judged.confidence, bins),
+        brier=float(briers(judged).mean()),
+        log_loss=float(log_losses(judged).mean()),
+        reliability=tuple(_bin(judged, at) for at in bins),
+    )
+
+
+def equal_bins(confidence: "Numbers", count: int) -> "list[Indices]":
+    """Rows in up to `count` bins of as many each as can be, in the order of their confidence."""
+    order = np.argsort(confidence, kind="stable")
+    return [at for at in np.array_split(order, min(count, len(order))) if len(at)]
+
+
+def binned_ece(confidence: "Numbers", right: "Flags", bins: "list[Indices]") -> float:
+    """The expected calibration error: |share right - mean confidence|, weighed by the bins' rows.
+
+    Naeini, Cooper & Hauskrecht 2015 and Guo et al. 2017, with bins of equal mass (Nguyen & O'Connor 2015).
+    Above zero even for faultless probabilities: the fewer rows in a bin the more.
+    """
+    gaps = [len(at) * abs(right[at].mean() - confidence[at].mean()) for at in bins]
+    return float(sum(gaps) / sum(map(len, bins)))
+
+
+def swept_ece(confidence: "Numbers", right: "Flags") -> float:
+    """ECE with the most equal-mass bins whose shares right still rise with the confidence.
+
+    Roelofs et al. 2022, "Mitigating bias in calibration error estimation" (ECE sweep): few rows get few
+    bins, so that it is less too high than 15 fixed ones.
+    """
+    order = np.argsort(confidence, kind="stable")
+    hits, sure = (np.concatenate([[0], x[order].cumsum()]) for x in (right, confidence))
+    found = 0.0
+    for count in range(1, min(len(order), MOST_BINS) + 1):
+        edges = _edges(len(order), count)
+        inside = np.diff(hits[edges])
+        if (np.diff(inside / np.diff(edges)) < 0).any():
+            break
+        found = float(np.abs(inside - np.diff(sure[edges])).sum() / len(order))
+    return found
+
+
+def _edges(rows: int, count: int) -> "Indices":
+    """Where bins begin and end, as numpy's `array_split` cuts."""
+    size, more = divmod(rows, count)
+    return np.concatenate([[0], np.cumsum(np.full(count, size) + (np.arange(count) < more))])
+
+
+def ece_by_chance(confidence: "Numbers", bins: "list[Indices]") -> float:
+    """The mean ECE with answers that are right just as often as their confidence says.
+
+    Consistency resampling (Bröcker & Smith 2007; Vaicenavicius et al. 2019).
+    """
+    dice = np.random.default_rng(_SEED)
+    draws = [binned_ece(confidence, dice.random(len(confidence)) < confidence, bins) for _ in range(_DRAWS)]
+    return float(np.mean(draws))
+
+
+def briers(judged: Judged) -> "Numbers":
+    """The squared error [rows] of the probabilities of all labels (Brier 1950), or of the answer's alone."""
+    if judged.table is None or judged.gold is None:
+        return (judged.confidence - judged.right) ** 2
+    known = judged.gold >= 0
+    truth = np.zeros_like(judged.table)
+    truth[known.nonzero()[0], judged.gold[known]] = 1.0
+    return ((judged.table - truth) ** 2).sum(1)
+
+
+def log_losses(judged: Judged) -> "Numbers":
+    """-log [rows] of the probability of the row's label, or of whether the answer was right, in nats.
+
+    A label that the System doesn't have has the least probability that counts.
+    """
+    if judged.table is None or judged.gold is None:
+        chance = np.where(judged.right, judged.confidence, 1.0 - judged.confidence)
+    else:
+        chance = np.where(judged.gold >= 0, judged.table[np.arange(judged.rows), judged.gold], 0.0)
+    return -np.log(np.clip(chance, FLOOR, 1.0))
+
+
+def _bin(judged: Judged, at: "Indices") -> ReliabilityBin:
+    right = judged.right[at]
+    return ReliabilityBin(
+        rows=len(at),
+        confidence=float(judged.confidence[at].mean()),
+        accuracy=float(right.mean()),
+        interval=stats.wilson(int(right.sum()), len(at)),
+    )
