@@ -192,7 +192,7 @@ async def _pieces(served: Served, question: Asked, wish: Wish) -> AsyncGenerator
     closer = None if request.schema is None else calls.closings.closer(request.schema, limit)
     tokens: list[int] = []
     probabilities: list[Mapping] = []
-    content, sent, ending, written = "", "", "limit", 0
+    content, sent, ending, seen = "", "", "limit", 0
     made = host.stream(
         question.prompt,
         served.adapter,
@@ -203,7 +203,11 @@ async def _pieces(served: Served, question: Asked, wish: Wish) -> AsyncGenerator
     async with aclosing(made) as events:
         async for event in events:
             new = list(event["tokens"])
-            written = event["tokens_predicted"]
+            # Of a character of several tokens the event names the last one alone.
+            silent = event["tokens_predicted"] - seen - len(new) if new else 0
+            seen = event["tokens_predicted"]
+            if closer is not None and silent > 0:
+                new = [*calls.closings.spelled(event["content"], new, silent), *new]
             stopped = wire.first_stop(new, request.stop_ids) < len(new)
             tokens += new
             probabilities += event.get("completion_probabilities") or []
@@ -224,11 +228,9 @@ async def _pieces(served: Served, question: Asked, wish: Wish) -> AsyncGenerator
         "completion_probabilities": probabilities,
     }
     completion = await host.drive(calls.read(answer, request, start))
-    # Of a character's tokens the events name the last one alone, but all are counted.
-    count = len(completion.tokens) + written - len(tokens)
     if closer is None:
-        completion = replace(completion, text=content)
-    completion = replace(completion, completion_tokens=count)
+        count = len(completion.tokens) + seen - len(tokens)
+        completion = replace(completion, text=content, completion_tokens=count)
     whole = _reply(served, completion, _chances(probabilities[: len(completion.tokens)], wish.top))
     # What the schema made uncertain was held back, and a cut answer is closed by what nobody generated.
     if len(whole.text) > len(sent):
