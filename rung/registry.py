@@ -260,7 +260,9 @@ def _nearest(text: str) -> str:
     except RunError:
         return ""  # Another name's damaged history is not what was asked about.
     spelled = {**{tag.removesuffix(f":{LATEST}"): tag for tag in known}, **{tag: tag for tag in known}}
-    near = list(dict.fromkeys(spelled[hit] for hit in get_close_matches(text, spelled, n=5)))[:3]
+    name = text.partition(":")[0]
+    same = [tag for tag in known if tag.startswith(f"{name}:")]
+    near = list(dict.fromkeys([*same, *(spelled[hit] for hit in get_close_matches(text, spelled, n=5))]))[:3]
     if near:
         return f"; did you mean {' or '.join(near)}?"
     if known:

@@ -27,7 +27,7 @@ from rung.models.head import Head, answers, load_head
 from rung.models.resolve import Model, resolve
 from rung.models.weights import dequantised
 from rung.records import Answer, Example, Json, OutputKind
-from rung.runs import atomic_folder, file_digest, write_json
+from rung.runs import atomic_folder, file_digest, write_text
 from rung.scoring.extract import read_answer
 from rung.task.schemas import check_schema
 from rung.wording import Shot, embedded_text, label_texts, messages
@@ -100,9 +100,12 @@ class Spec(Frozen):
     def digest(self) -> str:
         """Names this System: sha256 over the canonical Spec, file digests included.
 
-        Where its models lie isn't part of it; what they are made of is.
+        Where its models lie isn't part of it; what they are made of is, and so is the order of a schema's
+        properties, in which they are written.
         """
         fields = self.model_dump(mode="json", exclude={"model": {"source"}, "vectors": {"source"}})
+        if self.schema_ is not None:
+            fields["schema_"] = json.dumps(self.schema_, ensure_ascii=False)
         text = json.dumps(fields, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
 
@@ -314,7 +317,9 @@ def save(folder: Path, spec: Spec, sources: Sources) -> System:
                 target.write_bytes(source if isinstance(source, bytes) else source.encode("utf-8"))
             digests[name] = file_digest(target)
         whole = spec.model_copy(update={"files": digests})
-        write_json(draft / SPEC_FILE, whole.model_dump(mode="json"))
+        # Keys unsorted: a schema's properties are answered in their order.
+        text = json.dumps(whole.model_dump(mode="json"), indent=2, ensure_ascii=False)
+        write_text(draft / SPEC_FILE, text + "\n")
     return System(folder, whole)
 
 
@@ -446,7 +451,8 @@ def answer_of_choice(spec: Spec, choice: Choice) -> Answer:
         probability=math.exp(choice.logprobs[choice.index]),
         options=tuple((name, math.exp(value)) for name, value in ranked[:5]),
         prompt_tokens=choice.prompt_tokens,
-        completion_tokens=choice.evaluated_tokens - choice.prompt_tokens + 1,
+        # Where a part of the prompt was in a cache, fewer tokens were evaluated than it has.
+        completion_tokens=max(1, choice.evaluated_tokens - choice.prompt_tokens + 1),
         latency_s=choice.latency_s,
     )
 

@@ -69,6 +69,15 @@ def test_the_digest_is_the_same_on_every_machine_and_changes_with_spec_and_files
     assert len({system.digest, other.digest, strict.digest}) == 3
 
 
+def test_the_properties_of_a_schema_keep_their_order_in_which_they_are_answered(tmp_path):
+    schemas = [{"type": "object", "properties": dict.fromkeys(names, {})} for names in ("ba", "ab")]
+    specs = [SPEC.model_copy(update={"kind": "json", "labels": (), "schema_": s}) for s in schemas]
+    saved = save(tmp_path / "system", specs[0], {})
+    again = System.load(saved.folder)
+    assert isinstance(again.spec.schema_, dict) and list(again.spec.schema_["properties"]) == ["b", "a"]
+    assert again.digest == saved.digest != save(tmp_path / "other", specs[1], {}).digest
+
+
 def test_where_the_base_model_lies_is_no_part_of_the_digest():
     def digest(**changes):
         fields = {"name": "m", "source": "/a/m.gguf", "digest": "d", "licence": "mit", **changes}

@@ -60,8 +60,8 @@ def serve(*systems: str, choices: ServeChoices | None = None) -> None:
     Parameters
     ----------
     systems
-        Folders of Systems, tags, or base models: a catalog name, a .gguf file, hf:org/name. NAME=SYSTEM says what
-        requests call it; else the tag or the task does.
+        Folders of Systems, tags, or base models: a catalog name, a .gguf file, hf:org/name. NAME=SYSTEM says
+        what requests call it; else the tag or the task does.
     """
     from rung.errors import TaskError
     from rung.serve.keys import keys_file

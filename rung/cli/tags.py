@@ -32,7 +32,7 @@ def tag(system: str, name: str, /, *, keep_latest: Switch = False) -> None:
         Leave NAME:latest where it points; without this it points at the System too.
     """
     from rung.registry import history, system_folder
-    from rung.report.notation import count_text
+    from rung.report.notation import count_text, metric_text
     from rung.ship.tagging import tag_system
 
     made = tag_system(system, name, keep_latest=keep_latest)
@@ -46,7 +46,8 @@ def tag(system: str, name: str, /, *, keep_latest: Switch = False) -> None:
         print(f"no score is tied to it: {first.origin}")
     else:
         rows = count_text(first.origin.n, f"{first.origin.split} row")
-        print(f"{_score(first.origin)} on {rows}; the verdict: {_verdict(first.origin)}")
+        metric = metric_text(first.origin.metric)
+        print(f"{metric} {_score(first.origin)} on {rows}; the verdict: {_verdict(first.origin)}")
     print(f"{size_text(first.size)} in {system_folder(first.system)}")
 
 
@@ -141,7 +142,9 @@ def _columns(*headings: str) -> "Table":
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading in headings:
-        table.add_column(heading, header_style="dim", overflow="fold")
+        # What may be typed again isn't broken over lines.
+        whole = heading in ("tag", "system", "when", "size")
+        table.add_column(heading, header_style="dim", overflow="fold", no_wrap=whole)
     return table
 
 

@@ -84,15 +84,13 @@ def asked(messages: Any, tools: Any = None) -> Question:
     try:
         check_parts([messages, tools])
     except ValueError as error:
-        raise ValueError(f"the request is or holds what can't be read: {error}") from None
+        raise ValueError(f"messages or tools: {error}; correct them") from None
     if isinstance(messages, list) and any(map(_pictured, messages)):
         raise ValueError("messages holds an image: this System answers text alone; take the image out")
     turns = read_turns(messages, "messages")
     for number, turn in enumerate(turns, start=1):
         if turn.role == "user" and not turn.text.strip():
-            raise ValueError(
-                f"turn {number} of messages, the user's, is empty ({shown(turn.text)}); fill it in"
-            )
+            raise ValueError(f"turn {number} of messages is the user's and empty; fill it in or leave it out")
     if not any(turn.role == "user" for turn in turns):
         raise ValueError("messages holds no turn of the user; add what is asked")
     if turns[-1].role not in ASKING:

@@ -20,6 +20,11 @@ from rung.serve.wire import NAME
 if TYPE_CHECKING:
     import uvicorn
 
+BACKLOG = 2048
+"""Connections that may wait to be taken."""
+KEEP_S = 75
+"""How long a connection without requests stays open: longer than clients keep one, most of them 5 s. Else a
+request may meet a connection that is just being closed."""
 TAGS_S = 2.0
 """How often it is looked whether a tag means another System now."""
 
@@ -86,6 +91,7 @@ async def _serve(
             log_level="warning",
             access_log=False,
             server_header=False,
+            timeout_keep_alive=KEEP_S,
             timeout_graceful_shutdown=round(settings.grace_s),
         )
         server = uvicorn.Server(config)
@@ -134,9 +140,16 @@ def _described(served: Served) -> str:
 def _listen(settings: Settings) -> socket.socket:
     """The socket to serve on. Raises TaskError where it can't be had."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    # The protocol is named because asyncio sends at once, without waiting 40 ms for an acknowledgement of
+    # what it sent before, only on sockets that say they are TCP.
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((settings.host, settings.port))
+        listening.listen(BACKLOG)
+        return listening
     except OSError as error:
+        listening.close()
         raise TaskError(
             f"can't listen on {settings.host}:{settings.port}: {error.strerror or error}; choose another "
             "with --port or --host"

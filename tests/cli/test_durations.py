@@ -27,3 +27,13 @@ def test_anything_else_names_the_option_the_value_and_the_forms(text):
     with pytest.raises(TaskError, match="--budget .* 90s, 30m or 1h30m") as caught:
         seconds(text, "--budget")
     assert repr(text) in str(caught.value)
+
+
+@pytest.mark.parametrize(("text", "wanted"), [("30d", 2592000), ("1d12h", 129600), ("90s", 90)])
+def test_days_are_read_where_they_make_sense(text, wanted):
+    assert seconds(text, "--expires", days=True) == wanted
+
+
+def test_a_span_with_days_that_cannot_be_read_names_the_forms_with_days():
+    with pytest.raises(TaskError, match="--expires '3y' .* 12h, 30d or 1d12h"):
+        seconds("3y", "--expires", days=True)
