@@ -43,9 +43,9 @@ function written(system, text) {
   return el("pre", { class: "words", dir: "auto", tabindex: "0", "aria-label": "answer" }, text);
 }
 
-// A whole answer. `order` ranks the labels' bars; by default the likeliest comes first.
-export function showAnswer({ system, body }, found, order = (a, b) => b[1] - a[1]) {
-  const shown = isScored(system) ? label(system, found, order) : [written(system, found.text)];
+// A whole answer. `names` are the labels that have a bar, in order; by default its own likeliest.
+export function showAnswer({ system, body }, found, names = [...options(found).keys()].slice(0, BARS)) {
+  const shown = isScored(system) ? label(system, found, names) : [written(system, found.text)];
   if (!found.text) shown.push(note("an empty answer"));
   if (isJson(system) && !isWholeJson(found.text)) shown.push(el("p", { class: "warn" }, "This isn't whole JSON."));
   if (found.finish === "length") shown.push(el("p", { class: "warn" }, "Cut off: it had used up its tokens."));
@@ -53,25 +53,26 @@ export function showAnswer({ system, body }, found, order = (a, b) => b[1] - a[1
   body.setAttribute("aria-busy", "false");
 }
 
-export const options = (found) =>
-  (found.chances[0]?.top_logprobs ?? []).map(({ token, logprob }) => [token, Math.exp(logprob)]);
+// Labels with their probabilities, the likeliest first. A server tells those of the first few.
+const options = (found) =>
+  new Map((found.chances[0]?.top_logprobs ?? []).map(({ token, logprob }) => [token, Math.exp(logprob)]));
 
-function label(system, found, order) {
-  const bars = options(found).toSorted(order).slice(0, BARS);
-  const left = system.labels.length - bars.length;
+function label(system, found, names) {
+  const chances = options(found);
+  const left = system.labels.length - names.length;
   const p = found.chances.length ? chance(Math.exp(found.chances[0].logprob)) : null;
   return [
     el("p", { class: "label" }, said(found.text), p && el("span", { class: "chance", title: "probability" }, p)),
-    el("ul", { class: "bars", "aria-label": "probabilities" }, ...bars.map(([name, part]) => bar(name, part, name === found.text))),
+    el("ul", { class: "bars", "aria-label": "probabilities" }, ...names.map((name) => bar(name, chances.get(name), name === found.text))),
     ...(left > 0 ? [note(`and ${plural(left, "label")} less likely`)] : []),
   ];
 }
 
 function bar(name, part, isAnswer) {
   const fill = el("div", { class: "fill" });
-  fill.style.width = `${100 * part}%`;
+  fill.style.width = `${100 * (part ?? 0)}%`;
   const track = el("div", { class: "track", "aria-hidden": "true" }, fill);
-  return el("li", isAnswer ? { class: "chosen" } : {}, said(name), track, el("span", {}, chance(part)));
+  return el("li", isAnswer ? { class: "chosen" } : {}, said(name), track, el("span", {}, part === undefined ? "–" : chance(part)));
 }
 
 function spent({ usage, ms, first_ms }) {
@@ -113,10 +114,10 @@ export function compare(panels, answers) {
   return "They differ where they are marked.";
 }
 
-// The same order on both sides, so that a label's two bars stand in one row.
+// The same labels in the same order on both sides, so that a label's two bars stand in one row.
 function alignBars(panels, answers) {
   const most = new Map();
-  for (const [name, part] of answers.flatMap(options)) most.set(name, Math.max(part, most.get(name) ?? 0));
-  const order = ([a], [b]) => most.get(b) - most.get(a) || (a < b ? -1 : 1);
-  panels.forEach((view, side) => showAnswer(view, answers[side], order));
+  for (const [name, part] of answers.flatMap((found) => [...options(found)])) most.set(name, Math.max(part, most.get(name) ?? 0));
+  const names = [...most.keys()].sort((a, b) => most.get(b) - most.get(a) || (a < b ? -1 : 1));
+  panels.forEach((view, side) => showAnswer(view, answers[side], names.slice(0, BARS)));
 }

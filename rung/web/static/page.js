@@ -126,11 +126,10 @@ function card(system) {
   return el(
     "li",
     { "data-name": system.name },
-    el("h3", {}, said(system.name), el("span", { class: system.loaded ? "note good" : "note" }, system.loaded ? "loaded" : "not loaded")),
+    el("div", { class: "named" }, el("h3", {}, said(system.name)), el("span", { class: system.loaded ? "note good" : "note" }, system.loaded ? "loaded" : "not loaded"), button),
     el("dl", {}, ...rows.flatMap(([term, value]) => [el("dt", {}, term), el("dd", {}, said(value))])),
     system.labels.length ? folded(plural(system.labels.length, "label"), said(system.labels.join(", "))) : null,
     system.schema ? folded("JSON Schema", el("pre", {}, JSON.stringify(system.schema, null, 2))) : null,
-    button,
   );
 }
 
@@ -145,7 +144,7 @@ function showSystems(systems, vectors) {
   const bare = systems.filter(isBare).length;
   const counts = [[systems.length - bare, "System"], [bare, "base model"]].filter(([count]) => count);
   const all = counts.map(([count, what]) => plural(count, what)).join(" and ");
-  $("title").textContent = all ? `${all} ${systems.length === 1 ? "is" : "are"} served.` : "Nothing is served.";
+  $("title").textContent = all ? `${all} ${systems.length === 1 ? "is" : "are"} served.` : "No System is served.";
   offer($("first"), systems);
   offer($("second"), systems, el("option", { value: "" }, "nothing"));
   $("second").disabled = systems.length < 2;
@@ -203,7 +202,7 @@ function showFigures(metrics, ready) {
   $("state").textContent = ready.status + waits;
   $("state").className = ready.status === "ready" ? "good" : "warn";
   $("requests").textContent = `${gauge(metrics, "rung_running")} running, ${gauge(metrics, "rung_waiting")} waiting`;
-  $("memory").textContent = `${mebibytes(gauge(metrics, "rung_memory_bytes"))}, engines included`;
+  $("memory").textContent = mebibytes(gauge(metrics, "rung_memory_bytes"));
 }
 
 // The sum of a gauge over its labels, in Prometheus' text format.
