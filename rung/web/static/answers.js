@@ -35,7 +35,13 @@ export function panel(system) {
 
 // What there is of an answer that is being written.
 export function showText({ system, body }, text) {
-  if (!isScored(system)) body.replaceChildren(written(system, text));
+  if (isScored(system)) return;
+  const made = written(system, text);
+  const shown = body.querySelector("pre");
+  if (!shown) return body.replaceChildren(made);
+  const atEnd = shown.scrollTop + shown.clientHeight >= shown.scrollHeight - 1;
+  shown.textContent = made.textContent;
+  if (atEnd) shown.scrollTop = shown.scrollHeight;
 }
 
 function written(system, text) {

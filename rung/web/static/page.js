@@ -10,7 +10,6 @@ const BASE = `${location.origin}/v1`;
 const TICK_MS = 4000;
 const TICKS_A_LIST = 5;
 const MOST_OPTIONS = 20;
-const BARE_TOKENS = 256;
 const EXAMPLE = "your text here";
 
 const state = { systems: [], cards: new Map(), running: null, gone: false };
@@ -27,8 +26,8 @@ function requestFor(system) {
   if (isScored(system)) {
     return { ...body, logprobs: true, top_logprobs: Math.min(MOST_OPTIONS, system.labels.length) };
   }
-  const limit = Number($("limit").value);
-  const most = limit > 0 ? { max_tokens: limit } : {};
+  // A System ends as it was made to; a base model goes on until its context is full.
+  const most = isBare(system) && Number($("limit").value) > 0 ? { max_tokens: Number($("limit").value) } : {};
   return { ...body, ...most, stream: true, stream_options: { include_usage: true } };
 }
 
@@ -78,9 +77,8 @@ const tell = (text) => ($("said").textContent = text);
 function follow() {
   for (const option of $("second").options) option.disabled = option.value !== "" && option.value === $("first").value;
   if ($("second").value === $("first").value) $("second").value = "";
-  const writing = chosen().filter((system) => !isScored(system));
-  $("limit-field").hidden = writing.length === 0;
-  if ($("limit").value === "" && writing.some(isBare)) $("limit").value = BARE_TOKENS;
+  $("limit").disabled = !chosen().some(isBare); // a disabled field can't hold the form back
+  $("limit-field").hidden = $("limit").disabled;
   const names = new Set(chosen().map((system) => system.name));
   for (const node of $("systems").children) node.classList.toggle("used", names.has(node.dataset.name));
   showPrograms();

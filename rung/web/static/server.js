@@ -48,7 +48,8 @@ export async function send(path, options = {}) {
   if (response.ok || (response.status === 503 && path === "/readyz")) return response;
   const body = await response.json().catch(() => null);
   const message = body?.error?.message ?? response.statusText;
-  if (response.status === 401) refused(message, sent !== "");
+  // Another key may have been given meanwhile.
+  if (response.status === 401 && sent === key) refused(message, sent !== "");
   throw new Failed(response.status, message, response.headers.get("Retry-After") ?? "");
 }
 
