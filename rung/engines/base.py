@@ -24,7 +24,8 @@ class Request:
     """Ask for text after `prompt`. `schema` constrains it to JSON under that JSON Schema.
 
     Greedy unless `temperature` > 0; then drawn from the likeliest tokens that hold `top_p` of the
-    probability. `stop_ids` end the answer and aren't part of it; `stop` does the same for strings.
+    probability. `stop_ids` end the answer and aren't part of it; `stop` does the same for strings. Beside a
+    schema, `stop` may name only what compact JSON never holds (see `Engine`).
     """
 
     prompt: tuple[int, ...]
@@ -41,6 +42,8 @@ class Request:
 class Completion:
     """`logprob` is the sum over the answer's tokens (natural log). `truncated`: max_tokens was reached.
 
+    A truncated answer under a schema is cut earlier and closed with tokens that make it valid: they are
+    in `text` and `tokens`, but the model didn't choose them, so `logprob` leaves them out.
     `logprob` is NaN where the engine can't tell. An endpoint names no token ids: `tokens` is empty and
     `completion_tokens` what it billed.
     """
@@ -80,7 +83,12 @@ class Engine(Protocol):
         ...
 
     def generate(self, requests: Sequence[Request], *, progress: Progress = no_progress) -> list[Completion]:
-        """Complete each prompt, in order. A call that breaks is a Completion with `failure` set."""
+        """Complete each prompt, in order. A call that breaks is a Completion with `failure` set.
+
+        An answer under a schema is always valid; a request that leaves it too few tokens fails and names
+        the fewest. Raises EngineError, before anything runs, for a schema that can't be kept to and for a
+        stop string beside one that holds no control character: that might cut the answer.
+        """
         ...
 
     def choose(

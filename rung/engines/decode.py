@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from rung.engines.base import Completion, Request
+from rung.engines.closing import Closings
 from rung.engines.grammar import Grammars, end_tokens, load_tokenizer
 from rung.engines.held import HeldRows, empty_rows
 from rung.engines.logits import exact_near_top, next_logits
@@ -47,11 +48,13 @@ class Decoder:
         self.tokenizer = load_tokenizer(folder)
         self.width: int = model.lm_head.weight.shape[0]
         self.grammars = Grammars(self.tokenizer, self.width, end_tokens(model.config))
+        self.closings = Closings(self.grammars.spellings)
 
     def check(self, requests: Sequence[Request]) -> None:
-        """Raise EngineError, before anything runs, where a schema can't be enforced."""
+        """Raise EngineError, before anything runs, where no answer could be kept to its schema."""
         for request in requests:
             self.grammars.matcher(request)
+        self.closings.check(requests)
 
     @torch.inference_mode()
     def run(
@@ -75,7 +78,7 @@ class Decoder:
                 live = [live[place] for place in going]
                 rows.keep(going)
             if not live:
-                return [self._completion(answer) for answer in answers]
+                return [self._completion(answer, context) for answer in answers]
             if live[0].tokens:
                 rows.feed([answer.tokens[-1:] for answer in live])
             self._step(live, rows.last)
@@ -141,8 +144,8 @@ class Decoder:
     def _text(self, tokens: Sequence[int]) -> str:
         return self.tokenizer.decode(list(tokens), skip_special_tokens=True)
 
-    def _completion(self, answer: _Answer) -> Completion:
-        return Completion(
+    def _completion(self, answer: _Answer, context: int) -> Completion:
+        completion = Completion(
             text=answer.text or self._text(answer.tokens),
             tokens=tuple(answer.tokens),
             logprob=math.fsum(answer.logprobs),
@@ -150,6 +153,10 @@ class Decoder:
             latency_s=answer.seconds,
             truncated=answer.truncated,
             failure=answer.failure,
+        )
+        room = context - len(answer.request.prompt)
+        return self.closings.close(
+            answer.request, completion, room, lambda own: math.fsum(answer.logprobs[:own])
         )
 
 

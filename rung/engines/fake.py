@@ -17,6 +17,7 @@ from rung.engines.base import Choice, Completion, EngineSpec, Progress, Request,
 from rung.engines.instance import smallest
 from rung.engines.trie import Search, Trie, log_sum
 from rung.errors import EngineError
+from rung.records import Json
 
 Tokens = tuple[int, ...]
 
@@ -37,6 +38,10 @@ def bytes_of(text: str) -> Tokens:
 def text_of(tokens: Tokens) -> str:
     """The inverse of `bytes_of`; ids above 255 are shown as a replacement character."""
     return b"".join(bytes([token]) if token < 256 else b"\xff" for token in tokens).decode(errors="replace")
+
+
+def _smallest(schema: Json) -> Tokens:
+    return bytes_of(json.dumps(smallest(schema), separators=(",", ":")))
 
 
 class FakeEngine:
@@ -119,7 +124,7 @@ class FakeEngine:
 
     def _complete(self, request: Request) -> Completion:
         start = time.perf_counter()
-        failure = self._refusal(request.prompt)
+        failure = self._refusal(request.prompt) or self._too_short(request)
         steps, truncated = ([], False) if failure else self._answer(request)
         tokens = tuple(token for token, _ in steps)
         text = self._decode(tokens)
@@ -141,10 +146,11 @@ class FakeEngine:
     def _answer(self, request: Request) -> tuple[list[tuple[int, float]], bool]:
         """The answer's tokens with their log-probabilities, and whether the limit cut it."""
         planned = self._answers.get(request.prompt)
-        if planned is None and request.schema is not None:
-            planned = bytes_of(json.dumps(smallest(request.schema), separators=(",", ":")))
+        limit = self._limit(request)
+        cut = request.schema is not None and planned is not None and len(planned) > limit
+        if request.schema is not None and (planned is None or cut):
+            planned = _smallest(request.schema)
         dice = self._random(request.prompt, f"sample {request.seed}")
-        limit = min(request.max_tokens, self._context - len(request.prompt))
         context = request.prompt
         steps: list[tuple[int, float]] = []
         while len(steps) < limit:
@@ -155,10 +161,23 @@ class FakeEngine:
             else:
                 token = self._draw(context, request.temperature, dice)
             if token is None or token in request.stop_ids:
-                return steps, False
+                return steps, cut
             steps.append((token, self._logprobs(context, (token,))[0]))
             context += (token,)
-        return steps, planned is None or len(planned) > len(steps)
+        return steps, cut or planned is None or len(planned) > len(steps)
+
+    def _limit(self, request: Request) -> int:
+        return min(request.max_tokens, self._context - len(request.prompt))
+
+    def _too_short(self, request: Request) -> str | None:
+        """Why no answer to a schema fits, if so."""
+        limit = self._limit(request)
+        planned = self._answers.get(request.prompt)
+        if request.schema is None or planned is not None and len(planned) <= limit:
+            return None
+        if len(least := _smallest(request.schema)) <= limit:
+            return None
+        return f"the smallest answer to the JSON Schema has {len(least)} tokens and there's room for {limit}"
 
     def _draw(self, context: Tokens, temperature: float, dice: random.Random) -> int:
         """The likeliest next token, or one drawn at `temperature`; digits are independent."""

@@ -59,6 +59,14 @@ class Grammars:
                 fill_next_token_bitmask(matcher, bits, row)
         return np.unpackbits(bits.view(np.uint8), axis=1, count=width, bitorder="little").view(np.bool_)
 
+    def spellings(self) -> list[bytes]:
+        """The bytes that each token adds to an answer, by id; none for tokens that steer the model."""
+        table = next(iter(self._tables.values()), None) or self._table(self._ends or (0,))
+        return [
+            b"" if table.is_special_token(token) else table.decode_bytes([token])
+            for token in range(table.vocab_size)
+        ]
+
     def _table(self, ends: tuple[int, ...]) -> "LLTokenizer":
         from llguidance import LLTokenizer
 

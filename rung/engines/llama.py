@@ -13,9 +13,8 @@ import httpx
 
 from rung.engines import llama_wire as wire
 from rung.engines.base import Choice, Completion, EngineSpec, Progress, Request, no_progress
-from rung.engines.llama_calls import Calls, Steps
+from rung.engines.llama_calls import Steps, calls_to
 from rung.engines.llama_process import Child
-from rung.engines.schema import require_schema
 from rung.engines.slots import Slots
 from rung.engines.trie import Trie
 from rung.engines.work import Refused, prefix_order, run_batch
@@ -38,8 +37,7 @@ class LlamaEngine:
 
     def __init__(self, spec: EngineSpec, *, request_limit_s: float = 600.0):
         """Start the child and load the model; raises EngineError if that can't be done."""
-        if spec.gguf is None:
-            raise EngineError("the llama engine needs a GGUF file; none was given")
+        self._calls = calls_to(spec)
         for path in (spec.gguf, spec.adapter):
             if path is not None and not path.is_file():
                 raise EngineError(f"no such file: {str(path)!r}; the llama engine reads GGUF files")
@@ -48,7 +46,6 @@ class LlamaEngine:
         self._slots = Slots(spec.parallel)
         self._lock = threading.Lock()
         self._closed = False
-        self._calls = Calls(context=spec.context)
         self._child = Child(spec, request_limit_s=request_limit_s)
 
     @property
@@ -63,11 +60,7 @@ class LlamaEngine:
         twice over one request. `logprob` is under the unconstrained model; see `wire.read_logprob`.
         A stop id that the model doesn't end on by itself is cut out afterwards.
         """
-        seen: list = []
-        for request in requests:
-            if request.schema is not None and request.schema not in seen:
-                require_schema(request.schema)
-                seen.append(request.schema)
+        self._calls.closings.check(requests)
         return self._run(
             [request.prompt for request in requests],
             lambda i: self._in_slot(requests[i].prompt, lambda slot: self._calls.complete(requests[i], slot)),

@@ -8,12 +8,16 @@ import math
 import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeAlias, TypeVar
 
 from rung.engines import llama_wire as wire
-from rung.engines.base import Choice, Completion, Request
+from rung.engines.base import Choice, Completion, EngineSpec, Request
+from rung.engines.closing import Closings
 from rung.engines.trie import Search, Trie
 from rung.engines.work import Refused
+from rung.errors import EngineError
+from rung.models.tokens import gguf_tokenizer
 
 R = TypeVar("R")
 Tokens = tuple[int, ...]
@@ -38,20 +42,21 @@ class Calls:
     """The calls to one model whose slots hold `context` tokens each."""
 
     context: int
+    closings: Closings
     letter: list[int] = field(default_factory=list)
 
     def complete(self, request: Request, slot: int) -> Steps[Completion]:
         """Text after a prompt; one that is refused has its `failure` set."""
         start = time.perf_counter()
         try:
-            room = self.room(request.prompt)
+            room = self.room_for(request)
             answer = yield Call(path="/completion", body=wire.completion_call(request, room, slot))
             return (yield from self.read(answer, request, start))
         except Refused as refusal:
             return refused(request, refusal, start)
 
     def read(self, answer: Mapping, request: Request, start: float) -> Steps[Completion]:
-        """The completion in the server's answer: without stop tokens and what follows them."""
+        """The completion in the server's answer: cut at a stop token, and closed under a schema."""
         tokens = list(answer["tokens"])
         text = answer["content"]
         kept = wire.first_stop(tokens, request.stop_ids)
@@ -61,7 +66,7 @@ class Calls:
             kept = min(kept, len(tokens) - 1)
         elif kept < len(tokens):
             text = yield from self.text_of(tokens[:kept])
-        return Completion(
+        completion = Completion(
             text=text,
             tokens=tuple(tokens[:kept]),
             logprob=wire.read_logprob(answer, kept),
@@ -69,6 +74,8 @@ class Calls:
             latency_s=time.perf_counter() - start,
             truncated=answer["stop_type"] == "limit" and kept == len(tokens),
         )
+        room = self.room(request.prompt)
+        return self.closings.close(request, completion, room, partial(wire.read_logprob, answer))
 
     def choose(self, prompt: Tokens, trie: Trie, slot: int) -> Steps[Choice]:
         """The likeliest candidate, by best-first search; one that is refused has its `failure` set."""
@@ -114,6 +121,13 @@ class Calls:
         answer = yield Call(path="/detokenize", body={"tokens": list(tokens)})
         return answer["content"]
 
+    def room_for(self, request: Request) -> int:
+        """The same for a request; refuses one whose schema needs more tokens than it may have."""
+        room = self.room(request.prompt)
+        if refusal := self.closings.refusal(request, room):
+            raise Refused(refusal)
+        return room
+
     def room(self, prompt: Tokens) -> int:
         """How many tokens may follow `prompt`; refuses an empty one and one that fills the context."""
         if not prompt:
@@ -154,6 +168,14 @@ class Calls:
             else:
                 low = middle + 1
         return low
+
+
+def calls_to(spec: EngineSpec) -> Calls:
+    """The calls to the model of a spec. Raises EngineError where it names no GGUF file."""
+    gguf = spec.gguf
+    if gguf is None:
+        raise EngineError("the llama engine needs a GGUF file; none was given")
+    return Calls(context=spec.context, closings=Closings(lambda: gguf_tokenizer(gguf).spellings()))
 
 
 def refused(request: Request, refusal: Refused, start: float) -> Completion:

@@ -7,12 +7,19 @@ came back). So every schema is checked before it is sent.
 
 import json
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from rung.errors import EngineError
 from rung.records import Json
 
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
+
 MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
+BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
+END = 261
+"""The token that ends a text in llguidance's vocabulary of single bytes."""
 SINGLE = ("items", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames")
 
 
@@ -21,9 +28,15 @@ def check_schema(schema: Json) -> tuple[str, ...]:
 
     A path is a JSON pointer, `#/properties/total`; the message names the keyword.
     """
+    loose = tuple(
+        f"{path}: {message}"
+        for path, part in subschemas(schema)
+        for message in (_repeated_keys(part), _excluded_bound(part))
+        if message is not None
+    )
     whole = _complaint(schema)
     if whole is None:
-        return ()
+        return loose
     definitions = {
         key: schema[key] for key in ("$defs", "definitions") if isinstance(schema, dict) and key in schema
     }
@@ -37,7 +50,7 @@ def check_schema(schema: Json) -> tuple[str, ...]:
         for path, message in faults.items()
         if not any(other.startswith(path + "/") for other in faults)
     ]
-    return tuple(deepest) or (f"#: {whole}",)
+    return (*(deepest or [f"#: {whole}"]), *loose)
 
 
 def require_schema(schema: Json) -> None:
@@ -63,6 +76,8 @@ def tight(schema: Json) -> Json:
     JSON). An object that names properties admits no others unless it says so; all stay open in a schema
     that combines objects by allOf, or by $ref, anyOf or oneOf beside properties.
     """
+    if schema is True:
+        schema = {}
     if not isinstance(schema, dict):
         return schema
     combined = any(
@@ -127,3 +142,42 @@ def _complaint(schema: Json) -> str | None:
         return " ".join(str(error).split())
     _, messages = LLMatcher.validate_grammar_with_warnings(text)
     return " ".join("; ".join(messages).split()) or None
+
+
+def _repeated_keys(schema: dict[str, Json]) -> str | None:
+    """What is wrong with a minProperties that one key, written twice, would seem to meet."""
+    least, required = schema.get("minProperties"), schema.get("required")
+    unnamed = schema.get("additionalProperties", True) is not False or schema.get("patternProperties")
+    named = len({*map(str, required)}) if isinstance(required, list) else 0
+    if unnamed and isinstance(least, int) and least > named + 1:
+        return f"minProperties {least}: an answer may write a key twice, and only one of them counts"
+    return None
+
+
+def _excluded_bound(schema: dict[str, Json]) -> str | None:
+    """Which exclusive bound llguidance lets through: a whole one, where the other begins with its digits."""
+    bounds = {
+        key: value
+        for key in BOUNDS
+        if isinstance(value := schema.get(key), int | float) and not isinstance(value, bool)
+    }
+    number: dict[str, Json] = {"type": "number", **bounds}
+    for key in sorted(bounds.keys() & {"exclusiveMinimum", "exclusiveMaximum"}):
+        spelt = [f"{sign}{abs(bounds[key]):{form}}" for sign in ("", "-") for form in (".0f", ".1f")]
+        same = [text for text in spelt if float(text) == bounds[key]]
+        if _complaint(number) is None and any(accepts(number, text) for text in same):
+            return f"{key} {bounds[key]}: with these bounds {bounds[key]} itself would be let through"
+    return None
+
+
+def accepts(schema: Json, text: str) -> bool:
+    """Whether the grammar of `schema` lets exactly `text` through."""
+    matcher = byte_grammar(schema)
+    return matcher.validate_tokens([*text.encode(), END]) == len(text.encode()) + 1
+
+
+def byte_grammar(schema: Json) -> "LLMatcher":
+    """A matcher over llguidance's vocabulary of single bytes; in a state of error where there is none."""
+    from llguidance import LLMatcher, LLTokenizer
+
+    return LLMatcher(LLTokenizer("byte"), LLMatcher.grammar_from_json_schema(json.dumps(schema)))

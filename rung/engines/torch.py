@@ -145,15 +145,16 @@ class TorchEngine:
         self.model.eval()
         done: dict[int, Completion] = {}
         lengths: list[int | None] = []
+        refusals = [self._refusal(request.prompt) for request in requests]
+        if None in refusals:
+            self._decoder.check(requests)
         for index, request in enumerate(requests):
-            refusal = self._refusal(request.prompt)
+            room = self.context - len(request.prompt)
+            refusal = refusals[index] or self._decoder.closings.refusal(request, room)
             if refusal is not None:
                 done[index] = _failed_completion(request.prompt, f"generate: {refusal}")
-            room = self.context - len(request.prompt)
             lengths.append(None if refusal else len(request.prompt) + min(request.max_tokens, room))
         prompts = [r.prompt for r, size in zip(requests, lengths, strict=True) if size is not None]
-        if prompts:
-            self._decoder.check(requests)
         progress(len(done), len(requests))
         prefix = shared_prefix(prompts)
         memory = self._remember(prefix)

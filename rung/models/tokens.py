@@ -89,6 +89,11 @@ class Tokens:
             return bytes([int(match[1], 16)])
         return text.replace("▁", " ").encode()
 
+    def spellings(self) -> list[bytes]:
+        """The bytes that each token adds to an answer, by id; none for control tokens."""
+        steering = self._control_ids
+        return [b"" if id in steering else self.token_bytes(id) for id in range(self.vocab_size)]
+
     def id_of(self, token: str) -> int | None:
         """The id of a token as the vocabulary writes it, or None."""
         return self.backend.token_to_id(token)
@@ -126,9 +131,21 @@ def load_tokenizer(model: Model) -> Tokens:
     Raises ModelError when the vocabulary is missing, damaged or split in a way that isn't supported.
     """
     if model.gguf is not None:
-        return _from_gguf(model.gguf)
+        return gguf_tokenizer(model.gguf)
     assert model.folder is not None
     return _from_folder(model.folder)
+
+
+def gguf_tokenizer(path: Path) -> Tokens:
+    """The tokenizer in a GGUF file. Raises ModelError as `load_tokenizer` does."""
+    state = path.stat()
+    return _of_state(path, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=4)
+def _of_state(path: Path, size: int, modified_ns: int) -> Tokens:
+    """Built once for the file as it is now."""
+    return _from_gguf(path)
 
 
 def _from_gguf(path: Path) -> Tokens:

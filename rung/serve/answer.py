@@ -184,10 +184,12 @@ async def _pieces(served: Served, question: Asked, wish: Wish) -> AsyncGenerator
     host, request = served.host, _request(served, question, wish)
     assert host is not None, "streams come from llama.cpp"
     calls, start = _calls(served), time.perf_counter()
-    room = calls.room(request.prompt)
+    room = calls.room_for(request)
+    limit = min(request.max_tokens, room)
+    closer = None if request.schema is None else calls.closings.closer(request.schema, limit)
     tokens: list[int] = []
     probabilities: list[Mapping] = []
-    content, ending = "", "limit"
+    content, sent, ending = "", "", "limit"
     made = host.stream(
         question.prompt,
         served.adapter,
@@ -206,7 +208,9 @@ async def _pieces(served: Served, question: Asked, wish: Wish) -> AsyncGenerator
                 ending = "limit"
                 break
             content += event["content"]
-            if event["content"]:
+            certain = closer is None or all(closer.take(token) for token in new)
+            if event["content"] and certain:
+                sent += event["content"]
                 shown = _chances(event.get("completion_probabilities") or [], wish.top)
                 yield Piece(text=event["content"], chances=shown)
     answer = {
@@ -216,7 +220,13 @@ async def _pieces(served: Served, question: Asked, wish: Wish) -> AsyncGenerator
         "completion_probabilities": probabilities,
     }
     completion = await host.drive(calls.read(answer, request, start))
-    yield _reply(served, replace(completion, text=content), _chances(probabilities, wish.top))
+    if closer is None:
+        completion = replace(completion, text=content)
+    whole = _reply(served, completion, _chances(probabilities[: len(completion.tokens)], wish.top))
+    # What the schema made uncertain was held back, and a cut answer is closed by what nobody generated.
+    if len(whole.text) > len(sent):
+        yield Piece(text=whole.text[len(sent) :])
+    yield whole
 
 
 def _written(
@@ -224,7 +234,7 @@ def _written(
 ) -> Steps[tuple[Completion, tuple[Chance, ...]]]:
     """A completion with what stood beside its tokens; raises Refused."""
     start = time.perf_counter()
-    room = calls.room(request.prompt)
+    room = calls.room_for(request)
     body = wire.completion_call(request, room, slot, _beside(top))
     answer = yield Call(path="/completion", body=body)
     completion = yield from calls.read(answer, request, start)

@@ -15,7 +15,7 @@ from typing import TypeVar
 import httpx
 
 from rung.engines.base import EngineSpec
-from rung.engines.llama_calls import Call, Calls, Steps
+from rung.engines.llama_calls import Call, Calls, Steps, calls_to
 from rung.engines.llama_process import Child
 from rung.engines.slots import Slots
 from rung.engines.work import Refused
@@ -60,7 +60,7 @@ class Host:
     _endings: set[asyncio.Task[None]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.calls = Calls(context=self.spec.context)
+        self.calls = calls_to(self.spec)
 
     @property
     def ready(self) -> bool:

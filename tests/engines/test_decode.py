@@ -166,7 +166,8 @@ def test_an_answer_cut_inside_a_schema_is_truncated_and_one_that_just_fits_is_no
     assert (fits.text, fits.truncated) == (whole.text, False)
     (cut,) = engine.generate([ask(max_tokens=count - 1, schema=SCHEMA)])
     assert cut.truncated
-    assert cut.tokens == whole.tokens[:-1]
+    assert len(cut.tokens) <= count - 1
+    jsonschema.validate(json.loads(cut.text), SCHEMA)
 
 
 def test_rows_with_and_without_a_schema_share_a_batch(engine):
