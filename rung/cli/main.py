@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError
 
 from rung import __version__
-from rung.cli import commands
+from rung.cli import commands, shipping
 from rung.errors import RungError
 from rung.threads import yield_while_waiting
 
@@ -31,6 +31,7 @@ for command in (
     commands.climb,
     commands.report,
     commands.ask,
+    shipping.export,
     commands.models,
 ):
     app.command(command)
