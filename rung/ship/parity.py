@@ -120,7 +120,7 @@ def prove(subject: Subject, loaded: Loaded, asked: Asked, pool: Pool) -> Gate:
         compared=compared,
         tokens=tokens,
     )
-    return _judged(asked, before, tried[way], seen)
+    return judge(asked, before, tried[way], seen)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,8 +135,8 @@ class Seen:
     tokens: bool
 
 
-def _judged(asked: Asked, before: Sequence[Answer], after: Sequence[Answer], seen: Seen) -> Gate:
-    """The numbers, and what of them isn't as it should be."""
+def judge(asked: Asked, before: Sequence[Answer], after: Sequence[Answer], seen: Seen) -> Gate:
+    """The verdict on answers to the same rows, in order. EngineError where either answered none of them."""
     first, second = (_measured(asked, given, name) for given, name in ((before, "before"), (after, "after")))
     pair = _pair(asked, first, second)
     gained, agreement = gain(pair), stats.wilson(seen.same, seen.compared)

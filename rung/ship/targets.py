@@ -134,6 +134,11 @@ def write_ollama(subject: Subject, out: Path, kind: str) -> Loaded:
 
     Not the base with an adapter: Ollama's own engine, which runs Gemma 3 among others, loads no LoRA.
     """
+    form = subject.spec.answer.form
+    if form in OLLAMA_WAYS and not readable(subject):
+        raise TaskError(
+            "the tokens of two labels can't be told apart as text, which Ollama gives; use --to vllm"
+        )
     file = out / gguf_name(subject, kind)
     if kind != BASE:
         write_gguf(subject, file, kind)
@@ -146,13 +151,14 @@ def write_ollama(subject: Subject, out: Path, kind: str) -> Loaded:
         )
     made = modelfile(subject, file.name)
     (out / MODELFILE).write_text(made.text, encoding="utf-8", newline="\n")
-    form = subject.spec.answer.form
-    if form in ("words", "codes") and len(label_names(subject.spec, subject.chat)) < len(subject.spec.labels):
-        raise TaskError(
-            "two labels have codes that read alike, so that Ollama's text can't tell them; use vllm"
-        )
     ways = OLLAMA_WAYS.get(form, ("as_served",))
     return Loaded(engine=_llama(subject, file), prompts=_templated_by_go(subject, made), ways=ways)
+
+
+def readable(subject: Subject) -> bool:
+    """Whether what a server writes for a label is text, and another text for each."""
+    names = label_names(subject.spec, subject.chat)
+    return len(names) == len(subject.spec.labels) and all(name and "\ufffd" not in name for name in names)
 
 
 def modelfile(subject: Subject, weights: str) -> Modelfile:

@@ -5,11 +5,12 @@ import shlex
 from collections.abc import Sequence
 from typing import Any, Final
 
+from rung.models.chat import Chat
 from rung.ship.parity import Gate
 from rung.ship.subject import Subject
 from rung.ship.targets import ADAPTER, ADAPTER_FOLDER, MODEL_FOLDER, MODELFILE, Target, gguf_name
 from rung.ship.ways import answer_tokens, enum_schema, label_names
-from rung.system import context_of
+from rung.system import Spec, context_of
 
 SAMPLE: Final = "The text to answer"
 LLAMA_BIAS: Final = 1000
@@ -42,6 +43,12 @@ def vllm_command(subject: Subject, kind: str) -> str:
     words += ["--chat-template", f"./{MODEL_FOLDER}/chat_template.jinja"]
     words += ["--override-generation-config", '{"temperature": 0}']
     return shlex.join(words) + "\n"
+
+
+def label_grammar(spec: Spec, chat: Chat) -> str:
+    """The labels as a GBNF grammar, with the blank before them that some prompts leave to the answer."""
+    names = " | ".join(json.dumps(name, ensure_ascii=False) for name in label_names(spec, chat))
+    return f'root ::= " "? ({names})'
 
 
 def _vllm_rank(rank: int) -> int:
@@ -154,7 +161,7 @@ def _gguf(subject: Subject, kind: str, gate: Gate) -> list[str]:
     elif spec.answer.form == "schema":
         body["response_format"] = {"type": "json_schema", "json_schema": {"schema": spec.schema_}}
     elif spec.answer.form == "words":
-        body["response_format"] = _listed_format(subject)
+        body["grammar"] = label_grammar(subject.spec, subject.chat)
     said = [
         "The file holds its prompt as its chat template, so that llama.cpp's server needs nothing else:",
         "",
@@ -167,7 +174,8 @@ def _gguf(subject: Subject, kind: str, gate: Gate) -> list[str]:
     if spec.answer.form == "words":
         said += [
             "",
-            "The labels are held to their list as JSON strings there; rung scores their words, as proved.",
+            "The grammar holds the answer to the labels, token by token; rung, and the proof below, take the "
+            "likeliest label.",
         ]
     return said
 
@@ -236,10 +244,6 @@ def _vllm(subject: Subject, kind: str, gate: Gate) -> list[str]:
         "vLLM itself was not run: the weights were asked through transformers, with the prompts that the "
         "chat template gives.",
     ]
-
-
-def _listed_format(subject: Subject) -> dict[str, Any]:
-    return {"type": "json_schema", "json_schema": {"schema": enum_schema(subject.spec, subject.chat)}}
 
 
 def _curl(url: str, body: dict[str, Any]) -> str:
