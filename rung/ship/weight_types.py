@@ -67,7 +67,9 @@ def quantise(rows: "Floats", wanted: WeightType) -> "Bytes":
     import numpy as np
     from gguf import GGMLQuantizationType, quants
 
-    found = quants.quantize(np.ascontiguousarray(rows), GGMLQuantizationType(wanted.kind))
+    # A block of next to nothing has a scale whose inverse overflows; stored in F16 that scale is 0.
+    with np.errstate(all="ignore"):
+        found = quants.quantize(np.ascontiguousarray(rows), GGMLQuantizationType(wanted.kind))
     return np.frombuffer(found.tobytes(), dtype=np.uint8)
 
 

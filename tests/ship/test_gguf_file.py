@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGMLQuantizationType, GGUFReader, quants
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -203,6 +203,7 @@ def step(row: np.ndarray, kind: str) -> float:
 
 
 @settings(max_examples=60, deadline=None)
+@example(rows=np.full((3, 32), 1e-44, np.float32), kind="q8_0")
 @given(
     rows=arrays(np.float32, (3, 32), elements=st.floats(-8, 8, width=32)),
     kind=st.sampled_from(sorted(WRITTEN)),
