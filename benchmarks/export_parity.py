@@ -1,7 +1,7 @@
 """Exports beside the System that they come from: size, score, and how many answers are the same.
 
-One short tune of each model on one task, in a climb of that rung alone; then every export answers the same dev
-rows as the tune, through the engine that would run it. Nothing is held back by the gate here.
+One short tune of each model on one task, in a climb of that rung alone; then every export answers the same
+dev rows as the tune, through the engine that would run it. Nothing is held back by the gate here.
 """
 
 import tempfile
