@@ -12,6 +12,7 @@ SCRIPTS = (
     "check_sets",
     "climb_sets",
     "evaluate_vs_llamacpp",
+    "export_parity",
     "full_and_qlora",
     "gradient_error",
     "growth",
