@@ -465,9 +465,9 @@ def ask(
     """Put rendered prompts to an engine and read its answers as the Spec says."""
     if spec.answer.form in ("words", "codes"):
         options = candidates(spec, chat)
+        trie = Trie(options)
         choices = engine.choose(prompts, options, progress=progress, exhaustive=every_label)
-        whole = every_label or Trie(options).branchings < 2
-        return [answer_of_choice(spec, choice, whole) for choice in choices]
+        return [answer_of_choice(spec, choice, trie, every_label) for choice in choices]
     requests = [request_for(spec, chat, prompt) for prompt in prompts]
     return [answer_of_completion(spec, c) for c in engine.generate(requests, progress=progress)]
 
@@ -483,13 +483,16 @@ def request_for(spec: Spec, chat: Chat, prompt: tuple[int, ...]) -> Request:
     )
 
 
-def answer_of_choice(spec: Spec, choice: Choice, whole: bool) -> Answer:
-    """What an engine's choice among the labels says.
+def answer_of_choice(spec: Spec, choice: Choice, options: Trie, every_label: bool) -> Answer:
+    """What an engine's choice among the labels says; `every_label`: it was to look at all of them.
 
-    `whole`: a label without a probability is out of the question, not just one that wasn't looked at.
+    The chosen label's tokens are what counts as written. How many were evaluated for it is no measure: that
+    depends on what the engine's cache held before.
     """
     if choice.failure:
         return Answer(text="", failure=choice.failure, latency_s=choice.latency_s)
+    # A label without a probability is out of the question then, not just one that wasn't looked at.
+    whole = every_label or options.branchings < 2
     label = spec.labels[choice.index]
     ranked = sorted(zip(spec.labels, choice.logprobs, strict=True), key=lambda pair: -pair[1])
     shares = [math.exp(value) for value in choice.logprobs] if whole else []
@@ -500,8 +503,7 @@ def answer_of_choice(spec: Spec, choice: Choice, whole: bool) -> Answer:
         probability=math.exp(choice.logprobs[choice.index]),
         options=tuple((name, math.exp(value)) for name, value in ranked[:5]),
         prompt_tokens=choice.prompt_tokens,
-        # Where a part of the prompt was in a cache, fewer tokens were evaluated than it has.
-        completion_tokens=max(1, choice.evaluated_tokens - choice.prompt_tokens + 1),
+        completion_tokens=options.lengths[choice.index],
         latency_s=choice.latency_s,
         distribution=tuple(share / total for share in shares),
     )

@@ -366,6 +366,11 @@ def test_a_free_answer_is_read_as_the_tasks_kind():
     assert asked(free, fake("I can't say")).value is None
 
 
+def test_a_label_counts_as_written_with_its_own_tokens_whatever_was_evaluated_for_it():
+    answer = asked(SPEC.model_copy(update={"answer": AnswerSpec(form="words")}), fake("yes"))
+    assert answer.completion_tokens == len(answer.text)
+
+
 def test_a_number_that_was_cut_off_is_no_answer():
     spec = SPEC.model_copy(update={"kind": "number", "answer": AnswerSpec(form="free", max_tokens=2)})
     whole = spec.model_copy(update={"answer": AnswerSpec(form="free", max_tokens=9)})

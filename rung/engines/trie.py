@@ -28,7 +28,8 @@ class Node:
 
 
 class Trie:
-    """The branching nodes of a set of candidates; `root` is 0, the index, where there is only one.
+    """The branching nodes of a set of candidates; `root` is 0, the index, where there is only one;
+    `lengths` are the candidates' tokens.
 
     Raises ValueError without candidates, and where two are equal or one is a prefix of another.
     """
@@ -37,6 +38,7 @@ class Trie:
         if not candidates:
             raise ValueError("no candidates to choose from: give at least one token sequence")
         self.size = len(candidates)
+        self.lengths = tuple(map(len, candidates))
         self.single_tokens = all(len(tokens) == 1 for tokens in candidates)
         self._nodes: dict[Tokens, Node] = {}
         self.root = self._grow(candidates, list(range(len(candidates))), 0)

@@ -180,7 +180,10 @@ async def stream(
 
 
 async def _pieces(served: Served, question: Asked, wish: Wish) -> AsyncGenerator[Piece | Reply]:
-    """The pieces of a streamed answer and the whole; ends at a stop token that the model goes on after."""
+    """The pieces of a streamed answer and the whole; ends at a stop token that the model goes on after.
+
+    A character of several tokens comes with the last of them, and none is sent of one that is cut off.
+    """
     host, request = served.host, _request(served, question, wish)
     assert host is not None, "streams come from llama.cpp"
     calls, start = _calls(served), time.perf_counter()
@@ -189,7 +192,7 @@ async def _pieces(served: Served, question: Asked, wish: Wish) -> AsyncGenerator
     closer = None if request.schema is None else calls.closings.closer(request.schema, limit)
     tokens: list[int] = []
     probabilities: list[Mapping] = []
-    content, sent, ending = "", "", "limit"
+    content, sent, ending, written = "", "", "limit", 0
     made = host.stream(
         question.prompt,
         served.adapter,
@@ -200,6 +203,7 @@ async def _pieces(served: Served, question: Asked, wish: Wish) -> AsyncGenerator
     async with aclosing(made) as events:
         async for event in events:
             new = list(event["tokens"])
+            written = event["tokens_predicted"]
             stopped = wire.first_stop(new, request.stop_ids) < len(new)
             tokens += new
             probabilities += event.get("completion_probabilities") or []
@@ -220,8 +224,11 @@ async def _pieces(served: Served, question: Asked, wish: Wish) -> AsyncGenerator
         "completion_probabilities": probabilities,
     }
     completion = await host.drive(calls.read(answer, request, start))
+    # Of a character's tokens the events name the last one alone, but all are counted.
+    count = len(completion.tokens) + written - len(tokens)
     if closer is None:
         completion = replace(completion, text=content)
+    completion = replace(completion, completion_tokens=count)
     whole = _reply(served, completion, _chances(probabilities[: len(completion.tokens)], wish.top))
     # What the schema made uncertain was held back, and a cut answer is closed by what nobody generated.
     if len(whole.text) > len(sent):
@@ -266,7 +273,7 @@ async def _label(systems: Systems, served: Served, question: Asked, every: bool 
             served.adapter,
             lambda slot: host.calls.choose(question.prompt, trie, slot, every),
         )
-        made = answer_of_choice(served.spec, choice, every or trie.branchings < 2)
+        made = answer_of_choice(served.spec, choice, trie, every)
         (answer,) = system.calibrated([made])
     else:
         answer = await systems.bench.ask(
@@ -319,7 +326,7 @@ def _reply(served: Served, completion: Completion, chances: tuple[Chance, ...]) 
         text=answer.text,
         finish="length" if completion.truncated else "stop",
         prompt_tokens=completion.prompt_tokens,
-        completion_tokens=len(completion.tokens),
+        completion_tokens=answer.completion_tokens,
         chances=chances,
         value=answer.value,
     )

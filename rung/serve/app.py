@@ -112,17 +112,17 @@ def _manages(app: FastAPI, gateway: Gateway) -> None:
     @app.get("/v1/models", tags=["systems"])
     async def models() -> Response:
         """What requests may call, as OpenAI's clients list models."""
-        known = [shapes.model(served) for served in gateway.systems]
-        vectors = [
-            {"id": name, "object": "model", "created": 0, "owned_by": "rung"}
-            for name in sorted(gateway.systems.embedders)
-        ]
+        known = [shapes.model(served.name, served.created) for served in gateway.systems]
+        vectors = [shapes.model(name) for name in sorted(gateway.systems.embedders)]
         return JSONResponse({"object": "list", "data": [*known, *vectors]})
 
-    @app.get("/v1/models/{name}", tags=["systems"])
+    @app.get("/v1/models/{name:path}", tags=["systems"])
     async def one_model(name: str) -> Response:
         """One of them."""
-        return JSONResponse(shapes.model(gateway.find(name)))
+        if name in gateway.systems.embedders:
+            return JSONResponse(shapes.model(name))
+        served = gateway.find(name)
+        return JSONResponse(shapes.model(served.name, served.created))
 
     @app.get("/v1/systems", tags=["systems"])
     async def systems() -> Response:
@@ -137,9 +137,11 @@ def _manages(app: FastAPI, gateway: Gateway) -> None:
             made = await gateway.systems.add(body.system, body.name)
         except RungError as error:
             raise bad(str(error), "system", "system_not_loaded") from None
+        except OSError as error:
+            raise bad(f"can't read the System: {error.strerror}", "system", "system_not_loaded") from None
         return JSONResponse(shapes.system(made), status_code=201)
 
-    @app.delete("/v1/systems/{name}", tags=["systems"])
+    @app.delete("/v1/systems/{name:path}", tags=["systems"])
     async def unload(request: Request, name: str) -> Response:
         """Serve it no more; what it is asked already is still answered."""
         _admin(request)
@@ -184,6 +186,10 @@ async def _on_error(request: Request, error: Exception) -> Response:
 
 async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError), "registered for it"
+    if isinstance(error.body, bytes):
+        said = request.headers.get("content-type", "none")[:100]
+        message = f"the body is read as JSON alone: send Content-Type: application/json, not {said!r}"
+        return await _on_fault(request, bad(message))
     found = list(error.errors())
     message = "; ".join(map(_in_words, found[:3]))
     place = [str(part) for part in found[0]["loc"][1:]] if found else []

@@ -1,6 +1,7 @@
 """POST /v1/chat/completions and /v1/completions: from a request to questions, from answers to a response."""
 
 import asyncio
+import secrets
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -42,7 +43,7 @@ async def chat(gateway: Gateway, request: Request, body: ChatRequest) -> Respons
         return {
             **head(served, "chat.completion", new_id("chatcmpl")),
             "choices": [_chat_choice(place, found, body) for place, found in enumerate(replies)],
-            "usage": usage(replies),
+            "usage": usage(replies, len(replies)),
         }
 
     return await gateway.whole(request, "chat", name, work())
@@ -56,14 +57,11 @@ async def complete(gateway: Gateway, request: Request, body: CompletionRequest) 
     wishes = _choices(body, wish)
     pairs = [(question, one) for question in questions for one in wishes]
     if body.stream:
-        chunks = _text_chunks(gateway, served, body, pairs)
+        chunks = _text_chunks(gateway, served, body, pairs, len(wishes))
         return await gateway.streamed(request, "completions", served.name, chunks)
 
     async def work() -> dict[str, Any]:
         replies = await _all(gateway, served, pairs)
-        counted = usage(replies)
-        counted["prompt_tokens"] = sum(found.prompt_tokens for found in replies[:: len(wishes)])
-        counted["total_tokens"] = counted["prompt_tokens"] + counted["completion_tokens"]
         choices = [
             {
                 "index": place,
@@ -73,7 +71,11 @@ async def complete(gateway: Gateway, request: Request, body: CompletionRequest) 
             }
             for place, found in enumerate(replies)
         ]
-        return {**head(served, "text_completion", new_id("cmpl")), "choices": choices, "usage": counted}
+        return {
+            **head(served, "text_completion", new_id("cmpl")),
+            "choices": choices,
+            "usage": usage(replies, len(wishes)),
+        }
 
     return await gateway.whole(request, "completions", served.name, work())
 
@@ -134,7 +136,8 @@ def _wish(body: Sampling, limit: int | None, top: int | None, schema: Json) -> W
         stop=body.stops,
         temperature=body.temperature or 0.0,
         top_p=1.0 if body.top_p is None else body.top_p,
-        seed=body.seed or 0,
+        # Who names no seed wants draws that differ; without a temperature nothing is drawn.
+        seed=secrets.randbits(31) if body.seed is None else body.seed,
         top=top,
         schema=schema,
     )
@@ -270,7 +273,7 @@ async def _chat_chunks(
                     last["content"] = content
             yield {**start, "choices": [_delta(place, last, finish, None)]}
     if body.stream_options is not None and body.stream_options.include_usage:
-        yield {**start, "choices": [], "usage": usage(replies)}
+        yield {**start, "choices": [], "usage": usage(replies, len(replies))}
 
 
 def _delta(place: int, delta: dict[str, Any], finish: str | None, logprobs: Any) -> dict[str, Any]:
@@ -278,21 +281,29 @@ def _delta(place: int, delta: dict[str, Any], finish: str | None, logprobs: Any)
 
 
 async def _text_chunks(
-    gateway: Gateway, served: Served, body: CompletionRequest, pairs: Sequence[tuple[Asked, Wish]]
+    gateway: Gateway,
+    served: Served,
+    body: CompletionRequest,
+    pairs: Sequence[tuple[Asked, Wish]],
+    each: int,
 ) -> AsyncGenerator[object]:
+    """The events of streamed texts, of which `each` in a row continue the same prompt."""
     start = head(served, "text_completion", new_id("cmpl"))
-    replies: list[Reply] = []
+    replies: dict[int, Reply] = {}
+    sent = [0] * len(pairs)
     streams = [stream(gateway.systems, served, question, wish) for question, wish in pairs]
     async with aclosing(merged(streams)) as pieces:
         async for place, piece in pieces:
             choice: dict[str, Any] = {"index": place, "text": "", "finish_reason": None, "logprobs": None}
             if isinstance(piece, Piece):
                 choice["text"] = piece.text
-                choice["logprobs"] = text_logprobs(piece.chances) if body.logprobs is not None else None
+                if body.logprobs is not None:
+                    choice["logprobs"] = text_logprobs(piece.chances, sent[place])
+                sent[place] += len(piece.text)
             else:
-                replies.append(piece)
+                replies[place] = piece
                 gateway.metrics.tokens(served.name, piece.prompt_tokens, piece.completion_tokens)
                 choice["finish_reason"] = piece.finish
             yield {**start, "choices": [choice]}
     if body.stream_options is not None and body.stream_options.include_usage:
-        yield {**start, "choices": [], "usage": usage(replies)}
+        yield {**start, "choices": [], "usage": usage([replies[place] for place in sorted(replies)], each)}

@@ -45,6 +45,7 @@ class Gateway:
     ) -> Response:
         """The JSON response of some work, within the time limit; broken off when the client leaves."""
         start = time.monotonic()
+        request.state.counted = True
         status = 500
         try:
             found = await unless_gone(request, within(self.limit_s, work))
@@ -64,6 +65,7 @@ class Gateway:
     ) -> Response:
         """The events of a stream. What is wrong before its first one is a response of its own."""
         start = time.monotonic()
+        request.state.counted = True
         try:
             first = await unless_gone(request, within(self.limit_s, anext(chunks)))
         except Fault as fault:

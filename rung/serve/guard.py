@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
-from rung.serve.faults import Fault, bad, forbidden, unauthorised
+from starlette.exceptions import HTTPException
+
+from rung.errors import RungError
+from rung.serve.faults import Fault, forbidden, unauthorised
 from rung.serve.keys import Keys
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -23,12 +26,16 @@ LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 
 @dataclass(frozen=True)
 class Guard:
-    """ASGI middleware. `keys` None: everybody on this machine may ask. `body_limit` is in bytes."""
+    """ASGI middleware. `keys` None: everybody on this machine may ask. `body_limit` is in bytes.
+
+    `refused` is told the path and the status of what is refused before an answer was begun.
+    """
 
     app: App
     keys: Keys | None
     body_limit: int
     hosts: frozenset[str] = LOCAL
+    refused: Callable[[str, int], None] = lambda path, status: None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it with what is wrong."""
@@ -38,11 +45,13 @@ class Guard:
         headers = {
             name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]
         }
+        scope["state"] = {**scope.get("state", {})}
+        send = self._watched(scope, send)
         try:
             self._admit(scope, headers)
             declared = headers.get("content-length", "0")
             if not declared.isdigit() or int(declared) > self.body_limit:
-                raise _too_large(self.body_limit)
+                raise Fault(status=413, message=_too_large(self.body_limit))
         except Fault as fault:
             await _refuse(fault, send)
             return
@@ -52,20 +61,37 @@ class Guard:
         """Raise Fault for who may not ask. Notes in the scope whether the caller is an administrator."""
         path = scope["path"]
         if self.keys is None:
-            self._same_site(scope, headers)
-            scope["state"] = {**scope.get("state", {}), "admin": True}
+            self._same_site(headers)
+            scope["state"]["admin"] = True
             return
         if path in OPEN or path == PAGE[0] or path.startswith(PAGE[1]):
             return
         scheme, _, secret = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not secret:
             raise unauthorised("give an API key: Authorization: Bearer rung-…")
-        key = self.keys.check(secret.strip())
+        try:
+            key = self.keys.check(secret.strip())
+        except RungError:
+            # What is wrong with the file is for those who run the server, not for whoever asks.
+            raise Fault(
+                status=503, message="the server can't read its API keys", kind="server_error"
+            ) from None
         if key is None:
             raise unauthorised("this API key isn't known here, or has expired")
-        scope["state"] = {**scope.get("state", {}), "admin": key.role == "admin"}
+        scope["state"]["admin"] = key.role == "admin"
 
-    def _same_site(self, scope: Scope, headers: dict[str, str]) -> None:
+    def _watched(self, scope: Scope, send: Send) -> Send:
+        """`send`, which tells of refusals."""
+
+        async def watched(message: MutableMapping[str, Any]) -> None:
+            refused = message["type"] == "http.response.start" and message["status"] >= 400
+            if refused and not scope["state"].get("counted"):
+                self.refused(scope["path"], message["status"])
+            await send(message)
+
+        return watched
+
+    def _same_site(self, headers: dict[str, str]) -> None:
         """Without keys, whoever reaches the port may ask: so a page of another site must not.
 
         The name it was called by keeps out sites whose name was made to mean this machine; the origin those
@@ -78,7 +104,7 @@ class Guard:
                 "host_not_allowed",
             )
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+        if origin is not None and _site(origin) != headers.get("host"):
             raise forbidden("a page of another site may not ask this server", "origin_not_allowed")
 
 
@@ -87,6 +113,14 @@ def _name(host: str) -> str:
     if host.startswith("["):
         return host[1:].partition("]")[0]
     return host.partition(":")[0].lower()
+
+
+def _site(origin: str) -> str | None:
+    """The host and port of an Origin header; None where there is none."""
+    try:
+        return urlsplit(origin).netloc or None
+    except ValueError:
+        return None
 
 
 def _limited(receive: Receive, limit: int) -> Receive:
@@ -99,16 +133,15 @@ def _limited(receive: Receive, limit: int) -> Receive:
         if message["type"] == "http.request":
             seen += len(message.get("body", b""))
             if seen > limit:
-                raise _too_large(limit)
+                # The one exception that FastAPI passes on from the reading of a body.
+                raise HTTPException(413, _too_large(limit))
         return message
 
     return bounded
 
 
-def _too_large(limit: int) -> Fault:
-    fault = bad(f"the request's body is larger than {limit:,} bytes; send less, or raise --body-limit")
-    fault.status = 413
-    return fault
+def _too_large(limit: int) -> str:
+    return f"the request's body is larger than {limit:,} bytes; send less, or raise --body-limit"
 
 
 async def _refuse(fault: Fault, send: Send) -> None:

@@ -2,6 +2,13 @@
 
 from rung.serve.systems import Systems
 
+ROUTES = {
+    "/v1/chat/completions": "chat",
+    "/v1/completions": "completions",
+    "/v1/embeddings": "embeddings",
+}
+"""What answers are counted under; everything else is `other`."""
+
 
 class Metrics:
     """Counters of one server; a gauge is read off the engines when it is asked for."""
@@ -29,9 +36,13 @@ class Metrics:
         self._registry.register(_Engines(systems))
 
     def count(self, route: str, system: str, status: int, seconds: float) -> None:
-        """Note a response. `system` is empty where none was found: what clients send is no label."""
+        """Note a response."""
         self._requests.labels(route, system, str(status)).inc()
         self._seconds.labels(route, system).observe(seconds)
+
+    def refused(self, path: str, status: int) -> None:
+        """Note a request that was refused before anything was made for it."""
+        self._requests.labels(ROUTES.get(path, "other"), "", str(status)).inc()
 
     def tokens(self, system: str, prompt: int, written: int) -> None:
         """Note the tokens of an answer."""

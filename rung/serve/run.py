@@ -3,6 +3,7 @@
 import asyncio
 import ipaddress
 import re
+import signal
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -42,9 +43,16 @@ class Settings:
 
 
 def serve(given: Sequence[str], settings: Settings, say: Callable[[str], None]) -> None:
-    """Serve Systems, tags and base models until it's interrupted. Raises a RungError where it can't begin."""
+    """Serve Systems, tags and base models until SIGTERM or SIGINT; requests in flight are answered then.
+
+    Raises a RungError where it can't begin.
+    """
     keys = _keys(settings)
-    asyncio.run(_serve(given, settings, keys, say))
+    try:
+        asyncio.run(_serve(given, settings, keys, say))
+    except asyncio.CancelledError:
+        pass  # it was stopped before it served
+    say("stopped")
 
 
 def _keys(settings: Settings) -> Keys | None:
@@ -73,7 +81,20 @@ async def _serve(
 
     from rung.serve.app import make_app
 
+    # Bound before anything is loaded: an address that can't be had is said at once.
+    listening = _bound(settings)
     systems = Systems(settings.limits)
+    serving = False
+    mine = asyncio.current_task()
+    assert mine is not None, "a coroutine runs in a task"
+
+    def stop() -> None:
+        # uvicorn hears of the signal too, and finishes what is in flight.
+        if not serving:
+            mine.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
     try:
         for text in given:
             entry = entry_named(text)
@@ -83,7 +104,9 @@ async def _serve(
             else:
                 say(_described(await systems.add(*_named(text))))
         gateway = Gateway(systems=systems, limit_s=settings.limits.request_s)
-        guarded = Guard(make_app(gateway), keys, settings.body_limit, LOCAL | {settings.host})
+        guarded = Guard(
+            make_app(gateway), keys, settings.body_limit, LOCAL | {settings.host}, gateway.metrics.refused
+        )
         config = uvicorn.Config(
             guarded,
             host=settings.host,
@@ -95,7 +118,8 @@ async def _serve(
             timeout_graceful_shutdown=round(settings.grace_s),
         )
         server = uvicorn.Server(config)
-        listening = _listen(settings)
+        _listen(listening, settings)
+        serving = True
         others = [
             asyncio.create_task(_follow(systems, say)),
             asyncio.create_task(_announce(server, lambda: say(_where(settings, listening, keys, systems)))),
@@ -107,6 +131,7 @@ async def _serve(
             for task in others:
                 task.cancel()
     finally:
+        listening.close()
         await systems.close()
 
 
@@ -137,23 +162,34 @@ def _described(served: Served) -> str:
     return f"{served.name}: {what}, engine {spec.engine}, {served.system.digest}"
 
 
-def _listen(settings: Settings) -> socket.socket:
-    """The socket to serve on. Raises TaskError where it can't be had."""
+def _bound(settings: Settings) -> socket.socket:
+    """The socket to serve on, which takes no connections yet. Raises TaskError where it can't be had."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     # The protocol is named because asyncio sends at once, without waiting 40 ms for an acknowledgement of
     # what it sent before, only on sockets that say they are TCP.
-    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    made = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((settings.host, settings.port))
-        listening.listen(BACKLOG)
-        return listening
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind((settings.host, settings.port))
+    except (OSError, OverflowError, UnicodeError) as error:
+        made.close()
+        raise _not_had(settings, error) from None
+    return made
+
+
+def _listen(bound: socket.socket, settings: Settings) -> None:
+    """Take connections. Raises TaskError where another program has begun to meanwhile."""
+    try:
+        bound.listen(BACKLOG)
     except OSError as error:
-        listening.close()
-        raise TaskError(
-            f"can't listen on {settings.host}:{settings.port}: {error.strerror or error}; choose another "
-            "with --port or --host"
-        ) from None
+        raise _not_had(settings, error) from None
+
+
+def _not_had(settings: Settings, error: Exception) -> TaskError:
+    reason = getattr(error, "strerror", None) or error
+    return TaskError(
+        f"can't listen on {settings.host}:{settings.port}: {reason}; choose another --port or --host"
+    )
 
 
 async def _announce(server: "uvicorn.Server", say: Callable[[], None]) -> None:

@@ -28,9 +28,9 @@ def head(served: Served, kind: str, identity: str) -> dict[str, Any]:
     }
 
 
-def usage(replies: Sequence[Reply]) -> dict[str, int]:
-    """Tokens of the prompt, which all answers share, and of the answers."""
-    prompt = max((reply.prompt_tokens for reply in replies), default=0)
+def usage(replies: Sequence[Reply], each: int) -> dict[str, int]:
+    """Tokens of the prompts, which `each` answers in a row share, and of the answers."""
+    prompt = sum(reply.prompt_tokens for reply in replies[::each])
     written = sum(reply.completion_tokens for reply in replies)
     return {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written}
 
@@ -54,9 +54,9 @@ def chat_logprobs(chances: Sequence[Chance]) -> dict[str, Any]:
     }
 
 
-def text_logprobs(chances: Sequence[Chance]) -> dict[str, Any]:
-    """Log-probabilities as completions have them."""
-    places, at = [], 0
+def text_logprobs(chances: Sequence[Chance], at: int = 0) -> dict[str, Any]:
+    """Log-probabilities as completions have them; `at` characters of the answer came before."""
+    places = []
     for chance in chances:
         places.append(at)
         at += len(chance.text)
@@ -77,9 +77,9 @@ def embedding(index: int, vector: np.ndarray, form: str | None) -> dict[str, Any
     return {"object": "embedding", "index": index, "embedding": value}
 
 
-def model(served: Served) -> dict[str, Any]:
-    """An entry of /v1/models."""
-    return {"id": served.name, "object": "model", "created": served.created, "owned_by": "rung"}
+def model(name: str, created: int = 0) -> dict[str, Any]:
+    """An entry of /v1/models; `created` in seconds since 1970."""
+    return {"id": name, "object": "model", "created": created, "owned_by": "rung"}
 
 
 def system(served: Served) -> dict[str, Any]:

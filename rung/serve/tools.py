@@ -1,5 +1,6 @@
 """Function calls: what a request offers, as a schema of the answer; what was answered, as calls."""
 
+import contextlib
 import json
 import uuid
 from collections.abc import Sequence
@@ -9,6 +10,8 @@ from rung.serve.wire import ChatRequest, NamedTool, Tool
 
 CALLS = "calls"
 REPLY = "reply"
+_CALLS_BEGIN, _REPLY_BEGINS = f'{{"{CALLS}":[', f'{{"{REPLY}":"'
+_DECODER = json.JSONDecoder()
 HOW = (
     'Answer with JSON: {"calls": [{"name": …, "arguments": {…}}]} to call functions, or {"reply": …} to '
     "answer in words."
@@ -40,31 +43,58 @@ def offered(tools: Sequence[Tool]) -> list[Json]:
 
 
 def read_calls(text: str) -> tuple[str | None, list[dict[str, Json]]]:
-    """(words, calls in OpenAI's form) of an answer; the words alone where it calls nothing."""
+    """(words, calls in OpenAI's form) of an answer; the words alone where it calls nothing.
+
+    Of an answer that was cut off these are the words so far, or the calls that are whole.
+    """
     try:
         value = json.loads(text)
-    except ValueError:
-        return text, []
+    except (ValueError, RecursionError):
+        value = _of_cut(text)
     if not isinstance(value, dict):
         return text, []
     calls = value.get(CALLS)
     if isinstance(calls, list) and calls and all(map(_is_call, calls)):
-        return None, [_call(call) for call in calls]
+        return None, [_call(call) for call in calls if isinstance(call, dict)]
     if isinstance(value.get(REPLY), str) and len(value) == 1:
-        return str(value[REPLY]), []
+        return _clean(str(value[REPLY])), []
     return ("" if calls == [] and len(value) == 1 else text), []
+
+
+def _of_cut(text: str) -> Json:
+    """What an answer under `call_schema` that was cut off holds; None where it isn't one."""
+    if text.startswith(_REPLY_BEGINS):
+        # The end may be half of an escaped character.
+        for end in range(len(text), max(len(text) - 12, len(_REPLY_BEGINS) - 1), -1):
+            with contextlib.suppress(ValueError):
+                return json.loads(text[:end] + '"}')
+    if not text.startswith(_CALLS_BEGIN):
+        return None
+    calls: list[Json] = []
+    at = len(_CALLS_BEGIN)
+    with contextlib.suppress(ValueError):
+        while True:
+            call, at = _DECODER.raw_decode(text, at)
+            calls.append(call)
+            at += 1  # the comma
+    return {CALLS: calls}
 
 
 def _is_call(call: Json) -> bool:
     return isinstance(call, dict) and isinstance(call.get("name"), str) and "arguments" in call
 
 
+def _clean(text: str) -> str:
+    """Without halves of surrogate pairs, which JSON can spell and no response can hold."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 def _call(call: dict[str, Json]) -> dict[str, Json]:
-    arguments = json.dumps(call["arguments"], ensure_ascii=False, separators=(",", ":"))
+    arguments = _clean(json.dumps(call["arguments"], ensure_ascii=False, separators=(",", ":")))
     return {
         "id": f"call_{uuid.uuid4().hex[:24]}",
         "type": "function",
-        "function": {"name": call["name"], "arguments": arguments},
+        "function": {"name": _clean(str(call["name"])), "arguments": arguments},
     }
 
 

@@ -43,7 +43,10 @@ class StreamOptions(Body):
 
 
 class Sampling(PassedOver):
-    """How an answer is drawn. Greedy by default, since that is how a System was scored."""
+    """How an answer is drawn. Greedy by default, since that is how a System was scored.
+
+    Above a temperature of 0 a `seed` repeats an answer; without one each is another draw.
+    """
 
     model: Text
     n: int | None = Field(default=None, ge=1, le=MOST_CHOICES)

@@ -1,0 +1,306 @@
+"""Chat completions as the openai package's own client asks for them."""
+
+import asyncio
+import math
+
+import pytest
+
+from rung.models.chat import Message, load_chat
+from rung.models.resolve import resolve
+from rung.records import Example
+from tests.fixtures_climb import label_rows
+from tests.fixtures_serve import LABELS, eventually, gathered, row, said
+
+FORMS = ("codes", "words", "json", "text", "desk")
+TEXTS = [r["input"] for r in label_rows(6, seed=7)]
+
+
+def ask(server, model, messages, **options):
+    return server.user.chat.completions.create(model=model, messages=messages, **options)
+
+
+def text_of(completion, place=0):
+    return completion.choices[place].message.content
+
+
+def streamed(server, model, messages, **options):
+    """(text, chunks) of a streamed answer."""
+    chunks = list(ask(server, model, messages, stream=True, **options))
+    return "".join(c.choices[0].delta.content or "" for c in chunks if c.choices), chunks
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_system_answers_a_chat_as_it_answers_the_row(tiny, tiny_systems, pool, form):
+    expected = tiny_systems[form].answer([row(text) for text in TEXTS], pool)
+    for text, answer in zip(TEXTS, expected, strict=True):
+        found = ask(tiny, form, said(text))
+        assert text_of(found) == answer.text
+        assert found.model == form and found.object == "chat.completion"
+        assert found.system_fingerprint == f"rung-{tiny_systems[form].digest}"
+        assert found.usage.prompt_tokens == answer.prompt_tokens
+        assert found.usage.completion_tokens == answer.completion_tokens
+        assert found.usage.total_tokens == answer.prompt_tokens + answer.completion_tokens
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("form", ("codes", "words", "json", "text"))
+def test_a_system_on_a_real_model_answers_a_chat_as_it_answers_the_row(real, real_systems, pool, form):
+    texts = TEXTS[:2]
+    expected = real_systems[form].answer([row(text) for text in texts], pool)
+    assert [text_of(ask(real, form, said(text))) for text in texts] == [a.text for a in expected]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_requests_at_the_same_time_get_the_answers_of_one_at_a_time(tiny, form):
+    alone = {text: text_of(ask(tiny, form, said(text))) for text in TEXTS}
+
+    async def together():
+        async with tiny.async_client() as client:
+            calls = [
+                client.chat.completions.create(model=form, messages=said(text))
+                for text in TEXTS
+                for _ in range(4)
+            ]
+            return await gathered(calls)
+
+    found = asyncio.run(together())
+    labels = form in ("codes", "words", "desk")
+    for text, one in zip([text for text in TEXTS for _ in range(4)], found, strict=True):
+        # A text may differ where the order of a sum decides between two tokens that are about as likely.
+        assert text_of(one) == alone[text] if labels else text_of(one)
+
+
+@pytest.mark.parametrize("form", ("codes", "words", "desk"))
+def test_a_labels_logprobs_are_the_systems_probabilities(tiny, tiny_systems, pool, form):
+    (answer,) = tiny_systems[form].answer([row(TEXTS[0])], pool)
+    found = ask(tiny, form, said(TEXTS[0]), logprobs=True, top_logprobs=2).choices[0].logprobs
+    (token,) = found.content
+    assert token.token == answer.text and bytes(token.bytes).decode() == answer.text
+    assert math.exp(token.logprob) == pytest.approx(answer.probability, rel=1e-4)
+    assert [top.token for top in token.top_logprobs] == [name for name, _ in answer.options[:2]]
+    whole = ask(tiny, form, said(TEXTS[0]), logprobs=True, top_logprobs=20).choices[0].logprobs.content[0]
+    assert {top.token for top in whole.top_logprobs} == set(LABELS)
+    assert math.fsum(math.exp(top.logprob) for top in whole.top_logprobs) == pytest.approx(1.0)
+
+
+@pytest.mark.models
+def test_a_texts_logprobs_are_of_its_tokens_the_likeliest_first(real):
+    found = ask(real, "base", said("Say hello."), max_tokens=8, logprobs=True, top_logprobs=3)
+    steps = found.choices[0].logprobs.content
+    assert "".join(step.token for step in steps) == text_of(found)
+    assert b"".join(bytes(step.bytes) for step in steps).decode() == text_of(found)
+    for step in steps:
+        assert len(step.top_logprobs) == 3 and step.top_logprobs[0].logprob == step.logprob < 0
+        assert [top.logprob for top in step.top_logprobs] == sorted(
+            (top.logprob for top in step.top_logprobs), reverse=True
+        )
+    bare = ask(real, "base", said("Say hello."), max_tokens=8, logprobs=True).choices[0].logprobs.content
+    assert all(step.top_logprobs == [] for step in bare)
+    assert [step.logprob for step in bare] == pytest.approx([step.logprob for step in steps], abs=0.05)
+    assert ask(real, "base", said("Say hello."), max_tokens=8).choices[0].logprobs is None
+
+
+@pytest.mark.models
+def test_streamed_logprobs_are_those_of_the_whole_answer(real):
+    options = {"max_tokens": 12, "logprobs": True, "top_logprobs": 2}
+    whole = ask(real, "base", said("Write an emoji: 🎉"), **options).choices[0]
+    text, chunks = streamed(real, "base", said("Write an emoji: 🎉"), **options)
+    steps = [
+        step
+        for chunk in chunks
+        if chunk.choices and chunk.choices[0].logprobs
+        for step in chunk.choices[0].logprobs.content
+    ]
+    assert text == whole.message.content
+    assert [step.token for step in steps] == [step.token for step in whole.logprobs.content]
+
+
+@pytest.mark.parametrize("form", (*FORMS, "base"))
+def test_a_streamed_answer_is_the_same_text(tiny, form):
+    for text in TEXTS:
+        whole = ask(tiny, form, said(text), max_tokens=40)
+        found, chunks = streamed(tiny, form, said(text), max_tokens=40)
+        # What is left of a character that was cut off in the middle isn't streamed.
+        assert found.rstrip("�") == text_of(whole).rstrip("�")
+        assert [c.choices[0].finish_reason for c in chunks] == [
+            *[None] * (len(chunks) - 1),
+            whole.choices[0].finish_reason,
+        ]
+        assert chunks[0].choices[0].delta.role == "assistant"
+        assert {c.object for c in chunks} == {"chat.completion.chunk"}
+        assert len({c.id for c in chunks}) == 1
+
+
+def test_a_streamed_answer_ends_with_its_usage_where_that_is_asked_for(tiny):
+    for text in TEXTS:
+        whole = ask(tiny, "text", said(text))
+        _, chunks = streamed(tiny, "text", said(text), stream_options={"include_usage": True})
+        assert chunks[-1].choices == [] and chunks[-1].usage == whole.usage
+        assert all(chunk.usage is None for chunk in chunks[:-1])
+    _, chunks = streamed(tiny, "text", said(TEXTS[0]))
+    assert all(chunk.choices for chunk in chunks)
+
+
+def test_an_answer_says_whether_it_was_cut_off(tiny):
+    assert ask(tiny, "base", said(TEXTS[0]), max_tokens=5).choices[0].finish_reason == "length"
+    assert ask(tiny, "words", said(TEXTS[0])).choices[0].finish_reason == "stop"
+
+
+@pytest.mark.parametrize("name", ("max_tokens", "max_completion_tokens"))
+def test_an_answer_has_no_more_tokens_than_asked_for(tiny, name):
+    found = ask(tiny, "base", said(TEXTS[0]), **{name: 5})
+    assert found.usage.completion_tokens == 5
+
+
+def test_several_answers_are_drawn_with_seeds_of_their_own(tiny):
+    drawn = ask(tiny, "base", said(TEXTS[0]), n=3, temperature=1, seed=5, max_tokens=12)
+    assert [c.index for c in drawn.choices] == [0, 1, 2]
+    texts = [c.message.content for c in drawn.choices]
+    assert len(set(texts)) == 3
+    assert drawn.usage.completion_tokens == 36
+    alone = [
+        text_of(ask(tiny, "base", said(TEXTS[0]), temperature=1, seed=seed, max_tokens=12))
+        for seed in (5, 6, 7)
+    ]
+    assert texts == alone
+    greedy = ask(tiny, "base", said(TEXTS[0]), n=3, max_tokens=12)
+    assert len({c.message.content for c in greedy.choices}) == 1
+
+
+def test_several_streamed_answers_are_told_apart_by_their_place(tiny):
+    options = {"n": 3, "temperature": 1, "seed": 5, "max_tokens": 12}
+    whole = ask(tiny, "base", said(TEXTS[0]), **options)
+    texts, finished = ["", "", ""], []
+    for chunk in ask(tiny, "base", said(TEXTS[0]), stream=True, **options):
+        (choice,) = chunk.choices
+        texts[choice.index] += choice.delta.content or ""
+        finished += [choice.index] if choice.finish_reason else []
+    assert [text.rstrip("�") for text in texts] == [c.message.content.rstrip("�") for c in whole.choices]
+    assert sorted(finished) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("stop", (" pays", ["lip", "never said"]))
+@pytest.mark.models
+def test_an_answer_ends_before_what_stops_it(real, stop):
+    messages = said("My payslip is wrong")
+    whole = text_of(ask(real, "base", messages, max_tokens=12))
+    first = stop if isinstance(stop, str) else stop[0]
+    assert first in whole
+    found = ask(real, "base", messages, max_tokens=12, stop=stop)
+    assert text_of(found) == whole.partition(first)[0]
+    assert found.choices[0].finish_reason == "stop"
+    text, chunks = streamed(real, "base", messages, max_tokens=12, stop=stop)
+    assert text == text_of(found) and chunks[-1].choices[0].finish_reason == "stop"
+
+
+def test_a_seed_repeats_an_answer_and_another_seed_gives_another(tiny):
+    def drawn(**options):
+        return text_of(ask(tiny, "base", said(TEXTS[0]), temperature=1, max_tokens=20, **options))
+
+    assert drawn(seed=3) == drawn(seed=3) != drawn(seed=4)
+    # Two draws that nobody seeded are two draws.
+    assert drawn() != drawn()
+
+
+def test_without_a_temperature_the_likeliest_answer_is_given(tiny):
+    def answered(**options):
+        return text_of(ask(tiny, "base", said(TEXTS[0]), max_tokens=20, **options))
+
+    greedy = answered()
+    assert greedy == answered(temperature=0) == answered(temperature=0, seed=8)
+    assert greedy != answered(temperature=2, seed=8)
+    # So small a nucleus holds the likeliest token alone.
+    assert answered(temperature=2, seed=8, top_p=0.001) == greedy
+
+
+def test_the_turns_of_a_chat_are_asked_as_in_a_training_row(tiny, tiny_systems, pool):
+    system = tiny_systems["text"]
+
+    def expected(text, context):
+        (answer,) = system.answer([Example(id="1", input=text, output=None, context=context)], pool)
+        return answer.text
+
+    question = TEXTS[1]
+    for role in ("system", "developer"):
+        found = ask(tiny, "text", said(question, (role, "about the invoice")))
+        assert text_of(found) == expected(question, "about the invoice") != expected(question, None)
+    several = said(
+        question, ("system", "one"), ("user", "my parcel"), ("assistant", "late"), ("system", "two")
+    )
+    found = ask(tiny, "text", several)
+    assert text_of(found) == expected(f"User: my parcel\nAssistant: late\nUser: {question}", "one\n\ntwo")
+
+
+def test_text_in_parts_is_the_text(tiny):
+    parts = [{"type": "text", "text": TEXTS[0][:5]}, {"type": "text", "text": TEXTS[0][5:]}]
+    found = ask(tiny, "text", [{"role": "user", "content": parts}])
+    assert text_of(found) == text_of(ask(tiny, "text", said(TEXTS[0])))
+
+
+def test_a_base_model_is_asked_by_its_chat_template(tiny, tiny_gguf):
+    chat = load_chat(resolve(str(tiny_gguf)))
+    turns = [("system", "be late"), ("user", "my parcel"), ("assistant", "late"), ("user", "again")]
+    rendered = chat.render([Message(role=role, content=text) for role, text in turns])
+    found = ask(tiny, "base", [{"role": r, "content": c} for r, c in turns], max_tokens=3)
+    assert found.usage.prompt_tokens == len(rendered)
+
+
+def test_what_looks_like_a_control_token_is_text(tiny):
+    plain = ask(tiny, "base", said("a b"), max_tokens=1).usage.prompt_tokens
+    forged = ask(tiny, "base", said("a<|im_end|>b"), max_tokens=1).usage.prompt_tokens
+    assert forged > plain + 3
+
+
+def test_fields_that_change_no_answer_are_taken(tiny):
+    found = ask(
+        tiny,
+        "desk",
+        said(TEXTS[0]),
+        user="u1",
+        metadata={"a": "b"},
+        store=False,
+        service_tier="auto",
+        frequency_penalty=0,
+        presence_penalty=0.0,
+        logit_bias={},
+        stop=None,
+        response_format={"type": "text"},
+    )
+    assert text_of(found) in LABELS
+
+
+def test_the_async_client_streams_too(tiny):
+    async def read():
+        async with tiny.async_client() as client:
+            chunks = await client.chat.completions.create(model="text", messages=said(TEXTS[0]), stream=True)
+            return "".join([chunk.choices[0].delta.content or "" async for chunk in chunks])
+
+    assert asyncio.run(read()) == streamed(tiny, "text", said(TEXTS[0]))[0] != ""
+
+
+def test_the_clients_stream_helper_puts_an_answer_together(tiny):
+    with tiny.user.chat.completions.stream(model="words", messages=said(TEXTS[0])) as stream:
+        stream.until_done()
+        assert text_of(stream.get_final_completion()) == text_of(ask(tiny, "words", said(TEXTS[0])))
+
+
+def test_tokens_and_requests_are_counted(tiny):
+    def count(name, **labels):
+        text = tiny.get("/metrics").text
+        lines = [line for line in text.splitlines() if line.startswith(f"{name}{{")]
+        return sum(
+            float(li.split()[-1]) for li in lines if all(f'{k}="{v}"' in li for k, v in labels.items())
+        )
+
+    before = (
+        count("rung_requests_total", system="words", status=200),
+        count("rung_tokens_total", part="prompt"),
+    )
+    found = ask(tiny, "words", said(TEXTS[0]))
+    after = (
+        count("rung_requests_total", system="words", status=200),
+        count("rung_tokens_total", part="prompt"),
+    )
+    assert after == (before[0] + 1, before[1] + found.usage.prompt_tokens)
+    streamed(tiny, "words", said(TEXTS[0]))
+    eventually(lambda: count("rung_requests_total", system="words", status=200) == after[0] + 1)

@@ -1,0 +1,96 @@
+"""POST /v1/completions: texts that a base model continues, or that a System takes as its input."""
+
+import openai
+import pytest
+
+from rung.models.chat import load_chat
+from rung.models.resolve import resolve
+from tests.fixtures_climb import label_rows
+from tests.fixtures_serve import row
+
+TEXTS = [r["input"] for r in label_rows(3, seed=9)]
+
+
+def complete(server, model, prompt, **options):
+    return server.user.completions.create(model=model, prompt=prompt, **options)
+
+
+@pytest.mark.parametrize("form", ("codes", "words", "json", "text", "desk"))
+def test_a_system_takes_each_text_as_its_input(tiny, tiny_systems, pool, form):
+    expected = tiny_systems[form].answer([row(text) for text in TEXTS], pool)
+    found = complete(tiny, form, TEXTS)
+    assert [choice.text for choice in found.choices] == [answer.text for answer in expected]
+    assert [choice.index for choice in found.choices] == [0, 1, 2]
+    assert found.object == "text_completion" and found.model == form
+    assert found.usage.prompt_tokens == sum(answer.prompt_tokens for answer in expected)
+    assert found.usage.completion_tokens == sum(answer.completion_tokens for answer in expected)
+
+
+def test_a_base_model_continues_a_text_as_it_stands(tiny, tiny_gguf):
+    found = complete(tiny, "base", TEXTS[0], max_tokens=7)
+    tokens = load_chat(resolve(str(tiny_gguf))).tokens.encode(TEXTS[0], special=False)
+    assert found.usage.prompt_tokens == len(tokens)
+    assert found.usage.completion_tokens == 7
+    forged = complete(tiny, "base", "<|im_end|>", max_tokens=1)
+    assert forged.usage.prompt_tokens > 1
+
+
+def test_each_of_several_texts_has_its_answers_side_by_side(tiny):
+    options = {"n": 2, "temperature": 1, "seed": 3, "max_tokens": 8}
+    found = complete(tiny, "base", TEXTS[:2], **options)
+    assert [choice.index for choice in found.choices] == [0, 1, 2, 3]
+    texts = [choice.text for choice in found.choices]
+    assert texts[:2] == [c.text for c in complete(tiny, "base", TEXTS[0], **options).choices]
+    assert texts[2:] == [c.text for c in complete(tiny, "base", TEXTS[1], **options).choices]
+    assert len(set(texts)) == 4
+
+
+@pytest.mark.parametrize("model", ("base", "text", "desk"))
+def test_streamed_texts_and_their_usage_are_those_of_the_whole(tiny, model):
+    options = {"max_tokens": 10}
+    whole = complete(tiny, model, TEXTS, **options)
+    texts, reasons = ["", "", ""], ["", "", ""]
+    chunks = list(
+        complete(tiny, model, TEXTS, stream=True, stream_options={"include_usage": True}, **options)
+    )
+    for chunk in chunks[:-1]:
+        (choice,) = chunk.choices
+        texts[choice.index] += choice.text
+        reasons[choice.index] = choice.finish_reason or reasons[choice.index]
+    assert [t.rstrip("�") for t in texts] == [c.text.rstrip("�") for c in whole.choices]
+    assert reasons == [c.finish_reason for c in whole.choices]
+    assert chunks[-1].choices == [] and chunks[-1].usage == whole.usage
+
+
+@pytest.mark.models
+def test_logprobs_stand_beside_the_tokens(real):
+    found = complete(real, "base", "The capital of France is", max_tokens=5, logprobs=2).choices[0]
+    shown = found.logprobs
+    assert "".join(shown.tokens) == found.text
+    assert shown.text_offset == [0, *(len("".join(shown.tokens[:n])) for n in range(1, 5))]
+    for token, logprob, top in zip(shown.tokens, shown.token_logprobs, shown.top_logprobs, strict=True):
+        assert len(top) == 2 and top[token] == logprob == max(top.values()) < 0
+    assert complete(real, "base", "The capital", max_tokens=2).choices[0].logprobs is None
+
+
+@pytest.mark.models
+def test_streamed_logprobs_have_their_places_in_the_whole_text(real):
+    options = {"max_tokens": 5, "logprobs": 2}
+    whole = complete(real, "base", "The capital of France is", **options).choices[0].logprobs
+    chunks = complete(real, "base", "The capital of France is", stream=True, **options)
+    places = [at for c in chunks if c.choices[0].logprobs for at in c.choices[0].logprobs.text_offset]
+    assert places == whole.text_offset
+
+
+@pytest.mark.parametrize("prompt", ("", [], ["a", ""], [1, 2, 3], [[1]], None, 3, ["a"] * 300))
+def test_what_is_no_text_is_refused(tiny, prompt):
+    for model in ("base", "desk"):
+        with pytest.raises(openai.BadRequestError, match="prompt"):
+            complete(tiny, model, prompt)
+
+
+@pytest.mark.parametrize("field", ({"echo": True}, {"best_of": 2}, {"suffix": "x"}, {"logprobs": 6}))
+def test_what_isnt_done_here_is_refused_by_name(tiny, field):
+    with pytest.raises(openai.BadRequestError) as caught:
+        complete(tiny, "base", "a", **field)
+    assert caught.value.param == next(iter(field))

@@ -1,0 +1,199 @@
+"""Starting and stopping `rung serve`, as a process with arguments, signals and an exit status."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from rung.serve.run import is_loopback
+from tests.fixtures_climb import make_tiny_gguf
+from tests.fixtures_serve import ROOT, Server, eventually, gathered, said
+
+HELLO = said("my invoice is late")
+
+
+def refused(*arguments, home):
+    """The one line with which it doesn't start."""
+    done = subprocess.run(
+        [sys.executable, "-m", "rung", "serve", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=home,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "RUNG_HOME": str(home), "NO_COLOR": "1"},
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    return done.stderr
+
+
+@pytest.mark.parametrize("host", ("0.0.0.0", "192.0.2.1", "::", "example.org"))
+def test_other_machines_are_let_in_with_keys_alone(tmp_path, tiny_systems, host):
+    line = refused(str(tiny_systems["desk"].folder), "--host", host, home=tmp_path)
+    assert f"--host {host!r}" in line and "rung keys add" in line
+
+
+def test_an_address_is_this_machines_own_or_not():
+    assert all(map(is_loopback, ("127.0.0.1", "127.3.2.1", "::1", "localhost")))
+    assert not any(map(is_loopback, ("0.0.0.0", "::", "10.0.0.1", "example.org", "", "localhost.example")))
+
+
+def test_a_port_that_is_taken_is_said_before_anything_is_loaded(tmp_path, tiny_systems):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        line = refused(str(tiny_systems["desk"].folder), "--port", port, home=tmp_path)
+    assert f"127.0.0.1:{port}" in line and "in use" in line and "--port" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (("nowhere",), "nowhere"),
+        ((), "nothing to serve"),
+        (("a b=nowhere",), "'a b'"),
+        (("minilm-l7",), "minilm-l7"),
+        (("DESK", "--port", "70000"), "70000"),
+        (("DESK", "--slots", "0"), "--slots"),
+        (("DESK", "--queue", "-1"), "--queue"),
+        (("DESK", "--request-limit", "soon"), "--request-limit"),
+        (("DESK", "--keys", "no-such-file"), "no-such-file"),
+        (("DESK", "--colour", "red"), "--colour"),
+    ],
+)
+def test_what_cant_be_served_is_said_in_one_line(tmp_path, tiny_systems, arguments, word):
+    desk = str(tiny_systems["desk"].folder)
+    assert word in refused(*(desk if a == "DESK" else a for a in arguments), home=tmp_path)
+
+
+def test_a_damaged_system_or_model_is_said_in_one_line(tmp_path, tiny_systems):
+    model = tmp_path / "broken.gguf"
+    model.write_bytes(b"GGUF" + b"\x00" * 100)
+    assert "broken.gguf" in refused(str(model), home=tmp_path)
+    folder = tmp_path / "system"
+    folder.mkdir()
+    (folder / "system.json").write_text("{")
+    assert "system.json" in refused(str(folder), home=tmp_path)
+    whole = make_tiny_gguf(tmp_path / "cut.gguf")
+    data = whole.read_bytes()
+    whole.write_bytes(data[: len(data) // 2])
+    assert "cut.gguf" in refused(str(whole), home=tmp_path)
+    keys = tmp_path / "keys.json"
+    keys.write_text("{")
+    assert "keys.json" in refused(str(tiny_systems["desk"].folder), "--keys", str(keys), home=tmp_path)
+
+
+@pytest.mark.parametrize("number", (signal.SIGTERM, signal.SIGINT))
+def test_a_server_that_is_stopped_answers_what_it_has_and_leaves_nothing_behind(
+    tmp_path, tiny_gguf, tiny_systems, number
+):
+    with Server(f"desk={tiny_systems['desk'].folder}", f"base={tiny_gguf}", home=tmp_path) as server:
+        children = server.children()
+        assert children
+
+        async def ask_and_stop():
+            async with server.async_client() as client:
+
+                async def streamed(seed):
+                    chunks = await client.chat.completions.create(
+                        model="base",
+                        messages=HELLO,
+                        n=8,
+                        temperature=1,
+                        seed=seed,
+                        max_tokens=400,
+                        stream=True,
+                    )
+                    return [c.choices[0].finish_reason async for c in chunks if c.choices[0].finish_reason]
+
+                async def whole(seed):
+                    found = await client.chat.completions.create(
+                        model="base", messages=HELLO, n=8, temperature=1, seed=seed, max_tokens=400
+                    )
+                    return [choice.finish_reason for choice in found.choices]
+
+                asked = [asyncio.ensure_future(ask(s)) for s in range(4) for ask in (streamed, whole)]
+                busy = lambda: server.gauge("rung_running") + server.gauge("rung_waiting") > 30  # noqa: E731
+                await asyncio.to_thread(eventually, busy)
+                server.process.send_signal(number)
+                return await gathered(asked)
+
+        found = asyncio.run(ask_and_stop())
+        assert [len(reasons) for reasons in found] == [8] * 8
+        assert server.ended() == 0
+        assert server.lines[-1] == "stopped" and "Traceback" not in server.said
+    assert not psutil.wait_procs(children, timeout=5)[1]
+
+
+def test_what_isnt_done_in_time_is_broken_off_when_the_server_stops(tmp_path):
+    gguf = make_tiny_gguf(tmp_path / "long.gguf", context=2048)
+    with Server(f"base={gguf}", "--grace", "1s", "--slots", "1", home=tmp_path) as server:
+        children = server.children()
+
+        async def ask_and_stop():
+            async with server.async_client() as client:
+                asked = [
+                    asyncio.ensure_future(
+                        client.chat.completions.create(
+                            model="base", messages=HELLO, n=16, temperature=1, seed=seed, max_tokens=1900
+                        )
+                    )
+                    for seed in range(12)
+                ]
+                await asyncio.to_thread(eventually, lambda: server.gauge("rung_waiting") > 150)
+                server.process.send_signal(signal.SIGTERM)
+                return await gathered(asked)
+
+        start = time.monotonic()
+        found = asyncio.run(ask_and_stop())
+        assert any(isinstance(one, Exception) for one in found)
+        assert server.ended() == 0 and time.monotonic() - start < 10
+    assert not psutil.wait_procs(children, timeout=5)[1]
+
+
+def test_a_server_that_is_stopped_while_it_loads_ends_at_once(tmp_path, tiny_gguf):
+    for number in (signal.SIGTERM, signal.SIGINT):
+        names = [f"m{n}={tiny_gguf}" for n in range(40)]
+        with Server(*names, home=tmp_path, wait=False) as server:
+            eventually(lambda server=server: server.lines, within_s=30)
+            assert server.stop(number, within_s=15) == 0
+            assert "listening" not in server.said and server.lines[-1] == "stopped"
+            assert "Traceback" not in server.said
+
+
+def test_while_requests_are_finished_the_server_takes_no_new_ones(tmp_path):
+    gguf = make_tiny_gguf(tmp_path / "long.gguf", context=2048)
+    with Server(f"base={gguf}", "--slots", "1", home=tmp_path) as server:
+        with server.http() as kept:
+            assert kept.get("/readyz").json() == {"status": "ready", "waiting_for": []}
+
+            async def ask_and_stop():
+                async with server.async_client() as client:
+                    asked = asyncio.ensure_future(
+                        client.chat.completions.create(
+                            model="base", messages=HELLO, n=16, temperature=1, seed=1, max_tokens=1900
+                        )
+                    )
+                    await asyncio.to_thread(eventually, lambda: server.gauge("rung_waiting") > 5)
+                    server.process.send_signal(signal.SIGTERM)
+
+                    def closed():
+                        try:
+                            socket.create_connection(
+                                ("127.0.0.1", int(server.address.rpartition(":")[2]))
+                            ).close()
+                        except ConnectionRefusedError:
+                            return True
+                        return False
+
+                    await asyncio.to_thread(eventually, closed)
+                    return await asked
+
+            assert len(asyncio.run(ask_and_stop()).choices) == 16
+        assert server.ended() == 0

@@ -1,0 +1,179 @@
+"""Systems that come and go while a server answers, and tags that are followed."""
+
+import asyncio
+import json
+
+import openai
+import pytest
+
+from rung.registry import point, read_tag
+from rung.system import System
+from tests.fixtures_climb import label_rows, make_tiny_gguf
+from tests.fixtures_serve import LABELS, Server, eventually, make_head, said
+
+TEXTS = [r["input"] for r in label_rows(8, seed=3)]
+
+
+@pytest.fixture(scope="module")
+def changing(tmp_path_factory, tiny_gguf, tiny_systems):
+    """A server whose Systems the tests change."""
+    home = tmp_path_factory.mktemp("home")
+    with Server(f"desk={tiny_systems['desk'].folder}", f"base={tiny_gguf}", home=home) as server:
+        yield server
+
+
+def names(server):
+    return sorted(model.id for model in server.user.models.list())
+
+
+def load(server, **body):
+    return server.post("/v1/systems", json=body)
+
+
+def answer(server, model, text=TEXTS[0]):
+    return server.user.chat.completions.create(model=model, messages=said(text), max_tokens=8)
+
+
+def test_models_are_listed_and_found(tiny, tiny_systems):
+    assert names(tiny) == sorted([*tiny_systems, "base"])
+    found = tiny.user.models.retrieve("desk")
+    assert (found.id, found.object, found.owned_by) == ("desk", "model", "rung")
+    assert found.created > 1_700_000_000
+    with pytest.raises(openai.NotFoundError, match="there are: .*desk"):
+        tiny.user.models.retrieve("nobody")
+
+
+def test_systems_tell_what_they_are_made_of(tiny, tiny_systems):
+    listed = {item["name"]: item for item in tiny.get("/v1/systems").json()["data"]}
+    assert sorted(listed) == sorted([*tiny_systems, "base"])
+    for name, system in tiny_systems.items():
+        found = listed[name]
+        assert (found["digest"], found["kind"]) == (system.digest, system.spec.kind)
+        assert found["rung"] == system.spec.rung and found["task"] == system.spec.task
+    assert listed["desk"]["base"] is None and sorted(listed["desk"]["labels"]) == sorted(LABELS)
+    assert listed["json"]["base"]["name"] == "tiny" and listed["json"]["schema"]["type"] == "object"
+
+
+def test_a_system_is_loaded_asked_and_unloaded(changing, tiny_systems):
+    made = load(changing, system=str(tiny_systems["words"].folder), name="fresh")
+    assert made.status_code == 201 and made.json()["digest"] == tiny_systems["words"].digest
+    assert "fresh" in names(changing)
+    assert answer(changing, "fresh").choices[0].message.content in LABELS
+    gone = changing.delete("/v1/systems/fresh")
+    assert gone.json() == {"name": "fresh", "object": "system", "deleted": True}
+    assert changing.delete("/v1/systems/fresh").status_code == 404
+    with pytest.raises(openai.NotFoundError):
+        answer(changing, "fresh")
+    assert names(changing) == ["base", "desk"]
+
+
+def test_without_a_name_a_system_has_its_tasks_and_a_second_one_another(changing, tiny_systems):
+    folder = str(tiny_systems["words"].folder)
+    made = [load(changing, system=folder).json()["name"] for _ in range(3)]
+    assert made == ["words", "words-prompt", "words-prompt-2"]
+    for name in made:
+        assert changing.delete(f"/v1/systems/{name}").status_code == 200
+
+
+@pytest.mark.parametrize("given", ("nowhere", "/etc", "smollm2-13b", "a\x00b", "x" * 4096, "\ud800"))
+def test_what_cant_be_loaded_is_said_and_changes_nothing(changing, given):
+    before = names(changing)
+    said_of_it = changing.post(
+        "/v1/systems", content=json.dumps({"system": given}), headers={"content-type": "application/json"}
+    )
+    assert said_of_it.status_code == 400
+    assert said_of_it.json()["error"]["code"] in ("system_not_loaded", None)
+    assert names(changing) == before
+
+
+@pytest.mark.parametrize("name", ("", "a/b", ".a", "a b", "ä", "x" * 200))
+def test_a_name_that_no_request_could_use_is_refused(changing, tiny_systems, name):
+    found = load(changing, system=str(tiny_systems["words"].folder), name=name)
+    assert found.status_code == 400 and found.json()["error"]["param"] == "name"
+
+
+def test_no_request_is_lost_while_systems_come_and_go(changing, tiny_systems):
+    """One after another is loaded and unloaded, also under a name that is being asked."""
+    folders = [str(tiny_systems[form].folder) for form in ("words", "codes")]
+    done = asyncio.Event()
+
+    async def keep_asking(client, model):
+        found = []
+        while not done.is_set():
+            made = await client.chat.completions.create(model=model, messages=said(TEXTS[0]), max_tokens=30)
+            found.append(made.choices[0].message.content)
+        return found
+
+    async def change(server):
+        await asyncio.to_thread(load, server, system=folders[0], name="moving")
+        for turn in range(6):
+            await asyncio.to_thread(load, server, system=folders[turn % 2], name="moving")
+            await asyncio.to_thread(load, server, system=folders[1], name="passing")
+            await asyncio.to_thread(server.delete, "/v1/systems/passing")
+        done.set()
+
+    async def both():
+        async with changing.async_client() as client:
+            asking = [asyncio.ensure_future(keep_asking(client, m)) for m in ("desk", "base", "desk", "base")]
+            await asyncio.to_thread(load, changing, system=folders[0], name="moving")
+            asking.append(asyncio.ensure_future(keep_asking(client, "moving")))
+            try:
+                await change(changing)
+            finally:
+                done.set()
+            return await asyncio.gather(*asking)
+
+    found = asyncio.run(both())
+    assert all(len(texts) >= 3 for texts in found)
+    assert set(found[0]) == set(found[2]) and len(set(found[0])) == 1
+    assert set(found[4]) <= set(LABELS)
+    changing.delete("/v1/systems/moving")
+
+
+def test_a_request_in_flight_is_answered_though_its_system_is_unloaded(changing, tmp_path):
+    # Other weights than those that stay, so that their process ends too.
+    load(changing, system=str(make_tiny_gguf(tmp_path / "other.gguf", context=400)), name="leaving")
+    assert len(changing.children()) == 2
+
+    async def ask_and_unload():
+        async with changing.async_client() as client:
+            asked = [
+                asyncio.ensure_future(
+                    client.completions.create(
+                        model="leaving", prompt=text, n=8, temperature=1, max_tokens=300
+                    )
+                )
+                for text in TEXTS
+            ]
+            await asyncio.to_thread(
+                eventually, lambda: changing.gauge("rung_running") + changing.gauge("rung_waiting") > 8
+            )
+            assert (await asyncio.to_thread(changing.delete, "/v1/systems/leaving")).status_code == 200
+            return await asyncio.gather(*asked)
+
+    assert all(len(found.choices) == 8 for found in asyncio.run(ask_and_unload()))
+    eventually(lambda: len(changing.children()) == 1)
+
+
+def test_a_tag_is_served_and_followed_when_it_comes_to_mean_another_system(
+    tmp_path, monkeypatch, tiny_systems
+):
+    monkeypatch.setenv("RUNG_HOME", str(tmp_path))
+    texts = [r["input"] for r in label_rows(60, seed=0)]
+    other = make_head(tmp_path / "other", seed=11)
+
+    def tag(system: System, text: str):
+        point(system, read_tag(text), source="test", origin="made by a test")
+
+    tag(tiny_systems["desk"], "helpdesk:1")
+    with Server("helpdesk", "helpdesk:1", home=tmp_path) as server:
+        assert names(server) == ["helpdesk:1", "helpdesk:latest"]
+        for name in ("helpdesk", "helpdesk:latest", "helpdesk:1"):
+            assert answer(server, name).system_fingerprint.endswith(tiny_systems["desk"].digest)
+        tag(other, "helpdesk:2")
+        eventually(lambda: answer(server, "helpdesk").system_fingerprint.endswith(other.digest))
+        assert answer(server, "helpdesk:1").system_fingerprint.endswith(tiny_systems["desk"].digest)
+        assert any("helpdesk:latest was tagged anew" in line for line in server.lines)
+        assert answer(server, "helpdesk", texts[0]).choices[0].message.content in LABELS
+        server.post("/v1/systems", json={"system": "helpdesk:2"})
+        assert names(server) == ["helpdesk:1", "helpdesk:2", "helpdesk:latest"]
