@@ -1,6 +1,8 @@
 import json
 import math
+import re
 from itertools import permutations
+from pathlib import Path
 
 import httpx2
 import openai
@@ -9,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai.types import Decision as TheirDecision
 
+from rung.models.head import counted, fit_tfidf, head_files
 from rung.serve.decision_wire import DecisionRequest, SystemOneRequest, read_request
 from rung.serve.decisions import (
     answers,
@@ -21,6 +24,7 @@ from rung.serve.decisions import (
     systemone_answers,
     systemone_decision,
 )
+from rung.system import Spec, save
 
 TOPICS = ("billing", "delivery", "login")
 SHARES = (0.2, 0.7, 0.1)
@@ -298,3 +302,30 @@ def test_inputs_become_the_systems_text():
     assert input_text({"a": ["é", 1]}, read) == '{"a": ["é", 1]}'
     assert input_text([1, 2], read) == "[1, 2]"
     assert input_text({"messages": turns, "more": 1}, read).startswith('{"messages"')
+
+
+def blocks(language):
+    page = (Path(__file__).parents[2] / "docs" / "decisions.md").read_text(encoding="utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", page, re.S)
+
+
+def test_the_pages_requests_are_answered():
+    labels, shares = ("facilities", "hardware", "network", "other"), (0.1, 0.1, 0.6, 0.2)
+    ours, theirs = map(json.loads, blocks("json"))
+    queue, network = answers(read_request(ours, DecisionRequest).questions, labels, shares)
+    assert queue.choice == "network" and network.probability == 0.6
+    found = systemone_answers(read_request(theirs, SystemOneRequest).questions, labels, shares)
+    assert found["queue"].probabilities == {p.value: p.probability for p in queue.probabilities}
+    assert found["network"].noul == 0.6 and found["queue"].confidence == queue.confidence
+
+
+def test_the_pages_program_runs(tmp_path, monkeypatch, capsys):
+    texts, targets = ["the Wi-Fi is down", "no network", "a broken mouse"], ["network", "network", "hardware"]
+    made = fit_tfidf(counted(texts), targets, 1.0, 0)
+    spec = Spec(rung="head", task="t", kind="label", labels=made.labels, engine="head", features="tfidf")
+    save(tmp_path / "runs" / "demo" / "winner", spec, head_files(made))
+    monkeypatch.chdir(tmp_path)
+    (program,) = blocks("python")
+    exec(compile(program, "docs/decisions.md", "exec"), {})
+    (answer,) = TheirDecision.model_validate_json(capsys.readouterr().out).answers
+    assert answer.type == "predicate" and answer.probability > 0.5
