@@ -2,8 +2,8 @@
 
     python benchmarks/calibration.py ../shared/data/trec_coarse ../shared/data/glue_sst2
 
-Every rung is climbed alone, so that none is stopped: the map is fitted on its dev rows, the figures are of test
-rows, which nothing else looks at. Training and test rows are the first of a seeded shuffle.
+Every rung is climbed alone, so that none is stopped. The map is fitted on its dev rows, and the figures are
+of test rows, which nothing else looks at. Training and test rows are the first of a seeded shuffle.
 """
 
 import json
