@@ -154,10 +154,9 @@ def calibration_text(found: Calibration) -> str:
         return found.note
     before, after = (score_text(one.ece, "accuracy") for one in scores)
     where = "test" if found.test else "dev"
-    how = map_text(found.map)
     if found.map.method == "none":
-        return f"ECE {before} on {count_text(scores[0].n, f'{where} row')}, {how}"
-    return f"ECE {before} → {after} on {count_text(scores[0].n, f'{where} row')}, {how}"
+        return f"ECE {before} on {count_text(scores[0].n, f'{where} row')}, probabilities left as they come"
+    return f"ECE {before} → {after} on {count_text(scores[0].n, f'{where} row')}, {map_text(found.map)}"
 
 
 def map_text(by: CalibrationMap) -> str:
@@ -168,7 +167,7 @@ def map_text(by: CalibrationMap) -> str:
         return f"Platt scaling, slope {by.slope:.2g}, intercept {by.intercept:.2g}"
     if by.method == "isotonic":
         return f"isotonic regression, {count_text(len(by.knots), 'knot')}"
-    return "probabilities left as they come"
+    return "as they come"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
