@@ -8,6 +8,7 @@ import pytest
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = (
     "batch_sizes",
+    "calibration",
     "check_rows",
     "check_sets",
     "climb_sets",
