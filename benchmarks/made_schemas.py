@@ -1,4 +1,4 @@
-"""JSON Schemas made at random: everything that an answer can be held to, nested, by reference and recursive."""
+"""JSON Schemas made at random of all that an answer can be held to: nested, by reference, recursive."""
 
 import random
 from collections.abc import Callable

@@ -16,8 +16,10 @@ from rung.engines.spelling import Spelling, Vocabulary
 if TYPE_CHECKING:
     from llguidance import LLMatcher
 
-MOST_WAYS = 2000
-"""Ways that are made before a search gives up."""
+MOST_WORK = 200_000
+"""Bytes of all ways that a search makes, and WAY_WORK for each, before it gives up."""
+WAY_WORK = 100
+"""Bytes of a text that cost as much as all else about a way."""
 MOST_BYTES = 8192
 """Of a way to the end: under a schema that only ever asks for more there is none."""
 BYTE_COST = 1 / 16
@@ -116,13 +118,13 @@ def shortest(
     *,
     limit: int,
     hints: Hints,
-    ways: int = MOST_WAYS,
+    work: int = MOST_WORK,
 ) -> Spelling | None:
     """A text of at most `limit` tokens that completes the grammar; None where the search finds none.
 
     `matcher`, of llguidance's vocabulary of bytes, is left as it is.
     """
-    return _Search(vocabulary, limit, hints).run(matcher, place, ways)
+    return _Search(vocabulary, limit, hints).run(matcher, place, work)
 
 
 def completes(matcher: "LLMatcher", text: bytes) -> bool:
@@ -173,12 +175,12 @@ class _Search:
         self.open: list[_Way] = []
         self.best: dict[tuple, tuple[float, int]] = {}
         self.free: dict[int, list[_Group]] = {}
-        self.made = 0
+        self.made = self.work = 0
 
-    def run(self, matcher: "LLMatcher", place: Place, ways: int) -> Spelling | None:
-        """The cheapest way to the end, if one of the first `ways` leads there."""
+    def run(self, matcher: "LLMatcher", place: Place, work: int) -> Spelling | None:
+        """The cheapest way to the end, if it is found with so much work."""
         self._go(_Way(0, 0, 0, 0, b"", [0], place, NOTHING, matcher), _Step(b""))
-        while self.open and self.made < ways:
+        while self.open and self.work < work:
             way = heapq.heappop(self.open)
             if way.end is not None:
                 return way.end
@@ -188,18 +190,19 @@ class _Search:
     def _look(self, way: _Way) -> None:
         """Go on from where a way has led."""
         assert way.matcher is not None, "it isn't at the end"
-        known = self.hints.known
         allowed = mask_of(way.matcher)
         if allowed >> END & 1:
             self._end(way, None)
-        elif known is not None and (rest := known.rest(way.matcher, way.place)) is not None:
+        elif (rest := self._known(way.matcher, way.place)) is not None:
             self._end(way, rest)
-        elif over := _over(allowed, way.place):
-            self._go(way, _Step(over))
         else:
             steps = self._inside if way.place.inside else self._outside
             for step in steps(way, way.matcher, allowed):
                 self._go(way, step)
+
+    def _known(self, matcher: "LLMatcher", place: Place) -> Spelling | None:
+        known = self.hints.known
+        return None if known is None else known.rest(matcher, place)
 
     def _end(self, way: _Way, rest: Spelling | None) -> None:
         end = self.vocabulary.spell(way.text, rest)
@@ -210,10 +213,16 @@ class _Search:
             heapq.heappush(self.open, done)
 
     def _outside(self, way: _Way, matcher: "LLMatcher", allowed: int) -> Iterator[_Step]:
-        """What a value or a key may begin with, and digits: from 704 to 3975 the 9 leads to fewer than the 1."""
-        for group in _alike(matcher, allowed, FIRST_OUTSIDE):
+        """What a value or a key may begin with, and digits: from 704 on a 9 leads to fewer than a 1.
+
+        Where one byte is a whole value nothing else is less but an empty string, whose quotes share tokens.
+        """
+        groups = _alike(matcher, allowed, FIRST_OUTSIDE)
+        whole = [group for group in groups if _ends_after(matcher, group[0][1], way.place)]
+        for group in groups:
             for rank, byte in dict.fromkeys((group[0], group[-1])):
-                yield _Step(bytes([byte]), rank)
+                if not whole or group in whole or byte == QUOTE:
+                    yield _Step(bytes([byte]), rank)
 
     def _inside(self, way: _Way, matcher: "LLMatcher", allowed: int) -> Iterator[_Step]:
         """How a string may go on that can't end yet: beside an example, only by bytes unlike all others."""
@@ -235,19 +244,23 @@ class _Search:
                 yield _Step(literal, spelt=way.spelt | {literal})
 
     def _go(self, way: _Way, step: _Step) -> None:
-        """The way that goes on with a step and with all that must follow it."""
+        """The way that goes on with a step, with all that must follow it, and by ending what may end."""
         assert way.matcher is not None, "it isn't at the end"
-        matcher = way.matcher.deep_copy()
-        matcher.consume_tokens([*step.text])
-        forced = matcher.compute_ff_bytes()
-        text = way.text + step.text + forced
-        if len(text) > MOST_BYTES:
-            return
-        matcher.consume_tokens([*forced])
+        self.work += WAY_WORK + len(way.text)
+        matcher, place, text, more = way.matcher.deep_copy(), way.place, way.text, step.text
+        while True:
+            matcher.consume_tokens([*more])
+            forced = matcher.compute_ff_bytes()
+            if len(text) + len(more) + len(forced) > MOST_BYTES:
+                return
+            matcher.consume_tokens([*forced])
+            place, text = place.after(more + forced), text + more + forced
+            more = _over(mask_of(matcher), place)
+            if not more or self._known(matcher, place) is not None:
+                break
         costs = self.vocabulary.extend(way.costs, text)
         if costs[-1] > self.limit:
             return
-        place = way.place.after(step.text + forced)
         spelt = step.spelt if place.inside else NOTHING
         value = text[-place.length :] if place.length else b""
         key = (place, mask_of(matcher), value[:1], value[-1:], spelt)
@@ -273,14 +286,27 @@ def _alike(matcher: "LLMatcher", allowed: int, first: bytes) -> list[_Group]:
     options.sort(key=lambda byte: first.find(byte) if byte in first else 256 + byte)
     groups: dict[tuple[int, bytes], _Group] = {}
     for rank, byte in enumerate(options):
-        copy = matcher.deep_copy()
-        copy.consume_token(byte)
-        groups.setdefault((mask_of(copy), copy.compute_ff_bytes()), []).append((rank, byte))
+        matcher.consume_token(byte)
+        groups.setdefault((mask_of(matcher), matcher.compute_ff_bytes()), []).append((rank, byte))
+        matcher.rollback(1)
     return [*groups.values()]
 
 
+def _ends_after(matcher: "LLMatcher", byte: int, place: Place) -> bool:
+    """Whether a byte may be all of a value."""
+    matcher.consume_token(byte)
+    allowed = mask_of(matcher)
+    matcher.rollback(1)
+    return bool(_over(allowed, place.after(bytes([byte])))) or bool(allowed >> END & 1)
+
+
 def _over(allowed: int, place: Place) -> bytes:
-    """The byte that ends what is open, or that goes on behind it, where one may come."""
+    """The byte that ends what is open, or that goes on behind it, where one may come.
+
+    Nothing where the whole text may end.
+    """
+    if allowed >> END & 1:
+        return b""
     if place.inside:
         return b'"' if not place.escaped and allowed >> QUOTE & 1 else b""
     return next((bytes([byte]) for byte in b"}],:" if allowed >> byte & 1), b"")
