@@ -90,7 +90,6 @@ class Closer:
         size = self._matcher.try_consume_tokens([*text])
         end = self._end_after(text, place, room) if size == len(text) else None
         if end is None:
-            self._matcher.rollback(size)
             self._over = True
             return False
         if end is not self._end:

@@ -276,7 +276,7 @@ def test_a_stop_string_with_a_line_break_never_occurs_and_may_stay():
 def test_room_that_the_prompt_leaves_counts_like_the_limit():
     closings = tiny().closings
     least = closings.least_tokens(PERSON)
-    request = Request(prompt=(1,) * 7, max_tokens=500, schema=PERSON)
+    request = Request(prompt=(1,) * 7, max_tokens=least, schema=PERSON)
     assert closings.refusal(request, least) is None
     refusal = closings.refusal(request, least - 1)
     assert refusal is not None
