@@ -100,23 +100,23 @@ def _shapes(architecture: str, tokens: int) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def make_adapter(model: Model, folder: Path, size: float = 0.3) -> Path:
+def make_adapter(model: Model, folder: Path, size: float = 0.3, seed: int = 1) -> Path:
     """A random LoRA of a model as a PEFT folder."""
     import torch
 
     network = load_model(dequantised(model), dtype=torch.float32)
     lora.attach(network, rank=4, alpha=6, seed=0)
-    randomise(network, size)
+    randomise(network, size, seed)
     lora.save(network, folder, base="tiny")
     return folder
 
 
 def make_tuned(
-    gguf: Path, folder: Path, *, engine: Any = "torch", form: Any = "codes", **changes: Any
+    gguf: Path, folder: Path, *, engine: Any = "torch", form: Any = "codes", seed: int = 1, **changes: Any
 ) -> System:
     """A System "tuned" on the model: a random adapter in both formats, labels as codes or words."""
     model = resolve(str(gguf))
-    adapter = make_adapter(model, folder.with_name(f"{folder.name}-adapter"))
+    adapter = make_adapter(model, folder.with_name(f"{folder.name}-adapter"), seed=seed)
     config = json.loads((dequantised(model) / "config.json").read_text(encoding="utf-8"))
     converted = to_gguf(adapter, folder.with_name(f"{folder.name}.gguf"), config=config)
     chat = load_chat(model)

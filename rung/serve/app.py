@@ -159,7 +159,8 @@ def _watches(app: FastAPI, gateway: Gateway) -> None:
     @app.get("/readyz", tags=["operations"])
     async def readyz() -> Response:
         """Whether it takes requests: not while it's being stopped, nor while an engine is down."""
-        down = [served.name for served in gateway.systems if served.host and not served.host.ready]
+        hosts = [(served.name, served.host) for served in gateway.systems if served.host is not None]
+        down = [name for name, host in hosts if not host.ready and not host.asleep]
         ready = not gateway.closing and not down
         found = {"status": "ready" if ready else "not ready", "waiting_for": sorted(down)}
         return JSONResponse(found, status_code=200 if ready else 503)
