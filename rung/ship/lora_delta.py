@@ -63,7 +63,10 @@ def _deltas(tensors: "Mapping[str, Floats]", adapter: Path) -> dict[str, Delta]:
     from rung.engines.lora import read_config
 
     settings = read_config(adapter)
-    scale = float(settings["lora_alpha"]) / int(settings["r"])
+    try:
+        scale = float(settings["lora_alpha"]) / int(settings["r"])
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        raise ModelError(f"{str(adapter)!r} names no rank and alpha of its LoRA; tune again") from None
     names = sorted({name.rpartition(".lora_")[0] for name in tensors})
     try:
         found = {

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from rung.errors import TaskError
-from rung.models.catalog import Entry, entry_named, entry_with
+from rung.models.catalog import Entry, entry_with
 from rung.models.chat import Chat
 from rung.models.resolve import Model
 from rung.models.weights import dequantised
@@ -60,7 +60,7 @@ class Subject:
     @property
     def entry(self) -> Entry | None:
         """The base model's place in the catalog, if it has one."""
-        return entry_with(self.model.digest) or entry_named(self.model.name)
+        return entry_with(self.model.digest)
 
     @property
     def source(self) -> str:
@@ -74,6 +74,11 @@ class Subject:
             return self.entry.origin
         match = _HUB_ID.fullmatch(self.source)
         return match["repository"] if match is not None and not Path(match[0]).exists() else None
+
+    @property
+    def loadable_id(self) -> str | None:
+        """The hub id by which transformers loads the base; None where there is none, or a GGUF's alone."""
+        return self.hub_id if self.entry is not None or self.model.folder is not None else None
 
 
 def adapter_of(system: System) -> Path | None:

@@ -17,7 +17,7 @@ from rung.ship.modelfile import Modelfile
 from rung.ship.parity import Loaded
 from rung.ship.quantising import write_gguf
 from rung.ship.subject import Subject
-from rung.ship.ways import ENUM_TOKENS, WayName, answer_tokens, label_names
+from rung.ship.ways import WayName, answer_tokens, label_names
 from rung.ship.weight_types import BLOCKS, MIXED, PLAIN
 from rung.system import context_of
 
@@ -36,6 +36,11 @@ GGUF_TYPES: Final = (
 FLOATS: Final = get_args(FloatType)
 MODEL_FOLDER, ADAPTER_FOLDER = "model", "adapter"
 MODELFILE = "Modelfile"
+PLAIN_LORA: Final = (
+    *("peft_type", "task_type", "r", "lora_alpha", "lora_dropout", "target_modules", "inference_mode"),
+    *("bias", "use_rslora", "use_dora", "fan_in_fan_out"),
+)
+"""All that PEFT needs to be told: other settings of an adapter's file could name code."""
 OLLAMA_WAYS: Final[Mapping[str, tuple[WayName, ...]]] = {
     "codes": ("written",),
     "words": ("written", "listed"),
@@ -57,12 +62,15 @@ class Recipe:
 
 def write_peft(subject: Subject, out: Path, kind: str) -> Loaded:
     """The adapter as PEFT reads it, naming a base that can be loaded, and the prompt as a chat template."""
+    from rung.engines.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_config
+
     adapter = subject.adapter
     assert adapter is not None, "only tuned Systems have an adapter"
-    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-    config["base_model_name_or_path"] = subject.hub_id or str(subject.weights)
-    (out / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    shutil.copyfile(adapter / "adapter_model.safetensors", out / "adapter_model.safetensors")
+    given = read_config(adapter)
+    config = {key: given[key] for key in PLAIN_LORA if key in given}
+    config["base_model_name_or_path"] = subject.loadable_id or str(subject.weights)
+    (out / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    shutil.copyfile(adapter / ADAPTER_WEIGHTS, out / ADAPTER_WEIGHTS)
     (out / TEMPLATE_FILE).write_text(subject.frame.jinja, encoding="utf-8")
     return Loaded(
         engine=EngineSpec(
@@ -92,9 +100,10 @@ def write_hub_folder(subject: Subject, out: Path, kind: str) -> Loaded:
     """Merged weights, or the adapter alone."""
     if kind != ADAPTER:
         return write_merged(subject, out, kind)
-    if subject.hub_id is None:
+    if subject.loadable_id is None:
         raise TaskError(
-            f"the base model {subject.model.name!r} has no hub id that an adapter could name; use --type bf16"
+            f"the base model {subject.model.name!r} has no hub id by which its weights are loaded; use "
+            "--type bf16"
         )
     return write_peft(subject, out, kind)
 
@@ -165,14 +174,13 @@ def modelfile(subject: Subject, weights: str) -> Modelfile:
     """The Modelfile of a System whose weights lie beside it."""
     spec, chat = subject.spec, subject.chat
     stops = [*chat.stop_strings(spec.style), *(chat.tokens.texts[token] for token in chat.stop_ids)]
-    more = ENUM_TOKENS if spec.answer.form == "words" else 0
     return Modelfile(
         weights=weights,
         frame=subject.frame,
         instruction=spec.instruction,
         stops=stops,
         context=context_of(subject.model),
-        most_tokens=answer_tokens(spec, chat) + more,
+        most_tokens=answer_tokens(spec, chat),
         licence=licence_text(subject),
     )
 

@@ -32,10 +32,12 @@ def usage(subject: Subject, target: Target, kind: str, gate: Gate) -> list[str]:
 
 def vllm_command(subject: Subject, kind: str) -> str:
     """The command that serves the folder, to be run in it."""
+    from rung.engines.lora import read_config
+
     words = ["vllm", "serve", f"./{MODEL_FOLDER}", "--served-model-name", subject.name]
     if kind == ADAPTER:
         assert subject.adapter is not None, "only tuned Systems have an adapter"
-        rank = json.loads((subject.adapter / "adapter_config.json").read_text(encoding="utf-8"))["r"]
+        rank = read_config(subject.adapter)["r"]
         words[-1] = f"{subject.name}-base"
         words += ["--enable-lora", "--max-lora-rank", str(_vllm_rank(int(rank)))]
         words += ["--lora-modules", f"{subject.name}=./{ADAPTER_FOLDER}"]
@@ -249,11 +251,16 @@ def _vllm(subject: Subject, kind: str, gate: Gate) -> list[str]:
 def _curl(url: str, body: dict[str, Any]) -> str:
     whole = {**body, "messages": [{"role": "user", "content": SAMPLE}]}
     data = json.dumps(whole, ensure_ascii=False)
-    return shlex.join(["curl", url, "-H", "Content-Type: application/json", "-d", data])
+    return shlex.join(["curl", url, "-H", "Content-Type: application/json", "-d", _fenced(data)])
 
 
 def _json(value: object) -> Sequence[str]:
-    return ["", "```json", json.dumps(value, indent=1, ensure_ascii=False), "```"]
+    return ["", "```json", _fenced(json.dumps(value, indent=1, ensure_ascii=False)), "```"]
+
+
+def _fenced(text: str) -> str:
+    """JSON that doesn't end the block of Markdown that it stands in."""
+    return text.replace("```", "\\u0060\\u0060\\u0060")
 
 
 def code_text(text: str) -> str:

@@ -15,8 +15,8 @@ Tokens: TypeAlias = tuple[int, ...]
 WayName = Literal["as_served", "written", "listed", "guided"]
 Way: TypeAlias = Callable[[Spec, Chat, Engine, Sequence[Tokens]], list[Answer]]
 
-ENUM_TOKENS: Final = 16
-"""Tokens that quotes and another spelling in them may take beside a label's own."""
+MORE_TOKENS: Final = 16
+"""Tokens that quotes, and another spelling in them, may take beside a label's own."""
 
 
 def label_names(spec: Spec, chat: Chat) -> dict[str, str]:
@@ -33,8 +33,10 @@ def label_names(spec: Spec, chat: Chat) -> dict[str, str]:
 
 
 def answer_tokens(spec: Spec, chat: Chat) -> int:
-    """The most tokens that a written answer gets: one for a code."""
-    return 1 if spec.answer.form == "codes" else room_for_answer(spec, chat)
+    """The most tokens that a written answer gets: one for a code, some more than its own for a label."""
+    if spec.answer.form == "codes":
+        return 1
+    return room_for_answer(spec, chat) + (MORE_TOKENS if spec.answer.form == "words" else 0)
 
 
 def enum_schema(spec: Spec, chat: Chat) -> dict[str, Any]:
@@ -61,8 +63,7 @@ def written(spec: Spec, chat: Chat, engine: Engine, prompts: Sequence[Tokens]) -
 def listed(spec: Spec, chat: Chat, engine: Engine, prompts: Sequence[Tokens]) -> list[Answer]:
     """The label as a JSON string, held to the list of them by a schema."""
     schema = enum_schema(spec, chat)
-    most = answer_tokens(spec, chat) + ENUM_TOKENS
-    requests = [_request(spec, chat, prompt, most, schema) for prompt in prompts]
+    requests = [_request(spec, chat, prompt, answer_tokens(spec, chat), schema) for prompt in prompts]
     names = label_names(spec, chat)
     return [_answer(one, names.get(_json_text(one.text))) for one in engine.generate(requests)]
 

@@ -4,6 +4,7 @@ import json
 import shutil
 import stat
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -305,18 +306,59 @@ def test_a_hub_card_begins_with_front_matter_and_names_the_base_its_licence_and_
     with Pool() as pool:
         subject = load_subject(place.system, pool)
         for entry in CATALOG[:2]:
-            ref = subject.spec.model
-            assert ref is not None
-            spec = subject.spec.model_copy(update={"model": ref.model_copy(update={"name": entry.name})})
-            model = _renamed(subject.model, entry.name)
-            other = type(subject)(
-                system=System(place.system.folder, spec), model=model, chat=subject.chat, shots=()
-            )
+            other = replace(subject, model=replace(subject.model, digest=entry.sha256))
             page = readme(other, "hub-folder", "bf16", done.gate, None, 10**6)
             front = yaml.safe_load(page.split("---\n")[1])
             assert (front["license"], front["base_model"]) == (entry.licence, entry.origin)
             assert entry.licence_note in page
             assert ("ai.google.dev/gemma/terms" in notice(other)) == (entry.licence == "gemma")
+
+
+@pytest.mark.parametrize("target", ["gguf", "ollama", "merged"])
+def test_written_answers_are_compared_by_next_tokens_too(place, tmp_path, target):
+    spec = place.system.spec.model_copy(
+        update={"kind": "text", "labels": (), "answer": AnswerSpec(form="free", max_tokens=6)}
+    )
+    files = {name: place.system.folder / name for name in spec.files}
+    system = save(tmp_path / "system", spec, files)
+    rows = write_rows(
+        tmp_path / "rows.jsonl", [{"input": r["input"], "output": "yes"} for r in label_rows(50)]
+    )
+    kind = None if target == "merged" else "f16"
+    gate = place.export(tmp_path / "out", target, system=system, rows=rows, type=kind, force=True).gate
+    assert gate.tokens and gate.metric == "rouge_l" and gate.prompts_same == gate.rows == 50
+    assert 20 < gate.compared <= 160 and gate.same > 0.8 * gate.compared and gate.same_answers > 25
+    page = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert (
+        "next tokens inside its answers" in page
+        and f"| the same answer, whole | {gate.same_answers} of 50 |" in page
+    )
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"r": 0}, {"lora_alpha": None}, {"r": "x"}, {"peft_type": "IA3"}],
+    ids=lambda s: next(iter(s)),
+)
+def test_an_adapter_whose_settings_make_no_sense_is_refused(place, tmp_path, settings):
+    adapter_config = "adapter/adapter_config.json"
+    given = json.loads((place.system.folder / adapter_config).read_text())
+    files = {name: place.system.folder / name for name in place.system.spec.files}
+    files[adapter_config] = json.dumps({**given, **settings})
+    system = save(tmp_path / "system", place.system.spec, files)
+    with pytest.raises(ModelError, match="rank and alpha|only LoRA adapters"):
+        place.export(tmp_path / "out", "gguf", system=system)
+
+
+def test_an_exported_adapter_names_no_code(place, tmp_path):
+    """PEFT imports what `auto_mapping` of an adapter's settings names."""
+    adapter_config = "adapter/adapter_config.json"
+    given = json.loads((place.system.folder / adapter_config).read_text())
+    files = {name: place.system.folder / name for name in place.system.spec.files}
+    files[adapter_config] = json.dumps({**given, "auto_mapping": {"parent_library": "os"}})
+    system = save(tmp_path / "system", place.system.spec, files)
+    place.export(tmp_path / "out", "peft", system=system)
+    assert "auto_mapping" not in json.loads((tmp_path / "out" / "adapter_config.json").read_text())
 
 
 def test_codes_that_read_alike_are_nothing_for_ollama(place, tmp_path):
@@ -326,12 +368,6 @@ def test_codes_that_read_alike_are_nothing_for_ollama(place, tmp_path):
     system = save(tmp_path / "system", spec.model_copy(update={"answer": answer}), files)
     with pytest.raises(TaskError, match="can't be told apart as text.*--to vllm"):
         place.export(tmp_path / "out", "ollama", system=system)
-
-
-def _renamed(model, name: str):
-    from dataclasses import replace
-
-    return replace(model, name=name)
 
 
 @pytest.fixture(scope="module")
