@@ -6,7 +6,6 @@ Every rung is climbed alone, so that none is stopped. The map is fitted on its d
 of test rows, which nothing else looks at. Training and test rows are the first of a seeded shuffle.
 """
 
-import json
 import random
 import tempfile
 from collections.abc import Iterator
@@ -47,14 +46,15 @@ def main() -> None:
     lines = []
     for folder in given.folders:
         for rung in given.rungs.split(","):
-            lines += lines_of(folder.name, climbed(folder, rung, given))
+            lines += lines_of(folder.name, rung, climbed(folder, rung, given))
     table(HEAD, lines)
 
 
-def climbed(folder: Path, rung: str, given) -> RungResult:
-    """The result of a rung that is climbed alone."""
+def climbed(folder: Path, rung: str, given) -> RungResult | None:
+    """The result of a rung that is climbed alone; None where it can't be, which is said."""
     from rung.climb.climb import climb
     from rung.climb.options import Options
+    from rung.errors import RungError
     from rung.report.text import Screen
 
     with tempfile.TemporaryDirectory() as place, Screen() as screen:
@@ -69,28 +69,30 @@ def climbed(folder: Path, rung: str, given) -> RungResult:
             dev_rows=given.dev,
             rungs=(rung,),
         )
-        found, _ = climb(Path(place) / "train.jsonl", asked, screen)
-    (result,) = found.results
-    print(json.dumps({"set": folder.name, "rung": rung, "what": result.what}))
-    return result
+        try:
+            found, _ = climb(Path(place) / "train.jsonl", asked, screen)
+        except RungError as error:
+            print(f"{folder.name}, {rung}: {error}", flush=True)
+            return None
+    return found.results[0]
 
 
-def lines_of(name: str, result: RungResult) -> Iterator[list[str]]:
+def lines_of(name: str, rung: str, result: RungResult | None) -> Iterator[list[str]]:
     """A rung's line of the table, before and after."""
     from rung.report.summary import map_text
 
-    found, test = result.calibration, result.test
-    if found is None or found.test is None or test is None:
-        print(f"{name}, {result.rung}: not calibrated: {result.failed or result.skipped or result.notes}")
+    if result is None or result.calibration is None or result.calibration.test is None or not result.test:
         return
-    before, after = found.test
+    found, test = result.calibration, result.test
+    before, after = result.calibration.test
+    print(f"{name}, {rung}: {result.what}; {found.note}", flush=True)
 
     def both(figure: str) -> str:
         return f"{getattr(before, figure):.3f} → {getattr(after, figure):.3f}"
 
     yield [
         name,
-        result.rung,
+        rung,
         f"{found.rows:,}",
         f"{before.n:,}",
         f"{test.score:.3f}",
