@@ -179,6 +179,15 @@ class Closings:
             )
         return Closer(vocabulary, compiled, limit)
 
+    def spelled(self, text: str, last: Sequence[int], count: int) -> tuple[int, ...]:
+        """`count` tokens that spell what stands in `text` before its `last` ones."""
+        with self._lock:
+            if self._known is None:
+                self._known = Vocabulary(self._spellings()), {}
+            vocabulary, _ = self._known
+        ends = b"".join(map(vocabulary.text_of, last))
+        return vocabulary.spell_in(text.encode().removesuffix(ends), count)
+
     def closed(self, schema: Json, tokens: Sequence[int], limit: int) -> Closed:
         """The answer that a model's tokens make: they themselves where they are one, else cut and closed.
 

@@ -59,6 +59,20 @@ class Vocabulary:
         counts.reverse()
         return Spelling(self, whole, counts)
 
+    def spell_in(self, text: bytes, count: int) -> tuple[int, ...]:
+        """`text` in `count` tokens; in as few as can be where none of that many spell it."""
+        ways: dict[int, tuple[int, ...]] = {0: ()}
+        for _ in range(count):
+            ways = {
+                at + size: (*before, self._ids[text[at : at + size]])
+                for at, before in ways.items()
+                if at < len(text)
+                for size in self._beginning[text[at]]
+                if text[at : at + size] in self._ids and at + size <= len(text)
+            }
+        found = ways.get(len(text))
+        return self.spell(text).tokens() if found is None else found
+
     def token(self, text: bytes) -> int | None:
         """The token that adds exactly `text`."""
         return self._ids.get(text)

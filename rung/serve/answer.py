@@ -191,7 +191,7 @@ async def _pieces(served: Served, question: Asked, wish: Wish) -> AsyncGenerator
     closer = None if request.schema is None else calls.closings.closer(request.schema, limit)
     tokens: list[int] = []
     probabilities: list[Mapping] = []
-    content, sent, ending, written = "", "", "limit", 0
+    content, sent, ending, seen = "", "", "limit", 0
     made = host.stream(
         question.prompt,
         served.adapter,
@@ -201,8 +201,12 @@ async def _pieces(served: Served, question: Asked, wish: Wish) -> AsyncGenerator
     )
     async with aclosing(made) as events:
         async for event in events:
-            written = event["tokens_predicted"]
-            new = _all_tokens(served, event, written - len(tokens))
+            new = list(event["tokens"])
+            # Of a character of several tokens the event names the last one alone.
+            silent = event["tokens_predicted"] - seen - len(new) if new else 0
+            seen = event["tokens_predicted"]
+            if closer is not None and silent > 0:
+                new = [*calls.closings.spelled(event["content"], new, silent), *new]
             stopped = wire.first_stop(new, request.stop_ids) < len(new)
             tokens += new
             probabilities += event.get("completion_probabilities") or []
@@ -223,28 +227,14 @@ async def _pieces(served: Served, question: Asked, wish: Wish) -> AsyncGenerator
         "completion_probabilities": probabilities,
     }
     completion = await host.drive(calls.read(answer, request, start))
-    # Of a character's tokens the events name the last one alone, but all are counted.
-    count = len(completion.tokens) + written - len(tokens)
     if closer is None:
-        completion = replace(completion, text=content)
-    completion = replace(completion, completion_tokens=count)
+        count = len(completion.tokens) + seen - len(tokens)
+        completion = replace(completion, text=content, completion_tokens=count)
     whole = _reply(served, completion, _chances(probabilities[: len(completion.tokens)], wish.top))
     # What the schema made uncertain was held back, and a cut answer is closed by what nobody generated.
     if len(whole.text) > len(sent):
         yield Piece(text=whole.text[len(sent) :])
     yield whole
-
-
-def _all_tokens(served: Served, event: Mapping, count: int) -> list[int]:
-    """The tokens of a piece. llama.cpp names the last alone of those that make one character together."""
-    new = list(event["tokens"])
-    if len(new) < count and event["content"]:
-        assert served.chat is not None, "whatever writes has a chat"
-        tokens = served.chat.tokens
-        spelled = tokens.encode(event["content"], special=False)
-        if b"".join(map(tokens.token_bytes, spelled)) == event["content"].encode("utf-8", "replace"):
-            return spelled
-    return new
 
 
 def _written(

@@ -84,12 +84,15 @@ async def _serve(
     # Bound before anything is loaded: an address that can't be had is said at once.
     listening = _bound(settings)
     systems = Systems(settings.limits)
-    serving = False
+    serving: list[uvicorn.Server] = []
     mine = asyncio.current_task()
     assert mine is not None, "a coroutine runs in a task"
 
     def stop() -> None:
-        # uvicorn hears of the signal too, and finishes what is in flight.
+        # The server finishes what is in flight. It hears of most signals by itself, but not of one that came
+        # before it listened for them.
+        for server in serving:
+            server.should_exit = True
         if not serving:
             mine.cancel()
 
@@ -119,7 +122,7 @@ async def _serve(
         )
         server = uvicorn.Server(config)
         _listen(listening, settings)
-        serving = True
+        serving.append(server)
         others = [
             asyncio.create_task(_follow(systems, say)),
             asyncio.create_task(_announce(server, lambda: say(_where(settings, listening, keys, systems)))),

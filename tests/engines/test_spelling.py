@@ -51,3 +51,20 @@ def test_a_text_that_no_tokens_spell_costs_more_than_any():
 def test_ids_outside_the_vocabulary_add_nothing():
     vocabulary = Vocabulary([b"a", b""])
     assert [vocabulary.text_of(token) for token in (-1, 0, 1, 2)] == [b"", b"a", b"", b""]
+
+
+WORDS = (b"", *(bytes([byte]) for byte in range(256)), b"ab", b"abc", b"bc", "é".encode())
+SPELT = Vocabulary(WORDS)
+
+
+@given(st.lists(st.sampled_from(range(1, len(WORDS))), max_size=8))
+def test_a_text_is_spelled_in_as_many_tokens_as_it_was(tokens):
+    text = b"".join(WORDS[token] for token in tokens)
+    found = SPELT.spell_in(text, len(tokens))
+    assert len(found) == len(tokens) and b"".join(WORDS[token] for token in found) == text
+
+
+def test_where_no_such_number_spells_a_text_it_is_spelled_in_few():
+    for count in (0, 1, 9):
+        found = SPELT.spell_in(b"abcab", count)
+        assert b"".join(WORDS[token] for token in found) == b"abcab" and len(found) == 2

@@ -1,6 +1,7 @@
 """Chat completions as the openai package's own client asks for them."""
 
 import asyncio
+import json
 import math
 
 import pytest
@@ -129,6 +130,24 @@ def test_a_streamed_answer_is_the_same_text(tiny, form):
         assert chunks[0].choices[0].delta.role == "assistant"
         assert {c.object for c in chunks} == {"chat.completion.chunk"}
         assert len({c.id for c in chunks}) == 1
+
+
+def test_streamed_json_is_whole_where_a_character_has_several_tokens(tiny):
+    words = "日本語のテキスト🎉"
+    schema = {
+        "type": "object",
+        "properties": {"a": {"enum": [words]}, "b": {"type": "string", "maxLength": 10}},
+        "required": ["a", "b"],
+        "additionalProperties": False,
+    }
+    held = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+    options = {"max_tokens": 80, "response_format": held, "stream_options": {"include_usage": True}}
+    whole = ask(tiny, "base", said(TEXTS[0]), max_tokens=80, response_format=held)
+    found, chunks = streamed(tiny, "base", said(TEXTS[0]), **options)
+    assert found == text_of(whole) and json.loads(found)["a"] == words
+    assert chunks[-1].usage == whole.usage
+    # It comes character by character, not when all is over.
+    assert words[2] in [chunk.choices[0].delta.content for chunk in chunks if chunk.choices]
 
 
 def test_a_streamed_answer_ends_with_its_usage_where_that_is_asked_for(tiny):
