@@ -80,7 +80,7 @@ def make_tiny_gguf(path: Path, context: int = 512) -> Path:
     """A llama with random weights and a vocabulary of its own: the same bytes every time."""
     import gguf
 
-    tokens, merges = _vocabulary()
+    tokens, merges = tiny_vocabulary()
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name("tiny")
     writer.add_license("mit")
@@ -129,7 +129,7 @@ def make_tiny_gguf(path: Path, context: int = 512) -> Path:
     return path
 
 
-def _vocabulary() -> tuple[list[str], list[str]]:
+def tiny_vocabulary() -> tuple[list[str], list[str]]:
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())

@@ -8,10 +8,12 @@ import pytest
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = (
     "batch_sizes",
+    "calibration",
     "check_rows",
     "check_sets",
     "climb_sets",
     "evaluate_vs_llamacpp",
+    "export_parity",
     "full_and_qlora",
     "gradient_error",
     "growth",
@@ -20,6 +22,7 @@ SCRIPTS = (
     "machine_limit",
     "memory",
     "same_accuracy",
+    "schema_close",
     "sentence_vectors",
     "shared_prefix",
     "train_gpu",
@@ -31,6 +34,7 @@ PARTS = (
     "check_rows_child",
     "child",
     "common",
+    "made_schemas",
     "memory_stages",
     "ours_train",
     "peer_llama",

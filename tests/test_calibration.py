@@ -165,7 +165,7 @@ def test_labels_in_words_that_begin_alike_have_all_probabilities_where_they_are_
     assert any(not answer.distribution for answer in plain)
     for one, other, share in zip(plain, whole, found, strict=True):
         assert other.value == one.value and other.probability == pytest.approx(one.probability, abs=1e-5)
-        assert len(other.options) == 4
+        assert len(other.options) == 4 and min(other.distribution) > 0
         assert share == other.distribution and sum(share) == pytest.approx(1.0, abs=1e-12)
 
 

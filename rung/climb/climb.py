@@ -56,6 +56,8 @@ from rung.system import Pool, System, copy
 
 RESULT_FILE = "result.json"
 CLOCK_FILE = "clock.json"
+ROWS_FILE = "rows.json"
+"""Where the rows lie and how they are written: an export asks some of them again."""
 WINNER_FOLDER = "winner"
 CURVE_FOLDER = "curve"
 
@@ -86,6 +88,9 @@ def climb(source: Path, options: Options, reporter: Reporter) -> tuple[Climb, Pa
             return load_climb(run), run
         if resumed:
             reporter.say(f"going on with {run}")
+        data, form = prepared.task.data, options.format
+        form = form if form != "auto" else data.format
+        write_json(run / ROWS_FILE, {"train": str(data.train), "format": form})
         with Pool(models={model.digest: model}) as pool:
             climbing = _Climbing(prepared, found, model, options, run, pool, reporter, reading_s)
             done = climbing.run(chosen)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from rung.engines.base import Completion, Request
 from rung.engines.examples import ONCE, endings_of
-from rung.engines.schema import byte_grammar, require_schema, tight
+from rung.engines.schema import byte_grammar, require_harmless_stops, require_schema, tight
 from rung.engines.shortest import Hints, Known, Place, completes, shortest
 from rung.engines.spelling import Spelling, Vocabulary
 from rung.errors import EngineError
@@ -64,7 +64,7 @@ class Closer:
         self._vocabulary, self._limit = vocabulary, limit
         self._endings = compiled.endings
         self._over = False
-        self._matcher, self._place = compiled.matcher, Place()
+        self._matcher, self._place = compiled.matcher.deep_copy(), Place()
         self._end = compiled.smallest
         self._known: Known | None = None
         self._taken: list[int] = []
@@ -83,30 +83,30 @@ class Closer:
         """Whether a token may be part of the answer. After the first that may not none may."""
         text = self._vocabulary.text_of(token)
         room = min(self._limit - len(self._taken) - 1, LONGEST_END)
-        matcher = self._matcher.deep_copy()
-        self._over |= not text or room < 0 or matcher.try_consume_tokens([*text]) < len(text)
+        self._over |= not text or room < 0
         if self._over:
             return False
         place = self._place.after(text)
-        end = self._end_after(text, matcher, place, room)
+        size = self._matcher.try_consume_tokens([*text])
+        end = self._end_after(text, place, room) if size == len(text) else None
         if end is None:
             self._over = True
             return False
         if end is not self._end:
             self._known = None
-        self._matcher, self._place, self._end = matcher, place, end
+        self._place, self._end = place, end
         self._taken.append(token)
         return True
 
-    def _end_after(self, text: bytes, matcher: "LLMatcher", place: Place, room: int) -> Spelling | None:
+    def _end_after(self, text: bytes, place: Place, room: int) -> Spelling | None:
         """An end of at most `room` tokens after more text: what is left of the last one, it, or a new one."""
         for end in (self._end.after(len(text)), self._end):
-            if end.count <= room and completes(matcher, end.text):
+            if end.count <= room and completes(self._matcher, end.text):
                 return end
         if self._known is None:
             self._known = Known(self._end, self._place)
         hints = Hints(known=self._known, endings=self._endings)
-        return shortest(self._vocabulary, matcher, place, limit=room, hints=hints)
+        return shortest(self._vocabulary, self._matcher, place, limit=room, hints=hints)
 
 
 class Closings:
@@ -125,7 +125,7 @@ class Closings:
         """Raise EngineError for a schema that can't be kept to and for stop strings that would break it."""
         for request in requests:
             if request.schema is not None:
-                _require_harmless_stops(request.stop)
+                require_harmless_stops(request.stop)
                 self._compiled(request.schema)
 
     def least_tokens(self, schema: Json) -> int:
@@ -234,23 +234,10 @@ def _compile(schema: Json, vocabulary: Vocabulary) -> Compiled:
         raise EngineError(f"the JSON Schema can't be enforced: {matcher.get_error()}; simplify it")
     endings = endings_of(form, vocabulary, LONGEST_END)
     hints = Hints(endings=endings)
-    smallest = shortest(vocabulary, matcher, Place(), limit=LONGEST_END, hints=hints, ways=ONCE)
+    smallest = shortest(vocabulary, matcher, Place(), limit=LONGEST_END, hints=hints, work=ONCE)
     if smallest is None:
         raise EngineError(
             f"no answer to this JSON Schema was found that ends within {LONGEST_END} tokens: see whether a "
-            "part of it requires itself without end, or write its patterns simpler"
+            "part of it requires itself without end, ask for fewer items, or write its patterns simpler"
         )
     return Compiled(matcher=matcher, endings=endings, smallest=smallest)
-
-
-def _require_harmless_stops(stops: Sequence[str]) -> None:
-    """Raise EngineError for a string that compact JSON may hold: the answer would be cut there.
-
-    It holds no control character: in a string they are escaped, and there is no free white space.
-    """
-    for stop in stops:
-        if not any(character < " " for character in stop):
-            raise EngineError(
-                f"the stop string {stop!r} may occur inside an answer under a JSON Schema and would cut it: "
-                "leave it out, such an answer ends by itself"
-            )

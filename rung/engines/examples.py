@@ -5,15 +5,17 @@ import re
 from collections.abc import Iterator
 
 from rung.engines.schema import byte_grammar, subschemas
-from rung.engines.shortest import MOST_WAYS, Hints, Place, shortest
+from rung.engines.shortest import MOST_WORK, Hints, Place, shortest
 from rung.engines.spelling import Vocabulary
 from rung.records import Json
 
 CONSTRAINTS = ("pattern", "format", "minLength", "maxLength")
 OPERATORS = r"\[\^?\]?(?:\\.|[^\]\\])*\]|\\[a-zA-Z0-9]|\{[\d,]*\}|\(\?[^)\w]*|[\^$.|?*+()]"
 """Of a regular expression: everything that doesn't stand for itself."""
-ONCE = 10 * MOST_WAYS
-"""Ways that are made in a search that a schema needs once."""
+FILLINGS = (b" ", b"-", b"=", b"_", b"0", b"a")
+"""What a string of some length is filled with: of most of these vocabularies hold long runs."""
+ONCE = 10 * MOST_WORK
+"""For a search that a schema needs once."""
 
 
 def endings_of(schema: Json, vocabulary: Vocabulary, limit: int) -> tuple[bytes, ...]:
@@ -43,9 +45,12 @@ def _strings(schema: Json) -> Iterator[str]:
 
 def _example(part: dict[str, Json], vocabulary: Vocabulary, limit: int) -> bytes | None:
     matcher = byte_grammar(part)
-    pattern = part.get("pattern")
+    pattern, least = part.get("pattern"), part.get("minLength")
+    if pattern is None and "format" not in part and isinstance(least, int):
+        runs = (vocabulary.spell(b'"%b"' % (filling * least)) for filling in FILLINGS)
+        return min(runs, key=lambda run: run.count).text
     literals = tuple(dict.fromkeys(_literals(pattern))) if isinstance(pattern, str) else ()
-    found = shortest(vocabulary, matcher, Place(), limit=limit, hints=Hints(literals=literals), ways=ONCE)
+    found = shortest(vocabulary, matcher, Place(), limit=limit, hints=Hints(literals=literals), work=ONCE)
     return None if found is None else found.text
 
 

@@ -15,6 +15,7 @@ from hashlib import blake2b
 
 from rung.engines.base import Choice, Completion, EngineSpec, Progress, Request, no_progress
 from rung.engines.instance import smallest
+from rung.engines.schema import require_harmless_stops
 from rung.engines.trie import Search, Trie, log_sum
 from rung.errors import EngineError
 from rung.records import Json
@@ -84,6 +85,8 @@ class FakeEngine:
         """Known answers as they are, smallest instances for schemas, letters for everything else."""
         self._require_open()
         done = []
+        for request in requests:
+            require_harmless_stops(request.stop if request.schema is not None else ())
         for request in requests:
             done.append(self._complete(request))
             progress(len(done), len(requests))

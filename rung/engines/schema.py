@@ -6,7 +6,7 @@ came back). So every schema is checked before it is sent.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rung.errors import EngineError
@@ -62,6 +62,19 @@ def require_schema(schema: Json) -> None:
             + "; ".join(faults)
             + ". Take these keywords out and check them on the finished answer instead"
         )
+
+
+def require_harmless_stops(stops: Sequence[str]) -> None:
+    """Raise EngineError for a stop string that compact JSON may hold: an answer would be cut there.
+
+    Compact JSON holds no control characters: in strings they are escaped, and there is no free white space.
+    """
+    for stop in stops:
+        if not any(character < " " for character in stop):
+            raise EngineError(
+                f"the stop string {stop!r} may occur inside an answer under a JSON Schema and would cut it: "
+                "leave it out, such an answer ends by itself"
+            )
 
 
 def grammar(schema: Json) -> str:

@@ -16,8 +16,10 @@ from rung.engines.spelling import Spelling, Vocabulary
 if TYPE_CHECKING:
     from llguidance import LLMatcher
 
-MOST_WAYS = 2000
-"""Ways that are made before a search gives up."""
+MOST_WORK = 200_000
+"""Bytes of all ways that a search makes, and WAY_WORK for each, before it gives up."""
+WAY_WORK = 100
+"""Bytes of a text that cost as much as all else about a way."""
 MOST_BYTES = 8192
 """Of a way to the end: under a schema that only ever asks for more there is none."""
 BYTE_COST = 1 / 16
@@ -28,7 +30,7 @@ FREE = 48
 """Of more bytes than these that may come next letters are taken to be all alike, and digits."""
 ALIKE = 3
 """How many bytes of a string are tried of those after which the same may follow: tokens hold runs of some."""
-QUOTE, ESCAPE, COMMA = b'"\\,'
+QUOTE, ESCAPE, COMMA, COLON = b'"\\,:'
 PLAIN = bytes(byte for byte in range(32, 127) if byte != ESCAPE and not chr(byte).isalnum()) + b"0aA1"
 FIRST_INSIDE = b" 1-=0a_.A*"
 """The bytes of a string to try first: a 0 might stand for the year 0, which is no date."""
@@ -57,6 +59,7 @@ class Place(NamedTuple):
             if inside:
                 inside = escaped or byte != QUOTE
                 escaped = byte == ESCAPE and not escaped
+                length *= inside
             elif byte == QUOTE:
                 inside, length = True, 0
             elif byte in b"{[":
@@ -65,6 +68,8 @@ class Place(NamedTuple):
                 counts, length = counts[:-1], 0
             elif byte == COMMA:
                 counts, length = (*counts[:-1], counts[-1] + 1), 0
+            elif byte == COLON:
+                length = 0
         return Place(counts, inside, escaped, length)
 
 
@@ -113,13 +118,13 @@ def shortest(
     *,
     limit: int,
     hints: Hints,
-    ways: int = MOST_WAYS,
+    work: int = MOST_WORK,
 ) -> Spelling | None:
     """A text of at most `limit` tokens that completes the grammar; None where the search finds none.
 
     `matcher`, of llguidance's vocabulary of bytes, is left as it is.
     """
-    return _Search(vocabulary, limit, hints).run(matcher, place, ways)
+    return _Search(vocabulary, limit, hints).run(matcher, place, work)
 
 
 def completes(matcher: "LLMatcher", text: bytes) -> bool:
@@ -170,12 +175,12 @@ class _Search:
         self.open: list[_Way] = []
         self.best: dict[tuple, tuple[float, int]] = {}
         self.free: dict[int, list[_Group]] = {}
-        self.made = 0
+        self.made = self.work = 0
 
-    def run(self, matcher: "LLMatcher", place: Place, ways: int) -> Spelling | None:
-        """The cheapest way to the end, if one of the first `ways` leads there."""
+    def run(self, matcher: "LLMatcher", place: Place, work: int) -> Spelling | None:
+        """The cheapest way to the end, if it is found with so much work."""
         self._go(_Way(0, 0, 0, 0, b"", [0], place, NOTHING, matcher), _Step(b""))
-        while self.open and self.made < ways:
+        while self.open and self.work < work:
             way = heapq.heappop(self.open)
             if way.end is not None:
                 return way.end
@@ -185,18 +190,19 @@ class _Search:
     def _look(self, way: _Way) -> None:
         """Go on from where a way has led."""
         assert way.matcher is not None, "it isn't at the end"
-        known = self.hints.known
         allowed = mask_of(way.matcher)
         if allowed >> END & 1:
             self._end(way, None)
-        elif known is not None and (rest := known.rest(way.matcher, way.place)) is not None:
+        elif (rest := self._known(way.matcher, way.place)) is not None:
             self._end(way, rest)
-        elif over := _over(allowed, way.place):
-            self._go(way, _Step(over))
         else:
             steps = self._inside if way.place.inside else self._outside
             for step in steps(way, way.matcher, allowed):
                 self._go(way, step)
+
+    def _known(self, matcher: "LLMatcher", place: Place) -> Spelling | None:
+        known = self.hints.known
+        return None if known is None else known.rest(matcher, place)
 
     def _end(self, way: _Way, rest: Spelling | None) -> None:
         end = self.vocabulary.spell(way.text, rest)
@@ -207,10 +213,16 @@ class _Search:
             heapq.heappush(self.open, done)
 
     def _outside(self, way: _Way, matcher: "LLMatcher", allowed: int) -> Iterator[_Step]:
-        """What a value or a key may begin with, and the digits of a number."""
-        for group in _alike(matcher, allowed, FIRST_OUTSIDE):
-            rank, byte = group[0]
-            yield _Step(bytes([byte]), rank)
+        """What a value or a key may begin with, and digits: from 704 on a 9 leads to fewer than a 1.
+
+        Where one byte is a whole value nothing else is less but an empty string, whose quotes share tokens.
+        """
+        groups = _alike(matcher, allowed, FIRST_OUTSIDE)
+        whole = [group for group in groups if _ends_after(matcher, group[0][1], way.place)]
+        for group in groups:
+            for rank, byte in dict.fromkeys((group[0], group[-1])):
+                if not whole or group in whole or byte == QUOTE:
+                    yield _Step(bytes([byte]), rank)
 
     def _inside(self, way: _Way, matcher: "LLMatcher", allowed: int) -> Iterator[_Step]:
         """How a string may go on that can't end yet: beside an example, only by bytes unlike all others."""
@@ -232,21 +244,26 @@ class _Search:
                 yield _Step(literal, spelt=way.spelt | {literal})
 
     def _go(self, way: _Way, step: _Step) -> None:
-        """The way that goes on with a step and with all that must follow it."""
+        """The way that goes on with a step, with all that must follow it, and by ending what may end."""
         assert way.matcher is not None, "it isn't at the end"
-        matcher = way.matcher.deep_copy()
-        matcher.consume_tokens([*step.text])
-        forced = matcher.compute_ff_bytes()
-        text = way.text + step.text + forced
-        if len(text) > MOST_BYTES:
-            return
-        matcher.consume_tokens([*forced])
+        self.work += WAY_WORK + len(way.text)
+        matcher, place, text, more = way.matcher.deep_copy(), way.place, way.text, step.text
+        while True:
+            matcher.consume_tokens([*more])
+            forced = matcher.compute_ff_bytes()
+            if len(text) + len(more) + len(forced) > MOST_BYTES:
+                return
+            matcher.consume_tokens([*forced])
+            place, text = place.after(more + forced), text + more + forced
+            more = _over(mask_of(matcher), place)
+            if not more or self._known(matcher, place) is not None:
+                break
         costs = self.vocabulary.extend(way.costs, text)
         if costs[-1] > self.limit:
             return
-        place = way.place.after(step.text + forced)
         spelt = step.spelt if place.inside else NOTHING
-        key = (place, mask_of(matcher), text[-1:] if place.inside else b"", spelt)
+        value = text[-place.length :] if place.length else b""
+        key = (place, mask_of(matcher), value[:1], value[-1:], spelt)
         rank, chosen = way.rank + step.rank, way.chosen + step.chosen
         cost = costs[-1] + len(text) * BYTE_COST + chosen * CHOICE_COST
         if key in self.best and self.best[key] <= (cost, rank):
@@ -269,14 +286,27 @@ def _alike(matcher: "LLMatcher", allowed: int, first: bytes) -> list[_Group]:
     options.sort(key=lambda byte: first.find(byte) if byte in first else 256 + byte)
     groups: dict[tuple[int, bytes], _Group] = {}
     for rank, byte in enumerate(options):
-        copy = matcher.deep_copy()
-        copy.consume_token(byte)
-        groups.setdefault((mask_of(copy), copy.compute_ff_bytes()), []).append((rank, byte))
+        matcher.consume_token(byte)
+        groups.setdefault((mask_of(matcher), matcher.compute_ff_bytes()), []).append((rank, byte))
+        matcher.rollback(1)
     return [*groups.values()]
 
 
+def _ends_after(matcher: "LLMatcher", byte: int, place: Place) -> bool:
+    """Whether a byte may be all of a value."""
+    matcher.consume_token(byte)
+    allowed = mask_of(matcher)
+    matcher.rollback(1)
+    return bool(_over(allowed, place.after(bytes([byte])))) or bool(allowed >> END & 1)
+
+
 def _over(allowed: int, place: Place) -> bytes:
-    """The byte that ends what is open, or that goes on behind it, where one may come."""
+    """The byte that ends what is open, or that goes on behind it, where one may come.
+
+    Nothing where the whole text may end.
+    """
+    if allowed >> END & 1:
+        return b""
     if place.inside:
         return b'"' if not place.escaped and allowed >> QUOTE & 1 else b""
     return next((bytes([byte]) for byte in b"}],:" if allowed >> byte & 1), b"")

@@ -8,7 +8,7 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 import mmap
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -28,11 +28,29 @@ _SHORT_ARRAY: Final = 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Tensor:
+    """A weight's `shape` is rows first, as numpy has it, and `kind` ggml's number of its type.
+
+    Its bytes in the file begin at `begin`; where nobody knows the kind they have no `size`.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    kind: int
+    begin: int
+    size: int | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Header:
-    """`values` by key; `parameters` is the number of weights in all tensors."""
+    """`values` by key; `parameters` is the number of weights in all tensors.
+
+    `spans` are where each key-value pair begins and ends in the file, also those whose value was left out.
+    """
 
     values: Mapping[str, Value]
-    tensors: tuple[str, ...]
+    spans: Mapping[str, tuple[int, int]]
+    tensors: tuple[Tensor, ...]
     parameters: int
 
 
@@ -110,12 +128,15 @@ def _read(cursor: _Cursor, arrays: bool) -> Header:
     tensors = cursor.length(_MAX_TENSORS, "the tensor count")
     keys = cursor.length(_MAX_KEYS, "the key count")
     values: dict[str, Value] = {}
+    spans: dict[str, tuple[int, int]] = {}
     for _ in range(keys):
+        begin = cursor.at
         key = cursor.text("a key")
         value = _value(cursor, cursor.number("I", f"the type of {key!r}"), key, arrays)
         if value is not None:
             values[key] = value
-    return _tensors(cursor, tensors, values)
+        spans[key] = (begin, cursor.at)
+    return _tensors(cursor, tensors, values, spans)
 
 
 def _value(cursor: _Cursor, kind: int, key: str, arrays: bool) -> Value | None:
@@ -147,11 +168,13 @@ def _value(cursor: _Cursor, kind: int, key: str, arrays: bool) -> Value | None:
     return list(form.unpack_from(cursor.data, begin)) if wanted else None
 
 
-def _tensors(cursor: _Cursor, count: int, values: Mapping[str, Value]) -> Header:
-    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+def _tensors(
+    cursor: _Cursor, count: int, values: Mapping[str, Value], spans: Mapping[str, tuple[int, int]]
+) -> Header:
+    from gguf import GGML_QUANT_SIZES
 
     sizes = {int(kind): size for kind, size in GGML_QUANT_SIZES.items()}
-    names: list[str] = []
+    found: list[Tensor] = []
     parameters, last = 0, 0
     for _ in range(count):
         name = cursor.text("a tensor's name")
@@ -161,13 +184,14 @@ def _tensors(cursor: _Cursor, count: int, values: Mapping[str, Value]) -> Header
         shape = [cursor.number("Q", f"the shape of tensor {name!r}") for _ in range(rank)]
         kind = cursor.number("I", f"the type of tensor {name!r}")
         offset = cursor.number("Q", f"the offset of tensor {name!r}")
-        block, width = sizes.get(kind, sizes[int(GGMLQuantizationType.I8)])
         weights = prod(shape)
+        size = weights // sizes[kind][0] * sizes[kind][1] if kind in sizes else None
         parameters += weights
-        last = max(last, offset + (weights // block * width if kind in sizes else 0))
-        names.append(name)
+        last = max(last, offset + (size or 0))
+        found.append(Tensor(name=name, shape=tuple(reversed(shape)), kind=kind, begin=offset, size=size))
     alignment = values.get("general.alignment", 32)
     step = alignment if isinstance(alignment, int) and 0 < alignment <= 1 << 20 else 32
-    cursor.at = -(-cursor.at // step) * step
+    cursor.at = start = -(-cursor.at // step) * step
     cursor.need(last, "its tensors")
-    return Header(values=values, tensors=tuple(names), parameters=parameters)
+    tensors = tuple(replace(tensor, begin=start + tensor.begin) for tensor in found)
+    return Header(values=values, spans=spans, tensors=tensors, parameters=parameters)

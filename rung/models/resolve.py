@@ -12,7 +12,7 @@ from typing import Any, Final
 from rung.errors import ModelError
 from rung.models._fetch import Progress, fetch, is_here, no_progress
 from rung.models._gguf import gguf_metadata as gguf_metadata
-from rung.models._gguf import read_header
+from rung.models._gguf import read_header as read_header
 from rung.models._hub import download
 from rung.models.catalog import CATALOG, Entry, ModelKind, entry_named, entry_with
 from rung.runs import file_digest

@@ -154,10 +154,9 @@ def calibration_text(found: Calibration) -> str:
         return found.note
     before, after = (score_text(one.ece, "accuracy") for one in scores)
     where = "test" if found.test else "dev"
-    how = map_text(found.map)
     if found.map.method == "none":
-        return f"ECE {before} on {count_text(scores[0].n, f'{where} row')}, {how}"
-    return f"ECE {before} → {after} on {count_text(scores[0].n, f'{where} row')}, {how}"
+        return f"ECE {before} on {count_text(scores[0].n, f'{where} row')}, probabilities left as they come"
+    return f"ECE {before} → {after} on {count_text(scores[0].n, f'{where} row')}, {map_text(found.map)}"
 
 
 def map_text(by: CalibrationMap) -> str:
@@ -168,21 +167,21 @@ def map_text(by: CalibrationMap) -> str:
         return f"Platt scaling, slope {by.slope:.2g}, intercept {by.intercept:.2g}"
     if by.method == "isotonic":
         return f"isotonic regression, {count_text(len(by.knots), 'knot')}"
-    return "probabilities left as they come"
+    return "as they come"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CalibrationRow:
-    """A rung's calibration on one split, every cell as text; pairs are before and after."""
+    """A rung's calibration on one split, every cell as text: before and after, one figure for no change."""
 
     rung: str
     rows: str
     how: str
-    ece: tuple[str, str]
-    ece_15: tuple[str, str]
+    ece: tuple[str, ...]
+    ece_15: tuple[str, ...]
     by_chance: str
-    brier: tuple[str, str]
-    log_loss: tuple[str, str]
+    brier: tuple[str, ...]
+    log_loss: tuple[str, ...]
 
 
 def calibrations(climb: Climb) -> list[CalibrationRow]:
@@ -197,19 +196,20 @@ def _calibration_row(rung: str, found: Calibration) -> CalibrationRow | None:
     if scores is None:
         return None
     before, after = scores
+    shown = scores[:1] if found.map.method == "none" else scores
 
-    def pair(name: str) -> tuple[str, str]:
-        return score_text(getattr(before, name), "accuracy"), score_text(getattr(after, name), "accuracy")
+    def figures(name: str) -> tuple[str, ...]:
+        return tuple(score_text(getattr(one, name), "accuracy") for one in shown)
 
     return CalibrationRow(
         rung=rung,
         rows=f"{before.n:,} {'test' if found.test else 'dev'}",
-        how=map_text(found.map),
-        ece=pair("ece"),
-        ece_15=pair("ece_15"),
+        how=map_text(found.map) + ("" if found.every_label else ", answers alone"),
+        ece=figures("ece"),
+        ece_15=figures("ece_15"),
         by_chance=score_text(after.ece_15_by_chance, "accuracy"),
-        brier=pair("brier"),
-        log_loss=pair("log_loss"),
+        brier=figures("brier"),
+        log_loss=figures("log_loss"),
     )
 
 

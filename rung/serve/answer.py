@@ -122,18 +122,18 @@ def fitting(served: Served, asked: Asked, systems: Systems) -> Asked:
 async def reply(systems: Systems, served: Served, question: Asked, wish: Wish) -> Reply:
     """One whole answer. Raises Fault."""
     try:
-        await systems.warm(served)
-        if served.labelled:
-            return _of_answer(await _label(systems, served, question), wish)
-        if served.host is None:
-            return await _from_bench(systems, served, question, wish)
-        request = _request(served, question, wish)
-        completion, tops = await served.host.ask(
-            question.prompt,
-            served.adapter,
-            lambda slot: _written(_calls(served), request, slot, wish.top),
-        )
-        return _reply(served, completion, tops)
+        async with systems.using(served):
+            if served.labelled:
+                return _of_answer(await _label(systems, served, question), wish)
+            if served.host is None:
+                return await _from_bench(systems, served, question, wish)
+            request = _request(served, question, wish)
+            completion, tops = await served.host.ask(
+                question.prompt,
+                served.adapter,
+                lambda slot: _written(_calls(served), request, slot, wish.top),
+            )
+            return _reply(served, completion, tops)
     except Full as full:
         raise overloaded(full.retry_after_s, full.waiting) from None
     except Refused as refusal:
@@ -156,9 +156,8 @@ async def stream(
         return
     sent = ""
     try:
-        await systems.warm(served)
         try:
-            async with aclosing(_pieces(served, question, wish)) as pieces:
+            async with systems.using(served), aclosing(_pieces(served, question, wish)) as pieces:
                 async for piece in pieces:
                     sent += piece.text if isinstance(piece, Piece) else ""
                     yield piece
@@ -257,8 +256,8 @@ async def label(systems: Systems, served: Served, question: Asked, *, every: boo
     Raises Fault.
     """
     try:
-        await systems.warm(served)
-        return await _label(systems, served, question, every)
+        async with systems.using(served):
+            return await _label(systems, served, question, every)
     except Full as full:
         raise overloaded(full.retry_after_s, full.waiting) from None
     except Refused as refusal:

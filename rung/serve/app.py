@@ -17,6 +17,7 @@ from rung.serve.decision_wire import DecisionRequest, SystemOneRequest
 from rung.serve.faults import Fault, bad, forbidden, unknown_model
 from rung.serve.gateway import Gateway
 from rung.serve.wire import ChatRequest, CompletionRequest, EmbeddingRequest, LoadRequest
+from rung.web.page import page_routes
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -50,6 +51,9 @@ def make_app(gateway: Gateway) -> FastAPI:
         summary="Systems behind an OpenAI-compatible endpoint.",
         lifespan=life,
         responses=RESPONSES,
+        # FastAPI's own pages load scripts from elsewhere; what they would show is at /openapi.json.
+        docs_url=None,
+        redoc_url=None,
     )
     app.add_exception_handler(Fault, _on_fault)
     app.add_exception_handler(RungError, _on_error)
@@ -59,6 +63,7 @@ def make_app(gateway: Gateway) -> FastAPI:
     _answers(app, gateway)
     _manages(app, gateway)
     _watches(app, gateway)
+    app.routes.extend(page_routes())
     return app
 
 
@@ -154,7 +159,8 @@ def _watches(app: FastAPI, gateway: Gateway) -> None:
     @app.get("/readyz", tags=["operations"])
     async def readyz() -> Response:
         """Whether it takes requests: not while it's being stopped, nor while an engine is down."""
-        down = [served.name for served in gateway.systems if served.host and not served.host.ready]
+        hosts = [(served.name, served.host) for served in gateway.systems if served.host is not None]
+        down = [name for name, host in hosts if not host.ready and not host.asleep]
         ready = not gateway.closing and not down
         found = {"status": "ready" if ready else "not ready", "waiting_for": sorted(down)}
         return JSONResponse(found, status_code=200 if ready else 503)

@@ -46,13 +46,17 @@ class Running:
 
 @dataclass
 class Host:
-    """One base model. `spec` has neither adapters nor an adapter; for one event loop."""
+    """One base model. `spec` has neither adapters nor an adapter; for one event loop.
+
+    `asleep`: it has no child on purpose, and the next request starts one.
+    """
 
     spec: EngineSpec
     lanes: Lanes
     limit_s: float
     calls: Calls = field(init=False)
     restarts: int = 0
+    asleep: bool = False
     _running: Running | None = None
     _adapters: tuple[Path, ...] = ()
     _change: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -104,7 +108,7 @@ class Host:
     async def sleep(self) -> None:
         """End the child, to free its memory. The next request starts it again."""
         async with self._change:
-            old, self._running = self._running, None
+            old, self._running, self.asleep = self._running, None, True
             if old is not None:
                 self._retire(old)
 
@@ -250,6 +254,7 @@ class Host:
         old = self._running
         spec = replace(self.spec, adapters=adapters)
         child = await asyncio.to_thread(Child, spec, request_limit_s=self.limit_s)
+        self.asleep = False
         self._running = Running(
             child=child,
             adapters=adapters,

@@ -152,6 +152,7 @@ async def _follow(systems: Systems, say: Callable[[str], None]) -> None:
     """Serve what the tags mean, as it changes."""
     while True:
         await asyncio.sleep(TAGS_S)
+        await systems.tidy()
         for name in await systems.follow_tags():
             served = systems.find(name)
             if served is not None:

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,6 +69,7 @@ class Served:
     tag: str | None = None
     created: int = field(default_factory=lambda: int(time.time()))
     used: float = field(default_factory=time.monotonic)
+    requests: int = 0
 
     @property
     def spec(self) -> Spec:
@@ -160,11 +162,30 @@ class Systems:
                 await self._let_go(old)
             return old is not None
 
-    async def warm(self, served: Served) -> None:
-        """Make room for a System whose adapter was put out, before its request loads it again."""
-        if not served.warm:
-            async with self._change:
-                await self._make_room(served)
+    @asynccontextmanager
+    async def using(self, served: Served) -> AsyncGenerator[None]:
+        """Keep a System loaded for a request, and load it where it was put out. Raises EngineError."""
+        served.requests += 1
+        served.used = time.monotonic()
+        try:
+            if not served.warm and served.host is not None:
+                async with self._change:
+                    await self._make_room(served)
+                    await served.host.have([] if served.adapter is None else [served.adapter])
+            yield
+        finally:
+            served.requests -= 1
+
+    async def tidy(self) -> None:
+        """Put out what is longest unused where more memory is held than allowed: many were in use at once."""
+        limit = self.limits.memory_mb
+        if limit is None or self.memory_mb() <= limit:
+            return
+        async with self._change:
+            await self._put_out(self.memory_mb() - limit)
+            for host in self.hosts.values():
+                with suppress(EngineError):  # the child that has them goes on
+                    await host.rest()
 
     async def follow_tags(self) -> list[str]:
         """Serve what the tags mean now; the names of those that changed."""
@@ -243,22 +264,30 @@ class Systems:
         return self.hosts[model.digest]
 
     async def _make_room(self, wanted: Served) -> None:
-        """Put out adapters, then base models, that were longest unused, where memory would not do."""
+        """Put out what was longest unused, where memory would not do for another adapter."""
         if self.limits.memory_mb is None or wanted.warm:
             return
         size = wanted.adapter.stat().st_size / 2**20 if wanted.adapter is not None else 0.0
-        over = self.memory_mb() + size - self.limits.memory_mb
+        await self._put_out(self.memory_mb() + size - self.limits.memory_mb, wanted)
+
+    async def _put_out(self, over: float, wanted: Served | None = None) -> None:
+        """Let go of about so many MiB of adapters and models that are not in use, the longest unused first.
+
+        An adapter's memory is free once its host has changed children.
+        """
         for served in sorted(self, key=lambda s: s.used):
+            host = served.host
             if over <= 0:
                 return
-            if served is wanted or served.host is None or not served.warm:
+            if served is wanted or host is None or served.requests or not served.warm:
                 continue
-            if served.adapter is not None and not self._shared(served, [wanted]):
-                over -= served.adapter.stat().st_size / 2**20
-                await served.host.have(remove=[served.adapter])
-            elif served.host is not wanted.host and not served.host.lanes.running:
-                over -= served.host.memory_mb()
-                await served.host.sleep()
+            if served.adapter is not None:
+                if not self._shared(served, [] if wanted is None else [wanted]):
+                    over -= served.adapter.stat().st_size / 2**20
+                    await host.have(remove=[served.adapter])
+            elif (wanted is None or host is not wanted.host) and not host.lanes.running:
+                over -= host.memory_mb()
+                await host.sleep()
 
     def _shared(self, served: Served, also: Iterable[Served] = ()) -> bool:
         """Whether another name uses the same adapter."""

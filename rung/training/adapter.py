@@ -16,25 +16,14 @@ PERMUTED = frozenset({"llama", "granite", "smollm3", "arcee"})
 
 
 def to_gguf(folder: Path, out: Path, *, config: dict) -> Path:
-    """Write the PEFT adapter in `folder` as `out`. `config` is the base's transformers config as a dict.
+    """Write the PEFT adapter in `folder` as `out`, in fp16. `config` is the base's transformers config.
 
-    Each A stays [rank, in], each B [out, rank], in fp16; for llama's query and key the rows of B follow
-    the permutation that llama.cpp's converter gives the weight. Raises ModelError for an unknown
-    architecture or tensor.
+    Raises ModelError for an unknown architecture or tensor.
     """
     adapter = read_config(folder)
-    architecture = _architecture(config)
-    names = gguf.get_tensor_name_map(_arch_enum(architecture), int(config["num_hidden_layers"]))
-    tensors = {}
-    for key, tensor in sorted(load_file(folder / ADAPTER_WEIGHTS).items()):
-        module, matrix = _split(key)
-        name = names.get_name(module)
-        if name is None:
-            raise ModelError(f"{folder}: llama.cpp has no place for the tensor {key!r} of {architecture!r}")
-        if matrix == "lora_b" and architecture in PERMUTED:
-            tensor = _permute(tensor, module, config)
-        tensors[f"{name}.weight.{matrix}"] = np.ascontiguousarray(tensor.astype(np.float16))
-    writer = gguf.GGUFWriter(str(out), architecture)
+    found = matrices(folder, config=config)
+    tensors = {name: np.ascontiguousarray(tensor.astype(np.float16)) for name, tensor in found.items()}
+    writer = gguf.GGUFWriter(str(out), _architecture(config))
     writer.add_type(gguf.GGUFType.ADAPTER)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
     writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(adapter["lora_alpha"]))
@@ -45,6 +34,27 @@ def to_gguf(folder: Path, out: Path, *, config: dict) -> Path:
     writer.write_tensors_to_file()
     writer.close()
     return out
+
+
+def matrices(folder: Path, *, config: dict) -> dict[str, np.ndarray]:
+    """The A and B of the PEFT adapter in `folder` under llama.cpp's names: `blk.0.attn_q.weight.lora_a`.
+
+    Each A stays [rank, in], each B [out, rank]; for llama's query and key the rows of B follow the
+    permutation that llama.cpp's converter gives the weight. Raises ModelError for an unknown architecture or
+    tensor.
+    """
+    architecture = _architecture(config)
+    names = gguf.get_tensor_name_map(_arch_enum(architecture), int(config["num_hidden_layers"]))
+    tensors = {}
+    for key, tensor in sorted(load_file(folder / ADAPTER_WEIGHTS).items()):
+        module, matrix = split(key)
+        name = names.get_name(module)
+        if name is None:
+            raise ModelError(f"{folder}: llama.cpp has no place for the tensor {key!r} of {architecture!r}")
+        if matrix == "lora_b" and architecture in PERMUTED:
+            tensor = _permute(tensor, module, config)
+        tensors[f"{name}.weight.{matrix}"] = tensor
+    return tensors
 
 
 def permute(rows: np.ndarray, heads: int) -> np.ndarray:
@@ -64,7 +74,8 @@ def _permute(tensor: np.ndarray, module: str, config: dict) -> np.ndarray:
     return tensor
 
 
-def _split(key: str) -> tuple[str, str]:
+def split(key: str) -> tuple[str, str]:
+    """The module that a tensor of a PEFT folder is of, and which of its matrices, as llama.cpp names it."""
     module, _, rest = key.removeprefix(PREFIX).partition(".lora_")
     return module, f"lora_{rest[0].lower()}"
 

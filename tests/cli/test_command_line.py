@@ -65,11 +65,11 @@ def test_help_lists_the_commands_and_where_to_start(tmp_path):
     done = run("--help", folder=tmp_path)
     text = done.stdout.decode()
     assert done.returncode == 0
-    assert all(f" {name} " in text for name in ("init", "climb", "report", "ask", "models"))
+    assert all(f" {name} " in text for name in ("init", "climb", "report", "ask", "export", "models"))
     assert "Start with `rung climb FILE`" in text
 
 
-@pytest.mark.parametrize("command", ["init", "climb", "report", "ask", "models"])
+@pytest.mark.parametrize("command", ["init", "climb", "report", "ask", "export", "models"])
 def test_each_command_explains_itself_with_an_example(command, tmp_path):
     text = run(command, "--help", folder=tmp_path).stdout.decode()
     assert f"Example: rung {command} " in text
@@ -102,6 +102,9 @@ def test_the_version_is_that_of_the_package(tmp_path):
         (["report", "nowhere"], "nowhere does not exist"),
         (["report"], "rung climb TASK"),
         (["ask", "nowhere", "hello"], "nowhere"),
+        (["export", "nowhere", "--to", "gguf", "--out", "x"], "no System at 'nowhere'"),
+        (["export", "nowhere", "--to", "pdf", "--out", "x"], "pdf"),
+        (["export", "nowhere", "--to", "gguf"], "--out"),
         (["models", "--fetch", "smollm"], "smollm2-135m"),
         (["climb", "a text that was pasted " * 20], "File name too long"),
     ],

@@ -223,6 +223,35 @@ def test_an_answer_is_held_to_its_schema(engine):
         assert answer["kind"] in ("a", "b")
 
 
+def test_an_answer_under_a_schema_is_whole_at_any_limit_or_the_fewest_tokens_are_named(engine):
+    schema = {
+        "type": "object",
+        "properties": {"kind": {"enum": ["a", "b"]}, "note": {"type": "string"}},
+        "required": ["kind", "note"],
+    }
+    found = engine.generate([r for limit in range(30) for r in requests(1, max_tokens=limit, schema=schema)])
+    refused = [limit for limit, completion in enumerate(found) if completion.failure is not None]
+    least = len(refused)
+    assert 1 < least < 30
+    assert refused == list(range(least))
+    for completion in found[:least]:
+        assert completion.failure is not None
+        assert str(least) in completion.failure
+        assert (completion.text, completion.tokens) == ("", ())
+    for limit, completion in enumerate(found[least:], start=least):
+        answer = json.loads(completion.text)
+        assert answer.keys() == {"kind", "note"}
+        assert answer["kind"] in ("a", "b")
+        assert len(completion.tokens) <= limit
+
+
+def test_a_stop_string_that_an_answer_under_a_schema_may_hold_is_refused(engine):
+    with pytest.raises(EngineError, match="stop string"):
+        engine.generate(requests(1, schema={"type": "boolean"}, stop=("}",)))
+    (fine,) = engine.generate(requests(1, schema={"type": "boolean"}, stop=("\n\n",)))
+    assert json.loads(fine.text) in (True, False)
+
+
 def test_memory_is_a_number_of_mebibytes(engine):
     assert 0 <= engine.memory_mb() < 4096
 

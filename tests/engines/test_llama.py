@@ -81,7 +81,7 @@ def test_a_child_that_dies_twice_ends_the_batch_with_its_last_words():
 
 def test_a_request_over_its_time_limit_fails_alone():
     engine = LlamaEngine(llama_spec(parallel=2, context=2048), request_limit_s=1.0)
-    schema = {"type": "array", "items": {"type": "integer"}, "minItems": 600}
+    schema = {"type": "array", "items": {"type": "integer"}, "minItems": 400}
     slow = Request(prompt=PROMPT, max_tokens=2000, schema=schema)
     late, fine = engine.generate([slow, Request(prompt=PROMPT, max_tokens=1)])
     assert late.failure is not None
@@ -245,7 +245,7 @@ from tests.fixtures_models import llama_spec
 engine = LlamaEngine(llama_spec(context=4096))
 sys.stdout.write(f"{engine.pid}\\n")
 sys.stdout.flush()
-schema = {"type": "array", "items": {"type": "integer"}, "minItems": 600}
+schema = {"type": "array", "items": {"type": "integer"}, "minItems": 400}
 engine.generate([Request(prompt=(504, 1000 + i), max_tokens=4000, schema=schema) for i in range(50)])
 """
 

@@ -34,7 +34,12 @@ def test_the_header_equals_what_the_gguf_package_reads(tiny_gguf) -> None:
     theirs = {key: field.contents() for key, field in reader.fields.items() if not key.startswith("GGUF.")}
     assert found == theirs
     head = read_header(path)
-    assert head.tensors == tuple(tensor.name for tensor in reader.tensors)
+    data = path.read_bytes()
+    assert [tensor.name for tensor in head.tensors] == [tensor.name for tensor in reader.tensors]
+    for ours, tensor in zip(head.tensors, reader.tensors, strict=True):
+        assert ours.size is not None
+        assert data[ours.begin : ours.begin + ours.size] == tensor.data.tobytes()
+        assert ours.shape == tuple(reversed(tensor.shape.tolist())) and ours.kind == tensor.tensor_type
     assert head.parameters == sum(int(tensor.n_elements) for tensor in reader.tensors)
 
 

@@ -5,6 +5,10 @@ from dataclasses import replace
 
 from rung.records import (
     Answer,
+    Calibration,
+    CalibrationMap,
+    CalibrationMethod,
+    CalibrationScore,
     CheckRun,
     Climb,
     Comparison,
@@ -19,6 +23,7 @@ from rung.records import (
     MetricName,
     Parity,
     Prediction,
+    ReliabilityBin,
     RungResult,
     SplitName,
     Stopped,
@@ -202,6 +207,56 @@ def synthetic_climb() -> Climb:
         versions=(("python", "3.11.9"), ("rung", "0.1.0"), ("torch", "2.13.0")),
         digests=(("rows", "5f2c90aa11"), ("splits", "77ab12cd34")),
         disagreements=disagreements(),
+    )
+
+
+def calibration(method: CalibrationMethod = "temperature", *, on_test: bool = True) -> Calibration:
+    """Synthetic figures: what a temperature of 1.7 might do."""
+
+    def scores(n: int) -> tuple[CalibrationScore, CalibrationScore]:
+        bins = tuple(
+            ReliabilityBin(
+                rows=n // 4, confidence=p, accuracy=p - 0.02, interval=Interval(low=p - 0.1, high=1.0)
+            )
+            for p in (0.5, 0.7, 0.9, 0.98)
+        )
+        before = CalibrationScore(
+            n=n,
+            ece=0.0412,
+            ece_15=0.0601,
+            ece_15_by_chance=0.031,
+            brier=0.151,
+            log_loss=0.402,
+            reliability=bins,
+        )
+        after = replace(before, ece=0.0183, ece_15=0.0355, brier=0.139, log_loss=0.331)
+        return before, before if method == "none" else after
+
+    return Calibration(
+        map=CalibrationMap(method=method, temperature=1.7),
+        rows=400,
+        rows_digest="d",
+        every_label=on_test,
+        note="synthetic",
+        dev=scores(400),
+        test=scores(400) if on_test else None,
+    )
+
+
+def calibrated_climb() -> Climb:
+    """The climb with calibrations: sft's on test, few_shot's on dev alone, head's of no use."""
+    climb = synthetic_climb()
+    head, prompt, few_shot, optimise, sft, distill = climb.results
+    return replace(
+        climb,
+        results=(
+            replace(head, calibration=calibration("none")),
+            prompt,
+            replace(few_shot, calibration=calibration("platt", on_test=False)),
+            optimise,
+            replace(sft, calibration=calibration()),
+            distill,
+        ),
     )
 
 

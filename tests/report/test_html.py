@@ -4,7 +4,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from climb_fixture import hostile_climb, one_rung_climb, stopped_climb, synthetic_climb
+from climb_fixture import (
+    calibrated_climb,
+    hostile_climb,
+    one_rung_climb,
+    stopped_climb,
+    synthetic_climb,
+)
 
 from rung.report.html import TEMPLATES, parted, report_html, write_report
 
@@ -162,6 +168,14 @@ def test_an_empty_climb_still_makes_a_page():
     text = Reader(report_html(bare, RUN)).text
     assert "No verdict" in text
     assert "rung ask" not in text
+
+
+def test_calibrations_have_a_table_of_their_own_and_the_shipped_rung_its_reliability(page):
+    found = Reader(report_html(calibrated_climb(), RUN)).text
+    assert "Can the probabilities be trusted?" in found
+    assert ".041 → .018 .060 → .035 .031 .151 → .139 .402 → .331 temperature 1.7" in found
+    assert "How often sft is right, by its probability" in found and ".400–1.000" in found
+    assert "Can the probabilities be trusted?" not in page
 
 
 def test_the_templates_are_shipped_with_the_package():

@@ -1,6 +1,14 @@
 from dataclasses import replace
 
-from climb_fixture import measurement, one_rung_climb, result, stopped_climb, synthetic_climb
+from climb_fixture import (
+    calibrated_climb,
+    calibration,
+    measurement,
+    one_rung_climb,
+    result,
+    stopped_climb,
+    synthetic_climb,
+)
 
 from rung.records import Answer, Disagreement, Parity, Prediction
 from rung.report import summary
@@ -176,3 +184,32 @@ def test_what_was_predicted_stands_beside_what_it_took_and_the_peak_of_memory():
     )
     assert row_of(climb, "sft").took == "peak memory 1.9 GiB"
     assert row_of(climb, "distill").took == ""
+
+
+def test_the_shipped_rungs_calibration_is_one_line_with_its_rows():
+    told = dict(summary.facts(calibrated_climb()))
+    assert told["Calibration"] == "ECE .041 → .018 on 400 test rows, temperature 1.7"
+    assert "Calibration" not in dict(summary.facts(synthetic_climb()))
+
+
+def test_a_calibration_says_what_it_rests_on():
+    none, dev = calibration("none"), calibration("platt", on_test=False)
+    assert summary.calibration_text(none) == "ECE .041 on 400 test rows, probabilities left as they come"
+    assert summary.calibration_text(dev).startswith("ECE .041 → .018 on 400 dev rows, Platt scaling")
+    few = replace(none, dev=None, test=None, note="12 rows are too few to calibrate on")
+    assert summary.calibration_text(few) == "12 rows are too few to calibrate on"
+
+
+def test_every_calibration_is_a_row_and_one_figure_stands_where_nothing_was_changed():
+    head, few_shot, sft = summary.calibrations(calibrated_climb())
+    assert (head.rung, head.ece, head.rows) == ("head", (".041",), "400 test")
+    assert (few_shot.rows, few_shot.ece) == ("400 dev", (".041", ".018"))
+    assert few_shot.how.endswith("answers alone")
+    assert (sft.ece_15, sft.brier, sft.log_loss) == ((".060", ".035"), (".151", ".139"), (".402", ".331"))
+    assert sft.by_chance == ".031"
+
+
+def test_the_shipped_rungs_reliability_is_a_table():
+    assert summary.reliability(calibrated_climb())[0] == ("100", ".500", ".480", ".400–1.000")
+    assert summary.reliability(synthetic_climb()) == []
+    assert summary.reliability(one_rung_climb()) == []

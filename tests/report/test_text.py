@@ -1,9 +1,16 @@
 import io
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from climb_fixture import hostile_climb, one_rung_climb, stopped_climb, synthetic_climb
+from climb_fixture import (
+    calibrated_climb,
+    hostile_climb,
+    one_rung_climb,
+    stopped_climb,
+    synthetic_climb,
+)
 from rich.cells import cell_len
 from rich.console import Console
 
@@ -17,7 +24,9 @@ def shown(climb, width, run=None):
 
 
 @pytest.mark.parametrize("width", [80, 120])
-@pytest.mark.parametrize("climb", [synthetic_climb(), hostile_climb(), one_rung_climb(), stopped_climb()])
+@pytest.mark.parametrize(
+    "climb", [synthetic_climb(), hostile_climb(), one_rung_climb(), stopped_climb(), calibrated_climb()]
+)
 def test_no_line_is_wider_than_the_terminal(climb, width):
     assert max(cell_len(line) for line in shown(climb, width, Path("runs/demo")).splitlines()) <= width
 
@@ -50,6 +59,14 @@ def test_every_rung_the_verdict_and_the_places_are_shown(width):
         "rung ask 'runs/my run/winner'",
     ):
         assert words in text
+
+
+def test_the_calibration_of_the_shipped_rung_is_told():
+    lines = shown(calibrated_climb(), 120).splitlines()
+    assert any(
+        re.fullmatch(r"Calibration +ECE \.041 → \.018 on 400 test rows, temperature 1\.7", x.strip())
+        for x in lines
+    )
 
 
 def test_the_shipped_rung_is_marked_without_colour():

@@ -1,0 +1,256 @@
+"""The README of an export: what it is, how it is used, what was proved, and what binds whoever gets it.
+
+For a model hub it is the model card, with front matter.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from rung import __version__
+from rung.records import Interval, Measurement, MetricName
+from rung.scoring.notation import score_text
+from rung.ship.parity import Gate
+from rung.ship.rows import Origin
+from rung.ship.subject import Subject
+from rung.ship.targets import ADAPTER, Target
+from rung.ship.usage import code_text, usage
+from rung.ship.ways import WayName
+from rung.system import context_of
+
+GEMMA_NOTICE: Final = (
+    "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms"
+)
+"""What the Gemma Terms of Use want in a file called Notice, word for word."""
+LABELS_ONLY: Final = "- It always gives one of its labels, also where none fits."
+WAY_TEXTS: Final[Mapping[WayName, str]] = {
+    "as_served": "as the System is",
+    "written": "in free text at temperature 0",
+    "listed": "as a JSON string held to the list of labels",
+    "guided": "token by token within the labels",
+}
+HUB_METRICS: Final[Mapping[MetricName, str]] = {
+    "accuracy": "accuracy",
+    "macro_f1": "f1",
+    "field_f1": "f1",
+    "exact": "exact_match",
+    "rouge_l": "rouge",
+    "mae": "mae",
+    "spearman": "spearmanr",
+}
+
+
+def readme(
+    subject: Subject, target: Target, kind: str, gate: Gate, origin: Origin | None, size_bytes: int
+) -> str:
+    """The whole README.md."""
+    lines = [*_front_matter(subject, kind, origin)] if target == "hub-folder" else []
+    lines += [f"# {subject.name}", "", *_what(subject, target, kind, origin, size_bytes)]
+    lines += ["", "## Use", "", *usage(subject, target, kind, gate)]
+    if origin is not None:
+        lines += ["", "## Scores", "", *_scores(origin)]
+    lines += ["", "## Parity", "", *_parity(gate)]
+    lines += ["", "## Limits", "", *_limits(subject, gate, origin)]
+    lines += ["", "## Licence", "", *_licence(subject)]
+    return "\n".join(lines) + "\n"
+
+
+def notice(subject: Subject) -> str:
+    """The file NOTICE: whose weights these are made of, under what terms, and that they were changed."""
+    base = subject.hub_id or subject.model.name
+    changed = "tuned with a LoRA" if subject.adapter is not None else "given a fixed prompt"
+    lines = [
+        f"Made from {base} (weights with the SHA-256 {subject.model.digest}), {changed} by rung.",
+        f"The licence of {base}: {_licence_name(subject)}.",
+    ]
+    if _licence_name(subject) == "gemma":
+        lines.append(GEMMA_NOTICE)
+    return "\n".join(lines) + "\n"
+
+
+def _front_matter(subject: Subject, kind: str, origin: Origin | None) -> list[str]:
+    """YAML as model hubs read it. JSON strings are YAML strings."""
+    tags = ["rung", "text-classification" if subject.spec.kind == "label" else "text-generation"]
+    fields: dict[str, Any] = {
+        "license": _licence_name(subject).replace("unknown", "other"),
+        "library_name": "peft" if kind == ADAPTER else "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": [*tags, "lora"] if kind == ADAPTER else tags,
+    }
+    if subject.hub_id is not None:
+        fields["base_model"] = subject.hub_id
+        fields["base_model_relation"] = "adapter" if kind == ADAPTER else "finetune"
+    if origin is not None:
+        fields["metrics"] = [HUB_METRICS[origin.climb.metric]]
+        fields["model-index"] = [_index(subject, origin)]
+    return [
+        "---",
+        *(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in fields.items()),
+        "---",
+        "",
+    ]
+
+
+def _index(subject: Subject, origin: Origin) -> dict[str, Any]:
+    """The score as a hub lists it: the test's, or that on dev where the test wasn't opened for it."""
+    climb, result = origin.climb, origin.result
+    found = result.test or result.dev
+    split = "test" if result.test is not None else "dev"
+    metrics = []
+    if found is not None:
+        metrics = [
+            {
+                "type": HUB_METRICS[climb.metric],
+                "name": f"{climb.metric} ({split}, n = {found.n})",
+                "value": round(found.score, 4),
+            }
+        ]
+    return {
+        "name": subject.name,
+        "results": [
+            {
+                "task": {"type": "text-classification" if climb.kind == "label" else "text-generation"},
+                "dataset": {"name": climb.task, "type": "private", "split": split},
+                "metrics": metrics,
+            }
+        ],
+    }
+
+
+def _what(subject: Subject, target: Target, kind: str, origin: Origin | None, size_bytes: int) -> list[str]:
+    spec = subject.spec
+    made = (
+        f"a LoRA tune of {code_text(subject.model.name)}" if subject.adapter is not None else "a fixed prompt"
+    )
+    lines = [
+        f"A System of rung ({made}) that answers one job with a {spec.kind}, exported as {target}, {kind}: "
+        f"{size_bytes / 1e6:,.1f} MB. rung {__version__}, System {subject.system.digest}.",
+    ]
+    if origin is not None and origin.climb.about:
+        lines += ["", "The job: " + code_text(origin.climb.about)]
+    if spec.labels:
+        lines += ["", "Labels: " + ", ".join(map(code_text, spec.labels))]
+    return lines
+
+
+def _scores(origin: Origin) -> list[str]:
+    climb, result = origin.climb, origin.result
+    rows = [
+        (split, found) for split, found in (("test", result.test), ("dev", result.dev)) if found is not None
+    ]
+    lines = [
+        f"The System's own, through the engine that served it, {climb.metric}:",
+        "",
+        "| rows | score | 95 % interval | n |",
+        "|---|---|---|---|",
+        *(_score_row(split, found) for split, found in rows),
+        "",
+        f"It learned from {climb.n_train:,} rows; choices were made on {climb.n_dev:,} dev rows; the test "
+        f"has {climb.n_test:,} rows and was opened {_times(climb.openings)}.",
+    ]
+    if result.test is None:
+        lines[-1] += (
+            " It wasn't opened for this System, and a score on dev, by which it was chosen, is hopeful."
+        )
+    digests = dict(climb.digests)
+    if "data" in digests:
+        lines.append(f"SHA-256 of the rows and their split: `{digests['data']}`.")
+    return lines
+
+
+def _score_row(split: str, found: Measurement) -> str:
+    scored = f"{score_text(found.score, found.metric)} | {_between(found.interval, found.metric)}"
+    return f"| {split} | {scored} | {found.n:,} |"
+
+
+def _parity(gate: Gate) -> list[str]:
+    verdict = (
+        "**Passed.**"
+        if gate.passed
+        else "**Not passed**, and exported all the same: " + "; ".join(gate.faults)
+    )
+    what = "next tokens inside its answers" if gate.tokens else "answers"
+    share = f"{_percent(gate.same / gate.compared)} of {gate.compared:,} {what} ({_shares(gate.agreement)})"
+    lines = [
+        f"{verdict} The System and this export answered the same {gate.rows:,} rows ({gate.told}); this one "
+        f"was asked {WAY_TEXTS[gate.way]}.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| the System, {gate.engine_before} | "
+        f"{_scored(gate.before.score, gate.before.interval, gate.metric)} |",
+        f"| this export, {gate.engine_after} | "
+        f"{_scored(gate.after.score, gate.after.interval, gate.metric)} |",
+        f"| difference | {score_text(gate.gain, gate.metric)} ({_to(gate.gain_interval, gate.metric)}) |",
+        f"| the same | {share} |",
+        f"| the same prompt | {gate.prompts_same:,} of {gate.rows:,} rows, token for token |",
+    ]
+    if gate.tokens:
+        lines.append(f"| the same answer, whole | {gate.same_answers:,} of {gate.rows:,} |")
+    if gate.broken:
+        lines.append(f"| calls that broke | {gate.broken:,} |")
+    return [
+        *lines,
+        "",
+        f"It passes where the score is shown to fall by less than {score_text(gate.margin, gate.metric)} "
+        f"(one-sided 95 %; here by {score_text(max(0.0, gate.loss_bound), gate.metric)} at most) and "
+        f"{100 * gate.least_agreement:.0f} % or more to be the same (95 % Wilson interval). All numbers are "
+        "in `parity.json`.",
+    ]
+
+
+def _limits(subject: Subject, gate: Gate, origin: Origin | None) -> list[str]:
+    lines = [
+        "- It was made for one job and judged on rows of that job alone. Other texts get an answer too, "
+        "which means nothing.",
+        f"- A prompt and its answer have room for {context_of(subject.model):,} tokens.",
+    ]
+    if subject.spec.labels:
+        lines.append(LABELS_ONLY if gate.way != "written" else "- It may answer with what is no label.")
+    if origin is None:
+        lines.append("- The climb that it comes from wasn't at hand: its scores aren't known here.")
+    return lines
+
+
+def _licence(subject: Subject) -> list[str]:
+    entry = subject.entry
+    base = code_text(subject.hub_id or subject.model.name)
+    lines = [
+        f"The weights are made of {base}, so its licence holds for them: {code_text(_licence_name(subject))}."
+    ]
+    if entry is not None:
+        lines.append(entry.licence_note)
+    else:
+        lines.append("Read it before you pass this on.")
+    return [*lines, "`NOTICE` goes with every copy. The rows that it learned from may bind you, too."]
+
+
+def _licence_name(subject: Subject) -> str:
+    """The licence's short name; from a System's file no more than a word."""
+    if subject.entry is not None:
+        return subject.entry.licence
+    return "".join(c for c in subject.model.licence if c.isalnum() or c in "-._")[:60] or "unknown"
+
+
+def _scored(score: float, interval: Interval, metric: MetricName) -> str:
+    return f"{score_text(score, metric)} ({_between(interval, metric)})"
+
+
+def _between(interval: Interval, metric: MetricName) -> str:
+    return f"{score_text(interval.low, metric)}–{score_text(interval.high, metric)}"
+
+
+def _to(interval: Interval, metric: MetricName) -> str:
+    return f"{score_text(interval.low, metric)} to {score_text(interval.high, metric)}"
+
+
+def _shares(interval: Interval) -> str:
+    return f"{_percent(interval.low)} to {_percent(interval.high)}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _times(count: int) -> str:
+    return {1: "once", 2: "twice"}.get(count, f"{count:,} times")

@@ -1,0 +1,181 @@
+"""A merged GGUF, written from the base's own: its metadata byte for byte, the weights with the LoRA in them.
+
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+"""
+
+import mmap
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Final, TypeAlias
+
+import numpy as np
+
+from rung.errors import ModelError
+from rung.models.resolve import read_header
+from rung.ship.lora_delta import Delta
+from rung.ship.weight_types import BLOCKS, PLAIN, WRITTEN, WeightType, dequantise, quantise, size_of
+
+Value: TypeAlias = str | int
+
+ALIGNMENT: Final = 32
+CHUNK_WEIGHTS: Final = 1 << 24
+"""Weights that are held in fp32 at once."""
+QUANTISATION_VERSION: Final = 2
+OUTER: Final = frozenset({"token_embd.weight", "output.weight"})
+"""Matrices from and to the vocabulary: where they are wide in the base, a quantised file has them in Q8_0."""
+_STRING, _UINT32 = 8, 4
+_WIDE = {found.kind for found in PLAIN}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Place:
+    """A tensor of the new file: where its bytes are in the base, and its type there and here."""
+
+    name: str
+    shape: tuple[int, ...]
+    begin: int
+    size: int
+    kind: int
+    wanted: WeightType | None
+
+    @property
+    def new_kind(self) -> int:
+        return self.kind if self.wanted is None else self.wanted.kind
+
+    @property
+    def new_size(self) -> int:
+        return self.size if self.wanted is None else size_of(self.shape, self.wanted)
+
+
+def write_merged(
+    base: Path, deltas: Mapping[str, Delta], out: Path, *, wanted: WeightType, changes: Mapping[str, Value]
+) -> None:
+    """Write `base` with `deltas` in it as `out`; `changes` are the keys that get another value, or are new.
+
+    A weight that a delta touches is de-quantised, merged in fp32 and written as `wanted` (F16 where its rows
+    aren't whole blocks). The others are copied as they are, with two exceptions: a plain type is that of all
+    quantised weights, and a quantised type finds the outer matrices in Q8_0 at most. Raises ModelError where
+    a delta has no weight in `base` or doesn't fit it.
+    """
+    header = read_header(base)
+    _check(base, {tensor.name: tensor.shape for tensor in header.tensors}, deltas)
+    alignment = header.values.get("general.alignment", ALIGNMENT)
+    step = alignment if isinstance(alignment, int) else ALIGNMENT
+    places = []
+    for tensor in header.tensors:
+        if tensor.size is None:
+            raise ModelError(f"{str(base)!r}: {tensor.name!r} has the unknown type {tensor.kind!r}")
+        new = _type_of(tensor.name, tensor.shape, tensor.kind, wanted, touched=tensor.name in deltas)
+        places.append(
+            _Place(
+                name=tensor.name,
+                shape=tensor.shape,
+                begin=tensor.begin,
+                size=tensor.size,
+                kind=tensor.kind,
+                wanted=new,
+            )
+        )
+    keys = {**_types(header.values, wanted), **changes}
+    with (
+        base.open("rb") as source,
+        mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ) as data,
+        out.open("wb") as target,
+    ):
+        for part in _head(data, header.spans, keys, places, step):
+            target.write(part)
+        for place in places:
+            for part in _weights(data, place, deltas.get(place.name)):
+                target.write(part)
+            target.write(b"\0" * (-target.tell() % step))
+
+
+def _check(base: Path, shapes: Mapping[str, tuple[int, ...]], deltas: Mapping[str, Delta]) -> None:
+    for name, delta in deltas.items():
+        if shapes.get(name) != delta.shape:
+            raise ModelError(
+                f"{str(base)!r} has no weight {name!r} of shape {delta.shape!r} "
+                f"(found: {shapes.get(name)!r}): the adapter was made for another model"
+            )
+
+
+def _types(values: Mapping[str, object], wanted: WeightType) -> dict[str, Value]:
+    """What the header says of the types."""
+    found: dict[str, Value] = {"general.file_type": wanted.file_type}
+    if wanted in BLOCKS and "general.quantization_version" not in values:
+        found["general.quantization_version"] = QUANTISATION_VERSION
+    return found
+
+
+def _type_of(
+    name: str, shape: tuple[int, ...], kind: int, wanted: WeightType, *, touched: bool
+) -> WeightType | None:
+    """What a tensor is written as; None where its bytes are copied."""
+    narrow = kind not in _WIDE
+    if wanted in PLAIN:
+        new = wanted if touched or narrow or (name in OUTER and len(shape) > 1) else None
+    elif touched:
+        new = wanted
+    else:
+        new = WRITTEN["q8_0"] if name in OUTER and not narrow else None
+    if new is not None and shape and shape[-1] % new.block:
+        new = WRITTEN["f16"]
+    return None if new is not None and not touched and new.kind == kind else new
+
+
+def _head(
+    data: mmap.mmap,
+    spans: Mapping[str, tuple[int, int]],
+    keys: Mapping[str, Value],
+    places: list[_Place],
+    step: int,
+) -> Iterator[bytes]:
+    """All before the weights: the base's pairs as they stand, changed ones in their place, new ones last."""
+    new = [key for key in keys if key not in spans]
+    (version,) = struct.unpack_from("<I", data, 4)
+    written = [struct.pack("<4sIQQ", b"GGUF", version, len(places), len(spans) + len(new))]
+    written += [
+        _pair(key, keys[key]) if key in keys else data[begin:end] for key, (begin, end) in spans.items()
+    ]
+    written += [_pair(key, keys[key]) for key in new]
+    offset = 0
+    for place in places:
+        written.append(_text(place.name) + struct.pack("<I", len(place.shape)))
+        written.append(struct.pack(f"<{len(place.shape)}Q", *reversed(place.shape)))
+        written.append(struct.pack("<IQ", place.new_kind, offset))
+        offset += -(-place.new_size // step) * step
+    yield from written
+    yield b"\0" * (-sum(map(len, written)) % step)
+
+
+def _pair(key: str, value: Value) -> bytes:
+    if isinstance(value, str):
+        return _text(key) + struct.pack("<I", _STRING) + _text(value)
+    return _text(key) + struct.pack("<II", _UINT32, value)
+
+
+def _text(value: str) -> bytes:
+    found = value.encode("utf-8")
+    return struct.pack("<Q", len(found)) + found
+
+
+def _weights(data: mmap.mmap, place: _Place, delta: Delta | None) -> Iterator[bytes]:
+    """The bytes of a tensor, a bounded number of rows at a time."""
+    if place.wanted is None:
+        yield data[place.begin : place.begin + place.size]
+        return
+    width = place.shape[-1]
+    rows = prod(place.shape[:-1])
+    row_size = place.size // rows
+    step = max(1, CHUNK_WEIGHTS // width)
+    for first in range(0, rows, step):
+        last = min(rows, first + step)
+        begin = place.begin + first * row_size
+        raw = np.frombuffer(data[begin : begin + (last - first) * row_size], dtype=np.uint8)
+        found = dequantise(raw, place.kind, (last - first, width))
+        if delta is not None:
+            found = found + delta.rows(first, last)
+        yield quantise(found, place.wanted).tobytes()

@@ -1,0 +1,97 @@
+"""What is exported: a System with its base model, its fixed prompt and its adapter."""
+
+import json
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from rung.errors import TaskError
+from rung.models.catalog import Entry, entry_with
+from rung.models.chat import Chat
+from rung.models.resolve import Model
+from rung.models.weights import dequantised
+from rung.ship.frame import Frame, frame
+from rung.system import ADAPTER_FOLDER, SHOTS_FILE, Pool, Spec, System, read_index
+from rung.wording import Shot
+
+_HUB_ID = re.compile(r"(?:hf:)?(?P<repository>[\w.-]+/[\w.-]+)(?::[\w./-]+\.gguf)?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A System that a language model answers for. `shots` are the examples that every prompt holds."""
+
+    system: System
+    model: Model
+    chat: Chat
+    shots: tuple[Shot, ...]
+
+    @property
+    def spec(self) -> Spec:
+        """The System's Spec."""
+        return self.system.spec
+
+    @property
+    def adapter(self) -> Path | None:
+        """The PEFT folder of a tuned System."""
+        return adapter_of(self.system)
+
+    @cached_property
+    def frame(self) -> Frame:
+        """What stands around a text in every prompt."""
+        return frame(self.chat, self.spec, self.shots)
+
+    @property
+    def weights(self) -> Path:
+        """The base's weights as a safetensors folder, which is made the first time."""
+        return dequantised(self.model)
+
+    @property
+    def config(self) -> dict:
+        """The base's transformers config."""
+        return json.loads((self.weights / "config.json").read_text(encoding="utf-8"))
+
+    @property
+    def name(self) -> str:
+        """The task's name, fit for a file."""
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", self.spec.task).strip("-.") or "system"
+
+    @property
+    def entry(self) -> Entry | None:
+        """The base model's place in the catalog, if it has one."""
+        return entry_with(self.model.digest)
+
+    @property
+    def source(self) -> str:
+        """What `resolve` takes for the base model."""
+        return self.spec.model.source if self.spec.model is not None else self.model.name
+
+    @property
+    def hub_id(self) -> str | None:
+        """The hub id of the weights that the base was made of; None for files that came from elsewhere."""
+        if self.entry is not None:
+            return self.entry.origin
+        match = _HUB_ID.fullmatch(self.source)
+        return match["repository"] if match is not None and not Path(match[0]).exists() else None
+
+    @property
+    def loadable_id(self) -> str | None:
+        """The hub id by which transformers loads the base; None where there is none, or a GGUF's alone."""
+        return self.hub_id if self.entry is not None or self.model.folder is not None else None
+
+
+def adapter_of(system: System) -> Path | None:
+    """Where the PEFT folder of a System lies; None for one that wasn't tuned."""
+    tuned = f"{ADAPTER_FOLDER}/adapter_model.safetensors" in system.spec.files
+    return system.folder / ADAPTER_FOLDER if tuned else None
+
+
+def load_subject(system: System, pool: Pool) -> Subject:
+    """A System with all that an export needs. TaskError where no language model answers for it."""
+    spec = system.spec
+    if spec.model is None or spec.engine not in ("llama", "torch"):
+        raise TaskError(f"{str(system.folder)!r} has no language model to export")
+    model = pool.model(spec.model)
+    shots = tuple(read_index(system.folder)[0]) if SHOTS_FILE in spec.files else ()
+    return Subject(system=system, model=model, chat=pool.chat(model), shots=shots)

@@ -1,0 +1,269 @@
+"""How an export is used, in words and commands for its README: what differs from target to target."""
+
+import json
+import shlex
+from collections.abc import Sequence
+from typing import Any, Final
+
+from rung.models.chat import Chat
+from rung.ship.parity import Gate
+from rung.ship.subject import Subject
+from rung.ship.targets import ADAPTER, ADAPTER_FOLDER, MODEL_FOLDER, MODELFILE, Target, gguf_name
+from rung.ship.ways import answer_tokens, enum_schema, label_names
+from rung.system import Spec, context_of
+
+SAMPLE: Final = "The text to answer"
+LLAMA_BIAS: Final = 1000
+"""Added to the logits of the labels' codes, it leaves no other token a chance and their order as it is."""
+
+
+def usage(subject: Subject, target: Target, kind: str, gate: Gate) -> list[str]:
+    """The lines of the README's section on use."""
+    lines = {
+        "peft": _peft,
+        "merged": _merged,
+        "gguf": _gguf,
+        "ollama": _ollama,
+        "vllm": _vllm,
+        "hub-folder": _peft if kind == ADAPTER else _merged,
+    }[target](subject, kind, gate)
+    return [*lines, "", *_asking(subject)]
+
+
+def vllm_command(subject: Subject, kind: str) -> str:
+    """The command that serves the folder, to be run in it."""
+    from rung.engines.lora import read_config
+
+    words = ["vllm", "serve", f"./{MODEL_FOLDER}", "--served-model-name", subject.name]
+    if kind == ADAPTER:
+        assert subject.adapter is not None, "only tuned Systems have an adapter"
+        rank = read_config(subject.adapter)["r"]
+        words[-1] = f"{subject.name}-base"
+        words += ["--enable-lora", "--max-lora-rank", str(_vllm_rank(int(rank)))]
+        words += ["--lora-modules", f"{subject.name}=./{ADAPTER_FOLDER}"]
+    words += ["--max-model-len", str(context_of(subject.model))]
+    words += ["--chat-template", f"./{MODEL_FOLDER}/chat_template.jinja"]
+    words += ["--override-generation-config", '{"temperature": 0}']
+    return shlex.join(words) + "\n"
+
+
+def label_grammar(spec: Spec, chat: Chat) -> str:
+    """The labels as a GBNF grammar, with the blank before them that some prompts leave to the answer."""
+    names = " | ".join(json.dumps(name, ensure_ascii=False) for name in label_names(spec, chat))
+    return f'root ::= " "? ({names})'
+
+
+def _vllm_rank(rank: int) -> int:
+    """The least of the ranks that vLLM has room for which holds this one."""
+    return next((most for most in (1, 8, 16, 32, 64, 128, 256, 320, 512) if rank <= most), rank)
+
+
+def _asking(subject: Subject) -> list[str]:
+    """What the caller sends."""
+    return [
+        "Send one user turn with the text; where a row has a context, the context, an empty line and then "
+        "the text. Take blanks off its ends. Text that spells a control token, such as the end of a turn, "
+        "is read as one by these servers; rung reads it as text.",
+    ]
+
+
+def _codes_table(subject: Subject) -> list[str]:
+    """What the model writes for each label."""
+    if subject.spec.answer.form != "codes":
+        return []
+    names = label_names(subject.spec, subject.chat)
+    return [
+        "",
+        "The model answers with one token, which stands for a label:",
+        "",
+        "| written | label |",
+        "|---|---|",
+        *(f"| {code_text(code)} | {code_text(label)} |" for code, label in names.items()),
+    ]
+
+
+def _reading(subject: Subject) -> list[str]:
+    """How an answer is read that a library's `generate` wrote."""
+    spec = subject.spec
+    if spec.answer.form == "codes":
+        ids = json.dumps(list(spec.answer.codes))
+        return [
+            "",
+            f"The System takes the likeliest of its labels' tokens {code_text(ids)} (in the order of the "
+            "table): compare their logits after the prompt. Written freely, the first token is nearly "
+            "always one of them.",
+            *_codes_table(subject),
+        ]
+    if spec.answer.form == "words":
+        names = ", ".join(label_names(subject.spec, subject.chat))
+        return [
+            "",
+            f"The System takes the likeliest of its labels, however long they are: {code_text(names)}.",
+        ]
+    if spec.answer.form == "schema":
+        return ["", "The System's answers are JSON, decoded under this schema:", *_json(spec.schema_)]
+    return []
+
+
+def _peft(subject: Subject, kind: str, gate: Gate) -> list[str]:
+    base = code_text(subject.model.name)
+    return [
+        f"An adapter for the weights of {base}, de-quantised, with the SHA-256 "
+        f"{subject.model.digest[:16]}…; what `adapter_config.json` names is where the model comes from. On "
+        "other weights of it the answers differ somewhat, and were not measured. rung makes the very "
+        "weights:",
+        "",
+        "```python",
+        "from peft import PeftModel",
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        "from rung.models.resolve import resolve",
+        "from rung.models.weights import dequantised",
+        "",
+        f"base = dequantised(resolve({json.dumps(subject.source)}))",
+        'model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), ".")',
+        "tokenizer = AutoTokenizer.from_pretrained(base)",
+        'tokenizer.chat_template = open("chat_template.jinja", encoding="utf-8").read()',
+        *_generate(subject),
+        "```",
+        *_reading(subject),
+    ]
+
+
+def _merged(subject: Subject, kind: str, gate: Gate) -> list[str]:
+    return [
+        "```python",
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        'model = AutoModelForCausalLM.from_pretrained(".")',
+        'tokenizer = AutoTokenizer.from_pretrained(".")',
+        *_generate(subject),
+        "```",
+        *_reading(subject),
+    ]
+
+
+def _generate(subject: Subject) -> list[str]:
+    most = answer_tokens(subject.spec, subject.chat)
+    return [
+        f'turns = [{{"role": "user", "content": "{SAMPLE}"}}]',
+        "prompt = tokenizer.apply_chat_template(",
+        '    turns, add_generation_prompt=True, return_dict=True, return_tensors="pt"',
+        ")",
+        f"written = model.generate(**prompt, max_new_tokens={most})",
+        'print(tokenizer.decode(written[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True))',
+    ]
+
+
+def _gguf(subject: Subject, kind: str, gate: Gate) -> list[str]:
+    spec = subject.spec
+    body: dict[str, Any] = {"max_tokens": answer_tokens(spec, subject.chat), "temperature": 0}
+    if spec.answer.form == "codes":
+        body["logit_bias"] = {str(code): LLAMA_BIAS for code in spec.answer.codes}
+    elif spec.answer.form == "schema":
+        body["response_format"] = {"type": "json_schema", "json_schema": {"schema": spec.schema_}}
+    elif spec.answer.form == "words":
+        body["grammar"] = label_grammar(subject.spec, subject.chat)
+    said = [
+        "The file holds its prompt as its chat template, so that llama.cpp's server needs nothing else:",
+        "",
+        "```sh",
+        shlex.join(["llama-server", "-m", gguf_name(subject, kind), "-c", str(context_of(subject.model))]),
+        _curl("http://127.0.0.1:8080/v1/chat/completions", body),
+        "```",
+        *_codes_table(subject),
+    ]
+    if spec.answer.form == "words":
+        said += [
+            "",
+            "The grammar holds the answer to the labels, token by token; rung, and the proof below, take the "
+            "likeliest label.",
+        ]
+    return said
+
+
+def _ollama(subject: Subject, kind: str, gate: Gate) -> list[str]:
+    spec, name = subject.spec, subject.name
+    body: dict[str, Any] = {"model": name, "stream": False}
+    if gate.way == "listed":
+        body["format"] = enum_schema(spec, subject.chat)
+    elif spec.answer.form == "schema":
+        body["format"] = spec.schema_
+    said = [
+        "```sh",
+        shlex.join(["ollama", "create", name, "-f", MODELFILE]),
+        _curl("http://127.0.0.1:11434/api/chat", body),
+        "```",
+    ]
+    if spec.answer.form in ("codes", "words"):
+        how = (
+            "writes the label as a JSON string, held to the list of them by `format`"
+            if gate.way == "listed"
+            else "writes the answer freely, at temperature 0; it may be no label"
+        )
+        said += [
+            "",
+            "The System scores its labels and takes the likeliest. Ollama has no call for that, so here the "
+            f"model {how}. The gate below measured this form. It tells no probability.",
+            *_codes_table(subject),
+        ]
+    said += [
+        "",
+        "Each text is answered by itself, whatever stands before it in a conversation. Ollama itself was "
+        "not run: the weights were asked through llama.cpp, with the prompts that the Modelfile's template "
+        "gives.",
+    ]
+    return said
+
+
+def _vllm(subject: Subject, kind: str, gate: Gate) -> list[str]:
+    spec = subject.spec
+    body: dict[str, Any] = {
+        "model": subject.name,
+        "max_tokens": answer_tokens(spec, subject.chat),
+        "temperature": 0,
+    }
+    if spec.answer.form == "codes":
+        body["allowed_token_ids"] = list(spec.answer.codes)
+    elif spec.answer.form == "words":
+        body["structured_outputs"] = {"choice": list(label_names(spec, subject.chat))}
+    elif spec.answer.form == "schema":
+        body["response_format"] = {
+            "type": "json_schema",
+            "json_schema": {"name": "answer", "schema": spec.schema_},
+        }
+    elif stops := subject.chat.stop_strings(spec.style):
+        body["stop"] = list(stops)
+    return [
+        "In this folder (the command is in `serve.sh` too):",
+        "",
+        "```sh",
+        vllm_command(subject, kind).strip(),
+        _curl("http://127.0.0.1:8000/v1/chat/completions", body),
+        "```",
+        *_codes_table(subject),
+        "",
+        "vLLM itself was not run: the weights were asked through transformers, with the prompts that the "
+        "chat template gives.",
+    ]
+
+
+def _curl(url: str, body: dict[str, Any]) -> str:
+    whole = {**body, "messages": [{"role": "user", "content": SAMPLE}]}
+    data = json.dumps(whole, ensure_ascii=False)
+    return shlex.join(["curl", url, "-H", "Content-Type: application/json", "-d", _fenced(data)])
+
+
+def _json(value: object) -> Sequence[str]:
+    return ["", "```json", _fenced(json.dumps(value, indent=1, ensure_ascii=False)), "```"]
+
+
+def _fenced(text: str) -> str:
+    """JSON that doesn't end the block of Markdown that it stands in."""
+    return text.replace("```", "\\u0060\\u0060\\u0060")
+
+
+def code_text(text: str) -> str:
+    """Foreign text as code in Markdown, on one line, also in a table."""
+    plain = "".join(c if c.isprintable() else " " for c in text).replace("|", "\\|").replace("`", "'")
+    return f"`{plain}`" if plain.strip() else "(blank)"

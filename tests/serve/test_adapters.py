@@ -1,0 +1,113 @@
+"""Many adapters on one base model: each answers as itself, and memory is kept to a limit."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from rung.records import Example
+from rung.serve.answer import Wish, asked, reply
+from rung.serve.systems import Limits, Systems
+from rung.system import Pool, System
+from tests.fixtures_ship import make_tuned
+
+WISH = Wish(max_tokens=8)
+TEXTS = ("the wifi is down", "my badge is lost", "when is pay day", "a trip to make")
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory, tiny_gguf) -> list[System]:
+    folder = tmp_path_factory.mktemp("tuned")
+    changes = {"engine": "llama", "form": "free", "kind": "text", "labels": ()}
+    return [make_tuned(tiny_gguf, folder / str(n), seed=n, **changes) for n in range(4)]
+
+
+def example(text: str) -> Example:
+    return Example(id=text, input=text, output=None)
+
+
+async def answer(systems: Systems, name: str, text: str) -> str:
+    served = systems.find(name)
+    assert served is not None
+    question = await asked(systems, served, example(text))
+    return (await reply(systems, served, question, WISH)).text
+
+
+async def served(tuned: list[System], limits: Limits) -> Systems:
+    systems = Systems(limits)
+    for number, system in enumerate(tuned):
+        await systems.add(str(system.folder), f"s{number}")
+    return systems
+
+
+def test_mixed_requests_are_answered_by_their_own_adapters(tuned):
+    async def run() -> dict[tuple[int, str], str]:
+        systems = await served(tuned, Limits(slots=3, threads=1))
+        pairs = [(number, text) for text in TEXTS for number in range(len(tuned))] * 2
+        found = await asyncio.gather(*[answer(systems, f"s{n}", text) for n, text in pairs])
+        assert len(systems.hosts) == 1
+        await systems.close()
+        return dict(zip(pairs, found, strict=True))
+
+    found = asyncio.run(run())
+    with Pool(threads=1, parallel=1) as pool:
+        for number, system in enumerate(tuned):
+            alone = system.answer([example(text) for text in TEXTS], pool)
+            assert [found[number, text] for text in TEXTS] == [one.text for one in alone]
+    assert len({tuple(found[n, text] for text in TEXTS) for n in range(len(tuned))}) == len(tuned)
+
+
+def test_the_longest_unused_adapter_is_put_out_and_loaded_again_when_asked(tuned, monkeypatch):
+    size = (Path(tuned[0].folder) / "adapter.gguf").stat().st_size / 2**20
+
+    async def run() -> None:
+        systems = Systems(Limits(slots=1, threads=1, memory_mb=100.0))
+        # What the processes hold is noise beside adapters of a few kilobytes: count the adapters alone.
+        monkeypatch.setattr(
+            systems, "memory_mb", lambda: sum(len(h.adapters) for h in systems.hosts.values()) * size
+        )
+        systems.limits = Limits(slots=1, threads=1, memory_mb=2.5 * size)
+        for number, system in enumerate(tuned):
+            await systems.add(str(system.folder), f"s{number}")
+        assert [s.name for s in systems if s.warm] == ["s2", "s3"]
+        await answer(systems, "s0", TEXTS[0])
+        assert [s.name for s in systems if s.warm] == ["s0", "s3"]
+        await answer(systems, "s3", TEXTS[0])
+        await answer(systems, "s1", TEXTS[0])
+        assert [s.name for s in systems if s.warm] == ["s1", "s3"]
+        await systems.close()
+
+    asyncio.run(run())
+
+
+def test_adapters_in_use_are_kept_above_the_limit_and_put_out_afterwards(tuned, monkeypatch):
+    size = (Path(tuned[0].folder) / "adapter.gguf").stat().st_size / 2**20
+
+    async def run() -> None:
+        systems = await served(tuned, Limits(slots=1, threads=1))
+        monkeypatch.setattr(
+            systems, "memory_mb", lambda: sum(len(h.adapters) for h in systems.hosts.values()) * size
+        )
+        systems.limits = Limits(slots=1, threads=1, memory_mb=1.5 * size)
+        found = await asyncio.gather(*[answer(systems, f"s{n % 4}", TEXTS[n % 4]) for n in range(12)])
+        assert all(found)
+        await systems.tidy()
+        assert len([s for s in systems if s.warm]) == 1
+        (host,) = systems.hosts.values()
+        assert len(host.adapters) == 1
+        await systems.close()
+
+    asyncio.run(run())
+
+
+def test_a_base_model_that_is_asleep_is_no_reason_not_to_be_ready(tuned):
+    async def run() -> None:
+        systems = await served(tuned[:1], Limits(slots=1, threads=1))
+        (host,) = systems.hosts.values()
+        await host.sleep()
+        assert host.asleep and not host.ready
+        assert await answer(systems, "s0", TEXTS[0])
+        assert host.ready and not host.asleep
+        await systems.close()
+
+    asyncio.run(run())
