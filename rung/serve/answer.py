@@ -12,7 +12,7 @@ from typing import Literal
 
 from rung.engines import llama_wire as wire
 from rung.engines.base import Completion, Request
-from rung.engines.llama_calls import Call, Calls, Steps
+from rung.engines.llama_calls import Call, Calls
 from rung.engines.work import Refused
 from rung.errors import EngineError
 from rung.models.chat import Message
@@ -120,26 +120,36 @@ def fitting(served: Served, asked: Asked, systems: Systems) -> Asked:
 
 
 async def reply(systems: Systems, served: Served, question: Asked, wish: Wish) -> Reply:
-    """One whole answer. Raises Fault."""
+    """One whole answer. Raises Fault.
+
+    What is written is read from the engine as a stream here too: llama.cpp sees that nobody waits any more
+    when it next sends something, but may not before the end of an answer that it sends as a whole.
+    """
     try:
         async with systems.using(served):
             if served.labelled:
                 return _of_answer(await _label(systems, served, question), wish)
             if served.host is None:
                 return await _from_bench(systems, served, question, wish)
-            request = _request(served, question, wish)
-            completion, tops = await served.host.ask(
-                question.prompt,
-                served.adapter,
-                lambda slot: _written(_calls(served), request, slot, wish.top),
-            )
-            return _reply(served, completion, tops)
+            try:
+                return await _whole(served, question, wish)
+            except Broken as off:
+                await served.host.renew(off.running)
+            return await _whole(served, question, wish)
     except Full as full:
         raise overloaded(full.retry_after_s, full.waiting) from None
     except Refused as refusal:
         raise _refusal(refusal) from None
-    except EngineError as error:
+    except (Broken, EngineError) as error:
         raise broken(str(error)) from None
+
+
+async def _whole(served: Served, question: Asked, wish: Wish) -> Reply:
+    async with aclosing(_pieces(served, question, wish)) as pieces:
+        found = [piece async for piece in pieces]
+    (*_, whole) = found
+    assert isinstance(whole, Reply), "pieces end with the whole"
+    return whole
 
 
 async def stream(
@@ -162,8 +172,8 @@ async def stream(
                     sent += piece.text if isinstance(piece, Piece) else ""
                     yield piece
             return
-        except Broken:
-            await served.host.renew()
+        except Broken as off:
+            await served.host.renew(off.running)
     except Full as full:
         raise overloaded(full.retry_after_s, full.waiting) from None
     except Refused as refusal:
@@ -181,7 +191,7 @@ async def stream(
 async def _pieces(served: Served, question: Asked, wish: Wish) -> AsyncGenerator[Piece | Reply]:
     """The pieces of a streamed answer and the whole; ends at a stop token that the model goes on after.
 
-    A character of several tokens comes with the last of them, and none is sent of one that is cut off.
+    A character of several tokens comes with the last of them; of one that is cut off a � is left.
     """
     host, request = served.host, _request(served, question, wish)
     assert host is not None, "streams come from llama.cpp"
@@ -203,8 +213,11 @@ async def _pieces(served: Served, question: Asked, wish: Wish) -> AsyncGenerator
         async for event in events:
             new = list(event["tokens"])
             # Of a character of several tokens the event names the last one alone.
-            silent = event["tokens_predicted"] - seen - len(new) if new else 0
+            silent = event["tokens_predicted"] - seen - len(new)
             seen = event["tokens_predicted"]
+            if event.get("stop"):
+                content += "�" if silent > 0 and event["stop_type"] == "limit" else ""
+                silent = 0
             if closer is not None and silent > 0:
                 new = [*calls.closings.spelled(event["content"], new, silent), *new]
             stopped = wire.first_stop(new, request.stop_ids) < len(new)
@@ -235,19 +248,6 @@ async def _pieces(served: Served, question: Asked, wish: Wish) -> AsyncGenerator
     if len(whole.text) > len(sent):
         yield Piece(text=whole.text[len(sent) :])
     yield whole
-
-
-def _written(
-    calls: Calls, request: Request, slot: int, top: int | None
-) -> Steps[tuple[Completion, tuple[Chance, ...]]]:
-    """A completion with what stood beside its tokens; raises Refused."""
-    start = time.perf_counter()
-    room = calls.room_for(request)
-    body = wire.completion_call(request, room, slot, _beside(top))
-    answer = yield Call(path="/completion", body=body)
-    completion = yield from calls.read(answer, request, start)
-    kept = (answer.get("completion_probabilities") or [])[: len(completion.tokens)]
-    return completion, _chances(kept, top)
 
 
 async def label(systems: Systems, served: Served, question: Asked, *, every: bool = False) -> Answer:

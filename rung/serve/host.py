@@ -158,7 +158,7 @@ class Host:
                             async for event in events(response.aiter_bytes()):
                                 yield event
                     except httpx.TransportError as error:
-                        raise Broken(f"llama.cpp broke off: {error!r}") from None
+                        raise Broken(f"llama.cpp broke off: {error!r}", running) from None
 
     async def drive(self, steps: Steps[R], adapter: Path | None = None) -> R:
         """Calls that need no slot, such as turning tokens into text."""
@@ -295,6 +295,10 @@ class Host:
 
 class Broken(Exception):
     """A stream broke off in the middle: the child died or closed the connection."""
+
+    def __init__(self, message: str, running: Running) -> None:
+        super().__init__(message)
+        self.running = running
 
 
 async def _end(running: Running) -> None:

@@ -35,7 +35,8 @@ def test_a_system_answers_a_chat_as_it_answers_the_row(tiny, tiny_systems, pool,
     expected = tiny_systems[form].answer([row(text) for text in TEXTS], pool)
     for text, answer in zip(TEXTS, expected, strict=True):
         found = ask(tiny, form, said(text))
-        assert text_of(found) == answer.text
+        # These weights write bytes at random; of those that make no character one mark is left at the end.
+        assert text_of(found).rstrip("�") == answer.text.rstrip("�")
         assert found.model == form and found.object == "chat.completion"
         assert found.system_fingerprint == f"rung-{tiny_systems[form].digest}"
         assert found.usage.prompt_tokens == answer.prompt_tokens
@@ -121,8 +122,7 @@ def test_a_streamed_answer_is_the_same_text(tiny, form):
     for text in TEXTS:
         whole = ask(tiny, form, said(text), max_tokens=40)
         found, chunks = streamed(tiny, form, said(text), max_tokens=40)
-        # What is left of a character that was cut off in the middle isn't streamed.
-        assert found.rstrip("�") == text_of(whole).rstrip("�")
+        assert found == text_of(whole)
         assert [c.choices[0].finish_reason for c in chunks] == [
             *[None] * (len(chunks) - 1),
             whole.choices[0].finish_reason,
@@ -194,7 +194,7 @@ def test_several_streamed_answers_are_told_apart_by_their_place(tiny):
         (choice,) = chunk.choices
         texts[choice.index] += choice.delta.content or ""
         finished += [choice.index] if choice.finish_reason else []
-    assert [text.rstrip("�") for text in texts] == [c.message.content.rstrip("�") for c in whole.choices]
+    assert texts == [c.message.content for c in whole.choices]
     assert sorted(finished) == [0, 1, 2]
 
 

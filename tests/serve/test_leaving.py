@@ -109,6 +109,22 @@ def test_a_client_that_leaves_before_its_answer_frees_its_slots(real, path, body
 
 
 @pytest.mark.models
+def test_a_client_that_leaves_frees_its_slot_while_others_are_answered(real):
+    """llama.cpp looks whether somebody still waits for a whole answer only when nothing else happens."""
+    (engine,) = real.children()
+    staying = Client(real, "/v1/chat/completions", {**CHAT, "stream": True})
+    staying.read(1000)
+    leaving = Client(real, "/v1/chat/completions", {**CHAT, "seed": 2})
+    eventually(lambda: running(real) == 2)
+    leaving.leave()
+    eventually(lambda: running(real) == 1, within_s=SOON_S)
+    eventually(lambda: [c.status for c in engine.net_connections()].count("CLOSE_WAIT") == 0, within_s=SOON_S)
+    assert running(real) == 1, "the other one was over too soon to show anything"
+    staying.leave()
+    is_idle_soon(real)
+
+
+@pytest.mark.models
 def test_those_who_stay_are_answered_while_others_leave(real):
     leaving = [
         Client(real, "/v1/chat/completions", {**CHAT, "stream": place % 2 == 0}) for place in range(12)
@@ -126,7 +142,7 @@ def test_those_who_stay_are_answered_while_others_leave(real):
             await asyncio.sleep(0.3)
             for one in leaving:
                 one.leave()
-            return await asyncio.wait_for(gathered(asked), 20)
+            return await asyncio.wait_for(gathered(asked), 60)
 
     assert all(found.choices for found in asyncio.run(stay()))
     is_idle_soon(real)
