@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -124,9 +124,26 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, R]) -> R:
             return mine.result()
         raise ClientLeft
     finally:
-        for task in (mine, left):
-            task.cancel()
-        await asyncio.gather(mine, left, return_exceptions=True)
+        await ended((mine, left))
+
+
+async def ended(tasks: Sequence[asyncio.Future[Any]]) -> None:
+    """Break tasks off, and wait until each has put away what it held.
+
+    Whoever waits may be cancelled over and over meanwhile, as Starlette does when a client leaves. The tasks
+    are cancelled once: a second time would break off their tidying up, and leave the engine at work.
+    """
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        ending = asyncio.gather(*tasks, return_exceptions=True)
+        _ENDING.add(ending)
+        ending.add_done_callback(_ENDING.discard)
+        await asyncio.shield(ending)
+
+
+_ENDING: set[asyncio.Future[Any]] = set()
+"""What is being put away: the event loop itself holds on to nothing that merely waits."""
 
 
 async def _left(receive: Callable[[], Awaitable[Any]]) -> None:
@@ -159,6 +176,4 @@ async def merged(streams: list[AsyncGenerator[R]]) -> AsyncGenerator[tuple[int, 
             else:
                 yield item
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await ended(tasks)
