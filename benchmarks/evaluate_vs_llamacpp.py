@@ -103,7 +103,8 @@ def questions(given: argparse.Namespace) -> Questions:
     from rung.models.weights import dequantised
     from rung.rungs import few_shot
     from rung.rungs.instructions import answer_spec, few_shot_instruction, spec_for
-    from rung.system import ShotSpec, candidates, prompts_for, save
+    from rung.spec import ShotSpec
+    from rung.system import candidates, prompts_for, save
     from rung.wording import label_texts
 
     with opened(given.folder) as context:

@@ -257,7 +257,8 @@ def random_system(folder: Path, seed: int, form: str, tokens: int) -> Path:
     """A System with a random adapter of rank 16 on every linear layer of SmolLM2-135M."""
     from rung.models.chat import load_chat
     from rung.models.resolve import resolve
-    from rung.system import AnswerSpec, Spec, ref_to, save
+    from rung.spec import AnswerSpec, Spec
+    from rung.system import ref_to, save
 
     model = resolve("smollm2-135m")
     chat = load_chat(model)

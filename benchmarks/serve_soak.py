@@ -202,7 +202,8 @@ def _sizes(pid: int) -> tuple[float, ...]:
 def _head(folder: Path) -> Path:
     """A TF-IDF head over the labels of the benchmark, fitted on made rows."""
     from rung.models.head import counted, fit_tfidf, head_files
-    from rung.system import Spec, save
+    from rung.spec import Spec
+    from rung.system import save
 
     rng = random.Random(0)
     texts = [f"{text} {rng.choice(LABELS)}" for text in questions(400, seed=9)]

@@ -22,7 +22,8 @@ from rung.models import head as heads
 from rung.models.chat import load_chat
 from rung.models.resolve import resolve
 from rung.records import Example
-from rung.system import AnswerSpec, Spec, System, ref_to, save
+from rung.spec import AnswerSpec, Spec
+from rung.system import System, ref_to, save
 from tests.fixtures_climb import TOPICS, label_rows
 
 ROOT = Path(__file__).parents[1]

@@ -11,7 +11,8 @@ from rung.engines.torch import load_model
 from rung.models.chat import load_chat
 from rung.models.resolve import Model, resolve
 from rung.models.weights import dequantised
-from rung.system import ADAPTER_FOLDER, ADAPTER_GGUF, AnswerSpec, Spec, System, ref_to, save
+from rung.spec import AnswerSpec, Spec
+from rung.system import ADAPTER_FOLDER, ADAPTER_GGUF, System, ref_to, save
 from rung.training.adapter import to_gguf
 from tests.fixtures_climb import CHATML, SPECIAL, TOPICS, tiny_vocabulary
 from tests.fixtures_tiny import randomise

@@ -8,7 +8,8 @@ from pydantic import TypeAdapter
 from rung.models.head import counted, fit_tfidf, head_files
 from rung.records import Climb
 from rung.runs import write_json
-from rung.system import Spec, System, save
+from rung.spec import Spec
+from rung.system import System, save
 from tests.report.climb_fixture import synthetic_climb
 
 ROWS = [("the parcel is late", "delivery"), ("no parcel came", "delivery"), ("I forgot my password", "login")]

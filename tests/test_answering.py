@@ -4,7 +4,8 @@ import rung
 from rung.errors import EngineError, TaskError
 from rung.models.head import counted, fit_tfidf, head_files
 from rung.models.resolve import resolve
-from rung.system import AnswerSpec, Pool, Spec, ref_to, save
+from rung.spec import AnswerSpec, Spec
+from rung.system import Pool, ref_to, save
 from tests.fixtures_climb import make_tiny_gguf
 
 ROWS = [("the parcel is late", "delivery"), ("no parcel came", "delivery"), ("I forgot my password", "login")]

@@ -13,13 +13,10 @@ from rung.errors import EngineError, ModelError, SystemFolderError
 from rung.models.head import fit_minilm, head_files
 from rung.models.resolve import resolve
 from rung.records import Example
+from rung.spec import AnswerSpec, ModelRef, ShotSpec, Spec
 from rung.system import (
     SHOTS_FILE,
-    AnswerSpec,
-    ModelRef,
     Pool,
-    ShotSpec,
-    Spec,
     System,
     ask,
     candidates,

@@ -6,7 +6,7 @@ from rung.records import Example
 from rung.rungs.base import Context
 from rung.rungs.rendered import rendered
 from rung.rungs.sft import answer_forms
-from rung.system import Spec
+from rung.spec import Spec
 from rung.task.outputs import as_kind
 from rung.training.batches import Row
 

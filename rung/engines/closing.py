@@ -66,7 +66,6 @@ class Closer:
         self._over = False
         self._matcher, self._place = compiled.matcher.deep_copy(), Place()
         self._end = compiled.smallest
-        self._known: Known | None = None
         self._taken: list[int] = []
 
     @property
@@ -92,8 +91,6 @@ class Closer:
         if end is None:
             self._over = True
             return False
-        if end is not self._end:
-            self._known = None
         self._place, self._end = place, end
         self._taken.append(token)
         return True
@@ -103,9 +100,7 @@ class Closer:
         for end in (self._end.after(len(text)), self._end):
             if end.count <= room and completes(self._matcher, end.text):
                 return end
-        if self._known is None:
-            self._known = Known(self._end, self._place)
-        hints = Hints(known=self._known, endings=self._endings)
+        hints = Hints(known=Known(self._end, self._place), endings=self._endings)
         return shortest(self._vocabulary, self._matcher, place, limit=room, hints=hints)
 
 

@@ -301,12 +301,7 @@ def _ends_after(matcher: "LLMatcher", byte: int, place: Place) -> bool:
 
 
 def _over(allowed: int, place: Place) -> bytes:
-    """The byte that ends what is open, or that goes on behind it, where one may come.
-
-    Nothing where the whole text may end.
-    """
-    if allowed >> END & 1:
-        return b""
+    """The byte that ends what is open, or that goes on behind it, where one may come."""
     if place.inside:
         return b'"' if not place.escaped and allowed >> QUOTE & 1 else b""
     return next((bytes([byte]) for byte in b"}],:" if allowed >> byte & 1), b"")

@@ -16,7 +16,8 @@ from rung.records import Example, Json, Measurement, OutputKind, Parity, Trial
 from rung.rungs.rival import Rival
 from rung.runs import append_jsonl, read_jsonl, writing
 from rung.scoring.scorers import SCORERS
-from rung.system import ModelRef, Pool, System, context_of, ref_to
+from rung.spec import ModelRef
+from rung.system import Pool, System, context_of, ref_to
 from rung.task import Task
 from rung.wording import answer_text, embedded_text
 

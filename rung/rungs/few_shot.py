@@ -12,7 +12,8 @@ from rung.rungs.instructions import answer_spec, few_shot_instruction, spec_for
 from rung.rungs.probe import race, under_each_engine
 from rung.rungs.rehearsal import outlook
 from rung.rungs.variants import choose
-from rung.system import SHOTS_FILE, VECTORS_FILE, ShotSpec, Sources, save
+from rung.spec import ShotSpec
+from rung.system import SHOTS_FILE, VECTORS_FILE, Sources, save
 from rung.wording import Shot, messages, question
 
 NEIGHBOURS = (4, 8, 16)

@@ -11,7 +11,8 @@ from rung.models import head as heads
 from rung.models.head import Head as LinearHead
 from rung.rungs.base import Built, Context, Outlook, Variant, slug
 from rung.rungs.variants import choose
-from rung.system import Spec, save
+from rung.spec import Spec
+from rung.system import save
 from rung.wording import embedded_text
 
 REGULARISATION = {"tfidf": (0.3, 1.0), "minilm": (1.0, 10.0), "both": (0.3, 1.0)}

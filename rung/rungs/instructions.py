@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from rung.engines.schema import check_schema
 from rung.records import Json, OutputKind
 from rung.rungs.base import Context
-from rung.system import AnswerSpec, Spec
+from rung.spec import AnswerSpec, Spec
 from rung.wording import label_texts
 
 LONGEST_ANSWER = 1024

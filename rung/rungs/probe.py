@@ -7,7 +7,8 @@ from typing import Literal, TypeAlias
 from rung.errors import EngineError, ModelError
 from rung.records import Example
 from rung.rungs.base import Context
-from rung.system import Sources, Spec, System, save
+from rung.spec import Spec
+from rung.system import Sources, System, save
 
 EngineName: TypeAlias = Literal["llama", "torch"]
 ENGINES: tuple[EngineName, ...] = ("llama", "torch")

@@ -5,7 +5,8 @@ from rung.rungs.instructions import answer_notes, answer_spec, instructions, spe
 from rung.rungs.probe import race, under_each_engine
 from rung.rungs.rehearsal import outlook
 from rung.rungs.variants import choose
-from rung.system import Spec, save
+from rung.spec import Spec
+from rung.system import save
 
 NO_ABOUT = (
     "the task says nothing about the job, so the instruction is a general one; write `about` in task.yaml"

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from rung.records import Example
 from rung.rungs.base import Context
-from rung.system import Spec, candidates, prompts_for
+from rung.spec import Spec
+from rung.system import candidates, prompts_for
 from rung.training.batches import Row
 
 

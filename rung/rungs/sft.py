@@ -12,7 +12,8 @@ from rung.rungs.base import Built, Context, Outlook, no_room
 from rung.rungs.instructions import answer_schema, answer_spec
 from rung.rungs.probe import EngineName, race, under_each_engine
 from rung.runs import writing
-from rung.system import ADAPTER_FOLDER, ADAPTER_GGUF, AnswerSpec, Spec, System, candidates, prompts_for, save
+from rung.spec import AnswerSpec, Spec
+from rung.system import ADAPTER_FOLDER, ADAPTER_GGUF, System, candidates, prompts_for, save
 from rung.wording import label_texts
 
 if TYPE_CHECKING:

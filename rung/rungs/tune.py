@@ -20,7 +20,8 @@ from rung.rungs.base import Context, strict_score
 from rung.rungs.rendered import rendered
 from rung.runs import append_jsonl, atomic_folder, digest_of, read_jsonl
 from rung.scoring.measure import measurement
-from rung.system import Spec, ask, prompts_for
+from rung.spec import Spec
+from rung.system import ask, prompts_for
 from rung.training.batches import Row
 from rung.training.loop import WARMUP, Settings, Tick, Trainer, dev_loss
 

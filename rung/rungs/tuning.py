@@ -10,7 +10,7 @@ from rung.errors import TrainingError
 from rung.records import Example, Trial
 from rung.rungs.base import Context
 from rung.rungs.tune import BEST_FOLDER, RANK, Arm, Plan, Tune
-from rung.system import Spec
+from rung.spec import Spec
 from rung.training.loop import WARMUP
 
 RATES = (2.5e-4, 5e-4, 1e-3)

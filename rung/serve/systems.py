@@ -19,18 +19,8 @@ from rung.registry import locate
 from rung.serve.bench import Bench
 from rung.serve.host import Host
 from rung.serve.lanes import Lanes
-from rung.system import (
-    ADAPTER_GGUF,
-    SPEC_FILE,
-    AnswerSpec,
-    ModelRef,
-    Pool,
-    Spec,
-    System,
-    candidates,
-    context_of,
-    ref_to,
-)
+from rung.spec import AnswerSpec, ModelRef, Spec
+from rung.system import ADAPTER_GGUF, SPEC_FILE, Pool, System, candidates, context_of, ref_to
 
 WARM_UP = Example(id="warm-up", input="Is anybody there?", output=None)
 MODEL = "model"

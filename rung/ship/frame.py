@@ -13,7 +13,7 @@ from typing import Final
 from rung.errors import ModelError
 from rung.models.chat import Chat
 from rung.records import Example
-from rung.system import Spec
+from rung.spec import Spec
 from rung.wording import Shot, messages
 
 ONE_TURN: Final = "this model answers one text: send one user turn, no system turn and no history"

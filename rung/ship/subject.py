@@ -12,7 +12,8 @@ from rung.models.chat import Chat
 from rung.models.resolve import Model
 from rung.models.weights import dequantised
 from rung.ship.frame import Frame, frame
-from rung.system import ADAPTER_FOLDER, SHOTS_FILE, Pool, Spec, System, read_index
+from rung.spec import Spec
+from rung.system import ADAPTER_FOLDER, SHOTS_FILE, Pool, System, read_index
 from rung.wording import Shot
 
 _HUB_ID = re.compile(r"(?:hf:)?(?P<repository>[\w.-]+/[\w.-]+)(?::[\w./-]+\.gguf)?")

@@ -10,7 +10,8 @@ from rung.ship.parity import Gate
 from rung.ship.subject import Subject
 from rung.ship.targets import ADAPTER, ADAPTER_FOLDER, MODEL_FOLDER, MODELFILE, Target, gguf_name
 from rung.ship.ways import answer_tokens, enum_schema, label_names
-from rung.system import Spec, context_of
+from rung.spec import Spec
+from rung.system import context_of
 
 SAMPLE: Final = "The text to answer"
 LLAMA_BIAS: Final = 1000

@@ -8,7 +8,8 @@ from typing import Any, Final, Literal, TypeAlias
 from rung.engines.base import Completion, Engine, Request
 from rung.models.chat import Chat
 from rung.records import Answer
-from rung.system import AnswerSpec, Spec, ask, candidates, room_for_answer
+from rung.spec import AnswerSpec, Spec
+from rung.system import ask, candidates, room_for_answer
 from rung.wording import label_texts
 
 Tokens: TypeAlias = tuple[int, ...]

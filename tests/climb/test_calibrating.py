@@ -11,7 +11,8 @@ from rung.errors import EngineError
 from rung.evaluate import Store
 from rung.records import Answer, Example, Interval, Measurement, Prediction, RungResult
 from rung.report import summary
-from rung.system import Spec, System, save
+from rung.spec import Spec
+from rung.system import System, save
 from tests.climb.test_climb import Always, with_ladder
 from tests.fixtures_climb import Log, label_rows, make_tiny_gguf, write_rows
 

@@ -12,7 +12,8 @@ from rung.errors import EngineError, RunError, RungError
 from rung.records import Example
 from rung.rungs import LADDER
 from rung.rungs.base import Built
-from rung.system import Pool, Spec, System, save
+from rung.spec import Spec
+from rung.system import Pool, System, save
 from tests.fixtures_climb import Log, json_rows, label_rows, make_tiny_gguf, text_rows, write_rows
 
 ROOT = Path(__file__).parents[2]

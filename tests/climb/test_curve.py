@@ -15,7 +15,8 @@ from rung.errors import TrainingError
 from rung.models import head as heads
 from rung.records import Example
 from rung.rungs.base import Built, Context
-from rung.system import Spec, save
+from rung.spec import Spec
+from rung.system import save
 from rung.wording import embedded_text
 from tests.fixtures_climb import Log, make_tiny_gguf, write_rows
 from tests.fixtures_climb import label_rows as topic_rows

@@ -15,7 +15,8 @@ from rung.records import Answer, Candidate, Example, Forecast
 from rung.rungs.base import Built, Outlook
 from rung.rungs.rival import rival
 from rung.scoring.measure import measurement
-from rung.system import Spec, save
+from rung.spec import Spec
+from rung.system import save
 from rung.wording import embedded_text
 from tests.climb.test_climb import Always, with_ladder
 from tests.fixtures_climb import Log, label_rows, make_tiny_gguf, write_rows

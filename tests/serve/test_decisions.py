@@ -24,7 +24,8 @@ from rung.serve.decisions import (
     systemone_answers,
     systemone_decision,
 )
-from rung.system import Spec, save
+from rung.spec import Spec
+from rung.system import save
 
 TOPICS = ("billing", "delivery", "login")
 SHARES = (0.2, 0.7, 0.1)

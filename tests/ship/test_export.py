@@ -19,7 +19,8 @@ from rung.models.weights import dequantised
 from rung.records import Example
 from rung.ship.export import ExportOptions, chosen, export
 from rung.ship.targets import GGUF_TYPES, RECIPES
-from rung.system import AnswerSpec, Pool, ShotSpec, Spec, System, prompts_for, ref_to, save
+from rung.spec import AnswerSpec, ShotSpec, Spec
+from rung.system import Pool, System, prompts_for, ref_to, save
 from rung.training import adapter
 from rung.wording import Shot
 from tests.fixtures_climb import Log, label_rows, write_rows

@@ -13,7 +13,8 @@ from rung.models.chat import load_chat
 from rung.models.resolve import resolve
 from rung.models.weights import dequantised
 from rung.ship.export import ExportOptions, export
-from rung.system import ADAPTER_FOLDER, AnswerSpec, Spec, System, ref_to, save
+from rung.spec import AnswerSpec, Spec
+from rung.system import ADAPTER_FOLDER, System, ref_to, save
 from tests.fixtures_climb import Log
 
 ROWS = Path(__file__).parents[2] / "examples" / "helpdesk" / "rows.jsonl"

@@ -7,7 +7,8 @@ from rung.errors import SystemFolderError, TaskError
 from rung.registry import Origin, history, system_folder, tags
 from rung.runs import digest_of
 from rung.ship.tagging import tag_system
-from rung.system import ModelRef, Spec, save
+from rung.spec import ModelRef, Spec
+from rung.system import save
 from tests.fixtures_tagged import SETTINGS, make_head, make_run
 
 

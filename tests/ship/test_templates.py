@@ -17,7 +17,7 @@ from rung.records import Example
 from rung.ship import go_template
 from rung.ship.frame import Frame, frame
 from rung.ship.modelfile import Modelfile
-from rung.system import Spec
+from rung.spec import Spec
 from rung.wording import Shot, messages
 from tests.fixtures_climb import CHATML
 from tests.fixtures_ship import make_gguf

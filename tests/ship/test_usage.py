@@ -9,7 +9,8 @@ from rung.models.resolve import resolve
 from rung.ship.subject import load_subject
 from rung.ship.targets import modelfile
 from rung.ship.usage import code_text, label_grammar, usage, vllm_command
-from rung.system import AnswerSpec, Pool, Spec, ref_to, save
+from rung.spec import AnswerSpec, Spec
+from rung.system import Pool, ref_to, save
 from tests.fixtures_ship import make_gguf
 
 

@@ -12,7 +12,7 @@ from rung.models.chat import Chat, load_chat
 from rung.models.resolve import resolve
 from rung.ship.usage import LLAMA_BIAS, label_grammar
 from rung.ship.ways import WAYS, answer_tokens, as_served, enum_schema, guided, label_names, listed, written
-from rung.system import AnswerSpec, Spec
+from rung.spec import AnswerSpec, Spec
 from tests.fixtures_ship import LABELS, make_gguf
 
 

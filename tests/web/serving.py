@@ -14,7 +14,8 @@ import pytest
 
 from rung.models import head as heads
 from rung.models.resolve import resolve
-from rung.system import AnswerSpec, Spec, ref_to, save
+from rung.spec import AnswerSpec, Spec
+from rung.system import ref_to, save
 from tests.fixtures_climb import TOPICS, label_rows, make_tiny_gguf
 
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,8 @@ from rung.models.head import counted, fit_tfidf, head_files
 from rung.models.resolve import resolve
 from rung.records import Answer, Calibration, CalibrationMap, Example
 from rung.scoring.calibration import before_and_after, fitted
-from rung.system import AnswerSpec, Pool, Spec, System, copy, keep_calibration, ref_to, save
+from rung.spec import AnswerSpec, Spec
+from rung.system import Pool, System, copy, keep_calibration, ref_to, save
 from tests.fixtures_climb import make_tiny_gguf
 from tests.scoring.test_calibration import rows
 
