@@ -72,7 +72,8 @@ class Bench:
             self.running = len(batch)
             start = loop.time()
             try:
-                found = await loop.run_in_executor(self._thread, batch[0][2], [item for item, _, _ in batch])
+                items = [item for item, _, _ in batch]
+                found = await loop.run_in_executor(self._thread, _answered, batch[0][2], items)
             except Exception as error:  # noqa: BLE001 - carried to those who asked and raised there
                 for _, mine, _ in batch:
                     if not mine.done():
@@ -84,3 +85,11 @@ class Bench:
             finally:
                 self.running = 0
             self._mean_s += 0.1 * ((loop.time() - start) / len(batch) - self._mean_s)
+
+
+def _answered(call: Batch, items: Sequence[Any]) -> Sequence[Any]:
+    """One result for each item. Raises ValueError where the call gave more or fewer."""
+    found = [*call(items)]
+    if len(found) != len(items):
+        raise ValueError(f"{len(items)} items were given and {len(found)} results came")
+    return found
