@@ -10,7 +10,14 @@ from pathlib import Path
 from common import options, print_machine, table, use_all_cores
 
 HELPDESK = Path(__file__).parents[1] / "examples" / "helpdesk"
-EXPORTS = (("peft", None), ("merged", None), ("gguf", "f16"), ("gguf", "q8_0"), ("gguf", "q4_1"))
+EXPORTS = (
+    ("peft", None),
+    ("merged", None),
+    ("gguf", "adapter"),
+    ("gguf", "f16"),
+    ("gguf", "q8_0"),
+    ("gguf", "q4_1"),
+)
 HEAD = ("model", "export", "MB", "score (95 %)", "difference (95 %)", "same answers (95 %)", "gate")
 
 

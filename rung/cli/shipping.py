@@ -22,8 +22,8 @@ class ExportChoices:
     ----------
     type
         Type of the weights. gguf, ollama: q8_0 (usual), f16, bf16, f32, q5_1, q5_0, q4_1, q4_0, or one such
-        as q4_k_m by llama.cpp's own llama-quantize. merged, hub-folder, vllm: bf16 (usual) or f32, and
-        adapter for the last two.
+        as q4_k_m by llama.cpp's own llama-quantize. merged, hub-folder, vllm: bf16 (usual) or f32. gguf,
+        hub-folder, vllm: adapter, which merges nothing.
     rows
         Labelled rows to compare on, instead of the dev rows of the run that SYSTEM lies in.
     most

@@ -51,19 +51,25 @@ class _Place:
 
 
 def write_merged(
-    base: Path, deltas: Mapping[str, Delta], out: Path, *, wanted: WeightType, changes: Mapping[str, Value]
+    base: Path,
+    deltas: Mapping[str, Delta],
+    out: Path,
+    *,
+    wanted: WeightType | None,
+    changes: Mapping[str, Value],
 ) -> None:
     """Write `base` with `deltas` in it as `out`; `changes` are the keys that get another value, or are new.
 
     A weight that a delta touches is de-quantised, merged in fp32 and written as `wanted` (F16 where its rows
     aren't whole blocks). The others are copied as they are, with two exceptions: a plain type is that of all
-    quantised weights, and a quantised type finds the outer matrices in Q8_0 at most. Raises ModelError where
-    a delta has no weight in `base` or doesn't fit it.
+    quantised weights, and a quantised type finds the outer matrices in Q8_0 at most. Without `wanted`, and
+    deltas, all weights are copied. Raises ModelError where a delta has no weight in `base` or doesn't fit it.
     """
+    assert wanted is not None or not deltas, "a merged weight needs a type"
     header = read_header(base)
     _check(base, {tensor.name: tensor.shape for tensor in header.tensors}, deltas)
     alignment = header.values.get("general.alignment", ALIGNMENT)
-    step = alignment if isinstance(alignment, int) else ALIGNMENT
+    step = alignment if isinstance(alignment, int) and 0 < alignment <= 1 << 20 else ALIGNMENT
     places = []
     for tensor in header.tensors:
         if tensor.size is None:
@@ -102,8 +108,10 @@ def _check(base: Path, shapes: Mapping[str, tuple[int, ...]], deltas: Mapping[st
             )
 
 
-def _types(values: Mapping[str, object], wanted: WeightType) -> dict[str, Value]:
+def _types(values: Mapping[str, object], wanted: WeightType | None) -> dict[str, Value]:
     """What the header says of the types."""
+    if wanted is None:
+        return {}
     found: dict[str, Value] = {"general.file_type": wanted.file_type}
     if wanted in BLOCKS and "general.quantization_version" not in values:
         found["general.quantization_version"] = QUANTISATION_VERSION
@@ -111,9 +119,11 @@ def _types(values: Mapping[str, object], wanted: WeightType) -> dict[str, Value]
 
 
 def _type_of(
-    name: str, shape: tuple[int, ...], kind: int, wanted: WeightType, *, touched: bool
+    name: str, shape: tuple[int, ...], kind: int, wanted: WeightType | None, *, touched: bool
 ) -> WeightType | None:
     """What a tensor is written as; None where its bytes are copied."""
+    if wanted is None:
+        return None
     narrow = kind not in _WIDE
     if wanted in PLAIN:
         new = wanted if touched or narrow or (name in OUTER and len(shape) > 1) else None
@@ -164,7 +174,7 @@ def _text(value: str) -> bytes:
 
 def _weights(data: mmap.mmap, place: _Place, delta: Delta | None) -> Iterator[bytes]:
     """The bytes of a tensor, a bounded number of rows at a time."""
-    if place.wanted is None:
+    if place.wanted is None or not place.size:
         yield data[place.begin : place.begin + place.size]
         return
     width = place.shape[-1]

@@ -57,13 +57,16 @@ def render(template: str, messages: Sequence[Message]) -> str:
     }
     if not template.startswith(LAST_QUESTION):
         raise ModelError("the template doesn't begin with the choice of the question: rung didn't write it")
-    text = ""
-    for place, part in enumerate(_ACTION.split(template.removeprefix(LAST_QUESTION))):
-        if place % 2 == 0 and "{{" in part:
-            raise ModelError(f"the template has an action that rung never writes, at {part[:60]!r}")
-        plain = place % 2 == 0
-        text += part if plain else values[part] if part in values else _unquoted(part)
-    return text
+    text, rest = "", template.removeprefix(LAST_QUESTION)
+    while (begin := rest.find("{{")) >= 0:
+        action = _ACTION.match(rest, begin)
+        if action is None:
+            raise ModelError(
+                f"the template has an action that rung never writes: {rest[begin : begin + 60]!r}"
+            )
+        text += rest[:begin] + (values[action[1]] if action[1] in values else _unquoted(action[1]))
+        rest = rest[action.end() :]
+    return text + rest
 
 
 def _string(text: str) -> str:

@@ -10,6 +10,7 @@ from rung.ship.gguf_file import Value, write_merged
 from rung.ship.lora_delta import deltas_by_gguf_name
 from rung.ship.subject import Subject
 from rung.ship.weight_types import WRITTEN
+from rung.system import ADAPTER_GGUF
 
 PROGRAM: Final = "llama-quantize"
 LIMIT_S: Final = 3600.0
@@ -21,17 +22,11 @@ def write_gguf(subject: Subject, out: Path, kind: str) -> None:
     Raises ModelError for a base without GGUF, TaskError for a type that needs llama.cpp's program where that
     isn't to be had, or fails.
     """
-    model, adapter = subject.model, subject.adapter
+    base, adapter = _base(subject), subject.adapter
     assert adapter is not None, "only tuned Systems have weights of their own"
-    if model.gguf is None:
-        raise ModelError(
-            f"the base model {model.name!r} is a folder of safetensors, and a GGUF is written from a GGUF: "
-            "export --to merged and convert that with llama.cpp's convert_hf_to_gguf.py, or climb on a "
-            ".gguf of the model"
-        )
     deltas = deltas_by_gguf_name(adapter, subject.config)
     if kind in WRITTEN:
-        write_merged(model.gguf, deltas, out, wanted=WRITTEN[kind], changes=_changes(subject))
+        write_merged(base, deltas, out, wanted=WRITTEN[kind], changes=_changes(subject))
         return
     program = shutil.which(PROGRAM)
     if program is None:
@@ -40,9 +35,35 @@ def write_gguf(subject: Subject, out: Path, kind: str) -> None:
             f"with a release of llama.cpp, or choose one of {', '.join(WRITTEN)}"
         )
     wide = out.with_name(f".{out.name}.f16")
-    write_merged(model.gguf, deltas, wide, wanted=WRITTEN["f16"], changes=_changes(subject))
+    write_merged(base, deltas, wide, wanted=WRITTEN["f16"], changes=_changes(subject))
     _quantised(program, wide, out, kind)
     wide.unlink()
+
+
+def write_pair(subject: Subject, out: Path, adapter_out: Path) -> None:
+    """Write the base's own weights with the System's prompt as `out`, and the adapter beside it.
+
+    Raises ModelError for a base without GGUF.
+    """
+    from rung.training.adapter import to_gguf
+
+    base, adapter, kept = _base(subject), subject.adapter, subject.system.folder / ADAPTER_GGUF
+    assert adapter is not None, "only tuned Systems have an adapter"
+    write_merged(base, {}, out, wanted=None, changes=_changes(subject))
+    if ADAPTER_GGUF in subject.spec.files:
+        shutil.copyfile(kept, adapter_out)
+    else:
+        to_gguf(adapter, adapter_out, config=subject.config)
+
+
+def _base(subject: Subject) -> Path:
+    if subject.model.gguf is None:
+        raise ModelError(
+            f"the base model {subject.model.name!r} is a folder of safetensors, and a GGUF is written from a "
+            "GGUF: export --to merged and convert that with llama.cpp's convert_hf_to_gguf.py, or climb on a "
+            ".gguf of the model"
+        )
+    return subject.model.gguf
 
 
 def _changes(subject: Subject) -> dict[str, Value]:

@@ -15,11 +15,11 @@ from rung.ship.lora_delta import deltas_by_module
 from rung.ship.merged import TEMPLATE_FILE, FloatType, write_merged_folder
 from rung.ship.modelfile import Modelfile
 from rung.ship.parity import Loaded
-from rung.ship.quantising import write_gguf
+from rung.ship.quantising import write_gguf, write_pair
 from rung.ship.subject import Subject
 from rung.ship.ways import WayName, answer_tokens, label_names
 from rung.ship.weight_types import BLOCKS, MIXED, PLAIN
-from rung.system import context_of
+from rung.system import ADAPTER_GGUF, context_of
 
 Tokens: TypeAlias = tuple[int, ...]
 Target = Literal["peft", "merged", "gguf", "ollama", "vllm", "hub-folder"]
@@ -132,10 +132,14 @@ def write_vllm(subject: Subject, out: Path, kind: str) -> Loaded:
 
 
 def write_gguf_folder(subject: Subject, out: Path, kind: str) -> Loaded:
-    """One merged GGUF file that holds the prompt as its chat template."""
-    file = out / gguf_name(subject, kind)
-    write_gguf(subject, file, kind)
-    return Loaded(engine=_llama(subject, file), prompts=_templated_by_llama(subject))
+    """One merged GGUF file that holds the prompt as its chat template; or the base's and the adapter."""
+    file, adapter = out / gguf_name(subject, kind), None
+    if kind == ADAPTER:
+        file, adapter = out / gguf_name(subject, BASE), out / ADAPTER_GGUF
+        write_pair(subject, file, adapter)
+    else:
+        write_gguf(subject, file, kind)
+    return Loaded(engine=_llama(subject, file, adapter), prompts=_templated_by_llama(subject))
 
 
 def write_ollama(subject: Subject, out: Path, kind: str) -> Loaded:
@@ -199,8 +203,8 @@ def gguf_name(subject: Subject, kind: str) -> str:
     return f"{subject.name}-{kind}.gguf"
 
 
-def _llama(subject: Subject, file: Path) -> EngineSpec:
-    return EngineSpec(engine="llama", gguf=file, context=context_of(subject.model))
+def _llama(subject: Subject, file: Path, adapter: Path | None = None) -> EngineSpec:
+    return EngineSpec(engine="llama", gguf=file, adapter=adapter, context=context_of(subject.model))
 
 
 def _templated(folder: Path, template: str) -> Callable[[Engine, Sequence[str]], list[Tokens]]:
@@ -263,7 +267,7 @@ def _with_bos(subject: Subject, tokens: Tokens) -> Tokens:
 RECIPES: Final[Mapping[Target, Recipe]] = {
     "peft": Recipe(types=(ADAPTER,), build=write_peft),
     "merged": Recipe(types=FLOATS, build=write_merged),
-    "gguf": Recipe(types=GGUF_TYPES, build=write_gguf_folder),
+    "gguf": Recipe(types=(*GGUF_TYPES, ADAPTER), build=write_gguf_folder),
     "ollama": Recipe(types=GGUF_TYPES, build=write_ollama, prompted=True),
     "vllm": Recipe(types=(*FLOATS, ADAPTER), build=write_vllm, prompted=True),
     "hub-folder": Recipe(types=(*FLOATS, ADAPTER), build=write_hub_folder),

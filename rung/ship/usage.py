@@ -8,10 +8,15 @@ from typing import Any, Final
 from rung.models.chat import Chat
 from rung.ship.parity import Gate
 from rung.ship.subject import Subject
-from rung.ship.targets import ADAPTER, ADAPTER_FOLDER, MODEL_FOLDER, MODELFILE, Target, gguf_name
+from rung.ship.targets import ADAPTER, ADAPTER_FOLDER, BASE, MODEL_FOLDER, MODELFILE, Target, gguf_name
 from rung.ship.ways import answer_tokens, enum_schema, label_names
+<<<<<<< HEAD
 from rung.spec import Spec
 from rung.system import context_of
+=======
+from rung.spec import Spec
+from rung.system import ADAPTER_GGUF, context_of
+>>>>>>> 1b1fe87ecf074a9e9f4caefd82d9ed6dbdcd1f8e
 
 SAMPLE: Final = "The text to answer"
 LLAMA_BIAS: Final = 1000
@@ -165,11 +170,14 @@ def _gguf(subject: Subject, kind: str, gate: Gate) -> list[str]:
         body["response_format"] = {"type": "json_schema", "json_schema": {"schema": spec.schema_}}
     elif spec.answer.form == "words":
         body["grammar"] = label_grammar(subject.spec, subject.chat)
+    files = ["-m", gguf_name(subject, BASE), "--lora", ADAPTER_GGUF]
+    if kind != ADAPTER:
+        files = ["-m", gguf_name(subject, kind)]
     said = [
         "The file holds its prompt as its chat template, so that llama.cpp's server needs nothing else:",
         "",
         "```sh",
-        shlex.join(["llama-server", "-m", gguf_name(subject, kind), "-c", str(context_of(subject.model))]),
+        shlex.join(["llama-server", *files, "-c", str(context_of(subject.model))]),
         _curl("http://127.0.0.1:8080/v1/chat/completions", body),
         "```",
         *_codes_table(subject),

@@ -126,6 +126,22 @@ def test_vllm_may_have_the_adapter_beside_the_base(place, tmp_path):
     assert "--max-model-len 512" in command and "adapter/adapter_model.safetensors" in done.files
 
 
+def test_a_gguf_may_be_the_base_as_it_is_with_the_adapter_beside_it(place, tmp_path):
+    from gguf import GGUFReader
+
+    done = place.export(tmp_path / "out", "gguf", type="adapter")
+    assert {"topics-base.gguf", "adapter.gguf"} <= set(done.files) and done.gate.prompts_same == ROWS
+    ours, theirs = GGUFReader(tmp_path / "out" / "topics-base.gguf"), GGUFReader(place.gguf)
+    assert ours.fields.keys() == theirs.fields.keys()
+    changed = {key for key in ours.fields if ours.fields[key].contents() != theirs.fields[key].contents()}
+    assert changed == {"general.name", "tokenizer.chat_template"}
+    for one, other in zip(ours.tensors, theirs.tensors, strict=True):
+        assert (one.name, one.tensor_type) == (other.name, other.tensor_type)
+        assert one.data.tobytes() == other.data.tobytes()
+    page = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "llama-server -m topics-base.gguf --lora adapter.gguf" in page
+
+
 def test_the_gate_sees_rows_in_the_wrong_order(place, tmp_path, monkeypatch):
     """Without llama.cpp's permutation of queries and keys the file loads, answers, and is another model."""
     monkeypatch.setattr(adapter, "PERMUTED", frozenset())

@@ -182,6 +182,10 @@ def parsed(text: str) -> list[tuple[str, str]]:
 
 @settings(max_examples=100, deadline=None)
 @given(before=texts, instruction=texts, after=texts)
+@example(before='"""\n', instruction="x", after="")
+@example(before="", instruction='a """\nb', after='""')
+@example(before="", instruction="a", after="{")
+@example(before="{", instruction="\u200b", after="")
 def test_every_character_survives_a_modelfile(before, instruction, after):
     instruction = instruction.strip()
     made = modelfile(Frame(bos="", before=before + instruction, after=after), instruction)

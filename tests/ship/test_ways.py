@@ -80,15 +80,15 @@ def test_there_are_four_ways():
 
 
 def test_a_guided_answer_takes_the_likeliest_token_each_time_and_may_miss_the_likeliest_label(chat):
-    """`ab` begins with the likelier token, but `c` is the likelier label: .6 × .5 < .4."""
-    labels = ("ab", "ad", "c")
+    """`cb` begins with the likelier token, but `a` is the likelier label: .6 × .5 < .4."""
+    labels = ("cb", "cd", "a")
     a, c = (chat.tokens.encode(text, special=False)[0] for text in ("a", "c"))
     ends = [chat.answer_ids(label, "terse") for label in labels]
     two = spec("words").model_copy(update={"labels": labels})
-    table = {(): {a: 0.6, c: 0.4}, (a,): {ends[0][1]: 0.5, ends[1][1]: 0.5}}
+    table = {(): {c: 0.6, a: 0.4}, (c,): {ends[0][1]: 0.51, ends[1][1]: 0.49}}
     engine = Table((7,), table)
-    assert [answer.value for answer in guided(two, chat, engine, [(7,)])] == ["ab"]
-    assert [answer.value for answer in as_served(two, chat, engine, [(7,)])] == ["c"]
+    assert [answer.value for answer in guided(two, chat, engine, [(7,)])] == ["cb"]
+    assert [answer.value for answer in as_served(two, chat, engine, [(7,)])] == ["a"]
 
 
 def test_a_code_is_read_as_the_label_that_it_stands_for_and_other_text_as_none(chat):
