@@ -27,8 +27,8 @@ from rung.records import Json
 
 SETS = ("sroie_receipts", "bfcl_v4_single_turn")
 MADE = "made at random"
-CONTEXT = 2048
-ASKED_CHARACTERS = 700
+CONTEXT = 1024
+ASKED_CHARACTERS = 300
 
 
 @dataclass
@@ -92,7 +92,7 @@ def started(name: str) -> Engine:
 
     model = resolve("smollm2-135m")
     if name == "llama":
-        return start(EngineSpec(engine="llama", gguf=model.gguf, context=CONTEXT))
+        return start(EngineSpec(engine="llama", gguf=model.gguf, context=CONTEXT, parallel=2))
     return start(EngineSpec(engine="torch", weights=dequantised(model), context=CONTEXT))
 
 
