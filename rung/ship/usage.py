@@ -10,13 +10,8 @@ from rung.ship.parity import Gate
 from rung.ship.subject import Subject
 from rung.ship.targets import ADAPTER, ADAPTER_FOLDER, BASE, MODEL_FOLDER, MODELFILE, Target, gguf_name
 from rung.ship.ways import answer_tokens, enum_schema, label_names
-<<<<<<< HEAD
-from rung.spec import Spec
-from rung.system import context_of
-=======
 from rung.spec import Spec
 from rung.system import ADAPTER_GGUF, context_of
->>>>>>> 1b1fe87ecf074a9e9f4caefd82d9ed6dbdcd1f8e
 
 SAMPLE: Final = "The text to answer"
 LLAMA_BIAS: Final = 1000
