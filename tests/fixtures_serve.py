@@ -1,6 +1,7 @@
 """`rung serve` as a process, the clients that ask it, and small Systems to be served."""
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -17,13 +18,15 @@ from typing import Any
 import httpx
 import openai
 import psutil
+from safetensors.numpy import save as save_tensors
 
 from rung.models import head as heads
 from rung.models.chat import load_chat
+from rung.models.embed import Embedder
 from rung.models.resolve import resolve
 from rung.records import Example
-from rung.spec import AnswerSpec, Spec
-from rung.system import System, ref_to, save
+from rung.spec import AnswerSpec, ShotSpec, Spec
+from rung.system import SHOTS_FILE, VECTORS_FILE, System, ref_to, save
 from tests.fixtures_climb import TOPICS, label_rows
 
 ROOT = Path(__file__).parents[1]
@@ -211,6 +214,18 @@ def make_systems(folder: Path, given: str) -> dict[str, System]:
         ),
     }
     return {name: save(folder / name, spec, {}) for name, spec in specs.items()}
+
+
+def make_nearest(folder: Path, system: System) -> System:
+    """The same System with the examples in its prompt that are the nearest neighbours of each input."""
+    rows = label_rows(12)
+    embedder = Embedder()
+    vectors = embedder.embed([r["input"] for r in rows])
+    spec = system.spec.model_copy(
+        update={"shots": ShotSpec(choice="nearest", k=2), "vectors": ref_to(embedder.model, "minilm-l6")}
+    )
+    shots = "".join(json.dumps(r) + "\n" for r in rows)
+    return save(folder, spec, {SHOTS_FILE: shots, VECTORS_FILE: save_tensors({"vectors": vectors})})
 
 
 async def gathered(calls: Sequence[Any]) -> list[Any]:

@@ -83,7 +83,10 @@ async def asked(systems: Systems, served: Served, example: Example) -> Asked:
     if served.chat is None:
         return Asked(example=example)
     if served.spec.shots.choice == "nearest":
-        (prompt,) = await systems.bench.run(lambda: served.system.prompts([example], systems.pool))
+        try:
+            (prompt,) = await systems.bench.run(lambda: served.system.prompts([example], systems.pool))
+        except Full as full:
+            raise overloaded(full.retry_after_s, full.waiting) from None
     else:
         (prompt,) = served.system.prompts([example], systems.pool)
     return fitting(served, Asked(example=example, prompt=prompt), systems)

@@ -14,8 +14,9 @@ from rung import __version__
 from rung.errors import RungError
 from rung.serve import completions, deciding, shapes
 from rung.serve.decision_wire import DecisionRequest, SystemOneRequest
-from rung.serve.faults import Fault, bad, forbidden, unknown_model
+from rung.serve.faults import Fault, bad, forbidden, overloaded, unknown_model
 from rung.serve.gateway import Gateway
+from rung.serve.lanes import Full
 from rung.serve.wire import ChatRequest, CompletionRequest, EmbeddingRequest, LoadRequest
 from rung.web.page import page_routes
 
@@ -81,6 +82,8 @@ def _answers(app: FastAPI, gateway: Gateway) -> None:
     @app.post("/v1/embeddings", tags=["answers"])
     async def embeddings(request: Request, body: EmbeddingRequest) -> Response:
         """Sentence vectors of unit length."""
+        if body.model not in gateway.systems.embedders:
+            raise unknown_model(body.model, sorted(gateway.systems.embedders))
         return await gateway.whole(request, "embeddings", body.model, _embed(gateway, body))
 
     @app.post("/v1/decisions", tags=["answers"])
@@ -95,11 +98,13 @@ def _answers(app: FastAPI, gateway: Gateway) -> None:
 
 
 async def _embed(gateway: Gateway, body: EmbeddingRequest) -> dict[str, Any]:
-    systems = gateway.systems
-    if body.model not in systems.embedders:
-        raise unknown_model(body.model, sorted(systems.embedders))
-    vectors = await systems.bench.run(lambda: systems.pool.embedder.embed(body.texts))
-    tokens = await systems.bench.run(lambda: systems.pool.embedder.count_tokens(body.texts))
+    bench, embedder = gateway.systems.bench, gateway.systems.pool.embedder
+    try:
+        vectors, tokens = await bench.run(
+            lambda: (embedder.embed(body.texts), embedder.count_tokens(body.texts))
+        )
+    except Full as full:
+        raise overloaded(full.retry_after_s, full.waiting) from None
     return {
         "object": "list",
         "model": body.model,

@@ -6,6 +6,8 @@ ROUTES = {
     "/v1/chat/completions": "chat",
     "/v1/completions": "completions",
     "/v1/embeddings": "embeddings",
+    "/v1/decisions": "decisions",
+    "/v1/systemone": "systemone",
 }
 """What answers are counted under; everything else is `other`."""
 

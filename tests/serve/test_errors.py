@@ -9,7 +9,7 @@ import openai
 import pytest
 
 from tests.fixtures_climb import make_tiny_gguf
-from tests.fixtures_serve import LABELS, Server, eventually, gathered, said
+from tests.fixtures_serve import LABELS, Server, eventually, gathered, make_nearest, said
 
 HELLO = said("my invoice is late")
 JSON = {"content-type": "application/json"}
@@ -106,6 +106,18 @@ def test_an_unknown_field_is_refused_by_name(tiny):
 def test_a_value_that_cant_be_is_refused_by_its_fields_name(tiny, field, value):
     error = fault(chat(tiny, **{field: value}), 400)
     assert field in error["message"]
+
+
+def test_names_that_clients_send_are_no_labels_of_the_counters(tiny):
+    for path, body in (
+        ("/v1/chat/completions", {"messages": HELLO}),
+        ("/v1/completions", {"prompt": "a"}),
+        ("/v1/embeddings", {"input": "a"}),
+        ("/v1/decisions", {"input": "a", "questions": []}),
+    ):
+        tiny.post(path, json={"model": "sent-by-a-client", **body})
+        tiny.get(f"{path}/sent-by-a-client")
+    assert "sent-by-a-client" not in tiny.get("/metrics").text
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999"])
@@ -270,6 +282,32 @@ def test_where_too_many_wait_one_is_told_to_try_again(tight):
         assert error.code == "rate_limit_exceeded" and error.type == "rate_limit_error"
         assert int(error.response.headers["retry-after"]) >= 1
     eventually(lambda: tight.gauge("rung_running") + tight.gauge("rung_waiting") == 0)
+
+
+@pytest.mark.models
+def test_heads_and_neighbours_are_refused_too_where_too_many_wait(tmp_path, tiny_systems):
+    """What the one thread for them can't take at once."""
+    near = make_nearest(tmp_path / "near", tiny_systems["words"])
+    systems = (f"desk={tiny_systems['desk'].folder}", f"near={near.folder}", "minilm-l6")
+    with Server(*systems, "--queue", "2", home=tmp_path) as server:
+
+        async def together(ask):
+            async with server.async_client() as client:
+                return await gathered([ask(client, place) for place in range(60)])
+
+        for ask in (
+            lambda client, place: client.chat.completions.create(
+                model="desk", messages=said(f"invoice {place}")
+            ),
+            lambda client, place: client.chat.completions.create(
+                model="near", messages=said(f"invoice {place}")
+            ),
+            lambda client, place: client.embeddings.create(model="minilm-l6", input=f"invoice {place}"),
+        ):
+            found = asyncio.run(together(ask))
+            refused = [one for one in found if isinstance(one, Exception)]
+            assert 0 < len(refused) < len(found)
+            assert {type(one) for one in refused} == {openai.RateLimitError}
 
 
 def test_a_client_that_retries_is_answered_in_the_end(tight):
