@@ -24,6 +24,8 @@ SCRIPTS = (
     "same_accuracy",
     "schema_close",
     "sentence_vectors",
+    "serve",
+    "serve_soak",
     "shared_prefix",
     "train_gpu",
     "train_step",

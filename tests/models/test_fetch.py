@@ -64,6 +64,7 @@ def entry(content: bytes = b"".join(PARTS)) -> Entry:
         quirks=(),
         files=(file,),
         hub="org/test-model",
+        origin="org/test-model",
     )
 
 

@@ -33,7 +33,7 @@ class Table:
         rows = [self.table[prompt[len(self.prompt) :]] for prompt in prompts]
         return [[math.log(row.get(token, 1e-9)) for token in token_ids] for row in rows]
 
-    def choose(self, prompts, candidates, *, progress=no_progress) -> list[Choice]:
+    def choose(self, prompts, candidates, *, progress=no_progress, exhaustive=False) -> list[Choice]:
         found = []
         for prompt in prompts:
             search = Search(trie := Trie(candidates))
