@@ -263,7 +263,9 @@ class Host:
                 base_url=child.address,
                 headers={"Authorization": f"Bearer {child.key}"},
                 timeout=httpx.Timeout(self.limit_s, connect=10.0),
-                limits=httpx.Limits(max_connections=None, max_keepalive_connections=self.spec.parallel),
+                # A connection for each request: llama.cpp's server closes one in ten of those on which it has
+                # streamed, which the next request finds out, and a fresh one acknowledges small pieces at once.
+                limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
                 trust_env=False,
             ),
         )
