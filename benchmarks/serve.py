@@ -5,7 +5,7 @@
     python benchmarks/serve.py --part smallest   # memory and times of the smallest served System
 
 `own`: both servers are asked /v1/completions for the same prompts, greedily, the same number of tokens, with
-as many slots; they take turns, each with the processor to itself. `adapters`: random LoRAs of rank 16 on
+as many slots; they take turns, each with the processor to itself, and the ratio is the median of the turns'. `adapters`: random LoRAs of rank 16 on
 every linear layer, as Systems that choose among eight labels and as Systems that write. Latencies are of
 requests sent one at a time.
 """
@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,7 @@ from common import HERE, median, options, print_machine, spread, table
 
 LABELS = ("access", "facilities", "hardware", "leave", "network", "payroll", "security", "travel")
 TOPICS = ("the Wi-Fi in room {n}", "badge {n}", "payslip {n}", "laptop {n}", "the trip on day {n}")
+THINGS = ("bridge", "captain", "clock", "garden", "harbour", "letter", "market", "orchard", "river", "window")
 ASKS = ("I can't use {t} since this morning, what should I do?", "Who looks after {t}?", "Please mend {t}.")
 
 
@@ -65,6 +66,16 @@ def questions(count: int, seed: int = 0) -> list[str]:
     return [rng.choice(ASKS).format(t=rng.choice(TOPICS).format(n=number)) for number in range(count)]
 
 
+def beginnings(count: int, seed: int = 0) -> list[str]:
+    """Texts that the model goes on with for as long as it's let, no two alike."""
+    rng = random.Random(seed)
+    return [
+        f"A story of {rng.randrange(10_000)} {rng.choice(THINGS)}s, a {rng.choice(THINGS)} and a "
+        f"{rng.choice(THINGS)}.\n\nOnce upon a time, there was"
+        for _ in range(count)
+    ]
+
+
 def own(given: argparse.Namespace) -> None:
     """rung against llama.cpp's own server of the same wheel."""
     with _llama(given.slots) as theirs, rung_server(["model=smollm2-135m"], given.slots) as ours:
@@ -73,31 +84,46 @@ def own(given: argparse.Namespace) -> None:
         alone: dict[str, list[float]] = {name: [] for name in sides}
         texts: dict[str, list[str]] = {}
         for turn in range(given.runs):
-            prompts = questions(given.requests, seed=turn)
-            for name, (side, model) in sides.items():
+            prompts = beginnings(given.requests, seed=turn)
+            # Who comes first changes from turn to turn.
+            for name, (side, model) in list(sides.items())[:: 1 if turn % 2 else -1]:
                 bodies = [_text_body(model, prompt, given.tokens) for prompt in prompts]
                 seconds, found = asyncio.run(_ask_all(side.url, "/v1/completions", bodies, given.in_flight))
-                rates[name].append(len(bodies) / seconds)
+                rates[name].append(sum(answer["usage"]["completion_tokens"] for answer in found) / seconds)
                 texts[name] = [answer["choices"][0]["text"] for answer in found]
-                bodies = [_text_body(model, prompt, 1) for prompt in questions(20, seed=1000 + turn)]
-                (alone[name].append(statistics.median(asyncio.run(_one_by_one(side.url, bodies)))),)
+            for name, times in asyncio.run(_by_turns(sides, beginnings(40, seed=1000 + turn))).items():
+                alone[name].append(1000 * statistics.median(times))
         first = next(iter(rates.values()))
-        pairs = zip(*texts.values(), strict=True)
-        same = statistics.mean(one == other for one, other in pairs)
+        same = statistics.mean(one == other for one, other in zip(*texts.values(), strict=True))
         table(
-            ("server", "requests/s", "ratio", "p50 of one token, ms"),
+            ("server", "tokens/s", "ratio", "p50 of one token, ms"),
             [
                 (
                     name,
-                    spread(rates[name], ".2f"),
-                    f"{median(rates[name]) / median(first):.2f}",
-                    spread([1000 * s for s in alone[name]], ".1f"),
+                    spread(rates[name], ".1f"),
+                    f"{median([one / other for one, other in zip(rates[name], first, strict=True)]):.2f}",
+                    spread(alone[name], ".1f"),
                 )
                 for name in sides
             ],
         )
-        added = median([1000 * (b - a) for a, b in zip(*alone.values(), strict=True)])
+        added = median([b - a for a, b in zip(*alone.values(), strict=True)])
         print(f"\nadded p50: {added:.1f} ms; {same:.0%} of the last round's answers are the same\n")
+
+
+async def _by_turns(
+    sides: Mapping[str, tuple[Address, str | None]], prompts: Sequence[str]
+) -> dict[str, list[float]]:
+    """Seconds of one token after each prompt, one request at a time, the servers in turn."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    async with httpx.AsyncClient(timeout=600, trust_env=False) as client:
+        for place, prompt in enumerate(prompts):
+            for name, (side, model) in list(sides.items())[:: 1 if place % 2 else -1]:
+                start = time.perf_counter()
+                response = await client.post(f"{side.url}/v1/completions", json=_text_body(model, prompt, 1))
+                response.raise_for_status()
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
 
 
 def adapters(given: argparse.Namespace) -> None:
