@@ -5,9 +5,9 @@
     python benchmarks/serve.py --part smallest   # memory and times of the smallest served System
 
 `own`: both servers are asked /v1/completions for the same prompts, greedily, the same number of tokens, with
-as many slots; they take turns, each with the processor to itself, and the ratio is the median of the turns'. `adapters`: random LoRAs of rank 16 on
-every linear layer, as Systems that choose among eight labels and as Systems that write. Latencies are of
-requests sent one at a time.
+as many slots; they take turns, each with the processor to itself, and the ratio is the median of the turns'.
+`adapters`: random LoRAs of rank 16 on every linear layer, as Systems that choose among eight labels and as
+Systems that write. Latencies are of requests sent one at a time.
 """
 
 import argparse

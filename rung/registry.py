@@ -290,7 +290,8 @@ def _stored(system: System) -> Path:
     """The System's folder in the registry, copied there unless it is there and whole."""
     folder = system_folder(system.digest)
     try:
-        whole = System.load(folder).spec == system.spec
+        kept = System.load(folder)
+        whole = kept.spec == system.spec and kept.calibration == system.calibration
     except SystemFolderError:
         whole = False
     if not whole:

@@ -6,7 +6,7 @@ from collections.abc import MutableMapping
 WAIT_POLICY = "OMP_WAIT_POLICY"
 SPIN_COUNT = "GOMP_SPINCOUNT"
 SPINS = "1000"
-"""Rounds that a thread of GNU's OpenMP looks for its next piece of work before it sleeps: some microseconds."""
+"""How often a thread of GNU's OpenMP looks for its next piece of work before it sleeps: for microseconds."""
 
 
 def yield_while_waiting(environment: MutableMapping[str, str] = os.environ) -> None:

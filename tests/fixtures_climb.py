@@ -76,11 +76,23 @@ def write_rows(path: Path, rows: list[dict]) -> Path:
     return path
 
 
+def add_vocabulary(writer: Any) -> int:
+    """The tiny vocabulary as a GGUF file's tokenizer; how many tokens it has."""
+    tokens, merges = tiny_vocabulary()
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3] * len(SPECIAL) + [1] * (len(tokens) - len(SPECIAL)))
+    writer.add_token_merges(merges)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    return len(tokens)
+
+
 def make_tiny_gguf(path: Path, context: int = 512) -> Path:
     """A llama with random weights and a vocabulary of its own: the same bytes every time."""
     import gguf
 
-    tokens, merges = tiny_vocabulary()
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name("tiny")
     writer.add_license("mit")
@@ -93,17 +105,11 @@ def make_tiny_gguf(path: Path, context: int = 512) -> Path:
     writer.add_rope_dimension_count(WIDTH // HEADS)
     writer.add_rope_freq_base(10000.0)
     writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("smollm")
-    writer.add_token_list(tokens)
-    writer.add_token_types([3] * len(SPECIAL) + [1] * (len(tokens) - len(SPECIAL)))
-    writer.add_token_merges(merges)
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
+    size = add_vocabulary(writer)
     writer.add_add_bos_token(False)
     writer.add_chat_template(CHATML)
     dice = np.random.default_rng(0)
-    shapes = {"token_embd.weight": (len(tokens), WIDTH), "output_norm.weight": (WIDTH,)}
+    shapes = {"token_embd.weight": (size, WIDTH), "output_norm.weight": (WIDTH,)}
     for layer in range(LAYERS):
         shapes |= {
             f"blk.{layer}.{name}.weight": shape

@@ -81,9 +81,12 @@ class Server(AbstractContextManager["Server"]):
         """A plain client, for what openai's would never send."""
         return httpx.Client(base_url=self.address, timeout=60, trust_env=False, **options)
 
+    def metrics(self) -> str:
+        return self.get("/metrics").text
+
     def gauge(self, name: str) -> float:
         """A metric, summed over its labels. Raises KeyError where there is none of that name."""
-        values = re.findall(rf"^{name}(?:\{{.*\}})? (\S+)$", self.get("/metrics").text, re.MULTILINE)
+        values = re.findall(rf"^{name}(?:\{{.*\}})? (\S+)$", self.metrics(), re.MULTILINE)
         if not values:
             raise KeyError(name)
         return sum(map(float, values))

@@ -14,7 +14,7 @@ from rung.models.weights import dequantised
 from rung.spec import AnswerSpec, Spec
 from rung.system import ADAPTER_FOLDER, ADAPTER_GGUF, System, ref_to, save
 from rung.training.adapter import to_gguf
-from tests.fixtures_climb import CHATML, SPECIAL, TOPICS, tiny_vocabulary
+from tests.fixtures_climb import CHATML, TOPICS, add_vocabulary
 from tests.fixtures_tiny import randomise
 
 WIDTH, INNER, LAYERS, HEADS, KEY_HEADS = 64, 96, 2, 4, 2
@@ -31,7 +31,6 @@ def make_gguf(
 
     from rung.ship.weight_types import WRITTEN
 
-    tokens, merges = tiny_vocabulary()
     head = HEAD[architecture]
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_name("tiny")
@@ -49,19 +48,13 @@ def make_gguf(
     writer.add_layer_norm_rms_eps(1e-5)
     if architecture == "gemma3":
         writer.add_sliding_window(64)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("smollm")
-    writer.add_token_list(tokens)
-    writer.add_token_types([3] * len(SPECIAL) + [1] * (len(tokens) - len(SPECIAL)))
-    writer.add_token_merges(merges)
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
+    size = add_vocabulary(writer)
     writer.add_add_bos_token(architecture == "gemma3")
     writer.add_array("general.languages", ["en", "lv"])
     if template is not None:
         writer.add_chat_template(template)
     dice = np.random.default_rng(0)
-    for name, shape in _shapes(architecture, len(tokens)).items():
+    for name, shape in _shapes(architecture, size).items():
         mean, spread = (1.0, 0.1) if "norm" in name else (0.0, 0.12)
         data = dice.normal(mean, spread, shape).astype(np.float32)
         if kind == "f32" or "norm" in name:

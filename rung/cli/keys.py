@@ -74,13 +74,15 @@ def add(name: str, /, *, admin: Switch = False, expires: str | None = None) -> N
     expires
         How long it is good for, such as 12h or 30d; without it, until it is removed.
     """
-    from rung.serve.keys import add_key, keys_file
+    from rung.serve.keys import Keys, add_key, keys_file
 
     lasts = None if expires is None else seconds(expires, "--expires", days=True)
     key = add_key(keys_file(), name, admin=admin, expires_s=lasts)
     # Alone on standard output, so that a script can take it from there.
     print(key)
     print("keep it now: only its digest is stored, it can't be shown again", file=sys.stderr)
+    if len(Keys.load(keys_file()).all()) == 1:
+        print("a server that runs without keys asks for them from its next start on", file=sys.stderr)
 
 
 @keys.command(name="remove")

@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from cyclopts import Parameter
 
 from rung.cli.durations import seconds
+
+N = TypeVar("N", int, float)
 
 
 @Parameter(name="*")
@@ -77,10 +80,10 @@ def serve(*systems: str, choices: ServeChoices | None = None) -> None:
     limits = Limits(
         slots=_positive(choices.slots, "--slots"),
         queue=_positive(choices.queue, "--queue"),
-        context=choices.context,
-        threads=choices.threads,
+        context=None if choices.context is None else _positive(choices.context, "--context"),
+        threads=_positive(choices.threads, "--threads") if choices.threads else 0,
         request_s=seconds(choices.request_limit, "--request-limit"),
-        memory_mb=choices.memory_mb,
+        memory_mb=None if choices.memory_mb is None else _positive(choices.memory_mb, "--memory-mb"),
     )
     settings = Settings(
         host=choices.host,
@@ -93,9 +96,9 @@ def serve(*systems: str, choices: ServeChoices | None = None) -> None:
     run_server(systems, settings, lambda line: print(line, flush=True))
 
 
-def _positive(value: int, option: str) -> int:
+def _positive(value: N, option: str) -> N:
     from rung.errors import TaskError
 
     if value < 1:
-        raise TaskError(f"{option} is {value}: it has to be 1 or more")
+        raise TaskError(f"{option} is {value:g}: it has to be 1 or more")
     return value

@@ -12,6 +12,7 @@ from rung.report.charts import quality_cost_svg
 from rung.report.curves import curve_svg
 from rung.runs import write_text
 from rung.scoring.notation import duration_text
+from rung.web import COLOURS
 
 TEMPLATES = Path(__file__).parent / "templates"
 DISAGREEMENTS = 12
@@ -92,7 +93,7 @@ def environment() -> Any:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
+        loader=FileSystemLoader([TEMPLATES, COLOURS.parent]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

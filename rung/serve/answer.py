@@ -5,19 +5,19 @@ What is asked of an engine, and how its answer is read, is `rung.system`'s busin
 
 import math
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from rung.engines import llama_wire as wire
 from rung.engines.base import Completion, Request
-from rung.engines.llama_calls import Call, Calls
+from rung.engines.llama_calls import Call
 from rung.engines.work import Refused
 from rung.errors import EngineError
 from rung.models.chat import Message
 from rung.records import Answer, Example, Json
-from rung.serve.faults import Fault, bad, broken, overloaded
+from rung.serve.faults import bad, broken, overloaded
 from rung.serve.host import Broken
 from rung.serve.lanes import Full
 from rung.serve.systems import Served, Systems
@@ -59,15 +59,13 @@ class Piece:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reply:
-    """A whole answer. `value` is what the System's kind makes of the text, `probability` that of a label."""
+    """A whole answer."""
 
     text: str
     finish: Literal["stop", "length"]
     prompt_tokens: int
     completion_tokens: int
     chances: tuple[Chance, ...] = ()
-    value: Json = None
-    probability: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,38 +76,51 @@ class Asked:
     prompt: Tokens = ()
 
 
+@contextmanager
+def engine_faults() -> Iterator[None]:
+    """What engines raise, as Faults that tell the client."""
+    try:
+        yield
+    except Full as full:
+        raise overloaded(full.retry_after_s, full.waiting) from None
+    except Refused as refusal:
+        # What the engine doesn't take is the client's to mend where it says so, else the server's.
+        raise (bad if refusal.status in (None, 400) else broken)(str(refusal)) from None
+    except (Broken, EngineError) as error:
+        raise broken(str(error)) from None
+
+
 async def asked(systems: Systems, served: Served, example: Example) -> Asked:
     """The prompt of a task's System for an input. Raises Fault where it's longer than the model holds."""
     if served.chat is None:
         return Asked(example=example)
     if served.spec.shots.choice == "nearest":
-        try:
+        with engine_faults():
             (prompt,) = await systems.bench.run(lambda: served.system.prompts([example], systems.pool))
-        except Full as full:
-            raise overloaded(full.retry_after_s, full.waiting) from None
     else:
         (prompt,) = served.system.prompts([example], systems.pool)
-    return fitting(served, Asked(example=example, prompt=prompt), systems)
+    return fitting(served, Asked(example=example, prompt=prompt))
 
 
-def turns_asked(systems: Systems, served: Served, turns: Sequence[Message]) -> Asked:
+def turns_asked(served: Served, turns: Sequence[Message]) -> Asked:
     """The prompt that a base model's template makes of a chat."""
     assert served.chat is not None, "a base model has a chat"
-    return fitting(served, Asked(example=_nothing(), prompt=served.chat.render(turns)), systems)
+    return fitting(served, Asked(example=_nothing(), prompt=served.chat.render(turns)))
 
 
-def text_asked(systems: Systems, served: Served, text: str) -> Asked:
+def text_asked(served: Served, text: str) -> Asked:
     """A text that a base model continues as it stands; nothing in it becomes a control token."""
     assert served.chat is not None, "a base model has a chat"
     tokens = served.chat.tokens
     ids = tuple(tokens.encode(text, special=False))
     first = (tokens.bos_id,) if tokens.add_bos and tokens.bos_id is not None else ()
-    return fitting(served, Asked(example=_nothing(), prompt=(*first, *ids)), systems)
+    return fitting(served, Asked(example=_nothing(), prompt=(*first, *ids)))
 
 
-def fitting(served: Served, asked: Asked, systems: Systems) -> Asked:
+def fitting(served: Served, asked: Asked) -> Asked:
     """The same, where the prompt leaves room for an answer. Raises Fault, a 400, where it doesn't."""
-    holds = served.host.spec.context if served.host is not None else _context(served, systems)
+    assert served.model is not None, "whatever has prompts has a model"
+    holds = served.host.spec.context if served.host is not None else context_of(served.model)
     if not asked.prompt:
         raise bad("the prompt is empty: there is nothing to continue", "prompt")
     if len(asked.prompt) >= holds:
@@ -128,10 +139,10 @@ async def reply(systems: Systems, served: Served, question: Asked, wish: Wish) -
     What is written is read from the engine as a stream here too: llama.cpp sees that nobody waits any more
     when it next sends something, but may not before the end of an answer that it sends as a whole.
     """
-    try:
+    with engine_faults():
         async with systems.using(served):
             if served.labelled:
-                return _of_answer(await _label(systems, served, question), wish)
+                return _of_answer(await _label(systems, served, question), served.spec.labels, wish)
             if served.host is None:
                 return await _from_bench(systems, served, question, wish)
             try:
@@ -139,12 +150,6 @@ async def reply(systems: Systems, served: Served, question: Asked, wish: Wish) -
             except Broken as off:
                 await served.host.renew(off.running)
             return await _whole(served, question, wish)
-    except Full as full:
-        raise overloaded(full.retry_after_s, full.waiting) from None
-    except Refused as refusal:
-        raise _refusal(refusal) from None
-    except (Broken, EngineError) as error:
-        raise broken(str(error)) from None
 
 
 async def _whole(served: Served, question: Asked, wish: Wish) -> Reply:
@@ -168,7 +173,7 @@ async def stream(
         yield whole
         return
     sent = ""
-    try:
+    with engine_faults():
         try:
             async with systems.using(served), aclosing(_pieces(served, question, wish)) as pieces:
                 async for piece in pieces:
@@ -177,12 +182,6 @@ async def stream(
             return
         except Broken as off:
             await served.host.renew(off.running)
-    except Full as full:
-        raise overloaded(full.retry_after_s, full.waiting) from None
-    except Refused as refusal:
-        raise _refusal(refusal) from None
-    except EngineError as error:
-        raise broken(str(error)) from None
     again = await reply(systems, served, question, wish)
     if not again.text.startswith(sent):
         raise broken("the engine broke, and the answer that it gave then doesn't begin like what was sent")
@@ -198,7 +197,7 @@ async def _pieces(served: Served, question: Asked, wish: Wish) -> AsyncGenerator
     """
     host, request = served.host, _request(served, question, wish)
     assert host is not None, "streams come from llama.cpp"
-    calls, start = _calls(served), time.perf_counter()
+    calls, start = host.calls, time.perf_counter()
     room = calls.room_for(request)
     limit = min(request.max_tokens, room)
     closer = None if request.schema is None else calls.closings.closer(request.schema, limit)
@@ -258,15 +257,9 @@ async def label(systems: Systems, served: Served, question: Asked, *, every: boo
 
     Raises Fault.
     """
-    try:
+    with engine_faults():
         async with systems.using(served):
             return await _label(systems, served, question, every)
-    except Full as full:
-        raise overloaded(full.retry_after_s, full.waiting) from None
-    except Refused as refusal:
-        raise _refusal(refusal) from None
-    except EngineError as error:
-        raise broken(str(error)) from None
 
 
 async def _label(systems: Systems, served: Served, question: Asked, every: bool = False) -> Answer:
@@ -332,15 +325,17 @@ def _reply(served: Served, completion: Completion, chances: tuple[Chance, ...]) 
         prompt_tokens=completion.prompt_tokens,
         completion_tokens=answer.completion_tokens,
         chances=chances,
-        value=answer.value,
     )
 
 
-def _of_answer(answer: Answer, wish: Wish) -> Reply:
+def _of_answer(answer: Answer, labels: Sequence[str], wish: Wish) -> Reply:
     """A label as a reply: one token, as far as log-probabilities go."""
     chances: tuple[Chance, ...] = ()
     if wish.top is not None:
-        ranked = tuple((name, math.log(max(p, 1e-300)), _bytes(name)) for name, p in answer.options)
+        options = answer.options
+        if answer.distribution:
+            options = sorted(zip(labels, answer.distribution, strict=True), key=lambda option: -option[1])
+        ranked = tuple((name, math.log(max(p, 1e-300)), _bytes(name)) for name, p in options)
         chances = (
             Chance(
                 text=answer.text,
@@ -355,8 +350,6 @@ def _of_answer(answer: Answer, wish: Wish) -> Reply:
         prompt_tokens=answer.prompt_tokens,
         completion_tokens=answer.completion_tokens,
         chances=chances,
-        value=answer.value,
-        probability=answer.probability,
     )
 
 
@@ -379,7 +372,7 @@ def _chances(steps: Sequence[Mapping], top: int | None) -> tuple[Chance, ...]:
 
 
 def _beside(top: int | None) -> int:
-    """How many probabilities llama.cpp is asked for. Any costs it a tenth of its speed: a sort of all tokens."""
+    """How many probabilities llama.cpp is asked for: even one costs a tenth of its speed, a sort of all."""
     return 0 if top is None else max(1, top)
 
 
@@ -387,19 +380,5 @@ def _bytes(text: str) -> tuple[int, ...]:
     return tuple(text.encode("utf-8", "replace"))
 
 
-def _calls(served: Served) -> Calls:
-    assert served.host is not None, "it is answered by llama.cpp"
-    return served.host.calls
-
-
-def _context(served: Served, systems: Systems) -> int:
-    return context_of(served.system.model(systems.pool))
-
-
 def _nothing() -> Example:
     return Example(id="asked", input="", output=None)
-
-
-def _refusal(refusal: Refused) -> Fault:
-    """What the engine doesn't take is the client's to mend where it says so, else the server's."""
-    return bad(str(refusal)) if refusal.status in (None, 400) else broken(str(refusal))

@@ -8,13 +8,15 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Match
 
 from rung import __version__
 from rung.errors import RungError
 from rung.serve import completions, deciding, shapes
+from rung.serve.answer import engine_faults
 from rung.serve.decision_wire import DecisionRequest, SystemOneRequest
-from rung.serve.faults import Fault, bad, forbidden, overloaded, unknown_model
+from rung.serve.faults import FORM, Fault, bad, forbidden, overloaded, unknown_model
 from rung.serve.gateway import Gateway
 from rung.serve.lanes import Full
 from rung.serve.wire import ChatRequest, CompletionRequest, EmbeddingRequest, LoadRequest
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 RESPONSES: dict[int | str, dict[str, Any]] = {
-    status: {"description": what, "content": {"application/json": {"schema": {"type": "object"}}}}
+    status: {"description": what, "content": {"application/json": {"schema": FORM}}}
     for status, what in {
         400: "The request can't be answered as it is.",
         401: "No API key, or one that isn't known.",
@@ -34,7 +36,12 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
         429: "Too many requests wait; Retry-After says when to try again.",
         503: "The engine broke, or the server is being stopped.",
         504: "The request's time is over.",
+        # Without this FastAPI would add a 422 in a form of its own.
+        "4XX": "The request can't be answered otherwise.",
     }.items()
+}
+STREAMED: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The answer, or its events.", "content": {"text/event-stream": {}}}
 }
 
 
@@ -69,12 +76,12 @@ def make_app(gateway: Gateway) -> FastAPI:
 
 
 def _answers(app: FastAPI, gateway: Gateway) -> None:
-    @app.post("/v1/chat/completions", tags=["answers"])
+    @app.post("/v1/chat/completions", tags=["answers"], responses=STREAMED)
     async def chat_completions(request: Request, body: ChatRequest) -> Response:
         """Answer a chat."""
         return await completions.chat(gateway, request, body)
 
-    @app.post("/v1/completions", tags=["answers"])
+    @app.post("/v1/completions", tags=["answers"], responses=STREAMED)
     async def text_completions(request: Request, body: CompletionRequest) -> Response:
         """Answer a text, or several."""
         return await completions.complete(gateway, request, body)
@@ -99,12 +106,10 @@ def _answers(app: FastAPI, gateway: Gateway) -> None:
 
 async def _embed(gateway: Gateway, body: EmbeddingRequest) -> dict[str, Any]:
     bench, embedder = gateway.systems.bench, gateway.systems.pool.embedder
-    try:
+    with engine_faults():
         vectors, tokens = await bench.run(
             lambda: (embedder.embed(body.texts), embedder.count_tokens(body.texts))
         )
-    except Full as full:
-        raise overloaded(full.retry_after_s, full.waiting) from None
     return {
         "object": "list",
         "model": body.model,
@@ -144,6 +149,8 @@ def _manages(app: FastAPI, gateway: Gateway) -> None:
             raise bad(str(error), "system", "system_not_loaded") from None
         except OSError as error:
             raise bad(f"can't read the System: {error.strerror}", "system", "system_not_loaded") from None
+        except Full as full:
+            raise overloaded(full.retry_after_s, full.waiting) from None
         return JSONResponse(shapes.system(made), status_code=201)
 
     @app.delete("/v1/systems/{name:path}", tags=["systems"])
@@ -170,7 +177,7 @@ def _watches(app: FastAPI, gateway: Gateway) -> None:
         found = {"status": "ready" if ready else "not ready", "waiting_for": sorted(down)}
         return JSONResponse(found, status_code=200 if ready else 503)
 
-    @app.get("/metrics", tags=["operations"])
+    @app.get("/metrics", tags=["operations"], response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Counters and gauges, as Prometheus reads them."""
         return Response(gateway.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
@@ -213,6 +220,10 @@ def _in_words(fault: "ErrorDetails") -> str:
 async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException), "registered for it"
     headers = dict(error.headers or {})
+    if error.status_code == 405:
+        # Starlette names the methods of the first of the path's routes alone.
+        routes = [r for r in request.app.routes if r.matches(request.scope)[0] is not Match.NONE]
+        headers["Allow"] = ", ".join(sorted({method for r in routes for method in r.methods or ()}))
     return await _on_fault(
         request,
         Fault(

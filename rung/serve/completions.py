@@ -26,19 +26,21 @@ from rung.serve.wire import ChatRequest, CompletionRequest, Sampling
 from rung.task.outputs import check_text
 from rung.task.schemas import check_schema as check_sense
 
+UNSAID = 16
+"""Tokens of a base model's text where `max_tokens` says nothing, as OpenAI has it."""
+
 
 async def chat(gateway: Gateway, request: Request, body: ChatRequest) -> Response:
     """Answer a chat: a System takes it as a row of its task, a base model by its chat template."""
     served = gateway.find(body.model)
-    wish = _chat_wish(served, body)
-    question = await _chat_question(gateway, served, body)
-    wishes = _choices(body, wish)
+    wishes = _choices(body, _chat_wish(served, body))
     name = served.name
     if body.stream:
-        chunks = _chat_chunks(gateway, served, body, question, wishes)
+        chunks = _chat_chunks(gateway, served, body, wishes)
         return await gateway.streamed(request, "chat", name, chunks)
 
     async def work() -> dict[str, Any]:
+        question = await _chat_question(gateway, served, body)
         replies = await _all(gateway, served, [(question, one) for one in wishes])
         return {
             **head(served, "chat.completion", new_id("chatcmpl")),
@@ -52,16 +54,14 @@ async def chat(gateway: Gateway, request: Request, body: ChatRequest) -> Respons
 async def complete(gateway: Gateway, request: Request, body: CompletionRequest) -> Response:
     """Answer texts: a System takes each as its input, a base model continues it."""
     served = gateway.find(body.model)
-    wish = _wish(body, body.max_tokens, body.logprobs, None)
-    questions = [await _text_question(gateway, served, text) for text in body.prompts]
-    wishes = _choices(body, wish)
-    pairs = [(question, one) for question in questions for one in wishes]
+    limit = body.max_tokens or (UNSAID if served.bare else None)
+    wishes = _choices(body, _wish(body, limit, body.logprobs, None))
     if body.stream:
-        chunks = _text_chunks(gateway, served, body, pairs, len(wishes))
+        chunks = _text_chunks(gateway, served, body, wishes)
         return await gateway.streamed(request, "completions", served.name, chunks)
 
     async def work() -> dict[str, Any]:
-        replies = await _all(gateway, served, pairs)
+        replies = await _all(gateway, served, await _text_pairs(gateway, served, body, wishes))
         choices = [
             {
                 "index": place,
@@ -109,7 +109,6 @@ async def _chat_question(gateway: Gateway, served: Served, body: ChatRequest) ->
     system = "\n\n".join(part for part in (question.context, HOW if functions else None) if part)
     try:
         return turns_asked(
-            gateway.systems,
             served,
             [*([Message(role="system", content=system)] if system else []), *turns],
         )
@@ -117,9 +116,17 @@ async def _chat_question(gateway: Gateway, served: Served, body: ChatRequest) ->
         raise bad(str(error), "messages") from None
 
 
+async def _text_pairs(
+    gateway: Gateway, served: Served, body: CompletionRequest, wishes: Sequence[Wish]
+) -> list[tuple[Asked, Wish]]:
+    """Every text with every wish, those of one text in a row."""
+    questions = [await _text_question(gateway, served, text) for text in body.prompts]
+    return [(question, one) for question in questions for one in wishes]
+
+
 async def _text_question(gateway: Gateway, served: Served, text: str) -> Asked:
     if served.bare:
-        return text_asked(gateway.systems, served, text)
+        return text_asked(served, text)
     if not text.strip():
         raise bad("`prompt` is empty: there is nothing to answer", "prompt")
     return await question_of(gateway, served, Question(input=text, context=None))
@@ -241,8 +248,9 @@ def _chat_choice(place: int, found: Reply, body: ChatRequest) -> dict[str, Any]:
 
 
 async def _chat_chunks(
-    gateway: Gateway, served: Served, body: ChatRequest, question: Asked, wishes: Sequence[Wish]
+    gateway: Gateway, served: Served, body: ChatRequest, wishes: Sequence[Wish]
 ) -> AsyncGenerator[object]:
+    question = await _chat_question(gateway, served, body)
     start = head(served, "chat.completion.chunk", new_id("chatcmpl"))
     replies: list[Reply] = []
     streams = [stream(gateway.systems, served, question, one) for one in wishes]
@@ -281,13 +289,9 @@ def _delta(place: int, delta: dict[str, Any], finish: str | None, logprobs: Any)
 
 
 async def _text_chunks(
-    gateway: Gateway,
-    served: Served,
-    body: CompletionRequest,
-    pairs: Sequence[tuple[Asked, Wish]],
-    each: int,
+    gateway: Gateway, served: Served, body: CompletionRequest, wishes: Sequence[Wish]
 ) -> AsyncGenerator[object]:
-    """The events of streamed texts, of which `each` in a row continue the same prompt."""
+    pairs = await _text_pairs(gateway, served, body, wishes)
     start = head(served, "text_completion", new_id("cmpl"))
     replies: dict[int, Reply] = {}
     sent = [0] * len(pairs)
@@ -306,4 +310,5 @@ async def _text_chunks(
                 choice["finish_reason"] = piece.finish
             yield {**start, "choices": [choice]}
     if body.stream_options is not None and body.stream_options.include_usage:
-        yield {**start, "choices": [], "usage": usage([replies[place] for place in sorted(replies)], each)}
+        ordered = [replies[place] for place in sorted(replies)]
+        yield {**start, "choices": [], "usage": usage(ordered, len(wishes))}

@@ -2,6 +2,24 @@
 
 from dataclasses import dataclass, field
 
+FORM: dict[str, object] = {
+    "type": "object",
+    "properties": {
+        "error": {
+            "type": "object",
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "null"]},
+            },
+            "required": ["message", "type", "param", "code"],
+        }
+    },
+    "required": ["error"],
+}
+"""The JSON Schema of `Fault.body`."""
+
 
 @dataclass(kw_only=True)
 class Fault(Exception):

@@ -66,16 +66,20 @@ class Gateway:
         """The events of a stream. What is wrong before its first one is a response of its own."""
         start = time.monotonic()
         request.state.counted = True
+        failed: int | None = 500
         try:
             first = await unless_gone(request, within(self.limit_s, anext(chunks)))
+            failed = None
         except Fault as fault:
-            self.metrics.count(route, name, fault.status, time.monotonic() - start)
-            await chunks.aclose()
+            failed = fault.status
             raise
         except ClientLeft:
-            self.metrics.count(route, name, GONE, time.monotonic() - start)
-            await chunks.aclose()
+            failed = GONE
             return Response(status_code=GONE)
+        finally:
+            if failed is not None:
+                self.metrics.count(route, name, failed, time.monotonic() - start)
+                await chunks.aclose()
 
         async def body() -> AsyncGenerator[bytes]:
             status = GONE

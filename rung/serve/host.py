@@ -76,11 +76,6 @@ class Host:
         """The adapters that are loaded, or will be at the next start."""
         return self._adapters
 
-    @property
-    def pid(self) -> int | None:
-        """Process id of the child that answers now."""
-        return None if self._running is None else self._running.child.pid
-
     async def have(self, add: Iterable[Path] = (), remove: Iterable[Path] = ()) -> None:
         """Run with these adapters too, and without those. Raises EngineError where that can't start.
 
@@ -263,8 +258,8 @@ class Host:
                 base_url=child.address,
                 headers={"Authorization": f"Bearer {child.key}"},
                 timeout=httpx.Timeout(self.limit_s, connect=10.0),
-                # A connection for each request: llama.cpp's server closes one in ten of those on which it has
-                # streamed, which the next request finds out, and a fresh one acknowledges small pieces at once.
+                # A connection for each request: llama.cpp's server closes one in ten of those on which it
+                # has streamed, and it's the next request that finds out.
                 limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
                 trust_env=False,
             ),
@@ -326,7 +321,7 @@ def _scales(running: Running, adapter: Path | None) -> dict[str, object]:
     if not running.adapters:
         return {}
     if adapter is None:
-        return {"lora": [{"id": place, "scale": 0.0} for place in range(len(running.adapters))][:1]}
+        return {"lora": [{"id": 0, "scale": 0.0}]}
     return {"lora": [{"id": running.adapters.index(adapter), "scale": 1.0}]}
 
 

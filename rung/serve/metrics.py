@@ -69,7 +69,11 @@ class _Engines:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
         systems = self._systems
-        hosts = [(host.spec.gguf.stem if host.spec.gguf else "", host) for host in systems.hosts.values()]
+        # Two bases may have the same file name: the digest tells them apart.
+        hosts = [
+            (f"{host.spec.gguf.stem if host.spec.gguf else ''}-{digest[:8]}", host)
+            for digest, host in systems.hosts.items()
+        ]
         running = GaugeMetricFamily("rung_running", "Requests that an engine is at.", labels=["engine"])
         waiting = GaugeMetricFamily("rung_waiting", "Requests that wait for an engine.", labels=["engine"])
         memory = GaugeMetricFamily("rung_engine_bytes", "Resident memory of a child.", labels=["engine"])

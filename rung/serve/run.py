@@ -32,14 +32,14 @@ TAGS_S = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How to serve. `keys` is a file of API keys; None where there is none. Sizes are bytes."""
+    """How to serve. `keys` is a file of API keys, which need not be there. Sizes are bytes."""
 
-    host: str = "127.0.0.1"
-    port: int = 8000
-    keys: Path | None = None
-    body_limit: int = 1 << 20
-    grace_s: float = 30.0
-    limits: Limits = Limits()
+    host: str
+    port: int
+    keys: Path
+    body_limit: int
+    grace_s: float
+    limits: Limits
 
 
 def serve(given: Sequence[str], settings: Settings, say: Callable[[str], None]) -> None:
@@ -57,7 +57,9 @@ def serve(given: Sequence[str], settings: Settings, say: Callable[[str], None]) 
 
 def _keys(settings: Settings) -> Keys | None:
     """The API keys that are asked for. Raises TaskError where others could ask without one."""
-    keys = Keys.load(settings.keys) if settings.keys is not None and settings.keys.is_file() else None
+    keys = Keys.load(settings.keys)
+    if not keys.all():
+        keys = None
     if keys is None and not is_loopback(settings.host):
         raise TaskError(
             f"--host {settings.host!r} lets other machines ask, and there is no API key: make one with "
@@ -153,10 +155,8 @@ async def _follow(systems: Systems, say: Callable[[str], None]) -> None:
     while True:
         await asyncio.sleep(TAGS_S)
         await systems.tidy()
-        for name in await systems.follow_tags():
-            served = systems.find(name)
-            if served is not None:
-                say(f"{name} was tagged anew: {served.system.digest} now")
+        for line in await systems.follow_tags():
+            say(line)
 
 
 def _described(served: Served) -> str:

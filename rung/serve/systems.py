@@ -18,7 +18,7 @@ from rung.records import Example
 from rung.registry import locate
 from rung.serve.bench import Bench
 from rung.serve.host import Host
-from rung.serve.lanes import Lanes
+from rung.serve.lanes import Full, Lanes
 from rung.spec import AnswerSpec, ModelRef, Spec
 from rung.system import ADAPTER_GGUF, SPEC_FILE, Pool, System, candidates, context_of, ref_to
 
@@ -95,12 +95,10 @@ class Systems:
         self.embedders: dict[str, ModelRef] = {}
         self._served: dict[str, Served] = {}
         self._change = asyncio.Lock()
+        self._refused: dict[str, Path] = {}
 
     def __iter__(self):
         return iter(list(self._served.values()))
-
-    def __len__(self) -> int:
-        return len(self._served)
 
     def names(self) -> list[str]:
         """What requests may call."""
@@ -178,19 +176,26 @@ class Systems:
                     await host.rest()
 
     async def follow_tags(self) -> list[str]:
-        """Serve what the tags mean now; the names of those that changed."""
-        changed = []
+        """Serve what the tags mean now; a sentence for each that changed, or can't be served."""
+        said = []
         for served in self:
             if served.tag is None:
                 continue
             try:
-                folder, _ = await asyncio.to_thread(locate, served.tag)
-                if folder.resolve() != served.system.folder.resolve():
-                    await self.add(served.tag, served.name)
-                    changed.append(served.name)
+                folder = (await asyncio.to_thread(locate, served.tag))[0].resolve()
             except RungError:
                 continue  # a tag that was removed goes on meaning what it meant
-        return changed
+            if folder in (served.system.folder.resolve(), self._refused.get(served.name)):
+                continue
+            try:
+                made = await self.add(served.tag, served.name)
+                said.append(f"{made.name} was tagged anew: {made.system.digest} now")
+            except Full:
+                continue  # the next time
+            except (RungError, OSError) as error:
+                self._refused[served.name] = folder
+                said.append(f"{served.name} stays as it was, what is tagged now can't be served: {error}")
+        return said
 
     def memory_mb(self) -> float:
         """Resident memory of the server and its children, in MiB."""
@@ -213,7 +218,8 @@ class Systems:
         else:
             folder, pointed = locate(given)
             system = System.load(folder)
-            tag = None if pointed is None else str(pointed.tag)
+            # NAME@DIGEST names one System for good; a tag may come to mean another.
+            tag = None if pointed is None or "@" in given else str(pointed.tag)
         spec = system.spec
         if spec.engine == "endpoint":
             raise TaskError(f"{given!r} answers through an endpoint, which isn't served again here")
@@ -244,7 +250,7 @@ class Systems:
             spec = EngineSpec(
                 engine="llama",
                 gguf=model.gguf,
-                context=min(context_of(model), limits.context or context_of(model)),
+                context=min(model.context, limits.context or context_of(model)),
                 parallel=limits.slots,
                 threads=limits.threads,
             )

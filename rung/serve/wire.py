@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from rung.records import Json
 
@@ -15,6 +15,19 @@ NAME = "[A-Za-z0-9][A-Za-z0-9._:-]{0,127}"
 """What requests may call a System."""
 
 Text = Annotated[str, Field(max_length=MOST_TEXT)]
+
+
+def _no_ids(given: Any) -> Any:
+    """The same; raises ValueError for token ids, which some clients send."""
+    if isinstance(given, list) and given and isinstance(given[0], int | list):
+        raise ValueError(
+            "texts are taken here and no token ids, which are of the client's tokenizer and not of this "
+            "model's (LangChain sends texts with check_embedding_ctx_length=False)"
+        )
+    return given
+
+
+Texts = Annotated[Text | list[Text], BeforeValidator(_no_ids)]
 Zero = Annotated[float, Field(ge=0, le=0)]
 
 
@@ -168,7 +181,7 @@ class ChatRequest(Sampling):
 class CompletionRequest(Sampling):
     """POST /v1/completions: a text, or several, each answered by itself."""
 
-    prompt: Text | list[Text]
+    prompt: Texts
     max_tokens: int | None = Field(default=None, ge=1)
     logprobs: int | None = Field(default=None, ge=0, le=5)
     echo: Literal[False] | None = None
@@ -191,7 +204,7 @@ class EmbeddingRequest(PassedOver):
     """POST /v1/embeddings."""
 
     model: Text
-    input: Text | list[Text]
+    input: Texts
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: None = None
 

@@ -214,6 +214,7 @@ def test_a_wrong_method_and_an_unknown_path_are_said(tiny):
         wrong = client.get("/v1/chat/completions")
         assert "POST" in wrong.headers["allow"] and "GET" in fault(wrong, 405)["message"]
         fault(client.delete("/v1/models"), 405)
+        assert client.put("/v1/systems").headers["allow"] == "GET, POST"
         assert "/v1/nothing" in fault(client.get("/v1/nothing"), 404)["message"]
         fault(client.post("/v1/responses", json={}), 404)
         fault(client.get("/v1/models/"), 404)
@@ -296,13 +297,9 @@ def test_heads_and_neighbours_are_refused_too_where_too_many_wait(tmp_path, tiny
                 return await gathered([ask(client, place) for place in range(60)])
 
         for ask in (
-            lambda client, place: client.chat.completions.create(
-                model="desk", messages=said(f"invoice {place}")
-            ),
-            lambda client, place: client.chat.completions.create(
-                model="near", messages=said(f"invoice {place}")
-            ),
-            lambda client, place: client.embeddings.create(model="minilm-l6", input=f"invoice {place}"),
+            lambda client, n: client.chat.completions.create(model="desk", messages=said(f"invoice {n}")),
+            lambda client, n: client.chat.completions.create(model="near", messages=said(f"invoice {n}")),
+            lambda client, n: client.embeddings.create(model="minilm-l6", input=f"invoice {n}"),
         ):
             found = asyncio.run(together(ask))
             refused = [one for one in found if isinstance(one, Exception)]

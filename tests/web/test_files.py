@@ -7,10 +7,11 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from rung.report.html import TEMPLATES
+from rung.report.html import environment
+from rung.web import COLOURS
 from rung.web.page import PAGE, STATIC, page_routes
 
-COLOURS = re.compile(r"--(\w+): #([0-9a-f]{6});")
+HEX = re.compile(r"--(\w+): #([0-9a-f]{6});")
 PATHS = [route.path for route in page_routes()]
 
 
@@ -21,7 +22,7 @@ def client():
 
 def palettes(css):
     """The colours of light and of dark, by name."""
-    blocks = [dict(COLOURS.findall(block)) for block in re.findall(r":root \{(.*?)\}", css, re.DOTALL)]
+    blocks = [dict(HEX.findall(block)) for block in re.findall(r":root \{(.*?)\}", css, re.DOTALL)]
     return blocks[:2]
 
 
@@ -38,7 +39,7 @@ def contrast(one, other):
 
 def test_every_file_of_the_page_has_a_path():
     assert PATHS == ["/", *(f"/static/{name}" for name in sorted(path.name for path in STATIC.iterdir()))]
-    assert len(PATHS) == 9
+    assert len(PATHS) == 10
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -65,11 +66,13 @@ def test_the_page_names_no_other_host_and_holds_neither_script_nor_style():
 
 
 def test_the_colours_are_those_of_the_report():
-    page, report = (palettes(path.read_text()) for path in (STATIC / "page.css", TEMPLATES / "report.css"))
-    assert page == report and len(page) == 2 and len(page[0]) == 8
+    colours = COLOURS.read_text()
+    assert len(palettes(colours)) == 2 and len(palettes(colours)[0]) == 8
+    assert colours in environment().get_template("report.css").render()
+    assert not any(HEX.search(path.read_text()) for path in STATIC.glob("*.css") if path != COLOURS)
 
 
 def test_every_text_colour_can_be_read_on_every_ground():
-    for palette in palettes((STATIC / "page.css").read_text()):
+    for palette in palettes(COLOURS.read_text()):
         for text, ground in product(("ink", "muted", "accent", "bad", "warn"), ("page", "wash")):
             assert contrast(palette[text], palette[ground]) >= 4.5, (text, ground)
