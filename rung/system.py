@@ -91,6 +91,18 @@ class Pool(AbstractContextManager["Pool"]):
             self.engines[spec] = start(spec)
         return self.engines[spec]
 
+    def drop(self, system: "System", beside: Sequence["System"] = ()) -> None:
+        """Let go of what a System alone needs, and none of those `beside` it."""
+        if system.digest in {other.digest for other in beside}:
+            return
+        self.heads.pop(system.digest, None)
+        self.indexes.pop(system.digest, None)
+        if system.spec.model is not None:
+            spec = system.engine_spec(self)
+            others = [other for other in beside if other.spec.model is not None]
+            if spec in self.engines and spec not in {other.engine_spec(self) for other in others}:
+                self.engines.pop(spec).close()
+
     def close(self) -> None:
         """Close every engine, also when one of them can't be."""
         with ExitStack() as stack:
@@ -214,28 +226,38 @@ class System:
 
     def open(self, pool: Pool) -> Engine:
         """The engine that answers for this System."""
-        spec, model = self.spec, self.model(pool)
-        adapted = f"{ADAPTER_FOLDER}/adapter_model.safetensors" in spec.files
-        if spec.engine == "torch":
-            return pool.engine(
-                EngineSpec(
-                    engine="torch",
-                    weights=dequantised(model),
-                    adapter=self.folder / ADAPTER_FOLDER if adapted else None,
-                    context=context_of(model),
-                    threads=pool.threads,
-                )
-            )
-        return pool.engine(
-            EngineSpec(
-                engine=spec.engine,
-                gguf=model.gguf,
-                adapter=self.folder / ADAPTER_GGUF if adapted else None,
+        return pool.engine(self.engine_spec(pool))
+
+    def engine_spec(self, pool: Pool) -> EngineSpec:
+        """What that engine is; equal ones are one engine."""
+        model = self.model(pool)
+        if self.spec.engine == "torch":
+            return EngineSpec(
+                engine="torch",
+                weights=dequantised(model),
+                adapter=self.adapter,
                 context=context_of(model),
-                parallel=pool.parallel,
                 threads=pool.threads,
             )
+        return EngineSpec(
+            engine=self.spec.engine,
+            gguf=model.gguf,
+            adapter=self.adapter_gguf,
+            context=context_of(model),
+            parallel=pool.parallel,
+            threads=pool.threads,
         )
+
+    @property
+    def adapter(self) -> Path | None:
+        """A tuned System's adapter as peft has it, a folder; None for others."""
+        tuned = any(name.startswith(f"{ADAPTER_FOLDER}/") for name in self.spec.files)
+        return self.folder / ADAPTER_FOLDER if tuned else None
+
+    @property
+    def adapter_gguf(self) -> Path | None:
+        """The same as llama.cpp has it, a file."""
+        return self.folder / ADAPTER_GGUF if ADAPTER_GGUF in self.spec.files else None
 
     def _shots(self, examples: Sequence[Example], pool: Pool) -> list[list[Shot]]:
         """The worked examples of each prompt: fixed ones, or the k nearest, the nearest last."""

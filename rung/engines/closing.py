@@ -114,7 +114,8 @@ class Closings:
         """`spellings` gives what each token adds to a text, by id; asked for with the first schema."""
         self._spellings = spellings
         self._lock = threading.Lock()
-        self._known: tuple[Vocabulary, dict[str, Compiled]] | None = None
+        self._vocabulary: Vocabulary | None = None
+        self._known: dict[str, Compiled] = {}
 
     def check(self, requests: Sequence[Request]) -> None:
         """Raise EngineError for a schema that can't be kept to and for stop strings that would break it."""
@@ -176,10 +177,7 @@ class Closings:
 
     def spelled(self, text: str, last: Sequence[int], count: int) -> tuple[int, ...]:
         """`count` tokens that spell what stands in `text` before its `last` ones."""
-        with self._lock:
-            if self._known is None:
-                self._known = Vocabulary(self._spellings()), {}
-            vocabulary, _ = self._known
+        vocabulary = self._words()
         ends = b"".join(map(vocabulary.text_of, last))
         return vocabulary.spell_in(text.encode().removesuffix(ends), count)
 
@@ -202,16 +200,22 @@ class Closings:
         return _closed(vocabulary, (*own, *closer.closing), len(own), cut=True)
 
     def _compiled(self, schema: Json) -> tuple[Vocabulary, Compiled]:
+        vocabulary, key = self._words(), json.dumps(schema)
+        found = self._known.get(key)
+        if found is None:
+            # Outside the lock: who asks with another schema doesn't wait for this one.
+            found = _compile(schema, vocabulary)
+            with self._lock:
+                self._known[key] = found
+                if len(self._known) > KEPT:
+                    self._known.pop(next(iter(self._known)))
+        return vocabulary, found
+
+    def _words(self) -> Vocabulary:
         with self._lock:
-            if self._known is None:
-                self._known = Vocabulary(self._spellings()), {}
-            vocabulary, known = self._known
-            key = json.dumps(schema)
-            if key not in known:
-                known[key] = _compile(schema, vocabulary)
-                if len(known) > KEPT:
-                    known.pop(next(iter(known)))
-            return vocabulary, known[key]
+            if self._vocabulary is None:
+                self._vocabulary = Vocabulary(self._spellings())
+            return self._vocabulary
 
 
 def _closed(

@@ -3,6 +3,7 @@
 What is asked of an engine, and how its answer is read, is `rung.system`'s business: here is who waits for it.
 """
 
+import json
 import math
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from rung.engines import llama_wire as wire
 from rung.engines.base import Completion, Request
 from rung.engines.llama_calls import Call
 from rung.engines.work import Refused
-from rung.errors import EngineError
+from rung.errors import RungError
 from rung.models.chat import Message
 from rung.records import Answer, Example, Json
 from rung.serve.faults import bad, broken, overloaded
@@ -86,7 +87,7 @@ def engine_faults() -> Iterator[None]:
     except Refused as refusal:
         # What the engine doesn't take is the client's to mend where it says so, else the server's.
         raise (bad if refusal.status in (None, 400) else broken)(str(refusal)) from None
-    except (Broken, EngineError) as error:
+    except (Broken, RungError) as error:
         raise broken(str(error)) from None
 
 
@@ -127,8 +128,7 @@ def fitting(served: Served, asked: Asked) -> Asked:
         raise bad(
             f"the prompt has {len(asked.prompt):,} tokens and the context holds {holds:,}, the answer "
             "included; shorten it",
-            "messages",
-            "context_length_exceeded",
+            code="context_length_exceeded",
         )
     return asked
 
@@ -142,7 +142,8 @@ async def reply(systems: Systems, served: Served, question: Asked, wish: Wish) -
     with engine_faults():
         async with systems.using(served):
             if served.labelled:
-                return _of_answer(await _label(systems, served, question), served.spec.labels, wish)
+                found = await _label(systems, served, question, every=bool(wish.top))
+                return _of_answer(found, served.spec.labels, wish)
             if served.host is None:
                 return await _from_bench(systems, served, question, wish)
             try:
@@ -290,7 +291,8 @@ async def _from_bench(systems: Systems, served: Served, question: Asked, wish: W
         raise bad(f"this System runs under {engine}, which tells no log-probabilities here", "logprobs")
     request = _request(served, question, wish)
     completion = await systems.bench.ask(
-        (served.name, served.system.digest),
+        # Of one schema: an engine refuses requests together where it can't hold one of them to its own.
+        (served.name, served.system.digest, json.dumps(request.schema)),
         request,
         lambda requests: served.system.open(systems.pool).generate(requests),
     )

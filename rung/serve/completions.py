@@ -18,7 +18,7 @@ from rung.models.chat import Message
 from rung.records import Example, Json
 from rung.serve.answer import Asked, Piece, Reply, Wish, asked, reply, stream, text_asked, turns_asked
 from rung.serve.faults import bad
-from rung.serve.gateway import Gateway, merged
+from rung.serve.gateway import Gateway, ended, merged
 from rung.serve.shapes import chat_logprobs, head, new_id, text_logprobs, usage
 from rung.serve.systems import Served
 from rung.serve.tools import HOW, call_schema, offered, read_calls
@@ -33,22 +33,18 @@ UNSAID = 16
 async def chat(gateway: Gateway, request: Request, body: ChatRequest) -> Response:
     """Answer a chat: a System takes it as a row of its task, a base model by its chat template."""
     served = gateway.find(body.model)
-    wishes = _choices(body, _chat_wish(served, body))
-    name = served.name
     if body.stream:
-        chunks = _chat_chunks(gateway, served, body, wishes)
-        return await gateway.streamed(request, "chat", name, chunks)
+        return await gateway.streamed(request, "chat", served.name, _chat_chunks(gateway, served, body))
 
     async def work() -> dict[str, Any]:
-        question = await _chat_question(gateway, served, body)
-        replies = await _all(gateway, served, [(question, one) for one in wishes])
+        replies = await _all(gateway, served, await _chat_pairs(gateway, served, body))
         return {
             **head(served, "chat.completion", new_id("chatcmpl")),
             "choices": [_chat_choice(place, found, body) for place, found in enumerate(replies)],
             "usage": usage(replies, len(replies)),
         }
 
-    return await gateway.whole(request, "chat", name, work())
+    return await gateway.whole(request, "chat", served.name, work())
 
 
 async def complete(gateway: Gateway, request: Request, body: CompletionRequest) -> Response:
@@ -89,6 +85,14 @@ async def question_of(gateway: Gateway, served: Served, question: Question) -> A
             raise bad(f"the messages can't be asked: the text {error}", "messages") from None
     example = Example(id="asked", input=question.input, output=None, context=question.context)
     return await asked(gateway.systems, served, example)
+
+
+async def _chat_pairs(gateway: Gateway, served: Served, body: ChatRequest) -> list[tuple[Asked, Wish]]:
+    """The chat with each wish. Raises Fault."""
+    top = (body.top_logprobs or 0) if body.logprobs else None
+    wish = _wish(body, body.limit, top, await _schema(served, body))
+    question = await _chat_question(gateway, served, body)
+    return [(question, one) for one in _choices(body, wish)]
 
 
 async def _chat_question(gateway: Gateway, served: Served, body: ChatRequest) -> Asked:
@@ -132,11 +136,6 @@ async def _text_question(gateway: Gateway, served: Served, text: str) -> Asked:
     return await question_of(gateway, served, Question(input=text, context=None))
 
 
-def _chat_wish(served: Served, body: ChatRequest) -> Wish:
-    top = (body.top_logprobs or 0) if body.logprobs else None
-    return _wish(body, body.limit, top, _schema(served, body))
-
-
 def _wish(body: Sampling, limit: int | None, top: int | None, schema: Json) -> Wish:
     return Wish(
         max_tokens=limit,
@@ -150,11 +149,13 @@ def _wish(body: Sampling, limit: int | None, top: int | None, schema: Json) -> W
     )
 
 
-def _schema(served: Served, body: ChatRequest) -> Json:
+async def _schema(served: Served, body: ChatRequest) -> Json:
     """The schema that a request wants its answer held to. Raises Fault where the System has its own."""
-    own = served.spec.answer.form != "free"
+    own = served.labelled or served.spec.answer.form != "free"
+    if not served.bare and body.tool_choice not in (None, "none", "auto"):
+        raise bad(f"{served.name!r} calls what it was made to call: leave `tool_choice` out", "tool_choice")
     if body.may_call and not own:
-        return _enforced(call_schema(body), "tools") if served.bare else None
+        return await _enforced(served, call_schema(body), "tools") if served.bare else None
     form = body.response_format
     if form is None or form.type == "text":
         return None
@@ -170,14 +171,17 @@ def _schema(served: Served, body: ChatRequest) -> Json:
             + "; leave `response_format` out",
             "response_format",
         )
-    return _enforced(wanted, "response_format")
+    return await _enforced(served, wanted, "response_format")
 
 
-def _enforced(schema: Json, param: str) -> Json:
+async def _enforced(served: Served, schema: Json, param: str) -> Json:
     """The schema, where every answer can be held to it. Raises Fault."""
     try:
         check_sense(schema, "the schema")
         faults = check_schema(schema)
+        if not faults and served.host is not None:
+            # Compiled here, on a thread: a large schema takes a while, in which others are answered.
+            await asyncio.to_thread(served.host.calls.closings.least_tokens, schema)
     except (TaskError, EngineError, RecursionError) as error:
         raise bad(str(error) or "the schema is nested too deeply", param) from None
     if faults:
@@ -223,8 +227,7 @@ async def _all(gateway: Gateway, served: Served, pairs: Sequence[tuple[Asked, Wi
     try:
         await asyncio.gather(*tasks.values())
     finally:
-        for task in tasks.values():
-            task.cancel()
+        await ended([*tasks.values()])
     return [tasks[key].result() for key in keys]
 
 
@@ -247,13 +250,11 @@ def _chat_choice(place: int, found: Reply, body: ChatRequest) -> dict[str, Any]:
     }
 
 
-async def _chat_chunks(
-    gateway: Gateway, served: Served, body: ChatRequest, wishes: Sequence[Wish]
-) -> AsyncGenerator[object]:
-    question = await _chat_question(gateway, served, body)
-    start = head(served, "chat.completion.chunk", new_id("chatcmpl"))
+async def _chat_chunks(gateway: Gateway, served: Served, body: ChatRequest) -> AsyncGenerator[object]:
+    pairs = await _chat_pairs(gateway, served, body)
+    start = {**head(served, "chat.completion.chunk", new_id("chatcmpl")), **_no_usage(body)}
     replies: list[Reply] = []
-    streams = [stream(gateway.systems, served, question, one) for one in wishes]
+    streams = [stream(gateway.systems, served, question, wish) for question, wish in pairs]
     begun: set[int] = set()
     async with aclosing(merged(streams)) as pieces:
         async for place, piece in pieces:
@@ -280,8 +281,14 @@ async def _chat_chunks(
                 else:
                     last["content"] = content
             yield {**start, "choices": [_delta(place, last, finish, None)]}
-    if body.stream_options is not None and body.stream_options.include_usage:
+    if _no_usage(body):
         yield {**start, "choices": [], "usage": usage(replies, len(replies))}
+
+
+def _no_usage(body: Sampling) -> dict[str, Any]:
+    """What every chunk says of the usage where the last one is to tell it."""
+    wanted = body.stream_options is not None and body.stream_options.include_usage
+    return {"usage": None} if wanted else {}
 
 
 def _delta(place: int, delta: dict[str, Any], finish: str | None, logprobs: Any) -> dict[str, Any]:
@@ -292,7 +299,7 @@ async def _text_chunks(
     gateway: Gateway, served: Served, body: CompletionRequest, wishes: Sequence[Wish]
 ) -> AsyncGenerator[object]:
     pairs = await _text_pairs(gateway, served, body, wishes)
-    start = head(served, "text_completion", new_id("cmpl"))
+    start = {**head(served, "text_completion", new_id("cmpl")), **_no_usage(body)}
     replies: dict[int, Reply] = {}
     sent = [0] * len(pairs)
     streams = [stream(gateway.systems, served, question, wish) for question, wish in pairs]
@@ -309,6 +316,6 @@ async def _text_chunks(
                 gateway.metrics.tokens(served.name, piece.prompt_tokens, piece.completion_tokens)
                 choice["finish_reason"] = piece.finish
             yield {**start, "choices": [choice]}
-    if body.stream_options is not None and body.stream_options.include_usage:
+    if _no_usage(body):
         ordered = [replies[place] for place in sorted(replies)]
         yield {**start, "choices": [], "usage": usage(ordered, len(wishes))}

@@ -82,37 +82,41 @@ class Gateway:
                 await chunks.aclose()
 
         async def body() -> AsyncGenerator[bytes]:
-            status = GONE
+            status = 500
             try:
                 async with aclosing(chunks):
                     yield event(first)
                     try:
-                        async with asyncio.timeout(self.limit_s - (time.monotonic() - start)):
-                            async for chunk in chunks:
-                                yield event(chunk)
+                        # The limit is on the work: a client that reads slowly is not cut off by it.
+                        while (chunk := await self._next(chunks, start)) is not None:
+                            yield event(chunk)
                         status = 200
-                    except TimeoutError:
-                        status = 504
-                        yield event(too_slow(self.limit_s).body())
                     except Fault as fault:
                         status = fault.status
                         yield event(fault.body())
                 yield DONE
+            except (asyncio.CancelledError, GeneratorExit):
+                status = GONE
+                raise
             finally:
                 self.metrics.count(route, name, status, time.monotonic() - start)
 
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         return StreamingResponse(body(), media_type="text/event-stream", headers=headers)
 
+    async def _next(self, chunks: AsyncGenerator[object], start: float) -> object | None:
+        """The next chunk of a stream; None at its end."""
+        return await within(self.limit_s, anext(chunks, None), spent_s=time.monotonic() - start)
+
 
 class ClientLeft(Exception):
     """The client closed its connection before it was answered."""
 
 
-async def within(limit_s: float, work: Awaitable[R]) -> R:
-    """What the work comes to. Raises Fault, a 504, when its time is over."""
+async def within(limit_s: float, work: Awaitable[R], *, spent_s: float = 0.0) -> R:
+    """What the work comes to. Raises Fault, a 504, when its time is over, of which some may be spent."""
     try:
-        async with asyncio.timeout(limit_s):
+        async with asyncio.timeout(limit_s - spent_s):
             return await work
     except TimeoutError:
         raise too_slow(limit_s) from None

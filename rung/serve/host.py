@@ -7,10 +7,10 @@ is started again, and what it was asked is asked once more.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import httpx
 
@@ -61,6 +61,7 @@ class Host:
     _adapters: tuple[Path, ...] = ()
     _change: asyncio.Lock = field(default_factory=asyncio.Lock)
     _watch: asyncio.Task[None] | None = None
+    _closed: bool = False
     _endings: set[asyncio.Task[None]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -76,14 +77,24 @@ class Host:
         """The adapters that are loaded, or will be at the next start."""
         return self._adapters
 
-    async def have(self, add: Iterable[Path] = (), remove: Iterable[Path] = ()) -> None:
-        """Run with these adapters too, and without those. Raises EngineError where that can't start.
+    async def have(self, adapter: Path | None) -> None:
+        """Run, with this adapter too. Raises EngineError where that can't start.
 
         A child that has to be replaced answers until its successor is ready.
         """
-        add, remove = tuple(add), set(remove)
+        await self._apart(self._have(() if adapter is None else (adapter,)))
+
+    def forget(self, adapter: Path) -> None:
+        """Run without an adapter from the next start on; `rest` frees its memory."""
+        self._adapters = tuple(a for a in self._adapters if a != adapter)
+
+    async def rest(self) -> None:
+        """Run without the adapters that were forgotten."""
+        await self._apart(self._rest())
+
+    async def _have(self, add: tuple[Path, ...]) -> None:
         # Said before the lock is had: whoever starts a child next takes everybody's adapters along.
-        self._adapters = tuple(dict.fromkeys([*(a for a in self._adapters if a not in remove), *add]))
+        self._adapters = tuple(dict.fromkeys([*self._adapters, *add]))
         async with self._change:
             if self._running is not None and set(add) <= set(self._running.adapters):
                 return
@@ -94,8 +105,7 @@ class Host:
                 self._adapters = tuple(a for a in self._adapters if a not in add or a in before)
                 raise
 
-    async def rest(self) -> None:
-        """Run without the adapters that were removed; frees their memory."""
+    async def _rest(self) -> None:
         async with self._change:
             if self._running is not None and set(self._running.adapters) != set(self._adapters):
                 await self._switch(self._adapters)
@@ -129,7 +139,7 @@ class Host:
             key = _key(adapter, prompt)
             running = await self._current(adapter)
             with running.slots.reserve(key) as slot:
-                return await self._drive(steps(slot), adapter)
+                return await self.drive(steps(slot), adapter)
 
     async def stream(
         self, prompt: Tokens, adapter: Path | None, call: Callable[[int], Call]
@@ -151,13 +161,11 @@ class Host:
                                 await response.aread()
                                 raise Refused(_refusal(response), response.status_code)
                             async for event in events(response.aiter_bytes()):
+                                if "error" in event:
+                                    raise Refused(f"llama.cpp broke off: {event['error']}", 500)
                                 yield event
                     except httpx.TransportError as error:
                         raise Broken(f"llama.cpp broke off: {error!r}", running) from None
-
-    async def drive(self, steps: Steps[R], adapter: Path | None = None) -> R:
-        """Calls that need no slot, such as turning tokens into text."""
-        return await self._drive(steps, adapter)
 
     def memory_mb(self) -> float:
         """Resident memory of the child, in MiB; 0 while none runs."""
@@ -165,12 +173,11 @@ class Host:
 
     async def close(self) -> None:
         """End every child at once; requests in flight fail."""
+        self._closed = True
         if self._watch is not None:
             self._watch.cancel()
         mine = asyncio.current_task()
-        for task in [*self._endings]:
-            if task is not mine:
-                await task
+        await asyncio.gather(*(task for task in self._endings if task is not mine), return_exceptions=True)
         async with self._change:
             if self._running is not None:
                 await _end(self._running)
@@ -180,12 +187,13 @@ class Host:
         """The child to ask, which has the adapter; started where there is none."""
         running = self._running
         if running is None or (adapter is not None and adapter not in running.adapters):
-            await self.have([] if adapter is None else [adapter])
+            await self.have(adapter)
             running = self._running
         assert running is not None, "`have` leaves a child that runs, or raises"
         return running
 
-    async def _drive(self, steps: Steps[R], adapter: Path | None) -> R:
+    async def drive(self, steps: Steps[R], adapter: Path | None = None) -> R:
+        """Make calls at once; those that need no slot, such as turning tokens into text, may be made so."""
         try:
             call = next(steps)
             while True:
@@ -234,6 +242,9 @@ class Host:
 
         `broken` is the one whose connection broke: it is given time to die.
         """
+        await self._apart(self._renew(broken))
+
+    async def _renew(self, broken: Running | None) -> None:
         if broken is not None:
             await asyncio.to_thread(broken.child.died, wait_s=DEATH_WAIT_S)
         async with self._change:
@@ -246,6 +257,8 @@ class Host:
 
     async def _switch(self, adapters: tuple[Path, ...]) -> None:
         """Start a child with these adapters and let it take over. Under `_change`."""
+        if self._closed:
+            raise EngineError("this model is served no more")
         old = self._running
         spec = replace(self.spec, adapters=adapters)
         child = await asyncio.to_thread(Child, spec, request_limit_s=self.limit_s)
@@ -268,6 +281,13 @@ class Host:
             self._watch = asyncio.create_task(self._keep_alive())
         if old is not None:
             self._retire(old)
+
+    async def _apart(self, change: Coroutine[Any, Any, None]) -> None:
+        """Finish a change though whoever asked for it leaves: a child half started would belong to nobody."""
+        task = asyncio.ensure_future(change)
+        self._endings.add(task)
+        task.add_done_callback(self._endings.discard)
+        await asyncio.shield(task)
 
     def _retire(self, old: Running) -> None:
         old.retired = True

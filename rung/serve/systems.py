@@ -19,10 +19,12 @@ from rung.registry import locate
 from rung.serve.bench import Bench
 from rung.serve.host import Host
 from rung.serve.lanes import Full, Lanes
-from rung.spec import AnswerSpec, ModelRef, Spec
-from rung.system import ADAPTER_GGUF, SPEC_FILE, Pool, System, candidates, context_of, ref_to
+from rung.spec import AnswerSpec, Spec
+from rung.system import SPEC_FILE, Pool, System, candidates, context_of, ref_to
 
 WARM_UP = Example(id="warm-up", input="Is anybody there?", output=None)
+MOST_ENGINES = 1 << 16
+"""None is put out for another one: each is let go when its last System is."""
 MODEL = "model"
 """The rung of a base model that is served as it is."""
 
@@ -55,6 +57,7 @@ class Served:
     chat: Chat | None
     host: Host | None
     adapter: Path | None
+    adapter_mb: float
     options: Trie | None
     tag: str | None = None
     created: int = field(default_factory=lambda: int(time.time()))
@@ -69,7 +72,7 @@ class Served:
     @property
     def labelled(self) -> bool:
         """Whether it answers with one of its labels, and a probability."""
-        return self.spec.engine == "head" or self.options is not None
+        return self.system.has_probabilities
 
     @property
     def bare(self) -> bool:
@@ -89,10 +92,10 @@ class Systems:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self.pool = Pool(threads=limits.threads, keep=2)
+        self.pool = Pool(threads=limits.threads, keep=MOST_ENGINES)
         self.bench = Bench(room=limits.queue)
         self.hosts: dict[str, Host] = {}
-        self.embedders: dict[str, ModelRef] = {}
+        self.embedders: set[str] = set()
         self._served: dict[str, Served] = {}
         self._change = asyncio.Lock()
         self._refused: dict[str, Path] = {}
@@ -106,10 +109,7 @@ class Systems:
 
     def find(self, name: str) -> Served | None:
         """The System called so; of a tag without a version the newest, `latest`."""
-        found = self._served.get(name) or self._served.get(f"{name}:latest")
-        if found is not None:
-            found.used = time.monotonic()
-        return found
+        return self._served.get(name) or self._served.get(f"{name}:latest")
 
     async def add(self, given: str, name: str | None = None) -> Served:
         """Serve a System folder, a tag or a base model. Raises a RungError where it can't be.
@@ -121,15 +121,15 @@ class Systems:
             made = await asyncio.to_thread(self._load, given, name)
             if made.host is not None:
                 await self._make_room(made)
-                await made.host.have([] if made.adapter is None else [made.adapter])
+                await made.host.have(made.adapter)
             else:
                 # What loads at the first answer loads now: whoever asks first doesn't wait for it.
                 await self.bench.run(lambda: made.system.answer([WARM_UP], self.pool))
             old = self._served.get(made.name)
             self._served[made.name] = made
             if (vectors := made.spec.vectors) is not None:
-                self.embedders[vectors.name] = vectors
-            if old is not None and old.system.digest != made.system.digest:
+                self.embedders.add(vectors.name)
+            if old is not None:
                 await self._let_go(old)
             return made
 
@@ -140,7 +140,7 @@ class Systems:
             raise ModelError(
                 f"{given!r} makes sentence vectors, but those served are {self.pool.embedder.model.name!r}'s"
             )
-        self.embedders[model.name] = ref_to(model, given)
+        self.embedders.add(model.name)
 
     async def remove(self, name: str) -> bool:
         """Serve it no more; False where nothing is called so. Requests that wait are still answered."""
@@ -159,7 +159,7 @@ class Systems:
             if not served.warm and served.host is not None:
                 async with self._change:
                     await self._make_room(served)
-                    await served.host.have([] if served.adapter is None else [served.adapter])
+                    await served.host.have(served.adapter)
             yield
         finally:
             served.requests -= 1
@@ -225,19 +225,21 @@ class Systems:
             raise TaskError(f"{given!r} answers through an endpoint, which isn't served again here")
         model = system.model(self.pool) if spec.model is not None else None
         chat = system.chat(self.pool) if model is not None else None
+        host = self._host(model) if model is not None and spec.engine == "llama" else None
         if spec.answer.form == "schema":
-            require_schema(spec.schema_)
+            (require_schema if host is None else host.calls.closings.least_tokens)(spec.schema_)
         options = None
         if chat is not None and spec.answer.form in ("words", "codes"):
             options = Trie(candidates(spec, chat))
-        adapted = ADAPTER_GGUF in spec.files
+        adapter = system.adapter_gguf.resolve() if spec.engine == "llama" and system.adapter_gguf else None
         return Served(
             name=name or tag or fresh_name([spec.task, f"{spec.task}-{spec.rung}"], self._served),
             system=system,
             model=model,
             chat=chat,
-            host=self._host(model) if model is not None and spec.engine == "llama" else None,
-            adapter=(system.folder / ADAPTER_GGUF).resolve() if adapted and spec.engine == "llama" else None,
+            host=host,
+            adapter=adapter,
+            adapter_mb=0.0 if adapter is None else adapter.stat().st_size / 2**20,
             options=options,
             tag=tag,
         )
@@ -263,8 +265,7 @@ class Systems:
         """Put out what was longest unused, where memory would not do for another adapter."""
         if self.limits.memory_mb is None or wanted.warm:
             return
-        size = wanted.adapter.stat().st_size / 2**20 if wanted.adapter is not None else 0.0
-        await self._put_out(self.memory_mb() + size - self.limits.memory_mb, wanted)
+        await self._put_out(self.memory_mb() + wanted.adapter_mb - self.limits.memory_mb, wanted)
 
     async def _put_out(self, over: float, wanted: Served | None = None) -> None:
         """Let go of about so many MiB of adapters and models that are not in use, the longest unused first.
@@ -279,8 +280,8 @@ class Systems:
                 continue
             if served.adapter is not None:
                 if not self._shared(served, [] if wanted is None else [wanted]):
-                    over -= served.adapter.stat().st_size / 2**20
-                    await host.have(remove=[served.adapter])
+                    over -= served.adapter_mb
+                    host.forget(served.adapter)
             elif (wanted is None or host is not wanted.host) and not host.lanes.running:
                 over -= host.memory_mb()
                 await host.sleep()
@@ -292,19 +293,24 @@ class Systems:
     async def _let_go(self, old: Served) -> None:
         """Free what only this System used, once its requests are over."""
         if old.host is None:
+            kept = [served.system for served in self if served.host is None]
+            await self.bench.run(lambda: [self.pool.drop(old.system, kept)])
             return
         if all(served.host is not old.host for served in self):
             digest = next(digest for digest, host in self.hosts.items() if host is old.host)
             del self.hosts[digest]
             old.host.leave()
         elif old.adapter is not None and not self._shared(old):
-            await old.host.have(remove=[old.adapter])
+            old.host.forget(old.adapter)
             await old.host.rest()
 
 
 def _is_model(given: str) -> bool:
     """Whether it names a base model: of the catalog, of a hub (`hf:`), a GGUF file or a folder of weights."""
-    path = Path(given).expanduser()
+    try:
+        path = Path(given).expanduser()
+    except RuntimeError:  # the home of somebody who isn't there
+        return False
     return (
         entry_named(given) is not None
         or given.startswith("hf:")

@@ -13,7 +13,7 @@ from rung.runs import atomic_folder, write_json
 from rung.ship.card import notice, readme
 from rung.ship.parity import ROWS, Asked, Gate, prove
 from rung.ship.rows import asked_rows, origin_of
-from rung.ship.subject import Subject, adapter_of, load_subject
+from rung.ship.subject import Subject, load_subject
 from rung.ship.targets import ADAPTER, BASE, RECIPES, Target
 from rung.ship.usage import vllm_command
 from rung.system import Pool, System
@@ -97,7 +97,7 @@ def chosen(system: System, options: ExportOptions) -> tuple[Target, str]:
     if reason := _refusal(system, target):
         raise TaskError(f"{str(system.folder)!r} can't be exported as {target}: {reason}")
     types = RECIPES[target].types
-    if adapter_of(system) is None:
+    if system.adapter is None:
         types = (BASE,) if target == "ollama" else tuple(name for name in types if name != ADAPTER)
     kind = types[0] if options.type is None else options.type.lower()
     if kind not in types:
@@ -122,7 +122,7 @@ def _refusal(system: System, target: Target) -> str | None:
             "its examples are looked up anew for each text, which no template can do; rung.load and `rung "
             "ask` serve its folder as it is"
         )
-    if adapter_of(system) is None and not RECIPES[target].prompted:
+    if system.adapter is None and not RECIPES[target].prompted:
         able = " or ".join(f"--to {name}" for name, recipe in RECIPES.items() if recipe.prompted)
         return f"{spec.rung} learned no weights of its own, only a prompt; {able} puts it before every text"
     return None

@@ -10,7 +10,6 @@ from rung.ship.gguf_file import Value, write_merged
 from rung.ship.lora_delta import deltas_by_gguf_name
 from rung.ship.subject import Subject
 from rung.ship.weight_types import WRITTEN
-from rung.system import ADAPTER_GGUF
 
 PROGRAM: Final = "llama-quantize"
 LIMIT_S: Final = 3600.0
@@ -47,10 +46,10 @@ def write_pair(subject: Subject, out: Path, adapter_out: Path) -> None:
     """
     from rung.training.adapter import to_gguf
 
-    base, adapter, kept = _base(subject), subject.adapter, subject.system.folder / ADAPTER_GGUF
+    base, adapter, kept = _base(subject), subject.adapter, subject.system.adapter_gguf
     assert adapter is not None, "only tuned Systems have an adapter"
     write_merged(base, {}, out, wanted=None, changes=_changes(subject))
-    if ADAPTER_GGUF in subject.spec.files:
+    if kept is not None:
         shutil.copyfile(kept, adapter_out)
     else:
         to_gguf(adapter, adapter_out, config=subject.config)

@@ -13,7 +13,7 @@ from rung.models.resolve import Model
 from rung.models.weights import dequantised
 from rung.ship.frame import Frame, frame
 from rung.spec import Spec
-from rung.system import ADAPTER_FOLDER, SHOTS_FILE, Pool, System, read_index
+from rung.system import SHOTS_FILE, Pool, System, read_index
 from rung.wording import Shot
 
 _HUB_ID = re.compile(r"(?:hf:)?(?P<repository>[\w.-]+/[\w.-]+)(?::[\w./-]+\.gguf)?")
@@ -36,7 +36,7 @@ class Subject:
     @property
     def adapter(self) -> Path | None:
         """The PEFT folder of a tuned System."""
-        return adapter_of(self.system)
+        return self.system.adapter
 
     @cached_property
     def frame(self) -> Frame:
@@ -80,12 +80,6 @@ class Subject:
     def loadable_id(self) -> str | None:
         """The hub id by which transformers loads the base; None where there is none, or a GGUF's alone."""
         return self.hub_id if self.entry is not None or self.model.folder is not None else None
-
-
-def adapter_of(system: System) -> Path | None:
-    """Where the PEFT folder of a System lies; None for one that wasn't tuned."""
-    tuned = f"{ADAPTER_FOLDER}/adapter_model.safetensors" in system.spec.files
-    return system.folder / ADAPTER_FOLDER if tuned else None
 
 
 def load_subject(system: System, pool: Pool) -> Subject:
