@@ -26,7 +26,7 @@ def as_line(answer: Answer) -> str:
 def as_json(answer: Answer) -> str:
     """The whole answer on one line; `answer` is null where the text couldn't be read as the task's kind.
 
-    `raw_probability` is null where the System has no calibration: `probability` is as it came then.
+    `raw_probability` is null where calibration changes nothing: `probability` is as it came then.
     """
     whole = {
         "answer": answer.value,

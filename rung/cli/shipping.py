@@ -39,7 +39,7 @@ class ExportChoices:
 
 
 def export(
-    system: Path,
+    system: str,
     /,
     *,
     to: Literal["peft", "merged", "gguf", "ollama", "vllm", "hub-folder"],
@@ -56,7 +56,7 @@ def export(
     Parameters
     ----------
     system
-        A System's folder, such as the `winner` of a run.
+        A System's folder, such as the `winner` of a run, or a tag.
     to
         peft: the adapter. merged: a transformers folder. gguf: one file for llama.cpp. ollama: that with a
         Modelfile. vllm: a folder with the command that serves it. hub-folder: a folder with a model card.

@@ -15,7 +15,7 @@ Switch = Annotated[bool, Parameter(negative="", show_default=False)]
 
 
 def tag(system: str, name: str, /, *, keep_latest: Switch = False) -> None:
-    """Give a System a name and a version, under which `rung ask` and `rung.load` find it.
+    """Give a System a name and a version, under which `rung ask`, `rung serve` and `rung.load` find it.
 
     Example: rung tag runs/demo/winner helpdesk:1.2
 

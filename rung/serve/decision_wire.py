@@ -1,17 +1,15 @@
 """What POST /v1/decisions (OpenAI's shape) and POST /v1/systemone (TypeSafe's) take and give, as JSON."""
 
-from typing import Annotated, Literal, TypeAlias, TypeVar
+from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr
 
 from rung.records import Json
-from rung.task.outputs import shown
 
 MOST_CHOICES, MOST_LEVELS, MOST_QUESTIONS = 255, 10, 400
 """What both APIs allow in a question, and OpenAI's in a request."""
 
 ChoiceValue: TypeAlias = StrictStr | StrictBool
-Body = TypeVar("Body", bound=BaseModel)
 
 
 class _In(BaseModel):
@@ -214,14 +212,3 @@ class SystemOneDecision(_Out):
     model: str
     answers: dict[str, SystemOneAnswer]
     usage: SystemOneUsage
-
-
-def read_request(body: Json, kind: type[Body]) -> Body:
-    """A request from parsed JSON. Raises ValueError that says what is wrong and where."""
-    try:
-        return kind.model_validate(body)
-    except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        place = ".".join(map(str, fault["loc"]))
-        said = f"{place}: {fault['msg']}" if place else str(fault["msg"])
-        raise ValueError(f"{said}; got {shown(fault['input'])}") from None

@@ -10,8 +10,8 @@ from typing import Any, Final
 from rung import __version__
 from rung.records import Interval, Measurement, MetricName
 from rung.scoring.notation import score_text
+from rung.ship.climbed import Climbed
 from rung.ship.parity import Gate
-from rung.ship.rows import Origin
 from rung.ship.subject import Subject
 from rung.ship.targets import ADAPTER, Target
 from rung.ship.usage import code_text, usage
@@ -41,7 +41,7 @@ HUB_METRICS: Final[Mapping[MetricName, str]] = {
 
 
 def readme(
-    subject: Subject, target: Target, kind: str, gate: Gate, origin: Origin | None, size_bytes: int
+    subject: Subject, target: Target, kind: str, gate: Gate, origin: Climbed | None, size_bytes: int
 ) -> str:
     """The whole README.md."""
     lines = [*_front_matter(subject, kind, origin)] if target == "hub-folder" else []
@@ -68,7 +68,7 @@ def notice(subject: Subject) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _front_matter(subject: Subject, kind: str, origin: Origin | None) -> list[str]:
+def _front_matter(subject: Subject, kind: str, origin: Climbed | None) -> list[str]:
     """YAML as model hubs read it. JSON strings are YAML strings."""
     tags = ["rung", "text-classification" if subject.spec.kind == "label" else "text-generation"]
     fields: dict[str, Any] = {
@@ -91,7 +91,7 @@ def _front_matter(subject: Subject, kind: str, origin: Origin | None) -> list[st
     ]
 
 
-def _index(subject: Subject, origin: Origin) -> dict[str, Any]:
+def _index(subject: Subject, origin: Climbed) -> dict[str, Any]:
     """The score as a hub lists it: the test's, or that on dev where the test wasn't opened for it."""
     climb, result = origin.climb, origin.result
     found = result.test or result.dev
@@ -117,7 +117,7 @@ def _index(subject: Subject, origin: Origin) -> dict[str, Any]:
     }
 
 
-def _what(subject: Subject, target: Target, kind: str, origin: Origin | None, size_bytes: int) -> list[str]:
+def _what(subject: Subject, target: Target, kind: str, origin: Climbed | None, size_bytes: int) -> list[str]:
     spec = subject.spec
     made = (
         f"a LoRA tune of {code_text(subject.model.name)}" if subject.adapter is not None else "a fixed prompt"
@@ -133,7 +133,7 @@ def _what(subject: Subject, target: Target, kind: str, origin: Origin | None, si
     return lines
 
 
-def _scores(origin: Origin) -> list[str]:
+def _scores(origin: Climbed) -> list[str]:
     climb, result = origin.climb, origin.result
     rows = [
         (split, found) for split, found in (("test", result.test), ("dev", result.dev)) if found is not None
@@ -199,7 +199,7 @@ def _parity(gate: Gate) -> list[str]:
     ]
 
 
-def _limits(subject: Subject, gate: Gate, origin: Origin | None) -> list[str]:
+def _limits(subject: Subject, gate: Gate, origin: Climbed | None) -> list[str]:
     lines = [
         "- It was made for one job and judged on rows of that job alone. Other texts get an answer too, "
         "which means nothing.",

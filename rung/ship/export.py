@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from rung import __version__
+from rung.climb.stored import CLIMB_FILE
 from rung.errors import RunError, TaskError
+from rung.registry import Origin, Pointed, locate
 from rung.rungs.base import Reporter
 from rung.runs import atomic_folder, write_json
 from rung.ship.card import notice, readme
+from rung.ship.climbed import Climbed, climbed, run_of
 from rung.ship.parity import ROWS, Asked, Gate, prove
-from rung.ship.rows import asked_rows, origin_of
+from rung.ship.rows import asked_rows
 from rung.ship.subject import Subject, load_subject
 from rung.ship.targets import ADAPTER, BASE, RECIPES, Target
 from rung.ship.usage import vllm_command
@@ -52,17 +55,18 @@ class Exported:
     gate: Gate
 
 
-def export(system: Path, out: Path, options: ExportOptions, reporter: Reporter) -> Exported:
+def export(system: str, out: Path, options: ExportOptions, reporter: Reporter) -> Exported:
     """Write a System as `options.target` into the new folder `out`, loaded again and compared first.
 
-    Raises TaskError for what can't be exported so, SystemFolderError and ModelError for what can't be read,
-    DataError for rows that can't be asked, and RunError where `out` isn't empty or the gate isn't passed.
-    Nothing is written then.
+    `system` is a folder or a tag. Raises TaskError for what can't be exported so, SystemFolderError and
+    ModelError for what can't be read, DataError for rows that can't be asked, and RunError where `out` isn't
+    empty or the gate isn't passed. Nothing is written then.
     """
-    loaded = System.load(system)
+    folder, pointed = locate(system)
+    loaded = System.load(folder)
     target, kind = chosen(loaded, options)
     _require_new(out)
-    origin = origin_of(loaded)
+    origin = _origin(loaded, pointed)
     asked = asked_rows(loaded, origin, options.rows, options.most)
     with Pool() as pool, atomic_folder(out) as draft:
         subject = load_subject(loaded, pool)
@@ -86,6 +90,14 @@ def export(system: Path, out: Path, options: ExportOptions, reporter: Reporter) 
         write_json(draft / PARITY_FILE, _record(subject, target, kind, gate))
         files = tuple(sorted(str(p.relative_to(draft)) for p in draft.rglob("*") if p.is_file()))
     return Exported(folder=out, target=target, type=kind, size_bytes=size, files=files, gate=gate)
+
+
+def _origin(system: System, pointed: Pointed | None) -> Climbed | None:
+    """The climb that a System comes from: that of its run folder, or the one that its tag names."""
+    run = run_of(system.folder)
+    if pointed is not None and isinstance(pointed.origin, Origin):
+        run = Path(pointed.origin.run)
+    return None if run is None or not (run / CLIMB_FILE).is_file() else climbed(run, system.digest)
 
 
 def chosen(system: System, options: ExportOptions) -> tuple[Target, str]:
@@ -113,14 +125,14 @@ def _refusal(system: System, target: Target) -> str | None:
     if spec.engine == "head":
         return (
             "a linear head on sentence vectors is no language model, and none of these programs runs it; "
-            "rung.load and `rung ask` serve its folder as it is"
+            "`rung serve` and rung.load answer by its folder as it is"
         )
     if spec.engine not in ("llama", "torch") or spec.model is None:
         return f"its engine {spec.engine!r} has no weights here"
     if spec.shots.choice == "nearest":
         return (
-            "its examples are looked up anew for each text, which no template can do; rung.load and `rung "
-            "ask` serve its folder as it is"
+            "its examples are looked up anew for each text, which no template can do; `rung serve` and "
+            "rung.load answer by its folder as it is"
         )
     if system.adapter is None and not RECIPES[target].prompted:
         able = " or ".join(f"--to {name}" for name, recipe in RECIPES.items() if recipe.prompted)

@@ -1,44 +1,20 @@
-"""The rows that an export is proved on, and what is known of the climb that its System comes from."""
+"""The rows that an export is proved on."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from rung.climb.climb import ROWS_FILE
-from rung.climb.stored import CLIMB_FILE, load_climb
 from rung.data.sources import conform, read_source
 from rung.errors import DataError, RunError
-from rung.records import Climb, Example, RungResult
-from rung.runs import RUN_FILE, read_json
+from rung.records import Example
+from rung.runs import read_json
+from rung.ship.climbed import Climbed
 from rung.ship.parity import Asked
 from rung.system import System
 from rung.task.complete import METRICS
 
-DEPTH: Final = 3
-"""A run's folder is at most so many above a System's: RUN/rungs/NAME/system."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class Origin:
-    """The finished climb in whose folder a System lies, and the System's own result there."""
-
-    folder: Path
-    climb: Climb
-    result: RungResult
-
-
-def origin_of(system: System) -> Origin | None:
-    """The climb that a System lies in; None where it lies elsewhere. RunError where the climb is damaged."""
-    for folder in system.folder.absolute().parents[:DEPTH]:
-        if (folder / RUN_FILE).is_file() and (folder / CLIMB_FILE).is_file():
-            climb = load_climb(folder)
-            found = next((r for r in climb.results if r.system == system.digest), None)
-            return None if found is None else Origin(folder=folder, climb=climb, result=found)
-    return None
-
-
-def asked_rows(system: System, origin: Origin | None, given: Path | None, most: int) -> Asked:
+def asked_rows(system: System, origin: Climbed | None, given: Path | None, most: int) -> Asked:
     """The first `most` dev rows of the climb, or of the file `given`: its dev rows alone if it has any.
 
     Raises DataError where the rows can't be read, aren't labelled or aren't those of the climb.
@@ -64,13 +40,13 @@ def asked_rows(system: System, origin: Origin | None, given: Path | None, most: 
     return Asked(examples=tuple(rows[:most]), metric=metric, told=told)
 
 
-def _dev_ids(origin: Origin | None) -> list[str]:
+def _dev_ids(origin: Climbed | None) -> list[str]:
     """The ids of the dev rows in the order in which the climb asked them, of the rung that was asked most."""
     measured = [r.dev.predictions for r in origin.climb.results if r.dev is not None] if origin else []
     return [p.example_id for p in max(measured, key=len, default=())]
 
 
-def _file_of(origin: Origin | None) -> tuple[Path, str]:
+def _file_of(origin: Climbed | None) -> tuple[Path, str]:
     if origin is None:
         raise DataError(
             "the System lies in no finished run, so its rows aren't known; give labelled rows with --rows "

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from openai.types import Decision as TheirDecision
 
 from rung.models.head import counted, fit_tfidf, head_files
-from rung.serve.decision_wire import DecisionRequest, SystemOneRequest, read_request
+from rung.serve.decision_wire import DecisionRequest, SystemOneRequest
 from rung.serve.decisions import (
     answers,
     check_questions,
@@ -36,7 +36,7 @@ DISTRIBUTIONS = st.lists(st.floats(0.001, 1), min_size=2, max_size=10).map(
 
 def request(*questions, text="The parcel is late."):
     body = {"model": "m", "input": text, "questions": [{"instructions": "?", **q} for q in questions]}
-    return read_request(body, DecisionRequest)
+    return DecisionRequest.model_validate(body)
 
 
 def asked(question, labels=TOPICS, shares=SHARES):
@@ -54,7 +54,7 @@ def score(*labels, **more):
 
 def one(question, labels=TOPICS, shares=SHARES, name="q"):
     body = {"model": "m", "state": "x", "questions": {name: {"instructions": "?", **question}}}
-    return systemone_answers(read_request(body, SystemOneRequest).questions, labels, shares)[name]
+    return systemone_answers(SystemOneRequest.model_validate(body).questions, labels, shares)[name]
 
 
 def test_openais_client_gets_what_it_expects_from_a_server_that_answers_so():
@@ -62,7 +62,7 @@ def test_openais_client_gets_what_it_expects_from_a_server_that_answers_so():
 
     def serve(call: httpx2.Request) -> httpx2.Response:
         sent.update(json.loads(call.content))
-        found = decision(read_request(sent, DecisionRequest), TOPICS, SHARES, input_tokens=31)
+        found = decision(DecisionRequest.model_validate(sent), TOPICS, SHARES, input_tokens=31)
         return httpx2.Response(200, json=found.model_dump())
 
     client = openai.OpenAI(
@@ -188,7 +188,7 @@ def test_a_question_about_anything_else_is_refused_with_the_systems_labels(quest
 def test_system_ones_questions_are_refused_in_the_same_way(question):
     body = {"model": "m", "state": "x", "questions": {"q": {"instructions": "?", **question}}}
     with pytest.raises(ValueError, match=r"^questions\.q: .*the System's labels are"):
-        check_systemone(read_request(body, SystemOneRequest).questions, TOPICS)
+        check_systemone(SystemOneRequest.model_validate(body).questions, TOPICS)
 
 
 @pytest.mark.parametrize(
@@ -223,16 +223,15 @@ def test_many_labels_are_named_in_part():
 )
 def test_a_body_that_is_no_request_is_refused_with_the_place(changes, said):
     body = {"model": "m", "input": "x", "questions": [{"type": "predicate", "instructions": "?"}], **changes}
-    with pytest.raises(ValueError, match=said) as error:
-        read_request(body, DecisionRequest)
-    assert "\n" not in str(error.value) and type(error.value) is ValueError
+    with pytest.raises(ValueError, match=said):
+        DecisionRequest.model_validate(body)
 
 
 @pytest.mark.parametrize("changes", [{"state": None}, {"questions": {}}, {"images": ["data:image/png;…"]}])
 def test_a_body_that_is_no_system_one_request_is_refused(changes):
     body = {"model": "m", "state": "x", "questions": {"q": {"type": "noul", "instructions": "?"}}, **changes}
     with pytest.raises(ValueError, match=next(iter(changes))):
-        read_request(body, SystemOneRequest)
+        SystemOneRequest.model_validate(body)
 
 
 def test_system_ones_answer_has_its_shape():
@@ -248,7 +247,7 @@ def test_system_ones_answer_has_its_shape():
             "login": {"type": "noul", "instructions": ["?"]},
         },
     }
-    found = systemone_decision(read_request(body, SystemOneRequest), TOPICS, SHARES, input_tokens=9)
+    found = systemone_decision(SystemOneRequest.model_validate(body), TOPICS, SHARES, input_tokens=9)
     assert found.model_dump() == {
         "model": "winner",
         "answers": {
@@ -313,9 +312,9 @@ def blocks(language):
 def test_the_pages_requests_are_answered():
     labels, shares = ("facilities", "hardware", "network", "other"), (0.1, 0.1, 0.6, 0.2)
     ours, theirs = map(json.loads, blocks("json"))
-    queue, network = answers(read_request(ours, DecisionRequest).questions, labels, shares)
+    queue, network = answers(DecisionRequest.model_validate(ours).questions, labels, shares)
     assert queue.choice == "network" and network.probability == 0.6
-    found = systemone_answers(read_request(theirs, SystemOneRequest).questions, labels, shares)
+    found = systemone_answers(SystemOneRequest.model_validate(theirs).questions, labels, shares)
     assert found["queue"].probabilities == {p.value: p.probability for p in queue.probabilities}
     assert found["network"].noul == 0.6 and found["queue"].confidence == queue.confidence
 
