@@ -62,8 +62,9 @@ def write_merged(
 
     A weight that a delta touches is de-quantised, merged in fp32 and written as `wanted` (F16 where its rows
     aren't whole blocks). The others are copied as they are, with two exceptions: a plain type is that of all
-    quantised weights and of the outer matrices, and a quantised type finds the outer matrices in Q8_0 at most. Without `wanted`, and
-    deltas, all weights are copied. Raises ModelError where a delta has no weight in `base` or doesn't fit it.
+    quantised weights and of the outer matrices, and a quantised type finds the outer matrices in Q8_0 at
+    most. Without `wanted`, and deltas, all weights are copied. Raises ModelError where a delta has no weight
+    in `base` or doesn't fit it.
     """
     assert wanted is not None or not deltas, "a merged weight needs a type"
     header = read_header(base)

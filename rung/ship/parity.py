@@ -1,10 +1,10 @@
 """The parity gate: an export answers the rows that its System answers, and has to give the same.
 
-It passes where no call fails and two things are shown on the rows, not merely seen: that the score falls by less than five
-points (one-sided 95 % bound of the paired difference: Bonett-Price for right and wrong), and that nine in
-ten answers or more are the same (lower end of the 95 % Wilson interval). For written answers, in which one
-other token changes all that follow, the second is asked of single tokens: at places inside the System's own
-answers, both choose the next.
+It passes where no call fails and two things are shown on the rows, not merely seen: that the score falls by
+less than five points (one-sided 95 % bound of the paired difference: Bonett-Price for right and wrong), and
+that nine in ten answers or more are the same (lower end of the 95 % Wilson interval). For written answers, in
+which one other token changes all that follow, the second is asked of single tokens: at places inside the
+System's own answers, both choose the next.
 """
 
 from collections.abc import Callable, Sequence
