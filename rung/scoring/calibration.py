@@ -35,9 +35,9 @@ def fitted(judged: Judged) -> tuple[CalibrationMap, str]:
     """The map for these rows, and why that one.
 
     With 20 rows a temperature is fitted, with 50 Platt's line is tried too, with 300 isotonic regression.
-    From 50 rows on a temperature stays unless it is no better than nothing on held-out rows; another map takes
-    its place if it is clearly better there (a paired one-sided test of the log-loss at 5 %). Where only the
-    answers' probabilities are known there is no temperature, and Platt's line has its part.
+    From 50 rows on a temperature stays unless it is no better than nothing on held-out rows; another map
+    takes its place if it is clearly better there (a paired one-sided test of the log-loss at 5 %). Where only
+    the answers' probabilities are known there is no temperature, and Platt's line has its part.
     """
     rows = judged.rows
     if rows < FEWEST_ROWS:
