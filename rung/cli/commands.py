@@ -7,9 +7,9 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from rung.cli.durations import seconds
+from rung.cli.switch import Switch
 
 Text = Annotated[str, Parameter(allow_leading_hyphen=True)]
-Switch = Annotated[bool, Parameter(negative="", show_default=False)]
 List = Annotated[str, Parameter(show_default=False)]
 
 

@@ -3,13 +3,11 @@
 import json as json_format
 import sys
 from datetime import UTC, datetime
-from typing import Annotated
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
 from rung.cli.durations import seconds
-
-Switch = Annotated[bool, Parameter(negative="", show_default=False)]
+from rung.cli.switch import Switch
 
 keys = App(name="keys")
 

@@ -2,15 +2,16 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
 from cyclopts import Parameter
+
+from rung.cli.switch import Switch
 
 if TYPE_CHECKING:
     from rung.ship.export import Exported
 
 MEGABYTE = 10**6
-Switch = Annotated[bool, Parameter(negative="", show_default=False)]
 
 
 @Parameter(name="*")
@@ -78,13 +79,12 @@ def export(
 
 def exported_lines(done: "Exported") -> list[str]:
     """How large it is, what it scores beside the System, and how far the answers are the same."""
-    from rung.report.notation import gain_text, interval_text, metric_text, percent_text
-    from rung.scoring.notation import score_text
+    from rung.report.notation import metric_text
+    from rung.scoring.notation import gain_text, gains_text, interval_text, percents_text, score_text
 
     gate = done.gate
     metric = gate.metric
     what = "next tokens" if gate.tokens else "answers"
-    agreement = f"{percent_text(gate.agreement.low)} to {percent_text(gate.agreement.high)}"
     lines = [
         f"{done.folder}: {done.target}, {done.type}, {done.size_bytes / MEGABYTE:,.1f} MB",
         f"{metric_text(metric)} on {gate.rows:,} rows ({gate.told})",
@@ -92,9 +92,8 @@ def exported_lines(done: "Exported") -> list[str]:
         f"({interval_text(gate.before.interval, metric)}), {gate.engine_before}",
         f"  after       {score_text(gate.after.score, metric)} "
         f"({interval_text(gate.after.interval, metric)}), {gate.engine_after}",
-        f"  difference  {gain_text(gate.gain, metric)} "
-        f"({gain_text(gate.gain_interval.low, metric)} to {gain_text(gate.gain_interval.high, metric)})",
-        f"  the same    {gate.same:,} of {gate.compared:,} {what} ({agreement})",
+        f"  difference  {gain_text(gate.gain, metric)} ({gains_text(gate.gain_interval, metric)})",
+        f"  the same    {gate.same:,} of {gate.compared:,} {what} ({percents_text(gate.agreement)})",
     ]
     if gate.prompts_same < gate.rows:
         lines.append(f"  prompts     {gate.prompts_same:,} of {gate.rows:,} are the same, token for token")

@@ -2,16 +2,14 @@
 
 import json as json_format
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from cyclopts import Parameter
+from rung.cli.switch import Switch
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from rung.registry import Origin, Pointed
-
-Switch = Annotated[bool, Parameter(negative="", show_default=False)]
 
 
 def tag(system: str, name: str, /, *, keep_latest: Switch = False) -> None:
@@ -149,8 +147,7 @@ def _columns(*headings: str) -> "Table":
 
 
 def _score(origin: "Origin") -> str:
-    from rung.report.notation import interval_text
-    from rung.scoring.notation import score_text
+    from rung.scoring.notation import interval_text, score_text
 
     return f"{score_text(origin.score, origin.metric)} ({interval_text(origin.interval, origin.metric)})"
 

@@ -1,4 +1,4 @@
-"""JSON Schemas as constraints: which can be kept to the letter, in what form, and the smallest answer.
+"""JSON Schemas as constraints: which can be kept to the letter, and in what form.
 
 llama.cpp here is built with llguidance, which the torch engine uses too. llguidance says which keywords
 it can't enforce, but llama.cpp then drops the whole constraint without a word (with `not`, free text

@@ -72,6 +72,10 @@ class Chat:
         ids += self._encoded(text)
         return self._with_bos(ids)
 
+    def continued(self, text: str) -> tuple[int, ...]:
+        """Prompt ids of a text that the model goes on with as it stands; nothing in it is a control token."""
+        return self._with_bos(self._encoded(text))
+
     def answer_ids(self, text: str, style: Style = "chat") -> tuple[int, ...]:
         """The ids of an answer and of the token that ends it."""
         lead = " " if self.plain and style == "chat" else ""
@@ -92,13 +96,6 @@ class Chat:
         parts = self._parts(messages, style)
         text = "".join(part if isinstance(part, str) else self.tokens.texts[part] for part in parts)
         return self._bos_text() + text.removeprefix(self._bos_text())
-
-    def describe(self, style: Style = "chat") -> str:
-        """The Jinja template of a style, for exports: `messages` in, the whole prompt out."""
-        if style == "chat" and not self.plain:
-            return self.template
-        opening = "{{ " + repr(self._bos_text()) + " }}" if self.tokens.add_bos else ""
-        return opening + self._jinja(style)
 
     def _jinja(self, style: Style) -> str:
         if style == "terse":

@@ -8,8 +8,9 @@ from html import escape
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from rung.records import Climb, Interval, Measurement, MetricName, RungResult
-from rung.report.notation import METRIC_NAMES, interval_text, metric_text, score_text, usd_text
+from rung.report.notation import METRIC_NAMES, metric_text, usd_text
 from rung.report.summary import measured
+from rung.scoring.notation import interval_text, score_text
 from rung.scoring.scorers import SCORERS
 
 if TYPE_CHECKING:

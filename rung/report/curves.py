@@ -5,7 +5,8 @@ from html import escape
 
 from rung.records import LearningCurve, MetricName
 from rung.report.charts import ACCENT, MUTED, ON_PAGE, framed, score_label
-from rung.report.notation import METRIC_NAMES, count_text, interval_text, metric_text, score_text
+from rung.report.notation import METRIC_NAMES, count_text, metric_text
+from rung.scoring.notation import interval_text, score_text
 
 HEIGHT_PX = 150
 

@@ -11,7 +11,7 @@ from rung.report import notation, summary
 from rung.report.charts import quality_cost_svg
 from rung.report.curves import curve_svg
 from rung.runs import write_text
-from rung.scoring.notation import duration_text
+from rung.scoring.notation import duration_text, gain_text, interval_text, percent_text, score_text
 from rung.web import COLOURS
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -108,14 +108,14 @@ def environment() -> Any:
         "short": notation.short,
         "count": notation.count_text,
         "duration": duration_text,
-        "gain": notation.gain_text,
-        "interval": notation.interval_text,
+        "gain": gain_text,
+        "interval": interval_text,
         "memory": notation.memory_text,
         "metric": notation.metric_text,
         "ms": notation.ms_text,
         "p": notation.p_text,
-        "percent": notation.percent_text,
-        "score": notation.score_text,
+        "percent": percent_text,
+        "score": score_text,
         "usd": notation.usd_text,
         "target": summary.target_text,
         "answers": summary.disagreement_answers,

@@ -5,8 +5,8 @@ import math
 import unicodedata
 from collections.abc import Sequence
 
-from rung.records import Interval, Json, MetricName
-from rung.scoring.notation import NOTHING, score_text
+from rung.records import Json, MetricName
+from rung.scoring.notation import NOTHING
 from rung.scoring.scorers import SCORERS
 
 NBSP = "\N{NO-BREAK SPACE}"
@@ -28,27 +28,9 @@ def metric_text(metric: MetricName) -> str:
     return name if SCORERS[metric].higher_is_better else f"{name}, lower is better"
 
 
-def interval_text(interval: Interval, metric: MetricName) -> str:
-    """An interval: `.901–.947`, with `to` where a bound is negative."""
-    low, high = score_text(interval.low, metric), score_text(interval.high, metric)
-    return f"{low} to {high}" if interval.low < 0 else f"{low}–{high}"
-
-
-def gain_text(value: float, metric: MetricName) -> str:
-    """A difference of two scores, always with its sign."""
-    return f"+{score_text(value, metric)}" if value >= 0 else score_text(value, metric)
-
-
 def p_text(p: float) -> str:
     """A p-value: `p = .012`, or `p < .001`."""
     return f"p{NBSP}<{NBSP}.001" if p < 0.001 else f"p{NBSP}={NBSP}{_share(p)}"
-
-
-def percent_text(share: float) -> str:
-    """A share as a percentage; a share short of all never reads as 100 %."""
-    if 0.999 <= share < 1:
-        return "> 99.9 %"
-    return f"{100 * share:.1f}".removesuffix(".0") + " %"
 
 
 def usd_text(value: float) -> str:

@@ -20,22 +20,18 @@ from rung.records import (
 from rung.report.notation import (
     NOTHING,
     count_text,
-    gain_text,
-    interval_text,
     memory_text,
     metric_text,
     ms_text,
     opened_text,
     p_text,
-    percent_text,
     round_count,
-    score_text,
     short,
     usd_text,
     value_text,
 )
 from rung.scoring.cost import break_even_answers, per_1000_correct
-from rung.scoring.notation import duration_text
+from rung.scoring.notation import duration_text, gain_text, interval_text, percent_text, score_text
 from rung.scoring.scorers import SCORERS
 
 State: TypeAlias = Literal["shipped", "measured", "over limits", "stopped", "skipped", "failed"]

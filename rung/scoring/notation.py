@@ -1,8 +1,8 @@
-"""How a score and a span of time are written, while a climb runs and in the report alike."""
+"""How scores, shares and spans of time are written, wherever people read them."""
 
 import math
 
-from rung.records import MetricName
+from rung.records import Interval, MetricName
 from rung.scoring.scorers import SCORERS
 
 NOTHING = "–"
@@ -22,6 +22,34 @@ def score_text(value: float, metric: MetricName) -> str:
 def signed(value: float, written: str) -> str:
     """`written` with a minus sign where the value is under zero, and doesn't read as zero."""
     return MINUS + written if value < 0 and written.strip("0.,") else written
+
+
+def interval_text(interval: Interval, metric: MetricName) -> str:
+    """An interval: `.901–.947`, with `to` where a bound is negative."""
+    low, high = score_text(interval.low, metric), score_text(interval.high, metric)
+    return f"{low} to {high}" if interval.low < 0 else f"{low}–{high}"
+
+
+def gain_text(value: float, metric: MetricName) -> str:
+    """A difference of two scores, always with its sign."""
+    return f"+{score_text(value, metric)}" if value >= 0 else score_text(value, metric)
+
+
+def percent_text(share: float) -> str:
+    """A share as a percentage; a share short of all never reads as 100 %."""
+    if 0.999 <= share < 1:
+        return "> 99.9 %"
+    return f"{100 * share:.1f}".removesuffix(".0") + " %"
+
+
+def gains_text(interval: Interval, metric: MetricName) -> str:
+    """The interval of a difference, bounds with their signs."""
+    return f"{gain_text(interval.low, metric)} to {gain_text(interval.high, metric)}"
+
+
+def percents_text(interval: Interval) -> str:
+    """The interval of a share."""
+    return f"{percent_text(interval.low)} to {percent_text(interval.high)}"
 
 
 def duration_text(seconds: float) -> str:

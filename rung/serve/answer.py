@@ -112,10 +112,7 @@ def turns_asked(served: Served, turns: Sequence[Message]) -> Asked:
 def text_asked(served: Served, text: str) -> Asked:
     """A text that a base model continues as it stands; nothing in it becomes a control token."""
     assert served.chat is not None, "a base model has a chat"
-    tokens = served.chat.tokens
-    ids = tuple(tokens.encode(text, special=False))
-    first = (tokens.bos_id,) if tokens.add_bos and tokens.bos_id is not None else ()
-    return fitting(served, Asked(example=_nothing(), prompt=(*first, *ids)))
+    return fitting(served, Asked(example=_nothing(), prompt=served.chat.continued(text)))
 
 
 def fitting(served: Served, asked: Asked) -> Asked:

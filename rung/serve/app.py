@@ -1,7 +1,5 @@
 """The routes, each a few lines over what answers them, and faults as responses."""
 
-import contextlib
-from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
@@ -34,7 +32,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
         404: "Nothing is served under that name.",
         413: "The body is too large.",
         429: "Too many requests wait; Retry-After says when to try again.",
-        503: "The engine broke, or the server is being stopped.",
+        503: "The engine broke.",
         504: "The request's time is over.",
         # Without this FastAPI would add a 422 in a form of its own.
         "4XX": "The request can't be answered otherwise.",
@@ -46,18 +44,11 @@ STREAMED: dict[int | str, dict[str, Any]] = {
 
 
 def make_app(gateway: Gateway) -> FastAPI:
-    """The application over a gateway, which it closes at the end."""
-
-    @contextlib.asynccontextmanager
-    async def life(app: FastAPI) -> AsyncIterator[None]:
-        yield
-        gateway.closing = True
-
+    """The application over a gateway."""
     app = FastAPI(
         title="rung",
         version=__version__,
         summary="Systems behind an OpenAI-compatible endpoint.",
-        lifespan=life,
         responses=RESPONSES,
         # FastAPI's own pages load scripts from elsewhere; what they would show is at /openapi.json.
         docs_url=None,
@@ -170,12 +161,11 @@ def _watches(app: FastAPI, gateway: Gateway) -> None:
 
     @app.get("/readyz", tags=["operations"])
     async def readyz() -> Response:
-        """Whether it takes requests: not while it's being stopped, nor while an engine is down."""
+        """Whether every System can answer: not while an engine is down."""
         hosts = [(served.name, served.host) for served in gateway.systems if served.host is not None]
         down = [name for name, host in hosts if not host.ready and not host.asleep]
-        ready = not gateway.closing and not down
-        found = {"status": "ready" if ready else "not ready", "waiting_for": sorted(down)}
-        return JSONResponse(found, status_code=200 if ready else 503)
+        found = {"status": "not ready" if down else "ready", "waiting_for": sorted(down)}
+        return JSONResponse(found, status_code=503 if down else 200)
 
     @app.get("/metrics", tags=["operations"], response_class=PlainTextResponse)
     async def metrics() -> Response:

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Mapping
 
 
 async def events(chunks: AsyncIterable[bytes]) -> AsyncIterator[Mapping]:
-    """The JSON objects of a stream of `data:` lines, up to its end or `[DONE]`."""
+    """The JSON objects of a stream of `data:` lines, but for `[DONE]`."""
     rest = b""
     async for chunk in chunks:
         *lines, rest = (rest + chunk).split(b"\n")

@@ -69,12 +69,13 @@ def forbidden(message: str, code: str) -> Fault:
 
 def overloaded(retry_after_s: float, waiting: int) -> Fault:
     """429: so many requests wait that another one isn't taken."""
+    seconds = max(1, round(retry_after_s))
     return Fault(
         status=429,
-        message=f"{waiting} requests are waiting already; try again in {retry_after_s:.0f} s",
+        message=f"{waiting} requests are waiting already; try again in {seconds} s",
         kind="rate_limit_error",
         code="rate_limit_exceeded",
-        headers={"Retry-After": f"{max(1, round(retry_after_s))}"},
+        headers={"Retry-After": f"{seconds}"},
     )
 
 

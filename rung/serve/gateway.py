@@ -23,12 +23,11 @@ GONE = 499
 
 @dataclass(kw_only=True)
 class Gateway:
-    """One server. `closing`: it takes no more requests and finishes those that it has."""
+    """One server."""
 
     systems: Systems
     limit_s: float
     metrics: Metrics = field(init=False)
-    closing: bool = False
 
     def __post_init__(self) -> None:
         self.metrics = Metrics(self.systems)

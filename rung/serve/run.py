@@ -128,7 +128,6 @@ async def _serve(
         others = [
             asyncio.create_task(_follow(systems, say)),
             asyncio.create_task(_announce(server, lambda: say(_where(settings, listening, keys, systems)))),
-            asyncio.create_task(_until_stopped(server, gateway)),
         ]
         try:
             await server.serve(sockets=[listening])
@@ -201,13 +200,6 @@ async def _announce(server: "uvicorn.Server", say: Callable[[], None]) -> None:
     while not server.started:
         await asyncio.sleep(0.02)
     say()
-
-
-async def _until_stopped(server: "uvicorn.Server", gateway: Gateway) -> None:
-    """Be no more ready from the moment of the signal on, while requests in flight are finished."""
-    while not server.should_exit:
-        await asyncio.sleep(0.1)
-    gateway.closing = True
 
 
 def _where(settings: Settings, listening: socket.socket, keys: Keys | None, systems: Systems) -> str:

@@ -119,12 +119,14 @@ class Systems:
         """
         async with self._change:
             made = await asyncio.to_thread(self._load, given, name)
-            if made.host is not None:
+            # What loads at the first answer loads now: whoever asks first doesn't wait for it.
+            if made.host is None:
+                await self.bench.run(lambda: made.system.answer([WARM_UP], self.pool))
+            else:
+                if made.spec.shots.choice == "nearest":
+                    await self.bench.run(lambda: made.system.prompts([WARM_UP], self.pool))
                 await self._make_room(made)
                 await made.host.have(made.adapter)
-            else:
-                # What loads at the first answer loads now: whoever asks first doesn't wait for it.
-                await self.bench.run(lambda: made.system.answer([WARM_UP], self.pool))
             old = self._served.get(made.name)
             self._served[made.name] = made
             if (vectors := made.spec.vectors) is not None:

@@ -9,7 +9,14 @@ from typing import Any, Final
 
 from rung import __version__
 from rung.records import Interval, Measurement, MetricName
-from rung.scoring.notation import score_text
+from rung.scoring.notation import (
+    gain_text,
+    gains_text,
+    interval_text,
+    percent_text,
+    percents_text,
+    score_text,
+)
 from rung.ship.climbed import Climbed
 from rung.ship.parity import Gate
 from rung.ship.subject import Subject
@@ -159,7 +166,7 @@ def _scores(origin: Climbed) -> list[str]:
 
 
 def _score_row(split: str, found: Measurement) -> str:
-    scored = f"{score_text(found.score, found.metric)} | {_between(found.interval, found.metric)}"
+    scored = f"{score_text(found.score, found.metric)} | {interval_text(found.interval, found.metric)}"
     return f"| {split} | {scored} | {found.n:,} |"
 
 
@@ -170,7 +177,9 @@ def _parity(gate: Gate) -> list[str]:
         else "**Not passed**, and exported all the same: " + "; ".join(gate.faults)
     )
     what = "next tokens inside its answers" if gate.tokens else "answers"
-    share = f"{_percent(gate.same / gate.compared)} of {gate.compared:,} {what} ({_shares(gate.agreement)})"
+    same = percent_text(gate.same / gate.compared)
+    share = f"{same} of {gate.compared:,} {what} ({percents_text(gate.agreement)})"
+    gain = f"{gain_text(gate.gain, gate.metric)} ({gains_text(gate.gain_interval, gate.metric)})"
     lines = [
         f"{verdict} The System and this export answered the same {gate.rows:,} rows ({gate.told}); this one "
         f"was asked {WAY_TEXTS[gate.way]}.",
@@ -181,7 +190,7 @@ def _parity(gate: Gate) -> list[str]:
         f"{_scored(gate.before.score, gate.before.interval, gate.metric)} |",
         f"| this export, {gate.engine_after} | "
         f"{_scored(gate.after.score, gate.after.interval, gate.metric)} |",
-        f"| difference | {score_text(gate.gain, gate.metric)} ({_to(gate.gain_interval, gate.metric)}) |",
+        f"| difference | {gain} |",
         f"| the same | {share} |",
         f"| the same prompt | {gate.prompts_same:,} of {gate.rows:,} rows, token for token |",
     ]
@@ -233,23 +242,7 @@ def _licence_name(subject: Subject) -> str:
 
 
 def _scored(score: float, interval: Interval, metric: MetricName) -> str:
-    return f"{score_text(score, metric)} ({_between(interval, metric)})"
-
-
-def _between(interval: Interval, metric: MetricName) -> str:
-    return f"{score_text(interval.low, metric)}–{score_text(interval.high, metric)}"
-
-
-def _to(interval: Interval, metric: MetricName) -> str:
-    return f"{score_text(interval.low, metric)} to {score_text(interval.high, metric)}"
-
-
-def _shares(interval: Interval) -> str:
-    return f"{_percent(interval.low)} to {_percent(interval.high)}"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+    return f"{score_text(score, metric)} ({interval_text(interval, metric)})"
 
 
 def _times(count: int) -> str:

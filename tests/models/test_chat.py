@@ -166,20 +166,6 @@ def test_a_prompt_does_not_change_with_the_day(chat: Chat) -> None:
     assert dated.show([user("x")]) == "2024-07-26x"
 
 
-@pytest.mark.parametrize("style", ["chat", "terse"])
-def test_the_exported_template_alone_gives_the_same_ids(chat: Chat, base: Chat, style) -> None:
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    messages = SHOTS[-1:] if style == "terse" else SHOTS
-    stripped = [{"role": m.role, "content": m.content.strip()} for m in messages]
-    for talk in (chat, base):
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        text = environment.from_string(talk.describe(style)).render(
-            messages=stripped, add_generation_prompt=True
-        )
-        assert tuple(talk.tokens.encode(text, special=True)) == talk.render(messages, style=style)
-
-
 @pytest.mark.models
 @pytest.mark.parametrize("style", ["chat", "terse"])
 def test_llama_cpp_reads_the_shown_prompt_as_the_same_tokens(

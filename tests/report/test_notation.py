@@ -4,20 +4,16 @@ from rung.records import Interval
 from rung.report.notation import (
     clean,
     count_text,
-    gain_text,
-    interval_text,
     memory_text,
     metric_text,
     ms_text,
     opened_text,
     p_text,
-    percent_text,
     round_count,
-    score_text,
     short,
     usd_text,
 )
-from rung.scoring.notation import duration_text
+from rung.scoring.notation import duration_text, gain_text, interval_text, percent_text, score_text
 
 
 @pytest.mark.parametrize(
