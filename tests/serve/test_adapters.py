@@ -3,8 +3,10 @@
 import asyncio
 from pathlib import Path
 
+import psutil
 import pytest
 
+from rung.errors import EngineError
 from rung.records import Example
 from rung.serve.answer import Wish, asked, reply
 from rung.serve.systems import Limits, Systems
@@ -108,6 +110,70 @@ def test_a_base_model_that_is_asleep_is_no_reason_not_to_be_ready(tuned):
         assert host.asleep and not host.ready
         assert await answer(systems, "s0", TEXTS[0])
         assert host.ready and not host.asleep
+        await systems.close()
+
+    asyncio.run(run())
+
+
+def engines() -> list[psutil.Process]:
+    return [p for p in psutil.Process().children() if any("llama_child" in part for part in p.cmdline())]
+
+
+def test_a_request_that_leaves_while_an_engine_starts_leaves_no_process_behind(tuned):
+    async def run() -> None:
+        systems = await served(tuned[:1], Limits(slots=1, threads=1))
+        (host,) = systems.hosts.values()
+        before = len(engines()) - 1
+        await host.sleep()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await answer(systems, "s0", TEXTS[0])
+        assert await answer(systems, "s0", TEXTS[0])
+        assert len(engines()) == before + 1
+        await systems.close()
+        assert len(engines()) == before
+
+    asyncio.run(run())
+
+
+def test_an_adapter_that_is_unloaded_wakes_no_base_that_is_asleep(tuned):
+    async def run() -> None:
+        systems = await served(tuned[:2], Limits(slots=1, threads=1))
+        (host,) = systems.hosts.values()
+        await host.sleep()
+        assert await systems.remove("s1")
+        assert host.asleep and not host.ready
+        assert await answer(systems, "s0", TEXTS[0]) and len(host.adapters) == 1
+        await systems.close()
+
+    asyncio.run(run())
+
+
+def test_a_host_that_was_closed_starts_no_engine(tuned):
+    async def run() -> None:
+        systems = await served(tuned[:1], Limits(slots=1, threads=1))
+        (host,) = systems.hosts.values()
+        await systems.close()
+        with pytest.raises(EngineError, match="served no more"):
+            await host.have(None)
+        assert not host.ready
+
+    asyncio.run(run())
+
+
+def test_what_a_system_alone_needs_in_this_process_goes_with_it(tmp_path, tiny_gguf):
+    changes = {"engine": "torch", "form": "free", "kind": "text", "labels": ()}
+    made = [make_tuned(tiny_gguf, tmp_path / str(n), seed=n, **changes) for n in range(3)]
+
+    async def run() -> None:
+        systems = await served(made, Limits(threads=1))
+        assert len(systems.pool.engines) == 3
+        await systems.add(str(made[0].folder), "again")
+        assert await systems.remove("s0") and await systems.remove("s1")
+        assert len(systems.pool.engines) == 2
+        assert await answer(systems, "again", TEXTS[0]) == await answer(systems, "again", TEXTS[0])
+        assert await systems.remove("again") and await systems.remove("s2")
+        assert not systems.pool.engines
         await systems.close()
 
     asyncio.run(run())

@@ -28,6 +28,10 @@ def test_a_system_takes_each_text_as_its_input(tiny, tiny_systems, pool, form):
     assert found.usage.completion_tokens == sum(answer.completion_tokens for answer in expected)
 
 
+def test_without_a_limit_a_base_model_goes_on_for_as_long_as_at_openai(tiny):
+    assert complete(tiny, "base", TEXTS[0]).usage.completion_tokens == 16
+
+
 def test_a_base_model_continues_a_text_as_it_stands(tiny, tiny_gguf):
     found = complete(tiny, "base", TEXTS[0], max_tokens=7)
     tokens = load_chat(resolve(str(tiny_gguf))).tokens.encode(TEXTS[0], special=False)
@@ -106,3 +110,12 @@ def test_what_isnt_done_here_is_refused_by_name(tiny, field):
     with pytest.raises(openai.BadRequestError) as caught:
         complete(tiny, "base", "a", **field)
     assert caught.value.param == next(iter(field))
+
+
+def test_token_ids_are_refused_with_what_to_do(tiny):
+    for prompt in ([1, 2, 3], [[1, 2], [3]]):
+        with pytest.raises(
+            openai.BadRequestError, match="no token ids.*check_embedding_ctx_length"
+        ) as caught:
+            complete(tiny, "base", prompt)
+        assert caught.value.param == "prompt"

@@ -11,6 +11,7 @@ import time
 import psutil
 import pytest
 
+from rung.serve.keys import add_key, remove_key
 from rung.serve.run import is_loopback
 from tests.fixtures_climb import make_tiny_gguf
 from tests.fixtures_serve import ROOT, Server, eventually, gathered, said
@@ -197,3 +198,17 @@ def test_while_requests_are_finished_the_server_takes_no_new_ones(tmp_path):
 
             assert len(asyncio.run(ask_and_stop()).choices) == 16
         assert server.ended() == 0
+
+
+def test_a_file_of_keys_from_which_the_last_was_taken_asks_for_none(tmp_path, tiny_systems):
+    add_key(tmp_path / "keys.json", "ci")
+    remove_key(tmp_path / "keys.json", "ci")
+    with Server(str(tiny_systems["desk"].folder), home=tmp_path) as server:
+        assert "for this machine alone" in server.said and server.get("/v1/models").status_code == 200
+    line = refused(str(tiny_systems["desk"].folder), "--host", "0.0.0.0", home=tmp_path)
+    assert "rung keys add" in line
+
+
+@pytest.mark.parametrize("option", ["--context", "--threads", "--memory-mb"])
+def test_a_size_that_cant_be_is_refused(tmp_path, tiny_systems, option):
+    assert option in refused(str(tiny_systems["desk"].folder), option, "-5", home=tmp_path)

@@ -99,10 +99,26 @@ def test_a_json_system_takes_its_own_schema_and_no_other(real):
     assert error.param == "response_format" and "JSON Schema" in error.message
 
 
-def test_a_system_of_labels_takes_no_schema(real):
-    for form in (as_format(SCHEMA), {"type": "json_object"}):
-        error = refusal(real, "words", response_format=form)
+@pytest.mark.parametrize("form", [as_format(SCHEMA), {"type": "json_object"}])
+def test_a_system_of_labels_takes_no_schema(real, tiny, form):
+    for server, model in ((real, "words"), (tiny, "desk")):
+        error = refusal(server, model, response_format=form)
         assert error.param == "response_format" and "labels" in error.message
+
+
+def test_a_system_takes_no_choice_of_a_tool(real):
+    for choice in ("required", {"type": "function", "function": {"name": "weather"}}):
+        error = refusal(real, "text", tools=[tool("weather")], tool_choice=choice)
+        assert error.param == "tool_choice"
+
+
+def test_a_schema_without_a_finite_answer_is_the_clients_to_mend(real):
+    endless = {
+        "$defs": {"a": {"type": "object", "properties": {"x": {"$ref": "#/$defs/a"}}, "required": ["x"]}},
+        "$ref": "#/$defs/a",
+    }
+    error = refusal(real, "base", response_format=as_format(endless))
+    assert error.param == "response_format" and "requires itself" in error.message
 
 
 @pytest.mark.parametrize(

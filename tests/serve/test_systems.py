@@ -2,11 +2,12 @@
 
 import asyncio
 import json
+import time
 
 import openai
 import pytest
 
-from rung.registry import point, read_tag
+from rung.registry import point, read_tag, system_folder
 from rung.system import System
 from tests.fixtures_climb import label_rows, make_tiny_gguf
 from tests.fixtures_serve import LABELS, Server, eventually, make_head, said
@@ -177,3 +178,23 @@ def test_a_tag_is_served_and_followed_when_it_comes_to_mean_another_system(
         assert answer(server, "helpdesk", texts[0]).choices[0].message.content in LABELS
         server.post("/v1/systems", json={"system": "helpdesk:2"})
         assert names(server) == ["helpdesk:1", "helpdesk:2", "helpdesk:latest"]
+
+
+def test_a_system_that_is_named_by_its_digest_stays_and_a_tag_that_cant_be_served_is_said_once(
+    tmp_path, monkeypatch, tiny_systems
+):
+    monkeypatch.setenv("RUNG_HOME", str(tmp_path))
+    desk, other = tiny_systems["desk"], make_head(tmp_path / "other", seed=11)
+    for system, text in ((desk, "helpdesk:1"), (other, "helpdesk:2")):
+        point(system, read_tag(text), source="test", origin="made by a test")
+    pinned = f"pinned=helpdesk@{desk.digest}"
+    with Server(pinned, "helpdesk", home=tmp_path) as server:
+        broken = make_head(tmp_path / "broken", seed=12)
+        point(broken, read_tag("helpdesk:3"), source="test", origin="made by a test")
+        for path in system_folder(broken.digest).glob("*.safetensors"):
+            path.write_bytes(b"")
+        eventually(lambda: any("stays as it was" in line for line in server.lines))
+        time.sleep(5)
+        assert sum("stays as it was" in line for line in server.lines) == 1
+        assert answer(server, "helpdesk").system_fingerprint.endswith(other.digest)
+        assert answer(server, "pinned").system_fingerprint.endswith(desk.digest)
