@@ -55,14 +55,14 @@ class Exported:
     gate: Gate
 
 
-def export(system: str, out: Path, options: ExportOptions, reporter: Reporter) -> Exported:
+def export(system: Path | str, out: Path, options: ExportOptions, reporter: Reporter) -> Exported:
     """Write a System as `options.target` into the new folder `out`, loaded again and compared first.
 
-    `system` is a folder or a tag. Raises TaskError for what can't be exported so, SystemFolderError and
+    `system` is a folder, as text also a tag. Raises TaskError for what can't be exported so, SystemFolderError and
     ModelError for what can't be read, DataError for rows that can't be asked, and RunError where `out` isn't
     empty or the gate isn't passed. Nothing is written then.
     """
-    folder, pointed = locate(system)
+    folder, pointed = (system, None) if isinstance(system, Path) else locate(system)
     loaded = System.load(folder)
     target, kind = chosen(loaded, options)
     _require_new(out)

@@ -214,7 +214,7 @@ def test_many_labels_are_named_in_part():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"questions": []}, "questions: "),
+        ({"questions": []}, "questions"),
         ({"questions": [{"type": "guess", "instructions": "?"}]}, "questions.0"),
         ({"questions": [{"type": "choice", "instructions": "?", "choices": [{"value": 1}]}]}, "choices"),
         ({"input": 7}, "input"),

@@ -233,7 +233,7 @@ def test_heads_and_examples_that_are_looked_up_are_served_by_rung_alone(place, t
     )
     nearest = prompted(place, tmp_path / "nearest", shots=ShotSpec(choice="nearest", k=4))
     for system, said in ((head, "linear head"), (nearest, "looked up anew")):
-        with pytest.raises(TaskError, match=f"as {target}: .*{said}.*rung.load and `rung ask`") as caught:
+        with pytest.raises(TaskError, match=f"as {target}: .*{said}.*`rung serve` and rung.load") as caught:
             chosen(system, ExportOptions(target=target))
         assert "\n" not in str(caught.value)
 
