@@ -58,9 +58,9 @@ class Exported:
 def export(system: Path | str, out: Path, options: ExportOptions, reporter: Reporter) -> Exported:
     """Write a System as `options.target` into the new folder `out`, loaded again and compared first.
 
-    `system` is a folder, as text also a tag. Raises TaskError for what can't be exported so, SystemFolderError and
-    ModelError for what can't be read, DataError for rows that can't be asked, and RunError where `out` isn't
-    empty or the gate isn't passed. Nothing is written then.
+    `system` is a folder, as text also a tag. Raises TaskError for what can't be exported so,
+    SystemFolderError and ModelError for what can't be read, DataError for rows that can't be asked, and
+    RunError where `out` isn't empty or the gate isn't passed. Nothing is written then.
     """
     folder, pointed = (system, None) if isinstance(system, Path) else locate(system)
     loaded = System.load(folder)
