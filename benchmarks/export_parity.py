@@ -58,9 +58,8 @@ def measured(
     system: Path, model: str, exports: list[tuple[str, str | None]], most: int
 ) -> list[tuple[str, ...]]:
     """A row of the table for the System itself and for each of its exports."""
-    from rung.report.notation import gain_text, interval_text, percent_text
     from rung.report.text import Screen
-    from rung.scoring.notation import score_text
+    from rung.scoring.notation import gain_text, interval_text, percent_text, score_text
     from rung.ship.export import ExportOptions, export
 
     rows: list[tuple[str, ...]] = []
