@@ -12,7 +12,7 @@ SPINS = "1000"
 def yield_while_waiting(environment: MutableMapping[str, str] = os.environ) -> None:
     """Let idle OpenMP threads of this process and its children sleep soon, unless the user chose otherwise.
 
-    Threads that spin for long lose a factor of two to fifty as soon as another program wants the same cores;
+    Threads that spin for long lose a factor of two to 45 as soon as another program wants the same cores;
     threads that sleep at once lose a third on a quiet machine, where the next piece of work is microseconds
     away. So they spin for about as long as a sleep costs. Must be called before torch or scikit-learn load.
     """

@@ -86,7 +86,7 @@ class Gateway:
                 async with aclosing(chunks):
                     yield event(first)
                     try:
-                        # The limit is on the work: a client that reads slowly is not cut off by it.
+                        # Each step by itself: a time limit around the `yield` would go off in whoever sends.
                         while (chunk := await self._next(chunks, start)) is not None:
                             yield event(chunk)
                         status = 200
