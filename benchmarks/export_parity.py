@@ -66,7 +66,7 @@ def measured(
     for target, kind in exports:
         with tempfile.TemporaryDirectory() as place, Screen() as screen:
             chosen = ExportOptions(target=target, type=kind, most=most, force=True)
-            done = export(str(system), Path(place) / "out", chosen, screen)
+            done = export(system, Path(place) / "out", chosen, screen)
         gate, metric = done.gate, done.gate.metric
         if not rows:
             size = sum(path.stat().st_size for path in system.rglob("*") if path.is_file())

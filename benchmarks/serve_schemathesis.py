@@ -27,7 +27,7 @@ CHECKS = (
 
 
 def main() -> None:
-    """One run; its exit status is schemathesis' own."""
+    """Two runs; the exit status is 0 where neither found anything."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -39,24 +39,26 @@ def main() -> None:
         forms = {name: random_system(Path(folder) / name, 0, name, 16) for name in ("codes", "free")}
         served = [f"{name}={system}" for name, system in forms.items()]
         with rung_server([*served, "base=smollm2-135m", "minilm-l6"], 4) as server:
-            command = [
-                *(sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json"),
-                *("--checks", CHECKS, "--phases", "coverage,fuzzing,stateful", "--continue-on-failure"),
-                *("--max-examples", str(given.examples), "--seed", str(given.seed), "--no-color"),
-            ]
             hooks = {
                 "SCHEMATHESIS_HOOKS": str(HERE.parent / "tests" / "serve" / "schemathesis_hooks.py"),
                 "RUNG_FUZZ_MODELS": "codes,free,base,minilm-l6",
                 "RUNG_FUZZ_SYSTEM": str(forms["codes"]),
             }
-            ended = subprocess.run(command, cwd=folder, env={**os.environ, **hooks})
+            statuses = []
+            # What the document says, broken in every place; then what it allows, bent to reach an answer.
+            for mode in (("coverage", "all"), ("fuzzing,stateful", "positive")):
+                command = [sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json"]
+                command += ["--phases", mode[0], "--mode", mode[1], "--checks", CHECKS, "--no-color"]
+                command += ["--max-examples", str(given.examples), "--seed", str(given.seed)]
+                command += ["--continue-on-failure"]
+                statuses.append(subprocess.run(command, cwd=folder, env={**os.environ, **hooks}).returncode)
             said = httpx.get(f"{server.url}/metrics").text
     counted: Counter[tuple[str, str]] = Counter()
     for labels, value in re.findall(r"^rung_requests_total\{(.*)\} (\S+)$", said, re.MULTILINE):
         found = dict(re.findall(r'(\w+)="([^"]*)"', labels))
         counted[found["route"], found["status"]] += int(float(value))
     table(("route", "status", "responses"), [(*key, str(count)) for key, count in sorted(counted.items())])
-    sys.exit(ended.returncode)
+    sys.exit(max(statuses))
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ class Pool(AbstractContextManager["Pool"]):
 
     threads: int = 0
     parallel: int = 8
-    keep: int = 2
+    keep: int | None = 2
     models: dict[str, Model] = field(default_factory=dict)
     engines: dict[EngineSpec, Engine] = field(default_factory=dict)
     chats: dict[str, Chat] = field(default_factory=dict)
@@ -82,11 +82,11 @@ class Pool(AbstractContextManager["Pool"]):
         return self.chats[model.digest]
 
     def engine(self, spec: EngineSpec) -> Engine:
-        """A running engine for the spec; the one longest unused makes room when `keep` are open."""
+        """A running engine for the spec; the longest unused makes room when `keep` are open (None: never)."""
         if spec in self.engines:
             self.engines[spec] = self.engines.pop(spec)
         else:
-            while len(self.engines) >= self.keep:
+            while self.keep is not None and len(self.engines) >= self.keep:
                 self.engines.pop(next(iter(self.engines))).close()
             self.engines[spec] = start(spec)
         return self.engines[spec]

@@ -23,8 +23,6 @@ from rung.spec import AnswerSpec, Spec
 from rung.system import SPEC_FILE, Pool, System, candidates, context_of, ref_to
 
 WARM_UP = Example(id="warm-up", input="Is anybody there?", output=None)
-MOST_ENGINES = 1 << 16
-"""None is put out for another one: each is let go when its last System is."""
 MODEL = "model"
 """The rung of a base model that is served as it is."""
 
@@ -92,7 +90,8 @@ class Systems:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self.pool = Pool(threads=limits.threads, keep=MOST_ENGINES)
+        # No engine makes room for another one: each goes with the last System that needs it.
+        self.pool = Pool(threads=limits.threads, keep=None)
         self.bench = Bench(room=limits.queue)
         self.hosts: dict[str, Host] = {}
         self.embedders: set[str] = set()

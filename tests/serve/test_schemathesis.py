@@ -36,23 +36,17 @@ def test_nothing_that_the_document_allows_or_forbids_breaks_the_server(tmp_path,
     }
     with Server(*systems, f"base={tiny_gguf}", home=tmp_path) as server:
         for run in RUNS:
+            command = [
+                sys.executable,
+                "-m",
+                "schemathesis.cli",
+                "run",
+                f"{server.address}/openapi.json",
+                *run,
+            ]
+            command += ["--checks", ",".join(CHECKS), "--seed", "1", "--continue-on-failure", "--no-color"]
             ended = subprocess.run(
-                [
-                    *(
-                        sys.executable,
-                        "-m",
-                        "schemathesis.cli",
-                        "run",
-                        f"{server.address}/openapi.json",
-                        *run,
-                    ),
-                    *("--checks", ",".join(CHECKS), "--seed", "1", "--continue-on-failure", "--no-color"),
-                ],
-                cwd=tmp_path,
-                env=environment,
-                capture_output=True,
-                text=True,
-                timeout=300,
+                command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
             )
             assert ended.returncode == 0, ended.stdout[-6000:] + ended.stderr[-2000:]
         counted = re.findall(

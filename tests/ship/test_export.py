@@ -55,7 +55,7 @@ class Place:
 
     def export(self, out: Path, to: str, system: System | None = None, **changes):
         options = ExportOptions(**{"target": to, "rows": self.rows, **changes})
-        return export(str((system or self.system).folder), out, options, Log())
+        return export((system or self.system).folder, out, options, Log())
 
 
 def sure_of_its_codes(system: System, folder: Path) -> tuple[System, list[dict]]:
@@ -206,7 +206,7 @@ def prompted(place: Place, folder: Path, examples=(), **changes) -> System:
 def test_a_fixed_prompt_becomes_a_template_with_the_bases_own_weights(place, tmp_path, shots, target):
     system = prompted(place, tmp_path / "system", shots)
     options = ExportOptions(target=target, rows=place.rows, force=True)
-    done = export(str(system.folder), tmp_path / "out", options, Log())
+    done = export(system.folder, tmp_path / "out", options, Log())
     assert done.gate.prompts_same == ROWS
     if target == "ollama":
         assert (tmp_path / "out" / "topics-base.gguf").read_bytes() == place.gguf.read_bytes()
@@ -401,14 +401,14 @@ def run(place, tmp_path_factory) -> Path:
 def test_a_system_in_a_run_is_asked_the_dev_rows_of_its_climb(run, tmp_path):
     folder = run / "rungs" / "prompt" / "system"
     options = ExportOptions(target="vllm", most=50, force=True)
-    done = export(str(folder), tmp_path / "out", options, Log())
+    done = export(folder, tmp_path / "out", options, Log())
     assert done.gate.rows == 50 and done.gate.told == "dev rows of the climb, from tickets.jsonl"
     kept = json.loads((run / "climb.json").read_text(encoding="utf-8"))
     page = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert f"`{dict(kept['digests'])['data']}`" in page and "| dev | " in page
     again = run.parent / "tickets.jsonl"
     named = export(
-        str(folder), tmp_path / "named", ExportOptions(target="vllm", most=50, rows=again, force=True), Log()
+        folder, tmp_path / "named", ExportOptions(target="vllm", most=50, rows=again, force=True), Log()
     )
     assert named.gate.before == done.gate.before and "dev rows of the climb" in named.gate.told
 
@@ -428,18 +428,18 @@ def test_rows_that_cannot_be_found_are_asked_for(run, place, tmp_path):
     rows = write_rows(tmp_path / "other.jsonl", label_rows(300, seed=5))
     (moved / "rows.json").write_text(json.dumps({"train": str(rows), "format": "auto"}))
     with pytest.raises(DataError, match="holds 0 of the 60 dev rows.*--rows FILE"):
-        export(str(folder), tmp_path / "out", options, Log())
+        export(folder, tmp_path / "out", options, Log())
     (moved / "rows.json").write_text("[]")
     with pytest.raises(RunError, match="can't read"):
-        export(str(folder), tmp_path / "out", options, Log())
+        export(folder, tmp_path / "out", options, Log())
     (moved / "rows.json").unlink()
     with pytest.raises(DataError, match="doesn't say where its rows lie; .*--rows FILE"):
-        export(str(folder), tmp_path / "out", options, Log())
+        export(folder, tmp_path / "out", options, Log())
     with pytest.raises(DataError, match="lies in no finished run.*--rows FILE"):
-        export(str(place.system.folder), tmp_path / "out", options, Log())
+        export(place.system.folder, tmp_path / "out", options, Log())
     with pytest.raises(RungError, match="nowhere"):
         export(
-            str(folder),
+            folder,
             tmp_path / "out",
             ExportOptions(target="vllm", rows=tmp_path / "nowhere.jsonl"),
             Log(),
