@@ -13,6 +13,8 @@ TORCH ?= torch==2.13.0
 PIP_FLAGS ?=
 # Arguments for pytest, such as ARGS="tests/report -x".
 ARGS ?=
+# Processes that run tests, each whole files: many tests wait for a child to start. WORKERS=0 for a debugger.
+WORKERS ?= 2
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -34,7 +36,7 @@ demo: setup
 	@echo "The report is a page: $(CURDIR)/runs/demo/report.html"
 
 test: setup
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check
