@@ -163,6 +163,11 @@ def _end_of_turn(template: str, tokens: Tokens) -> int | None:
         "bos_token": "" if tokens.bos_id is None else tokens.texts[tokens.bos_id],
         "eos_token": "" if tokens.eos_id is None else tokens.texts[tokens.eos_id],
     }
-    parts = fill(template, [("user", "?"), ("assistant", "!")], names, answer=False)
+    try:
+        parts = fill(template, [("user", "?"), ("assistant", "!")], names, answer=False)
+    except ModelError:
+        # The template of an exported tune takes one user turn; one that takes none can't be used at all.
+        fill(template, [("user", "?")], names, answer=True)
+        return tokens.eos_id
     tail = "".join(part for part in parts[parts.index(1) + 1 :] if isinstance(part, str))
     return next((part for part in tokens.split(tail) if isinstance(part, int)), tokens.eos_id)

@@ -14,6 +14,7 @@ from rung.cli import main
 from rung.climb.climb import Options, climb
 from rung.errors import DataError, ModelError, RunError, RungError, TaskError
 from rung.models.catalog import CATALOG
+from rung.models.chat import Message, load_chat
 from rung.models.resolve import resolve
 from rung.models.weights import dequantised
 from rung.records import Example
@@ -411,6 +412,20 @@ def test_a_system_in_a_run_is_asked_the_dev_rows_of_its_climb(run, tmp_path):
         folder, tmp_path / "named", ExportOptions(target="vllm", most=50, rows=again, force=True), Log()
     )
     assert named.gate.before == done.gate.before and "dev rows of the climb" in named.gate.told
+
+
+def test_a_tune_that_was_exported_can_be_asked_and_a_climb_on_it_says_why_it_cannot_begin(place, tmp_path):
+    place.export(tmp_path / "out", "gguf", type="f16")
+    (file,) = (tmp_path / "out").glob("*.gguf")
+    chat = load_chat(resolve(str(file)))
+    base = load_chat(resolve(str(place.gguf)))
+    asked = [Message(role="user", content=" about my bill ")]
+    assert chat.end == base.end == base.tokens.eos_id
+    assert chat.render(asked) == base.render(asked, style="terse")
+    rows = write_rows(tmp_path / "tickets.jsonl", label_rows(300))
+    options = Options(out=tmp_path / "run", models=(str(file),), rungs=("prompt",), budget_s=40)
+    with pytest.raises(ModelError, match="answers one text: send one user turn"):
+        climb(rows, options, Log())
 
 
 def test_a_tag_is_exported_with_the_rows_of_its_climb(run, tmp_path, monkeypatch):
