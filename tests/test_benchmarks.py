@@ -13,6 +13,7 @@ SCRIPTS = (
     "check_sets",
     "clients",
     "climb_sets",
+    "decision_simulated",
     "evaluate_vs_llamacpp",
     "export_parity",
     "full_and_qlora",
