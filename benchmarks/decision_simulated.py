@@ -3,10 +3,10 @@
     python benchmarks/decision_simulated.py --times 400
 
 Right and wrong answers are drawn, what is hard for one rung being hard for all (Gaussian copula, .6). Each
-time the rungs go through what a climb does: rungs that can't win are stopped on dev, dev decides, the test is
-opened for the rungs that the verdict needs, and the test decides. A false win is a rung that ships although a
-cheaper one is truly as good; too cheap is one that ships, as settled, although another is truly better by more
-than two points. An undecided climb ships too, and says that more rows are needed.
+time the rungs go through what a climb does: rungs that can't win are stopped on dev, dev decides, the test
+is opened for the rungs that the verdict needs, and the test decides. A false win is a rung that ships
+although a cheaper one is truly as good; too cheap is one that ships, as settled, although another is truly
+better by more than two points. An undecided climb ships too, and says that more rows are needed.
 """
 
 import argparse
