@@ -5,15 +5,13 @@ What is asked of an engine, and how its answer is read, is `rung.system`'s busin
 
 import json
 import math
-import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from rung.engines import llama_wire as wire
 from rung.engines.base import Completion, Request
-from rung.engines.llama_calls import Call
+from rung.engines.llama_stream import Reading
 from rung.engines.work import Refused
 from rung.errors import RungError
 from rung.models.chat import Message
@@ -189,64 +187,22 @@ async def stream(
 
 
 async def _pieces(served: Served, question: Asked, wish: Wish) -> AsyncGenerator[Piece | Reply]:
-    """The pieces of a streamed answer and the whole; ends at a stop token that the model goes on after.
-
-    A character of several tokens comes with the last of them; of one that is cut off a � is left.
-    """
-    host, request = served.host, _request(served, question, wish)
+    """The pieces of a streamed answer and the whole; ends at a stop token that the model goes on after."""
+    host = served.host
     assert host is not None, "streams come from llama.cpp"
-    calls, start = host.calls, time.perf_counter()
-    room = calls.room_for(request)
-    limit = min(request.max_tokens, room)
-    closer = None if request.schema is None else calls.closings.closer(request.schema, limit)
-    tokens: list[int] = []
-    probabilities: list[Mapping] = []
-    content, sent, ending, seen = "", "", "limit", 0
-    made = host.stream(
-        question.prompt,
-        served.adapter,
-        lambda slot: Call(
-            path="/completion", body=wire.completion_call(request, room, slot, _beside(wish.top))
-        ),
-    )
+    reading = Reading(calls=host.calls, request=_request(served, question, wish))
+    made = host.stream(question.prompt, served.adapter, lambda slot: reading.call(slot, _beside(wish.top)))
     async with aclosing(made) as events:
         async for event in events:
-            new = list(event["tokens"])
-            # Of a character of several tokens the event names the last one alone.
-            silent = event["tokens_predicted"] - seen - len(new)
-            seen = event["tokens_predicted"]
-            if event.get("stop"):
-                content += "�" if silent > 0 and event["stop_type"] == "limit" else ""
-                silent = 0
-            if closer is not None and silent > 0:
-                new = [*calls.closings.spelled(event["content"], new, silent), *new]
-            stopped = wire.first_stop(new, request.stop_ids) < len(new)
-            tokens += new
-            probabilities += event.get("completion_probabilities") or []
-            ending = event.get("stop_type", ending) if event.get("stop") else ending
-            if stopped and not event.get("stop"):
-                ending = "limit"
+            if shown := reading.take(event):
+                yield Piece(text=shown.text, chances=_chances(shown.probabilities, wish.top))
+            if reading.over:
                 break
-            content += event["content"]
-            certain = closer is None or all(closer.take(token) for token in new)
-            if event["content"] and certain:
-                sent += event["content"]
-                shown = _chances(event.get("completion_probabilities") or [], wish.top)
-                yield Piece(text=event["content"], chances=shown)
-    answer = {
-        "content": content,
-        "tokens": tokens,
-        "stop_type": ending,
-        "completion_probabilities": probabilities,
-    }
-    completion = await host.drive(calls.read(answer, request, start))
-    if closer is None:
-        count = len(completion.tokens) + seen - len(tokens)
-        completion = replace(completion, text=content, completion_tokens=count)
-    whole = _reply(served, completion, _chances(probabilities[: len(completion.tokens)], wish.top))
+    found = await host.drive(reading.whole())
+    whole = _reply(served, found, _chances(reading.probabilities[: len(found.tokens)], wish.top))
     # What the schema made uncertain was held back, and a cut answer is closed by what nobody generated.
-    if len(whole.text) > len(sent):
-        yield Piece(text=whole.text[len(sent) :])
+    if len(whole.text) > len(reading.sent):
+        yield Piece(text=whole.text[len(reading.sent) :])
     yield whole
 
 

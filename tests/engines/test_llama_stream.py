@@ -1,0 +1,91 @@
+"""Streamed events are read into the pieces that may be shown and the answer that they make."""
+
+import math
+
+import pytest
+
+from rung.engines.base import Request
+from rung.engines.closing import Closings
+from rung.engines.llama_calls import Calls
+from rung.engines.llama_stream import Reading
+from rung.engines.work import Refused
+
+STOP = 9
+
+
+def reading(**changes) -> Reading:
+    def no_vocabulary():
+        raise AssertionError("only schemas need to know how tokens are spelled")
+
+    request = Request(**{"prompt": (1, 2, 3), "max_tokens": 8, "stop_ids": (STOP,), **changes})
+    return Reading(calls=Calls(context=16, closings=Closings(no_vocabulary)), request=request)
+
+
+def event(text, *tokens, predicted, stop=None):
+    told = [{"id": token, "logprob": -0.5} for token in tokens]
+    made = {"content": text, "tokens": tokens, "tokens_predicted": predicted}
+    made["completion_probabilities"] = told
+    return made if stop is None else {**made, "stop": True, "stop_type": stop}
+
+
+def read(found: Reading, texts=()):
+    """The completion, with the server's text for tokens where it is asked for some."""
+    steps, given = found.whole(), iter(texts)
+    try:
+        next(steps)
+        while True:
+            steps.send({"content": next(given)})
+    except StopIteration as end:
+        return end.value
+
+
+def test_pieces_are_shown_as_they_come_and_make_the_whole():
+    found = reading()
+    shown = [
+        found.take(event("Hel", 4, predicted=1)),
+        found.take(event("lo", 5, predicted=2)),
+        found.take(event("", 7, predicted=3)),
+        found.take(event("", predicted=3, stop="eos")),
+    ]
+    assert [one.text for one in shown if one] == ["Hel", "lo"] and shown[-1] is None
+    assert found.sent == "Hello" and not found.over
+    whole = read(found)
+    assert (whole.text, whole.truncated, whole.prompt_tokens) == ("Hello", False, 3)
+    assert (whole.tokens, whole.completion_tokens) == ((4, 5), 2)
+
+
+def test_a_cut_answer_is_truncated_and_half_a_character_leaves_a_mark():
+    found = reading(max_tokens=2)
+    found.take(event("a", 4, predicted=1))
+    assert found.take(event("", predicted=2, stop="limit")) is None
+    whole = read(found)
+    assert (whole.text, whole.truncated) == ("a\N{REPLACEMENT CHARACTER}", True)
+    assert whole.completion_tokens == 2
+
+
+def test_a_character_of_several_tokens_counts_all_of_them():
+    found = reading()
+    assert found.take(event("\N{WHITE SMILING FACE}", 6, predicted=3)).text == "\N{WHITE SMILING FACE}"
+    found.take(event("", predicted=3, stop="limit"))
+    assert read(found).completion_tokens == 3
+
+
+def test_nothing_is_shown_from_a_stop_token_on():
+    found = reading()
+    found.take(event("yes", 4, predicted=1))
+    assert found.take(event("<end>", STOP, predicted=2)) is None and found.over
+    whole = read(found, ["yes"])
+    assert (whole.text, whole.tokens, whole.truncated) == ("yes", (4,), False)
+    assert math.isclose(whole.logprob, -0.5)
+
+
+def test_what_cannot_be_asked_is_refused_before_a_call_is_made():
+    with pytest.raises(Refused, match="prompt has 16 tokens and the context holds 16"):
+        reading(prompt=tuple(range(1, 17)))
+    call = reading().call(slot=2, probabilities=0)
+    assert (call.path, call.body["id_slot"], call.body["n_probs"], call.body["n_predict"]) == (
+        "/completion",
+        2,
+        0,
+        8,
+    )
