@@ -259,7 +259,13 @@ def measure(
 
 
 def timed(found: Measurement, system: System, examples: Sequence[Example], bench: Bench) -> Measurement:
-    """A Measurement of a System on rows, with the latencies of single requests and its memory."""
+    """A Measurement of a System on rows, with the latencies of single requests and its memory.
+
+    Of a hosted model the latencies are those of the answers that were scored: no more are paid for.
+    """
+    if system.is_hosted:
+        seconds = [p.answer.latency_s for p in found.predictions if p.answer.failure is None]
+        return replace(found, p50_s=statistics.median(seconds), p95_s=nearest_rank(seconds, 0.95))
     broken = {p.example_id for p in found.predictions if p.answer.failure is not None}
     held = [e for e in examples if e.id not in broken]
     p50, p95, memory = single_request_times(system, held, bench)
@@ -268,7 +274,8 @@ def timed(found: Measurement, system: System, examples: Sequence[Example], bench
 
 def _bare(fields: dict[str, Json]) -> dict[str, Json]:
     """An answer's fields without those that no stored answer has."""
-    return {key: value for key, value in fields.items() if key not in ("distribution", "raw_probability")}
+    absent = ("distribution", "raw_probability", *(() if fields["cached_tokens"] else ("cached_tokens",)))
+    return {key: value for key, value in fields.items() if key not in absent}
 
 
 def _packed(answer: Answer) -> str:

@@ -113,14 +113,24 @@ class Splits:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TokenPrice:
+    """What a hosted model bills, in US dollars per million tokens; cached ones of prompts apart."""
+
+    input_usd_per_m: float
+    output_usd_per_m: float
+    cached_input_usd_per_m: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
     """What a System said to one input.
 
     `value` is the text read as the task's output kind, None where it can't be read. `probability` is
     that of `value` among the labels, and `options` are the likeliest of them. `distribution` has the
     probability of every label, in the System's order; it's empty where some weren't worked out. Where these
-    are calibrated, `raw_probability` is what the System itself gave `value`, else it's None. `failure` names
-    a call that broke: it is never scored.
+    are calibrated, `raw_probability` is what the System itself gave `value`, else it's None. `cached_tokens`
+    are those of the prompt that a hosted model had cached and bills for less. `failure` names a call that
+    broke: it is never scored.
     """
 
     text: str
@@ -133,6 +143,7 @@ class Answer:
     failure: str | None = None
     distribution: tuple[float, ...] = ()
     raw_probability: float | None = None
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -177,6 +188,7 @@ class Measurement:
     memory_mb: float = 0.0
     prompt_tokens: float = 0.0
     completion_tokens: float = 0.0
+    cached_tokens: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -357,6 +369,8 @@ class RungResult:
     """What became of one rung. Exactly one of `skipped` (why not tried), `failed` and `dev` is set.
 
     `passes` say how often a tune went through its training rows; None for what doesn't learn so.
+    `price` is that of a hosted model's tokens; None where this machine answers. `spent_usd` was paid to a
+    hosted model for building the rung.
     `took_s` are the seconds from the forecast to the end of the dev score, `build_s` those from the first
     look at the rung to its System. `build_peak_mb` is the most memory that all processes of the climb held
     together meanwhile, dev score included.
@@ -383,6 +397,8 @@ class RungResult:
     parity: Parity | None = None
     notes: tuple[str, ...] = ()
     calibration: Calibration | None = None
+    price: TokenPrice | None = None
+    spent_usd: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -433,7 +449,7 @@ class Climb:
 
     `openings` counts how often the sealed test was opened. `answers` of a Disagreement are
     (rung, text, score). Money is in US dollars, times in seconds. `test_peak_mb` is the most memory held
-    while the test was answered.
+    while the test was answered. `paid_usd` went to hosted models, of `paid_cap_usd` at most.
     """
 
     task: str
@@ -462,3 +478,5 @@ class Climb:
     disagreements: tuple[Disagreement, ...] = ()
     test_peak_mb: float = 0.0
     curves: tuple[LearningCurve, ...] = ()
+    paid_usd: float = 0.0
+    paid_cap_usd: float = 0.0

@@ -19,8 +19,10 @@ from pydantic import ValidationError
 from rung.calibration import calibrated_answers, read_calibration, write_calibration
 from rung.engines import start
 from rung.engines.base import Choice, Completion, Engine, EngineSpec, Progress, Request, no_progress
+from rung.engines.till import Till
 from rung.engines.trie import Trie
 from rung.errors import SystemFolderError, TaskError
+from rung.hosted import GREEDY, Draw, complete, hosted_engine_spec, hosted_of
 from rung.models.catalog import entry_named
 from rung.models.chat import Chat, load_chat
 from rung.models.embed import Embedder
@@ -51,11 +53,15 @@ Index: TypeAlias = tuple[list[Shot], np.ndarray | None]
 
 @dataclass
 class Pool(AbstractContextManager["Pool"]):
-    """Engines, tokenisers and models that several Systems share while they are open."""
+    """Engines, tokenisers and models that several Systems share while they are open.
+
+    Hosted models are paid out of the `till`, where there is one.
+    """
 
     threads: int = 0
     parallel: int = 8
     keep: int | None = 2
+    till: Till | None = None
     models: dict[str, Model] = field(default_factory=dict)
     engines: dict[EngineSpec, Engine] = field(default_factory=dict)
     chats: dict[str, Chat] = field(default_factory=dict)
@@ -88,7 +94,7 @@ class Pool(AbstractContextManager["Pool"]):
         else:
             while self.keep is not None and len(self.engines) >= self.keep:
                 self.engines.pop(next(iter(self.engines))).close()
-            self.engines[spec] = start(spec)
+            self.engines[spec] = start(spec, self.till)
         return self.engines[spec]
 
     def drop(self, system: "System", beside: Sequence["System"] = ()) -> None:
@@ -185,6 +191,8 @@ class System:
             return answers(
                 self._head(pool), [embedded_text(e) for e in examples], lambda texts: self._embed(texts, pool)
             )
+        if self.is_hosted:
+            return self.hosted_answers(examples, pool, progress=progress)
         engine = self.open(pool)
         return ask(
             self.spec,
@@ -194,6 +202,19 @@ class System:
             progress,
             every_label=every_label,
         )
+
+    @property
+    def is_hosted(self) -> bool:
+        """Whether somebody else's model answers, through an endpoint."""
+        return self.spec.engine == "endpoint"
+
+    def hosted_answers(
+        self, examples: Sequence[Example], pool: Pool, draw: Draw = GREEDY, progress: Progress = no_progress
+    ) -> list[Answer]:
+        """What a hosted model answers. Raises EngineError if it refuses the key, or the till is shut."""
+        shots = self._shots(examples, pool)
+        found = complete(self.spec, self.open(pool), examples, shots, draw=draw, progress=progress)
+        return [answer_of_completion(self.spec, one) for one in found]
 
     def model(self, pool: Pool) -> Model:
         """The base model. Raises SystemFolderError where the System has none, or other weights lie there."""
@@ -230,6 +251,8 @@ class System:
 
     def engine_spec(self, pool: Pool) -> EngineSpec:
         """What that engine is; equal ones are one engine."""
+        if self.is_hosted:
+            return hosted_engine_spec(hosted_of(_model_of(self.spec)))
         model = self.model(pool)
         if self.spec.engine == "torch":
             return EngineSpec(
@@ -472,6 +495,7 @@ def answer_of_completion(spec: Spec, completion: Completion) -> Answer:
         value=None if cut else read_answer(text, kind=spec.kind, labels=spec.labels, schema=spec.schema_),
         prompt_tokens=completion.prompt_tokens,
         completion_tokens=completion.completion_tokens or len(completion.tokens),
+        cached_tokens=completion.cached_tokens,
         latency_s=completion.latency_s,
         failure=completion.failure,
     )

@@ -14,7 +14,9 @@ from rung.data.near import rows_alike
 from rung.data.sketches import Progress, no_progress
 from rung.data.sources import Broken, conform, read_source
 from rung.data.splits import split
+from rung.data.unlabelled import apart_from, read_unlabelled
 from rung.errors import DataError, TaskError
+from rung.models.hosted import hosted
 from rung.records import Example, Finding, Json, OutputKind, Splits
 from rung.rungs.base import Reporter
 from rung.task import Task, infer, load_task, settle_kind
@@ -73,7 +75,8 @@ class Prepared:
     `undesirable` ones of the file of training rows; None where no row of it has a judgement. `near` are
     the ids of rows that are nearly the same, by group; `near_test` are rows of that file, each with a row of
     the given test that is nearly the same (None without one); `notes` are on what the task names and nothing
-    uses; `audited` are test rows with a second person's outputs.
+    uses; `unlabelled` are inputs for a teacher, none of them like a row of the parts; `audited` are test rows
+    with a second person's outputs.
     """
 
     task: Task
@@ -84,6 +87,7 @@ class Prepared:
     notes: tuple[Finding, ...]
     near_test: tuple[tuple[Example, Example], ...] | None = None
     undesirable: tuple[Example, ...] | None = None
+    unlabelled: tuple[Example, ...] = ()
     audited: tuple[tuple[Example, Json], ...] | None = None
 
 
@@ -129,7 +133,12 @@ def prepare(source: Path, options: RowOptions, reporter: Reporter | None = None)
         )
     removed = (*parts.removed, *(row for row in examples if row.id in out))
     task, inferred = infer(task, (*parts.train, *parts.dev))
+    unlabelled: tuple[Example, ...] = ()
     notes = (*train.notes, *(test.notes if test else ()), *noted)
+    if task.data.unlabelled is not None:
+        with bar(reporter, f"reading {task.data.unlabelled.name}", None):
+            unlabelled, said = fresh_inputs(task.data.unlabelled, parts)
+        notes += (said,)
     return Prepared(
         task=task,
         splits=replace(parts, dev=_in_asking_order(parts.dev, task.seed), removed=removed),
@@ -139,7 +148,23 @@ def prepare(source: Path, options: RowOptions, reporter: Reporter | None = None)
         near_test=held and held.near,
         notes=tuple(_unused(task)),
         undesirable=train.undesirable,
+        unlabelled=unlabelled,
     )
+
+
+def fresh_inputs(path: Path, parts: Splits) -> tuple[tuple[Example, ...], str]:
+    """Inputs for a teacher that are like no row of train, dev or test, and a sentence on the others.
+
+    Raises DataError where the file can't be read.
+    """
+    read = read_unlabelled(path)
+    kept = apart_from(read.examples, (*parts.train, *parts.dev, *parts.test))
+    said = f"{path.name}: {len(kept):,} inputs for a teacher to answer"
+    if like := len(read.examples) - len(kept):
+        said += f"; {like:,} more are like a row of train, dev or test, or like each other, and left out"
+    if read.broken:
+        said += f"; {len(read.broken):,} can't be used: {read.broken[0]}"
+    return tuple(kept), said
 
 
 def near_duplicates(
@@ -188,11 +213,14 @@ def _with_options(task: Task, options: RowOptions) -> Task:
 def _unused(task: Task) -> list[Finding]:
     """What the task file names and no rung of this version uses: better said than passed over."""
     unused = []
-    if len(task.models) > 1:
-        others = ", ".join(map(repr, task.models[1:]))
-        unused.append(f"models: one is climbed at a time; {others} left out, name another with --models")
-    if task.teacher is not None:
-        unused.append(f"teacher: {task.teacher!r} isn't asked by any rung of this version")
+    others = [name for name in task.models[1:] if hosted(name) is None]
+    if others:
+        listed = ", ".join(map(repr, others))
+        unused.append(f"models: one is climbed at a time; {listed} left out, name another with --models")
+    rivals = [name for name in task.models[1:] if hosted(name) is not None]
+    if len(rivals) > 1:
+        listed = ", ".join(map(repr, rivals[1:]))
+        unused.append(f"models: one hosted model is compared with; {listed} left out")
     if task.data.documents is not None:
         unused.append(f"data.documents: {task.data.documents.name!r} isn't read by any rung of this version")
     return [Finding(check="unused", severity="warn", message=message) for message in unused]

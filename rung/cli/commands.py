@@ -44,6 +44,8 @@ class ClimbChoices:
         sharegpt.
     accept
         Data checks that may find what would block, with commas between; the report keeps that.
+    api_usd
+        The most that hosted models may be paid, in US dollars; by default the task's limits.api_usd, 1.
     """
 
     test: Path | None = None
@@ -57,6 +59,7 @@ class ClimbChoices:
     seed: int | None = None
     format: str = "auto"
     accept: List = ""
+    api_usd: float | None = None
 
 
 def climb(task: Path, /, *, choices: ClimbChoices | None = None) -> None:
@@ -92,6 +95,7 @@ def climb(task: Path, /, *, choices: ClimbChoices | None = None) -> None:
         seed=choices.seed,
         format=choices.format,
         accept=_listed(choices.accept),
+        api_usd=choices.api_usd,
     )
     with Screen() as screen:
         result, run = run_climb(task, options, screen)

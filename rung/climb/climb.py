@@ -24,11 +24,12 @@ from rung.checks.examine import (
 )
 from rung.checks.rows import Prepared, prepare
 from rung.checks.table import Checked, known_names
-from rung.climb import budget, sealed
+from rung.climb import budget, ordering, sealed
 from rung.climb.calibrating import Answered, calibrate
 from rung.climb.curve import Clock, curves, drawn_all, to_come
 from rung.climb.decide import ALPHA, MIN_ROWS, decide, to_beat
 from rung.climb.disagree import disagreements
+from rung.climb.hosted import cap_usd, capped, expected, hosted_models, till_for
 from rung.climb.machine import Watch, describe_machine, versions
 from rung.climb.options import Options, base_model, chosen_rungs, config_of
 from rung.climb.stored import CLIMB_FILE, kept_system, load, load_climb
@@ -47,12 +48,13 @@ from rung.records import (
     RungResult,
     SplitName,
 )
-from rung.rungs.base import WORK_FOLDER, Built, Context, Foreseen, Reporter, Rung
+from rung.rungs.base import WORK_FOLDER, Built, Context, Foreseen, Priced, Reporter, Rung
 from rung.rungs.rival import Rival, rival
 from rung.runs import digest_of, held, open_run, read_json, write_json, write_text
-from rung.scoring.cost import usd_per_1000
+from rung.scoring.cost import tokens_usd, usd_per_1000
 from rung.scoring.notation import score_text
 from rung.system import Pool, System, copy
+from rung.task import Task
 
 RESULT_FILE = "result.json"
 CLOCK_FILE = "clock.json"
@@ -72,6 +74,7 @@ def climb(source: Path, options: Options, reporter: Reporter) -> tuple[Climb, Pa
     chosen = chosen_rungs(options)
     known_names(options.accept)
     prepared = prepare(source, options, reporter)
+    hosted_models(prepared.task)
     for line in prepared.inferred:
         reporter.say(line)
     found = examined(prepared, options.accept, ("rows",), reporter=reporter)
@@ -83,7 +86,7 @@ def climb(source: Path, options: Options, reporter: Reporter) -> tuple[Climb, Pa
     run = options.out or Path("runs") / f"{prepared.task.name}-{digest_of(config)[:8]}"
     resumed = open_run(run, config)
     with held(run):
-        if resumed and _is_complete(run, options):
+        if resumed and _is_complete(run, options, prepared.task):
             reporter.say(f"{run} is complete: nothing was run again")
             return load_climb(run), run
         if resumed:
@@ -91,7 +94,8 @@ def climb(source: Path, options: Options, reporter: Reporter) -> tuple[Climb, Pa
         data, form = prepared.task.data, options.format
         form = form if form != "auto" else data.format
         write_json(run / ROWS_FILE, {"train": str(data.train), "format": form})
-        with Pool(models={model.digest: model}) as pool:
+        till = till_for(prepared.task, options, run)
+        with Pool(models={model.digest: model}, till=till) as pool:
             climbing = _Climbing(prepared, found, model, options, run, pool, reporter, reading_s)
             done = climbing.run(chosen)
         write_text(run / CLIMB_FILE, TypeAdapter(Climb).dump_json(done).decode("utf-8"))
@@ -157,7 +161,7 @@ class _Climbing:
         try:
             results: list[RungResult] = []
             for place, (order, rung) in enumerate(rungs, start=1):
-                later = [rung.name for _, rung in rungs[place:]]
+                later = [r.name for _, r in rungs[place:] if expected(r.name, self.prepared.task)]
                 results.append(self.rung(order, rung, results, later))
             if not self.systems:
                 reasons = "; ".join(f"{r.rung}: {r.failed or r.skipped}" for r in results)
@@ -197,7 +201,7 @@ class _Climbing:
             if result.folder is not None:
                 self.systems[rung.name] = kept_system(self.run_folder / result.folder, folder)
         else:
-            result = self.tried(order, rung, self.context(rung, folder, before, later), later)
+            result = self.tried(order, rung, self.context(rung, folder, before, later), before, later)
             if result.dev is not None:
                 write_text(kept, TypeAdapter(RungResult).dump_json(result).decode("utf-8"))
             self.stop_clock()
@@ -205,7 +209,9 @@ class _Climbing:
             shutil.rmtree(folder / WORK_FOLDER, ignore_errors=True)
         return result
 
-    def tried(self, order: int, rung: Rung, context: Context, later: Sequence[str]) -> RungResult:
+    def tried(
+        self, order: int, rung: Rung, context: Context, before: Sequence[RungResult], later: Sequence[str]
+    ) -> RungResult:
         """Build a rung and score it on dev. What breaks in it fails it alone; a full disk ends the climb."""
         start = time.monotonic() - self.building.get(rung.name, 0.0)
 
@@ -217,6 +223,9 @@ class _Climbing:
         try:
             if reason := rung.skip(context):
                 return RungResult(rung=rung.name, order=order, skipped=reason)
+            if isinstance(rung, Priced):
+                cheaper = ordering.before(before, rung.usd_per_1000(context), context.task)
+                context = replace(context, rival=self.rival(cheaper))
             with Watch(beat) as watch:
                 told, reason = self.foretold(rung, context, later, start)
                 if reason is not None:
@@ -256,6 +265,8 @@ class _Climbing:
             deadline=now - spent + budget.share_s(rung.name, later, left, beside),
             seed=self.prepared.task.seed,
             rival=self.rival(before),
+            built={r.rung: self.systems[r.rung] for r in before if r.rung in self.systems},
+            unlabelled=self.prepared.unlabelled,
         )
 
     def rival(self, before: Sequence[RungResult]) -> Rival | None:
@@ -308,13 +319,21 @@ class _Climbing:
             what=built.what,
             passes=built.passes,
             dev=dev,
-            usd_per_1000=usd_per_1000(dev.seconds_per_answer, self.prepared.task.machine_usd_per_hour),
+            usd_per_1000=self.usd_per_1000(dev, built),
             over_limits=self.over_limits(dev),
             stopped=stopped,
             trials=built.trials,
             parity=built.parity,
             notes=built.notes,
+            price=built.price,
+            spent_usd=built.spent_usd,
         )
+
+    def usd_per_1000(self, dev: Measurement, built: Built) -> float:
+        """What 1,000 answers cost: the machine's time, or a hosted model's tokens."""
+        if built.price is None:
+            return usd_per_1000(dev.seconds_per_answer, self.prepared.task.machine_usd_per_hour)
+        return 1000 * tokens_usd(built.price, dev.prompt_tokens, dev.completion_tokens, dev.cached_tokens)
 
     def rows(self, split: SplitName) -> tuple[Example, ...]:
         """The dev or the test rows."""
@@ -349,19 +368,20 @@ class _Climbing:
 
     def candidates(self, results: Sequence[RungResult], split: SplitName) -> list[Candidate]:
         """The rungs that were measured on one split, as the decision sees them."""
-        measured = [(r, r.dev if split == "dev" else r.test) for r in results]
+        ordered = ordering.in_cost_order(results, self.prepared.task)
+        measured = [(r, r.dev if split == "dev" else r.test) for r in ordered]
         return [
             Candidate(
                 rung=r.rung,
                 system=r.system or "",
-                order=r.order,
+                order=place,
                 measurement=m,
                 usd_per_1000=r.usd_per_1000,
                 build_s=r.build_s,
                 over_limits=r.over_limits,
                 stopped=r.stopped,
             )
-            for r, m in measured
+            for place, (r, m) in enumerate(measured)
             if m is not None
         ]
 
@@ -435,7 +455,7 @@ class _Climbing:
             machine=describe_machine(),
             usd_per_hour=task.machine_usd_per_hour,
             answers_per_month=task.answers_per_month,
-            models=((self.model.name, self.model.digest, self.model.licence),),
+            models=self.models(),
             versions=versions(),
             digests=(
                 ("data", prepared.splits.digest),
@@ -443,7 +463,15 @@ class _Climbing:
             ),
             disagreements=tuple(disagreements(results, prepared.splits.dev)),
             test_peak_mb=self.test_peak_mb,
+            paid_usd=till.spent_usd if (till := self.bench.pool.till) else 0.0,
+            paid_cap_usd=till.cap_usd if till else 0.0,
         )
+
+    def models(self) -> tuple[tuple[str, str, str], ...]:
+        """Name, digest and licence of the base model and of a hosted one."""
+        refs = [s.spec.model for s in self.systems.values() if s.is_hosted and s.spec.model is not None]
+        base = (self.model.name, self.model.digest, self.model.licence)
+        return (base, *((ref.name, ref.digest, ref.licence) for ref in refs))
 
 
 def _with_dev(on_test: Decision, on_dev: Decision, results: Sequence[RungResult]) -> Decision:
@@ -467,10 +495,14 @@ def _with_dev(on_test: Decision, on_dev: Decision, results: Sequence[RungResult]
     )
 
 
-def _is_complete(run: Path, options: Options) -> bool:
-    """Whether the climb is finished, and holds the test scores and the curves that are asked for."""
+def _is_complete(run: Path, options: Options, task: Task) -> bool:
+    """Whether the climb is finished, and holds the test scores and the curves that are asked for.
+
+    One in which a rung ended at the cap of what may be paid isn't where more may be paid now.
+    """
     if not (run / CLIMB_FILE).exists():
         return False
     found = load_climb(run)
     tested = not options.test_all or all(r.dev is None or r.test is not None for r in found.results)
-    return tested and (not options.curve or drawn_all(found))
+    short = capped(found) and cap_usd(task, options) > found.paid_cap_usd
+    return tested and not short and (not options.curve or drawn_all(found))

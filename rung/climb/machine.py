@@ -19,6 +19,7 @@ PACKAGES = (
     "scikit-learn",
     "scipy",
     "numpy",
+    "genai-prices",
 )
 
 

@@ -11,6 +11,7 @@ from rung.errors import ModelError, TaskError
 from rung.models.resolve import Model, resolve
 from rung.rungs import LADDER
 from rung.rungs.base import Reporter, Rung
+from rung.runs import digest_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,7 @@ class Options:
     format: str = "auto"
     accept: tuple[str, ...] = ()
     curve: bool = False
+    api_usd: float | None = None
 
 
 def chosen_rungs(options: Options) -> list[tuple[int, Rung]]:
@@ -56,13 +58,19 @@ def base_model(name: str, reporter: Reporter) -> Model:
 
 
 def config_of(prepared: Prepared, model: Model, options: Options) -> dict:
-    """What decides the outcome of a climb; a run folder is taken up again only under the same."""
+    """What decides the outcome of a climb; a run folder is taken up again only under the same.
+
+    What may be paid isn't part of it: a climb that ended at the cap goes on under a higher one.
+    """
+    unlabelled = {"unlabelled": digest_of([e.id for e in prepared.unlabelled])} if prepared.unlabelled else {}
     return {
-        "task": prepared.task.model_dump(mode="json", by_alias=True, exclude={"data"}),
+        "task": prepared.task.model_dump(
+            mode="json", by_alias=True, exclude={"data": True, "limits": {"api_usd"}}
+        ),
         "data": prepared.splits.digest,
         "model": model.digest,
         "rungs": [rung.name for _, rung in chosen_rungs(options)],
         "budget_s": options.budget_s,
         "rung": __version__,
         "python": platform.python_version_tuple()[:2],
-    }
+    } | unlabelled

@@ -260,10 +260,8 @@ def _example(row: Mapping[str, Any], where: str, format: Format) -> Example:
     output = fields.output
     if isinstance(output, str) and len(output) <= LABEL_CHARS:
         output = _shared(output)
-    nfc = [unicodedata.normalize("NFC", part) if part else None for part in (text, context)]
-    digest = hashlib.sha256(json.dumps(nfc, ensure_ascii=False).encode()).hexdigest()
     return Example(
-        id=digest[:16],
+        id=example_id(text, context),
         input=text,
         output=output,
         context=context,
@@ -274,6 +272,12 @@ def _example(row: Mapping[str, Any], where: str, format: Format) -> Example:
         faults=fields.faults,
         synthetic=is_synthetic(row),
     )
+
+
+def example_id(text: str, context: str | None) -> str:
+    """What names a row: a digest of its input and context in NFC."""
+    nfc = [unicodedata.normalize("NFC", part) if part else None for part in (text, context)]
+    return hashlib.sha256(json.dumps(nfc, ensure_ascii=False).encode()).hexdigest()[:16]
 
 
 @lru_cache(MAX_LABELS)

@@ -1,11 +1,12 @@
 """Engines: what runs a model. `start` makes the one that a spec names."""
 
 from rung.engines.base import Engine, EngineSpec
+from rung.engines.till import Till
 from rung.errors import EngineError
 
 
-def start(spec: EngineSpec) -> Engine:
-    """Start the engine that `spec` names; the caller closes it.
+def start(spec: EngineSpec, till: Till | None = None) -> Engine:
+    """Start the engine that `spec` names; the caller closes it. An endpoint is paid out of the `till`.
 
     An endpoint takes messages: build `endpoint.EndpointEngine` to use its `chat` methods.
     Raises EngineError for an unknown name and when the engine can't start.
@@ -21,7 +22,7 @@ def start(spec: EngineSpec) -> Engine:
     if spec.engine == "endpoint":
         from rung.engines.endpoint import EndpointEngine
 
-        return EndpointEngine(spec)
+        return EndpointEngine(spec, till=till)
     if spec.engine == "fake":
         from rung.engines.fake import FakeEngine
 

@@ -45,7 +45,8 @@ class Completion:
     A truncated answer under a schema is cut earlier and closed with tokens that make it valid: they are
     in `text` and `tokens`, but the model didn't choose them, so `logprob` leaves them out.
     `logprob` is NaN where the engine can't tell. An endpoint names no token ids: `tokens` is empty and
-    `completion_tokens` what it billed.
+    `completion_tokens` what it billed, `cached_tokens` what it had of the prompt, and `reported` the model
+    that it says has answered.
     """
 
     text: str
@@ -56,6 +57,8 @@ class Completion:
     truncated: bool = False
     failure: str | None = None
     completion_tokens: int | None = None
+    cached_tokens: int = 0
+    reported: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,6 +131,8 @@ class Engine(Protocol):
 class EngineSpec:
     """What to start: a `gguf` for llama, a safetensors folder for torch, an `url` and `model` for endpoint.
 
+    The key of an endpoint is what the environment's `key_variable` holds.
+
     `adapter` is a GGUF LoRA for llama, a PEFT folder for torch. `adapters` are GGUF LoRAs that are loaded and
     not applied: each call to llama.cpp names one by its place. `context` is the token limit per request.
     """
@@ -137,6 +142,7 @@ class EngineSpec:
     weights: Path | None = None
     url: str | None = None
     model: str = ""
+    key_variable: str = "OPENAI_API_KEY"
     adapter: Path | None = None
     adapters: tuple[Path, ...] = ()
     context: int = 2048

@@ -3,12 +3,14 @@
 The key is read from an environment variable for each request and appears in no message or record.
 """
 
+import json
 import math
 import os
 import random
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import NoReturn, TypeAlias
 
 import httpx
@@ -18,13 +20,16 @@ from rung.engines.endpoint_wire import (
     chat_url,
     label_schema,
     read_chat,
+    read_label,
     response_format,
     retry_after_s,
     unsupported_parameter,
 )
+from rung.engines.till import Till
 from rung.engines.work import Refused, run_batch
 from rung.errors import EngineError
 from rung.records import Json
+from rung.runs import digest_of
 
 Messages: TypeAlias = Sequence[tuple[str, str]]
 """(role, content) pairs: `system`, `user`, `assistant`."""
@@ -34,12 +39,27 @@ HOPELESS = {401: "refused the key in", 403: "does not allow what was asked with 
 LONGEST_WAIT_S = 60.0
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Draw:
+    """How an answer is drawn, and which draw of several it is: the till keeps each."""
+
+    temperature: float = 0.0
+    number: int = 0
+
+
+GREEDY = Draw()
+REASONING_TOKENS = 4096
+"""Added to the limit of models that think first (those that take `max_completion_tokens` only): their
+thoughts count as part of the answer."""
+
+
 class EndpointEngine:
     """Chat completions from one model behind one URL, at most `spec.parallel` in flight.
 
     A call is tried `attempts` times: again after 429, 5xx, a broken connection, no answer within
     `request_limit_s`, or an answer that isn't JSON, waiting as long as Retry-After says or else
-    `backoff_s` doubled each time, with jitter.
+    `backoff_s` doubled each time, with jitter. No call is made before a Retry-After that another one was
+    given. With a `till`, answers that were paid for are taken from there, and its cap is kept to.
     """
 
     name = "endpoint"
@@ -48,31 +68,34 @@ class EndpointEngine:
         self,
         spec: EngineSpec,
         *,
-        key_variable: str = "OPENAI_API_KEY",
+        till: Till | None = None,
         request_limit_s: float = 120.0,
         attempts: int = 5,
         backoff_s: float = 0.5,
     ):
-        """Nothing is sent yet. Raises EngineError without an URL or a model."""
+        """Nothing is sent yet. Raises EngineError without an URL or a model, or a price for the till."""
         if not spec.url or not spec.model:
             raise EngineError(f"an endpoint needs an URL and a model; got {spec.url!r} and {spec.model!r}")
         self._url = chat_url(spec.url)
         self._place = f"{self._url.host}{self._url.path} ({spec.model})"
         self._model = spec.model
         self._parallel = spec.parallel
-        self._key_variable = key_variable
+        self._key_variable = spec.key_variable
+        self._till = till
+        self._price = till.price(spec.url, spec.model) if till is not None else None
         self._limit_s = request_limit_s
         self._attempts = attempts
         self._backoff_s = backoff_s
         self._unsupported: set[str] = set()
+        self._not_before = 0.0
         self._stopped = threading.Event()
         self._client = httpx.Client(timeout=request_limit_s)
 
     def chat(
-        self, messages: Messages, *, max_tokens: int, schema: Json = None, temperature: float = 0.0
+        self, messages: Messages, *, max_tokens: int, schema: Json = None, draw: Draw = GREEDY
     ) -> Completion:
         """The answer to one conversation; see `chat_many`."""
-        return self.chat_many([messages], max_tokens=max_tokens, schema=schema, temperature=temperature)[0]
+        return self.chat_many([messages], max_tokens=max_tokens, schema=schema, draw=draw)[0]
 
     def chat_many(
         self,
@@ -80,18 +103,19 @@ class EndpointEngine:
         *,
         max_tokens: int,
         schema: Json = None,
-        temperature: float = 0.0,
+        draw: Draw = GREEDY,
         progress: Progress = no_progress,
     ) -> list[Completion]:
         """The answer to each conversation, in order; a call that breaks has `failure` set.
 
-        `schema` goes out as `response_format`; whether it is kept is up to the server. Token counts are
-        those the server bills. Raises EngineError if the key or the model is refused.
+        `schema` goes out as `response_format`; whether it is kept is up to the server, and one that refuses
+        it is asked without. Token counts are those the server bills. Raises EngineError if the key or the
+        model is refused.
         """
         form = None if schema is None else response_format(schema)
 
         def call(messages: Messages) -> Completion:
-            return self._ask(self._body(messages, max_tokens, temperature, form))
+            return self._formed(self._body(messages, max_tokens, draw.temperature), form, draw.number)
 
         return self._run(conversations, call, progress)
 
@@ -101,6 +125,7 @@ class EndpointEngine:
         labels: Sequence[str],
         *,
         max_tokens: int = 64,
+        draw: Draw = GREEDY,
         progress: Progress = no_progress,
     ) -> list[Completion]:
         """For each conversation a completion whose text is one of `labels`, where the answer names one.
@@ -111,15 +136,8 @@ class EndpointEngine:
         form = response_format(label_schema(labels))
 
         def call(messages: Messages) -> Completion:
-            try:
-                if "response_format" not in self._unsupported:
-                    return self._ask(self._body(messages, max_tokens, 0.0, form), labels)
-            except Refused as refusal:
-                if refusal.status not in (400, 404, 422):
-                    raise
-            answer = self._ask(self._body(messages, max_tokens, 0.0, None), labels)
-            self._unsupported.add("response_format")
-            return answer
+            found = self._formed(self._body(messages, max_tokens, draw.temperature), form, draw.number)
+            return replace(found, text=read_label(found.text, labels))
 
         return self._run(conversations, call, progress)
 
@@ -186,30 +204,60 @@ class EndpointEngine:
             interrupt=self.close,
         )
 
-    def _body(self, messages: Messages, max_tokens: int, temperature: float, form: Json) -> dict[str, Json]:
-        body: dict[str, Json] = {
+    def _body(self, messages: Messages, max_tokens: int, temperature: float) -> dict[str, Json]:
+        return {
             "model": self._model,
             "messages": [{"role": role, "content": content} for role, content in messages],
             "max_tokens": max_tokens,
             "temperature": temperature,
         }
-        return body if form is None else {**body, "response_format": form}
 
-    def _ask(self, body: dict[str, Json], labels: Sequence[str] = ()) -> Completion:
+    def _formed(self, body: dict[str, Json], form: Json, draw: int) -> Completion:
+        """The answer in a form; without it where the server takes none."""
+        if form is None:
+            return self._ask(body, draw)
+        try:
+            if "response_format" not in self._unsupported:
+                return self._ask({**body, "response_format": form}, draw)
+        except Refused as refusal:
+            if refusal.status not in (400, 404, 422):
+                raise
+        answer = self._ask(body, draw)
+        self._unsupported.add("response_format")
+        return answer
+
+    def _ask(self, body: dict[str, Json], draw: int) -> Completion:
+        """One conversation's answer, paid for once. Raises EngineError at the till's cap."""
+        if self._till is None or self._price is None:
+            return self._tried(body)
+        asked = digest_of([str(self._url), body, draw])
+        if (known := self._till.known(asked)) is not None:
+            return known
+        most = int(str(body["max_tokens"])) + REASONING_TOKENS * ("max_tokens" in self._unsupported)
+        with self._till.reserved(self._price, len(json.dumps(body)), most):
+            answer = self._tried(body)
+            self._till.keep(asked, self._model, answer, self._price)
+        return answer
+
+    def _tried(self, body: dict[str, Json]) -> Completion:
         """One conversation's answer, after as many tries as are allowed. `latency_s` is of the last try."""
         reason = ""
         tried = 0
         while True:
             tried += 1
+            self._stopped.wait(max(0.0, self._not_before - time.monotonic()))
             start = time.perf_counter()
             # Unseeded: no result depends on it, and clients with one seed would retry in step.
             wait_s = self._backoff_s * 2 ** (tried - 1) * random.SystemRandom().uniform(0.5, 1.5)
             try:
                 response = self._send(body)
                 if response.status_code not in RETRIED:
-                    return read_chat(response.json(), time.perf_counter() - start, labels)
+                    return read_chat(response.json(), time.perf_counter() - start)
                 reason = self._said(response)
-                wait_s = retry_after_s(response.headers.get("retry-after")) or wait_s
+                told_s = retry_after_s(response.headers.get("retry-after"))
+                if told_s is not None and told_s <= LONGEST_WAIT_S:
+                    self._not_before = max(self._not_before, time.monotonic() + told_s)
+                wait_s = told_s or wait_s
             except httpx.TimeoutException:
                 reason = f"no answer within {self._limit_s:g} s"
             except httpx.TransportError as error:
@@ -250,7 +298,7 @@ class EndpointEngine:
         if "temperature" in self._unsupported:
             del body["temperature"]
         if "max_tokens" in self._unsupported:
-            body["max_completion_tokens"] = body.pop("max_tokens")
+            body["max_completion_tokens"] = int(str(body.pop("max_tokens"))) + REASONING_TOKENS
         return body
 
     def _said(self, response: httpx.Response) -> str:

@@ -9,7 +9,6 @@ from email.utils import parsedate_to_datetime
 import httpx
 
 from rung.engines.base import Completion
-from rung.engines.work import Refused
 from rung.errors import EngineError
 from rung.records import Json
 
@@ -55,26 +54,35 @@ def read_label(text: str, labels: Sequence[str]) -> str:
     return (exact or found or [text])[0]
 
 
-def read_chat(answer: Mapping, latency_s: float, labels: Sequence[str]) -> Completion:
-    """The completion in a server's answer.
+def read_chat(answer: Mapping, latency_s: float) -> Completion:
+    """The completion in a server's answer; one that holds no text has a `failure`, and may be billed.
 
-    Raises Refused where it holds no text; KeyError, IndexError, TypeError or ValueError where it isn't one.
+    KeyError, IndexError, TypeError or ValueError where it isn't one.
     """
     choice = answer["choices"][0]
     text = dict(choice["message"]).get("content")
     reason = choice.get("finish_reason")
-    if not isinstance(text, str) or reason == "content_filter":
-        raise Refused(f"the model gave no text (finish reason {reason!r})")
+    silent = not isinstance(text, str) or not text and reason == "length" or reason == "content_filter"
     usage = answer.get("usage") or {}
+    prompt_tokens = int(usage.get("prompt_tokens") or 0)
     return Completion(
-        text=read_label(text, labels) if labels else text,
+        text="" if silent else text,
         tokens=(),
         logprob=math.nan,
-        prompt_tokens=int(usage.get("prompt_tokens", 0)),
+        prompt_tokens=prompt_tokens,
         latency_s=latency_s,
         truncated=reason == "length",
-        completion_tokens=int(usage.get("completion_tokens", 0)),
+        failure=f"the model gave no text (finish reason {reason!r})" if silent else None,
+        completion_tokens=int(usage.get("completion_tokens") or 0),
+        cached_tokens=min(prompt_tokens, _cached(usage)),
+        reported=str(answer.get("model") or ""),
     )
+
+
+def _cached(usage: Mapping) -> int:
+    """Tokens of the prompt that the server had already; 0 where it doesn't say."""
+    details = usage.get("prompt_tokens_details")
+    return int(details.get("cached_tokens") or 0) if isinstance(details, Mapping) else 0
 
 
 def unsupported_parameter(response: httpx.Response) -> str:

@@ -1,9 +1,11 @@
 """The adaptation ladder, cheapest rung first. This tuple is the only list of rungs."""
 
+from rung.rungs.api import Api
 from rung.rungs.base import Rung
+from rung.rungs.distill import Distill
 from rung.rungs.few_shot import FewShot
 from rung.rungs.head import Head
 from rung.rungs.prompt import Prompt
 from rung.rungs.sft import Sft
 
-LADDER: tuple[Rung, ...] = (Head(), Prompt(), FewShot(), Sft())
+LADDER: tuple[Rung, ...] = (Head(), Prompt(), FewShot(), Sft(), Distill(), Api())

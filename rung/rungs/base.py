@@ -2,8 +2,8 @@
 
 import re
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -12,7 +12,7 @@ import numpy as np
 from rung import evaluate
 from rung.evaluate import Bench
 from rung.models.resolve import Model
-from rung.records import Example, Json, Measurement, OutputKind, Parity, Trial
+from rung.records import Example, Json, Measurement, OutputKind, Parity, TokenPrice, Trial
 from rung.rungs.rival import Rival
 from rung.runs import append_jsonl, read_jsonl, writing
 from rung.scoring.scorers import SCORERS
@@ -52,7 +52,8 @@ class Context:
 
     The test rows aren't here: no rung can look at them. `too_long` are the ids of rows that no prompt
     of the model can hold. `folder` is the rung's own and outlives it; what lies in `work` is thrown
-    away once the rung is done. `rival` is the rung to beat.
+    away once the rung is done. `rival` is the rung to beat, `built` are the Systems of the rungs below, by
+    rung name. `unlabelled` are inputs without outputs, none of them like a dev or a test row.
     """
 
     task: Task
@@ -66,6 +67,8 @@ class Context:
     deadline: float
     seed: int
     rival: Rival | None = None
+    built: Mapping[str, System] = field(default_factory=dict)
+    unlabelled: tuple[Example, ...] = ()
 
     @property
     def pool(self) -> Pool:
@@ -173,6 +176,7 @@ class Built:
     """What a rung made: its System, in a few words what it is, and what was tried on the way.
 
     `passes` say how often a tune went through its training rows; None where that is no matter of time.
+    `price` is that of a hosted model which answers; `spent_usd` was paid to one for building.
     """
 
     system: System
@@ -181,6 +185,8 @@ class Built:
     trials: tuple[Trial, ...] = ()
     notes: tuple[str, ...] = ()
     parity: Parity | None = None
+    price: TokenPrice | None = None
+    spent_usd: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,6 +226,15 @@ class Foreseen(Protocol):
 
         Raises RungError where it can't be built.
         """
+        ...
+
+
+@runtime_checkable
+class Priced(Protocol):
+    """A rung whose answers are paid by the token, and that can tell beforehand what they will cost."""
+
+    def usd_per_1000(self, context: Context) -> float:
+        """About what 1,000 answers will cost; nothing is asked for that."""
         ...
 
 

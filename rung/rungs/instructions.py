@@ -30,7 +30,7 @@ EXAMPLES_SHOW_IT = "Answer in the way of the examples."
 def instructions(context: Context) -> dict[str, str]:
     """Named instructions for the task, the plainest first."""
     about = context.task.about.strip() if context.task.about else ""
-    listed = _what_to_answer(context)
+    listed = what_to_answer(context)
     plain = " ".join(part for part in (about or JOBS[context.kind], listed) if part)
     strict = f"{plain} Reply with the answer alone, without any explanation."
     return {"plain": plain, "strict": strict}
@@ -119,7 +119,8 @@ def spec_for(context: Context, rung: str, *, instruction: str | None, answer: An
     )
 
 
-def _what_to_answer(context: Context) -> str:
+def what_to_answer(context: Context) -> str:
+    """What an answer may be, in words; nothing for text, and for labels that are too many to list."""
     if context.kind == "label":
         if len(context.labels) > LONGEST_LIST:
             return ""

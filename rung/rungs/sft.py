@@ -46,7 +46,7 @@ class Sft:
         """By the first steps of the tune and a few answers; as long as dev goes on rising."""
         from rung.rungs.tuning import foresee
 
-        forms, plan = _planned(context)
+        forms, plan = _planned(context, self.name)
         tuning_s, closing_s = foresee(context, forms, plan)
         seconds = tuning_s + closing_s + RESERVE_USED * plan.reserve_s
         return Outlook(seconds=seconds, low_s=seconds, high_s=seconds, least_s=closing_s)
@@ -56,30 +56,35 @@ class Sft:
 
         Raises TrainingError where there's no time, the tune collapses or its engines don't agree.
         """
-        from rung.rungs.tuning import tune
-
-        forms, plan = _planned(context)
-        outcome = tune(context, forms, plan)
-        system, parity, note = settled_system(context, forms[outcome.form], outcome.adapter)
-        whole = context.measure(system, context.dev, "sft, all dev rows")
-        final = Trial(
-            name="the System made of it",
-            score=whole.score,
-            n=len(whole.predictions),
-            seconds=whole.seconds_per_answer * len(whole.predictions),
-            chosen=True,
-        )
-        return Built(
-            system=system,
-            what=outcome.what,
-            passes=outcome.passes,
-            trials=(*outcome.trials, final),
-            notes=(*outcome.notes, note),
-            parity=parity,
-        )
+        return tuned(context, self.name)
 
 
-def _planned(context: Context) -> tuple[dict[str, Spec], "Plan"]:
+def tuned(context: Context, rung: str) -> Built:
+    """A tune on the context's training rows, as the System of a rung. Raises TrainingError as `Sft.build`."""
+    from rung.rungs.tuning import tune
+
+    forms, plan = _planned(context, rung)
+    outcome = tune(context, forms, plan)
+    system, parity, note = settled_system(context, forms[outcome.form], outcome.adapter)
+    whole = context.measure(system, context.dev, f"{rung}, all dev rows")
+    final = Trial(
+        name="the System made of it",
+        score=whole.score,
+        n=len(whole.predictions),
+        seconds=whole.seconds_per_answer * len(whole.predictions),
+        chosen=True,
+    )
+    return Built(
+        system=system,
+        what=outcome.what,
+        passes=outcome.passes,
+        trials=(*outcome.trials, final),
+        notes=(*outcome.notes, note),
+        parity=parity,
+    )
+
+
+def _planned(context: Context, rung: str) -> tuple[dict[str, Spec], "Plan"]:
     """What is to be trained, and in how many seconds. Raises TrainingError where those are too few."""
     from rung.rungs.tune import Plan
 
@@ -96,13 +101,13 @@ def _planned(context: Context) -> tuple[dict[str, Spec], "Plan"]:
         )
     context.pool.close()  # the engines of the rungs before hold gigabytes that a tune can use
     plan = Plan(folder=context.work / "training", budget_s=seconds, reserve_s=reserve, seed=context.seed)
-    return answer_forms(context), plan
+    return answer_forms(context, rung), plan
 
 
-def answer_forms(context: Context) -> dict[str, Spec]:
+def answer_forms(context: Context, rung: str = "sft") -> dict[str, Spec]:
     """The Specs to try by name: for labels one-token codes and their words, else the answer as it is."""
     base = Spec(
-        rung="sft",
+        rung=rung,
         task=context.task.name,
         kind=context.kind,
         labels=context.labels,

@@ -157,7 +157,7 @@ class Tune(AbstractContextManager["Tune"]):
         ticks: list[Tick] = []
         if trainer.step >= until:
             return ticks
-        bar = self.context.reporter.begin(f"sft: {arm.name}", until, trainer.step)
+        bar = self.context.reporter.begin(f"{self.specs[arm.form].rung}: {arm.name}", until, trainer.step)
         smooth: float | None = None
         try:
             for tick in trainer.run(until, decay=decay):
@@ -178,7 +178,7 @@ class Tune(AbstractContextManager["Tune"]):
         spec = self.specs[arm.form]
         prompts = prompts_for(spec, self.chat, rows, [[] for _ in rows])
         reporter = self.context.reporter
-        bar = reporter.begin(f"sft: {arm.name} on {len(rows)} dev rows", len(rows))
+        bar = reporter.begin(f"{spec.rung}: {arm.name} on {len(rows)} dev rows", len(rows))
         start = time.perf_counter()
         try:
             return ask(spec, self.chat, self.engine, prompts, lambda done, _: reporter.advance(bar, done))

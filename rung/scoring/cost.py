@@ -1,19 +1,29 @@
 """What answers cost: plain arithmetic on US dollars, seconds and tokens."""
 
+import math
+
+from rung.records import TokenPrice
+
+HOURS_A_MONTH = 365.25 * 24 / 12
+AMORTISED_MONTHS = 12
+"""Over which the cost of building is spread."""
+
 
 def usd_per_1000(seconds_per_answer: float, usd_per_hour: float) -> float:
     """The price of 1,000 answers on a machine rented by the hour."""
     return 1000 * seconds_per_answer / 3600 * usd_per_hour
 
 
-def usd_per_1000_by_token(
-    prompt_tokens: float, completion_tokens: float, usd_per_m_prompt: float, usd_per_m_completion: float
+def tokens_usd(
+    price: TokenPrice, prompt_tokens: float, completion_tokens: float, cached_tokens: float
 ) -> float:
-    """The price of 1,000 answers where tokens are paid for.
-
-    Tokens are means per answer; prices are US dollars per million tokens.
-    """
-    return 1000 * (prompt_tokens * usd_per_m_prompt + completion_tokens * usd_per_m_completion) / 1e6
+    """What so many tokens cost; the cached ones are among those of the prompt."""
+    fresh = prompt_tokens - cached_tokens
+    return (
+        fresh * price.input_usd_per_m
+        + cached_tokens * price.cached_input_usd_per_m
+        + completion_tokens * price.output_usd_per_m
+    ) / 1e6
 
 
 def per_1000_correct(usd_per_1000_answers: float, share_correct: float) -> float | None:
@@ -34,3 +44,39 @@ def break_even_answers(
         return None
     answers = (build_usd_b - build_usd_a) / saved_per_answer
     return answers if answers > 0 else None
+
+
+def monthly_usd(requests: float, usd_per_1000_answers: float, build_usd: float = 0.0) -> float:
+    """A month's answers, and a month's share of what building cost."""
+    return requests * usd_per_1000_answers / 1000 + build_usd / AMORTISED_MONTHS
+
+
+def break_even_requests(
+    build_usd: float, usd_per_1000_local: float, usd_per_1000_hosted: float
+) -> float | None:
+    """Requests a month from which on local answers cost less than hosted ones; None where they never do.
+
+    Local ones are paid by the time that they take, and for building a month's share. 0 where that is nothing.
+    """
+    saved = (usd_per_1000_hosted - usd_per_1000_local) / 1000
+    return build_usd / AMORTISED_MONTHS / saved if saved > 0 else None
+
+
+def break_even_rented(
+    build_usd: float, seconds_per_answer: float, usd_per_hour: float, usd_per_1000_hosted: float
+) -> float | None:
+    """The same where local answers come from machines that are rented all month, as many as they need.
+
+    k machines answer k·capacity requests and cost k months of rent. Hosted answers cost as much from
+    (k·rent + build) / price on; the first k for which that is no more than k·capacity has the break-even.
+    None where one machine's capacity costs less hosted than its rent. Above the break-even a machine more
+    can for a while cost more again.
+    """
+    rent, share = HOURS_A_MONTH * usd_per_hour, build_usd / AMORTISED_MONTHS
+    price = usd_per_1000_hosted / 1000
+    capacity = HOURS_A_MONTH * 3600 / seconds_per_answer
+    spare = price * capacity - rent
+    if price <= 0 or spare < 0 or (spare == 0 and share > 0):
+        return None
+    machines = max(1, math.ceil(share / spare)) if spare > 0 else 1
+    return max((machines * rent + share) / price, (machines - 1) * capacity)

@@ -86,6 +86,7 @@ def measurement(
         memory_mb=timing.memory_mb,
         prompt_tokens=sum(answers[at].prompt_tokens for at in kept) / len(kept),
         completion_tokens=sum(answers[at].completion_tokens for at in kept) / len(kept),
+        cached_tokens=sum(answers[at].cached_tokens for at in kept) / len(kept),
     )
 
 

@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from rung.errors import TaskError
-from rung.task.model import DataFiles, Limits, Output, Task
+from rung.task.model import DataFiles, Limits, Output, Prices, Task
 from rung.task.outputs import read_json, shown
 from rung.task.schemas import check_schema
 
@@ -22,6 +22,7 @@ MODELS: dict[tuple[str, ...], type[BaseModel]] = {
     ("data",): DataFiles,
     ("output",): Output,
     ("limits",): Limits,
+    ("prices",): Prices,
 }
 
 
@@ -75,7 +76,7 @@ def load_task(path: Path, *, test: Path | None = None) -> Task:
         task = Task.model_validate(given, context={"folder": file.parent.absolute()})
     except ValidationError as error:
         raise TaskError("\n".join(_fault(file, fault) for fault in error.errors())) from error
-    for key in ("train", "test", "documents"):
+    for key in ("train", "test", "documents", "unlabelled"):
         named: Path | None = getattr(task.data, key)
         if named is not None and not named.exists():
             raise TaskError(f"{file}: data.{key}: no such file: {str(named)!r}{_near(named)}")

@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from rung.records import MetricName, OutputKind
+from rung.records import MetricName, OutputKind, TokenPrice
 from rung.task.outputs import shown
 
 DataFormat = Literal[
@@ -87,6 +87,9 @@ class DataFiles(_Frozen):
     documents: FilePath | None = Field(
         default=None, description="Documents that answers may be looked up in."
     )
+    unlabelled: FilePath | None = Field(
+        default=None, description="Inputs without outputs, for a teacher to answer; for the rung distill."
+    )
     format: DataFormat = Field(default="auto", description="How a row is written; auto: seen from the rows.")
 
 
@@ -142,6 +145,29 @@ class Limits(_Frozen):
         default=None, gt=0, description="95th percentile of the answer time, milliseconds."
     )
     memory_mb: float | None = Field(default=None, gt=0, description="Memory that the weights take, MiB.")
+    api_usd: float = Field(
+        default=1.0, ge=0, description="What a climb may pay to hosted models in all, US dollars."
+    )
+
+
+class Prices(_Frozen):
+    """What a hosted model's tokens cost."""
+
+    input_usd_per_m: float = Field(ge=0, description="A million tokens of prompts, US dollars.")
+    output_usd_per_m: float = Field(ge=0, description="A million tokens of answers, US dollars.")
+    cached_input_usd_per_m: float | None = Field(
+        default=None, ge=0, description="A million cached tokens of prompts; left out: as others."
+    )
+
+    @property
+    def per_token(self) -> TokenPrice:
+        """As the record that costs are worked out with."""
+        cached = self.cached_input_usd_per_m
+        return TokenPrice(
+            input_usd_per_m=self.input_usd_per_m,
+            output_usd_per_m=self.output_usd_per_m,
+            cached_input_usd_per_m=self.input_usd_per_m if cached is None else cached,
+        )
 
 
 class Task(_Frozen):
@@ -159,9 +185,16 @@ class Task(_Frozen):
     models: Annotated[tuple[str, ...], BeforeValidator(_one_or_many)] = Field(
         default=("smollm2-135m",),
         min_length=1,
-        description="The model to climb on: catalog name, hub id, folder or .gguf; of several the first.",
+        description="The model to climb on: catalog name, hub id, folder or .gguf; of several the first. A "
+        "hosted one after it is compared with: openai:NAME, anthropic:NAME or openai:NAME@URL.",
     )
-    teacher: str | None = Field(default=None, description="A bigger model whose answers may be learned from.")
+    teacher: str | None = Field(
+        default=None,
+        description="A bigger model whose answers may be learned from: one named as in models, or a System.",
+    )
+    prices: Prices | None = Field(
+        default=None, description="What the hosted models' tokens cost, where no price list knows them."
+    )
     limits: Limits = Field(default_factory=Limits, description="What a System must keep to.")
     volume: Annotated[str, BeforeValidator(_volume_text), WithJsonSchema(_VOLUME_SCHEMA)] = Field(
         default="100000/month", description="Answers per day, month or year; a bare number is per month."

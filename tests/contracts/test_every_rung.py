@@ -17,6 +17,7 @@ from tests.fixtures_climb import (
     opened,
     write_rows,
 )
+from tests.fixtures_hosted import Hosted, as_asked, beside, unlabelled
 
 EMBEDDING = {"head", "few_shot"}
 """Rungs that need the weights of the embedding model."""
@@ -37,12 +38,44 @@ SKIPS = {
         "none of the .* rows fits": lambda c: replace(c, too_long=every_id(c)),
         "49 training rows; tuning needs at least 50": lambda c: replace(c, train=c.train[:49]),
     },
+    "distill": {
+        "no teacher is named": lambda c: with_task(c, teacher=None),
+        "none of the .* rows fits": lambda c: replace(c, too_long=every_id(c)),
+        "no inputs for the teacher.*rung synth": lambda c: replace(c, unlabelled=()),
+        "49 rows and inputs; tuning needs at least 50": lambda c: replace(
+            c, train=c.train[:9], unlabelled=c.unlabelled[:40]
+        ),
+        "OPENAI_API_KEY isn't set": lambda c: with_task(c, teacher="openai:gpt-5-mini"),
+        "the price of .* isn't known": lambda c: without_prices(c),
+    },
+    "api": {
+        "no hosted model is named": lambda c: with_task(c, models=c.task.models[:1]),
+        "ANTHROPIC_API_KEY isn't set": lambda c: with_task(c, models=("x", "anthropic:claude-haiku-4-5")),
+        "the price of .* isn't known": lambda c: without_prices(c),
+        r"would cost about \$0.0.* more and \$0.0000 of \$0 are left": lambda c: without_money(c),
+    },
 }
 
 
 def with_kind(context: Context, kind) -> Context:
     output = context.task.output.model_copy(update={"kind": kind})
     return replace(context, task=context.task.model_copy(update={"output": output}))
+
+
+def with_task(context: Context, **changes) -> Context:
+    return replace(context, task=context.task.model_copy(update=changes))
+
+
+def without_prices(context: Context) -> Context:
+    assert context.pool.till is not None
+    context.pool.till = replace(context.pool.till, prices={})
+    return context
+
+
+def without_money(context: Context) -> Context:
+    assert context.pool.till is not None
+    context.pool.till = replace(context.pool.till, cap_usd=0.0)
+    return context
 
 
 def every_id(context: Context) -> frozenset[str]:
@@ -58,14 +91,26 @@ def tiny(tmp_path_factory):
     return make_tiny_gguf(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
 
 
-@pytest.fixture
-def context(tiny, tmp_path):
-    with opened(tiny, write_rows(tmp_path / "topics.jsonl", label_rows(ROWS)), tmp_path) as found:
+@pytest.fixture(scope="module")
+def server():
+    with Hosted(as_asked) as found:
         yield found
 
 
+@pytest.fixture(autouse=True)
+def no_keys(monkeypatch):
+    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "RUNG_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def context(tiny, tmp_path, server):
+    with opened(tiny, write_rows(tmp_path / "topics.jsonl", label_rows(ROWS)), tmp_path) as found:
+        yield beside(found, server, tmp_path, unlabelled(40))
+
+
 @pytest.fixture(scope="module")
-def built(tiny, tmp_path_factory):
+def built(tiny, tmp_path_factory, server):
     """Each rung built once for each kind of output; the context that it was built in stays open."""
     kept = {}
     stack = []
@@ -75,7 +120,8 @@ def built(tiny, tmp_path_factory):
             folder = tmp_path_factory.mktemp(f"{rung.name}-{kind}")
             opening = opened(tiny, write_rows(folder / "topics.jsonl", TASKS[kind](ROWS)), folder)
             stack.append(opening)
-            context = opening.__enter__()
+            inputs = unlabelled(40, context=kind == "text")
+            context = beside(opening.__enter__(), server, folder, inputs)
             kept[rung.name, kind] = (context, rung.build(context))
         return kept[rung.name, kind]
 
@@ -84,8 +130,8 @@ def built(tiny, tmp_path_factory):
         opening.__exit__(None, None, None)
 
 
-def test_the_ladder_has_four_rungs_cheapest_first():
-    assert [rung.name for rung in LADDER] == ["head", "prompt", "few_shot", "sft"]
+def test_the_ladder_has_six_rungs_cheapest_first():
+    assert [rung.name for rung in LADDER] == ["head", "prompt", "few_shot", "sft", "distill", "api"]
     assert SKIPS.keys() == {rung.name for rung in LADDER}
 
 
@@ -93,7 +139,7 @@ def test_a_rung_is_given_no_test_rows():
     held = {field.name: field.type for field in fields(Context)}
     assert held.keys() == {
         *("task", "train", "dev", "too_long", "model", "folder", "bench", "reporter", "deadline", "seed"),
-        "rival",
+        *("rival", "built", "unlabelled"),
     }
     assert Splits not in held.values()
 
@@ -147,13 +193,15 @@ def test_a_system_that_is_loaded_again_gives_the_same_answers(rung, built):
 
 
 @pytest.mark.parametrize("rung", RUNGS)
-def test_the_same_rows_and_seed_make_the_same_system_once_the_clock_has_spoken(rung, built, tiny, tmp_path):
+def test_the_same_rows_and_seed_make_the_same_system_once_the_clock_has_spoken(
+    rung, built, tiny, tmp_path, server
+):
     context, made = built(rung, "label")
     path = write_rows(tmp_path / "topics.jsonl", label_rows(ROWS))
     with opened(tiny, path, tmp_path) as fresh:
         fresh.folder.mkdir()
         shutil.copy(context.folder / SETTLED_FILE, fresh.folder)
-        again = rung.build(fresh)
+        again = rung.build(beside(fresh, server, tmp_path, context.unlabelled))
     assert again.system.digest == made.system.digest
     assert [(t.name, t.score, t.n, t.chosen) for t in again.trials] == [
         (t.name, t.score, t.n, t.chosen) for t in made.trials

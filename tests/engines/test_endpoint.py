@@ -11,7 +11,7 @@ import pytest
 
 from rung.engines import start
 from rung.engines.base import EngineSpec, Request
-from rung.engines.endpoint import EndpointEngine
+from rung.engines.endpoint import REASONING_TOKENS, Draw, EndpointEngine
 from rung.engines.endpoint_wire import chat_url, read_label, retry_after_s
 from rung.engines.llama_process import Child
 from rung.errors import EngineError
@@ -106,7 +106,7 @@ def engine(server) -> Iterator[EndpointEngine]:
 
 def test_a_conversation_goes_out_as_the_protocol_has_it_and_usage_comes_back(server, engine):
     schema = {"type": "object"}
-    answer = engine.chat(ASK, max_tokens=9, schema=schema, temperature=0.5)
+    answer = engine.chat(ASK, max_tokens=9, schema=schema, draw=Draw(temperature=0.5))
     (sent,) = server.seen
     assert sent["path"] == "/v1/chat/completions"
     assert sent["messages"] == [{"role": role, "content": content} for role, content in ASK]
@@ -206,8 +206,8 @@ def test_a_key_that_the_server_repeats_is_taken_out_of_the_failure(server, engin
 
 def test_without_a_key_none_is_sent_and_the_message_names_the_variable(server, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY")
-    spec = EngineSpec(engine="endpoint", url=server.url, model="tiny")
-    engine = EndpointEngine(spec, key_variable="MY_KEY")
+    spec = EngineSpec(engine="endpoint", url=server.url, model="tiny", key_variable="MY_KEY")
+    engine = EndpointEngine(spec)
     server.script = [(200, reply("fine"), {}), (401, {}, {})]
     assert engine.chat(ASK, max_tokens=9).text == "fine"
     assert server.keys == [None]
@@ -236,7 +236,7 @@ def test_a_model_that_takes_the_newer_parameters_only_gets_them(server, engine):
     server.script = [unsupported("temperature"), (200, reply("two"), {})]
     assert engine.chat(ASK, max_tokens=9).text == "two"
     assert engine.chat(ASK, max_tokens=9).text == "two"
-    assert server.seen[-1]["max_completion_tokens"] == 9
+    assert server.seen[-1]["max_completion_tokens"] == 9 + REASONING_TOKENS
     assert not server.seen[-1].keys() & {"max_tokens", "temperature"}
     assert len(server.seen) == 5
 
@@ -355,8 +355,8 @@ def test_an_unknown_engine_is_answered_with_the_known_ones():
 def test_a_real_server_answers_chats_and_labels(monkeypatch):
     child = Child(llama_spec(), request_limit_s=30)
     monkeypatch.setenv("LOCAL_KEY", child.key)
-    spec = EngineSpec(engine="endpoint", url=child.address, model="any", parallel=2)
-    engine = EndpointEngine(spec, key_variable="LOCAL_KEY")
+    spec = EngineSpec(engine="endpoint", url=child.address, model="any", parallel=2, key_variable="LOCAL_KEY")
+    engine = EndpointEngine(spec)
     france, six = engine.chat_many(
         [[("user", "What is the capital of France?")], [("user", "Say six words about rain.")]], max_tokens=20
     )

@@ -2,9 +2,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rung.scoring.cost import break_even_answers, per_1000_correct, usd_per_1000, usd_per_1000_by_token
+from rung.records import TokenPrice
+from rung.scoring.cost import (
+    HOURS_A_MONTH,
+    break_even_answers,
+    break_even_rented,
+    break_even_requests,
+    monthly_usd,
+    per_1000_correct,
+    tokens_usd,
+    usd_per_1000,
+)
 
 usd = st.floats(0, 1e4)
+PRICE = TokenPrice(input_usd_per_m=0.25, output_usd_per_m=2.0, cached_input_usd_per_m=0.025)
 
 
 def test_machine_time_is_paid_by_the_hour():
@@ -13,7 +24,12 @@ def test_machine_time_is_paid_by_the_hour():
 
 
 def test_tokens_are_paid_by_the_million():
-    assert usd_per_1000_by_token(500, 20, 0.25, 2.0) == pytest.approx(0.125 + 0.04)
+    assert 1000 * tokens_usd(PRICE, 500, 20, 0) == pytest.approx(0.125 + 0.04)
+
+
+def test_cached_tokens_of_a_prompt_have_a_price_of_their_own():
+    assert tokens_usd(PRICE, 1e6, 0, 1e6) == pytest.approx(0.025)
+    assert tokens_usd(PRICE, 1e6, 0, 4e5) == pytest.approx(0.6 * 0.25 + 0.4 * 0.025)
 
 
 def test_correct_answers_cost_more_the_rarer_they_are():
@@ -40,3 +56,50 @@ def test_at_break_even_the_bills_are_equal(build_a, run_a, build_b, run_b):
         assert answers > 0
         bills = build_a + answers * run_a / 1000, build_b + answers * run_b / 1000
         assert bills[0] == pytest.approx(bills[1], rel=1e-6, abs=1e-6)
+
+
+def test_a_tune_of_12_dollars_pays_from_the_month_on_that_saves_one():
+    assert break_even_requests(12.0, 1.0, 3.0) == pytest.approx(500)
+    assert break_even_requests(0.0, 1.0, 3.0) == 0
+    assert break_even_requests(12.0, 3.0, 3.0) is None
+
+
+def test_a_machine_that_is_on_all_month_has_to_earn_its_rent():
+    rent = HOURS_A_MONTH * 0.1
+    assert break_even_rented(0.0, 0.1, 0.1, 1.0) == pytest.approx(rent * 1000)
+    # A machine's whole capacity of 100 s each costs less hosted than its rent.
+    assert break_even_rented(0.0, 100.0, 0.1, 1.0) is None
+    assert break_even_rented(0.0, 0.1, 0.1, 0.0) is None
+
+
+@settings(deadline=None)
+@given(st.floats(0, 1e3), st.floats(0, 10), st.floats(0, 10))
+def test_at_break_even_a_month_costs_the_same_here_and_there(build, here, there):
+    requests = break_even_requests(build, here, there)
+    if requests is None:
+        assert monthly_usd(1e9, here, build) >= monthly_usd(1e9, there)
+    elif requests < 1e12:
+        assert monthly_usd(requests, here, build) == pytest.approx(
+            monthly_usd(requests, there), rel=1e-6, abs=1e-6
+        )
+        assert monthly_usd(2 * requests + 1, here, build) <= monthly_usd(2 * requests + 1, there)
+
+
+@settings(deadline=None)
+@given(st.floats(0, 500), st.floats(0.05, 60), st.floats(0.01, 2), st.floats(0.001, 20))
+def test_the_rented_break_even_is_the_first_volume_at_which_a_step_of_rent_is_no_dearer(
+    build, answer_s, hourly, price
+):
+    capacity = HOURS_A_MONTH * 3600 / answer_s
+    found = break_even_rented(build, answer_s, hourly, price)
+    # The oracle: machine by machine, whether hosted answers cost as much at the end of what they can answer.
+    first = None
+    for machines in range(1, 2000):
+        here = machines * HOURS_A_MONTH * hourly + build / 12
+        if price * machines * capacity / 1000 >= here:
+            first = max(1000 * here / price, (machines - 1) * capacity)
+            break
+    if first is None:
+        assert found is None or found > 1999 * capacity * 0.999
+    else:
+        assert found == pytest.approx(first, rel=1e-9)

@@ -1,0 +1,49 @@
+"""What a climb pays to hosted models: who they are, what they cost, and how much that may be in all."""
+
+from pathlib import Path
+
+from rung.climb.options import Options
+from rung.engines.till import Till
+from rung.errors import TaskError
+from rung.models.hosted import Hosted
+from rung.records import Climb
+from rung.rungs.api import prices, rival_of
+from rung.rungs.teacher import hosted_teacher
+from rung.task import Task
+
+PAID_FILE = "paid.jsonl"
+CAP_OPTION = "--api-usd"
+
+
+def hosted_models(task: Task) -> tuple[Hosted, ...]:
+    """The hosted models that a task names. Raises RungError for half a name."""
+    return tuple(model for model in (rival_of(task), hosted_teacher(task)) if model is not None)
+
+
+def expected(rung: str, task: Task) -> bool:
+    """Whether the task names what a rung needs: one that it doesn't is kept no time for."""
+    wants = {"distill": task.teacher, "api": rival_of(task)}
+    return wants.get(rung, True) is not None
+
+
+def cap_usd(task: Task, options: Options) -> float:
+    """What may be paid, in US dollars. Raises TaskError for less than nothing."""
+    if options.api_usd is None:
+        return task.limits.api_usd
+    if options.api_usd < 0:
+        raise TaskError(f"{CAP_OPTION} {options.api_usd:g}: give the most that may be paid, in US dollars")
+    return options.api_usd
+
+
+def till_for(task: Task, options: Options, run: Path) -> Till | None:
+    """The till of a climb, with what it paid before; None where no hosted model is named."""
+    models = hosted_models(task)
+    if not models:
+        return None
+    return Till(run / PAID_FILE, cap_usd(task, options), prices(task, models))
+
+
+def capped(found: Climb) -> bool:
+    """Whether a rung of a finished climb ended at the cap."""
+    said = [text for r in found.results for text in (r.skipped, r.failed, *r.notes) if text]
+    return any(CAP_OPTION in text for text in said)

@@ -1,0 +1,40 @@
+"""Where a hosted model stands in the order of cost: by what it costs a month at the task's volume.
+
+The rungs of this machine keep the ladder's order. A hosted one comes after the last of them that costs no
+more a month, building included as a twelfth of it: at a small volume that may be before a tune.
+"""
+
+from collections.abc import Sequence
+
+from rung.records import RungResult
+from rung.scoring.cost import monthly_usd
+from rung.task import Task
+
+
+def build_usd(result: RungResult, usd_per_hour: float) -> float:
+    """What building a rung cost: this machine's time, and what a hosted model was paid for it."""
+    return result.build_s / 3600 * usd_per_hour + result.spent_usd
+
+
+def month_usd(result: RungResult, task: Task) -> float:
+    """What a rung's answers cost a month at the task's volume, and a month's share of building it."""
+    built = 0.0 if result.price is not None else build_usd(result, task.machine_usd_per_hour)
+    return monthly_usd(task.answers_per_month, result.usd_per_1000, built)
+
+
+def before(results: Sequence[RungResult], usd_per_1000: float, task: Task) -> list[RungResult]:
+    """The measured local rungs that a hosted model of this price comes after, in the ladder's order."""
+    local = sorted((r for r in results if r.dev and r.price is None), key=lambda r: r.order)
+    month = monthly_usd(task.answers_per_month, usd_per_1000)
+    places = [place for place, one in enumerate(local, start=1) if month_usd(one, task) <= month]
+    return local[: max(places, default=0)]
+
+
+def in_cost_order(results: Sequence[RungResult], task: Task) -> list[RungResult]:
+    """The results in the order in which the decision walks up: the cheapest first."""
+    found = sorted((r for r in results if r.price is None), key=lambda r: r.order)
+    for one in sorted((r for r in results if r.price is not None), key=lambda r: r.order):
+        cheaper = before(found, one.usd_per_1000, task)
+        last = max((found.index(r) for r in cheaper), default=-1) if one.dev else len(found) - 1
+        found.insert(last + 1, one)
+    return found

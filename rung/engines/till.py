@@ -1,0 +1,90 @@
+"""The till: what hosted models were paid, answer by answer, and a cap that no call may pass.
+
+Every answer that was paid for is on disk before it is used, so that none is paid for twice, whenever the
+program is killed. A call is made only where what it could cost still fits under the cap.
+"""
+
+import math
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from rung.engines.base import Completion
+from rung.errors import EngineError
+from rung.records import TokenPrice
+from rung.runs import append_jsonl, read_jsonl
+from rung.scoring.cost import tokens_usd
+
+BYTES_A_TOKEN = 3
+"""Fewer than English has (about 4): what a call could cost is put rather too high."""
+
+
+@dataclass
+class Till:
+    """Answers of hosted models by what was asked, in one append-only file. For several threads at once.
+
+    `prices` go by (URL, model), `spent_on` by the model alone. Raises RunError where the file is damaged.
+    """
+
+    path: Path
+    cap_usd: float
+    prices: Mapping[tuple[str, str], TokenPrice]
+    spent_usd: float = field(init=False, default=0.0)
+    spent_on: dict[str, float] = field(init=False, default_factory=dict)
+    _known: dict[str, Completion] = field(init=False, default_factory=dict)
+    _reserved_usd: float = field(init=False, default=0.0)
+    _lock: threading.Lock = field(init=False, default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        for line in read_jsonl(self.path):
+            self._known[line["asked"]] = Completion(**line["answer"], tokens=(), logprob=math.nan)
+            self._count(line["model"], line["usd"])
+
+    @property
+    def answers(self) -> int:
+        """How many were paid for."""
+        return len(self._known)
+
+    def price(self, url: str, model: str) -> TokenPrice:
+        """Raises EngineError where the price isn't known: nothing is bought at one."""
+        if (url, model) not in self.prices:
+            raise EngineError(f"the price of {model!r} isn't known; give it as `prices` in task.yaml")
+        return self.prices[url, model]
+
+    def known(self, asked: str) -> Completion | None:
+        """The answer to this request, where it was paid for."""
+        return self._known.get(asked)
+
+    @contextmanager
+    def reserved(self, price: TokenPrice, prompt_bytes: int, max_tokens: int) -> Iterator[None]:
+        """Put aside what a call may cost while it is made. Raises EngineError where the cap forbids it."""
+        most = tokens_usd(price, prompt_bytes / BYTES_A_TOKEN, max_tokens, 0)
+        with self._lock:
+            if self.spent_usd + self._reserved_usd + most > self.cap_usd:
+                raise EngineError(
+                    f"${self.spent_usd:.4f} was paid for {self.answers:,} answers of hosted models, and one "
+                    f"more could pass the cap of ${self.cap_usd:g}; they are kept: raise --api-usd and run "
+                    "the same command again"
+                )
+            self._reserved_usd += most
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._reserved_usd -= most
+
+    def keep(self, asked: str, model: str, answer: Completion, price: TokenPrice) -> None:
+        """Write down an answer and what it cost. Raises RunError where it can't be written."""
+        usd = tokens_usd(price, answer.prompt_tokens, answer.completion_tokens or 0, answer.cached_tokens)
+        # NaN, which a hosted model's log-probability is, has no place in JSON.
+        fields = {k: v for k, v in asdict(answer).items() if k not in ("tokens", "logprob")}
+        with self._lock:
+            append_jsonl(self.path, [{"asked": asked, "model": model, "usd": usd, "answer": fields}])
+            self._known[asked] = answer
+            self._count(model, usd)
+
+    def _count(self, model: str, usd: float) -> None:
+        self.spent_usd += usd
+        self.spent_on[model] = self.spent_on.get(model, 0.0) + usd

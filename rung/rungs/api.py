@@ -1,0 +1,221 @@
+"""A big hosted model, asked with the best prompt of the rungs below, and priced by the token."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rung.errors import EngineError
+from rung.hosted import complete, hosted_engine_spec, hosted_ref
+from rung.models.hosted import Hosted, hosted
+from rung.records import Example, TokenPrice, Trial
+from rung.rungs.base import Built, Context
+from rung.rungs.instructions import LONGEST_ANSWER, instructions, longest_target, what_to_answer
+from rung.scoring.cost import tokens_usd
+from rung.scoring.prices import listed_price
+from rung.scoring.scorers import SCORERS
+from rung.spec import AnswerSpec, ShotSpec, Spec
+from rung.system import SHOTS_FILE, VECTORS_FILE, Sources, System, save
+from rung.task import Task
+from rung.wording import messages
+
+PROMPTED = ("prompt", "few_shot", "optimise")
+"""The rungs whose prompt another model can be given as it is."""
+SAMPLE_ROWS = 20
+"""Dev rows by which the cost is foretold."""
+MORE_TOKENS = 24
+"""Of an answer over the longest training one: other tokenizers, and what stands around a label in JSON."""
+
+
+class Api:
+    """Learns nothing: it shows what a month of somebody else's model buys."""
+
+    name = "api"
+
+    def skip(self, context: Context) -> str | None:
+        """A model has to be named, its key set and its price known, and the dev rows have to fit the cap."""
+        model = rival_of(context.task)
+        if model is None:
+            return "no hosted model is named; add one after the first of `models`, such as openai:gpt-5-mini"
+        return cannot_pay(context, model, lambda: self.usd_per_1000(context) * len(context.dev) / 1000)
+
+    def usd_per_1000(self, context: Context) -> float:
+        """By the prompts of a few dev rows and the training answers, in the base model's tokens."""
+        model = rival_of(context.task)
+        assert model is not None, "the rung applies"
+        given = prompting(context)
+        return 1000 * foretold_usd(context, price_of(context, model), given)
+
+    def build(self, context: Context) -> Built:
+        """Ask the model the dev rows. Raises EngineError where it can't be asked or the cap is reached."""
+        model = rival_of(context.task)
+        assert model is not None, "the rung applies"
+        price, given = price_of(context, model), prompting(context)
+        about = foretold_usd(context, price, given) * len(context.dev)
+        context.reporter.say(
+            f"api: about ${about:.4f} for {len(context.dev):,} answers of {model.model}; {paid_text(context)}"
+        )
+        system = hosted_system(context, model, given, "api")
+        found = context.measure(system, context.dev, f"api, {model.model}")
+        spent = len(found.predictions) * tokens_usd(
+            price, found.prompt_tokens, found.completion_tokens, found.cached_tokens
+        )
+        trial = Trial(
+            name=f"{model.model}, {given.shown}",
+            score=found.score,
+            n=len(found.predictions),
+            seconds=found.seconds_per_answer * len(found.predictions),
+            chosen=True,
+        )
+        reported = system.spec.model.digest if system.spec.model is not None else ""
+        notes = (
+            f"prompt: {given.shown}",
+            f"answered by {reported.removeprefix('endpoint:')}: no digest names its weights",
+            f"a million tokens of prompts cost ${price.input_usd_per_m:g} "
+            f"(${price.cached_input_usd_per_m:g} cached), of answers ${price.output_usd_per_m:g}; the dev "
+            f"rows cost ${spent:.4f}, foretold ${about:.4f}",
+        )
+        return Built(
+            system=system, what=f"{model.given}, {given.shown}", trials=(trial,), notes=notes, price=price
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompting:
+    """An instruction with worked examples, in files; `system` is the local System that they come from."""
+
+    instruction: str
+    shots: ShotSpec
+    files: Sources
+    shown: str
+    system: System | None = None
+
+
+def rival_of(task: Task) -> Hosted | None:
+    """The hosted model that the task names beside its base model. Raises ModelError for half a name."""
+    return next((found for name in task.models[1:] if (found := hosted(name))), None)
+
+
+def prices(task: Task, models: Sequence[Hosted]) -> dict[tuple[str, str], TokenPrice]:
+    """The known price of each hosted model by (URL, model): the task's own, else a listed one."""
+    given = task.prices and task.prices.per_token
+    found = {(m.url, m.model): given or listed_price(m.model, m.url) for m in models}
+    return {place: price for place, price in found.items() if price is not None}
+
+
+def price_of(context: Context, model: Hosted) -> TokenPrice:
+    """Raises EngineError where nothing may be paid, or the price isn't known."""
+    if context.pool.till is None:
+        raise EngineError(f"{model.given!r} is asked in climbs only, where a cap holds")
+    return context.pool.till.price(model.url, model.model)
+
+
+def cannot_pay(context: Context, model: Hosted, foretold: Callable[[], float]) -> str | None:
+    """Why a hosted model can't be asked: no key, no price, or less money left than `foretold` dollars."""
+    if model.key_missing:
+        return f"{model.given} can't be asked: {model.key_variable} isn't set in the environment"
+    till = context.pool.till
+    if till is None or (model.url, model.model) not in till.prices:
+        return (
+            f"the price of {model.given} isn't known; give it in task.yaml as prices: {{input_usd_per_m: …, "
+            "output_usd_per_m: …, cached_input_usd_per_m: …}"
+        )
+    more = foretold() - till.spent_on.get(model.model, 0.0)
+    left = till.cap_usd - till.spent_usd
+    if more > left:
+        return (
+            f"{model.given} would cost about ${more:.4f} more and ${max(0.0, left):.4f} of "
+            f"${till.cap_usd:g} are left to pay; raise --api-usd, or choose by fewer rows with --dev-rows"
+        )
+    return None
+
+
+def paid_text(context: Context) -> str:
+    """What was paid so far and may be, in words."""
+    till = context.pool.till
+    assert till is not None, "what is paid for has a till"
+    return f"${till.spent_usd:.4f} of ${till.cap_usd:g} were paid so far"
+
+
+def prompting(context: Context) -> Prompting:
+    """The best prompt of the rungs below by the dev rows that all of them answered; else the plainest one."""
+    known = {name: system for name, system in context.built.items() if name in PROMPTED}
+    best = _best(context, list(known.values()))
+    if best is None:
+        return Prompting(
+            instruction=instructions(context)["plain"],
+            shots=ShotSpec(),
+            files={},
+            shown="the plain instruction",
+        )
+    asked = what_to_answer(context)
+    told = best.spec.instruction or ""
+    # A small model is held to the labels by its engine; a hosted one may know them from the prompt alone.
+    instruction = told if asked in told else f"{told} {asked}"
+    files = {name: best.folder / name for name in (SHOTS_FILE, VECTORS_FILE) if name in best.spec.files}
+    return Prompting(
+        instruction=instruction.strip(),
+        shots=best.spec.shots,
+        files=files,
+        shown=f"the prompt of {best.spec.rung}",
+        system=best,
+    )
+
+
+def foretold_usd(context: Context, price: TokenPrice, given: Prompting) -> float:
+    """About what one answer costs, none of its prompt cached, and no thoughts before it."""
+    rows = context.dev[:SAMPLE_ROWS]
+    chat = context.pool.chat(context.model)
+    if given.system is not None:
+        prompts = given.system.prompts(rows, context.pool)
+    else:
+        prompts = [chat.render(messages(given.instruction, row)) for row in rows]
+    answers = [len(chat.answer_ids(context.target(e))) for e in context.train[:SAMPLE_ROWS]]
+    return tokens_usd(price, sum(map(len, prompts)) / len(prompts), sum(answers) / len(answers), 0)
+
+
+def hosted_system(context: Context, model: Hosted, given: Prompting, rung: str) -> System:
+    """A hosted model with a prompt as a System, named after what the server says that it is."""
+    form = "schema" if context.kind in ("label", "json") else "free"
+    spec = Spec(
+        rung=rung,
+        task=context.task.name,
+        kind=context.kind,
+        labels=context.labels,
+        schema_=context.task.output.json_schema if context.kind == "json" else None,
+        engine="endpoint",
+        model=hosted_ref(model, ""),
+        instruction=given.instruction,
+        shots=given.shots,
+        answer=AnswerSpec(
+            form=form, max_tokens=min(LONGEST_ANSWER, 2 * longest_target(context) + MORE_TOKENS)
+        ),
+        vectors=context.vectors_ref if given.shots.choice == "nearest" else None,
+    )
+    said = context.settled("reported model", lambda: reported(context, spec, model))
+    spec = spec.model_copy(update={"model": hosted_ref(model, str(said))})
+    return save(context.work / f"hosted-{rung}", spec, given.files)
+
+
+def reported(context: Context, spec: Spec, model: Hosted) -> str:
+    """What the server calls the model that answers a dev row. Raises EngineError where none does."""
+    engine = context.pool.engine(hosted_engine_spec(model))
+    row: Example = context.dev[0]
+    (found,) = complete(spec.model_copy(update={"model": None}), engine, [row], [[]])
+    if found.failure is not None:
+        raise EngineError(found.failure)
+    return found.reported
+
+
+def _best(context: Context, systems: Sequence[System]) -> System | None:
+    """The System with the best score on the dev rows that all answered; of equal ones the first."""
+    kept = [context.bench.store.load(system.digest) for system in systems]
+    rows = [e for e in context.dev if all(e.id in one for one in kept)]
+    if not systems or not rows:
+        return systems[0] if systems else None
+    scorer = SCORERS[context.bench.metric]
+
+    def value(place: int) -> float:
+        answers = [kept[place][e.id].answer for e in rows]
+        values = [a.value if a.failure is None else None for a in answers]
+        return context.sign * scorer.summary(values, [e.output for e in rows])
+
+    return systems[max(range(len(systems)), key=value)]

@@ -1,0 +1,190 @@
+"""Distillation: a teacher's verified answers on inputs that have none, then the tune on those rows too."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from rung import evaluate
+from rung.errors import TrainingError
+from rung.records import Example, Measurement
+from rung.rungs.api import cannot_pay, foretold_usd, paid_text, price_of, prompting
+from rung.rungs.base import Built, Context, no_room
+from rung.rungs.sft import FEWEST_ROWS, tuned
+from rung.rungs.teacher import CHUNK_ROWS, DRAWS, drawn, draws_of, hosted_teacher, teacher_system
+from rung.rungs.verified import verified, verified_by_gold
+from rung.scoring.notation import score_text
+from rung.scoring.scorers import SCORERS
+from rung.system import System
+
+MOST_ASKED = 2000
+"""Inputs, however many there are."""
+FEWEST_ASKED = 20
+SCORED_ROWS = 100
+"""Dev rows by which a teacher is told to be better or worse than its student."""
+TEACHING_SHARE = 0.5
+"""Of the rung's time, and of the money that is left, that the teacher may take."""
+
+
+class Distill:
+    """Learns what a bigger model knows, as far as its answers can be checked."""
+
+    name = "distill"
+
+    def skip(self, context: Context) -> str | None:
+        """A teacher and inputs for it are needed, and rows enough for a tune."""
+        if context.task.teacher is None:
+            return "no teacher is named: `teacher` in task.yaml takes a hosted model, a local one or a System"
+        if reason := no_room(context, learns=True):
+            return reason
+        rows = inputs(context)
+        if not rows:
+            return (
+                f"no inputs for the teacher: an answer that agrees with a training row's {context.kind} is "
+                "that row again; give inputs without outputs as data.unlabelled (`rung synth` writes some)"
+            )
+        if len(context.train) + len(rows) < FEWEST_ROWS:
+            return f"{len(context.train) + len(rows)} rows and inputs; tuning needs at least {FEWEST_ROWS}"
+        model = hosted_teacher(context.task)
+        return model and cannot_pay(context, model, lambda: self._answer_usd(context) * FEWEST_ASKED)
+
+    def build(self, context: Context) -> Built:
+        """Ask, verify, tune. Raises TrainingError where no answer holds, and as a tune does."""
+        teacher = teacher_system(context, str(context.task.teacher))
+        scored = self._scored(context, teacher)
+        taught = teach(context, teacher, self._affordable(context, teacher))
+        spent = _paid_usd(context)
+        context.reporter.say(f"distill: {taught.said}")
+        if not taught.rows:
+            raise TrainingError(f"the teacher taught nothing: {taught.said}")
+        made = tuned(replace(context, train=(*context.train, *taught.rows)), self.name)
+        notes = (
+            f"teacher {context.task.teacher}: {taught.said}",
+            *((f"the teacher was paid ${spent:.4f}",) if spent else ()),
+            *compared(context, scored, made.system),
+            *made.notes,
+        )
+        what = (
+            f"{len(taught.rows):,} rows of {context.task.teacher} beside {len(context.train):,}; {made.what}"
+        )
+        return replace(made, what=what, notes=notes, spent_usd=spent)
+
+    def _answer_usd(self, context: Context) -> float:
+        """About what the draws for one input cost; 0 for a teacher of this machine."""
+        model = hosted_teacher(context.task)
+        if model is None:
+            return 0.0
+        return DRAWS * foretold_usd(context, price_of(context, model), prompting(context))
+
+    def _affordable(self, context: Context, teacher: System) -> tuple[Example, ...]:
+        """The inputs to ask: as many as the teacher's share of the money pays for. Settled once."""
+        rows = inputs(context)
+
+        def count() -> int:
+            usd, till = self._answer_usd(context), context.pool.till
+            if not usd or till is None:
+                return len(rows)
+            left = TEACHING_SHARE * max(0.0, till.cap_usd - till.spent_usd)
+            return min(len(rows), int(left / usd))
+
+        fits = context.settled(f"inputs to ask {teacher.digest}", count)
+        assert isinstance(fits, int), "written by this function"
+        if self._answer_usd(context):
+            about = self._answer_usd(context) * fits
+            context.reporter.say(f"distill: about ${about:.4f} for {fits:,} inputs; {paid_text(context)}")
+        return rows[:fits]
+
+    def _scored(self, context: Context, teacher: System) -> Measurement:
+        """The teacher on the first dev rows."""
+        rows = context.dev[:SCORED_ROWS]
+        bar = context.reporter.begin(f"the teacher on {len(rows)} dev rows", len(rows))
+        try:
+            return evaluate.measure(
+                teacher,
+                rows,
+                context.bench,
+                split="dev",
+                on_done=lambda done, _: context.reporter.advance(bar, done),
+            )
+        finally:
+            context.reporter.end(bar)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taught:
+    """Verified rows, how many inputs were asked, and how many were dropped for which reason."""
+
+    rows: tuple[Example, ...]
+    asked: int
+    dropped: Counter[str]
+
+    @property
+    def said(self) -> str:
+        """In a sentence."""
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(self.dropped.items()))
+        lost = f"; dropped: {reasons}" if reasons else ""
+        return f"{self.asked:,} inputs asked, {len(self.rows):,} answers kept{lost}"
+
+
+def inputs(context: Context) -> tuple[Example, ...]:
+    """What the teacher is asked: inputs without outputs, else training rows to be said in other words."""
+    if context.unlabelled:
+        return context.unlabelled[:MOST_ASKED]
+    return context.train[:MOST_ASKED] if context.bench.metric == "rouge_l" else ()
+
+
+def teach(context: Context, teacher: System, rows: Sequence[Example]) -> Taught:
+    """Synthetic rows of the teacher's answers that stand up to checking, as far as time allows."""
+    kept_s = context.settled("seconds kept for the tune", lambda: (1 - TEACHING_SHARE) * context.seconds_left)
+    assert isinstance(kept_s, (int, float)), "written by this function"
+    dropped: Counter[str] = Counter()
+    found: list[Example] = []
+    asked = 0
+    bar = context.reporter.begin("the teacher answers", len(rows))
+    try:
+        for first in range(0, len(rows), CHUNK_ROWS):
+            if first and not context.in_time(f"teaching from input {first}", kept_s):
+                break
+            chunk = rows[first : first + CHUNK_ROWS]
+            draws = [drawn(context, teacher, chunk, number) for number in range(draws_of(teacher))]
+            asked += len(chunk)
+            for row, answers in zip(chunk, zip(*draws, strict=True), strict=True):
+                if row.output is None:
+                    kept = verified(answers, context.kind)
+                else:
+                    kept = verified_by_gold(answers, row.output, context.bench.metric)
+                if kept.reason is None:
+                    found.append(replace(row, id=f"{row.id}-taught", output=kept.value, synthetic=True))
+                else:
+                    dropped[kept.reason] += 1
+            context.reporter.advance(bar, asked)
+    finally:
+        context.reporter.end(bar)
+    return Taught(rows=tuple(found), asked=asked, dropped=dropped)
+
+
+def compared(context: Context, teacher: Measurement, student: System) -> tuple[str, ...]:
+    """The teacher's dev score beside those of its student and of the tune without it, on the same rows."""
+    rows = {e.id: e for e in context.dev[:SCORED_ROWS]}
+    told = [f"the teacher scores {score_text(teacher.score, teacher.metric)} on {teacher.n:,} dev rows"]
+    others = {"the student": student} | {n: s for n, s in context.built.items() if n == "sft"}
+    worse = False
+    for name, system in others.items():
+        kept = context.bench.store.load(system.digest)
+        both = [p for p in teacher.predictions if p.example_id in kept and p.score is not None]
+        held = [p for p in both if kept[p.example_id].answer.failure is None]
+        if not held:
+            continue
+        targets = [rows[p.example_id].output for p in held]
+        scorer = SCORERS[teacher.metric]
+        ours = scorer.summary([kept[p.example_id].answer.value for p in held], targets)
+        theirs = scorer.summary([p.answer.value for p in held], targets)
+        told.append(f"{name} {score_text(ours, teacher.metric)} on {len(held):,} of the same")
+        worse |= context.sign * theirs < context.sign * ours
+    said = "; ".join(told)
+    return (f"{said}: the teacher is worse than what it teaches" if worse else said,)
+
+
+def _paid_usd(context: Context) -> float:
+    """What a hosted teacher was paid, before a restart too."""
+    model, till = hosted_teacher(context.task), context.pool.till
+    return 0.0 if model is None or till is None else till.spent_on.get(model.model, 0.0)

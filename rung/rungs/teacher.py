@@ -1,0 +1,115 @@
+"""A teacher: a hosted model, a larger local one or a System, as a System that answers the task's inputs."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rung.engines.endpoint import Draw
+from rung.errors import TaskError
+from rung.hosted import hosted_of
+from rung.models.catalog import entry_named
+from rung.models.hosted import Hosted, hosted
+from rung.models.resolve import resolve
+from rung.records import Answer, Example
+from rung.registry import resolve_system
+from rung.rungs.api import hosted_system, prompting
+from rung.rungs.base import Context
+from rung.rungs.instructions import answer_spec
+from rung.spec import Spec
+from rung.system import SPEC_FILE, System, answer_of_completion, ref_to, request_for, save
+from rung.task import Task
+
+TEMPERATURE = 0.7
+DRAWS = 3
+"""Of each input, where the teacher writes: two of them at least must agree."""
+CHUNK_ROWS = 32
+"""Asked together: so many rows' draws are lost at most when the program is killed."""
+
+
+def hosted_teacher(task: Task) -> Hosted | None:
+    """The hosted model that teaches, as itself or in a System. Raises RungError for a teacher that isn't."""
+    if task.teacher is None or (found := hosted(task.teacher)) is not None:
+        return found if task.teacher is not None else None
+    if is_model(task.teacher):
+        return None
+    spec = System.load(resolve_system(task.teacher)).spec
+    return hosted_of(spec.model) if spec.engine == "endpoint" and spec.model is not None else None
+
+
+def is_model(name: str) -> bool:
+    """Whether a local model is named: of the catalog, a hub (`hf:`), a .gguf file or a folder of weights."""
+    path = Path(name).expanduser()
+    return (
+        entry_named(name) is not None
+        or name.startswith("hf:")
+        or path.suffix == ".gguf"
+        or (path.is_dir() and not (path / SPEC_FILE).is_file())
+    )
+
+
+def teacher_system(context: Context, name: str) -> System:
+    """The teacher with the best prompt of the rungs below; a System is taken as it is.
+
+    Raises TaskError for a System that answers something else.
+    """
+    if (model := hosted(name)) is not None:
+        return hosted_system(context, model, prompting(context), "teacher")
+    if not is_model(name):
+        return _fitting(context, System.load(resolve_system(name)), name)
+    given, local = prompting(context), resolve(name)
+    context.pool.models[local.digest] = local
+    spec = Spec(
+        rung="teacher",
+        task=context.task.name,
+        kind=context.kind,
+        labels=context.labels,
+        schema_=context.task.output.json_schema if context.kind == "json" else None,
+        engine="llama" if local.gguf is not None else "torch",
+        model=ref_to(local, name),
+        instruction=given.instruction,
+        shots=given.shots,
+        answer=answer_spec(context, constrained=True),
+        vectors=context.vectors_ref if given.shots.choice == "nearest" else None,
+    )
+    return save(context.work / "teacher", spec, given.files)
+
+
+def draws_of(system: System) -> int:
+    """How often each input is asked: once where labels are chosen with their probabilities."""
+    return 1 if system.has_probabilities else DRAWS
+
+
+def drawn(context: Context, system: System, rows: Sequence[Example], number: int) -> list[Answer]:
+    """The `number`th draw of the teacher for each row, kept on disk: none is asked twice."""
+    key = f"{system.digest}-draw{number}"
+    store = context.bench.store
+    known = store.load(key)
+    missing = [row for row in rows if row.id not in known]
+    if missing:
+        given = _ask(context, system, missing, number)
+        store.append(key, list(zip(missing, given, strict=True)), sum(a.latency_s for a in given))
+        known = store.load(key)
+    return [known[row.id].answer for row in rows]
+
+
+def _ask(context: Context, system: System, rows: Sequence[Example], number: int) -> list[Answer]:
+    pool = context.pool
+    if system.has_probabilities:
+        return system.answer(rows, pool)
+    if system.is_hosted:
+        return system.hosted_answers(rows, pool, Draw(temperature=TEMPERATURE, number=number))
+    chat = system.chat(pool)
+    asked = [request_for(system.spec, chat, prompt) for prompt in system.prompts(rows, pool)]
+    seed = context.seed + number
+    warm = [replace(request, temperature=TEMPERATURE, seed=seed) for request in asked]
+    return [answer_of_completion(system.spec, found) for found in system.open(pool).generate(warm)]
+
+
+def _fitting(context: Context, system: System, name: str) -> System:
+    spec = system.spec
+    if spec.kind != context.kind or (spec.kind == "label" and set(spec.labels) != set(context.labels)):
+        raise TaskError(
+            f"teacher: the System {name!r} answers {spec.task!r} with a {spec.kind} of its own, not as this "
+            f"task wants; name one that was made for a task with the same answers"
+        )
+    return system
