@@ -21,6 +21,8 @@ from tests.fixtures_climb import TOPICS, label_rows
 KEY = "sk-test-51Hx9dQyzTq0very-secret"
 PRICES = Prices(input_usd_per_m=1.0, output_usd_per_m=4.0, cached_input_usd_per_m=0.1)
 MODEL = "oracle-2026-01-01"
+TOKENS_A_WORD = 4
+"""About as many as the tiny model has."""
 
 Fault = tuple[int, Any, dict[str, str]]
 """Status, body (JSON, or text as it is, or seconds to wait before dying) and headers of one answer."""
@@ -83,15 +85,15 @@ class Hosted(AbstractContextManager["Hosted"]):
         self.name = f"openai:oracle@{self.url}"
 
     def completion(self, body: dict) -> dict:
-        """Usage counts words, so that what was paid can be counted apart from the program."""
+        """Usage is counted in words, so that what was paid can be counted apart from the program."""
         text = self.says(body["messages"][-1]["content"], body)
-        prompt = sum(len(turn["content"].split()) for turn in body["messages"])
+        prompt = TOKENS_A_WORD * sum(len(turn["content"].split()) for turn in body["messages"])
         return {
             "model": self.reports,
             "choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
             "usage": {
                 "prompt_tokens": prompt,
-                "completion_tokens": len(text.split()),
+                "completion_tokens": TOKENS_A_WORD * len(text.split()),
                 "prompt_tokens_details": {"cached_tokens": prompt // 4},
             },
         }

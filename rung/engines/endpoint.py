@@ -37,6 +37,8 @@ Messages: TypeAlias = Sequence[tuple[str, str]]
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 HOPELESS = {401: "refused the key in", 403: "does not allow what was asked with the key in"}
 LONGEST_WAIT_S = 60.0
+BACKOFF_S = 0.5
+"""Before the second try, doubled before each further one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,8 +60,8 @@ class EndpointEngine:
 
     A call is tried `attempts` times: again after 429, 5xx, a broken connection, no answer within
     `request_limit_s`, or an answer that isn't JSON, waiting as long as Retry-After says or else
-    `backoff_s` doubled each time, with jitter. No call is made before a Retry-After that another one was
-    given. With a `till`, answers that were paid for are taken from there, and its cap is kept to.
+    `backoff_s` (BACKOFF_S) doubled each time, with jitter. No call is made before a Retry-After that another
+    one was given. With a `till`, answers that were paid for are taken from there, and its cap is kept to.
     """
 
     name = "endpoint"
@@ -71,7 +73,7 @@ class EndpointEngine:
         till: Till | None = None,
         request_limit_s: float = 120.0,
         attempts: int = 5,
-        backoff_s: float = 0.5,
+        backoff_s: float | None = None,
     ):
         """Nothing is sent yet. Raises EngineError without an URL or a model, or a price for the till."""
         if not spec.url or not spec.model:
@@ -85,7 +87,7 @@ class EndpointEngine:
         self._price = till.price(spec.url, spec.model) if till is not None else None
         self._limit_s = request_limit_s
         self._attempts = attempts
-        self._backoff_s = backoff_s
+        self._backoff_s = BACKOFF_S if backoff_s is None else backoff_s
         self._unsupported: set[str] = set()
         self._not_before = 0.0
         self._stopped = threading.Event()

@@ -35,7 +35,7 @@ def options(tiny, tmp_path) -> Options:
 
 
 def no_engine(monkeypatch):
-    def refuse(spec):
+    def refuse(spec, till=None):
         raise AssertionError(f"an engine was started: {spec.engine}")
 
     monkeypatch.setattr("rung.system.start", refuse)
@@ -189,7 +189,7 @@ def test_a_rung_that_fails_fails_alone_and_is_shown(task, options, monkeypatch):
 def test_a_rung_whose_system_breaks_on_dev_fails_alone(task, options, monkeypatch):
     names = with_ladder(monkeypatch, Always("one"), Always("two", breaks=True))
 
-    def refuse(spec):
+    def refuse(spec, till=None):
         raise EngineError("no engine starts")
 
     monkeypatch.setattr("rung.system.start", refuse)
