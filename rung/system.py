@@ -53,10 +53,7 @@ Index: TypeAlias = tuple[list[Shot], np.ndarray | None]
 
 @dataclass
 class Pool(AbstractContextManager["Pool"]):
-    """Engines, tokenisers and models that several Systems share while they are open.
-
-    Hosted models are paid out of the `till`, where there is one.
-    """
+    """Engines, tokenisers and models that open Systems share. Hosted ones are paid out of the `till`."""
 
     threads: int = 0
     parallel: int = 8
@@ -208,17 +205,24 @@ class System:
         """Whether somebody else's model answers, through an endpoint."""
         return self.spec.engine == "endpoint"
 
+    @property
+    def ref(self) -> ModelRef:
+        """How the Spec names the base model. Raises SystemFolderError where it names none."""
+        if self.spec.model is None:
+            raise SystemFolderError(f"the System of rung {self.spec.rung!r} names no base model; climb again")
+        return self.spec.model
+
     def hosted_answers(
         self, examples: Sequence[Example], pool: Pool, draw: Draw = GREEDY, progress: Progress = no_progress
     ) -> list[Answer]:
         """What a hosted model answers. Raises EngineError if it refuses the key, or the till is shut."""
-        shots = self._shots(examples, pool)
-        found = complete(self.spec, self.open(pool), examples, shots, draw=draw, progress=progress)
+        told = self._shots(examples, pool)
+        found = complete(self.spec, self.open(pool), examples, told, draw=draw, progress=progress)
         return [answer_of_completion(self.spec, one) for one in found]
 
     def model(self, pool: Pool) -> Model:
         """The base model. Raises SystemFolderError where the System has none, or other weights lie there."""
-        return pool.model(_model_of(self.spec))
+        return pool.model(self.ref)
 
     def chat(self, pool: Pool) -> Chat:
         """How the base model is talked to."""
@@ -252,7 +256,7 @@ class System:
     def engine_spec(self, pool: Pool) -> EngineSpec:
         """What that engine is; equal ones are one engine."""
         if self.is_hosted:
-            return hosted_engine_spec(hosted_of(_model_of(self.spec)))
+            return hosted_engine_spec(hosted_of(self.ref))
         model = self.model(pool)
         if self.spec.engine == "torch":
             return EngineSpec(
@@ -420,12 +424,6 @@ def candidates(spec: Spec, chat: Chat) -> list[tuple[int, ...]]:
     if spec.answer.form == "codes":
         return [(code,) for code in spec.answer.codes]
     return [chat.answer_ids(text, spec.style) for text in label_texts(spec.labels)]
-
-
-def _model_of(spec: Spec) -> ModelRef:
-    if spec.model is None:
-        raise SystemFolderError(f"the System of rung {spec.rung!r} names no base model; climb again")
-    return spec.model
 
 
 def ask(

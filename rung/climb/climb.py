@@ -29,7 +29,7 @@ from rung.climb.calibrating import Answered, calibrate
 from rung.climb.curve import Clock, curves, drawn_all, to_come
 from rung.climb.decide import ALPHA, MIN_ROWS, decide, to_beat
 from rung.climb.disagree import disagreements
-from rung.climb.hosted import cap_usd, capped, expected, hosted_models, till_for
+from rung.climb.hosted import answers_usd, cap_usd, capped, expected, hosted_models, models_of, till_for
 from rung.climb.machine import Watch, describe_machine, versions
 from rung.climb.options import Options, base_model, chosen_rungs, config_of
 from rung.climb.stored import CLIMB_FILE, kept_system, load, load_climb
@@ -51,7 +51,6 @@ from rung.records import (
 from rung.rungs.base import WORK_FOLDER, Built, Context, Foreseen, Priced, Reporter, Rung
 from rung.rungs.rival import Rival, rival
 from rung.runs import digest_of, held, open_run, read_json, write_json, write_text
-from rung.scoring.cost import tokens_usd, usd_per_1000
 from rung.scoring.notation import score_text
 from rung.system import Pool, System, copy
 from rung.task import Task
@@ -319,7 +318,7 @@ class _Climbing:
             what=built.what,
             passes=built.passes,
             dev=dev,
-            usd_per_1000=self.usd_per_1000(dev, built),
+            usd_per_1000=answers_usd(dev, built.price, self.prepared.task),
             over_limits=self.over_limits(dev),
             stopped=stopped,
             trials=built.trials,
@@ -328,12 +327,6 @@ class _Climbing:
             price=built.price,
             spent_usd=built.spent_usd,
         )
-
-    def usd_per_1000(self, dev: Measurement, built: Built) -> float:
-        """What 1,000 answers cost: the machine's time, or a hosted model's tokens."""
-        if built.price is None:
-            return usd_per_1000(dev.seconds_per_answer, self.prepared.task.machine_usd_per_hour)
-        return 1000 * tokens_usd(built.price, dev.prompt_tokens, dev.completion_tokens, dev.cached_tokens)
 
     def rows(self, split: SplitName) -> tuple[Example, ...]:
         """The dev or the test rows."""
@@ -455,7 +448,7 @@ class _Climbing:
             machine=describe_machine(),
             usd_per_hour=task.machine_usd_per_hour,
             answers_per_month=task.answers_per_month,
-            models=self.models(),
+            models=models_of(self.model, self.systems.values()),
             versions=versions(),
             digests=(
                 ("data", prepared.splits.digest),
@@ -466,12 +459,6 @@ class _Climbing:
             paid_usd=till.spent_usd if (till := self.bench.pool.till) else 0.0,
             paid_cap_usd=till.cap_usd if till else 0.0,
         )
-
-    def models(self) -> tuple[tuple[str, str, str], ...]:
-        """Name, digest and licence of the base model and of a hosted one."""
-        refs = [s.spec.model for s in self.systems.values() if s.is_hosted and s.spec.model is not None]
-        base = (self.model.name, self.model.digest, self.model.licence)
-        return (base, *((ref.name, ref.digest, ref.licence) for ref in refs))
 
 
 def _with_dev(on_test: Decision, on_dev: Decision, results: Sequence[RungResult]) -> Decision:

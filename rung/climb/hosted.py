@@ -1,14 +1,18 @@
 """What a climb pays to hosted models: who they are, what they cost, and how much that may be in all."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from rung.climb.options import Options
 from rung.engines.till import Till
 from rung.errors import TaskError
 from rung.models.hosted import Hosted
-from rung.records import Climb
+from rung.models.resolve import Model
+from rung.records import Climb, Measurement, TokenPrice
 from rung.rungs.api import prices, rival_of
 from rung.rungs.teacher import hosted_teacher
+from rung.scoring.cost import tokens_usd, usd_per_1000
+from rung.system import System
 from rung.task import Task
 
 PAID_FILE = "paid.jsonl"
@@ -41,6 +45,20 @@ def till_for(task: Task, options: Options, run: Path) -> Till | None:
     if not models:
         return None
     return Till(run / PAID_FILE, cap_usd(task, options), prices(task, models))
+
+
+def answers_usd(dev: Measurement, price: TokenPrice | None, task: Task) -> float:
+    """What 1,000 answers cost as the dev rows did: a hosted model's tokens, else this machine's time."""
+    if price is None:
+        return usd_per_1000(dev.seconds_per_answer, task.machine_usd_per_hour)
+    return 1000 * tokens_usd(price, dev.prompt_tokens, dev.completion_tokens, dev.cached_tokens)
+
+
+def models_of(base: Model, systems: Iterable[System]) -> tuple[tuple[str, str, str], ...]:
+    """Name, digest and licence of the base model and of each hosted one."""
+    refs = dict.fromkeys(system.ref for system in systems if system.is_hosted)
+    found = [(ref.name, ref.digest, ref.licence) for ref in refs]
+    return ((base.name, base.digest, base.licence), *found)
 
 
 def capped(found: Climb) -> bool:

@@ -10,6 +10,7 @@ from rung.records import Climb, Finding
 from rung.report import notation, summary
 from rung.report.charts import quality_cost_svg
 from rung.report.curves import curve_svg
+from rung.report.volume import charted, volume_cells, volume_svg, volumes
 from rung.runs import write_text
 from rung.scoring.notation import duration_text, gain_text, interval_text, percent_text, score_text
 from rung.web import COLOURS
@@ -19,6 +20,7 @@ DISAGREEMENTS = 12
 WIDE_PX = 770
 NARROW_PX = 290
 CURVE_PX = 270
+VOLUME_PX = 560
 
 
 def write_report(climb: Climb, path: Path, run: Path | None = None) -> None:
@@ -53,6 +55,9 @@ def _view(climb: Climb, run: Path) -> dict[str, Any]:
         "disagreements": climb.disagreements[:DISAGREEMENTS],
         "tests_on_dev": summary.tests_on_dev(climb),
         "break_even": summary.break_even(climb),
+        "volumes": (local := volumes(climb)),
+        "volume_charted": charted(climb, local).rung if local else "",
+        "volume_chart": Markup(volume_svg(climb, VOLUME_PX)),
         "findings": by_gravity(climb.findings),
         "checks": climb.checks,
         "winner": shlex.quote(str(run / climb.winner)) if climb.winner else None,
@@ -120,6 +125,7 @@ def environment() -> Any:
         "target": summary.target_text,
         "answers": summary.disagreement_answers,
         "parity": summary.parity_text,
+        "volume": volume_cells,
     }
     environment.globals["build_usd"] = summary.build_usd
     return environment

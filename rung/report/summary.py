@@ -227,8 +227,8 @@ def reliability(climb: Climb) -> list[tuple[str, str, str, str]]:
 
 
 def build_usd(climb: Climb, result: RungResult) -> float:
-    """What building the rung cost on this machine, in US dollars."""
-    return result.build_s / 3600 * climb.usd_per_hour
+    """What building the rung cost, in US dollars: this machine's time, and what a teacher was paid."""
+    return result.build_s / 3600 * climb.usd_per_hour + result.spent_usd
 
 
 def break_even(climb: Climb) -> list[str]:

@@ -25,6 +25,7 @@ from rung.records import Climb
 from rung.report import summary
 from rung.report.notation import clean, count_text, memory_text, metric_text, short
 from rung.report.summary import Row
+from rung.report.volume import hosted_notes
 from rung.scoring.notation import duration_text
 
 WIDE = 112
@@ -134,7 +135,7 @@ def _notes(climb: Climb, run: Path | None) -> Table:
     notes = Table.grid(padding=(0, 2))
     notes.add_column(style="dim", no_wrap=True, max_width=26)
     notes.add_column(ratio=1, overflow="fold")
-    for term, text in summary.facts(climb):
+    for term, text in (*summary.facts(climb), *hosted_notes(climb)):
         notes.add_row(term, Text(text))
     for result in climb.results:
         if result.parity:

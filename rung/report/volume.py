@@ -7,22 +7,22 @@ from dataclasses import dataclass
 from html import escape
 
 from rung.records import Climb, RungResult
-from rung.report.charts import ACCENT, FONT_SIZE, INK, MUTED, ON_PAGE, framed
-from rung.report.notation import count_text, round_count, usd_text
+from rung.report.charts import ACCENT, INK, MUTED, ON_PAGE, framed
+from rung.report.notation import round_count, usd_text
 from rung.report.summary import build_usd, measured
 from rung.scoring.cost import (
-    AMORTISED_MONTHS,
-    HOURS_A_MONTH,
     break_even_rented,
     break_even_requests,
     monthly_usd,
     rented_usd,
 )
+from rung.scoring.scorers import SCORERS
 
 HEIGHT_PX = 300
-FEWEST, MOST = 1e2, 1e8
-"""Requests a month that the chart spans at least."""
+LEAST, MOST = 1e3, 1e6
+"""Requests a month that the chart spans where nothing says more."""
 STEPS = 60
+CENT = 0.01
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,6 +65,15 @@ def volume_lines(climb: Climb) -> list[str]:
     ]
 
 
+def hosted_notes(climb: Climb) -> list[tuple[str, str]]:
+    """(term, text) of what hosted models cost: against each local System, and in this climb."""
+    told = [("" if number else "Against hosted", line) for number, line in enumerate(volume_lines(climb))]
+    if climb.paid_usd:
+        paid, cap = usd_text(climb.paid_usd), usd_text(climb.paid_cap_usd)
+        told.append(("Paid", f"{paid} to hosted models, of {cap} at most"))
+    return told
+
+
 def volume_cells(one: Volume) -> tuple[str, str]:
     """Both break-evens as cells of a table."""
     return _cell(one.busy), _cell(one.rented)
@@ -78,20 +87,19 @@ def volume_svg(climb: Climb, width: int) -> str:
     import altair as alt
     import vl_convert
 
-    shown = next((one for one in local if one.rung == climb.decision.chosen), local[-1])
+    shown = charted(climb, local)
     low, high = _span(climb, local)
     steps = [low * (high / low) ** (at / STEPS) for at in range(STEPS + 1)]
-    lines = {
-        hosted.rung: [monthly_usd(v, hosted.usd_per_1000) for v in steps],
-        shown.rung: [monthly_usd(v, shown.usd_per_1000, shown.build_usd) for v in steps],
-        f"{shown.rung}, machine on all month": [
-            rented_usd(v, shown.seconds_per_answer, climb.usd_per_hour, shown.build_usd) for v in steps
-        ],
-    }
-    looks = ((ACCENT, [1, 0]), (INK, [1, 0]), (MUTED, [5, 4]))
-    costs = [usd for line in lines.values() for usd in line if usd > 0]
+    rented = [rented_usd(v, shown.seconds_per_answer, climb.usd_per_hour, shown.build_usd) for v in steps]
+    lines = (
+        ([monthly_usd(v, hosted.usd_per_1000) for v in steps], ACCENT, [1, 0]),
+        ([monthly_usd(v, shown.usd_per_1000, shown.build_usd) for v in steps], INK, [1, 0]),
+        (rented, MUTED, [5, 4]),
+    )
+    costs = [usd for line, _, _ in lines for usd in line if usd > 0]
+    ends = [max(CENT, min(costs) / 1.5), max(costs) * 1.5]
     x_axis = alt.Axis(grid=False, tickCount=6, labelExpr="format(datum.value, '~s')")
-    y_axis = alt.Axis(tickCount=5, domain=False, ticks=False, labelExpr="'$' + format(datum.value, '~s')")
+    y_axis = alt.Axis(tickCount=5, domain=False, ticks=False, labelExpr="'$' + format(datum.value, ',~r')")
     x = alt.X(
         "requests:Q",
         title="requests a month (log scale)",
@@ -101,15 +109,14 @@ def volume_svg(climb: Climb, width: int) -> str:
     y = alt.Y(
         "usd:Q",
         title="US dollars a month (log scale)",
-        scale=alt.Scale(type="log", domain=[min(costs) / 1.5, max(costs) * 1.5], nice=False, clamp=True),
+        scale=alt.Scale(type="log", domain=ends, nice=False, clamp=True),
         axis=y_axis,
     )
     layers = []
-    for (name, line), (colour, dash) in zip(lines.items(), looks, strict=True):
+    for line, colour, dash in lines:
         rows = [{"requests": v, "usd": usd} for v, usd in zip(steps, line, strict=True) if usd > 0]
         base = alt.Chart(alt.Data(values=rows)).encode(x=x, y=y)
         layers.append(base.mark_line(strokeWidth=2, color=colour, strokeDash=dash))
-        del name
     if climb.answers_per_month and low <= climb.answers_per_month <= high:
         at = alt.Chart(alt.Data(values=[{"requests": climb.answers_per_month}])).encode(x=x)
         layers.append(at.mark_rule(strokeWidth=1, color=MUTED, strokeDash=[2, 3]))
@@ -117,3 +124,65 @@ def volume_svg(climb: Climb, width: int) -> str:
     for stand_in, css in ON_PAGE.items():
         drawn = drawn.replace(f'"{stand_in}"', f'"{css}"')
     return _described(drawn, volume_lines(climb))
+
+
+def charted(climb: Climb, local: Sequence[Volume]) -> Volume:
+    """The local System of the chart: the chosen one, else the one that scores best."""
+    scores = {result.rung: found.score for result, found in measured(climb)}
+    up = SCORERS[climb.metric].higher_is_better
+    chosen = [one for one in local if one.rung == climb.decision.chosen]
+    return chosen[0] if chosen else max(local, key=lambda one: scores[one.rung] * (1 if up else -1))
+
+
+def _volume(climb: Climb, result: RungResult, hosted: RungResult) -> Volume:
+    built, month = build_usd(climb, result), climb.answers_per_month
+    answer_s = result.dev.seconds_per_answer if result.dev is not None else 0.0
+    return Volume(
+        rung=result.rung,
+        hosted=hosted.rung,
+        usd_per_1000=result.usd_per_1000,
+        build_usd=built,
+        seconds_per_answer=answer_s,
+        here_usd=monthly_usd(month, result.usd_per_1000, built) if month else None,
+        there_usd=monthly_usd(month, hosted.usd_per_1000) if month else None,
+        busy=break_even_requests(built, result.usd_per_1000, hosted.usd_per_1000),
+        rented=break_even_rented(built, answer_s, climb.usd_per_hour, hosted.usd_per_1000)
+        if answer_s > 0
+        else None,
+    )
+
+
+def _from(requests: float | None) -> str:
+    if requests is None:
+        return "at no volume"
+    return (
+        "from the first request on"
+        if requests < 1
+        else f"from about {round_count(requests)} requests a month"
+    )
+
+
+def _cell(requests: float | None) -> str:
+    if requests is None:
+        return "never"
+    return "always" if requests < 1 else round_count(requests)
+
+
+def _span(climb: Climb, local: Sequence[Volume]) -> tuple[float, float]:
+    """Requests a month from a tenth of the least volume that matters to ten times the most."""
+    marks = [v for one in local for v in (one.busy, one.rented) if v is not None and v >= 1]
+    marks += [climb.answers_per_month] if climb.answers_per_month else []
+    low, high = min(marks, default=LEAST), max(marks, default=MOST)
+    return max(1.0, 10.0 ** math.floor(math.log10(low / 3))), 10.0 ** math.ceil(math.log10(high * 3))
+
+
+def _described(svg: str, lines: Sequence[str]) -> str:
+    """Give the picture a name and a text that says the same, for those who don't see it."""
+    title = "Dollars a month by requests a month"
+    width, height = re.findall(r'width="([0-9.]+)" height="([0-9.]+)"', svg)[0]
+    opening = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{escape(title)}" '
+        f'width="{width}" height="{height}" viewBox="0 0 {width} {height}">'
+    )
+    said = escape("; ".join(lines))
+    return f"{opening}<title>{escape(title)}</title><desc>{said}.</desc>{svg[svg.index('>') + 1 :]}"

@@ -62,6 +62,12 @@ def break_even_requests(
     return build_usd / AMORTISED_MONTHS / saved if saved > 0 else None
 
 
+def rented_usd(requests: float, seconds_per_answer: float, usd_per_hour: float, build_usd: float) -> float:
+    """A month of as many machines as the requests need, one at least, on all the time, and of building."""
+    machines = max(1, math.ceil(requests * seconds_per_answer / (HOURS_A_MONTH * 3600)))
+    return machines * HOURS_A_MONTH * usd_per_hour + build_usd / AMORTISED_MONTHS
+
+
 def break_even_rented(
     build_usd: float, seconds_per_answer: float, usd_per_hour: float, usd_per_1000_hosted: float
 ) -> float | None:

@@ -139,6 +139,8 @@ async def reply(systems: Systems, served: Served, question: Asked, wish: Wish) -
             if served.labelled:
                 found = await _label(systems, served, question, every=bool(wish.top))
                 return _of_answer(found, served.spec.labels, wish)
+            if served.system.is_hosted:
+                return await _forwarded(systems, served, question, wish)
             if served.host is None:
                 return await _from_bench(systems, served, question, wish)
             try:
@@ -235,6 +237,25 @@ async def _label(systems: Systems, served: Served, question: Asked, every: bool 
     if answer.failure is not None:
         raise broken(answer.failure)
     return answer
+
+
+async def _forwarded(systems: Systems, served: Served, question: Asked, wish: Wish) -> Reply:
+    """What a hosted model answers to the System's prompt; a request can't change how it is asked."""
+    if wish.top is not None or wish.schema is not None or wish.stop:
+        raise bad("this System forwards to a hosted model: logprobs, stop and schemas aren't passed on")
+    answer = await systems.bench.ask(
+        (served.name, served.system.digest),
+        question.example,
+        lambda rows: served.system.answer(rows, systems.pool),
+    )
+    if answer.failure is not None:
+        raise broken(answer.failure)
+    return Reply(
+        text=answer.text if not served.spec.labels or answer.value is None else str(answer.value),
+        finish="stop",
+        prompt_tokens=answer.prompt_tokens,
+        completion_tokens=answer.completion_tokens,
+    )
 
 
 async def _from_bench(systems: Systems, served: Served, question: Asked, wish: Wish) -> Reply:

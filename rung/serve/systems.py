@@ -11,6 +11,7 @@ from rung.engines.base import EngineSpec
 from rung.engines.schema import require_schema
 from rung.engines.trie import Trie
 from rung.errors import EngineError, ModelError, RungError, TaskError
+from rung.hosted import hosted_of
 from rung.models.catalog import entry_named
 from rung.models.chat import Chat
 from rung.models.resolve import Model, resolve
@@ -119,7 +120,9 @@ class Systems:
         async with self._change:
             made = await asyncio.to_thread(self._load, given, name)
             # What loads at the first answer loads now: whoever asks first doesn't wait for it.
-            if made.host is None:
+            if made.system.is_hosted:
+                pass  # nothing loads here, and what is asked is paid for
+            elif made.host is None:
                 await self.bench.run(lambda: made.system.answer([WARM_UP], self.pool))
             else:
                 if made.spec.shots.choice == "nearest":
@@ -222,12 +225,15 @@ class Systems:
             # NAME@DIGEST names one System for good; a tag may come to mean another.
             tag = None if pointed is None or "@" in given else str(pointed.tag)
         spec = system.spec
-        if spec.engine == "endpoint":
-            raise TaskError(f"{given!r} answers through an endpoint, which isn't served again here")
-        model = system.model(self.pool) if spec.model is not None else None
+        model = system.model(self.pool) if spec.model is not None and not system.is_hosted else None
+        if system.is_hosted and hosted_of(system.ref).key_missing:
+            raise TaskError(
+                f"{given!r} forwards to {system.ref.source!r}, and "
+                f"{hosted_of(system.ref).key_variable} isn't set: set it before serving"
+            )
         chat = system.chat(self.pool) if model is not None else None
         host = self._host(model) if model is not None and spec.engine == "llama" else None
-        if spec.answer.form == "schema":
+        if spec.answer.form == "schema" and not system.is_hosted:
             (require_schema if host is None else host.calls.closings.least_tokens)(spec.schema_)
         options = None
         if chat is not None and spec.answer.form in ("words", "codes"):

@@ -27,6 +27,7 @@ from rung.records import (
     RungResult,
     SplitName,
     Stopped,
+    TokenPrice,
     Trial,
 )
 
@@ -354,3 +355,20 @@ def curve_climb() -> Climb:
         sentence="Whether more rows would help sft can't be told: half of them wasn't scored.",
     )
     return replace(synthetic_climb(), curves=(head, sft))
+
+
+def hosted_climb() -> Climb:
+    """One with a hosted model that scores best and costs a dollar for 1,000 answers."""
+    climb = synthetic_climb()
+    sft = next(r for r in climb.results if r.rung == "sft")
+    api = replace(
+        sft,
+        rung="api",
+        order=7,
+        what="openai:oracle, the prompt of few_shot",
+        usd_per_1000=1.0,
+        build_s=2.0,
+        price=TokenPrice(input_usd_per_m=1.0, output_usd_per_m=4.0, cached_input_usd_per_m=0.1),
+        parity=None,
+    )
+    return replace(climb, results=(*climb.results, api), paid_usd=0.4, paid_cap_usd=1.0)

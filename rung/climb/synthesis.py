@@ -1,0 +1,156 @@
+"""`rung synth`: inputs that a teacher makes up after real ones, in a file, for it to answer later."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rung.checks.rows import prepare
+from rung.climb.checking import CheckOptions
+from rung.data.synth import asking, fresh, made_row, read_inputs, sampled
+from rung.engines.base import Request
+from rung.engines.endpoint import Draw, EndpointEngine
+from rung.engines.till import Till
+from rung.errors import EngineError, TaskError
+from rung.hosted import hosted_engine_spec
+from rung.models.chat import Message
+from rung.models.hosted import Hosted, hosted
+from rung.models.resolve import resolve
+from rung.rungs.api import prices
+from rung.rungs.base import Reporter
+from rung.rungs.teacher import is_model
+from rung.runs import append_jsonl, read_jsonl, write_text
+from rung.spec import Spec
+from rung.system import Pool, System, ref_to
+from rung.task import Task
+
+TEMPERATURE = 1.0
+MOST_TOKENS = 1024
+ROUNDS_A_TEN, FEWEST_ROUNDS = 2, 6
+"""Rounds for each ten rows wanted: a teacher that repeats itself isn't asked for ever."""
+
+Write = Callable[[str, int], str]
+"""A request and the number of its round in, the teacher's text out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthOptions:
+    """What the command line may set."""
+
+    out: Path
+    rows: int = 200
+    teacher: str | None = None
+    test: Path | None = None
+    api_usd: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """How many inputs are new, of how many that the teacher wrote in so many rounds, and what it was paid."""
+
+    rows: int
+    written: int
+    rounds: int
+    unreadable: int
+    paid_usd: float
+
+
+def synthesise(source: Path, options: SynthOptions, reporter: Reporter) -> Made:
+    """Write new inputs that are like none of train, dev or test.
+
+    Every round is kept beside the file as it comes, so that the same command goes on where it was. Raises
+    RungError where the task, the teacher or the file can't be used, or nothing new was made.
+    """
+    if options.rows < 1:
+        raise TaskError(f"--rows {options.rows}: give a number above 0")
+    if options.out.exists():
+        raise TaskError(f"{str(options.out)!r} is there already; delete it, or choose another with --out")
+    prepared = prepare(source, CheckOptions(test=options.test))
+    task, splits = prepared.task, prepared.splits
+    name = options.teacher or task.teacher
+    if name is None:
+        raise TaskError("no teacher: write `teacher` in task.yaml, or name one with --teacher")
+    rounds_file = options.out.with_name(options.out.name + ".rounds.jsonl")
+    known = {line["round"]: line["text"] for line in read_jsonl(rounds_file)}
+    rows = (*splits.train, *splits.dev, *splits.test)
+    made: list[str] = []
+    number = written = unreadable = 0
+    most = max(FEWEST_ROUNDS, ROUNDS_A_TEN * options.rows // 10)
+    with Pool() as pool:
+        write = _writer(name, task, options, pool)
+        bar = reporter.begin("new inputs", options.rows)
+        try:
+            while len(made) < options.rows and number < most:
+                if number not in known:
+                    shown = sampled(splits.train, number, task.seed)
+                    known[number] = write(asking(task.about, shown), number)
+                    append_jsonl(rounds_file, [{"round": number, "text": known[number]}])
+                found = read_inputs(known[number])
+                unreadable += not found
+                written += len(found)
+                made += fresh([*made, *found], rows)[len(made) :]
+                number += 1
+                reporter.advance(bar, min(len(made), options.rows))
+        finally:
+            reporter.end(bar)
+        paid = pool.till.spent_usd if pool.till is not None else 0.0
+    made = made[: options.rows]
+    if not made:
+        raise EngineError(
+            f"{name!r} wrote no new input in {number} rounds ({unreadable} were no list of texts); name a "
+            "teacher that follows instructions"
+        )
+    write_text(options.out, "".join(made_row(text, name) for text in made))
+    return Made(rows=len(made), written=written, rounds=number, unreadable=unreadable, paid_usd=paid)
+
+
+def _writer(name: str, task: Task, options: SynthOptions, pool: Pool) -> Write:
+    """How the teacher is asked for a text."""
+    if (model := hosted(name)) is not None:
+        return _hosted_writer(model, task, options, pool)
+    if not is_model(name):
+        raise TaskError(
+            f"teacher: {name!r} is a System, which answers inputs and makes none up; name a model with "
+            "--teacher"
+        )
+    local = resolve(name)
+    pool.models[local.digest] = local
+    engine = "llama" if local.gguf is not None else "torch"
+    spec = Spec(rung="synth", task=task.name, kind="text", engine=engine, model=ref_to(local, name))
+    system = System(Path(), spec)
+    chat, running = system.chat(pool), system.open(pool)
+
+    def write(text: str, number: int) -> str:
+        prompt = chat.render([Message(role="user", content=text)])
+        request = Request(
+            prompt=prompt,
+            max_tokens=MOST_TOKENS,
+            stop_ids=chat.stop_ids,
+            stop=chat.stop_strings("chat"),
+            temperature=TEMPERATURE,
+            seed=task.seed + number,
+        )
+        (found,) = running.generate([request])
+        if found.failure is not None:
+            raise EngineError(f"{name!r} couldn't be asked: {found.failure}")
+        return found.text.encode("utf-8", "replace").decode("utf-8")
+
+    return write
+
+
+def _hosted_writer(model: Hosted, task: Task, options: SynthOptions, pool: Pool) -> Write:
+    if model.key_missing:
+        raise TaskError(f"{model.given} can't be asked: {model.key_variable} isn't set in the environment")
+    cap = task.limits.api_usd if options.api_usd is None else options.api_usd
+    paid = options.out.with_name(options.out.name + ".paid.jsonl")
+    pool.till = Till(paid, cap, prices(task, [model]))
+    engine = pool.engine(hosted_engine_spec(model))
+    assert isinstance(engine, EndpointEngine), "hosted models are asked through endpoints"
+
+    def write(text: str, number: int) -> str:
+        draw = Draw(temperature=TEMPERATURE, number=number)
+        (found,) = engine.chat_many([[("user", text)]], max_tokens=MOST_TOKENS, draw=draw)
+        if found.failure is not None:
+            raise EngineError(f"{model.given} couldn't be asked: {found.failure}")
+        return found.text.encode("utf-8", "replace").decode("utf-8")
+
+    return write

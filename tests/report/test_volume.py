@@ -1,0 +1,57 @@
+from dataclasses import replace
+
+import pytest
+
+from rung.report.html import report_html
+from rung.report.summary import build_usd
+from rung.report.volume import charted, hosted_notes, volume_svg, volumes
+from rung.scoring.cost import break_even_rented, break_even_requests
+from tests.report.climb_fixture import hosted_climb, synthetic_climb
+
+
+def test_every_local_rung_is_set_against_the_hosted_one():
+    climb = hosted_climb()
+    found = volumes(climb)
+    assert [one.rung for one in found] == ["head", "prompt", "few_shot", "sft"]
+    assert {one.hosted for one in found} == {"api"}
+    sft = next(r for r in climb.results if r.rung == "sft")
+    (one,) = [one for one in found if one.rung == "sft"]
+    assert one.busy == break_even_requests(build_usd(climb, sft), sft.usd_per_1000, 1.0)
+    answer_s = sft.dev.seconds_per_answer
+    assert one.rented == break_even_rented(build_usd(climb, sft), answer_s, climb.usd_per_hour, 1.0)
+    # 73 dollars of rent at .10 an hour buy 73,000 answers at a dollar for 1,000.
+    assert one.rented == pytest.approx(730.5 * climb.usd_per_hour * 1000, rel=0.01)
+    assert one.there_usd == pytest.approx(climb.answers_per_month / 1000)
+
+
+def test_what_a_teacher_was_paid_is_part_of_building():
+    climb = hosted_climb()
+    sft = next(r for r in climb.results if r.rung == "sft")
+    assert build_usd(climb, replace(sft, spent_usd=3.0)) == build_usd(climb, sft) + 3.0
+
+
+def test_the_terminal_says_from_which_volume_on_and_what_was_paid():
+    told = dict(reversed(hosted_notes(hosted_climb())))
+    assert told["Paid"] == "$0.40 to hosted models, of $1.00 at most"
+    assert "head costs less than api from" in told["Against hosted"]
+    assert "on a machine that is on all month" in told["Against hosted"]
+    assert hosted_notes(synthetic_climb()) == []
+
+
+def test_a_hosted_model_that_costs_next_to_nothing_is_never_undercut_by_a_machine_on_all_month():
+    climb = hosted_climb()
+    results = tuple(replace(r, usd_per_1000=1e-9) if r.rung == "api" else r for r in climb.results)
+    found = volumes(replace(climb, results=results))
+    assert all(one.busy is None and one.rented is None for one in found)
+    assert "at no volume" in hosted_notes(replace(climb, results=results))[0][1]
+
+
+def test_the_page_has_the_table_and_a_chart_that_says_the_same_in_words(tmp_path):
+    climb = hosted_climb()
+    page = report_html(climb, tmp_path)
+    assert "Here or hosted?" in page and page.count('<figure class="volume">') == 1
+    svg = volume_svg(climb, 560)
+    assert svg.startswith("<svg") and "sft costs less than api" in svg and "var(--accent" in svg
+    assert charted(climb, volumes(climb)).rung == climb.decision.chosen
+    assert "Here or hosted?" not in report_html(synthetic_climb(), tmp_path)
+    assert volume_svg(synthetic_climb(), 560) == ""

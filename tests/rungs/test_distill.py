@@ -1,0 +1,226 @@
+"""What a teacher is asked and what of its answers is kept, over HTTP and on a local model; no tune is run."""
+
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rung.checks.rows import prepare
+from rung.climb.climb import Options
+from rung.climb.hosted import hosted_models
+from rung.climb.synthesis import SynthOptions, synthesise
+from rung.errors import EngineError, TaskError
+from rung.evaluate import Store
+from rung.rungs.base import Context
+from rung.rungs.distill import Distill, compared, inputs, teach
+from rung.rungs.teacher import DRAWS, TEMPERATURE, draws_of, hosted_teacher, teacher_system
+from rung.spec import AnswerSpec, Spec
+from rung.system import System, ref_to, save
+from tests.fixtures_climb import Log, label_rows, make_tiny_gguf, opened, text_rows, write_rows
+from tests.fixtures_hosted import KEY, PRICES, Hosted, as_asked, beside, topic, unlabelled
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return make_tiny_gguf(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setenv("RUNG_API_KEY", KEY)
+    monkeypatch.setattr("rung.engines.endpoint.BACKOFF_S", 0.01)
+    with Hosted(as_asked) as found:
+        yield found
+
+
+@pytest.fixture
+def context(tiny, tmp_path, server):
+    with opened(tiny, write_rows(tmp_path / "topics.jsonl", label_rows(120)), tmp_path) as found:
+        yield beside(found, server, tmp_path, unlabelled(40))
+
+
+def taught(context: Context):
+    return teach(context, teacher_system(context, str(context.task.teacher)), inputs(context))
+
+
+def elsewhere(context: Context, folder: Path) -> Context:
+    """The context with none of the answers that are kept."""
+    return replace(context, bench=replace(context.bench, store=Store(folder)))
+
+
+def test_a_hosted_teacher_is_drawn_from_and_its_rows_are_synthetic_and_right(context, server):
+    found = taught(context)
+    assert (found.asked, len(found.rows), found.dropped) == (40, 40, {})
+    assert all(row.synthetic and row.output == topic(row.input) for row in found.rows)
+    ids = {e.id for e in (*context.train, *context.dev)}
+    assert not ids & {row.id for row in found.rows} and len({row.id for row in found.rows}) == 40
+    asked = [body for body in server.seen if body["temperature"] == TEMPERATURE]
+    assert len(asked) == DRAWS * 40
+
+
+def test_what_cannot_be_verified_is_dropped_and_counted_by_reason(context, server):
+    flip = Counter()
+
+    def says(text: str, body: dict) -> str:
+        place = [row.input for row in context.unlabelled].index(text) if body["temperature"] else 99
+        flip[text] += 1
+        if place < 5:
+            return "I'd rather not say."
+        if place < 12:
+            return json.dumps({"label": ["billing", "delivery", "login"][flip[text] % 3]})
+        if place < 14:
+            return json.dumps({"label": "something else"})
+        return as_asked(text, body)
+
+    server.says = says
+    found = taught(context)
+    assert found.dropped == {"unreadable": 7, "the draws disagree": 7}
+    assert [row.output for row in found.rows] == [topic(row.input) for row in context.unlabelled[14:]]
+    assert "40 inputs asked, 26 answers kept; dropped: 7 the draws disagree, 7 unreadable" in found.said
+
+
+def test_no_answer_is_asked_or_paid_twice(context, server):
+    first, count, spent = taught(context), len(server.seen), context.pool.till.spent_usd
+    context.pool.close()
+    context.pool.till = replace(context.pool.till)
+    assert taught(context).rows == first.rows
+    assert len(server.seen) == count and context.pool.till.spent_usd == pytest.approx(spent)
+
+
+def test_the_teacher_takes_half_of_the_money_at_most(context, server):
+    usd = Distill()._answer_usd(context)
+    context.pool.till = replace(context.pool.till, cap_usd=usd * 60)
+    assert Distill().skip(context) is None
+    system = teacher_system(context, str(context.task.teacher))
+    assert 25 <= len(Distill()._affordable(context, system)) <= 30
+    assert "of 0" not in context.reporter.text and "inputs; $0.0" in context.reporter.text
+
+
+def test_a_system_teaches_labels_with_its_probabilities_and_needs_no_network(context, server, tiny, tmp_path):
+    spec = Spec(
+        rung="prompt",
+        task="topics",
+        kind="label",
+        labels=context.labels,
+        engine="llama",
+        model=ref_to(context.model, str(tiny)),
+        answer=AnswerSpec(form="words"),
+    )
+    save(tmp_path / "bigger", spec, {})
+    named = replace(context, task=context.task.model_copy(update={"teacher": str(tmp_path / "bigger")}))
+    system = teacher_system(named, str(tmp_path / "bigger"))
+    assert draws_of(system) == 1 and hosted_teacher(named.task) is None
+    found = taught(named)
+    sure = [a.probability >= 0.5 for a in system.answer(context.unlabelled, context.pool)]
+    assert len(found.rows) == sum(sure) and found.dropped == Counter({"unsure": 40 - sum(sure)})
+    assert server.seen == []
+    other = save(tmp_path / "other", spec.model_copy(update={"labels": ("x", "y")}), {})
+    with pytest.raises(TaskError, match="teacher: the System .* answers 'topics' with a label of its own"):
+        teacher_system(named, str(other.folder))
+
+
+def test_a_local_model_writes_several_draws_and_the_same_seed_the_same_ones(tiny, tmp_path, server):
+    with opened(tiny, write_rows(tmp_path / "t.jsonl", text_rows(60)), tmp_path) as found:
+        context = beside(found, server, tmp_path, unlabelled(6, context=True))
+        task = context.task.model_copy(update={"teacher": str(tiny)})
+        context = replace(context, task=task)
+        system = teacher_system(context, str(tiny))
+        assert draws_of(system) == DRAWS and system.spec.engine == "llama"
+        first = taught(context)
+        assert taught(elsewhere(context, tmp_path / "b")) == first and first.asked == 6
+
+
+def test_only_texts_are_learned_anew_from_training_rows(context, tiny, tmp_path, server):
+    assert inputs(replace(context, unlabelled=())) == ()
+    with opened(tiny, write_rows(tmp_path / "t.jsonl", text_rows(60)), tmp_path) as found:
+        text = beside(found, server, tmp_path)
+        assert inputs(text) == text.train
+        found = taught(text)
+        assert {row.output for row in found.rows} == {row.output for row in text.train}
+        server.says = lambda said, body: "nothing like it"
+        text.pool.till = None
+        text.pool.close()
+        assert taught(elsewhere(text, tmp_path / "b")).dropped == {"wrong": len(text.train)}
+
+
+def test_a_teacher_that_is_worse_than_its_student_is_told_of(context, server):
+    system = teacher_system(context, str(context.task.teacher))
+    good = Distill()._scored(context, system)
+    spec = system.spec.model_copy(update={"instruction": "Be wrong."})
+    server.says = lambda text, body: json.dumps({"label": "billing"})
+    bad = Distill()._scored(context, save(context.work / "bad", spec, {}))
+    assert good.score == 1.0 > bad.score
+    assert "the teacher is worse than what it teaches" in compared(context, bad, system)[0]
+    (told,) = compared(context, good, System(context.work, spec))
+    assert "1.000 on 24 dev rows; the student .3" in told and "worse" not in told
+
+
+def test_unlabelled_inputs_that_train_dev_or_test_hold_are_left_out(tmp_path, tiny):
+    rows = label_rows(150)
+    exact = [{"input": row["input"].upper()} for row in rows[3:33]]
+    write_rows(tmp_path / "free.jsonl", [*exact, {"input": "something quite new"}])
+    write_rows(tmp_path / "rows.jsonl", rows)
+    (tmp_path / "task.yaml").write_text("data: {train: rows.jsonl, unlabelled: free.jsonl}\n")
+    prepared = prepare(tmp_path, Options(models=(str(tiny),)))
+    assert [e.input for e in prepared.unlabelled] == ["something quite new"]
+    assert any(
+        "free.jsonl: 1 inputs for a teacher to answer; 30 more are like" in n for n in prepared.inferred
+    )
+
+
+def synth_task(tmp_path, tiny, teacher: str, **limits):
+    write_rows(tmp_path / "rows.jsonl", label_rows(60))
+    task = {
+        "data": {"train": "rows.jsonl"},
+        "models": [str(tiny)],
+        "teacher": teacher,
+        "prices": PRICES.model_dump(),
+        "limits": limits,
+    }
+    (tmp_path / "task.yaml").write_text(json.dumps(task))
+    return tmp_path
+
+
+def test_synth_writes_marked_new_inputs_and_goes_on_with_the_rounds_that_it_has(tmp_path, tiny, server):
+    task = synth_task(tmp_path, tiny, server.name)
+    made = iter(range(10_000))
+
+    def says(text: str, body: dict) -> str:
+        assert "JSON list" in text and body["temperature"] == 1.0
+        old = label_rows(60)[0]["input"]
+        return json.dumps([old, *(f"sentence number {next(made)} of {n} kinds" for n in range(9))])
+
+    server.says = says
+    out = tmp_path / "free.jsonl"
+    done = synthesise(task, SynthOptions(out=out, rows=15), Log())
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert done.rows == len(rows) == 15 and all(
+        r["synthetic"] and r["generator"] == server.name for r in rows
+    )
+    assert label_rows(60)[0]["input"] not in {r["input"] for r in rows}
+    assert KEY not in "".join(p.read_text() for p in tmp_path.glob("free.jsonl*"))
+    assert done.paid_usd > 0
+    with pytest.raises(TaskError, match="is there already"):
+        synthesise(task, SynthOptions(out=out, rows=15), Log())
+    out.unlink()
+    count = len(server.seen)
+    assert synthesise(task, SynthOptions(out=out, rows=15), Log()).rows == 15 and len(server.seen) == count
+
+
+def test_synth_keeps_to_the_cap_and_says_when_a_teacher_writes_no_list(tmp_path, tiny, server, monkeypatch):
+    task = synth_task(tmp_path, tiny, server.name, api_usd=0.0001)
+    with pytest.raises(EngineError, match="could pass the cap of \\$0.0001"):
+        synthesise(task, SynthOptions(out=tmp_path / "free.jsonl"), Log())
+    assert server.seen == []
+    server.says = lambda text, body: "I can't."
+    with pytest.raises(EngineError, match=r"wrote no new input in 6 rounds \(6 were no list of texts\)"):
+        synthesise(task, SynthOptions(out=tmp_path / "free.jsonl", rows=5, api_usd=1.0), Log())
+    monkeypatch.setattr("rung.climb.synthesis.MOST_TOKENS", 32)
+    with pytest.raises(EngineError, match="wrote no new input"):
+        synthesise(task, SynthOptions(out=tmp_path / "more.jsonl", rows=5, teacher=str(tiny)), Log())
+
+
+def test_a_task_names_its_hosted_models_once_for_the_till(context):
+    assert [m.model for m in hosted_models(context.task)] == ["oracle", "oracle"]

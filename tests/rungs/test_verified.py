@@ -1,0 +1,82 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rung.records import Answer
+from rung.rungs.verified import AGREED, verified, verified_by_gold
+
+
+def said(*values, **fields):
+    return [Answer(text=str(value), value=value, **fields) for value in values]
+
+
+BROKEN = Answer(text="", failure="the engine died")
+UNREADABLE = Answer(text="???", value=None)
+
+
+def test_the_answer_that_most_draws_give_is_kept():
+    assert verified(said("a", "b", "a"), "label").value == "a"
+    assert verified(said({"x": 1, "y": 2}, {"y": 2, "x": 1}, {"x": 3}), "json").value == {"x": 1, "y": 2}
+
+
+@pytest.mark.parametrize(
+    ("draws", "reason"),
+    [
+        (said("a", "b", "c"), "the draws disagree"),
+        ([*said("a"), UNREADABLE, UNREADABLE], "the draws disagree"),
+        ([UNREADABLE, UNREADABLE], "unreadable"),
+        ([BROKEN, BROKEN], "the call broke"),
+    ],
+)
+def test_what_the_draws_do_not_agree_on_is_dropped_with_a_reason(draws, reason):
+    kept = verified(draws, "label")
+    assert (kept.value, kept.reason) == (None, reason)
+
+
+def test_a_broken_draw_counts_neither_for_nor_against():
+    assert verified([*said("a", "a"), BROKEN], "label").value == "a"
+    assert verified([*said("a"), BROKEN, BROKEN], "label").value == "a"
+
+
+def test_a_chosen_label_needs_a_probability_of_a_half():
+    assert verified(said("a", probability=0.5), "label").value == "a"
+    assert verified(said("a", probability=0.49), "label").reason == "unsure"
+
+
+@given(st.lists(st.sampled_from("abc"), min_size=1, max_size=4))
+def test_a_kept_label_was_given_by_at_least_the_agreed_share(labels):
+    kept = verified(said(*labels), "label")
+    shares = {label: labels.count(label) / len(labels) for label in labels}
+    if kept.reason is None:
+        assert shares[kept.value] == max(shares.values()) >= AGREED
+    else:
+        assert max(shares.values()) < AGREED
+
+
+def test_of_texts_the_one_most_like_the_others_is_kept():
+    draws = said("the parcel was sent on Monday", "the parcel was sent Monday", "no idea at all about that")
+    assert verified(draws, "text").reason == "the draws disagree"
+    draws = said("the parcel was sent on Monday", "the parcel was sent Monday", "parcel was sent on Monday")
+    assert verified(draws, "text").value in ("the parcel was sent on Monday",)
+    assert verified(said("alone"), "text").value == "alone"
+
+
+def test_against_gold_an_answer_has_to_be_right():
+    assert verified_by_gold(said("b", "a"), "a", "accuracy").value == "a"
+    assert verified_by_gold(said("b", "c"), "a", "accuracy").reason == "wrong"
+    assert verified_by_gold(said(4.0, 5.0), 5, "mae").value == 5.0
+    assert verified_by_gold(said(4.0), 5, "mae").reason == "wrong"
+    assert verified_by_gold([UNREADABLE], 5, "mae").reason == "unreadable"
+    assert verified_by_gold([BROKEN], 5, "mae").reason == "the call broke"
+
+
+def test_a_text_may_say_nearly_the_same_in_other_words():
+    gold = "The parcel was sent on Monday."
+    kept = verified_by_gold(said("Nothing.", "On Monday the parcel was sent"), gold, "rouge_l")
+    assert kept.value == "On Monday the parcel was sent"
+    assert verified_by_gold(said("Nothing."), gold, "rouge_l").reason == "wrong"
+
+
+def test_without_draws_there_is_nothing_to_verify():
+    with pytest.raises(ValueError, match="no draws"):
+        verified([], "label")

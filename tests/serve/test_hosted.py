@@ -1,0 +1,118 @@
+"""`rung serve` and `rung ask` of a System that a hosted model answers for: the same prompt, over HTTP."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import openai
+import pytest
+
+from rung.errors import TaskError
+from rung.hosted import hosted_ref
+from rung.models.hosted import hosted
+from rung.ship.export import ExportOptions, export
+from rung.spec import AnswerSpec, Spec
+from rung.system import System, save
+from tests.fixtures_climb import TOPICS, Log
+from tests.fixtures_hosted import KEY, MODEL, Hosted, as_asked
+from tests.fixtures_serve import Server, said, start
+
+ROOT = Path(__file__).parents[2]
+INSTRUCTION = "Name the topic."
+
+
+@pytest.fixture(scope="module")
+def provider():
+    with Hosted(as_asked) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def folder(provider, tmp_path_factory) -> Path:
+    model = hosted(provider.name)
+    assert model is not None
+    base = {
+        "rung": "api",
+        "engine": "endpoint",
+        "model": hosted_ref(model, MODEL),
+        "instruction": INSTRUCTION,
+    }
+    found = tmp_path_factory.mktemp("hosted")
+    form = AnswerSpec(form="schema", max_tokens=16)
+    save(found / "desk", Spec(task="desk", kind="label", labels=tuple(TOPICS), answer=form, **base), {})
+    free = AnswerSpec(form="free", max_tokens=16)
+    save(found / "loud", Spec(task="loud", kind="text", answer=free, **base), {})
+    return found
+
+
+@pytest.fixture(scope="module")
+def server(folder, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RUNG_API_KEY", KEY)
+        systems = [f"desk={folder / 'desk'}", f"loud={folder / 'loud'}"]
+        with Server(*systems, home=tmp_path_factory.mktemp("home")) as found:
+            yield found
+
+
+def test_serving_asks_nothing_before_it_is_asked_and_then_forwards_the_systems_own_prompt(server, provider):
+    assert provider.seen == []
+    answer = server.user.chat.completions.create(model="desk", messages=said("my password is locked"))
+    assert answer.choices[0].message.content == "login"
+    (sent,) = provider.seen
+    assert sent["messages"] == [
+        {"role": "system", "content": INSTRUCTION},
+        {"role": "user", "content": "my password is locked"},
+    ]
+    assert answer.usage.prompt_tokens == provider.completion(sent)["usage"]["prompt_tokens"]
+    assert KEY not in server.said
+
+
+def test_text_is_forwarded_whole_and_streamed(server):
+    whole = server.user.chat.completions.create(model="loud", messages=said("a parcel"))
+    assert whole.choices[0].message.content == "A PARCEL"
+    pieces = server.user.chat.completions.create(model="loud", messages=said("a parcel"), stream=True)
+    assert "".join(p.choices[0].delta.content or "" for p in pieces if p.choices) == "A PARCEL"
+
+
+def test_what_is_not_passed_on_is_refused_and_a_fault_of_the_provider_is_told(server, provider):
+    with pytest.raises(openai.BadRequestError, match="forwards to a hosted model"):
+        server.user.chat.completions.create(model="loud", messages=said("x"), stop=["x"])
+    provider.faults = [(401, {"error": {"message": f"bad key {KEY}"}}, {})]
+    with pytest.raises(openai.InternalServerError, match="refused the key in RUNG_API_KEY") as raised:
+        server.user.chat.completions.create(model="loud", messages=said("x"))
+    assert KEY not in str(raised.value)
+    provider.reports, provider.faults = "another", []
+    with pytest.raises(openai.InternalServerError, match="answered by 'another' now"):
+        server.user.chat.completions.create(model="loud", messages=said("x"))
+    provider.reports = MODEL
+
+
+def test_a_system_whose_key_is_not_set_is_not_served(tmp_path):
+    model = hosted("openai:gpt-5-mini")
+    assert model is not None
+    spec = Spec(
+        rung="api", task="t", kind="text", engine="endpoint", model=hosted_ref(model, "gpt-5-mini-2026")
+    )
+    save(tmp_path / "s", spec, {})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("OPENAI_API_KEY", raising=False)
+        child = start(str(tmp_path / "s"), "--port", "0", home=tmp_path)
+    said_so, _ = child.communicate(timeout=60)
+    assert child.returncode == 2 and "OPENAI_API_KEY isn't set" in said_so
+
+
+def test_ask_answers_through_the_endpoint(folder, provider):
+    done = subprocess.run(
+        [sys.executable, "-m", "rung", "ask", str(folder / "desk"), "the parcel is late", "--json"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "RUNG_API_KEY": KEY},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert '"answer": "delivery"' in done.stdout and KEY not in done.stdout + done.stderr
+
+
+def test_such_a_system_cannot_be_exported_and_says_so(folder, tmp_path):
+    with pytest.raises(TaskError, match="endpoint|language model"):
+        export(System.load(folder / "desk").folder, tmp_path / "out", ExportOptions(target="gguf"), Log())
