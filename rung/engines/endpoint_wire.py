@@ -60,13 +60,14 @@ def read_chat(answer: Mapping, latency_s: float) -> Completion:
     KeyError, IndexError, TypeError or ValueError where it isn't one.
     """
     choice = answer["choices"][0]
-    text = dict(choice["message"]).get("content")
+    said = dict(choice["message"]).get("content")
     reason = choice.get("finish_reason")
-    silent = not isinstance(text, str) or not text and reason == "length" or reason == "content_filter"
+    text = said if isinstance(said, str) and reason != "content_filter" else None
+    silent = text is None or (not text and reason == "length")
     usage = answer.get("usage") or {}
     prompt_tokens = int(usage.get("prompt_tokens") or 0)
     return Completion(
-        text="" if silent else text,
+        text=text or "",
         tokens=(),
         logprob=math.nan,
         prompt_tokens=prompt_tokens,

@@ -52,10 +52,10 @@ def resolve(name: str, *, progress: Progress = no_progress) -> Model:
     """
     if entry := entry_named(name):
         return _from_catalog(entry, progress)
-    if name.startswith(("openai:", "http://", "https://")):
+    if name.startswith(("openai:", "anthropic:", "http://", "https://")):
         raise ModelError(
             f"{name!r} is an endpoint, which has no weights here: it can be asked for answers, but not be "
-            "tuned, exported or used where model files are needed"
+            "tuned, exported or used where model files are needed; put a local model before it"
         )
     path = Path(name).expanduser()
     if path.is_file():

@@ -28,10 +28,10 @@ CHUNK_ROWS = 32
 
 def hosted_teacher(task: Task) -> Hosted | None:
     """The hosted model that teaches, as itself or in a System. Raises RungError for a teacher that isn't."""
-    if task.teacher is None or (found := hosted(task.teacher)) is not None:
-        return found if task.teacher is not None else None
-    if is_model(task.teacher):
+    if task.teacher is None:
         return None
+    if (found := hosted(task.teacher)) is not None or is_model(task.teacher):
+        return found
     spec = System.load(resolve_system(task.teacher)).spec
     return hosted_of(spec.model) if spec.engine == "endpoint" and spec.model is not None else None
 

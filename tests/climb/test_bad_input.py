@@ -116,13 +116,13 @@ def test_what_the_task_file_names_and_no_rung_uses_is_said(tiny):
     write_rows(Path("rows.jsonl"), GOOD)
     Path("docs").mkdir()
     Path("task.yaml").write_text(
-        f"data: {{train: rows.jsonl, documents: docs}}\nmodels: [{tiny}, gemma-3-270m]\nteacher: openai:big\n"
+        f"data: {{train: rows.jsonl, documents: docs}}\nmodels: [{tiny}, gemma-3-270m, openai:a, openai:b]\n"
     )
     log = Log()
     result, _ = climb(Path("task.yaml"), Options(rungs=("prompt",)), log)
     said = [finding.message for finding in result.findings if finding.check == "unused"]
     assert len(said) == 3 and all(f"warn: {message}" in log.lines for message in said)
-    assert "'gemma-3-270m' left out" in said[0] and "'openai:big'" in said[1] and "'docs'" in said[2]
+    assert "'gemma-3-270m' left out" in said[0] and "'openai:b' left out" in said[1] and "'docs'" in said[2]
 
 
 def test_one_input_with_two_outputs_is_found_with_the_ceiling_it_sets(tiny):
