@@ -60,7 +60,8 @@ class Store:
         for batch in read_jsonl(self.folder / f"{system}.jsonl"):
             size = len(batch["answers"])
             for row, fields in batch["answers"].items():
-                fields["options"] = tuple((name, value) for name, value in fields["options"])
+                for key in ("options", "steps"):
+                    fields[key] = tuple((name, value) for name, value in fields.get(key, ()))
                 found[row] = Kept(answer=Answer(**fields), share_s=batch["wall_s"] / size, batch=size)
         return found
 
@@ -268,7 +269,8 @@ def timed(found: Measurement, system: System, examples: Sequence[Example], bench
 
 def _bare(fields: dict[str, Json]) -> dict[str, Json]:
     """An answer's fields without those that no stored answer has."""
-    return {key: value for key, value in fields.items() if key not in ("distribution", "raw_probability")}
+    absent = ("distribution", "raw_probability", *(() if fields["steps"] else ("steps",)))
+    return {key: value for key, value in fields.items() if key not in absent}
 
 
 def _packed(answer: Answer) -> str:

@@ -120,7 +120,8 @@ class Answer:
     that of `value` among the labels, and `options` are the likeliest of them. `distribution` has the
     probability of every label, in the System's order; it's empty where some weren't worked out. Where these
     are calibrated, `raw_probability` is what the System itself gave `value`, else it's None. `failure` names
-    a call that broke: it is never scored.
+    a call that broke: it is never scored. `steps` are (what, text) of each call
+    that it took, and of each fault found, where there were several; tokens and seconds are those of all.
     """
 
     text: str
@@ -133,6 +134,7 @@ class Answer:
     failure: str | None = None
     distribution: tuple[float, ...] = ()
     raw_probability: float | None = None
+    steps: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -256,6 +256,7 @@ class _Climbing:
             deadline=now - spent + budget.share_s(rung.name, later, left, beside),
             seed=self.prepared.task.seed,
             rival=self.rival(before),
+            built={r.rung: self.systems[r.rung] for r in before if r.rung in self.systems},
         )
 
     def rival(self, before: Sequence[RungResult]) -> Rival | None:

@@ -5,5 +5,6 @@ from rung.rungs.few_shot import FewShot
 from rung.rungs.head import Head
 from rung.rungs.prompt import Prompt
 from rung.rungs.sft import Sft
+from rung.rungs.workflow import Workflow
 
-LADDER: tuple[Rung, ...] = (Head(), Prompt(), FewShot(), Sft())
+LADDER: tuple[Rung, ...] = (Head(), Prompt(), FewShot(), Workflow(), Sft())

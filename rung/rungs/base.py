@@ -2,8 +2,8 @@
 
 import re
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -52,7 +52,8 @@ class Context:
 
     The test rows aren't here: no rung can look at them. `too_long` are the ids of rows that no prompt
     of the model can hold. `folder` is the rung's own and outlives it; what lies in `work` is thrown
-    away once the rung is done. `rival` is the rung to beat.
+    away once the rung is done. `rival` is the rung to beat, `built` are the Systems of the rungs below, by
+    rung name.
     """
 
     task: Task
@@ -66,6 +67,7 @@ class Context:
     deadline: float
     seed: int
     rival: Rival | None = None
+    built: Mapping[str, System] = field(default_factory=dict)
 
     @property
     def pool(self) -> Pool:

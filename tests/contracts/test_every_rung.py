@@ -33,6 +33,7 @@ SKIPS = {
         "7 training rows; .* at least 8": lambda c: replace(c, train=c.train[:7]),
         "one worked example and a question don't fit": lambda c: replace(c, train=long_rows(c.train)),
     },
+    "workflow": {"none of the .* rows fits": lambda c: replace(c, too_long=every_id(c))},
     "sft": {
         "none of the .* rows fits": lambda c: replace(c, too_long=every_id(c)),
         "49 training rows; tuning needs at least 50": lambda c: replace(c, train=c.train[:49]),
@@ -84,8 +85,8 @@ def built(tiny, tmp_path_factory):
         opening.__exit__(None, None, None)
 
 
-def test_the_ladder_has_four_rungs_cheapest_first():
-    assert [rung.name for rung in LADDER] == ["head", "prompt", "few_shot", "sft"]
+def test_the_ladder_has_its_rungs_cheapest_first():
+    assert [rung.name for rung in LADDER] == ["head", "prompt", "few_shot", "workflow", "sft"]
     assert SKIPS.keys() == {rung.name for rung in LADDER}
 
 
@@ -93,7 +94,7 @@ def test_a_rung_is_given_no_test_rows():
     held = {field.name: field.type for field in fields(Context)}
     assert held.keys() == {
         *("task", "train", "dev", "too_long", "model", "folder", "bench", "reporter", "deadline", "seed"),
-        "rival",
+        *("rival", "built"),
     }
     assert Splits not in held.values()
 
