@@ -147,6 +147,15 @@ def answers_of(
     return [kept.answer for kept in found], statistics.fmean(full)
 
 
+def kept_answers(system: System, examples: Sequence[Example], bench: Bench) -> list[Answer]:
+    """Answers in order, asked in one batch where they aren't kept yet; nothing is timed."""
+    known = bench.store.load(system.digest)
+    missing = [e for e in examples if _to_ask(system.digest, e, known, bench.store)]
+    if missing:
+        _ask(system, missing, bench, known)
+    return [known[e.id].answer for e in examples]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pace:
     """Seconds of one answer alone and of each more in a batch, and how many rows were asked for that."""

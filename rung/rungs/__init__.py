@@ -3,8 +3,9 @@
 from rung.rungs.base import Rung
 from rung.rungs.few_shot import FewShot
 from rung.rungs.head import Head
+from rung.rungs.optimise import Optimise
 from rung.rungs.prompt import Prompt
 from rung.rungs.sft import Sft
 from rung.rungs.workflow import Workflow
 
-LADDER: tuple[Rung, ...] = (Head(), Prompt(), FewShot(), Workflow(), Sft())
+LADDER: tuple[Rung, ...] = (Head(), Prompt(), FewShot(), Optimise(), Workflow(), Sft())
