@@ -4,6 +4,7 @@ import json
 import random
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import product
 
 import numpy as np
@@ -14,7 +15,7 @@ from rung.rungs.base import Built, Context, Outlook, Variant, no_room
 from rung.rungs.few_shot import is_short, room_for_shots, shot_lines
 from rung.rungs.instructions import answer_spec, spec_for, wordings
 from rung.rungs.probe import race, under_each_engine
-from rung.rungs.reflect import FEWEST_ROWS, NO_REFLECTION, reflected, reflector_of
+from rung.rungs.reflect import FEWEST_ROWS, METRIC_CALLS, NO_REFLECTION, reflected, reflector_of
 from rung.rungs.rehearsal import outlook
 from rung.rungs.variants import choose
 from rung.rungs.workflow import best_prompting
@@ -31,10 +32,15 @@ SHOWN_CHARS = 300
 """Of an instruction in a note."""
 
 
+@dataclass(frozen=True)
 class Optimise:
-    """Searches over instructions and sets of examples; the best on dev is kept."""
+    """Searches over instructions and sets of examples; the best on dev is kept.
 
-    name = "optimise"
+    A reflective search takes `metric_calls` answers to training rows.
+    """
+
+    metric_calls: int = METRIC_CALLS
+    name: str = field(default="optimise", init=False)
 
     def skip(self, context: Context) -> str | None:
         """There have to be rows to draw examples from, or to reflect on."""
@@ -60,7 +66,7 @@ class Optimise:
             variants, notes = _drawn(context)
             notes.append(NO_REFLECTION)
         else:
-            variants, notes = reflected(context, _start(context), reflector)
+            variants, notes = reflected(context, _start(context), reflector, self.metric_calls)
         chosen, trials, more = choose(context, variants, LOOK_ROWS, halving=True)
         told = [*_gained(context, chosen.system), *_flattered(context, variants, chosen.system)]
         spec = chosen.system.spec

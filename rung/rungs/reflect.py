@@ -22,6 +22,7 @@ PREFIX = "openai:"
 URL_VARIABLE, KEY_VARIABLE = "OPENAI_BASE_URL", "OPENAI_API_KEY"
 OPENAI_URL = "https://api.openai.com/v1"
 METRIC_CALLS = 600
+"""Answers to training rows, those of each candidate to the rows that it is ranked by included."""
 FEWEST_ROWS = 20
 MOST_ROWS = 250
 VALIDATION_ROWS, VALIDATION_SHARE = 50, 0.4
@@ -66,7 +67,9 @@ def reflector_of(teacher: str | None) -> EndpointEngine | None:
     return EndpointEngine(spec, key_variable=KEY_VARIABLE)
 
 
-def reflected(context: Context, start: System, reflector: EndpointEngine) -> tuple[list[Variant], list[str]]:
+def reflected(
+    context: Context, start: System, reflector: EndpointEngine, metric_calls: int
+) -> tuple[list[Variant], list[str]]:
     """The start and the instructions found from it, best first by the training rows kept for that; and notes.
 
     Answers and replies are kept, so that a climb that is taken up again asks nothing twice. Where the hosted
@@ -77,7 +80,7 @@ def reflected(context: Context, start: System, reflector: EndpointEngine) -> tup
     search = _Search(context, start, reflector)
     learn, validate = _rows(context, start)
     context.settled("the search ends at", lambda: DEV_SHARE * context.seconds_left)
-    bar = context.reporter.begin("reflective search, answers", METRIC_CALLS)
+    bar = context.reporter.begin("reflective search, answers", metric_calls)
     search.bar = bar
     try:
         result = optimize(
@@ -86,7 +89,7 @@ def reflected(context: Context, start: System, reflector: EndpointEngine) -> tup
             valset=validate,
             adapter=search,
             custom_candidate_proposer=search.propose,
-            max_metric_calls=METRIC_CALLS,
+            max_metric_calls=metric_calls,
             stop_callbacks=search.over,
             perfect_score=1.0 if context.sign > 0 else 0.0,
             cache_evaluation=True,
@@ -144,7 +147,7 @@ class _Search:
         targets = [e.output for e in batch]
         rows = SCORERS[context.bench.metric].rows(values, targets)
         self.asked += len(batch)
-        context.reporter.advance(self.bar, min(self.asked, METRIC_CALLS))
+        context.reporter.advance(self.bar, self.asked)
         return EvaluationBatch(
             outputs=answers,
             scores=[context.sign * score for score in rows],

@@ -20,9 +20,12 @@ from rung.rungs.prompt import Prompt
 from rung.rungs.reflect import feedback, reflector_of
 from rung.rungs.variants import SURVIVORS, WIDER, choose
 from rung.rungs.workflow import best_prompting
+from rung.runs import digest_of, read_jsonl
 from rung.system import read_index
 from tests.fixtures_climb import TASKS, label_rows, make_tiny_gguf, opened, write_rows
 from tests.rungs.test_choose import Guesser, names, rows
+
+SHORT = Optimise(metric_calls=150)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +40,7 @@ def context(tiny, tmp_path):
 
 
 class Mentor:
-    """An OpenAI-compatible server that writes an instruction for what it is shown, another one each time."""
+    """An OpenAI-compatible server that writes an instruction by what it is shown, always the same one."""
 
     def __init__(self) -> None:
         self.prompts: list[str] = []
@@ -50,7 +53,8 @@ class Mentor:
                 mentor.prompts.append(body["messages"][0]["content"])
                 number = len(mentor.prompts)
                 broken = mentor.breaks_after is not None and number > mentor.breaks_after
-                text = f"Think.\n```\nRule {number}: name the topic of the text.\n```"
+                rule = digest_of(mentor.prompts[-1])[:6]
+                text = f"Think.\n```\nRule {rule}: name the topic of the text.\n```"
                 message = {"role": "assistant", "content": text}
                 said = json.dumps({"choices": [{"message": message, "finish_reason": "stop"}]}).encode()
                 self.send_response(400 if broken else 200)
@@ -92,7 +96,7 @@ def test_a_halving_asks_all_of_few_rows_and_few_of_all_rows(tmp_path, context):
     chosen, trials, notes = choose(context, given, 32, halving=True)
     assert chosen.name == "v00" and notes == ()
     assert Counter(n for _, n, _ in names(trials)) == {32: 16, 32 * WIDER: SURVIVORS, 400: SURVIVORS // 2}
-    assert [one.digest for one in systems if one.asked > 400] == ["v00", "v01", "v02"]
+    assert [one.digest for one in systems if one.asked >= 400] == ["v00", "v01", "v02"]
 
 
 def test_a_halving_on_few_dev_rows_is_one_heat(context):
@@ -174,7 +178,7 @@ def test_of_the_systems_below_the_best_on_common_rows_is_gone_on_from(context):
 
 
 def test_a_model_that_reflects_is_shown_what_went_wrong_and_its_instructions_are_tried(context, mentor):
-    built = Optimise().build(taught(context))
+    built = SHORT.build(taught(context))
     assert mentor.prompts and "Feedback" in mentor.prompts[0] and "This is " in mentor.prompts[0]
     inputs = {e.input for e in context.train}
     shown = [line for line in mentor.prompts[0].splitlines() if line in inputs]
@@ -195,54 +199,51 @@ def _instructions(context):
 
 def test_a_search_that_is_taken_up_again_asks_nobody_twice(context, mentor, tiny, tmp_path):
     context = taught(context)
-    first = Optimise().build(context)
-    calls, answers = len(mentor.prompts), _asked(context)
+    first = SHORT.build(context)
+    calls, answers = len(mentor.prompts), _training_answers(context)
     assert calls and answers
     # As after a kill once half of the replies were kept: their file and the answers are all there is.
     settled = context.folder / SETTLED_FILE
     lines = settled.read_bytes().splitlines(keepends=True)
     replies = [i for i, line in enumerate(lines) if b"reflection on" in line]
-    half = replies[len(replies) // 2]
-    settled.write_bytes(b"".join(lines[:half]))
-    again = Optimise().build(context)
-    assert len(mentor.prompts) - calls == len(replies) - len(replies) // 2
-    calls = len(mentor.prompts)
-    whole = Optimise().build(context)
-    assert len(mentor.prompts) == calls
-    assert whole.system.digest == again.system.digest and first.system.spec.rung == "optimise"
+    settled.write_bytes(b"".join(lines[: replies[len(replies) // 2]]))
+    again = SHORT.build(context)
+    assert mentor.prompts[calls:] == mentor.prompts[len(replies) // 2 : calls]
+    assert again.system.digest == first.system.digest
+    assert [(t.name, t.score) for t in again.trials] == [(t.name, t.score) for t in first.trials]
+    assert _training_answers(context) == answers, "and the small model is asked nothing again either"
+
+
+def _training_answers(context):
+    """How many answers to training rows were ever kept, one that was asked twice counting twice."""
+    ids = {e.id for e in context.train}
+    batches = [b for path in context.bench.store.folder.glob("*.jsonl") for b in read_jsonl(path)]
+    return sum(row in ids for batch in batches for row in batch["answers"])
 
 
 def _asked(context):
-    return sum(
-        len(context.bench.store.load(path.stem)) for path in context.bench.store.folder.glob("*.jsonl")
-    )
+    return {path.name: path.stat().st_size for path in context.bench.store.folder.iterdir()}
 
 
 def test_a_random_search_that_is_taken_up_again_asks_nothing(context):
     first = Optimise().build(context)
-    before = sorted((p.name, p.stat().st_size) for p in context.bench.store.folder.iterdir())
+    before = _asked(context)
     again = Optimise().build(context)
-    assert sorted((p.name, p.stat().st_size) for p in context.bench.store.folder.iterdir()) == before
+    assert _asked(context) == before
     assert again.system.digest == first.system.digest and again.trials == first.trials
 
 
 def test_a_model_that_breaks_ends_the_search_with_what_it_has(context, mentor):
     mentor.breaks_after = 2
-    built = Optimise().build(taught(context))
+    built = SHORT.build(taught(context))
     assert len(mentor.prompts) <= 4
     assert any("the search ended early" in note and "400" in note for note in built.notes)
     assert built.system.spec.rung == "optimise"
 
 
-def test_other_teachers_reflect_on_nothing_and_a_key_is_in_no_message(monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret")
-    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+def test_a_teacher_that_is_no_endpoint_reflects_on_nothing(monkeypatch):
     assert reflector_of(None) is None and reflector_of("smollm2-135m") is None
-    reflector = reflector_of("openai:gpt")
-    assert reflector is not None
-    reflector._attempts = 1
-    found = reflector.chat([("user", "?")], max_tokens=3)
-    assert found.failure is not None and "sk-very" not in found.failure
+    assert reflector_of("openai:gpt") is not None
     monkeypatch.setenv("OPENAI_BASE_URL", "nowhere")
     with pytest.raises(RungError, match="is not an http or https URL"):
         reflector_of("openai:gpt")
