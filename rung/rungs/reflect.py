@@ -127,15 +127,19 @@ class _Search:
     bar: int = 0
     broke: bool = False
     notes: list[str] = field(default_factory=list)
+    made: dict[str, System] = field(default_factory=dict)
     propose_new_texts: None = None
 
     def system(self, instruction: str) -> System:
         """The start under another instruction."""
         if instruction == (self.start.spec.instruction or ""):
             return self.start
-        spec: Spec = self.start.spec.model_copy(update={"instruction": instruction})
-        files = {name: self.start.folder / name for name in spec.files}
-        return save(self.context.work / f"instruction-{digest_of(instruction)[:12]}", spec, files)
+        if instruction not in self.made:
+            spec: Spec = self.start.spec.model_copy(update={"instruction": instruction})
+            files = {name: self.start.folder / name for name in spec.files}
+            folder = self.context.work / f"instruction-{digest_of(instruction)[:12]}"
+            self.made[instruction] = save(folder, spec, files)
+        return self.made[instruction]
 
     def evaluate(self, batch: list[Example], candidate: dict[str, str], capture_traces: bool = False) -> Any:
         """Answers and scores of a batch, through the store; a broken call scores worst, as GEPA wants it."""
