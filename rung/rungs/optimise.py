@@ -15,7 +15,7 @@ from rung.rungs.base import Built, Context, Outlook, Variant, no_room
 from rung.rungs.few_shot import is_short, room_for_shots, shot_lines
 from rung.rungs.instructions import answer_spec, spec_for, wordings
 from rung.rungs.probe import race, under_each_engine
-from rung.rungs.reflect import FEWEST_ROWS, METRIC_CALLS, NO_REFLECTION, reflected, reflector_of
+from rung.rungs.reflect import FEWEST_ROWS, METRIC_CALLS, NO_REFLECTION, reflected, reflector_of, reflects
 from rung.rungs.rehearsal import outlook
 from rung.rungs.variants import choose
 from rung.rungs.workflow import best_prompting
@@ -46,27 +46,29 @@ class Optimise:
         """There have to be rows to draw examples from, or to reflect on."""
         if reason := no_room(context, learns=True):
             return reason
-        least = FEWEST_TRAIN if reflector_of(context.task.teacher) is None else FEWEST_ROWS
+        reflective = reflects(context.task.teacher)
+        least = FEWEST_ROWS if reflective else FEWEST_TRAIN
         if len(context.train) < least:
             return f"{len(context.train)} training rows; a search for a better prompt needs at least {least}"
-        if reflector_of(context.task.teacher) is None and room_for_shots(context) < 1:
+        if not reflective and room_for_shots(context) < 1:
             return f"one worked example and a question don't fit a prompt of {context.limit:,} tokens"
         return None
 
     def outlook(self, context: Context) -> Outlook | None:
         """By a few rows of each candidate; None where these are yet to be thought of."""
-        if reflector_of(context.task.teacher) is not None:
+        if reflects(context.task.teacher):
             return None
         return outlook(context, _drawn(context)[0], LOOK_ROWS, halving=True)
 
     def build(self, context: Context) -> Built:
         """Search, choose on dev, and say by how much such a choice flatters itself."""
-        reflector = reflector_of(context.task.teacher)
-        if reflector is None:
+        teacher = context.task.teacher
+        if teacher is not None and reflects(teacher):
+            reflector = reflector_of(teacher)
+            variants, notes = reflected(context, _start(context), reflector, self.metric_calls)
+        else:
             variants, notes = _drawn(context)
             notes.append(NO_REFLECTION)
-        else:
-            variants, notes = reflected(context, _start(context), reflector, self.metric_calls)
         chosen, trials, more = choose(context, variants, LOOK_ROWS, halving=True)
         told = [*_gained(context, chosen.system), *_flattered(context, variants, chosen.system)]
         spec = chosen.system.spec
@@ -80,7 +82,16 @@ class Optimise:
         )
 
 
-def _drawn(context: Context) -> tuple[list[Variant], list[str]]:
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """An instruction and a set of examples for it."""
+
+    name: str
+    instruction: str
+    shots: tuple[Example, ...]
+
+
+def candidates(context: Context) -> list[Candidate]:
     """Candidates at random: every way of putting the instruction with sets of examples of every size."""
     dice = random.Random(f"{context.seed}:optimise")
     rows = [e for e in context.train if is_short(context, e)]
@@ -88,22 +99,38 @@ def _drawn(context: Context) -> tuple[list[Variant], list[str]]:
     sizes = [k for k in SHOTS if k <= room] or [room]
     pairs = list(product(wordings(context).items(), sizes))
     dice.shuffle(pairs)
-    sets: list[tuple[str, str, Sources, int]] = []
+    found = []
     for number in range(CANDIDATES):
-        (name, text), k = pairs[number % len(pairs)]
-        files = {SHOTS_FILE: shot_lines(drawn_shots(rows, k, dice), context)}
-        sets.append((f"set {number + 1} of {k} examples, {name} instruction", text, files, k))
+        (wording, text), k = pairs[number % len(pairs)]
+        name = f"set {number + 1} of {k} examples, {wording} instruction"
+        found.append(Candidate(name=name, instruction=text, shots=tuple(drawn_shots(rows, k, dice))))
+    return found
+
+
+def _drawn(context: Context) -> tuple[list[Variant], list[str]]:
+    """The candidates as Systems, under the engine of the rung below or the faster one, and notes on that."""
     spec = spec_for(context, "optimise", instruction=None, answer=answer_spec(context, constrained=True))
-    engine, notes = _engine(context, _with(spec, *sets[0][1::2]), sets[0][2])
-    spec = spec.model_copy(update={"engine": engine})
+    made = [
+        (
+            one.name,
+            spec.model_copy(
+                update={
+                    "instruction": one.instruction,
+                    "shots": ShotSpec(choice="fixed", k=len(one.shots)),
+                }
+            ),
+            {SHOTS_FILE: shot_lines(one.shots, context)},
+        )
+        for one in candidates(context)
+    ]
+    engine, notes = _engine(context, *made[0][1:])
     return [
-        Variant(name=name, system=save(context.work / f"set-{number}", _with(spec, text, k), files))
-        for number, (name, text, files, k) in enumerate(sets)
+        Variant(
+            name=name,
+            system=save(context.work / f"set-{number}", spec.model_copy(update={"engine": engine}), files),
+        )
+        for number, (name, spec, files) in enumerate(made)
     ], notes
-
-
-def _with(spec: Spec, text: str, k: int) -> Spec:
-    return spec.model_copy(update={"instruction": text, "shots": ShotSpec(choice="fixed", k=k)})
 
 
 def _engine(context: Context, first: Spec, files: Sources) -> tuple[str, list[str]]:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from rung import evaluate
 from rung.engines.base import EngineSpec
 from rung.engines.endpoint import EndpointEngine
@@ -55,13 +57,16 @@ NO_REFLECTION = (
 )
 
 
-def reflector_of(teacher: str | None) -> EndpointEngine | None:
-    """The hosted model that `openai:NAME` names, at OPENAI_BASE_URL; None for other names, or none.
+def reflects(teacher: str | None) -> bool:
+    """Whether a task's teacher is one that can be asked to reflect: `openai:NAME`."""
+    return teacher is not None and teacher.startswith(PREFIX)
+
+
+def reflector_of(teacher: str) -> EndpointEngine:
+    """The hosted model that `openai:NAME` names, at OPENAI_BASE_URL. EngineError where that is no URL.
 
     Nothing is sent yet; the key is read from OPENAI_API_KEY with each request.
     """
-    if teacher is None or not teacher.startswith(PREFIX):
-        return None
     url = os.environ.get(URL_VARIABLE) or OPENAI_URL
     spec = EngineSpec(engine="endpoint", url=url, model=teacher.removeprefix(PREFIX))
     return EndpointEngine(spec, key_variable=KEY_VARIABLE)
@@ -107,7 +112,8 @@ def reflected(
         system = search.system(result.candidates[place][COMPONENT])
         found.append(Variant(name=f"instruction {place} of the search", system=system))
     notes = [
-        f"{context.task.teacher} wrote {search.written} instructions by the mistakes of others; "
+        f"{context.task.teacher} wrote {search.written} instructions by the mistakes of others, reading "
+        f"{search.read_tokens:,} tokens and writing {search.written_tokens:,}; "
         f"{len(scores) - 1} did better on the rows that they were written for, {len(ranked)} went to dev",
         *search.notes,
     ]
@@ -122,6 +128,8 @@ class _Search:
     start: System
     reflector: EndpointEngine
     written: int = 0
+    read_tokens: int = 0
+    written_tokens: int = 0
     asked: int = 0
     turns: int = 0
     bar: int = 0
@@ -207,16 +215,20 @@ class _Search:
             found = self.reflector.chat([("user", prompt)], max_tokens=REPLY_TOKENS, temperature=1.0)
             if found.failure is not None:
                 raise EngineError(found.failure)
-            return found.text
+            return [found.text, found.prompt_tokens, found.completion_tokens or 0]
 
         if self.broke:
             return ""
         try:
-            return str(self.context.settled(f"reflection on {digest_of(prompt)}", ask))
+            kept = self.context.settled(f"reflection on {digest_of(prompt)}", ask)
         except EngineError as error:
             self.broke = True
             self.notes.append(f"the search ended early: {error}")
             return ""
+        text, read, written = TypeAdapter(tuple[str, int, int]).validate_python(kept)
+        self.read_tokens += read
+        self.written_tokens += written
+        return text
 
 
 def feedback(context: Context, example: Example, answer: Answer, score: float) -> str:

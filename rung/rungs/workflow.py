@@ -32,7 +32,7 @@ REVIEW = (
     "Check this reply against the instruction and the text. Mend what is wrong, then write the final reply, "
     "and nothing else."
 )
-NO_VOTE = "no vote: labels have exact probabilities, so that drawing several answers would only add noise"
+NO_VOTE = "no vote on labels alone: they have exact probabilities, and drawing from these only adds noise"
 
 
 class Workflow:
@@ -123,7 +123,7 @@ def _steps(context: Context) -> dict[str, StepsSpec]:
     if kind != "label":
         for samples in SAMPLES:
             found[f"vote of {samples}"] = StepsSpec(kind="vote", samples=samples, temperature=HEAT)
-    if kind == "number":
+    if kind in ("label", "number"):
         found[f"vote of {SAMPLES[-1]}, each reasoning first"] = StepsSpec(
             kind="think",
             samples=SAMPLES[-1],

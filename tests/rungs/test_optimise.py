@@ -17,7 +17,7 @@ from rung.rungs.base import SETTLED_FILE, Variant
 from rung.rungs.instructions import wordings
 from rung.rungs.optimise import Optimise, drawn_shots
 from rung.rungs.prompt import Prompt
-from rung.rungs.reflect import feedback, reflector_of
+from rung.rungs.reflect import feedback, reflector_of, reflects
 from rung.rungs.variants import SURVIVORS, WIDER, choose
 from rung.rungs.workflow import best_prompting
 from rung.runs import digest_of, read_jsonl
@@ -26,6 +26,7 @@ from tests.fixtures_climb import TASKS, label_rows, make_tiny_gguf, opened, writ
 from tests.rungs.test_choose import Guesser, names, rows
 
 SHORT = Optimise(metric_calls=150)
+USAGE = {"prompt_tokens": 1000, "completion_tokens": 10}
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,8 @@ class Mentor:
                 rule = digest_of(mentor.prompts[-1])[:6]
                 text = f"Think.\n```\nRule {rule}: name the topic of the text.\n```"
                 message = {"role": "assistant", "content": text}
-                said = json.dumps({"choices": [{"message": message, "finish_reason": "stop"}]}).encode()
+                reply = {"choices": [{"message": message, "finish_reason": "stop"}], "usage": USAGE}
+                said = json.dumps(reply).encode()
                 self.send_response(400 if broken else 200)
                 self.send_header("content-length", str(len(said)))
                 self.end_headers()
@@ -131,18 +133,22 @@ def test_wordings_differ_say_what_the_job_is_and_none_is_empty(kind, about, tiny
 
 
 def test_candidates_cross_wordings_and_sizes_and_the_seed_decides_them(context):
-    variants, _ = module._drawn(context)
-    assert len(variants) == len({v.system.digest for v in variants}) == module.CANDIDATES
-    pairs = Counter((v.system.spec.instruction, v.system.spec.shots.k) for v in variants)
+    found = module.candidates(context)
+    assert len(found) == len({one.name for one in found}) == module.CANDIDATES
+    assert len({tuple(e.id for e in one.shots) for one in found}) == module.CANDIDATES
+    pairs = Counter((one.instruction, len(one.shots)) for one in found)
     assert max(pairs.values()) <= 2 and {k for _, k in pairs} == {4, 8}
-    for variant in variants:
-        shots, vectors = read_index(variant.system.folder)
-        assert len(shots) == variant.system.spec.shots.k and vectors is None
-        assert {s.input for s in shots} <= {e.input for e in context.train}
-    again, _ = module._drawn(context)
-    other, _ = module._drawn(replace(context, seed=1))
-    assert [v.system.digest for v in again] == [v.system.digest for v in variants]
-    assert {v.system.digest for v in other}.isdisjoint({v.system.digest for v in variants})
+    assert {e.id for one in found for e in one.shots} <= {e.id for e in context.train}
+    assert module.candidates(replace(context, train=context.train[::-1])) == found
+    assert not set(module.candidates(replace(context, seed=1))) & set(found)
+
+
+def test_a_candidate_is_a_system_with_its_examples_in_their_order(context):
+    one, (first, *_) = module.candidates(context)[0], module._drawn(context)[0]
+    shots, vectors = read_index(first.system.folder)
+    assert [s.input for s in shots] == [e.input for e in one.shots] and vectors is None
+    spec = first.system.spec
+    assert (spec.instruction, spec.shots.k, spec.answer.form) == (one.instruction, len(one.shots), "words")
 
 
 def test_the_notes_say_how_many_were_tried_and_by_how_much_luck_flatters(context):
@@ -185,7 +191,10 @@ def test_a_model_that_reflects_is_shown_what_went_wrong_and_its_instructions_are
     assert shown, "training rows"
     everything = "\n".join(mentor.prompts)
     assert not any(e.input in everything.splitlines() for e in context.dev), "no dev row"
-    assert any("openai:mentor wrote" in note for note in built.notes)
+    (note,) = [note for note in built.notes if "openai:mentor wrote" in note]
+    count = len(mentor.prompts)
+    assert f"wrote {count} instructions" in note
+    assert f"reading {1000 * count:,} tokens and writing {10 * count:,}" in note
     tried = {trial.name for trial in built.trials}
     assert "the instruction it began with" in tried
     assert built.system.spec.rung == "optimise"
@@ -242,8 +251,7 @@ def test_a_model_that_breaks_ends_the_search_with_what_it_has(context, mentor):
 
 
 def test_a_teacher_that_is_no_endpoint_reflects_on_nothing(monkeypatch):
-    assert reflector_of(None) is None and reflector_of("smollm2-135m") is None
-    assert reflector_of("openai:gpt") is not None
+    assert not reflects(None) and not reflects("smollm2-135m") and reflects("openai:gpt")
     monkeypatch.setenv("OPENAI_BASE_URL", "nowhere")
     with pytest.raises(RungError, match="is not an http or https URL"):
         reflector_of("openai:gpt")

@@ -35,7 +35,7 @@ def context(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("kind", "names"),
     [
-        ("label", ["reasoning first", "draft, check, repair"]),
+        ("label", ["reasoning first", "draft, check, repair", "vote of 5, each reasoning first"]),
         ("json", ["reasoning first", "draft, check, repair", "vote of 3", "vote of 5"]),
         ("text", ["draft, review", "vote of 3", "vote of 5"]),
         (
