@@ -30,7 +30,10 @@ MOST_ROWS = 250
 VALIDATION_ROWS, VALIDATION_SHARE = 50, 0.4
 """Of the training rows that the search uses: what candidates are ranked by. It reflects on the others."""
 FINALISTS = 8
+MINIBATCH = 3
+"""Rows whose answers are shown at a time."""
 DEV_SHARE = 0.5
+KEPT_FOR_DEV = "kept for dev, seconds"
 """Of the rung's time: kept for the choice on dev."""
 REPLY_TOKENS = 1024
 LONGEST_INPUT = 2000
@@ -82,9 +85,9 @@ def reflected(
     """
     from gepa import optimize
 
-    search = _Search(context, start, reflector)
+    search = _Search(context, start, reflector, most_turns=metric_calls // MINIBATCH)
     learn, validate = _rows(context, start)
-    context.settled("the search ends at", lambda: DEV_SHARE * context.seconds_left)
+    context.settled(KEPT_FOR_DEV, lambda: DEV_SHARE * context.seconds_left)
     bar = context.reporter.begin("reflective search, answers", metric_calls)
     search.bar = bar
     try:
@@ -98,6 +101,7 @@ def reflected(
             stop_callbacks=search.over,
             perfect_score=1.0 if context.sign > 0 else 0.0,
             cache_evaluation=True,
+            reflection_minibatch_size=MINIBATCH,
             seed=context.seed,
             logger=_Silent(),
             raise_on_exception=True,
@@ -127,6 +131,7 @@ class _Search:
     context: Context
     start: System
     reflector: EndpointEngine
+    most_turns: int
     written: int = 0
     read_tokens: int = 0
     written_tokens: int = 0
@@ -202,11 +207,16 @@ class _Search:
         return {COMPONENT: text[:LONGEST_INSTRUCTION] or candidate[COMPONENT]}
 
     def over(self, state: Any) -> bool:
-        """Whether the search ends here: the model broke, or what is left of the time is for dev."""
-        kept = self.context.settled("the search ends at", lambda: 0.0)
+        """Whether the search ends here: the model broke, or what is left of the time is for dev.
+
+        Turns are bounded too: where nothing is wrong, none of them need cost an answer.
+        """
+        kept = self.context.settled(KEPT_FOR_DEV, lambda: 0.0)
         assert isinstance(kept, float | int), "written by `reflected`"
         self.turns += 1
-        return self.broke or not self.context.in_time(f"reflection {self.turns}", kept)
+        if self.broke or self.turns > self.most_turns:
+            return True
+        return not self.context.in_time(f"reflection {self.turns}", kept)
 
     def _reply(self, prompt: str) -> str:
         """What the model says to a prompt, once and for all."""

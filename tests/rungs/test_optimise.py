@@ -23,6 +23,7 @@ from rung.rungs.workflow import best_prompting
 from rung.runs import digest_of, read_jsonl
 from rung.system import read_index
 from tests.fixtures_climb import TASKS, label_rows, make_tiny_gguf, opened, write_rows
+from tests.fixtures_serve import Server
 from tests.rungs.test_choose import Guesser, names, rows
 
 SHORT = Optimise(metric_calls=150)
@@ -250,6 +251,16 @@ def test_a_model_that_breaks_ends_the_search_with_what_it_has(context, mentor):
     assert built.system.spec.rung == "optimise"
 
 
+def test_a_model_that_makes_no_mistake_needs_no_better_instruction(context, mentor):
+    """Perfect answers cost GEPA nothing, so that its own count of them would never end the search."""
+    start = module._start(taught(context))
+    given = [(e, Answer(text=str(e.output), value=e.output)) for e in context.train]
+    context.bench.store.append(start.digest, given, 1.0)
+    built = SHORT.build(taught(context))
+    assert not mentor.prompts and built.system.digest == start.digest
+    assert "0 did better" in "".join(built.notes)
+
+
 def test_a_teacher_that_is_no_endpoint_reflects_on_nothing(monkeypatch):
     assert not reflects(None) and not reflects("smollm2-135m") and reflects("openai:gpt")
     monkeypatch.setenv("OPENAI_BASE_URL", "nowhere")
@@ -270,3 +281,15 @@ def test_feedback_names_the_right_answer_and_the_fields_that_are_wrong(context, 
         row = other.train[0]
         said = feedback(other, row, Answer(text="", value={"topic": "x", "first": row.output["first"]}), 0.5)
     assert said.startswith("This is wrong. Wrong: topic. The right answer is: {")
+
+
+def test_a_served_model_of_our_own_may_reflect(context, monkeypatch, tmp_path):
+    """What a random model writes is no instruction; that it's asked, heard and outdone is what counts."""
+    gguf = make_tiny_gguf(tmp_path / "mentor.gguf", context=8192)
+    with Server(f"mentor={gguf}", "--context", "8192", "--slots", "1", home=tmp_path) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.address)
+        built = Optimise(metric_calls=40).build(taught(context))
+        assert server.gauge("rung_requests_total") >= 1
+    assert not any("ended early" in note for note in built.notes)
+    (note,) = [note for note in built.notes if "openai:mentor wrote" in note]
+    assert re.search(r"reading [\d,]{3,} tokens", note)
