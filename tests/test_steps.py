@@ -1,6 +1,7 @@
 """Answers of several calls: what is asked, with which seeds, what is told of it, and that all ways agree."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -42,7 +43,7 @@ class Script:
         self.texts, self.broken = list(texts), broken
         self.asked: list[tuple[Spec, Call]] = []
 
-    def __call__(self, spec: Spec, calls: list[Call], progress: Progress) -> list[Answer]:
+    def __call__(self, spec: Spec, calls: Sequence[Call], progress: Progress) -> list[Answer]:
         found = []
         for call in calls:
             self.asked.append((spec, call))

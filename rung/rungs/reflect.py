@@ -12,7 +12,7 @@ from rung import evaluate
 from rung.engines.base import EngineSpec
 from rung.engines.endpoint import EndpointEngine
 from rung.errors import EngineError
-from rung.records import Answer, Example
+from rung.records import Answer, Example, Json
 from rung.rungs.base import Context, Variant
 from rung.runs import digest_of
 from rung.scoring.scorers import SCORERS
@@ -221,7 +221,7 @@ class _Search:
     def _reply(self, prompt: str) -> str:
         """What the model says to a prompt, once and for all."""
 
-        def ask() -> str:
+        def ask() -> Json:
             found = self.reflector.chat([("user", prompt)], max_tokens=REPLY_TOKENS, temperature=1.0)
             if found.failure is not None:
                 raise EngineError(found.failure)
