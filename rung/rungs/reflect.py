@@ -85,7 +85,7 @@ def reflected(
     """
     from gepa import optimize
 
-    search = _Search(context, start, reflector, most_turns=metric_calls // MINIBATCH)
+    search = _Search(context, start, reflector)
     learn, validate = _rows(context, start)
     context.settled(KEPT_FOR_DEV, lambda: DEV_SHARE * context.seconds_left)
     bar = context.reporter.begin("reflective search, answers", metric_calls)
@@ -131,7 +131,6 @@ class _Search:
     context: Context
     start: System
     reflector: EndpointEngine
-    most_turns: int
     written: int = 0
     read_tokens: int = 0
     written_tokens: int = 0
@@ -207,16 +206,11 @@ class _Search:
         return {COMPONENT: text[:LONGEST_INSTRUCTION] or candidate[COMPONENT]}
 
     def over(self, state: Any) -> bool:
-        """Whether the search ends here: the model broke, or what is left of the time is for dev.
-
-        Turns are bounded too: where nothing is wrong, none of them need cost an answer.
-        """
+        """Whether the search ends here: the model broke, or what is left of the time is for dev."""
         kept = self.context.settled(KEPT_FOR_DEV, lambda: 0.0)
         assert isinstance(kept, float | int), "written by `reflected`"
         self.turns += 1
-        if self.broke or self.turns > self.most_turns:
-            return True
-        return not self.context.in_time(f"reflection {self.turns}", kept)
+        return self.broke or not self.context.in_time(f"reflection {self.turns}", kept)
 
     def _reply(self, prompt: str) -> str:
         """What the model says to a prompt, once and for all."""

@@ -252,7 +252,6 @@ def test_a_model_that_breaks_ends_the_search_with_what_it_has(context, mentor):
 
 
 def test_a_model_that_makes_no_mistake_needs_no_better_instruction(context, mentor):
-    """Perfect answers cost GEPA nothing, so that its own count of them would never end the search."""
     start = module._start(taught(context))
     given = [(e, Answer(text=str(e.output), value=e.output)) for e in context.train]
     context.bench.store.append(start.digest, given, 1.0)
