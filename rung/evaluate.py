@@ -60,7 +60,8 @@ class Store:
         for batch in read_jsonl(self.folder / f"{system}.jsonl"):
             size = len(batch["answers"])
             for row, fields in batch["answers"].items():
-                fields["options"] = tuple((name, value) for name, value in fields["options"])
+                for key in ("options", "steps"):
+                    fields[key] = tuple((name, value) for name, value in fields.get(key, ()))
                 found[row] = Kept(answer=Answer(**fields), share_s=batch["wall_s"] / size, batch=size)
         return found
 
@@ -144,6 +145,15 @@ def answers_of(
     fullest = max(kept.batch for kept in found)
     full = [kept.share_s for kept in found if 2 * kept.batch > fullest]
     return [kept.answer for kept in found], statistics.fmean(full)
+
+
+def kept_answers(system: System, examples: Sequence[Example], bench: Bench) -> list[Answer]:
+    """Answers in order, asked in one batch where they aren't kept yet; nothing is timed."""
+    known = bench.store.load(system.digest)
+    missing = [e for e in examples if _to_ask(system.digest, e, known, bench.store)]
+    if missing:
+        _ask(system, missing, bench, known)
+    return [known[e.id].answer for e in examples]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -274,7 +284,8 @@ def timed(found: Measurement, system: System, examples: Sequence[Example], bench
 
 def _bare(fields: dict[str, Json]) -> dict[str, Json]:
     """An answer's fields without those that no stored answer has."""
-    absent = ("distribution", "raw_probability", *(() if fields["cached_tokens"] else ("cached_tokens",)))
+    sometimes = ("cached_tokens", "steps")
+    absent = ("distribution", "raw_probability", *(key for key in sometimes if not fields[key]))
     return {key: value for key, value in fields.items() if key not in absent}
 
 

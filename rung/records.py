@@ -130,7 +130,8 @@ class Answer:
     probability of every label, in the System's order; it's empty where some weren't worked out. Where these
     are calibrated, `raw_probability` is what the System itself gave `value`, else it's None. `cached_tokens`
     are those of the prompt that a hosted model had cached and bills for less. `failure` names a call that
-    broke: it is never scored.
+    broke: it is never scored. `steps` are (what, text) of each call that it took, and of each fault found,
+    where there were several; tokens and seconds are those of all.
     """
 
     text: str
@@ -144,6 +145,7 @@ class Answer:
     distribution: tuple[float, ...] = ()
     raw_probability: float | None = None
     cached_tokens: int = 0
+    steps: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -46,6 +46,22 @@ class ShotSpec(Frozen):
     k: int = 0
 
 
+class StepsSpec(Frozen):
+    """How one answer is made of several calls; `AnswerSpec` is then that of the last one.
+
+    `vote`: `samples` answers drawn at `temperature`, of which the commonest is given. `think`: free reasoning
+    of up to `max_tokens`, `close`, then the answer; of several samples each reasons for itself, and they
+    vote. `repair`: a free draft of up to `max_tokens`; where a check finds a fault, `close` with that in
+    place of {fault}, and the answer again. Text has no check: its draft is always gone over.
+    """
+
+    kind: Literal["vote", "think", "repair"]
+    samples: int = 1
+    temperature: float = 0.0
+    max_tokens: int = 0
+    close: str = ""
+
+
 class Spec(Frozen):
     """Everything that decides an answer, but for the bytes of the files named in `files`."""
 
@@ -61,6 +77,7 @@ class Spec(Frozen):
     instruction: str | None = None
     shots: ShotSpec = ShotSpec()
     answer: AnswerSpec = AnswerSpec(form="free")
+    steps: StepsSpec | None = None
     features: Literal["minilm", "tfidf", "both"] | None = None
     vectors: ModelRef | None = None
     files: dict[str, str] = {}
@@ -70,9 +87,11 @@ class Spec(Frozen):
         """Names this System: sha256 over the canonical Spec, file digests included.
 
         Where its models lie isn't part of it; what they are made of is, and so is the order of a schema's
-        properties, in which they are written.
+        properties, in which they are written. A System of one call has no steps to tell of.
         """
         fields = self.model_dump(mode="json", exclude={"model": {"source"}, "vectors": {"source"}})
+        if self.steps is None:
+            del fields["steps"]
         if self.schema_ is not None:
             fields["schema_"] = json.dumps(self.schema_, ensure_ascii=False)
         text = json.dumps(fields, sort_keys=True, ensure_ascii=False)

@@ -9,7 +9,7 @@ import math
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -24,7 +24,7 @@ from rung.engines.trie import Trie
 from rung.errors import SystemFolderError, TaskError
 from rung.hosted import GREEDY, Draw, complete, hosted_engine_spec, hosted_of
 from rung.models.catalog import entry_named
-from rung.models.chat import Chat, load_chat
+from rung.models.chat import Chat, Message, load_chat
 from rung.models.embed import Embedder
 from rung.models.head import Head, answers, load_head
 from rung.models.resolve import Model, resolve
@@ -33,6 +33,7 @@ from rung.records import Answer, Calibration, Example
 from rung.runs import atomic_folder, file_digest, write_text
 from rung.scoring.extract import read_answer
 from rung.spec import ModelRef, Spec
+from rung.steps import Call, answered
 from rung.task.schemas import check_schema
 from rung.wording import Shot, embedded_text, label_texts, messages
 
@@ -167,7 +168,9 @@ class System:
     @property
     def has_probabilities(self) -> bool:
         """Whether its answers are labels that it gives probabilities to."""
-        return self.spec.engine == "head" or self.spec.answer.form in ("words", "codes")
+        steps = self.spec.steps
+        one = steps is None or (steps.kind == "think" and steps.samples == 1)
+        return self.spec.engine == "head" or (self.spec.answer.form in ("words", "codes") and one)
 
     def answer(
         self,
@@ -190,15 +193,20 @@ class System:
             )
         if self.is_hosted:
             return self.hosted_answers(examples, pool, progress=progress)
-        engine = self.open(pool)
-        return ask(
-            self.spec,
-            self.chat(pool),
-            engine,
-            self.prompts(examples, pool),
-            progress,
-            every_label=every_label,
-        )
+        chat, engine = self.chat(pool), self.open(pool)
+        if self.spec.steps is None:
+            prompts = self.prompts(examples, pool)
+            return ask(self.spec, chat, engine, prompts, progress, every_label=every_label)
+        limit, shots = context_of(self.model(pool)), self._shots(examples, pool)
+
+        def put(spec: Spec, calls: Sequence[Call], done: Progress) -> list[Answer]:
+            rows, some = [examples[c.row] for c in calls], [shots[c.row] for c in calls]
+            room = limit - room_for_answer(spec, chat)
+            prompts = prompts_for(spec, chat, rows, some, room, [c.after for c in calls])
+            seeds = [c.seed for c in calls]
+            return ask(spec, chat, engine, prompts, done, every_label=every_label, seeds=seeds)
+
+        return answered(self.spec, examples, put, progress)
 
     @property
     def is_hosted(self) -> bool:
@@ -377,23 +385,27 @@ def prompts_for(
     examples: Sequence[Example],
     shots: Sequence[Sequence[Shot]],
     limit: int = ANSWER_CONTEXT,
+    after: Sequence[Sequence[Message]] = (),
 ) -> list[tuple[int, ...]]:
-    """Prompt ids for each example, the worked examples in front.
+    """Prompt ids for each example, the worked examples in front, the turns since the question `after` it.
 
-    Where they make a prompt longer than `limit` tokens the first ones, which are the least like the
-    question, are left out of it.
+    Where they make a prompt longer than `limit` tokens the first examples, which are the least like the
+    question, are left out of it, and what came after the question where that isn't enough.
     """
     return [
-        _prompt(spec, chat, example, list(some), limit) for example, some in zip(examples, shots, strict=True)
+        _prompt(spec, chat, example, list(some), limit, turns)
+        for example, some, turns in zip(examples, shots, after or [()] * len(examples), strict=True)
     ]
 
 
-def _prompt(spec: Spec, chat: Chat, example: Example, shots: list[Shot], limit: int) -> tuple[int, ...]:
+def _prompt(
+    spec: Spec, chat: Chat, example: Example, shots: list[Shot], limit: int, after: Sequence[Message]
+) -> tuple[int, ...]:
     while True:
-        prompt = chat.render(messages(spec.instruction, example, shots), style=spec.style)
-        if len(prompt) <= limit or not shots:
+        prompt = chat.render([*messages(spec.instruction, example, shots), *after], style=spec.style)
+        if len(prompt) <= limit or not (shots or after):
             return prompt
-        shots = shots[1:]
+        shots, after = shots[1:], after if shots else ()
 
 
 def read_index(folder: Path) -> Index:
@@ -426,7 +438,7 @@ def candidates(spec: Spec, chat: Chat) -> list[tuple[int, ...]]:
     return [chat.answer_ids(text, spec.style) for text in label_texts(spec.labels)]
 
 
-def ask(
+def ask(  # noqa: PLR0913 (all that calls of one kind may differ in)
     spec: Spec,
     chat: Chat,
     engine: Engine,
@@ -434,14 +446,22 @@ def ask(
     progress: Progress = no_progress,
     *,
     every_label: bool = False,
+    seeds: Sequence[int | None] = (),
 ) -> list[Answer]:
-    """Put rendered prompts to an engine and read its answers as the Spec says."""
+    """Put rendered prompts to an engine and read its answers as the Spec says.
+
+    What has a seed among `seeds`, one for each prompt, is drawn at the temperature of the Spec's steps.
+    """
     if spec.answer.form in ("words", "codes"):
         options = candidates(spec, chat)
         trie = Trie(options)
         choices = engine.choose(prompts, options, progress=progress, exhaustive=every_label)
         return [answer_of_choice(spec, choice, trie, every_label) for choice in choices]
     requests = [request_for(spec, chat, prompt) for prompt in prompts]
+    if spec.steps is not None:
+        heat = spec.steps.temperature
+        drawn = zip(requests, seeds, strict=True)
+        requests = [r if seed is None else replace(r, temperature=heat, seed=seed) for r, seed in drawn]
     return [answer_of_completion(spec, c) for c in engine.generate(requests, progress=progress)]
 
 

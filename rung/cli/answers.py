@@ -26,7 +26,8 @@ def as_line(answer: Answer) -> str:
 def as_json(answer: Answer) -> str:
     """The whole answer on one line; `answer` is null where the text couldn't be read as the task's kind.
 
-    `raw_probability` is null where calibration changes nothing: `probability` is as it came then.
+    `raw_probability` is null where calibration changes nothing: `probability` is as it came then. `steps` are
+    there where the System makes an answer of several calls: what each of them gave, and the faults found.
     """
     whole = {
         "answer": answer.value,
@@ -38,4 +39,6 @@ def as_json(answer: Answer) -> str:
         "completion_tokens": answer.completion_tokens,
         "latency_s": round(answer.latency_s, 6),
     }
+    if answer.steps:
+        whole["steps"] = [{"step": what, "text": text} for what, text in answer.steps]
     return json.dumps(whole, ensure_ascii=False)

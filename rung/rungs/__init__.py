@@ -5,7 +5,18 @@ from rung.rungs.base import Rung
 from rung.rungs.distill import Distill
 from rung.rungs.few_shot import FewShot
 from rung.rungs.head import Head
+from rung.rungs.optimise import Optimise
 from rung.rungs.prompt import Prompt
 from rung.rungs.sft import Sft
+from rung.rungs.workflow import Workflow
 
-LADDER: tuple[Rung, ...] = (Head(), Prompt(), FewShot(), Sft(), Distill(), Api())
+LADDER: tuple[Rung, ...] = (
+    Head(),
+    Prompt(),
+    FewShot(),
+    Optimise(),
+    Workflow(),
+    Sft(),
+    Distill(),
+    Api(),
+)

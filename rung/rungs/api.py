@@ -8,17 +8,15 @@ from rung.hosted import complete, hosted_engine_spec, hosted_ref
 from rung.models.hosted import Hosted, hosted
 from rung.records import Example, TokenPrice, Trial
 from rung.rungs.base import Built, Context
+from rung.rungs.below import best_prompting
 from rung.rungs.instructions import LONGEST_ANSWER, instructions, longest_target, what_to_answer
 from rung.scoring.cost import tokens_usd
 from rung.scoring.prices import listed_price
-from rung.scoring.scorers import SCORERS
 from rung.spec import AnswerSpec, ShotSpec, Spec
 from rung.system import SHOTS_FILE, VECTORS_FILE, Sources, System, save
 from rung.task import Task
 from rung.wording import messages
 
-PROMPTED = ("prompt", "few_shot", "optimise")
-"""The rungs whose prompt another model can be given as it is."""
 SAMPLE_ROWS = 20
 """Dev rows by which the cost is foretold."""
 MORE_TOKENS = 24
@@ -137,8 +135,7 @@ def paid_text(context: Context) -> str:
 
 def prompting(context: Context) -> Prompting:
     """The best prompt of the rungs below by the dev rows that all of them answered; else the plainest one."""
-    known = {name: system for name, system in context.built.items() if name in PROMPTED}
-    best = _best(context, list(known.values()))
+    best = best_prompting(context)
     if best is None:
         return Prompting(
             instruction=instructions(context)["plain"],
@@ -203,19 +200,3 @@ def reported(context: Context, spec: Spec, model: Hosted) -> str:
     if found.failure is not None:
         raise EngineError(found.failure)
     return found.reported
-
-
-def _best(context: Context, systems: Sequence[System]) -> System | None:
-    """The System with the best score on the dev rows that all answered; of equal ones the first."""
-    kept = [context.bench.store.load(system.digest) for system in systems]
-    rows = [e for e in context.dev if all(e.id in one for one in kept)]
-    if not systems or not rows:
-        return systems[0] if systems else None
-    scorer = SCORERS[context.bench.metric]
-
-    def value(place: int) -> float:
-        answers = [kept[place][e.id].answer for e in rows]
-        values = [a.value if a.failure is None else None for a in answers]
-        return context.sign * scorer.summary(values, [e.output for e in rows])
-
-    return systems[max(range(len(systems)), key=value)]

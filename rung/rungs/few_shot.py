@@ -43,7 +43,7 @@ class FewShot:
             return reason
         if len(context.train) < STRATIFIED:
             return f"{len(context.train)} training rows; worked examples need at least {STRATIFIED}"
-        if _room(context) < 1:
+        if room_for_shots(context) < 1:
             return f"one worked example and a question don't fit a prompt of {context.limit:,} tokens"
         return None
 
@@ -63,7 +63,7 @@ def _variants(context: Context) -> tuple[list[Variant], list[str]]:
 
     Short prompts and nearest examples come first, so that they are tried when time is short.
     """
-    room = _room(context)
+    room = room_for_shots(context)
     base = spec_for(
         context,
         "few_shot",
@@ -94,7 +94,7 @@ def _settings(context: Context, shots: ShotSpec) -> dict:
 
 
 def _kinds(context: Context, room: int) -> list[_Kind]:
-    rows = [e for e in context.train if _is_short(context, e)]
+    rows = [e for e in context.train if is_short(context, e)]
     fixed = min(STRATIFIED, room)
     counts = tuple(k for k in NEIGHBOURS if k <= room) or (room,)
     return [
@@ -107,7 +107,7 @@ def _kinds(context: Context, room: int) -> list[_Kind]:
         _Kind(
             shots=ShotSpec(choice="fixed", k=fixed),
             counts=(fixed,),
-            files={SHOTS_FILE: _lines(stratified(rows, fixed, context.seed), context)},
+            files={SHOTS_FILE: shot_lines(stratified(rows, fixed, context.seed), context)},
             shown="stratified",
         ),
     ]
@@ -129,7 +129,7 @@ def stratified(rows: Sequence[Example], k: int, seed: int) -> list[Example]:
     return chosen
 
 
-def _room(context: Context) -> int:
+def room_for_shots(context: Context) -> int:
     """How many long examples (95th percentile) fit beside a long question and its answer."""
     chat = context.pool.chat(context.model)
     rows = [e for e in context.train if e.id not in context.too_long]
@@ -142,7 +142,7 @@ def _room(context: Context) -> int:
     return max(0, (free - answer_spec(context, constrained=True).max_tokens) // max(1, shot))
 
 
-def _is_short(context: Context, row: Example) -> bool:
+def is_short(context: Context, row: Example) -> bool:
     """Whether the row leaves half of the context to others: a longer one would crowd them out.
 
     A token is at least one byte, so few rows have to be counted.
@@ -162,10 +162,11 @@ def _percentile(sizes: list[int], share: float) -> int:
 def _index(context: Context, rows: Sequence[Example]) -> Sources:
     from safetensors.numpy import save as as_bytes
 
-    return {VECTORS_FILE: as_bytes({"vectors": context.vectors(rows)}), SHOTS_FILE: _lines(rows, context)}
+    return {VECTORS_FILE: as_bytes({"vectors": context.vectors(rows)}), SHOTS_FILE: shot_lines(rows, context)}
 
 
-def _lines(rows: Sequence[Example], context: Context) -> str:
+def shot_lines(rows: Sequence[Example], context: Context) -> str:
+    """Worked examples as the lines of a System's file."""
     return "".join(json.dumps(asdict(_shot(e, context)), ensure_ascii=False) + "\n" for e in rows)
 
 

@@ -36,6 +36,23 @@ def instructions(context: Context) -> dict[str, str]:
     return {"plain": plain, "strict": strict}
 
 
+def wordings(context: Context) -> dict[str, str]:
+    """Named ways of giving the same instruction above worked examples, the barest first."""
+    plain, strict = instructions(context).values()
+    found = {
+        "bare": few_shot_instruction(context),
+        "plain": plain,
+        "strict": strict,
+        "by the examples": f"{plain} {EXAMPLES_SHOW_IT} Take their wording and their form over exactly.",
+        "expert": f"You do this job every day and make no mistakes. {plain}",
+        "careful": f"{plain} Read all of the text first, and look for what decides the answer.",
+    }
+    by_text: dict[str, str] = {}
+    for name, text in found.items():
+        by_text.setdefault(text, name)
+    return {name: text for text, name in by_text.items()}
+
+
 def few_shot_instruction(context: Context) -> str:
     """For prompts with worked examples, which show the form of the answer better than words do."""
     about = context.task.about.strip() if context.task.about else ""

@@ -8,28 +8,37 @@ from rung.errors import EngineError
 from rung.evaluate import CHUNK, LOOK_ROWS, Pace, timed_s
 from rung.records import Answer
 from rung.rungs.base import Context, Outlook, Variant
-from rung.rungs.paces import closing_s, paces, rows_to_screen
-from rung.rungs.variants import Tried, tried
+from rung.rungs.paces import SCREEN_ROWS, closing_s, paces, rows_to_screen
+from rung.rungs.variants import Tried, halved, tried
 from rung.scoring.scorers import SCORERS
 
 REHEARSALS = 20
 """Their median is told, and the ends of most of them: the first rows leave open when a rung is stopped."""
 
 
-def outlook(context: Context, variants: Sequence[Variant]) -> Outlook | None:
+def outlook(
+    context: Context,
+    variants: Sequence[Variant],
+    screen: int = SCREEN_ROWS,
+    *,
+    halving: bool = False,
+) -> Outlook | None:
     """How long `choose` and the dev score of its choice will take; None where no engine held."""
     found = dict(zip((v.name for v in variants), paces(context, variants), strict=True))
     fit = [pace for v in variants if v.shippable and (pace := found[v.name])]
     if not fit:
         return None
     dev, batch = len(context.dev), LOOK_ROWS if context.rival else CHUNK
-    few = rows_to_screen(context, variants)
+    few = rows_to_screen(context, variants, screen)
     kept_s = closing_s(context, variants)
     first = {v.name: _first(context, v, pace) for v in variants if (pace := found[v.name])}
 
     def seconds(dice: Random) -> float:
         on = Rehearsal(context, found, first, dice)
-        screened, whole = tried(on, variants, few, dev, kept_s, [])
+        if halving:
+            _, screened, whole = halved(on, variants, few, dev, kept_s, [])
+        else:
+            screened, whole = tried(on, variants, few, dev, kept_s, [])
         last = [one for one in (whole or screened) if one.variant.shippable and not one.stopped]
         best = max(last, key=lambda one: one.value, default=None)
         pace = best and found[best.variant.name]

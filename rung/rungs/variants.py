@@ -11,6 +11,8 @@ from rung.rungs.base import Context, Variant
 from rung.rungs.paces import SCREEN_ROWS, closing_s, rows_to_screen
 from rung.scoring.scorers import SCORERS
 
+SURVIVORS, WIDER = 6, 3
+"""Of a halving: who go on after the heat, and on how many times as many rows."""
 SLACK = 1.2
 """By so much a pass over rows may take longer than its pace says: it's begun only if it fits even then."""
 
@@ -83,26 +85,37 @@ class _OnDev:
 
 
 def choose(
-    context: Context, variants: Sequence[Variant], screen: int | None = SCREEN_ROWS
+    context: Context,
+    variants: Sequence[Variant],
+    screen: int | None = SCREEN_ROWS,
+    *,
+    halving: bool = False,
 ) -> tuple[Variant, tuple[Trial, ...], tuple[str, ...]]:
     """The best variant on dev, with every trial and notes on what was left out.
 
     All are screened on the first `screen` dev rows, or as many as half the rung's time allows; on all dev
     rows where it's None, since answers take no time. Where there are more, the better half is scored on all
-    of them and the best there is chosen. A tie goes to the one that did better in the screening, or to the
-    earlier one. One that can't beat the rival is stopped; where none can, the best on the rows that all of
-    them answered is chosen, and the rung is hopeless. What couldn't be finished in the rung's time, or whose
-    engine broke, is left out and named; EngineError when that is true of all.
+    of them and the best there is chosen. In a successive `halving` a heat on so many rows comes first: the
+    SURVIVORS best of it are screened on WIDER times as many. A tie goes to the one that did better in the
+    screening, or to the earlier one. One that can't beat the rival is stopped; where none can, the best on
+    the rows that all of them answered is chosen, and the rung is hopeless. What couldn't be finished in the
+    rung's time, or whose engine broke, is left out and named; EngineError when that is true of all.
     """
     notes: list[str] = []
     few = len(context.dev) if screen is None else rows_to_screen(context, variants, screen)
     kept_s = 0.0 if screen is None else closing_s(context, variants)
-    screened, whole = tried(_OnDev(context), variants, few, len(context.dev), kept_s, notes)
+    on, dev = _OnDev(context), len(context.dev)
+    heat: list[_Measured] = []
+    if halving:
+        heat, screened, whole = halved(on, variants, few, dev, kept_s, notes)
+        few = min(dev, WIDER * few)
+    else:
+        screened, whole = tried(on, variants, few, dev, kept_s, notes)
     if not any(one.variant.shippable for one in screened):
         raise EngineError("; ".join(notes))
-    best = _best(context, screened, whole, all_at_once=len(context.dev) <= few)
-    shown = sorted(screened, key=lambda one: (one.stopped, -one.value))
-    trials = [replace(one.trial, chosen=one is best) for one in (*shown, *whole)]
+    best = _best(context, screened, whole, all_at_once=dev <= few)
+    ranked = [sorted(part, key=lambda one: (one.stopped, -one.value)) for part in (heat, screened)]
+    trials = [replace(one.trial, chosen=one is best) for one in (*ranked[0], *ranked[1], *whole)]
     return best.variant, tuple(trials), tuple(notes)
 
 
@@ -120,6 +133,20 @@ def tried(
         fit = [one for one in going if one.variant.shippable]
         whole = _on_all(on, fit[: max(1, len(screened) // 2)], few, dev, kept_s, notes)
     return screened, whole
+
+
+def halved(
+    on: Trying[T], variants: Sequence[Variant], few: int, dev: int, kept_s: float, notes: list[str]
+) -> tuple[list[T], list[T], list[T]]:
+    """Every variant on the first `few` rows, and `tried` of the SURVIVORS on WIDER times as many.
+
+    The heat, then what `tried` gives. There is no heat where `few` are all the rows, or nobody is left.
+    """
+    heat = _screened(on, variants, few, dev, kept_s, notes)
+    going = sorted((one for one in heat if not one.stopped), key=lambda one: -one.value)[:SURVIVORS]
+    if dev <= few or not going:
+        return [], heat, []
+    return heat, *tried(on, [one.variant for one in going], min(dev, WIDER * few), dev, kept_s, notes)
 
 
 def _screened(

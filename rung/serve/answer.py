@@ -141,6 +141,8 @@ async def reply(systems: Systems, served: Served, question: Asked, wish: Wish) -
                 return _of_answer(found, served.spec.labels, wish)
             if served.system.is_hosted:
                 return await _forwarded(systems, served, question, wish)
+            if served.spec.steps is not None:
+                return await _in_steps(systems, served, question, wish)
             if served.host is None:
                 return await _from_bench(systems, served, question, wish)
             try:
@@ -275,6 +277,22 @@ async def _from_bench(systems: Systems, served: Served, question: Asked, wish: W
     return _reply(served, completion, ())
 
 
+async def _in_steps(systems: Systems, served: Served, question: Asked, wish: Wish) -> Reply:
+    """What a System of several calls says, which a client can't change: it answers as it was scored."""
+    if wish.top is not None:
+        raise bad("this System makes an answer of several calls, and tells no log-probabilities", "logprobs")
+    if wish.stop:
+        raise bad("this System makes an answer of several calls: leave `stop` out", "stop")
+    answer = await systems.bench.ask(
+        (served.name, served.system.digest),
+        question.example,
+        lambda rows: served.system.answer(rows, systems.pool),
+    )
+    if answer.failure is not None:
+        raise broken(answer.failure)
+    return _of_answer(answer, served.spec.labels, wish)
+
+
 def _request(served: Served, question: Asked, wish: Wish) -> Request:
     """What the engine is asked to write: as the System says, but for what the client wishes."""
     assert served.chat is not None, "whatever writes has a chat"
@@ -305,7 +323,7 @@ def _reply(served: Served, completion: Completion, chances: tuple[Chance, ...]) 
 
 
 def _of_answer(answer: Answer, labels: Sequence[str], wish: Wish) -> Reply:
-    """A label as a reply: one token, as far as log-probabilities go."""
+    """A whole answer as a reply; a label is one token, as far as log-probabilities go."""
     chances: tuple[Chance, ...] = ()
     if wish.top is not None:
         options = answer.options

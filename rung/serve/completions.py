@@ -151,7 +151,7 @@ def _wish(body: Sampling, limit: int | None, top: int | None, schema: Json) -> W
 
 async def _schema(served: Served, body: ChatRequest) -> Json:
     """The schema that a request wants its answer held to. Raises Fault where the System has its own."""
-    own = served.labelled or served.spec.answer.form != "free"
+    own = served.labelled or served.spec.answer.form != "free" or served.spec.steps is not None
     if not served.bare and body.tool_choice not in (None, "none", "auto"):
         raise bad(f"{served.name!r} calls what it was made to call: leave `tool_choice` out", "tool_choice")
     if body.may_call and not own:
@@ -166,9 +166,7 @@ async def _schema(served: Served, body: ChatRequest) -> Json:
         ):
             return None
         raise bad(
-            f"{served.name!r} answers as it was made to: "
-            + ("under its own JSON Schema" if served.spec.schema_ is not None else "with one of its labels")
-            + "; leave `response_format` out",
+            f"{served.name!r} answers as it was made to: " + _form(served) + "; leave `response_format` out",
             "response_format",
         )
     return await _enforced(served, wanted, "response_format")
@@ -187,6 +185,13 @@ async def _enforced(served: Served, schema: Json, param: str) -> Json:
     if faults:
         raise bad(f"answers can't be held to this JSON Schema: {'; '.join(faults)}", param)
     return schema
+
+
+def _form(served: Served) -> str:
+    """What a System's answers are held to, in words."""
+    if served.spec.schema_ is not None:
+        return "under its own JSON Schema"
+    return "with one of its labels" if served.spec.kind == "label" else "in several calls"
 
 
 def _same(one: Json, other: Json) -> bool:

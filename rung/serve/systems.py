@@ -46,8 +46,8 @@ class Limits:
 class Served:
     """One System, or a base model, under the name that requests call it by.
 
-    `host` answers for Systems under llama.cpp, the bench for others. `tag` is what it was found by, where
-    that can come to mean another System. `options` are the labels' tokens.
+    `host` answers for Systems under llama.cpp, the bench for others, and for those of several calls. `tag` is
+    what it was found by, where that can come to mean another System. `options` are the labels' tokens.
     """
 
     name: str
@@ -205,7 +205,9 @@ class Systems:
         """Resident memory of the server and its children, in MiB."""
         import psutil
 
-        return psutil.Process().memory_info().rss / 2**20 + sum(h.memory_mb() for h in self.hosts.values())
+        own = psutil.Process().memory_info().rss / 2**20
+        children = [engine for engine in list(self.pool.engines.values()) if engine.name == "llama"]
+        return own + sum(one.memory_mb() for one in [*self.hosts.values(), *children])
 
     async def close(self) -> None:
         """End every engine."""
@@ -232,13 +234,14 @@ class Systems:
                 f"{hosted_of(system.ref).key_variable} isn't set: set it before serving"
             )
         chat = system.chat(self.pool) if model is not None else None
-        host = self._host(model) if model is not None and spec.engine == "llama" else None
+        alone = spec.engine == "llama" and spec.steps is None
+        host = self._host(model) if model is not None and alone else None
         if spec.answer.form == "schema" and not system.is_hosted:
             (require_schema if host is None else host.calls.closings.least_tokens)(spec.schema_)
         options = None
         if chat is not None and spec.answer.form in ("words", "codes"):
             options = Trie(candidates(spec, chat))
-        adapter = system.adapter_gguf.resolve() if spec.engine == "llama" and system.adapter_gguf else None
+        adapter = system.adapter_gguf.resolve() if host is not None and system.adapter_gguf else None
         return Served(
             name=name or tag or fresh_name([spec.task, f"{spec.task}-{spec.rung}"], self._served),
             system=system,

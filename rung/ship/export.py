@@ -129,6 +129,11 @@ def _refusal(system: System, target: Target) -> str | None:
         )
     if spec.engine not in ("llama", "torch") or spec.model is None:
         return f"its engine {spec.engine!r} has no weights here"
+    if spec.steps is not None:
+        return (
+            "it makes an answer of several calls, which no template can do; `rung serve` and rung.load "
+            "answer by its folder as it is"
+        )
     if spec.shots.choice == "nearest":
         return (
             "its examples are looked up anew for each text, which no template can do; `rung serve` and "

@@ -89,7 +89,10 @@ def test_twenty_rows_are_enough_to_begin(tiny):
             "'minilm-l6' makes sentence vectors and can't write answers",
         ),
         (["--rungs", "promt"], "no rung is called 'promt'; did you mean 'prompt'"),
-        (["--rungs", "zzz"], "no rung is called 'zzz'; The ladder has head, prompt, few_shot, sft"),
+        (
+            ["--rungs", "zzz"],
+            "no rung is called 'zzz'; The ladder has head, prompt, few_shot, optimise, workflow, sft",
+        ),
         (["--dev-rows", "19"], "--dev-rows 19 is too few to choose by; give at least 20"),
         (["--seed", "-1"], "--seed -1: give a whole number from 0"),
         (["--format", "xml"], "unknown data format 'xml'; choose auto, "),

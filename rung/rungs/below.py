@@ -1,0 +1,29 @@
+"""The rungs below one that is built on what they found."""
+
+from collections.abc import Sequence
+
+from rung.rungs.base import Context
+from rung.scoring.scorers import SCORERS
+from rung.system import System
+
+PROMPTING = ("prompt", "few_shot", "optimise")
+"""The rungs whose System is a prompt to the base model, in one call."""
+
+
+def best_prompting(context: Context, names: Sequence[str] = PROMPTING) -> System | None:
+    """Of the Systems of these rungs below the best on the dev rows that all of them answered; None without.
+
+    A tie goes to the cheaper one. Nothing is asked: their answers are kept.
+    """
+    known = {name: context.built[name] for name in names if name in context.built}
+    kept = {name: context.bench.store.load(system.digest) for name, system in known.items()}
+    rows = [e for e in context.dev if all(e.id in answers for answers in kept.values())]
+    if not known or not rows:
+        return next(iter(known.values()), None)
+
+    def value(name: str) -> float:
+        found = [kept[name][e.id].answer for e in rows]
+        answers = [a.value if a.failure is None else None for a in found]
+        return context.sign * SCORERS[context.bench.metric].summary(answers, [e.output for e in rows])
+
+    return known[max(known, key=value)]

@@ -1,0 +1,213 @@
+"""A better instruction and better examples: drawn at random and halved, or found by a model that reflects."""
+
+import json
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import product
+
+import numpy as np
+
+from rung.evaluate import LOOK_ROWS
+from rung.records import Example
+from rung.rungs.base import Built, Context, Outlook, Variant, no_room
+from rung.rungs.below import best_prompting
+from rung.rungs.few_shot import is_short, room_for_shots, shot_lines
+from rung.rungs.instructions import answer_spec, spec_for, wordings
+from rung.rungs.probe import race, under_each_engine
+from rung.rungs.reflect import FEWEST_ROWS, METRIC_CALLS, NO_REFLECTION, reflected, reflector_of, reflects
+from rung.rungs.rehearsal import outlook
+from rung.rungs.variants import choose
+from rung.scoring.notation import score_text
+from rung.scoring.scorers import SCORERS
+from rung.scoring.selection import optimism
+from rung.spec import ShotSpec, Spec
+from rung.system import SHOTS_FILE, Sources, System, save
+
+CANDIDATES = 16
+SHOTS = (4, 8)
+FEWEST_TRAIN = 8
+SHOWN_CHARS = 300
+"""Of an instruction in a note."""
+
+
+@dataclass(frozen=True)
+class Optimise:
+    """Searches over instructions and sets of examples; the best on dev is kept.
+
+    A reflective search takes `metric_calls` answers to training rows.
+    """
+
+    metric_calls: int = METRIC_CALLS
+    name: str = field(default="optimise", init=False)
+
+    def skip(self, context: Context) -> str | None:
+        """There have to be rows to draw examples from, or to reflect on."""
+        if reason := no_room(context, learns=True):
+            return reason
+        reflective = reflects(context.task.teacher)
+        least = FEWEST_ROWS if reflective else FEWEST_TRAIN
+        if len(context.train) < least:
+            return f"{len(context.train)} training rows; a search for a better prompt needs at least {least}"
+        if not reflective and room_for_shots(context) < 1:
+            return f"one worked example and a question don't fit a prompt of {context.limit:,} tokens"
+        return None
+
+    def outlook(self, context: Context) -> Outlook | None:
+        """By a few rows of each candidate; None where these are yet to be thought of."""
+        if reflects(context.task.teacher):
+            return None
+        return outlook(context, _drawn(context)[0], LOOK_ROWS, halving=True)
+
+    def build(self, context: Context) -> Built:
+        """Search, choose on dev, and say by how much such a choice flatters itself."""
+        teacher = context.task.teacher
+        if teacher is not None and reflects(teacher):
+            reflector = reflector_of(teacher)
+            variants, notes = reflected(context, _start(context), reflector, self.metric_calls)
+        else:
+            variants, notes = _drawn(context)
+            notes.append(NO_REFLECTION)
+        chosen, trials, more = choose(context, variants, LOOK_ROWS, halving=True)
+        told = [*_gained(context, chosen.system), *_flattered(context, variants, chosen.system)]
+        spec = chosen.system.spec
+        shown = (spec.instruction or "")[:SHOWN_CHARS]
+        notes.append(f"the instruction of {chosen.name}: {shown!r}")
+        return Built(
+            system=chosen.system,
+            what=f"best of {len(variants)} candidates: {chosen.name}",
+            trials=trials,
+            notes=(*notes, *told, *more),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """An instruction and a set of examples for it."""
+
+    name: str
+    instruction: str
+    shots: tuple[Example, ...]
+
+
+def candidates(context: Context) -> list[Candidate]:
+    """Candidates at random: every way of putting the instruction with sets of examples of every size."""
+    dice = random.Random(f"{context.seed}:optimise")
+    rows = [e for e in context.train if is_short(context, e)]
+    room = room_for_shots(context)
+    sizes = [k for k in SHOTS if k <= room] or [room]
+    pairs = list(product(wordings(context).items(), sizes))
+    dice.shuffle(pairs)
+    found = []
+    for number in range(CANDIDATES):
+        (wording, text), k = pairs[number % len(pairs)]
+        name = f"set {number + 1} of {k} examples, {wording} instruction"
+        found.append(Candidate(name=name, instruction=text, shots=tuple(drawn_shots(rows, k, dice))))
+    return found
+
+
+def _drawn(context: Context) -> tuple[list[Variant], list[str]]:
+    """The candidates as Systems, under the engine of the rung below or the faster one, and notes on that."""
+    spec = spec_for(context, "optimise", instruction=None, answer=answer_spec(context, constrained=True))
+    made = [
+        (
+            one.name,
+            spec.model_copy(
+                update={
+                    "instruction": one.instruction,
+                    "shots": ShotSpec(choice="fixed", k=len(one.shots)),
+                }
+            ),
+            {SHOTS_FILE: shot_lines(one.shots, context)},
+        )
+        for one in candidates(context)
+    ]
+    engine, notes = _engine(context, *made[0][1:])
+    return [
+        Variant(
+            name=name,
+            system=save(context.work / f"set-{number}", spec.model_copy(update={"engine": engine}), files),
+        )
+        for number, (name, spec, files) in enumerate(made)
+    ], notes
+
+
+def _engine(context: Context, first: Spec, files: Sources) -> tuple[str, list[str]]:
+    """The engine of the rung below whose prompts are as long, or the faster one in a race."""
+    if (below := context.built.get("few_shot")) is not None:
+        return below.spec.engine, []
+    engine, note = race(context, "fixed examples", under_each_engine(context, "race", first, files))
+    return engine, [note]
+
+
+def drawn_shots(rows: Sequence[Example], k: int, dice: random.Random) -> list[Example]:
+    """k rows at random, in turn from distinct outputs in an order drawn at random, in an order drawn anew."""
+    by_output: dict[str, list[Example]] = defaultdict(list)
+    for row in dice.sample(sorted(rows, key=lambda e: e.id), len(rows)):
+        by_output[json.dumps(row.output, sort_keys=True)].append(row)
+    queues = list(by_output.values())
+    dice.shuffle(queues)
+    chosen: list[Example] = []
+    while len(chosen) < k and any(queues):
+        for queue in queues:
+            if queue and len(chosen) < k:
+                chosen.append(queue.pop())
+    dice.shuffle(chosen)
+    return chosen
+
+
+def _start(context: Context) -> System:
+    """What a reflecting model begins with: the best System below whose prompt is the same for every row."""
+    below = [
+        name
+        for name in ("prompt", "few_shot")
+        if name in context.built and context.built[name].spec.shots.choice != "nearest"
+    ]
+    best = best_prompting(context, below)
+    if best is not None:
+        spec, files = best.spec, {name: best.folder / name for name in best.spec.files}
+    else:
+        text = wordings(context).get("plain", "")
+        spec = spec_for(context, "optimise", instruction=text, answer=answer_spec(context, constrained=True))
+        files = {}
+        engine, _ = race(context, "zero-shot", under_each_engine(context, "race", spec, files))
+        spec = spec.model_copy(update={"engine": engine})
+    return save(context.work / "start", spec.model_copy(update={"rung": "optimise"}), files)
+
+
+def _gained(context: Context, chosen: System) -> list[str]:
+    """The dev score of the best prompting System below, and of the chosen one, on the rows of both."""
+    start = best_prompting(context, ("prompt", "few_shot"))
+    if start is None:
+        return []
+    before, after = (context.bench.store.load(one.digest) for one in (start, chosen))
+    rows = [e for e in context.dev if e.id in before and e.id in after]
+    if not rows:
+        return []
+    metric, targets = context.bench.metric, [e.output for e in rows]
+    scores = [
+        score_text(SCORERS[metric].summary([kept[e.id].answer.value for e in rows], targets), metric)
+        for kept in (before, after)
+    ]
+    return [f"{start.spec.rung} scores {scores[0]} and this {scores[1]} on the same {len(rows):,} dev rows"]
+
+
+def _flattered(context: Context, variants: Sequence[Variant], chosen: System) -> list[str]:
+    """What choosing among so many adds to the dev score by luck; nothing for a metric of the whole set."""
+    scorer = SCORERS[context.bench.metric]
+    kept = [context.bench.store.load(one.system.digest) for one in variants]
+    kept = [answers for answers in kept if answers]
+    rows = [e for e in context.dev if all(e.id in answers for answers in kept)]
+    asked = sum(e.id in context.bench.store.load(chosen.digest) for e in context.dev)
+    if scorer.of_set is not None or len(rows) < 2:
+        return [
+            f"the best of {len(kept)} on {asked:,} dev rows: its dev score flatters it, as the test will show"
+        ]
+    targets = [e.output for e in rows]
+    scores = [scorer.rows([answers[e.id].answer.value for e in rows], targets) for answers in kept]
+    found = optimism(np.array(scores, dtype=float), asked)
+    return [
+        f"the best of {len(kept)} on {asked:,} dev rows: were all equally good, its dev score would be "
+        f"{score_text(found, context.bench.metric)} too good on average; the sealed test tells"
+    ]

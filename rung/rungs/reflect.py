@@ -1,0 +1,281 @@
+"""Reflective search for an instruction (GEPA): a hosted model reads what went wrong and writes anew."""
+
+import os
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from rung import evaluate
+from rung.engines.base import EngineSpec
+from rung.engines.endpoint import EndpointEngine
+from rung.errors import EngineError
+from rung.records import Answer, Example, Json
+from rung.rungs.base import Context, Variant
+from rung.runs import digest_of
+from rung.scoring.scorers import SCORERS
+from rung.spec import Spec
+from rung.system import SHOTS_FILE, System, read_index, save
+from rung.wording import question
+
+PREFIX = "openai:"
+URL_VARIABLE, KEY_VARIABLE = "OPENAI_BASE_URL", "OPENAI_API_KEY"
+OPENAI_URL = "https://api.openai.com/v1"
+METRIC_CALLS = 600
+"""Answers to training rows, those of each candidate to the rows that it is ranked by included."""
+FEWEST_ROWS = 20
+MOST_ROWS = 250
+VALIDATION_ROWS, VALIDATION_SHARE = 50, 0.4
+"""Of the training rows that the search uses: what candidates are ranked by. It reflects on the others."""
+FINALISTS = 8
+MINIBATCH = 3
+"""Rows whose answers are shown at a time."""
+DEV_SHARE = 0.5
+KEPT_FOR_DEV = "kept for dev, seconds"
+"""Of the rung's time: kept for the choice on dev."""
+REPLY_TOKENS = 1024
+LONGEST_INPUT = 2000
+"""Characters of a row that are shown to the model that reflects."""
+LONGEST_INSTRUCTION = 2000
+"""Characters; what is longer leaves a small model no room for the question."""
+TEMPLATE = """I gave a small language model this instruction for a task:
+```
+<curr_param>
+```
+
+Here are inputs, what the model answered, and what is wrong or right about each answer:
+```
+<side_info>
+```
+
+Write a better instruction for the same task. Say what the task is, how the answer has to look, and what the
+feedback shows that the model gets wrong: rules that hold for new inputs, not these examples. The model is
+small: short plain sentences, at most 150 words. Give the new instruction alone, within ``` marks."""
+COMPONENT = "instruction"
+NO_REFLECTION = (
+    "no model reflects on the mistakes: examples and wordings were drawn at random; "
+    f"`teacher: {PREFIX}NAME` in task.yaml has one write better instructions"
+)
+
+
+def reflects(teacher: str | None) -> bool:
+    """Whether a task's teacher is one that can be asked to reflect: `openai:NAME`."""
+    return teacher is not None and teacher.startswith(PREFIX)
+
+
+def reflector_of(teacher: str) -> EndpointEngine:
+    """The hosted model that `openai:NAME` names, at OPENAI_BASE_URL. EngineError where that is no URL.
+
+    Nothing is sent yet; the key is read from OPENAI_API_KEY with each request.
+    """
+    url = os.environ.get(URL_VARIABLE) or OPENAI_URL
+    spec = EngineSpec(engine="endpoint", url=url, model=teacher.removeprefix(PREFIX))
+    return EndpointEngine(spec, key_variable=KEY_VARIABLE)
+
+
+def reflected(
+    context: Context, start: System, reflector: EndpointEngine, metric_calls: int
+) -> tuple[list[Variant], list[str]]:
+    """The start and the instructions found from it, best first by the training rows kept for that; and notes.
+
+    Answers and replies are kept, so that a climb that is taken up again asks nothing twice. Where the hosted
+    model breaks, the search ends with what it has.
+    """
+    from gepa import optimize
+
+    search = _Search(context, start, reflector)
+    learn, validate = _rows(context, start)
+    context.settled(KEPT_FOR_DEV, lambda: DEV_SHARE * context.seconds_left)
+    bar = context.reporter.begin("reflective search, answers", metric_calls)
+    search.bar = bar
+    try:
+        result = optimize(
+            seed_candidate={COMPONENT: start.spec.instruction or ""},
+            trainset=learn,
+            valset=validate,
+            adapter=search,
+            custom_candidate_proposer=search.propose,
+            max_metric_calls=metric_calls,
+            stop_callbacks=search.over,
+            perfect_score=1.0 if context.sign > 0 else 0.0,
+            cache_evaluation=True,
+            reflection_minibatch_size=MINIBATCH,
+            seed=context.seed,
+            logger=_Silent(),
+            raise_on_exception=True,
+        )
+    finally:
+        context.reporter.end(bar)
+        reflector.close()
+    scores = result.val_aggregate_scores
+    ranked = sorted(range(1, len(scores)), key=lambda place: (-scores[place], place))[: FINALISTS - 1]
+    found = [Variant(name="the instruction it began with", system=start)]
+    for place in ranked:
+        system = search.system(result.candidates[place][COMPONENT])
+        found.append(Variant(name=f"instruction {place} of the search", system=system))
+    notes = [
+        f"{context.task.teacher} wrote {search.written} instructions by the mistakes of others, reading "
+        f"{search.read_tokens:,} tokens and writing {search.written_tokens:,}; "
+        f"{len(scores) - 1} did better on the rows that they were written for, {len(ranked)} went to dev",
+        *search.notes,
+    ]
+    return found, notes
+
+
+@dataclass
+class _Search:
+    """What GEPA calls: the System under a candidate's instruction on rows, and the model that reflects."""
+
+    context: Context
+    start: System
+    reflector: EndpointEngine
+    written: int = 0
+    read_tokens: int = 0
+    written_tokens: int = 0
+    asked: int = 0
+    turns: int = 0
+    bar: int = 0
+    broke: bool = False
+    notes: list[str] = field(default_factory=list)
+    made: dict[str, System] = field(default_factory=dict)
+    propose_new_texts: None = None
+
+    def system(self, instruction: str) -> System:
+        """The start under another instruction."""
+        if instruction == (self.start.spec.instruction or ""):
+            return self.start
+        if instruction not in self.made:
+            spec: Spec = self.start.spec.model_copy(update={"instruction": instruction})
+            files = {name: self.start.folder / name for name in spec.files}
+            folder = self.context.work / f"instruction-{digest_of(instruction)[:12]}"
+            self.made[instruction] = save(folder, spec, files)
+        return self.made[instruction]
+
+    def evaluate(self, batch: list[Example], candidate: dict[str, str], capture_traces: bool = False) -> Any:
+        """Answers and scores of a batch, through the store; a broken call scores worst, as GEPA wants it."""
+        from gepa import EvaluationBatch
+
+        context = self.context
+        answers = evaluate.kept_answers(self.system(candidate[COMPONENT]), batch, context.bench)
+        values = [a.value if a.failure is None else None for a in answers]
+        targets = [e.output for e in batch]
+        rows = SCORERS[context.bench.metric].rows(values, targets)
+        self.asked += len(batch)
+        context.reporter.advance(self.bar, self.asked)
+        return EvaluationBatch(
+            outputs=answers,
+            scores=[context.sign * score for score in rows],
+            trajectories=list(zip(batch, answers, rows, strict=True)) if capture_traces else None,
+        )
+
+    def make_reflective_dataset(
+        self, candidate: dict[str, str], eval_batch: Any, components_to_update: list[str]
+    ) -> Mapping[str, Sequence[Mapping[str, str]]]:
+        """Inputs, answers and feedback as the model that reflects reads them."""
+        records = [
+            {
+                "Input": question(example)[:LONGEST_INPUT],
+                "Answer": answer.text[:LONGEST_INPUT],
+                "Feedback": feedback(self.context, example, answer, score),
+            }
+            for example, answer, score in eval_batch.trajectories
+        ]
+        return dict.fromkeys(components_to_update, records)
+
+    def propose(
+        self,
+        candidate: dict[str, str],
+        reflective_dataset: Mapping[str, Sequence[Mapping[str, Any]]],
+        components_to_update: list[str],
+    ) -> dict[str, str]:
+        """The instruction that the model writes; the old one where it writes none, or breaks."""
+        from gepa.strategies.instruction_proposal import InstructionProposalSignature as Proposal
+
+        prompt = Proposal.prompt_renderer(
+            {
+                "current_instruction_doc": candidate[COMPONENT],
+                "dataset_with_feedback": reflective_dataset[COMPONENT],
+                "prompt_template": TEMPLATE,
+            }
+        )
+        reply = self._reply(str(prompt))
+        text = Proposal.output_extractor(reply)["new_instruction"].strip() if reply.strip() else ""
+        self.written += bool(text)
+        return {COMPONENT: text[:LONGEST_INSTRUCTION] or candidate[COMPONENT]}
+
+    def over(self, state: Any) -> bool:
+        """Whether the search ends here: the model broke, or what is left of the time is for dev."""
+        kept = self.context.settled(KEPT_FOR_DEV, lambda: 0.0)
+        assert isinstance(kept, float | int), "written by `reflected`"
+        self.turns += 1
+        return self.broke or not self.context.in_time(f"reflection {self.turns}", kept)
+
+    def _reply(self, prompt: str) -> str:
+        """What the model says to a prompt, once and for all."""
+
+        def ask() -> Json:
+            found = self.reflector.chat([("user", prompt)], max_tokens=REPLY_TOKENS, temperature=1.0)
+            if found.failure is not None:
+                raise EngineError(found.failure)
+            return [found.text, found.prompt_tokens, found.completion_tokens or 0]
+
+        if self.broke:
+            return ""
+        try:
+            kept = self.context.settled(f"reflection on {digest_of(prompt)}", ask)
+        except EngineError as error:
+            self.broke = True
+            self.notes.append(f"the search ended early: {error}")
+            return ""
+        text, read, written = TypeAdapter(tuple[str, int, int]).validate_python(kept)
+        self.read_tokens += read
+        self.written_tokens += written
+        return text
+
+
+def feedback(context: Context, example: Example, answer: Answer, score: float) -> str:
+    """What is right or wrong about an answer, in words; the expected one included."""
+    wanted = context.target(example)
+    if answer.failure is not None:
+        return f"The call broke: {answer.failure}. The right answer is: {wanted}"
+    if answer.value is None:
+        return f"This can't be read as a {context.kind}. The right answer is: {wanted}"
+    best = 1.0 if context.sign > 0 else 0.0
+    if score == best:
+        return "This is right."
+    wrong = _wrong_fields(answer, example)
+    told = f" Wrong: {', '.join(wrong)}." if wrong else ""
+    return f"This is wrong.{told} The right answer is: {wanted}"
+
+
+def _wrong_fields(answer: Answer, example: Example) -> list[str]:
+    """The fields of an object that differ from the expected one's, in its order."""
+    if not isinstance(answer.value, dict) or not isinstance(example.output, dict):
+        return []
+    given, wanted = answer.value, example.output
+    return [
+        name
+        for name in (*wanted, *(k for k in given if k not in wanted))
+        if given.get(name) != wanted.get(name)
+    ]
+
+
+def _rows(context: Context, start: System) -> tuple[list[Example], list[Example]]:
+    """Training rows to reflect on and others to rank by; none that is shown in the prompt, or too long."""
+    shown = {shot.input for shot in read_index(start.folder)[0]} if SHOTS_FILE in start.spec.files else set()
+    rows = [e for e in context.train if e.id not in context.too_long and question(e) not in shown]
+    dice = random.Random(f"{context.seed}:reflect")
+    drawn = dice.sample(sorted(rows, key=lambda e: e.id), min(MOST_ROWS, len(rows)))
+    if len(drawn) < 2:
+        raise EngineError(f"{len(drawn)} training rows are left to reflect on beside those of the prompt")
+    ranked = max(1, min(VALIDATION_ROWS, int(VALIDATION_SHARE * len(drawn))))
+    return drawn[ranked:], drawn[:ranked]
+
+
+class _Silent:
+    """GEPA's log, which nobody reads."""
+
+    def log(self, message: str) -> None:
+        """Nothing."""

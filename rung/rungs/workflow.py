@@ -1,0 +1,144 @@
+"""Several calls for one answer: a vote over samples, reasoning first, or a draft that is repaired."""
+
+import statistics
+
+from rung.evaluate import Kept
+from rung.records import OutputKind
+from rung.rungs.base import Built, Context, Outlook, Variant, no_room
+from rung.rungs.below import best_prompting
+from rung.rungs.instructions import answer_spec, instructions, longest_answer, spec_for
+from rung.rungs.probe import race, under_each_engine
+from rung.rungs.rehearsal import outlook
+from rung.rungs.variants import choose
+from rung.scoring.notation import score_text
+from rung.scoring.scorers import SCORERS
+from rung.spec import Spec, StepsSpec
+from rung.steps import FAULT, calls_of
+from rung.system import Sources, System, save
+
+SAMPLES = (3, 5)
+HEAT = 0.7
+THOUGHT_TOKENS = 96
+THINK = "First think it through in a few short sentences; don't give the final answer yet."
+CLOSE: dict[OutputKind, str] = {
+    "label": "Now give the answer: one of the labels, alone.",
+    "json": "Now give the answer: the JSON object, alone.",
+    "number": "Now give the answer: the number, alone.",
+}
+MEND = f"That can't be used: {FAULT}. Write the whole answer again, corrected, and nothing else."
+REVIEW = (
+    "Check this reply against the instruction and the text. Mend what is wrong, then write the final reply, "
+    "and nothing else."
+)
+NO_VOTE = "no vote on labels alone: they have exact probabilities, and drawing from these only adds noise"
+
+
+class Workflow:
+    """The best prompting System so far, asked more than once for each answer."""
+
+    name = "workflow"
+
+    def skip(self, context: Context) -> str | None:
+        """Every task can be asked twice, if only its rows fit."""
+        return no_room(context, learns=False)
+
+    def outlook(self, context: Context) -> Outlook | None:
+        """By a few rows of each workflow."""
+        return outlook(context, _variants(context)[0])
+
+    def build(self, context: Context) -> Built:
+        """Try each workflow that the kind of output allows, on the best prompting System below."""
+        variants, notes = _variants(context)
+        chosen, trials, more = choose(context, variants)
+        told = _told(context, chosen.system)
+        return Built(system=chosen.system, what=chosen.name, trials=trials, notes=(*notes, *told, *more))
+
+
+def _variants(context: Context) -> tuple[list[Variant], list[str]]:
+    """What is tried, the quickest first, and notes on what it starts from."""
+    notes: list[str] = []
+    spec, files = _start(context, notes)
+    made = [_variant(context, name, spec, steps, files) for name, steps in _steps(context).items()]
+    return made, notes
+
+
+def _start(context: Context, notes: list[str]) -> tuple[Spec, Sources]:
+    """The Spec and the files of the System that is asked several times."""
+    best = best_prompting(context)
+    if best is not None:
+        notes.append(f"asked several times: the System of {best.spec.rung}{_alone(context, best)}")
+        return best.spec, {name: best.folder / name for name in best.spec.files}
+    spec = spec_for(
+        context,
+        "workflow",
+        instruction=instructions(context)["plain"],
+        answer=answer_spec(context, constrained=True),
+    )
+    engine, note = race(context, "one call", under_each_engine(context, "race", spec, {}))
+    notes.append(note)
+    return spec.model_copy(update={"engine": engine}), {}
+
+
+def _alone(context: Context, system: System) -> str:
+    """Its dev score with one call, as far as it was asked."""
+    kept = context.bench.store.load(system.digest)
+    rows = [e for e in context.dev if e.id in kept]
+    if not rows:
+        return ""
+    metric = context.bench.metric
+    score = SCORERS[metric].summary([kept[e.id].answer.value for e in rows], [e.output for e in rows])
+    return f", {score_text(score, metric)} on {len(rows):,} dev rows with one call"
+
+
+def _steps(context: Context) -> dict[str, StepsSpec]:
+    """The workflows that make sense for the kind of output, by name."""
+    kind, room = context.kind, longest_answer(context)
+    found: dict[str, StepsSpec] = {}
+    if kind != "text":
+        found["reasoning first"] = StepsSpec(kind="think", max_tokens=THOUGHT_TOKENS, close=CLOSE[kind])
+        found["draft, check, repair"] = StepsSpec(kind="repair", max_tokens=room, close=MEND)
+    else:
+        found["draft, review"] = StepsSpec(kind="repair", max_tokens=room, close=REVIEW)
+    if kind != "label":
+        for samples in SAMPLES:
+            found[f"vote of {samples}"] = StepsSpec(kind="vote", samples=samples, temperature=HEAT)
+    if kind in ("label", "number"):
+        found[f"vote of {SAMPLES[-1]}, each reasoning first"] = StepsSpec(
+            kind="think",
+            samples=SAMPLES[-1],
+            temperature=HEAT,
+            max_tokens=THOUGHT_TOKENS,
+            close=CLOSE[kind],
+        )
+    return found
+
+
+def _variant(context: Context, name: str, start: Spec, steps: StepsSpec, files: Sources) -> Variant:
+    """A workflow on the Spec it starts from. What is written freely first is held to its form at the end."""
+    changes: dict[str, object] = {"rung": "workflow", "steps": steps}
+    if steps.kind != "vote":
+        changes["answer"] = answer_spec(context, constrained=True)
+    if steps.kind == "think":
+        changes["instruction"] = " ".join(part for part in (start.instruction, THINK) if part)
+    folder = context.work / f"{steps.kind}-{steps.samples}"
+    return Variant(name=name, system=save(folder, start.model_copy(update=changes), files))
+
+
+def _told(context: Context, system: System) -> list[str]:
+    """What the chosen System's answers took on average, and how many drafts had a fault."""
+    kept: list[Kept] = list(context.bench.store.load(system.digest).values())
+    answers = [one.answer for one in kept if one.answer.failure is None and one.answer.steps]
+    notes = [NO_VOTE] if context.kind == "label" else []
+    if not answers:
+        return notes
+    calls = statistics.fmean(map(calls_of, answers))
+    read = statistics.fmean(a.prompt_tokens for a in answers)
+    written = statistics.fmean(a.completion_tokens for a in answers)
+    notes.append(f"{calls:.2f} calls per answer, which read {read:,.0f} and write {written:,.0f} tokens")
+    faults = sum(any(what == "fault" for what, _ in a.steps) for a in answers)
+    if system.spec.steps is not None and system.spec.steps.kind == "repair" and context.kind != "text":
+        mended = sum(a.value is not None and any(what == "fault" for what, _ in a.steps) for a in answers)
+        notes.append(
+            f"{faults:,} of {len(answers):,} drafts had a fault; {mended:,} of them could be read then"
+        )
+    return notes

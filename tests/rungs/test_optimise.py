@@ -1,0 +1,294 @@
+"""The search for a better prompt: what is drawn, what is asked, what is kept, and what a resumed one asks."""
+
+import json
+import random
+import re
+import threading
+from collections import Counter
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from rung.errors import RungError
+from rung.records import Answer, Example
+from rung.rungs import optimise as module
+from rung.rungs.base import SETTLED_FILE, Variant
+from rung.rungs.below import best_prompting
+from rung.rungs.instructions import wordings
+from rung.rungs.optimise import Optimise, drawn_shots
+from rung.rungs.prompt import Prompt
+from rung.rungs.reflect import feedback, reflector_of, reflects
+from rung.rungs.variants import SURVIVORS, WIDER, choose
+from rung.runs import digest_of, read_jsonl
+from rung.system import read_index
+from tests.fixtures_climb import TASKS, label_rows, make_tiny_gguf, opened, write_rows
+from tests.fixtures_serve import Server
+from tests.rungs.test_choose import Guesser, names, rows
+
+SHORT = Optimise(metric_calls=150)
+USAGE = {"prompt_tokens": 1000, "completion_tokens": 10}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return make_tiny_gguf(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
+
+
+@pytest.fixture
+def context(tiny, tmp_path):
+    with opened(tiny, write_rows(tmp_path / "topics.jsonl", label_rows(80)), tmp_path) as found:
+        yield found
+
+
+class Mentor:
+    """An OpenAI-compatible server that writes an instruction by what it is shown, always the same one."""
+
+    def __init__(self) -> None:
+        self.prompts: list[str] = []
+        self.breaks_after: int | None = None
+        mentor = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                mentor.prompts.append(body["messages"][0]["content"])
+                number = len(mentor.prompts)
+                broken = mentor.breaks_after is not None and number > mentor.breaks_after
+                rule = digest_of(mentor.prompts[-1])[:6]
+                text = f"Think.\n```\nRule {rule}: name the topic of the text.\n```"
+                message = {"role": "assistant", "content": text}
+                reply = {"choices": [{"message": message, "finish_reason": "stop"}], "usage": USAGE}
+                said = json.dumps(reply).encode()
+                self.send_response(400 if broken else 200)
+                self.send_header("content-length", str(len(said)))
+                self.end_headers()
+                self.wfile.write(said)
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(5)
+
+
+@pytest.fixture
+def mentor(monkeypatch):
+    found = Mentor()
+    monkeypatch.setenv("OPENAI_BASE_URL", found.url)
+    yield found
+    found.close()
+
+
+def taught(context):
+    return replace(context, task=context.task.model_copy(update={"teacher": "openai:mentor"}))
+
+
+def test_a_halving_asks_all_of_few_rows_and_few_of_all_rows(tmp_path, context):
+    context = replace(context, dev=rows(400), bench=replace(context.bench, metric="mae"))
+    systems = [Guesser(f"v{i:02d}", float(i + 1)) for i in range(16)]
+    dice = random.Random(3)
+    given = [Variant(name=one.digest, system=one) for one in dice.sample(systems, 16)]
+    chosen, trials, notes = choose(context, given, 32, halving=True)
+    assert chosen.name == "v00" and notes == ()
+    assert Counter(n for _, n, _ in names(trials)) == {32: 16, 32 * WIDER: SURVIVORS, 400: SURVIVORS // 2}
+    assert [one.digest for one in systems if one.asked >= 400] == ["v00", "v01", "v02"]
+
+
+def test_a_halving_on_few_dev_rows_is_one_heat(context):
+    context = replace(context, dev=rows(30), bench=replace(context.bench, metric="mae"))
+    given = [Variant(name=f"v{i}", system=Guesser(f"v{i}", 9.0 - i)) for i in range(8)]
+    chosen, trials, _ = choose(context, given, 32, halving=True)
+    assert chosen.name == "v7" and [t.n for t in trials] == [30] * 8
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_examples_are_drawn_in_turn_from_all_outputs_and_without_repeats(seed):
+    pool = [Example(id=str(i), input=f"row {i}", output="abc"[min(2, i // 10)]) for i in range(40)]
+    drawn = drawn_shots(pool, 7, random.Random(seed))
+    assert len({e.id for e in drawn}) == 7
+    assert sorted(Counter(str(e.output) for e in drawn).values()) == [2, 2, 3]
+    assert drawn == drawn_shots(pool[::-1], 7, random.Random(seed)), "whatever the order of the rows"
+
+
+def test_fewer_rows_than_asked_for_are_all_of_them():
+    pool = [Example(id=str(i), input=f"row {i}", output=i) for i in range(3)]
+    assert {e.id for e in drawn_shots(pool, 8, random.Random(0))} == {"0", "1", "2"}
+
+
+@pytest.mark.parametrize("about", ["", "Name the topic."])
+@pytest.mark.parametrize("kind", list(TASKS))
+def test_wordings_differ_say_what_the_job_is_and_none_is_empty(kind, about, tiny, tmp_path):
+    with opened(tiny, write_rows(tmp_path / "topics.jsonl", TASKS[kind](40)), tmp_path) as context:
+        context = replace(context, task=context.task.model_copy(update={"about": about}))
+        found = wordings(context)
+        assert len(set(found.values())) == len(found) >= 5
+        assert all(text.strip() and about in text for text in found.values())
+
+
+def test_candidates_cross_wordings_and_sizes_and_the_seed_decides_them(context):
+    found = module.candidates(context)
+    assert len(found) == len({one.name for one in found}) == module.CANDIDATES
+    assert len({tuple(e.id for e in one.shots) for one in found}) == module.CANDIDATES
+    pairs = Counter((one.instruction, len(one.shots)) for one in found)
+    assert max(pairs.values()) <= 2 and {k for _, k in pairs} == {4, 8}
+    assert {e.id for one in found for e in one.shots} <= {e.id for e in context.train}
+    assert module.candidates(replace(context, train=context.train[::-1])) == found
+    assert not set(module.candidates(replace(context, seed=1))) & set(found)
+
+
+def test_a_candidate_is_a_system_with_its_examples_in_their_order(context):
+    one, (first, *_) = module.candidates(context)[0], module._drawn(context)[0]
+    shots, vectors = read_index(first.system.folder)
+    assert [s.input for s in shots] == [e.input for e in one.shots] and vectors is None
+    spec = first.system.spec
+    assert (spec.instruction, spec.shots.k, spec.answer.form) == (one.instruction, len(one.shots), "words")
+
+
+def test_the_notes_say_how_many_were_tried_and_by_how_much_luck_flatters(context):
+    built = Optimise().build(context)
+    told = "\n".join(built.notes)
+    assert built.what.startswith("best of 16 candidates: set ")
+    assert re.search(r"best of 16 on \d+ dev rows: were all equally good, .* be \.\d\d\d too good", told)
+    assert "no model reflects" in told and "the instruction of set" in told
+    assert "scores" not in told, "no rung below is known"
+
+
+def test_a_rung_below_is_what_the_gain_is_counted_from(context):
+    prompt = Prompt().build(replace(context, folder=context.folder / "prompt")).system
+    built = Optimise().build(replace(context, built={"prompt": prompt}))
+    assert any(
+        re.match(r"prompt scores \.\d+ and this \.\d+ on the same \d+ dev rows", n) for n in built.notes
+    )
+
+
+def test_of_the_systems_below_the_best_on_common_rows_is_gone_on_from(context):
+    context = replace(context, bench=replace(context.bench, metric="mae"), dev=rows(40))
+    systems = {"prompt": Guesser("p", 3.0), "few_shot": Guesser("f", 1.0), "optimise": Guesser("o", 1.0)}
+    assert best_prompting(context) is None
+    built = replace(context, built={"prompt": systems["prompt"]})
+    assert best_prompting(built) is systems["prompt"], "though it has no answers yet"
+    for name, system in systems.items():
+        asked = context.dev[:20] if name == "few_shot" else context.dev
+        given = [
+            (e, Answer(text="", value=float(str(e.output)) + system.error * (int(e.id) % 3))) for e in asked
+        ]
+        context.bench.store.append(system.digest, given, 1.0)
+    assert best_prompting(replace(context, built=systems)) is systems["few_shot"], "a tie goes to the cheaper"
+
+
+def test_a_model_that_reflects_is_shown_what_went_wrong_and_its_instructions_are_tried(context, mentor):
+    built = SHORT.build(taught(context))
+    assert mentor.prompts and "Feedback" in mentor.prompts[0] and "This is " in mentor.prompts[0]
+    inputs = {e.input for e in context.train}
+    shown = [line for line in mentor.prompts[0].splitlines() if line in inputs]
+    assert shown, "training rows"
+    everything = "\n".join(mentor.prompts)
+    assert not any(e.input in everything.splitlines() for e in context.dev), "no dev row"
+    (note,) = [note for note in built.notes if "openai:mentor wrote" in note]
+    count = len(mentor.prompts)
+    assert f"wrote {count} instructions" in note
+    assert f"reading {1000 * count:,} tokens and writing {10 * count:,}" in note
+    tried = {trial.name for trial in built.trials}
+    assert "the instruction it began with" in tried
+    assert built.system.spec.rung == "optimise"
+    assert len(tried) == 1 or any("Rule" in (v or "") for v in _instructions(context))
+
+
+def _instructions(context):
+    folders = sorted((context.folder / "work").glob("instruction-*"))
+    return [json.loads((f / "system.json").read_text())["instruction"] for f in folders]
+
+
+def test_a_search_that_is_taken_up_again_asks_nobody_twice(context, mentor, tiny, tmp_path):
+    context = taught(context)
+    first = SHORT.build(context)
+    calls, answers = len(mentor.prompts), _training_answers(context)
+    assert calls and answers
+    # As after a kill once half of the replies were kept: their file and the answers are all there is.
+    settled = context.folder / SETTLED_FILE
+    lines = settled.read_bytes().splitlines(keepends=True)
+    replies = [i for i, line in enumerate(lines) if b"reflection on" in line]
+    settled.write_bytes(b"".join(lines[: replies[len(replies) // 2]]))
+    again = SHORT.build(context)
+    assert mentor.prompts[calls:] == mentor.prompts[len(replies) // 2 : calls]
+    assert again.system.digest == first.system.digest
+    assert [(t.name, t.score) for t in again.trials] == [(t.name, t.score) for t in first.trials]
+    assert _training_answers(context) == answers, "and the small model is asked nothing again either"
+
+
+def _training_answers(context):
+    """How many answers to training rows were ever kept, one that was asked twice counting twice."""
+    ids = {e.id for e in context.train}
+    batches = [b for path in context.bench.store.folder.glob("*.jsonl") for b in read_jsonl(path)]
+    return sum(row in ids for batch in batches for row in batch["answers"])
+
+
+def _asked(context):
+    return {path.name: path.stat().st_size for path in context.bench.store.folder.iterdir()}
+
+
+def test_a_random_search_that_is_taken_up_again_asks_nothing(context):
+    first = Optimise().build(context)
+    before = _asked(context)
+    again = Optimise().build(context)
+    assert _asked(context) == before
+    assert again.system.digest == first.system.digest and again.trials == first.trials
+
+
+def test_a_model_that_breaks_ends_the_search_with_what_it_has(context, mentor):
+    mentor.breaks_after = 2
+    built = SHORT.build(taught(context))
+    assert len(mentor.prompts) <= 4
+    assert any("the search ended early" in note and "400" in note for note in built.notes)
+    assert built.system.spec.rung == "optimise"
+
+
+def test_a_model_that_makes_no_mistake_needs_no_better_instruction(context, mentor):
+    start = module._start(taught(context))
+    given = [(e, Answer(text=str(e.output), value=e.output)) for e in context.train]
+    context.bench.store.append(start.digest, given, 1.0)
+    built = SHORT.build(taught(context))
+    assert not mentor.prompts and built.system.digest == start.digest
+    assert "0 did better" in "".join(built.notes)
+
+
+def test_a_teacher_that_is_no_endpoint_reflects_on_nothing(monkeypatch):
+    assert not reflects(None) and not reflects("smollm2-135m") and reflects("openai:gpt")
+    monkeypatch.setenv("OPENAI_BASE_URL", "nowhere")
+    with pytest.raises(RungError, match="is not an http or https URL"):
+        reflector_of("openai:gpt")
+
+
+def test_feedback_names_the_right_answer_and_the_fields_that_are_wrong(context, tiny, tmp_path):
+    row = context.train[0]
+    right = Answer(text=str(row.output), value=row.output)
+    assert feedback(context, row, right, 1.0) == "This is right."
+    wrong = feedback(context, row, Answer(text="tax", value="tax"), 0.0)
+    assert wrong == f"This is wrong. The right answer is: {row.output}"
+    assert "can't be read as a label" in feedback(context, row, Answer(text="?"), 0.0)
+    assert "broke: died" in feedback(context, row, Answer(text="", failure="died"), 0.0)
+    data = write_rows(tmp_path / "json.jsonl", TASKS["json"](40))
+    with opened(tiny, data, tmp_path / "json") as other:
+        row = other.train[0]
+        said = feedback(other, row, Answer(text="", value={"topic": "x", "first": row.output["first"]}), 0.5)
+    assert said.startswith("This is wrong. Wrong: topic. The right answer is: {")
+
+
+def test_a_served_model_of_our_own_may_reflect(context, monkeypatch, tmp_path):
+    """What a random model writes is no instruction; that it's asked, heard and outdone is what counts."""
+    gguf = make_tiny_gguf(tmp_path / "mentor.gguf", context=8192)
+    with Server(f"mentor={gguf}", "--context", "8192", "--slots", "1", home=tmp_path) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.address)
+        built = Optimise(metric_calls=40).build(taught(context))
+        assert server.gauge("rung_requests_total") >= 1
+    assert not any("ended early" in note for note in built.notes)
+    (note,) = [note for note in built.notes if "openai:mentor wrote" in note]
+    assert re.search(r"reading [\d,]{3,} tokens", note)

@@ -1,0 +1,126 @@
+"""The rung workflow: what it tries for each kind of output, what it starts from, and what it tells."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rung.records import Answer
+from rung.rungs import optimise, reflect, workflow
+from rung.rungs.instructions import answer_spec, spec_for, wordings
+from rung.rungs.workflow import Workflow
+from rung.spec import ShotSpec
+from rung.system import SHOTS_FILE, save
+from tests.fixtures_climb import TASKS, make_tiny_gguf, opened, write_rows
+
+PAGE = Path(__file__).parents[2] / "docs" / "prompting.md"
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return make_tiny_gguf(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
+
+
+def of_kind(kind, tiny, folder):
+    return opened(tiny, write_rows(folder / "topics.jsonl", TASKS[kind](60)), folder)
+
+
+@pytest.fixture
+def context(tiny, tmp_path):
+    with of_kind("label", tiny, tmp_path) as found:
+        yield found
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("label", ["reasoning first", "draft, check, repair", "vote of 5, each reasoning first"]),
+        ("json", ["reasoning first", "draft, check, repair", "vote of 3", "vote of 5"]),
+        ("text", ["draft, review", "vote of 3", "vote of 5"]),
+        (
+            "number",
+            [
+                *("reasoning first", "draft, check, repair", "vote of 3", "vote of 5"),
+                "vote of 5, each reasoning first",
+            ],
+        ),
+    ],
+)
+def test_each_kind_of_output_has_its_workflows_and_the_page_says_so(kind, names, tiny, tmp_path):
+    with of_kind(kind, tiny, tmp_path) as context:
+        assert list(workflow._steps(context)) == names
+    shown = {"label": "labels", "json": "JSON", "number": "numbers", "text": "text"}[kind]
+    table = re.findall(r"^\| (.+?) \| (.+?) \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    told = [
+        one for cell, kinds in table if shown in kinds.split(", ") for one in re.split(r", (?=vote)", cell)
+    ]
+    assert sorted(told) == sorted(names)
+
+
+def fixed_shots(context, name="few_shot"):
+    """A System with two worked examples, as a rung below might have made."""
+    spec = spec_for(context, name, instruction="By example.", answer=answer_spec(context, constrained=True))
+    spec = spec.model_copy(update={"shots": ShotSpec(choice="fixed", k=2)})
+    shots = '{"input": "my invoice", "output": "billing"}\n{"input": "the parcel", "output": "delivery"}\n'
+    return save(context.folder / name, spec, {SHOTS_FILE: shots})
+
+
+def test_it_asks_the_best_prompt_below_with_its_examples_and_its_engine(context):
+    below = fixed_shots(context)
+    variants, notes = workflow._variants(replace(context, built={"few_shot": below}))
+    for variant in variants:
+        spec = variant.system.spec
+        assert spec.files == below.spec.files and spec.shots == below.spec.shots
+        assert (spec.engine, spec.rung) == (below.spec.engine, "workflow")
+        assert spec.instruction.startswith("By example.") and spec.answer.form == "words"
+    assert variants[0].system.spec.instruction.endswith(workflow.THINK)
+    assert variants[1].system.spec.instruction == "By example."
+    assert notes == ["asked several times: the System of few_shot"]
+
+
+def test_the_notes_tell_what_one_call_scored_and_what_several_took(context):
+    below = fixed_shots(context)
+    right = [(e, Answer(text=str(e.output), value=e.output)) for e in context.dev]
+    context.bench.store.append(below.digest, right, 1.0)
+    built = Workflow().build(replace(context, built={"few_shot": below}))
+    told = "\n".join(built.notes)
+    assert f"the System of few_shot, 1.000 on {len(context.dev)} dev rows with one call" in told
+    assert re.search(r"^\d\.\d\d calls per answer, which read \d+ and write \d+ tokens$", told, re.MULTILINE)
+    assert workflow.NO_VOTE in told
+
+
+def test_faults_are_counted_with_those_that_were_mended(context):
+    system = fixed_shots(context, "workflow")
+    steps = workflow._steps(context)["draft, check, repair"]
+    system = save(context.folder / "repair", system.spec.model_copy(update={"steps": steps}), {})
+    drafts = [
+        Answer(text="x", value="x", steps=(("draft", "x"),)),
+        Answer(text="y", value="y", steps=(("draft", "?"), ("fault", "no"), ("answer", "y"))),
+        Answer(text="?", value=None, steps=(("draft", "?"), ("fault", "no"), ("answer", "?"))),
+    ]
+    context.bench.store.append(system.digest, list(zip(context.dev, drafts, strict=False)), 1.0)
+    told = workflow._told(context, system)
+    assert "1.67 calls per answer, which read 0 and write 0 tokens" in told
+    assert "2 of 3 drafts had a fault; 1 of them could be read then" in told
+
+
+def test_steps_are_kept_with_the_answers(context):
+    system = fixed_shots(context, "workflow")
+    given = Answer(text="y", value="y", steps=(("draft", "?"), ("fault", "no"), ("answer", "y")))
+    context.bench.store.append(system.digest, [(context.dev[0], given)], 1.0)
+    assert context.bench.store.load(system.digest)[context.dev[0].id].answer == given
+
+
+def test_the_numbers_on_the_page_are_those_of_the_program(context):
+    page = PAGE.read_text(encoding="utf-8")
+    assert f"up to {workflow.THOUGHT_TOKENS} tokens of free reasoning" in page
+    assert f"at temperature {workflow.HEAT}" in page
+    assert f"may take {reflect.METRIC_CALLS} answers" in page
+    assert "Sixteen candidates" in page and optimise.CANDIDATES == 16
+    assert "sets of 4 or 8 examples" in page and optimise.SHOTS == (4, 8)
+    assert "one of six ways" in page
+    named = replace(context, task=context.task.model_copy(update={"about": "Name the topic."}))
+    assert len(wordings(named)) == 6
+    assert f"teacher: {reflect.PREFIX}" in page
+    assert reflect.URL_VARIABLE in page and reflect.KEY_VARIABLE in page

@@ -1,0 +1,78 @@
+"""Systems that make an answer of several calls, served: the same answers, and what they don't take."""
+
+import openai
+import pytest
+
+from rung.spec import StepsSpec
+from rung.system import save
+from tests.fixtures_climb import TOPICS
+from tests.fixtures_serve import LABELS, Server, row, said
+
+TEXTS = ("my refund please", "the parcel is late", "help with the password")
+STEPS = {
+    "json": ("llama", StepsSpec(kind="vote", samples=3, temperature=0.7)),
+    "words": ("llama", StepsSpec(kind="think", max_tokens=8, close="Now the answer.")),
+    "text": ("torch", StepsSpec(kind="repair", max_tokens=16, close="Check it.")),
+}
+
+
+@pytest.fixture(scope="module")
+def stepped(tmp_path_factory, tiny_systems):
+    folder = tmp_path_factory.mktemp("steps")
+    return {
+        name: save(
+            folder / name,
+            tiny_systems[name].spec.model_copy(update={"steps": steps, "engine": engine, "rung": "workflow"}),
+            {},
+        )
+        for name, (engine, steps) in STEPS.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, stepped):
+    systems = [f"{name}={system.folder}" for name, system in stepped.items()]
+    with Server(*systems, home=tmp_path_factory.mktemp("home")) as found:
+        yield found
+
+
+@pytest.mark.parametrize("name", list(STEPS))
+def test_a_system_of_several_calls_is_served_as_it_was_scored(name, server, stepped, pool):
+    for text in TEXTS:
+        (answer,) = stepped[name].answer([row(text)], pool)
+        found = server.user.chat.completions.create(model=name, messages=said(text))
+        assert found.choices[0].message.content == answer.text
+        assert found.usage is not None and found.usage.completion_tokens == answer.completion_tokens
+        assert found.choices[0].finish_reason == "stop"
+
+
+def test_it_streams_its_answer_when_that_is_whole(server):
+    asked = {"model": "json", "messages": said(TEXTS[0])}
+    whole = server.user.chat.completions.create(**asked)
+    with server.user.chat.completions.create(**asked, stream=True) as chunks:
+        parts = [chunk.choices[0].delta.content or "" for chunk in chunks]
+    assert "".join(parts) == whole.choices[0].message.content
+
+
+@pytest.mark.parametrize(
+    ("wish", "param"),
+    [
+        ({"logprobs": True}, "logprobs"),
+        ({"stop": ["x"]}, "stop"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+    ],
+)
+def test_what_it_cant_do_in_several_calls_is_refused_by_name(wish, param, server):
+    with pytest.raises(openai.BadRequestError) as refused:
+        server.user.chat.completions.create(model="text", messages=said(TEXTS[0]), **wish)
+    assert refused.value.param == param and "several calls" in refused.value.message
+
+
+def test_a_label_after_reasoning_has_a_probability_for_every_option(server, stepped, pool):
+    choice = {"type": "choice", "instructions": "?", "choices": [{"value": topic} for topic in TOPICS]}
+    body = {"model": "words", "input": TEXTS[0], "questions": [choice]}
+    found = server.post("/v1/decisions", json=body)
+    assert found.status_code == 200
+    told = {p["value"]: p["probability"] for p in found.json()["answers"][0]["probabilities"]}
+    (answer,) = stepped["words"].answer([row(TEXTS[0])], pool, every_label=True)
+    assert told == pytest.approx(dict(zip(LABELS, answer.distribution, strict=True)), abs=1e-4)
