@@ -61,6 +61,7 @@ class Store:
             size = len(batch["answers"])
             for row, fields in batch["answers"].items():
                 fields["options"] = tuple((name, value) for name, value in fields["options"])
+                fields["passages"] = tuple(fields.get("passages", ()))
                 found[row] = Kept(answer=Answer(**fields), share_s=batch["wall_s"] / size, batch=size)
         return found
 
@@ -267,8 +268,9 @@ def timed(found: Measurement, system: System, examples: Sequence[Example], bench
 
 
 def _bare(fields: dict[str, Json]) -> dict[str, Json]:
-    """An answer's fields without those that no stored answer has."""
-    return {key: value for key, value in fields.items() if key not in ("distribution", "raw_probability")}
+    """An answer's fields without those that no stored answer has, and those that only passages give one."""
+    out = {"distribution", "raw_probability"} | ({"passages", "source"} if not fields["passages"] else set())
+    return {key: value for key, value in fields.items() if key not in out}
 
 
 def _packed(answer: Answer) -> str:

@@ -37,6 +37,18 @@ class Example:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Passage:
+    """A stretch of a document that is looked up as a whole; `id` is the document's with a number, `a.md#3`.
+
+    `title` is what the document, or the part of it that the stretch is from, is called.
+    """
+
+    id: str
+    title: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
     """What a data check found: which check, how grave, which rows, and what to do.
 
@@ -120,7 +132,8 @@ class Answer:
     that of `value` among the labels, and `options` are the likeliest of them. `distribution` has the
     probability of every label, in the System's order; it's empty where some weren't worked out. Where these
     are calibrated, `raw_probability` is what the System itself gave `value`, else it's None. `failure` names
-    a call that broke: it is never scored.
+    a call that broke: it is never scored. `passages` are the ids of those that the prompt held, the best
+    first; `source` is the first of them that holds the answer's words, None where none does.
     """
 
     text: str
@@ -133,6 +146,8 @@ class Answer:
     failure: str | None = None
     distribution: tuple[float, ...] = ()
     raw_probability: float | None = None
+    passages: tuple[str, ...] = ()
+    source: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,7 +4,7 @@ import hashlib
 import json
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from rung.records import Json, OutputKind
 
@@ -46,6 +46,16 @@ class ShotSpec(Frozen):
     k: int = 0
 
 
+class RetrievalSpec(Frozen):
+    """Passages of documents in the prompt: the `k` that a search ranks highest for each input.
+
+    `bm25` goes by words, `dense` by sentence vectors, `fused` by both rankings.
+    """
+
+    search: Literal["bm25", "dense", "fused"]
+    k: int = Field(ge=1)
+
+
 class Spec(Frozen):
     """Everything that decides an answer, but for the bytes of the files named in `files`."""
 
@@ -60,19 +70,27 @@ class Spec(Frozen):
     style: Literal["chat", "terse"] = "chat"
     instruction: str | None = None
     shots: ShotSpec = ShotSpec()
+    retrieval: RetrievalSpec | None = None
     answer: AnswerSpec = AnswerSpec(form="free")
     features: Literal["minilm", "tfidf", "both"] | None = None
     vectors: ModelRef | None = None
     files: dict[str, str] = {}
 
     @property
+    def looks_up(self) -> bool:
+        """Whether every prompt is made of what a search finds for its input."""
+        return self.shots.choice == "nearest" or self.retrieval is not None
+
+    @property
     def digest(self) -> str:
         """Names this System: sha256 over the canonical Spec, file digests included.
 
         Where its models lie isn't part of it; what they are made of is, and so is the order of a schema's
-        properties, in which they are written.
+        properties, in which they are written. Without passages it is what it was before there were any.
         """
         fields = self.model_dump(mode="json", exclude={"model": {"source"}, "vectors": {"source"}})
+        if self.retrieval is None:
+            del fields["retrieval"]
         if self.schema_ is not None:
             fields["schema_"] = json.dumps(self.schema_, ensure_ascii=False)
         text = json.dumps(fields, sort_keys=True, ensure_ascii=False)

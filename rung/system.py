@@ -30,9 +30,10 @@ from rung.models.weights import dequantised
 from rung.records import Answer, Calibration, Example
 from rung.runs import atomic_folder, file_digest, write_text
 from rung.scoring.extract import read_answer
+from rung.search import PassageIndex, Passages, cited, index_names, nearest, read_passages
 from rung.spec import ModelRef, Spec
 from rung.task.schemas import check_schema
-from rung.wording import Shot, embedded_text, label_texts, messages
+from rung.wording import Shot, embedded_text, label_texts, messages, with_passages
 
 SPEC_FILE = "system.json"
 SHOTS_FILE = "shots.jsonl"
@@ -61,6 +62,7 @@ class Pool(AbstractContextManager["Pool"]):
     chats: dict[str, Chat] = field(default_factory=dict)
     heads: dict[str, Head] = field(default_factory=dict)
     indexes: dict[str, Index] = field(default_factory=dict)
+    passages: dict[str, PassageIndex] = field(default_factory=dict)
     embedder: Embedder = field(default_factory=Embedder)
 
     def model(self, ref: ModelRef) -> Model:
@@ -97,6 +99,8 @@ class Pool(AbstractContextManager["Pool"]):
             return
         self.heads.pop(system.digest, None)
         self.indexes.pop(system.digest, None)
+        if system.index_key not in {other.index_key for other in beside}:
+            self.passages.pop(system.index_key, None)
         if system.spec.model is not None:
             spec = system.engine_spec(self)
             others = [other for other in beside if other.spec.model is not None]
@@ -186,14 +190,10 @@ class System:
                 self._head(pool), [embedded_text(e) for e in examples], lambda texts: self._embed(texts, pool)
             )
         engine = self.open(pool)
-        return ask(
-            self.spec,
-            self.chat(pool),
-            engine,
-            self.prompts(examples, pool),
-            progress,
-            every_label=every_label,
-        )
+        prompted = self.prompted(examples, pool)
+        prompts = [prompt for prompt, _ in prompted]
+        found = ask(self.spec, self.chat(pool), engine, prompts, progress, every_label=every_label)
+        return [cited(answer, passages) for answer, (_, passages) in zip(found, prompted, strict=True)]
 
     def model(self, pool: Pool) -> Model:
         """The base model. Raises SystemFolderError where the System has none, or other weights lie there."""
@@ -204,10 +204,40 @@ class System:
         return pool.chat(self.model(pool))
 
     def prompts(self, examples: Sequence[Example], pool: Pool) -> list[tuple[int, ...]]:
-        """What the base model is given for each example, shots included."""
+        """What the base model is given for each example, shots and passages included."""
+        return [prompt for prompt, _ in self.prompted(examples, pool)]
+
+    def prompted(self, examples: Sequence[Example], pool: Pool) -> list[tuple[tuple[int, ...], Passages]]:
+        """The prompts, each with the passages that it holds."""
         chat = self.chat(pool)
         limit = context_of(self.model(pool)) - room_for_answer(self.spec, chat)
-        return prompts_for(self.spec, chat, examples, self._shots(examples, pool), limit)
+        parts = zip(examples, self._shots(examples, pool), self.find(examples, pool), strict=True)
+        return [_prompt(self.spec, chat, example, shots, limit, some) for example, shots, some in parts]
+
+    def find(self, examples: Sequence[Example], pool: Pool) -> list[Passages]:
+        """The passages that are looked up for each example, the best first."""
+        wanted = self.spec.retrieval
+        if wanted is None:
+            return [()] * len(examples)
+        if self.index_key not in pool.passages:
+            pool.passages[self.index_key] = read_passages(self.folder, wanted.search)
+        found = pool.passages[self.index_key].find(
+            [embedded_text(e) for e in examples],
+            wanted.search,
+            wanted.k,
+            lambda texts: self._embed(texts, pool),
+        )
+        return list(found)
+
+    @property
+    def index_key(self) -> str:
+        """Names the passages that it looks up, and how; Systems of other k share them. Empty without any."""
+        if self.spec.retrieval is None:
+            return ""
+        names = index_names(self.spec.retrieval.search)
+        if missing := [name for name in names if name not in self.spec.files]:
+            raise SystemFolderError(f"{str(self.folder)!r} lacks {missing[0]!r}; climb again")
+        return " ".join(self.spec.files[name] for name in names)
 
     def calibrated(self, answers: Sequence[Answer]) -> list[Answer]:
         """Answers of this System with calibrated probabilities; as they are where it has no calibration."""
@@ -302,7 +332,8 @@ def save(folder: Path, spec: Spec, sources: Sources) -> System:
             digests[name] = file_digest(target)
         whole = spec.model_copy(update={"files": digests})
         # Keys unsorted: a schema's properties are answered in their order.
-        text = json.dumps(whole.model_dump(mode="json"), indent=2, ensure_ascii=False)
+        fields = whole.model_dump(mode="json", exclude={"retrieval"} if spec.retrieval is None else None)
+        text = json.dumps(fields, indent=2, ensure_ascii=False)
         write_text(draft / SPEC_FILE, text + "\n")
     return System(folder, whole)
 
@@ -357,16 +388,20 @@ def prompts_for(
     question, are left out of it.
     """
     return [
-        _prompt(spec, chat, example, list(some), limit) for example, some in zip(examples, shots, strict=True)
+        _prompt(spec, chat, example, some, limit)[0] for example, some in zip(examples, shots, strict=True)
     ]
 
 
-def _prompt(spec: Spec, chat: Chat, example: Example, shots: list[Shot], limit: int) -> tuple[int, ...]:
+def _prompt(
+    spec: Spec, chat: Chat, example: Example, shots: Sequence[Shot], limit: int, passages: Passages = ()
+) -> tuple[tuple[int, ...], Passages]:
+    """One prompt with the passages in it: of those that don't fit, the last ones, the worst, are left out."""
     while True:
-        prompt = chat.render(messages(spec.instruction, example, shots), style=spec.style)
-        if len(prompt) <= limit or not shots:
-            return prompt
-        shots = shots[1:]
+        told = messages(spec.instruction, with_passages(example, passages), shots)
+        prompt = chat.render(told, style=spec.style)
+        if len(prompt) <= limit or not (shots or passages):
+            return prompt, passages
+        shots, passages = (shots[1:], passages) if shots else ((), passages[:-1])
 
 
 def read_index(folder: Path) -> Index:
@@ -378,18 +413,6 @@ def read_index(folder: Path) -> Index:
     vectors = folder / VECTORS_FILE
     stored = [Shot(**json.loads(line)) for line in lines if line]
     return stored, load_file(vectors)["vectors"] if vectors.is_file() else None
-
-
-def nearest(asked: np.ndarray, stored: np.ndarray, k: int) -> list[list[int]]:
-    """Indices of the k stored unit vectors nearest to each asked one by cosine, the nearest last."""
-    similar = asked @ stored.T
-    k = min(k, len(stored))
-    least = np.partition(similar, -k, axis=1)[:, -k]
-    found = []
-    for row, threshold in zip(similar, least, strict=True):
-        near = np.flatnonzero(row >= threshold)
-        found.append(near[np.argsort(-row[near], kind="stable")][:k][::-1].tolist())
-    return found
 
 
 def candidates(spec: Spec, chat: Chat) -> list[tuple[int, ...]]:

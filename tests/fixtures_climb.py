@@ -15,6 +15,7 @@ from rung.checks.rows import prepare
 from rung.climb.climb import Options
 from rung.evaluate import Bench, Store
 from rung.models.resolve import resolve
+from rung.records import Passage
 from rung.rungs.base import Context
 from rung.system import Pool
 
@@ -176,6 +177,14 @@ def text_rows(count: int) -> list[dict]:
     ]
 
 
+def topic_passages() -> tuple[Passage, ...]:
+    """What documents say of the topics; every label, and what the other tasks ask for, stands in one."""
+    return tuple(
+        Passage(id=f"{topic}.md#1", title=topic, text=f"{' '.join(words)}: that is {topic}, 5.5 or 12.")
+        for topic, words in TOPICS.items()
+    )
+
+
 TASKS = {"label": label_rows, "json": json_rows, "number": number_rows, "text": text_rows}
 """Rows of every kind of output."""
 
@@ -191,6 +200,7 @@ def opened(model: Path, data: Path, folder: Path, **changes: Any) -> Iterator[Co
             task=prepared.task,
             train=prepared.splits.train,
             dev=prepared.splits.dev,
+            passages=topic_passages(),
             model=found,
             folder=folder / "rung",
             bench=Bench(pool=pool, store=Store(folder / "answers"), metric=prepared.task.metric),

@@ -34,6 +34,7 @@ def rung_context(prepared: Prepared, model: Model, folder: Path, bench: Bench, r
         train=splits.train,
         dev=splits.dev,
         too_long=too_long(splits, bench.pool.chat(model), limit),
+        passages=prepared.passages,
         model=model,
         folder=folder,
         bench=bench,

@@ -26,7 +26,9 @@ def as_line(answer: Answer) -> str:
 def as_json(answer: Answer) -> str:
     """The whole answer on one line; `answer` is null where the text couldn't be read as the task's kind.
 
-    `raw_probability` is null where calibration changes nothing: `probability` is as it came then.
+    `raw_probability` is null where calibration changes nothing: `probability` is as it came then. `passages`
+    are the ids of those that the prompt held, the best first, and `source` the first that has the answer's
+    words; only a System that looks up passages has them.
     """
     whole = {
         "answer": answer.value,
@@ -38,4 +40,6 @@ def as_json(answer: Answer) -> str:
         "completion_tokens": answer.completion_tokens,
         "latency_s": round(answer.latency_s, 6),
     }
+    if answer.passages:
+        whole |= {"passages": answer.passages, "source": answer.source}
     return json.dumps(whole, ensure_ascii=False)

@@ -249,6 +249,7 @@ class _Climbing:
             train=splits.train,
             dev=splits.dev,
             too_long=self.too_long & {e.id for e in (*splits.train, *splits.dev)},
+            passages=self.prepared.passages,
             model=self.model,
             folder=folder,
             bench=self.bench,

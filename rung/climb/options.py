@@ -2,7 +2,7 @@
 
 import difflib
 import platform
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from rung import __version__
@@ -11,6 +11,7 @@ from rung.errors import ModelError, TaskError
 from rung.models.resolve import Model, resolve
 from rung.rungs import LADDER
 from rung.rungs.base import Reporter, Rung
+from rung.runs import digest_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,7 @@ def base_model(name: str, reporter: Reporter) -> Model:
 
 def config_of(prepared: Prepared, model: Model, options: Options) -> dict:
     """What decides the outcome of a climb; a run folder is taken up again only under the same."""
+    documents = {"documents": digest_of([astuple(one) for one in prepared.passages])}
     return {
         "task": prepared.task.model_dump(mode="json", by_alias=True, exclude={"data"}),
         "data": prepared.splits.digest,
@@ -65,4 +67,5 @@ def config_of(prepared: Prepared, model: Model, options: Options) -> dict:
         "budget_s": options.budget_s,
         "rung": __version__,
         "python": platform.python_version_tuple()[:2],
+        **(documents if prepared.passages else {}),
     }

@@ -4,6 +4,7 @@ from rung.rungs.base import Rung
 from rung.rungs.few_shot import FewShot
 from rung.rungs.head import Head
 from rung.rungs.prompt import Prompt
+from rung.rungs.retrieval import Retrieval
 from rung.rungs.sft import Sft
 
-LADDER: tuple[Rung, ...] = (Head(), Prompt(), FewShot(), Sft())
+LADDER: tuple[Rung, ...] = (Head(), Prompt(), FewShot(), Retrieval(), Sft())

@@ -122,7 +122,7 @@ class Systems:
             if made.host is None:
                 await self.bench.run(lambda: made.system.answer([WARM_UP], self.pool))
             else:
-                if made.spec.shots.choice == "nearest":
+                if made.spec.looks_up:
                     await self.bench.run(lambda: made.system.prompts([WARM_UP], self.pool))
                 await self._make_room(made)
                 await made.host.have(made.adapter)

@@ -18,7 +18,7 @@ from tests.fixtures_climb import (
     write_rows,
 )
 
-EMBEDDING = {"head", "few_shot"}
+EMBEDDING = {"head", "few_shot", "retrieval"}
 """Rungs that need the weights of the embedding model."""
 RUNGS = [
     pytest.param(r, id=r.name, marks=[pytest.mark.models] if r.name in EMBEDDING else []) for r in LADDER
@@ -32,6 +32,11 @@ SKIPS = {
         "none of the .* rows fits": lambda c: replace(c, too_long=every_id(c)),
         "7 training rows; .* at least 8": lambda c: replace(c, train=c.train[:7]),
         "one worked example and a question don't fit": lambda c: replace(c, train=long_rows(c.train)),
+    },
+    "retrieval": {
+        "none of the .* rows fits": lambda c: replace(c, too_long=every_id(c)),
+        "no documents are given": lambda c: replace(c, passages=()),
+        "one passage and a question don't fit": lambda c: replace(c, passages=long_passages(c.passages)),
     },
     "sft": {
         "none of the .* rows fits": lambda c: replace(c, too_long=every_id(c)),
@@ -51,6 +56,10 @@ def every_id(context: Context) -> frozenset[str]:
 
 def long_rows(rows):
     return tuple(replace(e, input=f"{e.input} " * 50) for e in rows)
+
+
+def long_passages(passages):
+    return tuple(replace(one, text=f"{one.text} " * 50) for one in passages)
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +93,8 @@ def built(tiny, tmp_path_factory):
         opening.__exit__(None, None, None)
 
 
-def test_the_ladder_has_four_rungs_cheapest_first():
-    assert [rung.name for rung in LADDER] == ["head", "prompt", "few_shot", "sft"]
+def test_the_ladder_has_five_rungs_cheapest_first():
+    assert [rung.name for rung in LADDER] == ["head", "prompt", "few_shot", "retrieval", "sft"]
     assert SKIPS.keys() == {rung.name for rung in LADDER}
 
 
@@ -93,7 +102,7 @@ def test_a_rung_is_given_no_test_rows():
     held = {field.name: field.type for field in fields(Context)}
     assert held.keys() == {
         *("task", "train", "dev", "too_long", "model", "folder", "bench", "reporter", "deadline", "seed"),
-        "rival",
+        *("passages", "rival"),
     }
     assert Splits not in held.values()
 
