@@ -221,23 +221,19 @@ class System:
             return [()] * len(examples)
         if self.index_key not in pool.passages:
             pool.passages[self.index_key] = read_passages(self.folder, wanted.search)
-        found = pool.passages[self.index_key].find(
-            [embedded_text(e) for e in examples],
-            wanted.search,
-            wanted.k,
-            lambda texts: self._embed(texts, pool),
-        )
-        return list(found)
+        asked = [embedded_text(e) for e in examples]
+        index = pool.passages[self.index_key]
+        return index.find(asked, wanted.search, wanted.k, lambda texts: self._embed(texts, pool))
 
     @property
     def index_key(self) -> str:
         """Names the passages that it looks up, and how; Systems of other k share them. Empty without any."""
         if self.spec.retrieval is None:
             return ""
-        names = index_names(self.spec.retrieval.search)
-        if missing := [name for name in names if name not in self.spec.files]:
-            raise SystemFolderError(f"{str(self.folder)!r} lacks {missing[0]!r}; climb again")
-        return " ".join(self.spec.files[name] for name in names)
+        try:
+            return " ".join(self.spec.files[name] for name in index_names(self.spec.retrieval.search))
+        except KeyError as error:
+            raise SystemFolderError(f"{str(self.folder)!r} lacks {error}; climb again") from None
 
     def calibrated(self, answers: Sequence[Answer]) -> list[Answer]:
         """Answers of this System with calibrated probabilities; as they are where it has no calibration."""

@@ -1,5 +1,6 @@
 """How far search finds what an answer needs, and whether that would help: recall@k and the oracle test."""
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -7,7 +8,7 @@ from typing import get_args
 
 from rung import evaluate
 from rung.evaluate import CHUNK
-from rung.records import Example, Json, Passage
+from rung.records import Example, Json, MetricName, Passage
 from rung.rungs.base import Context, Variant, strict_score
 from rung.rungs.paces import paces
 from rung.scoring.notation import score_text
@@ -21,6 +22,8 @@ SEARCHES: tuple[SearchKind, ...] = get_args(SearchKind)
 RECALLED = (1, 3, 5, 8)
 JUDGED_AT, LEAST_RECALL = 5, 0.7
 """Below this recall@5 a System's score says more of the search than of the model."""
+SEARCHED_ROWS = 200
+"""Rows by which a search is judged, where dev has no more."""
 ORACLE_ROWS, FEWEST_ORACLE_ROWS = 60, 20
 ORACLE_SHARE = 0.2
 """Of the rung's time, at most."""
@@ -29,20 +32,21 @@ KNOWLEDGE_GAIN = 0.05
 
 @dataclass(frozen=True)
 class Found:
-    """What each kind of search finds for the dev rows: `ranked[search][row]`, the best passage first."""
+    """What each kind of search finds for some rows: `ranked[search][row]`, the best passage first."""
 
     context: Context
+    rows: tuple[Example, ...]
     index: PassageIndex
     ranked: dict[SearchKind, list[list[int]]]
 
     @cached_property
     def parts(self) -> list[tuple[str, ...]]:
-        """The texts of each dev row's output that could stand in a passage."""
-        return [answer_parts(e.output, self.context) for e in self.context.dev]
+        """The texts of each row's output that could stand in a passage."""
+        return [answer_parts(e.output, self.context) for e in self.rows]
 
     @cached_property
     def asked(self) -> list[int]:
-        """The dev rows whose answer could stand in passages."""
+        """The rows whose answer could stand in passages."""
         return [row for row, parts in enumerate(self.parts) if parts]
 
     def recall(self, search: SearchKind, k: int) -> float:
@@ -66,20 +70,29 @@ class Found:
 
     @cached_property
     def answerable(self) -> list[tuple[Example, Passage]]:
-        """The dev rows that a passage holds the answer to, with that passage."""
-        dev, long = self.context.dev, self.context.too_long
-        pairs = [(dev[row], self.gold(row)) for row in self.asked if dev[row].id not in long]
+        """The rows that a passage holds the answer to, with that passage."""
+        long = self.context.too_long
+        pairs = [(self.rows[row], self.gold(row)) for row in self.asked if self.rows[row].id not in long]
         return [(row, passage) for row, passage in pairs if passage is not None]
+
+    @property
+    def told(self) -> str:
+        """Which rows these are, in words."""
+        more = " and training" if len(self.rows) > len(self.context.dev) else ""
+        return f"{len(self.asked)} dev{more} rows"
 
 
 def found_for(context: Context, index: PassageIndex) -> Found:
-    """Search for every dev row, in every way."""
-    vectors = context.vectors(context.dev)
-    texts = [embedded_text(e) for e in context.dev]
-    ranked = {}
-    for search in SEARCHES:
-        ranked[search] = index.ranked(texts, search, DEPTH, lambda _: vectors)
-    return Found(context, index, ranked)
+    """Search in every way for the dev rows, and for training rows where those are few.
+
+    Passages were chosen by neither, so that both tell the same of a search.
+    """
+    more = random.Random(context.seed).sample(context.train, len(context.train))
+    rows = (*context.dev, *more[: max(0, SEARCHED_ROWS - len(context.dev))])
+    vectors = context.vectors(rows)
+    texts = [embedded_text(e) for e in rows]
+    ranked = {search: index.ranked(texts, search, DEPTH, lambda _: vectors) for search in SEARCHES}
+    return Found(context, rows, index, ranked)
 
 
 def answer_parts(output: Json, context: Context) -> tuple[str, ...]:
@@ -102,7 +115,7 @@ def _leaves(value: Json) -> list[str]:
 
 
 def recall_notes(found: Found) -> list[str]:
-    """recall@k of every search on dev, and whether search is what limits."""
+    """recall@k of every search, and whether search is what limits."""
     if not found.asked:
         return ["no recall is told: a label isn't looked for in passages"]
     rows, best = len(found.asked), max(found.recall(search, JUDGED_AT) for search in SEARCHES)
@@ -111,7 +124,7 @@ def recall_notes(found: Found) -> list[str]:
         for search in SEARCHES
     ]
     at = "/".join(map(str, RECALLED))
-    notes = [f"recall@{at} (the answer's words stand in the passages, {rows} dev rows): {', '.join(each)}"]
+    notes = [f"recall@{at} (the answer's words stand in the passages, {found.told}): {', '.join(each)}"]
     if best < LEAST_RECALL:
         notes.append(
             f"search, not the model, is what limits: recall@{JUDGED_AT} is {score_text(best, 'exact')} at "
@@ -147,7 +160,7 @@ def oracle_test(context: Context, found: Found, bare: System, rows: int) -> list
     if not found.asked:
         return ["no oracle test: of a label nobody can tell which passage is the right one"]
     if not rows:
-        few = f"{len(found.answerable)} of {len(found.asked)} dev answers stand in a passage"
+        few = f"the answers to {len(found.answerable)} of {found.told} stand in a passage"
         return [f"no oracle test: {few}, and at least {FEWEST_ORACLE_ROWS} have to be asked in time"]
     pairs = found.answerable[:rows]
     without = [row for row, _ in pairs]
@@ -160,7 +173,7 @@ def oracle_test(context: Context, found: Found, bare: System, rows: int) -> list
     kept = context.settled("oracle test", scores)
     assert isinstance(kept, list), "written by this function"
     none, oracle = (float(value) for value in kept if isinstance(value, float | int))
-    return [_oracle_note(context, none, oracle, rows)]
+    return [_oracle_note(context.bench.metric, none, oracle, rows)]
 
 
 def _score(context: Context, bare: System, rows: Sequence[Example], what: str) -> float:
@@ -178,10 +191,9 @@ def _score(context: Context, bare: System, rows: Sequence[Example], what: str) -
     return strict_score(measured, rows)
 
 
-def _oracle_note(context: Context, none: float, oracle: float, rows: int) -> str:
-    metric = context.bench.metric
+def _oracle_note(metric: MetricName, none: float, oracle: float, rows: int) -> str:
     told = (
-        f"oracle test on {rows} dev rows: {score_text(oracle, metric)} with the right passage in the prompt, "
+        f"oracle test on {rows} rows: {score_text(oracle, metric)} with the right passage in the prompt, "
         f"{score_text(none, metric)} without any"
     )
     if not SCORERS[metric].higher_is_better:
