@@ -377,15 +377,15 @@ def prompts_for(
     examples: Sequence[Example],
     shots: Sequence[Sequence[Shot]],
     limit: int = ANSWER_CONTEXT,
+    passages: Sequence[Passages] | None = None,
 ) -> list[tuple[int, ...]]:
-    """Prompt ids for each example, the worked examples in front.
+    """Prompt ids for each example, the worked examples in front and `passages` in the question.
 
-    Where they make a prompt longer than `limit` tokens the first ones, which are the least like the
-    question, are left out of it.
+    Where they make a prompt longer than `limit` tokens the first examples, which are the least like the
+    question, are left out of it, and then the last passages.
     """
-    return [
-        _prompt(spec, chat, example, some, limit)[0] for example, some in zip(examples, shots, strict=True)
-    ]
+    parts = zip(examples, shots, passages or [()] * len(examples), strict=True)
+    return [_prompt(spec, chat, example, some, limit, looked)[0] for example, some, looked in parts]
 
 
 def _prompt(

@@ -52,7 +52,8 @@ class Context:
 
     The test rows aren't here: no rung can look at them. `too_long` are the ids of rows that no prompt
     of the model can hold. `passages` are those of the task's documents. `folder` is the rung's own and
-    outlives it; what lies in `work` is thrown away once the rung is done. `rival` is the rung to beat.
+    outlives it; what lies in `work` is thrown away once the rung is done. `rival` is the rung to beat;
+    `retrieval` the System that looks up passages, where it was better on dev than all rungs before it.
     """
 
     task: Task
@@ -67,6 +68,7 @@ class Context:
     deadline: float
     seed: int
     rival: Rival | None = None
+    retrieval: System | None = None
 
     @property
     def pool(self) -> Pool:

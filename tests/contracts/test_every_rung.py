@@ -102,7 +102,7 @@ def test_a_rung_is_given_no_test_rows():
     held = {field.name: field.type for field in fields(Context)}
     assert held.keys() == {
         *("task", "train", "dev", "too_long", "model", "folder", "bench", "reporter", "deadline", "seed"),
-        *("passages", "rival"),
+        *("passages", "rival", "retrieval"),
     }
     assert Splits not in held.values()
 

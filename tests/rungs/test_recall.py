@@ -121,7 +121,8 @@ def test_a_low_recall_is_called_what_limits_and_a_high_one_is_not(context):
     (told,) = recall_notes(found(context, ranks(2)))
     assert told == (
         "recall@1/3/5/8 (the answer's words stand in the passages, 24 dev rows): "
-        "bm25 .000 / 1.000 / 1.000 / 1.000, dense .000 / .000 / .000 / .000, fused .000 / 1.000 / 1.000 / 1.000"
+        "bm25 .000 / 1.000 / 1.000 / 1.000, dense .000 / .000 / .000 / .000, "
+        "fused .000 / 1.000 / 1.000 / 1.000"
     )
     low = [ranking if i < 16 else [] for i, ranking in enumerate(ranks(0))]
     assert (
