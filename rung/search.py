@@ -22,6 +22,8 @@ DEPTH: Final = 100
 
 _GROUPED = re.compile(r"(?<=\d)[,'’\u00a0\u202f](?=\d{3}(?!\d))")
 """What stands between the digits of thousands."""
+_WITHIN = re.compile(r"(?<=\d)[.:](?=\d)")
+"""What stands within a number or a time, of which no part is to be taken for another one."""
 
 SearchKind: TypeAlias = Literal["bm25", "dense", "fused"]
 Passages: TypeAlias = Sequence[Passage]
@@ -189,4 +191,4 @@ def read_passages(folder: Path, search: SearchKind) -> PassageIndex:
 
 def _plain(text: str) -> str:
     """The words between single blanks, a number's digits together, so that any stretch of words is found."""
-    return f" {' '.join(words(_GROUPED.sub('', text)))} "
+    return f" {' '.join(words(_WITHIN.sub('o', _GROUPED.sub('', text))))} "

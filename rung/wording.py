@@ -45,10 +45,14 @@ def with_passages(example: Example, passages: Sequence[Passage]) -> Example:
 
 
 def passage_text(passage: Passage) -> str:
-    """A passage as it is searched and shown: under its title, where it doesn't begin with that anyway."""
-    if not passage.title or passage.text.lstrip("# \t").startswith(passage.title):
-        return passage.text
-    return f"{passage.title}\n{passage.text}"
+    """A passage as it is searched and shown: under its title, without the headings that are part of that."""
+    rest = passage.text
+    while rest.startswith("#"):
+        line, _, after = rest.partition("\n")
+        if not after.strip() or line.strip("# \t") not in passage.title:
+            break
+        rest = after.lstrip()
+    return f"{passage.title}\n{rest}" if passage.title else passage.text
 
 
 def embedded_text(example: Example) -> str:

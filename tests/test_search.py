@@ -178,6 +178,10 @@ def test_nothing_of_an_index_is_a_pickle():
         ("anything", "…", False),
         ("2.5 litres", "2.5", True),
         ("12.5 litres", "2.5", False),
+        ("12.5 litres", "12", False),
+        ("12. Next", "12", True),
+        ("until 20:00", "20:00", True),
+        ("until 20:00", "20", False),
     ],
 )
 def test_an_answer_stands_in_a_passage_when_its_words_do(text, answer, held):
@@ -195,10 +199,17 @@ def test_an_answer_names_the_passages_of_its_prompt_and_the_first_that_has_its_w
     assert cited(Answer(text="lift"), ()) == Answer(text="lift")
 
 
-def test_a_passage_is_shown_under_its_title_unless_it_begins_with_it():
-    plain = Passage(id="a#1", title="Kettle", text="It boils.")
-    assert passage_text(plain) == "Kettle\nIt boils."
-    assert (
-        passage_text(Passage(id="a#1", title="Kettle", text="## Kettle\nIt boils.")) == "## Kettle\nIt boils."
-    )
-    assert passage_text(Passage(id="a#1", title="", text="It boils.")) == "It boils."
+@pytest.mark.parametrize(
+    ("title", "text", "shown"),
+    [
+        ("Kettle", "It boils.", "Kettle\nIt boils."),
+        ("Kettle", "## Kettle\nIt boils.", "Kettle\nIt boils."),
+        ("Kettle: Use", "# Kettle\n\n## Use #\n\nIt boils.", "Kettle: Use\nIt boils."),
+        ("Kettle: Use", "# Care\n\n## Use\nIt boils.", "Kettle: Use\n# Care\n\n## Use\nIt boils."),
+        ("Kettle", "# Kettle", "Kettle\n# Kettle"),
+        ("Kettle", "#1 is the best", "Kettle\n#1 is the best"),
+        ("", "# Kettle\nIt boils.", "# Kettle\nIt boils."),
+    ],
+)
+def test_a_passage_is_shown_under_its_title_without_the_headings_in_it(title, text, shown):
+    assert passage_text(Passage(id="a#1", title=title, text=text)) == shown

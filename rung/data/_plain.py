@@ -7,7 +7,7 @@ Every line of standard input is a path as JSON; every line of standard output is
 import json
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -136,7 +136,7 @@ def plain(path: Path) -> dict[str, str]:
     return found
 
 
-def main(lines: Sequence[str]) -> None:
+def main(lines: Iterable[str]) -> None:
     """Answer line by line, flushed: the last one says which file is in work."""
     for line in lines:
         # Escapes alone: half a surrogate pair, which a PDF can spell, is no UTF-8.
@@ -146,4 +146,4 @@ def main(lines: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    main(sys.stdin)  # type: ignore[arg-type]
+    main(sys.stdin)

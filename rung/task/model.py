@@ -85,7 +85,8 @@ class DataFiles(_Frozen):
         default=None, description="Rows for the verdict; left out: carved from train, sealed."
     )
     documents: FilePath | None = Field(
-        default=None, description="Documents that answers may be looked up in."
+        default=None,
+        description="Documents to look answers up in: a folder, or a file (.md, .txt, .html, .pdf, .jsonl).",
     )
     format: DataFormat = Field(default="auto", description="How a row is written; auto: seen from the rows.")
 
