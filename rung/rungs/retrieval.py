@@ -74,7 +74,7 @@ def _variants(context: Context) -> tuple[list[Variant], Found, str]:
     found = found_for(context, index)
     room = _room(context)
     counts = [k for k in RECALLED if k <= min(room, len(context.passages))] or [1]
-    tried = [(_best_search(found, room), k) for k in counts]
+    tried: list[tuple[SearchKind, int]] = [(_best_search(found, room), k) for k in counts]
     middle = counts[len(counts) // 2]
     if not found.asked:
         tried.append(("bm25", middle))
