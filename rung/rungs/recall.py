@@ -91,7 +91,9 @@ def found_for(context: Context, index: PassageIndex) -> Found:
     rows = (*context.dev, *more[: max(0, SEARCHED_ROWS - len(context.dev))])
     vectors = context.vectors(rows)
     texts = [embedded_text(e) for e in rows]
-    ranked = {search: index.ranked(texts, search, DEPTH, lambda _: vectors) for search in SEARCHES}
+    ranked: dict[SearchKind, list[list[int]]] = {
+        search: index.ranked(texts, search, DEPTH, lambda _: vectors) for search in SEARCHES
+    }
     return Found(context, rows, index, ranked)
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from rung.checks.rows import prepare
-from rung.climb.checking import CheckOptions, check_rows
 from rung.climb.climb import Options, climb
 from rung.climb.options import config_of
 from rung.errors import DataError, RunError
 from rung.models.resolve import resolve
+from rung.runs import open_run
 from tests.fixtures_climb import Log, label_rows, make_tiny_gguf, number_rows, write_rows
 
 
@@ -29,56 +29,55 @@ def task(tmp_path, tiny) -> Path:
     return tmp_path / "task.yaml"
 
 
-def options(tmp_path, **changes) -> Options:
-    return Options(**{"rungs": ("prompt",), "out": tmp_path / "run", "dev_rows": 20, **changes})
+def config(task: Path, tiny: Path) -> dict:
+    return config_of(prepare(task, Options()), resolve(str(tiny)), Options())
 
 
-def test_a_run_is_bound_to_what_its_documents_say_and_not_to_where_they_lie(task, tmp_path):
-    climb(task, options(tmp_path), Log())
-    log = Log()
-    climb(task, options(tmp_path), log)
-    assert "is complete: nothing was run again" in log.text
+def test_a_run_is_bound_to_what_its_documents_say_and_not_to_where_they_lie(task, tiny, tmp_path):
+    first = config(task, tiny)
     (tmp_path / "docs").rename(tmp_path / "moved")
     task.write_text(task.read_text().replace("docs", "moved"))
-    climb(task, options(tmp_path), Log())
+    assert config(task, tiny) == first
     (tmp_path / "moved" / "a.md").write_text("# Billing\n\nAn invoice is for delivery.")
+    changed = config(task, tiny)
+    assert {key for key in first if first[key] != changed[key]} == {"documents"}
+    open_run(tmp_path / "run", first)
     with pytest.raises(RunError, match="belongs to another climb: documents is"):
-        climb(task, options(tmp_path), Log())
+        open_run(tmp_path / "run", changed)
 
 
 def test_a_run_without_documents_is_bound_to_what_it_always_was(task, tiny):
-    found = prepare(task.parent / "rows.jsonl", Options(models=(str(tiny),)))
-    config = config_of(found, resolve(str(tiny)), Options())
-    assert config.keys() == {"task", "data", "model", "rungs", "budget_s", "rung", "python"}
+    found = config(task.parent / "rows.jsonl", tiny)
+    assert found.keys() == {"task", "data", "model", "rungs", "budget_s", "rung", "python"}
 
 
-def test_documents_that_cannot_be_read_are_told_of_by_a_climb_and_by_a_check(task, tmp_path):
-    (tmp_path / "docs" / "empty.md").write_text("")
-    log = Log()
-    result, _ = climb(task, options(tmp_path), log)
-    (told,) = [finding for finding in result.findings if finding.check == "documents"]
-    assert (told.severity, told.message) == ("warn", "data.documents: 1 left out: empty.md is empty")
-    assert f"warn: {told.message}" in log.lines
-    looked = check_rows(task, CheckOptions(out=tmp_path / "data"), Log())
-    assert told in looked.report.findings
+def test_documents_that_cannot_be_read_are_told_of_the_first_by_name(task, tmp_path):
+    for name in "bcde":
+        (tmp_path / "docs" / f"{name}.md").write_text("")
+    (told,) = prepare(task, Options()).notes
+    assert (told.check, told.severity, told.count) == ("documents", "warn", 4)
+    assert told.message == (
+        "data.documents: 4 left out: b.md is empty; c.md is empty; d.md is empty; and 1 more"
+    )
 
 
 def test_documents_of_which_none_can_be_read_end_the_climb_before_it_begins(task, tmp_path):
     (tmp_path / "docs" / "a.md").write_bytes(b"\xff")
     with pytest.raises(DataError, match="no document can be read: a.md is not UTF-8"):
-        climb(task, options(tmp_path), Log())
+        climb(task, Options(out=tmp_path / "run"), Log())
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.models
 def test_a_climb_with_documents_ships_a_system_that_cites_them(tmp_path, tiny):
     from rung.answering import load
 
-    write_rows(tmp_path / "rows.jsonl", number_rows(100))
+    write_rows(tmp_path / "rows.jsonl", number_rows(60))
     (tmp_path / "doc.txt").write_text("A parcel costs 5.5 euros.\n\nA refund takes 12 days.")
     (tmp_path / "task.yaml").write_text("data: {train: rows.jsonl, documents: doc.txt}\nname: numbers\n")
-    changes = {"rungs": ("prompt", "retrieval"), "models": (str(tiny),)}
-    result, run = climb(tmp_path / "task.yaml", options(tmp_path, **changes), Log())
-    retrieval = result.results[1]
+    options = Options(rungs=("retrieval",), models=(str(tiny),), out=tmp_path / "run", dev_rows=20)
+    result, run = climb(tmp_path / "task.yaml", options, Log())
+    (retrieval,) = result.results
     assert retrieval.rung == "retrieval" and retrieval.dev is not None, retrieval
     assert any(note.startswith("recall@1/3/5/8") for note in retrieval.notes)
     assert any(note.startswith("oracle test on ") for note in retrieval.notes)
