@@ -60,7 +60,7 @@ def bm25(texts: list[str], asked: str, k1: float = 1.5, b: float = 0.75) -> list
     return found
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(TEXTS, st.lists(st.sampled_from([*WORDS, "unknown"]), max_size=6).map(" ".join))
 def test_bm25_ranks_as_the_formula_does(texts, asked):
     expected = bm25(texts, asked)

@@ -5,11 +5,36 @@ import zlib
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rung.data import documents
 from rung.data._plain import html
 from rung.data.documents import read_documents
 from rung.errors import DataError
+
+TAGS = [
+    "<p>",
+    "</p>",
+    "<script>SCRIPT</script>",
+    "<style>SCRIPT</style>",
+    "<svg>SCRIPT</svg>",
+    "<h1>",
+    "<td>",
+]
+TAGS += [
+    "</h1>",
+    "<br>",
+    "<!-- SCRIPT -->",
+    "<a href='SCRIPT'>",
+    "&amp;",
+    "&#0;",
+    "<title>",
+    "</title>",
+    "</svg>",
+]
+
+PLAIN = st.text(st.characters(exclude_characters="<"), max_size=9)
 
 
 def named(folder: Path, files: dict) -> Path:
@@ -166,10 +191,10 @@ def test_a_file_or_a_collection_beyond_the_limits_is_refused(tmp_path, monkeypat
 def test_a_page_that_takes_too_long_is_left_out_and_the_next_one_is_read(tmp_path, monkeypatch):
     deep = b"<div>" * 400_000 + b"end"
     named(tmp_path, {"a.html": b"<a " * 1_000_000, "b.html": deep, "c.html": b"<p>fine"})
-    monkeypatch.setattr(documents._Plain.read, "__defaults__", (3.0,))
+    monkeypatch.setattr(documents._Plain.read, "__defaults__", (1.5,))
     found = read_documents(tmp_path)
     assert {"c.html"} <= {d.id for d in found.documents}
-    assert all("can't be read in 3 s" in note or "holds no text" in note for note in found.notes)
+    assert all("can't be read in 2 s" in note or "holds no text" in note for note in found.notes)
 
 
 def test_a_reader_that_dies_is_started_again(tmp_path, monkeypatch):
@@ -218,6 +243,22 @@ def test_an_id_that_is_no_name_is_noted(given, tmp_path):
 )
 def test_the_text_of_a_page_is_what_a_reader_sees(page, text):
     assert html(page.encode())["text"] == text
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.sampled_from(TAGS) | PLAIN, max_size=30).map("".join))
+def test_any_page_is_read_without_its_scripts_and_its_text_is_whole(page):
+    text = html(page.encode("utf-8", "replace"))["text"]
+    assert "SCRIPT" not in text and text == text.strip() and "\n\n\n" not in text
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=60))
+def test_any_bytes_are_a_page_or_refused(raw):
+    try:
+        assert isinstance(html(raw)["text"], str)
+    except ValueError:
+        pass
 
 
 def test_a_page_in_another_encoding_is_read_by_its_mark_or_as_the_old_web_wrote():

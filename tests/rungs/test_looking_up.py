@@ -33,7 +33,7 @@ def looked_up(context: Context, folder: Path) -> System:
 
 @pytest.fixture
 def context(tiny, tmp_path):
-    with opened(tiny, write_rows(tmp_path / "topics.jsonl", label_rows(120)), tmp_path) as found:
+    with opened(tiny, write_rows(tmp_path / "topics.jsonl", label_rows(90)), tmp_path) as found:
         yield replace(found, retrieval=looked_up(found, tmp_path / "looked-up"))
 
 
