@@ -200,6 +200,6 @@ def _oracle_note(metric: MetricName, none: float, oracle: float, rows: int) -> s
     )
     if not SCORERS[metric].higher_is_better:
         return told
-    if oracle - none >= KNOWLEDGE_GAIN:
+    if oracle - none > KNOWLEDGE_GAIN - 1e-9:
         return f"{told}: a knowledge gap, which documents can close"
     return f"{told}: a behaviour gap: documents don't help, a better prompt or a tune may"

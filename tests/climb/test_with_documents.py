@@ -1,15 +1,18 @@
 """Documents in a climb: read at the start, told of where they can't be, and what a run is bound to."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from rung.checks.rows import prepare
-from rung.climb.climb import Options, climb
+from rung.climb.climb import Options, _Climbing, climb
 from rung.climb.options import config_of
 from rung.errors import DataError, RunError
 from rung.models.resolve import resolve
+from rung.records import Answer, Example, RungResult, Stopped
 from rung.runs import open_run
+from rung.scoring.measure import measurement
 from tests.fixtures_climb import Log, label_rows, make_tiny_gguf, number_rows, write_rows
 
 
@@ -66,6 +69,42 @@ def test_documents_of_which_none_can_be_read_end_the_climb_before_it_begins(task
     with pytest.raises(DataError, match="no document can be read: a.md is not UTF-8"):
         climb(task, Options(out=tmp_path / "run"), Log())
     assert not (tmp_path / "run").exists()
+
+
+def result(order: int, rung: str, right: int | None, *, stopped: bool = False) -> RungResult:
+    if right is None:
+        return RungResult(rung=rung, order=order, skipped="it doesn't apply")
+    rows = [Example(id=str(at), input="q", output="yes") for at in range(20)]
+    answers = [Answer(text="", value="yes" if at < right else "no") for at in range(20)]
+    dev = measurement(system=rung, split="dev", metric="accuracy", examples=rows, answers=answers)
+    halted = Stopped(rows=20, of=40, rival="prompt", worse=False) if stopped else None
+    return RungResult(rung=rung, order=order, system=rung, dev=dev, stopped=halted)
+
+
+@pytest.mark.parametrize(
+    ("rights", "gained"),
+    [
+        ({"prompt": 5, "few_shot": 8, "retrieval": 9}, True),
+        ({"prompt": 5, "few_shot": 9, "retrieval": 9}, False),
+        ({"prompt": None, "few_shot": None, "retrieval": 0}, True),
+        ({"prompt": 5, "few_shot": 8, "retrieval": None}, False),
+        ({"prompt": 5, "few_shot": 8}, False),
+        ({"prompt": 5, "retrieval": 9, "sft": 20}, True),
+        ({}, False),
+    ],
+)
+def test_a_tune_looks_up_passages_where_that_was_better_than_every_cheaper_rung(rights, gained):
+    ladder = ("prompt", "few_shot", "retrieval", "sft")
+    results = [result(ladder.index(rung), rung, right) for rung, right in rights.items()]
+    climbing = SimpleNamespace(bench=SimpleNamespace(metric="accuracy"), systems={"retrieval": "it"})
+    found = _Climbing.looked_up(climbing, results)  # type: ignore[arg-type]
+    assert found == ("it" if gained else None)
+
+
+def test_a_retrieval_that_was_stopped_has_gained_nothing():
+    results = [result(0, "prompt", 1), result(2, "retrieval", 20, stopped=True)]
+    climbing = SimpleNamespace(bench=SimpleNamespace(metric="accuracy"), systems={"retrieval": "it"})
+    assert _Climbing.looked_up(climbing, results) is None  # type: ignore[arg-type]
 
 
 @pytest.mark.models
