@@ -191,7 +191,14 @@ TASKS = {"label": label_rows, "json": json_rows, "number": number_rows, "text": 
 
 @contextmanager
 def opened(model: Path, data: Path, folder: Path, **changes: Any) -> Iterator[Context]:
-    """What a rung is given in a climb of `data` on `model`; `changes` replace parts of it."""
+    """What a rung is given in a climb of `data` on `model`; `changes` replace parts of it.
+
+    Sentence vectors have the pool's one thread from the start: a few short texts come out otherwise, in their
+    last digits, before an engine has set it than after.
+    """
+    import torch
+
+    torch.set_num_threads(1)
     found = resolve(str(model))
     prepared = prepare(data, Options(models=(str(model),), dev_rows=40))
     assert prepared.task.metric is not None
