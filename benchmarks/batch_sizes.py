@@ -29,13 +29,14 @@ def main() -> None:
     import torch
 
     long = questions(argparse.Namespace(folder=given.folder, shots=8, rows=given.rows))
+    from rung.asking import candidates, prompts_for
     from rung.engines import packed, start
     from rung.engines import torch as torch_engine
     from rung.engines.base import EngineSpec
     from rung.engines.parallel import workers
     from rung.engines.torch import TorchEngine
     from rung.rungs.sft import answer_forms
-    from rung.system import Pool, candidates, prompts_for
+    from rung.system import Pool
 
     with opened(given.folder) as context:
         chat, spec = context.pool.chat(context.model), answer_forms(context)["codes"]

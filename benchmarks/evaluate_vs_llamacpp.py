@@ -100,11 +100,12 @@ def main() -> None:
 
 def questions(given: argparse.Namespace) -> Questions:
     """The prompts of `few_shot` with the nearest examples."""
+    from rung.asking import candidates, prompts_for
     from rung.models.weights import dequantised
     from rung.rungs import few_shot
     from rung.rungs.instructions import answer_spec, few_shot_instruction, spec_for
     from rung.spec import ShotSpec
-    from rung.system import candidates, prompts_for, save
+    from rung.system import save
     from rung.wording import label_texts
 
     with opened(given.folder) as context:

@@ -108,11 +108,11 @@ def learned(folder: Path, timed: Callable[..., Any]) -> None:
 
 def scored(context: Any, size: int, timed: Callable[..., Any]) -> None:
     """Rows into tokens, tokens into batches, labels scored."""
+    from rung.asking import candidates
     from rung.engines.base import EngineSpec
     from rung.models.weights import dequantised
     from rung.rungs.sft import answer_forms
     from rung.rungs.tune import rows_of
-    from rung.system import candidates
     from rung.training.batches import epoch
 
     spec = answer_forms(context)["codes"]

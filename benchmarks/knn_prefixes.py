@@ -28,12 +28,12 @@ def main() -> None:
     given = parser.parse_args()
     print_machine()
     use_all_cores()
+    from rung.asking import candidates, prompts_for
     from rung.engines.base import EngineSpec
     from rung.engines.torch import TorchEngine
     from rung.models.weights import dequantised
     from rung.rungs import few_shot
     from rung.rungs.instructions import answer_spec, few_shot_instruction, spec_for
-    from rung.system import candidates, prompts_for
     from rung.wording import label_texts
 
     with opened(given.folder) as context:

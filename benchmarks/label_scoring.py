@@ -23,11 +23,11 @@ def main() -> None:
     given = parser.parse_args()
     print_machine()
     use_all_cores()
+    from rung.asking import candidates, prompts_for
     from rung.engines.base import EngineSpec
     from rung.engines.torch import TorchEngine
     from rung.models.weights import dequantised
     from rung.rungs.sft import answer_forms
-    from rung.system import candidates, prompts_for
 
     with opened(given.folder) as context:
         chat = context.pool.chat(context.model)

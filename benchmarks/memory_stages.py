@@ -55,8 +55,8 @@ def scoring(job: dict) -> None:
     """loading it and choosing among the labels for 200 dev rows"""
     from common import opened
 
+    from rung.asking import candidates, prompts_for
     from rung.rungs.sft import answer_forms
-    from rung.system import candidates, prompts_for
 
     with opened(Path(job["set"])) as context:
         spec, chat = answer_forms(context)["words"], context.pool.chat(context.model)

@@ -62,6 +62,7 @@ class Store:
             for row, fields in batch["answers"].items():
                 for key in ("options", "steps"):
                     fields[key] = tuple((name, value) for name, value in fields.get(key, ()))
+                fields["passages"] = tuple(fields.get("passages", ()))
                 found[row] = Kept(answer=Answer(**fields), share_s=batch["wall_s"] / size, batch=size)
         return found
 
@@ -283,9 +284,9 @@ def timed(found: Measurement, system: System, examples: Sequence[Example], bench
 
 
 def _bare(fields: dict[str, Json]) -> dict[str, Json]:
-    """An answer's fields without those that no stored answer has."""
-    sometimes = ("cached_tokens", "steps")
-    absent = ("distribution", "raw_probability", *(key for key in sometimes if not fields[key]))
+    """An answer's fields without those that no stored answer has, and those that few have."""
+    few = ("cached_tokens", "steps", "passages", "source")
+    absent = ("distribution", "raw_probability", *(key for key in few if not fields[key]))
     return {key: value for key, value in fields.items() if key not in absent}
 
 

@@ -37,6 +37,18 @@ class Example:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Passage:
+    """A stretch of a document that is looked up as a whole; `id` is the document's with a number, `a.md#3`.
+
+    `title` is what the document, or the part of it that the stretch is from, is called.
+    """
+
+    id: str
+    title: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
     """What a data check found: which check, how grave, which rows, and what to do.
 
@@ -131,7 +143,9 @@ class Answer:
     are calibrated, `raw_probability` is what the System itself gave `value`, else it's None. `cached_tokens`
     are those of the prompt that a hosted model had cached and bills for less. `failure` names a call that
     broke: it is never scored. `steps` are (what, text) of each call that it took, and of each fault found,
-    where there were several; tokens and seconds are those of all.
+    where there were several; tokens and seconds are those of all. `passages` are the ids of those that the
+    prompt held, the best first; `source` is the first of them that holds the answer's words, None where none
+    does.
     """
 
     text: str
@@ -146,6 +160,8 @@ class Answer:
     raw_probability: float | None = None
     cached_tokens: int = 0
     steps: tuple[tuple[str, str], ...] = ()
+    passages: tuple[str, ...] = ()
+    source: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

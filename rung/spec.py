@@ -4,7 +4,7 @@ import hashlib
 import json
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from rung.records import Json, OutputKind
 
@@ -62,6 +62,16 @@ class StepsSpec(Frozen):
     close: str = ""
 
 
+class RetrievalSpec(Frozen):
+    """Passages of documents in the prompt: the `k` that a search ranks highest for each input.
+
+    `bm25` goes by words, `dense` by sentence vectors, `fused` by both rankings.
+    """
+
+    search: Literal["bm25", "dense", "fused"]
+    k: int = Field(ge=1)
+
+
 class Spec(Frozen):
     """Everything that decides an answer, but for the bytes of the files named in `files`."""
 
@@ -76,6 +86,7 @@ class Spec(Frozen):
     style: Literal["chat", "terse"] = "chat"
     instruction: str | None = None
     shots: ShotSpec = ShotSpec()
+    retrieval: RetrievalSpec | None = None
     answer: AnswerSpec = AnswerSpec(form="free")
     steps: StepsSpec | None = None
     features: Literal["minilm", "tfidf", "both"] | None = None
@@ -83,15 +94,22 @@ class Spec(Frozen):
     files: dict[str, str] = {}
 
     @property
+    def looks_up(self) -> bool:
+        """Whether every prompt is made of what a search finds for its input."""
+        return self.shots.choice == "nearest" or self.retrieval is not None
+
+    @property
     def digest(self) -> str:
         """Names this System: sha256 over the canonical Spec, file digests included.
 
         Where its models lie isn't part of it; what they are made of is, and so is the order of a schema's
-        properties, in which they are written. A System of one call has no steps to tell of.
+        properties, in which they are written. What came into Specs later counts where it's set alone: other
+        Systems are what they were before.
         """
         fields = self.model_dump(mode="json", exclude={"model": {"source"}, "vectors": {"source"}})
-        if self.steps is None:
-            del fields["steps"]
+        for later in ("steps", "retrieval"):
+            if fields[later] is None:
+                del fields[later]
         if self.schema_ is not None:
             fields["schema_"] = json.dumps(self.schema_, ensure_ascii=False)
         text = json.dumps(fields, sort_keys=True, ensure_ascii=False)

@@ -5,44 +5,49 @@ base model by digest and never holds it; an adapter, a head, shots and a schema 
 """
 
 import json
-import math
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 from pydantic import ValidationError
 
+from rung.asking import (
+    answer_of_completion,
+    ask,
+    context_of,
+    fitted,
+    prompts_for,
+    room_for_answer,
+)
 from rung.calibration import calibrated_answers, read_calibration, write_calibration
 from rung.engines import start
-from rung.engines.base import Choice, Completion, Engine, EngineSpec, Progress, Request, no_progress
+from rung.engines.base import Engine, EngineSpec, Progress, no_progress
 from rung.engines.till import Till
-from rung.engines.trie import Trie
 from rung.errors import SystemFolderError, TaskError
 from rung.hosted import GREEDY, Draw, complete, hosted_engine_spec, hosted_of
 from rung.models.catalog import entry_named
-from rung.models.chat import Chat, Message, load_chat
+from rung.models.chat import Chat, load_chat
 from rung.models.embed import Embedder
 from rung.models.head import Head, answers, load_head
 from rung.models.resolve import Model, resolve
 from rung.models.weights import dequantised
 from rung.records import Answer, Calibration, Example
 from rung.runs import atomic_folder, file_digest, write_text
-from rung.scoring.extract import read_answer
+from rung.search import PassageIndex, Passages, cited, index_names, nearest, read_passages
 from rung.spec import ModelRef, Spec
 from rung.steps import Call, answered
 from rung.task.schemas import check_schema
-from rung.wording import Shot, embedded_text, label_texts, messages
+from rung.wording import Shot, embedded_text
 
 SPEC_FILE = "system.json"
 SHOTS_FILE = "shots.jsonl"
 VECTORS_FILE = "shots.safetensors"
 ADAPTER_FOLDER = "adapter"
 ADAPTER_GGUF = "adapter.gguf"
-ANSWER_CONTEXT = 2048
 
 
 Sources: TypeAlias = Mapping[str, Path | str | bytes]
@@ -65,6 +70,7 @@ class Pool(AbstractContextManager["Pool"]):
     chats: dict[str, Chat] = field(default_factory=dict)
     heads: dict[str, Head] = field(default_factory=dict)
     indexes: dict[str, Index] = field(default_factory=dict)
+    passages: dict[str, PassageIndex] = field(default_factory=dict)
     embedder: Embedder = field(default_factory=Embedder)
 
     def model(self, ref: ModelRef) -> Model:
@@ -101,6 +107,8 @@ class Pool(AbstractContextManager["Pool"]):
             return
         self.heads.pop(system.digest, None)
         self.indexes.pop(system.digest, None)
+        if system.index_key not in {other.index_key for other in beside}:
+            self.passages.pop(system.index_key, None)
         if system.spec.model is not None:
             spec = system.engine_spec(self)
             others = [other for other in beside if other.spec.model is not None]
@@ -195,14 +203,24 @@ class System:
             return self.hosted_answers(examples, pool, progress=progress)
         chat, engine = self.chat(pool), self.open(pool)
         if self.spec.steps is None:
-            prompts = self.prompts(examples, pool)
-            return ask(self.spec, chat, engine, prompts, progress, every_label=every_label)
+            prompted = self.prompted(examples, pool)
+            prompts = [prompt for prompt, _ in prompted]
+            found = ask(self.spec, chat, engine, prompts, progress, every_label=every_label)
+            return [cited(answer, passages) for answer, (_, passages) in zip(found, prompted, strict=True)]
         limit, shots = context_of(self.model(pool)), self._shots(examples, pool)
+        looked_up = self.find(examples, pool)
 
         def put(spec: Spec, calls: Sequence[Call], done: Progress) -> list[Answer]:
             rows, some = [examples[c.row] for c in calls], [shots[c.row] for c in calls]
-            room = limit - room_for_answer(spec, chat)
-            prompts = prompts_for(spec, chat, rows, some, room, [c.after for c in calls])
+            prompts = prompts_for(
+                spec,
+                chat,
+                rows,
+                some,
+                limit - room_for_answer(spec, chat),
+                passages=[looked_up[c.row] for c in calls],
+                after=[c.after for c in calls],
+            )
             seeds = [c.seed for c in calls]
             return ask(spec, chat, engine, prompts, done, every_label=every_label, seeds=seeds)
 
@@ -237,10 +255,36 @@ class System:
         return pool.chat(self.model(pool))
 
     def prompts(self, examples: Sequence[Example], pool: Pool) -> list[tuple[int, ...]]:
-        """What the base model is given for each example, shots included."""
+        """What the base model is given for each example, shots and passages included."""
+        return [prompt for prompt, _ in self.prompted(examples, pool)]
+
+    def prompted(self, examples: Sequence[Example], pool: Pool) -> list[tuple[tuple[int, ...], Passages]]:
+        """The prompts, each with the passages that it holds."""
         chat = self.chat(pool)
         limit = context_of(self.model(pool)) - room_for_answer(self.spec, chat)
-        return prompts_for(self.spec, chat, examples, self._shots(examples, pool), limit)
+        parts = zip(examples, self._shots(examples, pool), self.find(examples, pool), strict=True)
+        return [fitted(self.spec, chat, example, shots, limit, some) for example, shots, some in parts]
+
+    def find(self, examples: Sequence[Example], pool: Pool) -> list[Passages]:
+        """The passages that are looked up for each example, the best first."""
+        wanted = self.spec.retrieval
+        if wanted is None:
+            return [()] * len(examples)
+        if self.index_key not in pool.passages:
+            pool.passages[self.index_key] = read_passages(self.folder, wanted.search)
+        asked = [embedded_text(e) for e in examples]
+        index = pool.passages[self.index_key]
+        return index.find(asked, wanted.search, wanted.k, lambda texts: self._embed(texts, pool))
+
+    @property
+    def index_key(self) -> str:
+        """Names the passages that it looks up, and how; Systems of other k share them. Empty without any."""
+        if self.spec.retrieval is None:
+            return ""
+        try:
+            return " ".join(self.spec.files[name] for name in index_names(self.spec.retrieval.search))
+        except KeyError as error:
+            raise SystemFolderError(f"{str(self.folder)!r} lacks {error}; climb again") from None
 
     def calibrated(self, answers: Sequence[Answer]) -> list[Answer]:
         """Answers of this System with calibrated probabilities; as they are where it has no calibration."""
@@ -337,7 +381,8 @@ def save(folder: Path, spec: Spec, sources: Sources) -> System:
             digests[name] = file_digest(target)
         whole = spec.model_copy(update={"files": digests})
         # Keys unsorted: a schema's properties are answered in their order.
-        text = json.dumps(whole.model_dump(mode="json"), indent=2, ensure_ascii=False)
+        fields = whole.model_dump(mode="json", exclude={"retrieval"} if spec.retrieval is None else None)
+        text = json.dumps(fields, indent=2, ensure_ascii=False)
         write_text(draft / SPEC_FILE, text + "\n")
     return System(folder, whole)
 
@@ -367,47 +412,6 @@ def ref_to(model: Model, given: str) -> ModelRef:
     return ModelRef(name=model.name, source=source, digest=model.digest, licence=model.licence)
 
 
-def context_of(model: Model) -> int:
-    """How many tokens a prompt and its answer may have together."""
-    return min(model.context, ANSWER_CONTEXT)
-
-
-def room_for_answer(spec: Spec, chat: Chat) -> int:
-    """The tokens that the answer may need, of those that the context holds."""
-    if spec.answer.form in ("words", "codes"):
-        return max(map(len, candidates(spec, chat)))
-    return spec.answer.max_tokens
-
-
-def prompts_for(
-    spec: Spec,
-    chat: Chat,
-    examples: Sequence[Example],
-    shots: Sequence[Sequence[Shot]],
-    limit: int = ANSWER_CONTEXT,
-    after: Sequence[Sequence[Message]] = (),
-) -> list[tuple[int, ...]]:
-    """Prompt ids for each example, the worked examples in front, the turns since the question `after` it.
-
-    Where they make a prompt longer than `limit` tokens the first examples, which are the least like the
-    question, are left out of it, and what came after the question where that isn't enough.
-    """
-    return [
-        _prompt(spec, chat, example, list(some), limit, turns)
-        for example, some, turns in zip(examples, shots, after or [()] * len(examples), strict=True)
-    ]
-
-
-def _prompt(
-    spec: Spec, chat: Chat, example: Example, shots: list[Shot], limit: int, after: Sequence[Message]
-) -> tuple[int, ...]:
-    while True:
-        prompt = chat.render([*messages(spec.instruction, example, shots), *after], style=spec.style)
-        if len(prompt) <= limit or not (shots or after):
-            return prompt
-        shots, after = shots[1:], after if shots else ()
-
-
 def read_index(folder: Path) -> Index:
     """The examples that lie in a System's folder, and their vectors if it has any."""
     from safetensors.numpy import load_file
@@ -417,103 +421,3 @@ def read_index(folder: Path) -> Index:
     vectors = folder / VECTORS_FILE
     stored = [Shot(**json.loads(line)) for line in lines if line]
     return stored, load_file(vectors)["vectors"] if vectors.is_file() else None
-
-
-def nearest(asked: np.ndarray, stored: np.ndarray, k: int) -> list[list[int]]:
-    """Indices of the k stored unit vectors nearest to each asked one by cosine, the nearest last."""
-    similar = asked @ stored.T
-    k = min(k, len(stored))
-    least = np.partition(similar, -k, axis=1)[:, -k]
-    found = []
-    for row, threshold in zip(similar, least, strict=True):
-        near = np.flatnonzero(row >= threshold)
-        found.append(near[np.argsort(-row[near], kind="stable")][:k][::-1].tolist())
-    return found
-
-
-def candidates(spec: Spec, chat: Chat) -> list[tuple[int, ...]]:
-    """The token sequences that stand for the labels, in the labels' order."""
-    if spec.answer.form == "codes":
-        return [(code,) for code in spec.answer.codes]
-    return [chat.answer_ids(text, spec.style) for text in label_texts(spec.labels)]
-
-
-def ask(  # noqa: PLR0913 (all that calls of one kind may differ in)
-    spec: Spec,
-    chat: Chat,
-    engine: Engine,
-    prompts: Sequence[tuple[int, ...]],
-    progress: Progress = no_progress,
-    *,
-    every_label: bool = False,
-    seeds: Sequence[int | None] = (),
-) -> list[Answer]:
-    """Put rendered prompts to an engine and read its answers as the Spec says.
-
-    What has a seed among `seeds`, one for each prompt, is drawn at the temperature of the Spec's steps.
-    """
-    if spec.answer.form in ("words", "codes"):
-        options = candidates(spec, chat)
-        trie = Trie(options)
-        choices = engine.choose(prompts, options, progress=progress, exhaustive=every_label)
-        return [answer_of_choice(spec, choice, trie, every_label) for choice in choices]
-    requests = [request_for(spec, chat, prompt) for prompt in prompts]
-    if spec.steps is not None:
-        heat = spec.steps.temperature
-        drawn = zip(requests, seeds, strict=True)
-        requests = [r if seed is None else replace(r, temperature=heat, seed=seed) for r, seed in drawn]
-    return [answer_of_completion(spec, c) for c in engine.generate(requests, progress=progress)]
-
-
-def request_for(spec: Spec, chat: Chat, prompt: tuple[int, ...]) -> Request:
-    """What an engine is asked to write after a prompt."""
-    return Request(
-        prompt=prompt,
-        max_tokens=spec.answer.max_tokens,
-        stop_ids=chat.stop_ids,
-        stop=chat.stop_strings(spec.style),
-        schema=spec.schema_ if spec.answer.form == "schema" else None,
-    )
-
-
-def answer_of_choice(spec: Spec, choice: Choice, options: Trie, every_label: bool) -> Answer:
-    """What an engine's choice among the labels says; `every_label`: it was to look at all of them.
-
-    The chosen label's tokens are what counts as written. How many were evaluated for it is no measure: that
-    depends on what the engine's cache held before.
-    """
-    if choice.failure:
-        return Answer(text="", failure=choice.failure, latency_s=choice.latency_s)
-    # A label without a probability is out of the question then, not just one that wasn't looked at.
-    whole = every_label or options.branchings < 2
-    label = spec.labels[choice.index]
-    ranked = sorted(zip(spec.labels, choice.logprobs, strict=True), key=lambda pair: -pair[1])
-    shares = [math.exp(value) for value in choice.logprobs] if whole else []
-    total = math.fsum(shares)
-    return Answer(
-        text=label,
-        value=label,
-        probability=math.exp(choice.logprobs[choice.index]),
-        options=tuple((name, math.exp(value)) for name, value in ranked[:5]),
-        prompt_tokens=choice.prompt_tokens,
-        completion_tokens=options.lengths[choice.index],
-        latency_s=choice.latency_s,
-        distribution=tuple(share / total for share in shares),
-    )
-
-
-def answer_of_completion(spec: Spec, completion: Completion) -> Answer:
-    """What an engine wrote, read as the Spec says."""
-    # Half a surrogate pair, which a model's bytes can spell, is text that no file can hold.
-    text = completion.text.encode("utf-8", "replace").decode("utf-8")
-    # A number that was cut off in the middle reads as another one.
-    cut = completion.truncated and spec.kind == "number" and spec.answer.form == "free"
-    return Answer(
-        text=text,
-        value=None if cut else read_answer(text, kind=spec.kind, labels=spec.labels, schema=spec.schema_),
-        prompt_tokens=completion.prompt_tokens,
-        completion_tokens=completion.completion_tokens or len(completion.tokens),
-        cached_tokens=completion.cached_tokens,
-        latency_s=completion.latency_s,
-        failure=completion.failure,
-    )

@@ -3,11 +3,11 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from rung.models.chat import Message
-from rung.records import Example, Json, OutputKind
+from rung.records import Example, Json, OutputKind, Passage
 from rung.task.schemas import local_part
 
 DEEPEST = 20
@@ -34,6 +34,25 @@ def messages(instruction: str | None, example: Example, shots: Sequence[Shot] = 
 def question(example: Example) -> str:
     """The user's turn: the context, where the row has one, then the input."""
     return f"{example.context}\n\n{example.input}" if example.context else example.input
+
+
+def with_passages(example: Example, passages: Sequence[Passage]) -> Example:
+    """The row with passages before its context, the best one last, next to the question."""
+    if not passages:
+        return example
+    parts = [passage_text(one) for one in reversed(passages)]
+    return replace(example, context="\n\n".join([*parts, example.context] if example.context else parts))
+
+
+def passage_text(passage: Passage) -> str:
+    """A passage as it is searched and shown: under its title, without the headings that are part of that."""
+    rest = passage.text
+    while rest.startswith("#"):
+        line, _, after = rest.partition("\n")
+        if not after.strip() or line.strip("# \t") not in passage.title:
+            break
+        rest = after.lstrip()
+    return f"{passage.title}\n{rest}" if passage.title else passage.text
 
 
 def embedded_text(example: Example) -> str:

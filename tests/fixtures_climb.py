@@ -15,6 +15,7 @@ from rung.checks.rows import prepare
 from rung.climb.climb import Options
 from rung.evaluate import Bench, Store
 from rung.models.resolve import resolve
+from rung.records import Passage
 from rung.rungs.base import Context
 from rung.system import Pool
 
@@ -176,13 +177,28 @@ def text_rows(count: int) -> list[dict]:
     ]
 
 
+def topic_passages() -> tuple[Passage, ...]:
+    """What documents say of the topics; every label, and what the other tasks ask for, stands in one."""
+    return tuple(
+        Passage(id=f"{topic}.md#1", title=topic, text=f"{' '.join(words)}: that is {topic}, 5.5 or 12.")
+        for topic, words in TOPICS.items()
+    )
+
+
 TASKS = {"label": label_rows, "json": json_rows, "number": number_rows, "text": text_rows}
 """Rows of every kind of output."""
 
 
 @contextmanager
 def opened(model: Path, data: Path, folder: Path, **changes: Any) -> Iterator[Context]:
-    """What a rung is given in a climb of `data` on `model`; `changes` replace parts of it."""
+    """What a rung is given in a climb of `data` on `model`; `changes` replace parts of it.
+
+    Sentence vectors have the pool's one thread from the start: a few short texts come out otherwise, in their
+    last digits, before an engine has set it than after.
+    """
+    import torch
+
+    torch.set_num_threads(1)
     found = resolve(str(model))
     prepared = prepare(data, Options(models=(str(model),), dev_rows=40))
     assert prepared.task.metric is not None
@@ -191,6 +207,7 @@ def opened(model: Path, data: Path, folder: Path, **changes: Any) -> Iterator[Co
             task=prepared.task,
             train=prepared.splits.train,
             dev=prepared.splits.dev,
+            passages=topic_passages(),
             model=found,
             folder=folder / "rung",
             bench=Bench(pool=pool, store=Store(folder / "answers"), metric=prepared.task.metric),

@@ -7,10 +7,14 @@ from collections import Counter
 from pathlib import Path
 
 import jsonschema
+import numpy as np
 import pytest
 
+from rung.data.documents import read_documents
+from rung.data.passages import passages_of
 from rung.data.sources import read_source
 from rung.records import Example
+from rung.search import PassageIndex, holds, terms_of
 from rung.task import infer, load_task, settle_kind
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -44,8 +48,8 @@ def near_duplicates(texts: list[str], share: float) -> list[float]:
     return found
 
 
-def test_the_examples_folder_holds_two_tasks():
-    assert [folder.name for folder in FOLDERS] == ["helpdesk", "receipts"]
+def test_the_examples_folder_holds_three_tasks():
+    assert [folder.name for folder in FOLDERS] == ["handbook", "helpdesk", "receipts"]
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
@@ -156,3 +160,25 @@ def test_receipts_come_from_at_least_150_shops_eight_layouts_and_eight_currencie
     assert len({str(field["company"]) for field in fields}) >= 150
     assert len({str(field["currency"]) for field in fields}) >= 8
     assert {row.input.count("\n") + 1 for row in rows} <= set(range(6, 17))
+
+
+def test_each_answer_to_the_handbook_stands_in_it_and_each_page_is_asked_about_in_both_files():
+    task = load_task(EXAMPLES / "handbook")
+    assert task.data.documents is not None and task.data.test is not None
+    found = read_documents(task.data.documents)
+    assert len(found.documents) == 8 and found.notes == ()
+    passages = passages_of(found.documents)
+    train, test = read_source(task.data.train).examples, read_source(task.data.test).examples
+    assert (len(train), len(test)) == (70, 50)
+    assert [
+        row.where for row in (*train, *test) if not any(holds(p, str(row.output)) for p in passages)
+    ] == []
+    index = PassageIndex(passages=passages, terms=terms_of(passages), vectors=None)
+    for rows in (train, test):
+        ranked = index.find([row.input for row in rows], "bm25", 3, lambda texts: np.zeros((len(texts), 1)))
+        recalled = [
+            any(holds(p, str(row.output)) for p in some) for row, some in zip(rows, ranked, strict=True)
+        ]
+        assert sum(recalled) >= 0.7 * len(rows)
+        pages = {some[0].id.split("#")[0] for some in ranked if some}
+        assert pages == {document.id for document in found.documents}

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from rung.answering import Answerer
+from rung.asking import prompts_for
 from rung.cli.answers import as_json
 from rung.engines.base import Progress
 from rung.models.chat import Message
@@ -14,7 +15,7 @@ from rung.models.resolve import resolve
 from rung.records import Answer, Example
 from rung.spec import AnswerSpec, ShotSpec, Spec, StepsSpec
 from rung.steps import Call, answered, calls_of, fault_of, seed_of
-from rung.system import Pool, System, prompts_for, ref_to, save
+from rung.system import Pool, System, ref_to, save
 from rung.wording import messages
 from tests.fixtures_climb import make_tiny_gguf
 

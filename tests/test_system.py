@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from rung.asking import ask, candidates, context_of, prompts_for
 from rung.engines.base import Completion, EngineSpec, Request
 from rung.engines.fake import FakeEngine
 from rung.engines.grammar import Grammars
@@ -14,20 +15,7 @@ from rung.models.head import fit_minilm, head_files
 from rung.models.resolve import resolve
 from rung.records import Example
 from rung.spec import AnswerSpec, ModelRef, ShotSpec, Spec
-from rung.system import (
-    SHOTS_FILE,
-    Pool,
-    System,
-    ask,
-    candidates,
-    context_of,
-    copy,
-    nearest,
-    prompts_for,
-    read_index,
-    ref_to,
-    save,
-)
+from rung.system import SHOTS_FILE, Pool, System, copy, nearest, read_index, ref_to, save
 from rung.wording import Shot, answer_text, embedded_text, in_order, label_texts, messages, question
 from tests.fixtures_climb import make_tiny_gguf
 

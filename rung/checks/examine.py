@@ -8,6 +8,7 @@ from typing import Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
+from rung.asking import context_of
 from rung.checks.base import Embed, Needs, Subject
 from rung.checks.lengths import too_long
 from rung.checks.progress import bar
@@ -20,7 +21,7 @@ from rung.models.resolve import Model, at_hand
 from rung.records import DataReport, Finding, MetricName
 from rung.rungs.base import Context, Reporter
 from rung.runs import digest_of, read_json, write_text
-from rung.system import Pool, context_of
+from rung.system import Pool
 
 REPORT_FILE = "data_report.json"
 
@@ -34,6 +35,7 @@ def rung_context(prepared: Prepared, model: Model, folder: Path, bench: Bench, r
         train=splits.train,
         dev=splits.dev,
         too_long=too_long(splits, bench.pool.chat(model), limit),
+        passages=prepared.passages,
         model=model,
         folder=folder,
         bench=bench,

@@ -9,20 +9,24 @@ from typing import Protocol
 
 from rung.checks.base import on_one_side
 from rung.checks.progress import bar
+from rung.data.documents import read_documents
 from rung.data.held import held_by, is_most
 from rung.data.near import rows_alike
+from rung.data.passages import passages_of
 from rung.data.sketches import Progress, no_progress
 from rung.data.sources import Broken, conform, read_source
 from rung.data.splits import split
 from rung.data.unlabelled import apart_from, read_unlabelled
 from rung.errors import DataError, TaskError
 from rung.models.hosted import hosted
-from rung.records import Example, Finding, Json, OutputKind, Splits
+from rung.records import Example, Finding, Json, OutputKind, Passage, Splits
 from rung.rungs.base import Reporter
 from rung.task import Task, infer, load_task, settle_kind
 
 FEWEST_ROWS = 20
 FEWEST_DEV_ROWS = 20
+SHOWN_NOTES = 3
+"""Of documents that can't be read, in one line."""
 USUAL_DEV_ROWS = 500
 FEWEST_AFFORDED = 60
 """Dev rows however slow the answers: a verdict on dev needs 50 that were answered."""
@@ -76,7 +80,7 @@ class Prepared:
     the ids of rows that are nearly the same, by group; `near_test` are rows of that file, each with a row of
     the given test that is nearly the same (None without one); `notes` are on what the task names and nothing
     uses; `unlabelled` are inputs for a teacher, none of them like a row of the parts; `audited` are test rows
-    with a second person's outputs.
+    with a second person's outputs. `passages` are those of the documents.
     """
 
     task: Task
@@ -89,6 +93,7 @@ class Prepared:
     undesirable: tuple[Example, ...] | None = None
     unlabelled: tuple[Example, ...] = ()
     audited: tuple[tuple[Example, Json], ...] | None = None
+    passages: tuple[Passage, ...] = ()
 
 
 def prepare(source: Path, options: RowOptions, reporter: Reporter | None = None) -> Prepared:
@@ -111,6 +116,7 @@ def prepare(source: Path, options: RowOptions, reporter: Reporter | None = None)
             f"some hundreds for a verdict that means something{others}"
         )
     test = read_source(task.data.test, chosen, lenient=True) if task.data.test else None
+    passages, documents = _documents(task, reporter)
     task, noted = settle_kind(task, train.examples)
     assert task.output.kind is not None, "just settled"
     examples = conform(train.examples, task.output.kind)
@@ -146,9 +152,10 @@ def prepare(source: Path, options: RowOptions, reporter: Reporter | None = None)
         broken=(*train.broken, *(test.broken if test else ())),
         near=near,
         near_test=held and held.near,
-        notes=tuple(_unused(task)),
+        notes=(*_unused(task), *documents),
         undesirable=train.undesirable,
         unlabelled=unlabelled,
+        passages=passages,
     )
 
 
@@ -165,6 +172,23 @@ def fresh_inputs(path: Path, parts: Splits) -> tuple[tuple[Example, ...], str]:
     if read.broken:
         said += f"; {len(read.broken):,} can't be used: {read.broken[0]}"
     return tuple(kept), said
+
+
+def _documents(task: Task, reporter: Reporter | None) -> tuple[tuple[Passage, ...], list[Finding]]:
+    """The passages of the task's documents, and a finding where some of them can't be read."""
+    if task.data.documents is None:
+        return (), []
+    with bar(reporter, f"reading {task.data.documents.name}", None):
+        found = read_documents(task.data.documents)
+        passages = passages_of(found.documents)
+    count = len(found.notes)
+    if not count:
+        return passages, []
+    message = f"data.documents: {count} left out: {'; '.join(found.notes[:SHOWN_NOTES])}"
+    message += f"; and {count - SHOWN_NOTES} more" if count > SHOWN_NOTES else ""
+    return passages, [
+        Finding(check="documents", severity="warn", message=message, count=count, details=found.notes)
+    ]
 
 
 def near_duplicates(
@@ -221,6 +245,4 @@ def _unused(task: Task) -> list[Finding]:
     if len(rivals) > 1:
         listed = ", ".join(map(repr, rivals[1:]))
         unused.append(f"models: one hosted model is compared with; {listed} left out")
-    if task.data.documents is not None:
-        unused.append(f"data.documents: {task.data.documents.name!r} isn't read by any rung of this version")
     return [Finding(check="unused", severity="warn", message=message) for message in unused]

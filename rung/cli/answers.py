@@ -28,6 +28,8 @@ def as_json(answer: Answer) -> str:
 
     `raw_probability` is null where calibration changes nothing: `probability` is as it came then. `steps` are
     there where the System makes an answer of several calls: what each of them gave, and the faults found.
+    `passages` are the ids of those that the prompt held, the best first, and `source` the first that has the
+    answer's words; only a System that looks up passages has them.
     """
     whole = {
         "answer": answer.value,
@@ -41,4 +43,6 @@ def as_json(answer: Answer) -> str:
     }
     if answer.steps:
         whole["steps"] = [{"step": what, "text": text} for what, text in answer.steps]
+    if answer.passages:
+        whole |= {"passages": answer.passages, "source": answer.source}
     return json.dumps(whole, ensure_ascii=False)

@@ -6,7 +6,15 @@ from rung.records import Forecast
 from rung.rungs.base import Outlook
 from rung.scoring.notation import duration_text
 
-WEIGHTS = {"head": 0.3, "prompt": 0.1, "few_shot": 0.15, "optimise": 0.2, "workflow": 0.2, "api": 0.1}
+WEIGHTS = {
+    "head": 0.3,
+    "prompt": 0.1,
+    "few_shot": 0.15,
+    "retrieval": 0.2,
+    "optimise": 0.2,
+    "workflow": 0.2,
+    "api": 0.1,
+}
 OTHERS = 0.45
 """How the time that is left is shared among the rungs that are to come: what one leaves goes to all of them.
 

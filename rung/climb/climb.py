@@ -1,5 +1,6 @@
 """The climb: build every rung, score it on dev, decide, open the sealed test once, and record it all."""
 
+import math
 import shutil
 import time
 from collections.abc import Sequence
@@ -52,6 +53,7 @@ from rung.rungs.base import WORK_FOLDER, Built, Context, Foreseen, Priced, Repor
 from rung.rungs.rival import Rival, rival
 from rung.runs import digest_of, held, open_run, read_json, write_json, write_text
 from rung.scoring.notation import score_text
+from rung.scoring.scorers import SCORERS
 from rung.system import Pool, System, copy
 from rung.task import Task
 
@@ -183,7 +185,8 @@ class _Climbing:
         if not self.options.curve:
             return ()
         context = self.context(rungs[-1], self.run_folder / CURVE_FOLDER, (), ())
-        context = replace(context, deadline=self.start + self.options.budget_s)
+        deadline = self.start + self.options.budget_s
+        context = replace(context, deadline=deadline, retrieval=self.looked_up(results))
         return curves(rungs, results, context, Clock(building=self.building, write=self.stop_clock))
 
     def stop_clock(self) -> None:
@@ -257,6 +260,7 @@ class _Climbing:
             train=splits.train,
             dev=splits.dev,
             too_long=self.too_long & {e.id for e in (*splits.train, *splits.dev)},
+            passages=self.prepared.passages,
             model=self.model,
             folder=folder,
             bench=self.bench,
@@ -266,7 +270,17 @@ class _Climbing:
             rival=self.rival(before),
             built={r.rung: self.systems[r.rung] for r in before if r.rung in self.systems},
             unlabelled=self.prepared.unlabelled,
+            retrieval=self.looked_up(before),
         )
+
+    def looked_up(self, results: Sequence[RungResult]) -> System | None:
+        """The System that looks up passages, where it did better on dev than cheaper rungs: for a tune."""
+        sign = 1 if SCORERS[self.bench.metric].higher_is_better else -1
+        scores = {r.rung: sign * r.dev.score for r in results if r.dev is not None and r.stopped is None}
+        order = next((r.order for r in results if r.rung in scores and r.rung == "retrieval"), -1)
+        cheaper = [scores[r.rung] for r in results if r.rung in scores and r.order < order]
+        gained = order >= 0 and scores["retrieval"] > max(cheaper, default=-math.inf)
+        return self.systems["retrieval"] if gained else None
 
     def rival(self, before: Sequence[RungResult]) -> Rival | None:
         """The best rung so far. None where there is none, or dev has too few rows for a verdict."""

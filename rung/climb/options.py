@@ -2,7 +2,7 @@
 
 import difflib
 import platform
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from rung import __version__
@@ -62,7 +62,11 @@ def config_of(prepared: Prepared, model: Model, options: Options) -> dict:
 
     What may be paid isn't part of it: a climb that ended at the cap goes on under a higher one.
     """
-    unlabelled = {"unlabelled": digest_of([e.id for e in prepared.unlabelled])} if prepared.unlabelled else {}
+    sometimes: dict = {}
+    if prepared.unlabelled:
+        sometimes["unlabelled"] = digest_of([e.id for e in prepared.unlabelled])
+    if prepared.passages:
+        sometimes["documents"] = digest_of([astuple(one) for one in prepared.passages])
     return {
         "task": prepared.task.model_dump(
             mode="json", by_alias=True, exclude={"data": True, "limits": {"api_usd"}}
@@ -73,4 +77,4 @@ def config_of(prepared: Prepared, model: Model, options: Options) -> dict:
         "budget_s": options.budget_s,
         "rung": __version__,
         "python": platform.python_version_tuple()[:2],
-    } | unlabelled
+    } | sometimes

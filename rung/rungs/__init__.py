@@ -7,6 +7,7 @@ from rung.rungs.few_shot import FewShot
 from rung.rungs.head import Head
 from rung.rungs.optimise import Optimise
 from rung.rungs.prompt import Prompt
+from rung.rungs.retrieval import Retrieval
 from rung.rungs.sft import Sft
 from rung.rungs.workflow import Workflow
 
@@ -14,6 +15,7 @@ LADDER: tuple[Rung, ...] = (
     Head(),
     Prompt(),
     FewShot(),
+    Retrieval(),
     Optimise(),
     Workflow(),
     Sft(),

@@ -10,14 +10,15 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from rung import evaluate
+from rung.asking import context_of
 from rung.evaluate import Bench
 from rung.models.resolve import Model
-from rung.records import Example, Json, Measurement, OutputKind, Parity, TokenPrice, Trial
+from rung.records import Example, Json, Measurement, OutputKind, Parity, Passage, TokenPrice, Trial
 from rung.rungs.rival import Rival
 from rung.runs import append_jsonl, read_jsonl, writing
 from rung.scoring.scorers import SCORERS
 from rung.spec import ModelRef
-from rung.system import Pool, System, context_of, ref_to
+from rung.system import Pool, System, ref_to
 from rung.task import Task
 from rung.wording import answer_text, embedded_text
 
@@ -51,15 +52,18 @@ class Context:
     """What a rung may use: the task, its training and dev rows, a base model, and time until `deadline`.
 
     The test rows aren't here: no rung can look at them. `too_long` are the ids of rows that no prompt
-    of the model can hold. `folder` is the rung's own and outlives it; what lies in `work` is thrown
-    away once the rung is done. `rival` is the rung to beat, `built` are the Systems of the rungs below, by
-    rung name. `unlabelled` are inputs without outputs, none of them like a dev or a test row.
+    of the model can hold. `passages` are those of the task's documents. `folder` is the rung's own and
+    outlives it; what lies in `work` is thrown away once the rung is done. `rival` is the rung to beat,
+    `built` are the Systems of the rungs below, by rung name, and `retrieval` the one that looks up passages,
+    where it was better on dev than all rungs before it. `unlabelled` are inputs without outputs, none of
+    them like a dev or a test row.
     """
 
     task: Task
     train: tuple[Example, ...]
     dev: tuple[Example, ...]
     too_long: frozenset[str] = frozenset()
+    passages: tuple[Passage, ...] = ()
     model: Model
     folder: Path
     bench: Bench
@@ -69,6 +73,7 @@ class Context:
     rival: Rival | None = None
     built: Mapping[str, System] = field(default_factory=dict)
     unlabelled: tuple[Example, ...] = ()
+    retrieval: System | None = None
 
     @property
     def pool(self) -> Pool:
@@ -142,6 +147,10 @@ class Context:
     def vectors(self, rows: Sequence[Example]) -> np.ndarray:
         """Sentence vectors [rows, width], kept in the run's folder: several rungs use the training rows'."""
         return vectors(self.pool, rows, self.bench.store.folder.parent, self.reporter)
+
+    def text_vectors(self, texts: Sequence[str], what: str) -> np.ndarray:
+        """Sentence vectors [texts, width] of texts that are no rows, kept there too."""
+        return text_vectors(self.pool, texts, self.bench.store.folder.parent, self.reporter, what)
 
     def measure(self, system: System, rows: Sequence[Example], what: str) -> Measurement:
         """Score a System on dev rows, with a progress bar. Raises EngineError when every call broke.
@@ -240,14 +249,17 @@ class Priced(Protocol):
 
 def vectors(pool: Pool, rows: Sequence[Example], run: Path, reporter: Reporter) -> np.ndarray:
     """Sentence vectors [rows, width] with a progress bar, kept in a run's folder."""
+    return text_vectors(pool, [embedded_text(e) for e in rows], run, reporter, "sentence vectors")
+
+
+def text_vectors(pool: Pool, texts: Sequence[str], run: Path, reporter: Reporter, what: str) -> np.ndarray:
+    """The same of any texts [texts, width]; `what` names the bar."""
     folder = run / VECTORS_FOLDER
-    bar = reporter.begin("sentence vectors", len(rows))
+    bar = reporter.begin(what, len(texts))
     try:
         with writing(folder):
             return pool.embedder.cached_embeddings(
-                [embedded_text(e) for e in rows],
-                folder,
-                progress=lambda done, _: reporter.advance(bar, done),
+                texts, folder, progress=lambda done, _: reporter.advance(bar, done)
             )
     finally:
         reporter.end(bar)

@@ -6,14 +6,17 @@ from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter
 
+from rung.asking import candidates
 from rung.errors import TrainingError
 from rung.records import Json, Parity, Trial
 from rung.rungs.base import Built, Context, Outlook, no_room
 from rung.rungs.instructions import answer_schema, answer_spec
 from rung.rungs.probe import EngineName, race, under_each_engine
+from rung.rungs.rendered import prompts_of
 from rung.runs import writing
+from rung.search import index_names
 from rung.spec import AnswerSpec, Spec
-from rung.system import ADAPTER_FOLDER, ADAPTER_GGUF, System, candidates, prompts_for, save
+from rung.system import ADAPTER_FOLDER, ADAPTER_GGUF, System, save
 from rung.wording import label_texts
 
 if TYPE_CHECKING:
@@ -105,7 +108,11 @@ def _planned(context: Context, rung: str) -> tuple[dict[str, Spec], "Plan"]:
 
 
 def answer_forms(context: Context, rung: str = "sft") -> dict[str, Spec]:
-    """The Specs to try by name: for labels one-token codes and their words, else the answer as it is."""
+    """The Specs to try by name: for labels one-token codes and their words, else the answer as it is.
+
+    Where looking up passages gained on dev the tune learns and answers with those that the same search finds.
+    """
+    looked_up = context.retrieval
     base = Spec(
         rung=rung,
         task=context.task.name,
@@ -115,6 +122,8 @@ def answer_forms(context: Context, rung: str = "sft") -> dict[str, Spec]:
         engine="llama",
         model=context.ref,
         style="terse",
+        retrieval=looked_up and looked_up.spec.retrieval,
+        vectors=looked_up and looked_up.spec.vectors,
         answer=answer_spec(context, constrained=True),
     )
     if context.kind != "label":
@@ -149,6 +158,8 @@ def settled_system(context: Context, spec: Spec, adapter: Path) -> tuple[System,
     files: dict[str, Path] = {
         f"{ADAPTER_FOLDER}/{p.name}": p for p in sorted(adapter.iterdir()) if p.is_file()
     }
+    if spec.retrieval is not None and context.retrieval is not None:
+        files |= {name: context.retrieval.folder / name for name in index_names(spec.retrieval.search)}
     torch_alone = spec.model_copy(update={"engine": "torch"})
     if context.model.gguf is None:
         return (
@@ -189,7 +200,7 @@ def prove(context: Context, spec: Spec, systems: dict[EngineName, System]) -> Pa
     chat = context.pool.chat(context.model)
     rows = [e for e in context.dev if e.id not in context.too_long]
     rows = rows[:200] if context.kind == "label" else rows[:20]
-    prompts = prompts_for(spec, chat, rows, [[] for _ in rows])
+    prompts = prompts_of(context, spec, rows)
     if context.kind == "label":
         options = candidates(spec, chat)
     else:

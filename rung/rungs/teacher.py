@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from rung.asking import answer_of_completion, request_for
 from rung.engines.endpoint import Draw
 from rung.errors import TaskError
 from rung.hosted import hosted_of
@@ -16,7 +17,7 @@ from rung.rungs.api import hosted_system, prompting
 from rung.rungs.base import Context
 from rung.rungs.instructions import answer_spec
 from rung.spec import Spec
-from rung.system import SPEC_FILE, System, answer_of_completion, ref_to, request_for, save
+from rung.system import SPEC_FILE, System, ref_to, save
 from rung.task import Task
 
 TEMPERATURE = 0.7

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from rung.asking import ask
 from rung.engines import lora
 from rung.engines.base import EngineSpec
 from rung.engines.torch import TorchEngine, load_model
@@ -17,11 +18,10 @@ from rung.errors import RunError, TrainingError
 from rung.models.weights import dequantised
 from rung.records import Answer, Example
 from rung.rungs.base import Context, strict_score
-from rung.rungs.rendered import rendered
+from rung.rungs.rendered import prompts_of, rendered
 from rung.runs import append_jsonl, atomic_folder, digest_of, read_jsonl
 from rung.scoring.measure import measurement
 from rung.spec import Spec
-from rung.system import ask, prompts_for
 from rung.training.batches import Row
 from rung.training.loop import WARMUP, Settings, Tick, Trainer, dev_loss
 
@@ -176,7 +176,7 @@ class Tune(AbstractContextManager["Tune"]):
         """What the arm as it is now answers, with a progress bar."""
         self.trainer(arm)
         spec = self.specs[arm.form]
-        prompts = prompts_for(spec, self.chat, rows, [[] for _ in rows])
+        prompts = prompts_of(self.context, spec, rows)
         reporter = self.context.reporter
         bar = reporter.begin(f"{spec.rung}: {arm.name} on {len(rows)} dev rows", len(rows))
         start = time.perf_counter()

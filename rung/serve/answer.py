@@ -10,17 +10,18 @@ from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from rung.asking import answer_of_choice, answer_of_completion, context_of, request_for
 from rung.engines.base import Completion, Request
 from rung.engines.llama_stream import Reading
 from rung.engines.work import Refused
 from rung.errors import RungError
 from rung.models.chat import Message
 from rung.records import Answer, Example, Json
+from rung.search import Passages
 from rung.serve.faults import bad, broken, overloaded
 from rung.serve.host import Broken
 from rung.serve.lanes import Full
 from rung.serve.systems import Served, Systems
-from rung.system import answer_of_choice, answer_of_completion, context_of, request_for
 
 Tokens = tuple[int, ...]
 
@@ -69,10 +70,11 @@ class Reply:
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """A question with the prompt that it makes; heads have none."""
+    """A question with the prompt that it makes, which heads have none of, and the passages that it holds."""
 
     example: Example
     prompt: Tokens = ()
+    passages: Passages = ()
 
 
 @contextmanager
@@ -93,12 +95,13 @@ async def asked(systems: Systems, served: Served, example: Example) -> Asked:
     """The prompt of a task's System for an input. Raises Fault where it's longer than the model holds."""
     if served.chat is None:
         return Asked(example=example)
-    if served.spec.shots.choice == "nearest":
+    if served.spec.looks_up:
         with engine_faults():
-            (prompt,) = await systems.bench.run(lambda: served.system.prompts([example], systems.pool))
+            (made,) = await systems.bench.run(lambda: served.system.prompted([example], systems.pool))
     else:
-        (prompt,) = served.system.prompts([example], systems.pool)
-    return fitting(served, Asked(example=example, prompt=prompt))
+        (made,) = served.system.prompted([example], systems.pool)
+    prompt, passages = made
+    return fitting(served, Asked(example=example, prompt=prompt, passages=passages))
 
 
 def turns_asked(served: Served, turns: Sequence[Message]) -> Asked:

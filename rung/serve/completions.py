@@ -19,7 +19,7 @@ from rung.records import Example, Json
 from rung.serve.answer import Asked, Piece, Reply, Wish, asked, reply, stream, text_asked, turns_asked
 from rung.serve.faults import bad
 from rung.serve.gateway import Gateway, ended, merged
-from rung.serve.shapes import chat_logprobs, head, new_id, text_logprobs, usage
+from rung.serve.shapes import chat_logprobs, head, new_id, sources, text_logprobs, usage
 from rung.serve.systems import Served
 from rung.serve.tools import HOW, call_schema, offered, read_calls
 from rung.serve.wire import ChatRequest, CompletionRequest, Sampling
@@ -37,10 +37,14 @@ async def chat(gateway: Gateway, request: Request, body: ChatRequest) -> Respons
         return await gateway.streamed(request, "chat", served.name, _chat_chunks(gateway, served, body))
 
     async def work() -> dict[str, Any]:
-        replies = await _all(gateway, served, await _chat_pairs(gateway, served, body))
+        pairs = await _chat_pairs(gateway, served, body)
+        replies = await _all(gateway, served, pairs)
         return {
             **head(served, "chat.completion", new_id("chatcmpl")),
-            "choices": [_chat_choice(place, found, body) for place, found in enumerate(replies)],
+            "choices": [
+                {**_chat_choice(place, found, body), **sources(question, found.text)}
+                for place, ((question, _), found) in enumerate(zip(pairs, replies, strict=True))
+            ],
             "usage": usage(replies, len(replies)),
         }
 
@@ -57,15 +61,17 @@ async def complete(gateway: Gateway, request: Request, body: CompletionRequest) 
         return await gateway.streamed(request, "completions", served.name, chunks)
 
     async def work() -> dict[str, Any]:
-        replies = await _all(gateway, served, await _text_pairs(gateway, served, body, wishes))
+        pairs = await _text_pairs(gateway, served, body, wishes)
+        replies = await _all(gateway, served, pairs)
         choices = [
             {
                 "index": place,
                 "text": found.text,
                 "finish_reason": found.finish,
                 "logprobs": text_logprobs(found.chances) if body.logprobs is not None else None,
+                **sources(question, found.text),
             }
-            for place, found in enumerate(replies)
+            for place, ((question, _), found) in enumerate(zip(pairs, replies, strict=True))
         ]
         return {
             **head(served, "text_completion", new_id("cmpl")),
@@ -285,7 +291,8 @@ async def _chat_chunks(gateway: Gateway, served: Served, body: ChatRequest) -> A
                     finish = "tool_calls"
                 else:
                     last["content"] = content
-            yield {**start, "choices": [_delta(place, last, finish, None)]}
+            cites = sources(pairs[place][0], piece.text)
+            yield {**start, "choices": [{**_delta(place, last, finish, None), **cites}]}
     if _no_usage(body):
         yield {**start, "choices": [], "usage": usage(replies, len(replies))}
 
@@ -319,7 +326,7 @@ async def _text_chunks(
             else:
                 replies[place] = piece
                 gateway.metrics.tokens(served.name, piece.prompt_tokens, piece.completion_tokens)
-                choice["finish_reason"] = piece.finish
+                choice |= {"finish_reason": piece.finish, **sources(pairs[place][0], piece.text)}
             yield {**start, "choices": [choice]}
     if _no_usage(body):
         ordered = [replies[place] for place in sorted(replies)]

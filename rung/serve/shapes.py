@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from rung.serve.answer import Chance, Reply
+from rung.records import Answer
+from rung.search import cited
+from rung.serve.answer import Asked, Chance, Reply
 from rung.serve.systems import Served
 
 
@@ -33,6 +35,17 @@ def usage(replies: Sequence[Reply], each: int) -> dict[str, int]:
     prompt = sum(reply.prompt_tokens for reply in replies[::each])
     written = sum(reply.completion_tokens for reply in replies)
     return {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written}
+
+
+def sources(question: Asked, text: str) -> dict[str, Any]:
+    """What a choice says of the passages that its prompt held, the best first; nothing where it held none.
+
+    OpenAI's shape has no place for that. `passages` are ids, `source` is the first with the answer's words.
+    """
+    if not question.passages:
+        return {}
+    found = cited(Answer(text=text), question.passages)
+    return {"passages": list(found.passages), "source": found.source}
 
 
 def chat_logprobs(chances: Sequence[Chance]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rung.asking import candidates, context_of
 from rung.engines.base import EngineSpec
 from rung.engines.schema import require_schema
 from rung.engines.trie import Trie
@@ -21,7 +22,7 @@ from rung.serve.bench import Bench
 from rung.serve.host import Host
 from rung.serve.lanes import Full, Lanes
 from rung.spec import AnswerSpec, Spec
-from rung.system import SPEC_FILE, Pool, System, candidates, context_of, ref_to
+from rung.system import SPEC_FILE, Pool, System, ref_to
 
 WARM_UP = Example(id="warm-up", input="Is anybody there?", output=None)
 MODEL = "model"
@@ -125,7 +126,7 @@ class Systems:
             elif made.host is None:
                 await self.bench.run(lambda: made.system.answer([WARM_UP], self.pool))
             else:
-                if made.spec.shots.choice == "nearest":
+                if made.spec.looks_up:
                     await self.bench.run(lambda: made.system.prompts([WARM_UP], self.pool))
                 await self._make_room(made)
                 await made.host.have(made.adapter)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from rung import __version__
+from rung.asking import context_of
 from rung.records import Interval, Measurement, MetricName
 from rung.scoring.notation import (
     gain_text,
@@ -23,7 +24,6 @@ from rung.ship.subject import Subject
 from rung.ship.targets import ADAPTER, Target
 from rung.ship.usage import code_text, usage
 from rung.ship.ways import WayName
-from rung.system import context_of
 
 GEMMA_NOTICE: Final = (
     "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms"

@@ -134,9 +134,10 @@ def _refusal(system: System, target: Target) -> str | None:
             "it makes an answer of several calls, which no template can do; `rung serve` and rung.load "
             "answer by its folder as it is"
         )
-    if spec.shots.choice == "nearest":
+    if spec.looks_up:
+        what = "examples" if spec.retrieval is None else "passages"
         return (
-            "its examples are looked up anew for each text, which no template can do; `rung serve` and "
+            f"its {what} are looked up anew for each text, which no template can do; `rung serve` and "
             "rung.load answer by its folder as it is"
         )
     if system.adapter is None and not RECIPES[target].prompted:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from rung.asking import context_of, prompts_for, room_for_answer
 from rung.engines.base import Engine, EngineSpec
 from rung.errors import EngineError, TrainingError
 from rung.records import Answer, Example, Interval, Measurement, MetricName
@@ -20,7 +21,7 @@ from rung.scoring.notation import score_text
 from rung.scoring.paired import Pair, gain, gain_interval, pair_up
 from rung.ship.subject import Subject
 from rung.ship.ways import WAYS, WayName
-from rung.system import Pool, context_of, prompts_for, room_for_answer
+from rung.system import Pool
 from rung.wording import question
 
 Tokens: TypeAlias = tuple[int, ...]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, TypeAlias, get_args
 
+from rung.asking import context_of
 from rung.engines.base import Engine, EngineSpec
 from rung.errors import ModelError, TaskError
 from rung.models.chat import Message
@@ -19,7 +20,7 @@ from rung.ship.quantising import write_gguf, write_pair
 from rung.ship.subject import Subject
 from rung.ship.ways import WayName, answer_tokens, label_names
 from rung.ship.weight_types import BLOCKS, MIXED, PLAIN
-from rung.system import ADAPTER_GGUF, context_of
+from rung.system import ADAPTER_GGUF
 
 Tokens: TypeAlias = tuple[int, ...]
 Target = Literal["peft", "merged", "gguf", "ollama", "vllm", "hub-folder"]

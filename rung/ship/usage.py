@@ -5,13 +5,14 @@ import shlex
 from collections.abc import Sequence
 from typing import Any, Final
 
+from rung.asking import context_of
 from rung.models.chat import Chat
 from rung.ship.parity import Gate
 from rung.ship.subject import Subject
 from rung.ship.targets import ADAPTER, ADAPTER_FOLDER, BASE, MODEL_FOLDER, MODELFILE, Target, gguf_name
 from rung.ship.ways import answer_tokens, enum_schema, label_names
 from rung.spec import Spec
-from rung.system import ADAPTER_GGUF, context_of
+from rung.system import ADAPTER_GGUF
 
 SAMPLE: Final = "The text to answer"
 LLAMA_BIAS: Final = 1000

@@ -5,11 +5,11 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal, TypeAlias
 
+from rung.asking import ask, candidates, room_for_answer
 from rung.engines.base import Completion, Engine, Request
 from rung.models.chat import Chat
 from rung.records import Answer
 from rung.spec import AnswerSpec, Spec
-from rung.system import ask, candidates, room_for_answer
 from rung.wording import label_texts
 
 Tokens: TypeAlias = tuple[int, ...]

@@ -85,7 +85,8 @@ class DataFiles(_Frozen):
         default=None, description="Rows for the verdict; left out: carved from train, sealed."
     )
     documents: FilePath | None = Field(
-        default=None, description="Documents that answers may be looked up in."
+        default=None,
+        description="Documents to look answers up in: a folder, or a file (.md, .txt, .html, .pdf, .jsonl).",
     )
     unlabelled: FilePath | None = Field(
         default=None, description="Inputs without outputs, for a teacher to answer; for the rung distill."

@@ -19,7 +19,7 @@ from tests.fixtures_climb import (
 )
 from tests.fixtures_hosted import Hosted, as_asked, beside, unlabelled
 
-EMBEDDING = {"head", "few_shot"}
+EMBEDDING = {"head", "few_shot", "retrieval"}
 """Rungs that need the weights of the embedding model."""
 RUNGS = [
     pytest.param(r, id=r.name, marks=[pytest.mark.models] if r.name in EMBEDDING else []) for r in LADDER
@@ -42,6 +42,11 @@ SKIPS = {
         "one worked example and a question don't fit": lambda c: replace(c, train=long_rows(c.train)),
     },
     "workflow": {"none of the .* rows fits": lambda c: replace(c, too_long=every_id(c))},
+    "retrieval": {
+        "none of the .* rows fits": lambda c: replace(c, too_long=every_id(c)),
+        "no documents are given": lambda c: replace(c, passages=()),
+        "one passage and a question don't fit": lambda c: replace(c, passages=long_passages(c.passages)),
+    },
     "sft": {
         "none of the .* rows fits": lambda c: replace(c, too_long=every_id(c)),
         "49 training rows; tuning needs at least 50": lambda c: replace(c, train=c.train[:49]),
@@ -94,6 +99,10 @@ def long_rows(rows):
     return tuple(replace(e, input=f"{e.input} " * 50) for e in rows)
 
 
+def long_passages(passages):
+    return tuple(replace(one, text=f"{one.text} " * 50) for one in passages)
+
+
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     return make_tiny_gguf(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
@@ -141,7 +150,7 @@ def built(tiny, tmp_path_factory, server):
 
 def test_the_ladder_has_its_rungs_cheapest_first():
     assert [rung.name for rung in LADDER] == [
-        *("head", "prompt", "few_shot", "optimise", "workflow", "sft", "distill", "api")
+        *("head", "prompt", "few_shot", "retrieval", "optimise", "workflow", "sft", "distill", "api")
     ]
     assert SKIPS.keys() == {rung.name for rung in LADDER}
 
@@ -150,7 +159,7 @@ def test_a_rung_is_given_no_test_rows():
     held = {field.name: field.type for field in fields(Context)}
     assert held.keys() == {
         *("task", "train", "dev", "too_long", "model", "folder", "bench", "reporter", "deadline", "seed"),
-        *("rival", "built", "unlabelled"),
+        *("passages", "rival", "built", "retrieval", "unlabelled"),
     }
     assert Splits not in held.values()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from rung.asking import prompts_for
 from rung.cli import main
 from rung.climb.climb import Options, climb
 from rung.errors import DataError, ModelError, RunError, RungError, TaskError
@@ -22,7 +23,7 @@ from rung.ship.export import ExportOptions, chosen, export
 from rung.ship.tagging import tag_system
 from rung.ship.targets import GGUF_TYPES, RECIPES
 from rung.spec import AnswerSpec, ShotSpec, Spec
-from rung.system import Pool, System, prompts_for, ref_to, save
+from rung.system import Pool, System, ref_to, save
 from rung.training import adapter
 from rung.wording import Shot
 from tests.fixtures_climb import Log, label_rows, write_rows

@@ -1,0 +1,161 @@
+"""What a System asks an engine, and how the engine's answer is read: one for each input, in order."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from rung.engines.base import Choice, Completion, Engine, Progress, Request, no_progress
+from rung.engines.trie import Trie
+from rung.models.chat import Chat, Message
+from rung.models.resolve import Model
+from rung.records import Answer, Example
+from rung.scoring.extract import read_answer
+from rung.search import Passages
+from rung.spec import Spec
+from rung.wording import Shot, label_texts, messages, with_passages
+
+ANSWER_CONTEXT = 2048
+
+
+def context_of(model: Model) -> int:
+    """How many tokens a prompt and its answer may have together."""
+    return min(model.context, ANSWER_CONTEXT)
+
+
+def room_for_answer(spec: Spec, chat: Chat) -> int:
+    """The tokens that the answer may need, of those that the context holds."""
+    if spec.answer.form in ("words", "codes"):
+        return max(map(len, candidates(spec, chat)))
+    return spec.answer.max_tokens
+
+
+def prompts_for(  # noqa: PLR0913 (all that prompts are made of)
+    spec: Spec,
+    chat: Chat,
+    examples: Sequence[Example],
+    shots: Sequence[Sequence[Shot]],
+    limit: int = ANSWER_CONTEXT,
+    passages: Sequence[Passages] | None = None,
+    after: Sequence[Sequence[Message]] | None = None,
+) -> list[tuple[int, ...]]:
+    """Prompt ids for each example: worked examples in front, `passages` in the question, turns `after` it.
+
+    Where they make a prompt longer than `limit` tokens the first examples, which are the least like the
+    question, are left out of it, then what came after the question, and then the last passages.
+    """
+    none: list[tuple[()]] = [()] * len(examples)
+    parts = zip(examples, shots, passages or none, after or none, strict=True)
+    return [
+        fitted(spec, chat, example, some, limit, looked, turns)[0] for example, some, looked, turns in parts
+    ]
+
+
+def fitted(  # noqa: PLR0913 (all that a prompt is made of)
+    spec: Spec,
+    chat: Chat,
+    example: Example,
+    shots: Sequence[Shot],
+    limit: int,
+    passages: Passages = (),
+    after: Sequence[Message] = (),
+) -> tuple[tuple[int, ...], Passages]:
+    """One prompt and the passages in it: of those that don't fit, the last ones, the worst, are left out."""
+    while True:
+        told = messages(spec.instruction, with_passages(example, passages), shots)
+        prompt = chat.render([*told, *after], style=spec.style)
+        if len(prompt) <= limit or not (shots or after or passages):
+            return prompt, passages
+        if shots:
+            shots = shots[1:]
+        elif after:
+            after = ()
+        else:
+            passages = passages[:-1]
+
+
+def candidates(spec: Spec, chat: Chat) -> list[tuple[int, ...]]:
+    """The token sequences that stand for the labels, in the labels' order."""
+    if spec.answer.form == "codes":
+        return [(code,) for code in spec.answer.codes]
+    return [chat.answer_ids(text, spec.style) for text in label_texts(spec.labels)]
+
+
+def ask(  # noqa: PLR0913 (all that calls of one kind may differ in)
+    spec: Spec,
+    chat: Chat,
+    engine: Engine,
+    prompts: Sequence[tuple[int, ...]],
+    progress: Progress = no_progress,
+    *,
+    every_label: bool = False,
+    seeds: Sequence[int | None] = (),
+) -> list[Answer]:
+    """Put rendered prompts to an engine and read its answers as the Spec says.
+
+    What has a seed among `seeds`, one for each prompt, is drawn at the temperature of the Spec's steps.
+    """
+    if spec.answer.form in ("words", "codes"):
+        options = candidates(spec, chat)
+        trie = Trie(options)
+        choices = engine.choose(prompts, options, progress=progress, exhaustive=every_label)
+        return [answer_of_choice(spec, choice, trie, every_label) for choice in choices]
+    requests = [request_for(spec, chat, prompt) for prompt in prompts]
+    if spec.steps is not None:
+        heat = spec.steps.temperature
+        drawn = zip(requests, seeds, strict=True)
+        requests = [r if seed is None else replace(r, temperature=heat, seed=seed) for r, seed in drawn]
+    return [answer_of_completion(spec, c) for c in engine.generate(requests, progress=progress)]
+
+
+def request_for(spec: Spec, chat: Chat, prompt: tuple[int, ...]) -> Request:
+    """What an engine is asked to write after a prompt."""
+    return Request(
+        prompt=prompt,
+        max_tokens=spec.answer.max_tokens,
+        stop_ids=chat.stop_ids,
+        stop=chat.stop_strings(spec.style),
+        schema=spec.schema_ if spec.answer.form == "schema" else None,
+    )
+
+
+def answer_of_choice(spec: Spec, choice: Choice, options: Trie, every_label: bool) -> Answer:
+    """What an engine's choice among the labels says; `every_label`: it was to look at all of them.
+
+    The chosen label's tokens are what counts as written. How many were evaluated for it is no measure: that
+    depends on what the engine's cache held before.
+    """
+    if choice.failure:
+        return Answer(text="", failure=choice.failure, latency_s=choice.latency_s)
+    # A label without a probability is out of the question then, not just one that wasn't looked at.
+    whole = every_label or options.branchings < 2
+    label = spec.labels[choice.index]
+    ranked = sorted(zip(spec.labels, choice.logprobs, strict=True), key=lambda pair: -pair[1])
+    shares = [math.exp(value) for value in choice.logprobs] if whole else []
+    total = math.fsum(shares)
+    return Answer(
+        text=label,
+        value=label,
+        probability=math.exp(choice.logprobs[choice.index]),
+        options=tuple((name, math.exp(value)) for name, value in ranked[:5]),
+        prompt_tokens=choice.prompt_tokens,
+        completion_tokens=options.lengths[choice.index],
+        latency_s=choice.latency_s,
+        distribution=tuple(share / total for share in shares),
+    )
+
+
+def answer_of_completion(spec: Spec, completion: Completion) -> Answer:
+    """What an engine wrote, read as the Spec says."""
+    # Half a surrogate pair, which a model's bytes can spell, is text that no file can hold.
+    text = completion.text.encode("utf-8", "replace").decode("utf-8")
+    # A number that was cut off in the middle reads as another one.
+    cut = completion.truncated and spec.kind == "number" and spec.answer.form == "free"
+    return Answer(
+        text=text,
+        value=None if cut else read_answer(text, kind=spec.kind, labels=spec.labels, schema=spec.schema_),
+        prompt_tokens=completion.prompt_tokens,
+        completion_tokens=completion.completion_tokens or len(completion.tokens),
+        cached_tokens=completion.cached_tokens,
+        latency_s=completion.latency_s,
+        failure=completion.failure,
+    )

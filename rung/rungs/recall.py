@@ -1,0 +1,205 @@
+"""How far search finds what an answer needs, and whether that would help: recall@k and the oracle test."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import get_args
+
+from rung import evaluate
+from rung.evaluate import CHUNK
+from rung.records import Example, Json, MetricName, Passage
+from rung.rungs.base import Context, Variant, strict_score
+from rung.rungs.paces import paces
+from rung.scoring.notation import score_text
+from rung.scoring.scorers import SCORERS
+from rung.search import DEPTH, PassageIndex, SearchKind, holds
+from rung.system import System
+from rung.wording import answer_text, embedded_text, with_passages
+
+SEARCHES: tuple[SearchKind, ...] = get_args(SearchKind)
+"""The cheapest first."""
+RECALLED = (1, 3, 5, 8)
+JUDGED_AT, LEAST_RECALL = 5, 0.7
+"""Below this recall@5 a System's score says more of the search than of the model."""
+SEARCHED_ROWS = 200
+"""Rows by which a search is judged, where dev has no more."""
+ORACLE_ROWS, FEWEST_ORACLE_ROWS = 60, 20
+ORACLE_SHARE = 0.2
+"""Of the rung's time, at most."""
+KNOWLEDGE_GAIN = 0.05
+
+
+@dataclass(frozen=True)
+class Found:
+    """What each kind of search finds for some rows: `ranked[search][row]`, the best passage first."""
+
+    context: Context
+    rows: tuple[Example, ...]
+    index: PassageIndex
+    ranked: dict[SearchKind, list[list[int]]]
+
+    @cached_property
+    def parts(self) -> list[tuple[str, ...]]:
+        """The texts of each row's output that could stand in a passage."""
+        return [answer_parts(e.output, self.context) for e in self.rows]
+
+    @cached_property
+    def asked(self) -> list[int]:
+        """The rows whose answer could stand in passages."""
+        return [row for row, parts in enumerate(self.parts) if parts]
+
+    def recall(self, search: SearchKind, k: int) -> float:
+        """The share of rows whose answer's words stand in the first k passages, part by part.
+
+        Rows whose answer could stand nowhere (labels) aren't counted; there has to be one other.
+        """
+        hits = 0
+        for row in self.asked:
+            first = [self.index.passages[place] for place in self.ranked[search][row][:k]]
+            hits += all(any(holds(one, part) for one in first) for part in self.parts[row])
+        return hits / len(self.asked)
+
+    def gold(self, row: int) -> Passage | None:
+        """The best-ranked passage that holds all of a row's answer; None where none of the first 100 does."""
+        for place in self.ranked["fused"][row]:
+            passage = self.index.passages[place]
+            if all(holds(passage, part) for part in self.parts[row]):
+                return passage
+        return None
+
+    @cached_property
+    def answerable(self) -> list[tuple[Example, Passage]]:
+        """The rows that a passage holds the answer to, with that passage."""
+        long = self.context.too_long
+        pairs = [(self.rows[row], self.gold(row)) for row in self.asked if self.rows[row].id not in long]
+        return [(row, passage) for row, passage in pairs if passage is not None]
+
+    @property
+    def told(self) -> str:
+        """Which rows these are, in words."""
+        more = " and training" if len(self.rows) > len(self.context.dev) else ""
+        return f"{len(self.asked)} dev{more} rows"
+
+
+def found_for(context: Context, index: PassageIndex) -> Found:
+    """Search in every way for the dev rows, and for training rows where those are few.
+
+    Passages were chosen by neither, so that both tell the same of a search.
+    """
+    more = random.Random(context.seed).sample(context.train, len(context.train))
+    rows = (*context.dev, *more[: max(0, SEARCHED_ROWS - len(context.dev))])
+    vectors = context.vectors(rows)
+    texts = [embedded_text(e) for e in rows]
+    ranked: dict[SearchKind, list[list[int]]] = {
+        search: index.ranked(texts, search, DEPTH, lambda _: vectors) for search in SEARCHES
+    }
+    return Found(context, rows, index, ranked)
+
+
+def answer_parts(output: Json, context: Context) -> tuple[str, ...]:
+    """What of an output could stand in a passage: a text, a number, or those in JSON; of a label nothing."""
+    if context.kind == "label":
+        return ()
+    if context.kind == "json":
+        return tuple(_leaves(output))
+    return (answer_text(output, context.kind),)
+
+
+def _leaves(value: Json) -> list[str]:
+    if isinstance(value, dict | list):
+        inner = value.values() if isinstance(value, dict) else value
+        return [text for item in inner for text in _leaves(item)]
+    if isinstance(value, str):
+        return [value] if value.strip() else []
+    told = isinstance(value, int | float) and not isinstance(value, bool)
+    return [answer_text(value, "number")] if told else []
+
+
+def recall_notes(found: Found) -> list[str]:
+    """recall@k of every search, and whether search is what limits."""
+    if not found.asked:
+        return ["no recall is told: a label isn't looked for in passages"]
+    rows, best = len(found.asked), max(found.recall(search, JUDGED_AT) for search in SEARCHES)
+    each = [
+        f"{search} {' / '.join(score_text(found.recall(search, k), 'exact') for k in RECALLED)}"
+        for search in SEARCHES
+    ]
+    at = "/".join(map(str, RECALLED))
+    notes = [f"recall@{at} (the answer's words stand in the passages, {found.told}): {', '.join(each)}"]
+    if best < LEAST_RECALL:
+        notes.append(
+            f"search, not the model, is what limits: recall@{JUDGED_AT} is {score_text(best, 'exact')} at "
+            f"best, under {score_text(LEAST_RECALL, 'exact')}; {len(found.answerable)} of {rows} answers "
+            f"stand in one of the first {DEPTH} passages"
+        )
+    return notes
+
+
+def oracle_rows(context: Context, found: Found, variants: Sequence[Variant]) -> tuple[int, float]:
+    """How many rows the oracle test asks twice (0: no time), and the seconds for that. Settled once."""
+
+    def count() -> Json:
+        pace = next((one for one in paces(context, variants) if one), None)
+        rows = min(ORACLE_ROWS, len(found.answerable))
+        while pace and rows and 2 * pace.seconds(rows, CHUNK) > ORACLE_SHARE * context.seconds_left:
+            rows -= 1
+        rows = rows if rows >= FEWEST_ORACLE_ROWS else 0
+        return [rows, 2 * pace.seconds(rows, CHUNK) if pace else 0.0]
+
+    kept = context.settled("rows of the oracle test, and its seconds", count)
+    assert isinstance(kept, list), "written by this function"
+    rows, seconds = kept
+    assert isinstance(rows, int) and isinstance(seconds, float | int)
+    return rows, float(seconds)
+
+
+def oracle_test(context: Context, found: Found, bare: System, rows: int) -> list[str]:
+    """The same rows without any passage and with the right one: what the best search of all would gain.
+
+    `bare` has no retrieval. A note says what follows; none where too few answers stand in a passage.
+    """
+    if not found.asked:
+        return ["no oracle test: of a label nobody can tell which passage is the right one"]
+    if not rows:
+        few = f"the answers to {len(found.answerable)} of {found.told} stand in a passage"
+        return [f"no oracle test: {few}, and at least {FEWEST_ORACLE_ROWS} have to be asked in time"]
+    pairs = found.answerable[:rows]
+    without = [row for row, _ in pairs]
+    given = [replace(with_passages(row, [right]), id=f"{row.id} with {right.id}") for row, right in pairs]
+
+    def scores() -> Json:
+        asked = {"no passage": without, "the right passage": given}
+        return [_score(context, bare, some, what) for what, some in asked.items()]
+
+    kept = context.settled("oracle test", scores)
+    assert isinstance(kept, list), "written by this function"
+    none, oracle = (float(value) for value in kept if isinstance(value, float | int))
+    return [_oracle_note(context.bench.metric, none, oracle, rows)]
+
+
+def _score(context: Context, bare: System, rows: Sequence[Example], what: str) -> float:
+    bar = context.reporter.begin(f"oracle test: {what}", len(rows))
+    try:
+        measured = evaluate.measure(
+            bare,
+            rows,
+            context.bench,
+            split="dev",
+            on_done=lambda done, _: context.reporter.advance(bar, done),
+        )
+    finally:
+        context.reporter.end(bar)
+    return strict_score(measured, rows)
+
+
+def _oracle_note(metric: MetricName, none: float, oracle: float, rows: int) -> str:
+    told = (
+        f"oracle test on {rows} rows: {score_text(oracle, metric)} with the right passage in the prompt, "
+        f"{score_text(none, metric)} without any"
+    )
+    if not SCORERS[metric].higher_is_better:
+        return told
+    if oracle - none > KNOWLEDGE_GAIN - 1e-9:
+        return f"{told}: a knowledge gap, which documents can close"
+    return f"{told}: a behaviour gap: documents don't help, a better prompt or a tune may"

@@ -1,0 +1,125 @@
+"""Documents in a climb: read at the start, told of where they can't be, and what a run is bound to."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from rung.checks.rows import prepare
+from rung.climb.climb import Options, _Climbing, climb
+from rung.climb.options import config_of
+from rung.errors import DataError, RunError
+from rung.models.resolve import resolve
+from rung.records import Answer, Example, RungResult, Stopped
+from rung.runs import open_run
+from rung.scoring.measure import measurement
+from tests.fixtures_climb import Log, label_rows, make_tiny_gguf, number_rows, write_rows
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> Path:
+    return make_tiny_gguf(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
+
+
+@pytest.fixture
+def task(tmp_path, tiny) -> Path:
+    write_rows(tmp_path / "rows.jsonl", label_rows(100))
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a.md").write_text("# Billing\n\nAn invoice is for billing.")
+    (tmp_path / "task.yaml").write_text(
+        f"data: {{train: rows.jsonl, documents: docs}}\nmodels: ['{tiny}']\nname: topics\n"
+    )
+    return tmp_path / "task.yaml"
+
+
+def config(task: Path, tiny: Path) -> dict:
+    return config_of(prepare(task, Options()), resolve(str(tiny)), Options())
+
+
+def test_a_run_is_bound_to_what_its_documents_say_and_not_to_where_they_lie(task, tiny, tmp_path):
+    first = config(task, tiny)
+    (tmp_path / "docs").rename(tmp_path / "moved")
+    task.write_text(task.read_text().replace("docs", "moved"))
+    assert config(task, tiny) == first
+    (tmp_path / "moved" / "a.md").write_text("# Billing\n\nAn invoice is for delivery.")
+    changed = config(task, tiny)
+    assert {key for key in first if first[key] != changed[key]} == {"documents"}
+    open_run(tmp_path / "run", first)
+    with pytest.raises(RunError, match="belongs to another climb: documents is"):
+        open_run(tmp_path / "run", changed)
+
+
+def test_a_run_without_documents_is_bound_to_what_it_always_was(task, tiny):
+    found = config(task.parent / "rows.jsonl", tiny)
+    assert found.keys() == {"task", "data", "model", "rungs", "budget_s", "rung", "python"}
+
+
+def test_documents_that_cannot_be_read_are_told_of_the_first_by_name(task, tmp_path):
+    for name in "bcde":
+        (tmp_path / "docs" / f"{name}.md").write_text("")
+    (told,) = prepare(task, Options()).notes
+    assert (told.check, told.severity, told.count) == ("documents", "warn", 4)
+    assert told.message == (
+        "data.documents: 4 left out: b.md is empty; c.md is empty; d.md is empty; and 1 more"
+    )
+
+
+def test_documents_of_which_none_can_be_read_end_the_climb_before_it_begins(task, tmp_path):
+    (tmp_path / "docs" / "a.md").write_bytes(b"\xff")
+    with pytest.raises(DataError, match="no document can be read: a.md is not UTF-8"):
+        climb(task, Options(out=tmp_path / "run"), Log())
+    assert not (tmp_path / "run").exists()
+
+
+def result(order: int, rung: str, right: int | None, *, stopped: bool = False) -> RungResult:
+    if right is None:
+        return RungResult(rung=rung, order=order, skipped="it doesn't apply")
+    rows = [Example(id=str(at), input="q", output="yes") for at in range(20)]
+    answers = [Answer(text="", value="yes" if at < right else "no") for at in range(20)]
+    dev = measurement(system=rung, split="dev", metric="accuracy", examples=rows, answers=answers)
+    halted = Stopped(rows=20, of=40, rival="prompt", worse=False) if stopped else None
+    return RungResult(rung=rung, order=order, system=rung, dev=dev, stopped=halted)
+
+
+@pytest.mark.parametrize(
+    ("rights", "gained"),
+    [
+        ({"prompt": 5, "few_shot": 8, "retrieval": 9}, True),
+        ({"prompt": 5, "few_shot": 9, "retrieval": 9}, False),
+        ({"prompt": None, "few_shot": None, "retrieval": 0}, True),
+        ({"prompt": 5, "few_shot": 8, "retrieval": None}, False),
+        ({"prompt": 5, "few_shot": 8}, False),
+        ({"prompt": 5, "retrieval": 9, "sft": 20}, True),
+        ({}, False),
+    ],
+)
+def test_a_tune_looks_up_passages_where_that_was_better_than_every_cheaper_rung(rights, gained):
+    ladder = ("prompt", "few_shot", "retrieval", "sft")
+    results = [result(ladder.index(rung), rung, right) for rung, right in rights.items()]
+    climbing = SimpleNamespace(bench=SimpleNamespace(metric="accuracy"), systems={"retrieval": "it"})
+    found = _Climbing.looked_up(climbing, results)  # type: ignore[arg-type]
+    assert found == ("it" if gained else None)
+
+
+def test_a_retrieval_that_was_stopped_has_gained_nothing():
+    results = [result(0, "prompt", 1), result(2, "retrieval", 20, stopped=True)]
+    climbing = SimpleNamespace(bench=SimpleNamespace(metric="accuracy"), systems={"retrieval": "it"})
+    assert _Climbing.looked_up(climbing, results) is None  # type: ignore[arg-type]
+
+
+@pytest.mark.models
+def test_a_climb_with_documents_ships_a_system_that_cites_them(tmp_path, tiny):
+    from rung.answering import load
+
+    write_rows(tmp_path / "rows.jsonl", number_rows(60))
+    (tmp_path / "doc.txt").write_text("A parcel costs 5.5 euros.\n\nA refund takes 12 days.")
+    (tmp_path / "task.yaml").write_text("data: {train: rows.jsonl, documents: doc.txt}\nname: numbers\n")
+    options = Options(rungs=("retrieval",), models=(str(tiny),), out=tmp_path / "run", dev_rows=20)
+    result, run = climb(tmp_path / "task.yaml", options, Log())
+    (retrieval,) = result.results
+    assert retrieval.rung == "retrieval" and retrieval.dev is not None, retrieval
+    assert any(note.startswith("recall@1/3/5/8") for note in retrieval.notes)
+    assert any(note.startswith("oracle test on ") for note in retrieval.notes)
+    assert all(p.answer.passages == ("doc.txt#1",) for p in retrieval.dev.predictions)
+    with load(run / "rungs" / "retrieval" / "system") as ask:
+        assert ask.ask("what does a parcel cost").passages == ("doc.txt#1",)

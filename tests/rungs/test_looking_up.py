@@ -1,0 +1,93 @@
+"""The rung that looks up passages, and a tune with them, over a tiny model."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rung.rungs.base import Context
+from rung.rungs.rendered import prompts_of, rendered
+from rung.rungs.retrieval import Retrieval
+from rung.rungs.sft import Sft, answer_forms
+from rung.search import PassageIndex, index_files, index_names, terms_of
+from rung.spec import RetrievalSpec
+from rung.system import System, save
+from tests.fixtures_climb import label_rows, make_tiny_gguf, number_rows, opened, topic_passages, write_rows
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> Path:
+    return make_tiny_gguf(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
+
+
+def looked_up(context: Context, folder: Path) -> System:
+    """A System of the rung, made by hand: two passages by their words."""
+    passages = topic_passages()
+    index = PassageIndex(passages=passages, terms=terms_of(passages), vectors=None)
+    spec = answer_forms(context)["words"].model_copy(
+        update={"rung": "retrieval", "style": "chat", "retrieval": RetrievalSpec(search="bm25", k=2)}
+    )
+    return save(folder, spec, index_files(index, "bm25"))
+
+
+@pytest.fixture
+def context(tiny, tmp_path):
+    with opened(tiny, write_rows(tmp_path / "topics.jsonl", label_rows(90)), tmp_path) as found:
+        yield replace(found, retrieval=looked_up(found, tmp_path / "looked-up"))
+
+
+def test_a_tune_is_trained_on_the_very_prompts_that_it_will_be_asked_with(context, tmp_path):
+    forms = answer_forms(context)
+    assert context.retrieval is not None and forms.keys() == {"codes", "words"}
+    names = index_names("bm25")
+    files = {name: context.retrieval.folder / name for name in names}
+    for form, spec in forms.items():
+        assert spec.retrieval == context.retrieval.spec.retrieval
+        served = save(tmp_path / form, spec, files)
+        rows = context.train[:8]
+        assert prompts_of(context, spec, rows) == served.prompts(rows, context.pool)
+        assert [row.prompt for row in rendered(context, spec, rows)] == served.prompts(rows, context.pool)
+        bare = spec.model_copy(update={"retrieval": None})
+        longer = zip(prompts_of(context, spec, rows), prompts_of(context, bare, rows), strict=True)
+        assert all(len(one) > len(other) for one, other in longer)
+
+
+def test_what_a_tune_learns_from_does_not_hang_on_the_answers_but_for_the_target(context):
+    (spec, *_) = answer_forms(context).values()
+    rows = context.train[:8]
+    other = [replace(row, output="login") for row in rows]
+    assert prompts_of(context, spec, rows) == prompts_of(context, spec, other)
+
+
+def test_without_a_retrieval_that_gained_a_tune_is_what_it_was(context):
+    plain = replace(context, retrieval=None)
+    for spec in answer_forms(plain).values():
+        assert spec.retrieval is None and spec.vectors is None
+
+
+@pytest.mark.models
+def test_a_tune_with_passages_is_proved_shipped_and_cites_them(context):
+    made = Sft().build(context)
+    system = System.load(made.system.folder)
+    assert system.spec.retrieval == RetrievalSpec(search="bm25", k=2)
+    assert system.adapter is not None and set(index_names("bm25")) <= system.spec.files.keys()
+    assert made.parity is not None and made.parity.agreement >= 0.99
+    answers = system.answer(context.dev, context.pool)
+    assert all(answer.failure is None and answer.passages for answer in answers)
+    (final,) = [trial for trial in made.trials if trial.chosen]
+    right = sum(a.value == row.output for a, row in zip(answers, context.dev, strict=True))
+    assert final.score == pytest.approx(right / len(context.dev))
+
+
+@pytest.mark.models
+def test_the_search_with_the_best_recall_is_taken_and_the_notes_tell_it_all(tiny, tmp_path):
+    with opened(tiny, write_rows(tmp_path / "rows.jsonl", number_rows(120)), tmp_path) as context:
+        made = Retrieval().build(context)
+    assert made.system.spec.retrieval is not None and made.system.spec.retrieval.search == "bm25"
+    notes = "\n".join(made.notes)
+    assert "oracle test on 60 rows: " in notes and "recall@1/3/5/8" in notes
+    assert "bm25 1.000 / 1.000 / 1.000 / 1.000" in notes and "what limits" not in notes
+    assert [trial.name for trial in made.trials if trial.n == len(context.dev)] and made.what.endswith("bm25")
+    settled = (context.folder / "settled.jsonl").read_text()
+    assert [json.loads(line)["question"] for line in settled.splitlines()].count("oracle test") == 1

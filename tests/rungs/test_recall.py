@@ -1,0 +1,167 @@
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rung.evaluate import Bench, Store
+from rung.records import Answer, Example, Passage
+from rung.rungs.base import Context
+from rung.rungs.recall import (
+    FEWEST_ORACLE_ROWS,
+    KNOWLEDGE_GAIN,
+    Found,
+    answer_parts,
+    oracle_test,
+    recall_notes,
+)
+from rung.search import PassageIndex
+from rung.system import Pool
+from rung.task import DataFiles, Output, Task
+from tests.fixtures_climb import Log
+
+COLOURS = ("red", "blue", "green", "grey")
+PASSAGES = tuple(Passage(id=f"a.md#{i}", title="", text=f"It is {c}.") for i, c in enumerate(COLOURS))
+ROWS = tuple(Example(id=f"{i:02d}", input=f"q{i}", output=COLOURS[i % 4]) for i in range(24))
+
+
+@pytest.fixture
+def context(tmp_path) -> Context:
+    return Context(
+        task=Task(data=DataFiles(train=Path("t")), output=Output(kind="text")),
+        train=ROWS[:4],
+        dev=ROWS,
+        model=None,  # type: ignore[arg-type]
+        folder=tmp_path / "rung",
+        bench=Bench(pool=Pool(), store=Store(tmp_path / "answers"), metric="exact"),
+        reporter=Log(),
+        deadline=time.monotonic() + 600,
+        seed=0,
+    )
+
+
+def found(context: Context, bm25, fused=None, rows=ROWS) -> Found:
+    """`bm25[row]` and `fused[row]` are the ranked places; dense finds nothing."""
+    index = PassageIndex(passages=PASSAGES, terms=None, vectors=None)
+    ranked = {"bm25": bm25, "dense": [[] for _ in rows], "fused": fused or bm25}
+    return Found(context, rows, index, ranked)  # type: ignore[arg-type]
+
+
+def ranks(place_of_right: int) -> list[list[int]]:
+    """Rankings in which the right passage stands at a place, from 0."""
+    made = []
+    for i in range(len(ROWS)):
+        others = [c for c in range(4) if c != i % 4]
+        made.append([*others[:place_of_right], i % 4, *others[place_of_right:]])
+    return made
+
+
+class Reader:
+    """What a System is to the bench. It answers with the colour that it reads, else with one word."""
+
+    def __init__(self, *, reads: bool):
+        self.reads, self.digest = reads, "reads" if reads else "doesn't"
+
+    def answer(self, examples, pool, *, progress=lambda done, total: None):
+        texts = [next((c for c in COLOURS if self.reads and c in (e.context or "")), "red") for e in examples]
+        return [Answer(text=text, value=text) for text in texts]
+
+
+@pytest.mark.parametrize(("place", "k", "share"), [(0, 1, 1.0), (2, 1, 0.0), (2, 2, 0.0), (2, 3, 1.0)])
+def test_recall_is_the_share_of_rows_whose_answer_is_among_the_first_passages(place, k, share, context):
+    assert found(context, ranks(place)).recall("bm25", k) == share
+    assert found(context, ranks(place)).recall("dense", k) == 0.0
+
+
+def test_recall_counts_rows_and_leaves_out_those_whose_answer_could_stand_nowhere(context):
+    mixed = [ranking if i < 6 else ranking[::-1] for i, ranking in enumerate(ranks(0))]
+    assert found(context, mixed).recall("bm25", 1) == 6 / 24
+    rows = (*ROWS[:2], replace(ROWS[2], output=True), replace(ROWS[3], output={"a": None, "b": []}))
+    json_task = replace(context, task=Task(data=DataFiles(train=Path("t")), output=Output(kind="json")))
+    some = found(json_task, [[0], [0], [0], [0]], rows=rows)
+    assert some.asked == [0, 1] and some.recall("bm25", 1) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("kind", "output", "parts"),
+    [
+        ("text", "At noon", ("At noon",)),
+        ("number", 12.0, ("12",)),
+        ("number", 2.5, ("2.5",)),
+        ("label", "billing", ()),
+        ("json", {"a": "x", "b": [1, {"c": 2.5}], "d": True, "e": None, "f": " "}, ("x", "1", "2.5")),
+    ],
+)
+def test_the_parts_of_an_answer_that_could_stand_in_a_passage(kind, output, parts, context):
+    made = replace(context, task=Task(data=DataFiles(train=Path("t")), output=Output(kind=kind)))
+    assert answer_parts(output, made) == parts
+
+
+def test_every_part_of_an_answer_has_to_stand_in_the_passages_and_the_right_one_holds_all(context):
+    rows = (Example(id="1", input="q", output=["red", "blue"]),)
+    made = replace(context, task=Task(data=DataFiles(train=Path("t")), output=Output(kind="json")))
+    some = found(made, [[0, 1, 2]], rows=rows)
+    assert (some.recall("bm25", 1), some.recall("bm25", 2)) == (0.0, 1.0)
+    assert some.gold(0) is None
+    both = replace(PASSAGES[2], text="blue and red")
+    index = PassageIndex(passages=(*PASSAGES[:2], both), terms=None, vectors=None)
+    assert replace(some, index=index).gold(0) == both
+
+
+def test_the_right_passage_is_the_best_ranked_one_that_holds_the_answer(context):
+    twice = (*PASSAGES, Passage(id="b.md#1", title="", text="Red it is."))
+    some = replace(found(context, [[3, 4, 0]] * 24), index=PassageIndex(twice, None, None))
+    assert some.gold(0) == twice[4]
+    assert [row.id for row, _ in some.answerable] == [r.id for r in ROWS if r.output in ("red", "grey")]
+    out = replace(some, context=replace(context, too_long=frozenset({"00"})))
+    assert [row.id for row, _ in out.answerable][0] == "03"
+
+
+def test_a_low_recall_is_called_what_limits_and_a_high_one_is_not(context):
+    (told,) = recall_notes(found(context, ranks(2)))
+    assert told == (
+        "recall@1/3/5/8 (the answer's words stand in the passages, 24 dev rows): "
+        "bm25 .000 / 1.000 / 1.000 / 1.000, dense .000 / .000 / .000 / .000, "
+        "fused .000 / 1.000 / 1.000 / 1.000"
+    )
+    low = [ranking if i < 16 else [] for i, ranking in enumerate(ranks(0))]
+    assert (
+        "search, not the model, is what limits: recall@5 is .667 at best"
+        in recall_notes(found(context, low))[1]
+    )
+    high = [ranking if i < 17 else [] for i, ranking in enumerate(ranks(0))]
+    assert len(recall_notes(found(context, high))) == 1
+
+
+def test_where_the_right_passage_helps_it_is_a_knowledge_gap_and_else_one_of_behaviour(context):
+    some = found(context, ranks(0))
+    (told,) = oracle_test(context, some, Reader(reads=True), 20)  # type: ignore[arg-type]
+    assert told == (
+        "oracle test on 20 rows: 1.000 with the right passage in the prompt, .250 without any: "
+        "a knowledge gap, which documents can close"
+    )
+    fresh = replace(context, folder=context.folder / "other")
+    (told,) = oracle_test(fresh, some, Reader(reads=False), 20)  # type: ignore[arg-type]
+    assert told.startswith("oracle test on 20 rows: .250 with the right passage in the prompt, .250 without")
+    assert told.endswith("a behaviour gap: documents don't help, a better prompt or a tune may")
+    assert KNOWLEDGE_GAIN == 0.05
+
+
+def test_the_oracle_test_is_settled_once_and_its_answers_are_kept(context):
+    some, reader = found(context, ranks(0)), Reader(reads=True)
+    first = oracle_test(context, some, reader, 20)  # type: ignore[arg-type]
+    assert len(context.bench.store.load("reads")) == 40
+    assert oracle_test(context, some, None, 20) == first  # type: ignore[arg-type]
+
+
+def test_an_oracle_test_that_cannot_be_made_says_why(context):
+    some = found(context, [[] for _ in ROWS])
+    (told,) = oracle_test(context, some, None, 0)  # type: ignore[arg-type]
+    assert told == (
+        f"no oracle test: the answers to 0 of 24 dev rows stand in a passage, and at least "
+        f"{FEWEST_ORACLE_ROWS} have to be asked in time"
+    )
+    labels = replace(context, task=Task(data=DataFiles(train=Path("t")), output=Output(kind="label")))
+    none = found(labels, [[] for _ in ROWS])
+    assert "of a label nobody can tell" in oracle_test(labels, none, None, 0)[0]  # type: ignore[arg-type]
+    assert "a label isn't looked for" in recall_notes(none)[0]

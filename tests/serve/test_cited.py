@@ -1,0 +1,77 @@
+"""A System that looks up passages, served: every way of asking tells which ones its prompt held."""
+
+import pytest
+
+from rung.answering import Answerer
+from rung.search import PassageIndex, index_files, terms_of
+from rung.spec import RetrievalSpec
+from rung.system import save
+from tests.fixtures_climb import topic_passages
+from tests.fixtures_serve import Server, said
+
+TEXT = "my invoice and the courier"
+IDS = ["billing.md#1", "delivery.md#1"]
+
+
+@pytest.fixture(scope="module")
+def looked_up(tmp_path_factory, tiny_systems):
+    """The Systems for labels and for text, with two passages by their words."""
+    folder, passages = tmp_path_factory.mktemp("looked-up"), topic_passages()
+    index = PassageIndex(passages=passages, terms=terms_of(passages), vectors=None)
+    return {
+        name: save(
+            folder / name,
+            tiny_systems[name].spec.model_copy(update={"retrieval": RetrievalSpec(search="bm25", k=2)}),
+            index_files(index, "bm25"),
+        )
+        for name in ("words", "text")
+    }
+
+
+@pytest.fixture(scope="module")
+def cited(tmp_path_factory, looked_up, tiny_systems):
+    given = [f"{name}={system.folder}" for name, system in looked_up.items()]
+    home = tmp_path_factory.mktemp("home")
+    with Server(*given, f"plain={tiny_systems['text'].folder}", home=home) as server:
+        yield server
+
+
+@pytest.mark.parametrize("name", ["words", "text"])
+def test_a_served_answer_is_the_systems_own_and_names_its_passages(name, cited, looked_up, pool):
+    made = cited.user.chat.completions.create(model=name, messages=said(TEXT))
+    own = Answerer(looked_up[name], pool).ask(TEXT)
+    choice = made.choices[0]
+    # Half a character at the end is spelled once by a stream, and once for each byte by a whole answer.
+    assert (choice.message.content or "").rstrip("�") == own.text.rstrip("�")
+    assert made.usage is not None and made.usage.prompt_tokens == own.prompt_tokens
+    assert sorted(own.passages) == IDS
+    assert choice.model_extra == {"passages": list(own.passages), "source": own.source}
+
+
+def test_a_label_names_the_passage_that_has_its_word(cited):
+    choice = cited.user.chat.completions.create(model="words", messages=said(TEXT)).choices[0]
+    label = choice.message.content
+    assert choice.model_extra is not None
+    assert choice.model_extra["source"] == (f"{label}.md#1" if f"{label}.md#1" in IDS else None)
+
+
+def test_a_stream_names_the_passages_in_its_last_chunk(cited):
+    chunks = list(cited.user.chat.completions.create(model="text", messages=said(TEXT), stream=True))
+    told = [chunk.choices[0].model_extra or {} for chunk in chunks]
+    assert chunks[-1].choices[0].finish_reason and sorted(told[-1]["passages"]) == IDS
+    assert not any(told[:-1])
+
+
+def test_texts_name_their_own_passages_and_a_text_without_any_none(cited):
+    made = cited.user.completions.create(model="text", prompt=["my parcel", "?!"])
+    assert [choice.model_extra for choice in made.choices] == [
+        {"passages": ["delivery.md#1"], "source": None},
+        {},
+    ]
+    chunks = list(cited.user.completions.create(model="text", prompt="my parcel", stream=True))
+    assert (chunks[-1].choices[0].model_extra or {})["passages"] == ["delivery.md#1"]
+
+
+def test_a_system_that_looks_up_nothing_answers_as_it_always_did(cited):
+    choice = cited.user.chat.completions.create(model="plain", messages=said(TEXT)).choices[0]
+    assert not choice.model_extra
