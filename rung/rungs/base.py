@@ -215,7 +215,10 @@ class Outlook:
 class Rung(Protocol):
     """One step of the ladder."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What the ladder, reports and task files call it."""
+        ...
 
     def skip(self, context: Context) -> str | None:
         """Why the rung doesn't apply to this task; None when it does."""

@@ -11,12 +11,13 @@ import numpy as np
 
 from rung.evaluate import LOOK_ROWS
 from rung.records import Example
+from rung.rungs.api import cannot_pay
 from rung.rungs.base import Built, Context, Outlook, Variant, no_room
 from rung.rungs.below import best_prompting
 from rung.rungs.few_shot import is_short, room_for_shots, shot_lines
 from rung.rungs.instructions import answer_spec, spec_for, wordings
 from rung.rungs.probe import race, under_each_engine
-from rung.rungs.reflect import FEWEST_ROWS, METRIC_CALLS, NO_REFLECTION, reflected, reflector_of, reflects
+from rung.rungs.reflect import FEWEST_ROWS, METRIC_CALLS, NO_REFLECTION, reflected, reflector
 from rung.rungs.rehearsal import outlook
 from rung.rungs.variants import choose
 from rung.scoring.notation import score_text
@@ -46,7 +47,7 @@ class Optimise:
         """There have to be rows to draw examples from, or to reflect on."""
         if reason := no_room(context, learns=True):
             return reason
-        reflective = reflects(context.task.teacher)
+        reflective = reflector(context) is not None
         least = FEWEST_ROWS if reflective else FEWEST_TRAIN
         if len(context.train) < least:
             return f"{len(context.train)} training rows; a search for a better prompt needs at least {least}"
@@ -56,19 +57,19 @@ class Optimise:
 
     def outlook(self, context: Context) -> Outlook | None:
         """By a few rows of each candidate; None where these are yet to be thought of."""
-        if reflects(context.task.teacher):
+        if reflector(context) is not None:
             return None
         return outlook(context, _drawn(context)[0], LOOK_ROWS, halving=True)
 
     def build(self, context: Context) -> Built:
         """Search, choose on dev, and say by how much such a choice flatters itself."""
-        teacher = context.task.teacher
-        if teacher is not None and reflects(teacher):
-            reflector = reflector_of(teacher)
-            variants, notes = reflected(context, _start(context), reflector, self.metric_calls)
+        model = reflector(context)
+        why_not = NO_REFLECTION if model is None else cannot_pay(context, model, lambda: 0.0)
+        if model is not None and why_not is None:
+            variants, notes = reflected(context, _start(context), model, self.metric_calls)
         else:
             variants, notes = _drawn(context)
-            notes.append(NO_REFLECTION)
+            notes.append(str(why_not))
         chosen, trials, more = choose(context, variants, LOOK_ROWS, halving=True)
         told = [*_gained(context, chosen.system), *_flattered(context, variants, chosen.system)]
         spec = chosen.system.spec

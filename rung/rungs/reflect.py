@@ -1,6 +1,5 @@
 """Reflective search for an instruction (GEPA): a hosted model reads what went wrong and writes anew."""
 
-import os
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,9 +8,10 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from rung import evaluate
-from rung.engines.base import EngineSpec
-from rung.engines.endpoint import EndpointEngine
+from rung.engines.endpoint import Draw, EndpointEngine
 from rung.errors import EngineError
+from rung.hosted import hosted_engine_spec
+from rung.models.hosted import Hosted, hosted
 from rung.records import Answer, Example, Json
 from rung.rungs.base import Context, Variant
 from rung.runs import digest_of
@@ -20,9 +20,6 @@ from rung.spec import Spec
 from rung.system import SHOTS_FILE, System, read_index, save
 from rung.wording import question
 
-PREFIX = "openai:"
-URL_VARIABLE, KEY_VARIABLE = "OPENAI_BASE_URL", "OPENAI_API_KEY"
-OPENAI_URL = "https://api.openai.com/v1"
 METRIC_CALLS = 600
 """Answers to training rows, those of each candidate to the rows that it is ranked by included."""
 FEWEST_ROWS = 20
@@ -56,36 +53,26 @@ small: short plain sentences, at most 150 words. Give the new instruction alone,
 COMPONENT = "instruction"
 NO_REFLECTION = (
     "no model reflects on the mistakes: examples and wordings were drawn at random; "
-    f"`teacher: {PREFIX}NAME` in task.yaml has one write better instructions"
+    "`teacher: openai:NAME` in task.yaml has one write better instructions"
 )
 
 
-def reflects(teacher: str | None) -> bool:
-    """Whether a task's teacher is one that can be asked to reflect: `openai:NAME`."""
-    return teacher is not None and teacher.startswith(PREFIX)
-
-
-def reflector_of(teacher: str) -> EndpointEngine:
-    """The hosted model that `openai:NAME` names, at OPENAI_BASE_URL. EngineError where that is no URL.
-
-    Nothing is sent yet; the key is read from OPENAI_API_KEY with each request.
-    """
-    url = os.environ.get(URL_VARIABLE) or OPENAI_URL
-    spec = EngineSpec(engine="endpoint", url=url, model=teacher.removeprefix(PREFIX))
-    return EndpointEngine(spec, key_variable=KEY_VARIABLE)
+def reflector(context: Context) -> Hosted | None:
+    """The hosted model that the task's teacher is; None where the teacher is something else, or nobody."""
+    return hosted(context.task.teacher) if context.task.teacher is not None else None
 
 
 def reflected(
-    context: Context, start: System, reflector: EndpointEngine, metric_calls: int
+    context: Context, start: System, model: Hosted, metric_calls: int
 ) -> tuple[list[Variant], list[str]]:
     """The start and the instructions found from it, best first by the training rows kept for that; and notes.
 
     Answers and replies are kept, so that a climb that is taken up again asks nothing twice. Where the hosted
     model breaks, the search ends with what it has.
     """
-    from gepa import optimize
+    from gepa.api import optimize
 
-    search = _Search(context, start, reflector)
+    search = _Search(context, start, model)
     learn, validate = _rows(context, start)
     context.settled(KEPT_FOR_DEV, lambda: DEV_SHARE * context.seconds_left)
     bar = context.reporter.begin("reflective search, answers", metric_calls)
@@ -108,7 +95,6 @@ def reflected(
         )
     finally:
         context.reporter.end(bar)
-        reflector.close()
     scores = result.val_aggregate_scores
     ranked = sorted(range(1, len(scores)), key=lambda place: (-scores[place], place))[: FINALISTS - 1]
     found = [Variant(name="the instruction it began with", system=start)]
@@ -116,7 +102,7 @@ def reflected(
         system = search.system(result.candidates[place][COMPONENT])
         found.append(Variant(name=f"instruction {place} of the search", system=system))
     notes = [
-        f"{context.task.teacher} wrote {search.written} instructions by the mistakes of others, reading "
+        f"{model.model} wrote {search.written} instructions by the mistakes of others, reading "
         f"{search.read_tokens:,} tokens and writing {search.written_tokens:,}; "
         f"{len(scores) - 1} did better on the rows that they were written for, {len(ranked)} went to dev",
         *search.notes,
@@ -130,7 +116,7 @@ class _Search:
 
     context: Context
     start: System
-    reflector: EndpointEngine
+    model: Hosted
     written: int = 0
     read_tokens: int = 0
     written_tokens: int = 0
@@ -140,7 +126,7 @@ class _Search:
     broke: bool = False
     notes: list[str] = field(default_factory=list)
     made: dict[str, System] = field(default_factory=dict)
-    propose_new_texts: None = None
+    propose_new_texts: Any = None
 
     def system(self, instruction: str) -> System:
         """The start under another instruction."""
@@ -155,7 +141,7 @@ class _Search:
 
     def evaluate(self, batch: list[Example], candidate: dict[str, str], capture_traces: bool = False) -> Any:
         """Answers and scores of a batch, through the store; a broken call scores worst, as GEPA wants it."""
-        from gepa import EvaluationBatch
+        from gepa.core.adapter import EvaluationBatch
 
         context = self.context
         answers = evaluate.kept_answers(self.system(candidate[COMPONENT]), batch, context.bench)
@@ -205,7 +191,7 @@ class _Search:
         self.written += bool(text)
         return {COMPONENT: text[:LONGEST_INSTRUCTION] or candidate[COMPONENT]}
 
-    def over(self, state: Any) -> bool:
+    def over(self, gepa_state: Any) -> bool:
         """Whether the search ends here: the model broke, or what is left of the time is for dev."""
         kept = self.context.settled(KEPT_FOR_DEV, lambda: 0.0)
         assert isinstance(kept, float | int), "written by `reflected`"
@@ -216,7 +202,9 @@ class _Search:
         """What the model says to a prompt, once and for all."""
 
         def ask() -> Json:
-            found = self.reflector.chat([("user", prompt)], max_tokens=REPLY_TOKENS, temperature=1.0)
+            engine = self.context.pool.engine(hosted_engine_spec(self.model))
+            assert isinstance(engine, EndpointEngine), "hosted models are asked through endpoints"
+            found = engine.chat([("user", prompt)], max_tokens=REPLY_TOKENS, draw=Draw(temperature=1.0))
             if found.failure is not None:
                 raise EngineError(found.failure)
             return [found.text, found.prompt_tokens, found.completion_tokens or 0]

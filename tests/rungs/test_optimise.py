@@ -10,19 +10,22 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from rung.errors import RungError
+from rung.climb.hosted import hosted_models
+from rung.engines.till import Till
 from rung.records import Answer, Example
 from rung.rungs import optimise as module
+from rung.rungs.api import prices
 from rung.rungs.base import SETTLED_FILE, Variant
 from rung.rungs.below import best_prompting
 from rung.rungs.instructions import wordings
 from rung.rungs.optimise import Optimise, drawn_shots
 from rung.rungs.prompt import Prompt
-from rung.rungs.reflect import feedback, reflector_of, reflects
+from rung.rungs.reflect import feedback, reflector
 from rung.rungs.variants import SURVIVORS, WIDER, choose
 from rung.runs import digest_of, read_jsonl
 from rung.system import read_index
 from tests.fixtures_climb import TASKS, label_rows, make_tiny_gguf, opened, write_rows
+from tests.fixtures_hosted import PRICES
 from tests.fixtures_serve import Server
 from tests.rungs.test_choose import Guesser, names, rows
 
@@ -71,7 +74,7 @@ class Mentor:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
 
     def close(self) -> None:
         self._server.shutdown()
@@ -80,15 +83,18 @@ class Mentor:
 
 
 @pytest.fixture
-def mentor(monkeypatch):
+def mentor():
     found = Mentor()
-    monkeypatch.setenv("OPENAI_BASE_URL", found.url)
     yield found
     found.close()
 
 
-def taught(context):
-    return replace(context, task=context.task.model_copy(update={"teacher": "openai:mentor"}))
+def taught(context, url):
+    """The context of a task with a hosted teacher, and with a till to pay it from."""
+    names = {"teacher": f"openai:mentor@{url}", "prices": PRICES}
+    task = context.task.model_copy(update=names)
+    context.pool.till = Till(context.folder / "paid.jsonl", 1.0, prices(task, hosted_models(task)))
+    return replace(context, task=task)
 
 
 def test_a_halving_asks_all_of_few_rows_and_few_of_all_rows(tmp_path, context):
@@ -185,14 +191,14 @@ def test_of_the_systems_below_the_best_on_common_rows_is_gone_on_from(context):
 
 
 def test_a_model_that_reflects_is_shown_what_went_wrong_and_its_instructions_are_tried(context, mentor):
-    built = SHORT.build(taught(context))
+    built = SHORT.build(taught(context, mentor.url))
     assert mentor.prompts and "Feedback" in mentor.prompts[0] and "This is " in mentor.prompts[0]
     inputs = {e.input for e in context.train}
     shown = [line for line in mentor.prompts[0].splitlines() if line in inputs]
     assert shown, "training rows"
     everything = "\n".join(mentor.prompts)
     assert not any(e.input in everything.splitlines() for e in context.dev), "no dev row"
-    (note,) = [note for note in built.notes if "openai:mentor wrote" in note]
+    (note,) = [note for note in built.notes if "mentor wrote" in note]
     count = len(mentor.prompts)
     assert f"wrote {count} instructions" in note
     assert f"reading {1000 * count:,} tokens and writing {10 * count:,}" in note
@@ -208,7 +214,7 @@ def _instructions(context):
 
 
 def test_a_search_that_is_taken_up_again_asks_nobody_twice(context, mentor, tiny, tmp_path):
-    context = taught(context)
+    context = taught(context, mentor.url)
     first = SHORT.build(context)
     calls, answers = len(mentor.prompts), _training_answers(context)
     assert calls and answers
@@ -217,8 +223,8 @@ def test_a_search_that_is_taken_up_again_asks_nobody_twice(context, mentor, tiny
     lines = settled.read_bytes().splitlines(keepends=True)
     replies = [i for i, line in enumerate(lines) if b"reflection on" in line]
     settled.write_bytes(b"".join(lines[: replies[len(replies) // 2]]))
-    again = SHORT.build(context)
-    assert mentor.prompts[calls:] == mentor.prompts[len(replies) // 2 : calls]
+    again = SHORT.build(taught(context, mentor.url))
+    assert len(mentor.prompts) == calls, "what was paid for lies in the till"
     assert again.system.digest == first.system.digest
     assert [(t.name, t.score) for t in again.trials] == [(t.name, t.score) for t in first.trials]
     assert _training_answers(context) == answers, "and the small model is asked nothing again either"
@@ -245,26 +251,30 @@ def test_a_random_search_that_is_taken_up_again_asks_nothing(context):
 
 def test_a_model_that_breaks_ends_the_search_with_what_it_has(context, mentor):
     mentor.breaks_after = 2
-    built = SHORT.build(taught(context))
+    built = SHORT.build(taught(context, mentor.url))
     assert len(mentor.prompts) <= 4
     assert any("the search ended early" in note and "400" in note for note in built.notes)
     assert built.system.spec.rung == "optimise"
 
 
 def test_a_model_that_makes_no_mistake_needs_no_better_instruction(context, mentor):
-    start = module._start(taught(context))
+    start = module._start(taught(context, mentor.url))
     given = [(e, Answer(text=str(e.output), value=e.output)) for e in context.train]
     context.bench.store.append(start.digest, given, 1.0)
-    built = SHORT.build(taught(context))
+    built = SHORT.build(taught(context, mentor.url))
     assert not mentor.prompts and built.system.digest == start.digest
     assert "0 did better" in "".join(built.notes)
 
 
-def test_a_teacher_that_is_no_endpoint_reflects_on_nothing(monkeypatch):
-    assert not reflects(None) and not reflects("smollm2-135m") and reflects("openai:gpt")
-    monkeypatch.setenv("OPENAI_BASE_URL", "nowhere")
-    with pytest.raises(RungError, match="is not an http or https URL"):
-        reflector_of("openai:gpt")
+def test_a_teacher_that_cannot_be_asked_reflects_on_nothing(context, monkeypatch):
+    def with_teacher(name):
+        return replace(context, task=context.task.model_copy(update={"teacher": name}))
+
+    assert reflector(context) is None and reflector(with_teacher("smollm2-135m")) is None
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    built = Optimise().build(with_teacher("openai:gpt-5-mini"))
+    assert any("OPENAI_API_KEY isn't set in the environment" in note for note in built.notes)
+    assert built.what.startswith("best of 16 candidates")
 
 
 def test_feedback_names_the_right_answer_and_the_fields_that_are_wrong(context, tiny, tmp_path):
@@ -282,13 +292,12 @@ def test_feedback_names_the_right_answer_and_the_fields_that_are_wrong(context, 
     assert said.startswith("This is wrong. Wrong: topic. The right answer is: {")
 
 
-def test_a_served_model_of_our_own_may_reflect(context, monkeypatch, tmp_path):
+def test_a_served_model_of_our_own_may_reflect(context, tmp_path):
     """What a random model writes is no instruction; that it's asked, heard and outdone is what counts."""
     gguf = make_tiny_gguf(tmp_path / "mentor.gguf", context=8192)
     with Server(f"mentor={gguf}", "--context", "8192", "--slots", "1", home=tmp_path) as server:
-        monkeypatch.setenv("OPENAI_BASE_URL", server.address)
-        built = Optimise(metric_calls=40).build(taught(context))
+        built = Optimise(metric_calls=40).build(taught(context, f"{server.address}/v1"))
         assert server.gauge("rung_requests_total") >= 1
     assert not any("ended early" in note for note in built.notes)
-    (note,) = [note for note in built.notes if "openai:mentor wrote" in note]
+    (note,) = [note for note in built.notes if "mentor wrote" in note]
     assert re.search(r"reading [\d,]{3,} tokens", note)
