@@ -10,6 +10,7 @@ from typing import Protocol
 from rung.checks.base import on_one_side
 from rung.checks.progress import bar
 from rung.data.held import held_by, is_most
+from rung.data.judged import with_undesirable
 from rung.data.near import rows_alike
 from rung.data.sketches import Progress, no_progress
 from rung.data.sources import Broken, conform, read_source
@@ -128,11 +129,16 @@ def prepare(source: Path, options: RowOptions, reporter: Reporter | None = None)
             near=[group for group in near if on_one_side(len(group), len(examples))],
         )
     removed = (*parts.removed, *(row for row in examples if row.id in out))
+    parts = replace(parts, dev=_in_asking_order(parts.dev, task.seed), removed=removed)
+    if train.undesirable:
+        bad = conform(train.undesirable, task.output.kind)
+        with bar(reporter, "undesirable answers", None):
+            parts = with_undesirable(parts, bad, task.seed)
     task, inferred = infer(task, (*parts.train, *parts.dev))
     notes = (*train.notes, *(test.notes if test else ()), *noted)
     return Prepared(
         task=task,
-        splits=replace(parts, dev=_in_asking_order(parts.dev, task.seed), removed=removed),
+        splits=parts,
         inferred=(*notes, *inferred),
         broken=(*train.broken, *(test.broken if test else ())),
         near=near,

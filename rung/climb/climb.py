@@ -47,7 +47,7 @@ from rung.records import (
     RungResult,
     SplitName,
 )
-from rung.rungs.base import WORK_FOLDER, Built, Context, Foreseen, Reporter, Rung
+from rung.rungs.base import WORK_FOLDER, Built, Context, Following, Foreseen, Reporter, Rung, no_start
 from rung.rungs.rival import Rival, rival
 from rung.runs import digest_of, held, open_run, read_json, write_json, write_text
 from rung.scoring.cost import usd_per_1000
@@ -157,7 +157,7 @@ class _Climbing:
         try:
             results: list[RungResult] = []
             for place, (order, rung) in enumerate(rungs, start=1):
-                later = [rung.name for _, rung in rungs[place:]]
+                later = [rung.name for _, rung in rungs[place:] if not self.out(rung)]
                 results.append(self.rung(order, rung, results, later))
             if not self.systems:
                 reasons = "; ".join(f"{r.rung}: {r.failed or r.skipped}" for r in results)
@@ -215,7 +215,7 @@ class _Climbing:
                 self.stop_clock()
 
         try:
-            if reason := rung.skip(context):
+            if reason := rung.skip(context) or no_start(rung, context):
                 return RungResult(rung=rung.name, order=order, skipped=reason)
             with Watch(beat) as watch:
                 told, reason = self.foretold(rung, context, later, start)
@@ -248,6 +248,8 @@ class _Climbing:
             task=self.prepared.task,
             train=splits.train,
             dev=splits.dev,
+            undesirable=splits.undesirable,
+            dev_undesirable=splits.dev_undesirable,
             too_long=self.too_long & {e.id for e in (*splits.train, *splits.dev)},
             model=self.model,
             folder=folder,
@@ -256,7 +258,13 @@ class _Climbing:
             deadline=now - spent + budget.share_s(rung.name, later, left, beside),
             seed=self.prepared.task.seed,
             rival=self.rival(before),
+            built=dict(self.systems),
         )
+
+    def out(self, rung: Rung) -> bool:
+        """Whether a rung to come is skipped for sure, and so needs no time to be kept for it."""
+        folder = self.run_folder / "rungs" / rung.name
+        return isinstance(rung, Following) and rung.skip(self.context(rung, folder, (), ())) is not None
 
     def rival(self, before: Sequence[RungResult]) -> Rival | None:
         """The best rung so far. None where there is none, or dev has too few rows for a verdict."""

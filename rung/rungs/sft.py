@@ -46,7 +46,8 @@ class Sft:
         """By the first steps of the tune and a few answers; as long as dev goes on rising."""
         from rung.rungs.tuning import foresee
 
-        forms, plan = _planned(context)
+        plan = planned(context)
+        forms = answer_forms(context)
         tuning_s, closing_s = foresee(context, forms, plan)
         seconds = tuning_s + closing_s + RESERVE_USED * plan.reserve_s
         return Outlook(seconds=seconds, low_s=seconds, high_s=seconds, least_s=closing_s)
@@ -58,7 +59,8 @@ class Sft:
         """
         from rung.rungs.tuning import tune
 
-        forms, plan = _planned(context)
+        plan = planned(context)
+        forms = answer_forms(context)
         outcome = tune(context, forms, plan)
         system, parity, note = settled_system(context, forms[outcome.form], outcome.adapter)
         whole = context.measure(system, context.dev, "sft, all dev rows")
@@ -79,8 +81,8 @@ class Sft:
         )
 
 
-def _planned(context: Context) -> tuple[dict[str, Spec], "Plan"]:
-    """What is to be trained, and in how many seconds. Raises TrainingError where those are too few."""
+def planned(context: Context) -> "Plan":
+    """In how many seconds to tune, and where. Raises TrainingError where those are too few."""
     from rung.rungs.tune import Plan
 
     def seconds_and_reserve() -> Json:
@@ -95,8 +97,7 @@ def _planned(context: Context) -> tuple[dict[str, Spec], "Plan"]:
             "needed; give more with --budget"
         )
     context.pool.close()  # the engines of the rungs before hold gigabytes that a tune can use
-    plan = Plan(folder=context.work / "training", budget_s=seconds, reserve_s=reserve, seed=context.seed)
-    return answer_forms(context), plan
+    return Plan(folder=context.work / "training", budget_s=seconds, reserve_s=reserve, seed=context.seed)
 
 
 def answer_forms(context: Context) -> dict[str, Spec]:
