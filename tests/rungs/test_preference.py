@@ -94,13 +94,13 @@ def test_what_is_shipped_is_never_worse_on_dev_than_the_start(begin):
 
 def test_a_step_that_is_better_on_dev_is_shipped_as_another_adapter(begin, monkeypatch):
     # A rate at which a few steps change answers: what sft left wrong, pairs can mend.
-    monkeypatch.setattr(preferring, "RATES", (2e-3, 1e-2))
+    monkeypatch.setattr(preferring, "RATES", (5e-3, 2e-2))
     context = begin("pairs")
     context = replace(context, built={"sft": weakened(context)})
     made = Preference().build(context)
     start = context.built["sft"]
     ours, theirs = (context.measure(one, context.dev, "again").score for one in (made.system, start))
-    assert ours > theirs
+    assert ours > theirs, made.trials
     assert made.parity is not None and made.parity.clear_disagreements == 0
     assert (
         made.system.spec.files["adapter/adapter_model.safetensors"]
@@ -127,7 +127,7 @@ def weakened(context) -> System:
         (folder / file.name).write_bytes(file.read_bytes())
     path = folder / "adapter_model.safetensors"
     tensors = load_file(path)
-    save_file({k: v * (0.3 if "lora_B" in k else 1) for k, v in tensors.items()}, path, {"format": "pt"})
+    save_file({k: v * (0.05 if "lora_B" in k else 1) for k, v in tensors.items()}, path, {"format": "pt"})
     elsewhere = replace(context, folder=context.folder.parent / "weak-sft")
     elsewhere.work.mkdir(parents=True)
     return settled_system(elsewhere, start.spec.model_copy(update={"files": {}}), folder)[0]
