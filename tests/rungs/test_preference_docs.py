@@ -17,7 +17,7 @@ def test_the_command_is_one_that_the_program_takes():
     name, *arguments = shlex.split(block)
     assert (kind, name) == ("sh", "rung")
     _, bound, _ = app.parse_args(arguments, print_error=False, exit_on_error=False)
-    assert bound.arguments["rungs"] == "prompt,sft,preference"
+    assert bound.arguments["choices"].rungs == "prompt,sft,preference"
 
 
 def test_its_numbers_are_those_of_the_program():

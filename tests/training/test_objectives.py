@@ -83,13 +83,12 @@ def plain_loss(kind: str, model, reference, batch: list[int], others) -> torch.T
 
 
 @pytest.mark.parametrize("kind", ["pairs", "judged"])
-@pytest.mark.parametrize("tokens", [1, 25, 10_000])
-def test_steps_are_those_of_torchs_adamw_on_the_plain_loss(kind, tokens, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "TOKENS_AT_ONCE", tokens)
+def test_steps_are_those_of_torchs_adamw_on_the_plain_loss(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "TOKENS_AT_ONCE", 40)  # several parts
     (model, start), (theirs, _), (reference, _) = begun(), begun(), begun()
     items, objective = (PAIRS, pairs_of(model)) if kind == "pairs" else (ROWS, judged_of(model))
     ours = trainer(tmp_path, items, objective, model=model, start=start)
-    ticks = list(ours.run(6))
+    ticks = list(ours.run(4))
     weights = lora.parameters(theirs)
     groups = [{"params": weights[0::2], "times": 1}, {"params": weights[1::2], "times": 16}]
     optimiser = torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01)
