@@ -93,7 +93,7 @@ class _Begun:
 def prefer(context: Context, start: System, plan: Plan) -> Outcome:
     """Go on from a tuned System by preferences; the best step on dev is kept, the start being one of them.
 
-    Raises TrainingError where no item fits the model.
+    Raises TrainingError where no item fits the model, or all of them are judged alike.
     """
     with _begun(context, start, plan) as tune:
         return _prefer(tune)
@@ -110,6 +110,11 @@ def _begun(context: Context, start: System, plan: Plan) -> Iterator[_Begun]:
     """The reference and the course, settled once and kept in the journal."""
     form = start.spec.answer.form
     found = material(context, start.spec)
+    if found.desirable and len(set(found.desirable)) == 1:
+        which = "desirable" if found.desirable[0] else "undesirable"
+        raise TrainingError(
+            f"all answers that can be learned from are {which}; add others that fit the model and the task"
+        )
     lesson = Lesson(
         name="preference",
         items={form: found.items},
@@ -150,19 +155,21 @@ def _reference(state: Tune, found: Material, others: Sequence[Row]) -> Reference
     if known is None:
         rows = [row for item in found.items for row in item.rows]
         parts = {"items": rows, "others": others, "better": found.better, "worse": found.worse}
-        every = [row for part in parts.values() for row in part]
-        reporter = state.context.reporter
-        bar = reporter.begin("preference: reading the answers", len(every))
+        reporter, made = state.context.reporter, packed(state.model)
+        total, before = sum(map(len, parts.values())), 0
+        bar = reporter.begin("preference: reading the answers", total)
         begun = time.perf_counter()
+        kept = {}
         try:
-            values = answer_logprobs(
-                state.model, every, packed(state.model), lambda done: reporter.advance(bar, done)
-            ).tolist()
+            # One by one, as they are read later on: in bf16 what shares a batch moves the last digits.
+            for name, part in parts.items():
+                kept[name] = answer_logprobs(
+                    state.model, part, made, lambda done, b=before: reporter.advance(bar, b + done)
+                ).tolist()
+                before += len(part)
         finally:
             reporter.end(bar)
-        row_s = (time.perf_counter() - begun) / len(every)
-        cut = iter(values)
-        kept = {name: [next(cut) for _ in part] for name, part in parts.items()}
+        row_s = (time.perf_counter() - begun) / total
         known = state.note({"kind": "reference", "row_s": row_s, **kept})
     return Reference(**{key: value for key, value in known.items() if key != "kind"})
 

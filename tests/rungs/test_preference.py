@@ -14,6 +14,7 @@ import torch
 
 import rung
 from rung import system as systems
+from rung.errors import TrainingError
 from rung.records import Example
 from rung.rungs import preferring, tuning
 from rung.rungs.preference import Preference
@@ -241,3 +242,10 @@ def test_a_rung_that_is_stopped_or_killed_wherever_it_is_goes_on_to_the_same_sys
         *([r for r in journal(each) if r["kind"] in kept] for each in (whole, context)), strict=True
     ):
         assert {**one, "pace": None, "row_s": 0} == {**other, "pace": None, "row_s": 0}
+
+
+def test_judged_answers_that_are_all_of_one_kind_are_refused(begin):
+    context = begin("judged")
+    strange = tuple(replace(e, output="weather") for e in context.undesirable)
+    with pytest.raises(TrainingError, match="all answers that can be learned from are desirable"):
+        Preference().build(replace(context, undesirable=strange))

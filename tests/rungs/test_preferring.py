@@ -23,7 +23,7 @@ LOW, HIGH = (Arm(form="free", rate=rate).name for rate in RATES)
 
 @dataclass
 class Learner:
-    """Stands where `Tune` does: values by arm and step (0.5 at the start), and how far better answers fell."""
+    """Stands where `Tune` does: values by arm and step (0.5 at the start), and how far answers fell."""
 
     values: dict[tuple[str, int], float] = field(default_factory=dict)
     falls: dict[tuple[str, int], float] = field(default_factory=dict)
