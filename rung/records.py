@@ -114,6 +114,7 @@ class Splits:
     """The three disjoint parts of the rows. `test_given`: the test rows came as a file of their own.
 
     `removed`: rows taken out of train and dev because a given test holds their input, exactly or nearly.
+    `undesirable` and `dev_undesirable`: answers judged to be bad, to questions that no other part has.
     """
 
     train: tuple[Example, ...]
@@ -122,6 +123,8 @@ class Splits:
     test_given: bool
     digest: str
     removed: tuple[Example, ...] = ()
+    undesirable: tuple[Example, ...] = ()
+    dev_undesirable: tuple[Example, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -189,6 +189,30 @@ TASKS = {"label": label_rows, "json": json_rows, "number": number_rows, "text": 
 """Rows of every kind of output."""
 
 
+def preferred(rows: list[dict]) -> list[dict]:
+    """The same rows, each output preferred to that of the next row."""
+    outputs = [row["output"] for row in rows]
+    others = [*outputs[1:], outputs[0]]
+    return [
+        {
+            "prompt": row["input"],
+            "chosen": row["output"],
+            "rejected": other,
+            **({"context": row["context"]} if "context" in row else {}),
+        }
+        for row, other in zip(rows, others, strict=True)
+    ]
+
+
+def judged(rows: list[dict]) -> list[dict]:
+    """The same rows, every second one with an answer that is judged to be bad."""
+    others = [row["output"] for row in rows[1:]] + [rows[0]["output"]]
+    return [
+        {"prompt": row["input"], "completion": other if n % 2 else row["output"], "label": n % 2 == 0}
+        for n, (row, other) in enumerate(zip(rows, others, strict=True))
+    ]
+
+
 @contextmanager
 def opened(model: Path, data: Path, folder: Path, **changes: Any) -> Iterator[Context]:
     """What a rung is given in a climb of `data` on `model`; `changes` replace parts of it.
@@ -208,6 +232,8 @@ def opened(model: Path, data: Path, folder: Path, **changes: Any) -> Iterator[Co
             train=prepared.splits.train,
             dev=prepared.splits.dev,
             passages=topic_passages(),
+            undesirable=prepared.splits.undesirable,
+            dev_undesirable=prepared.splits.dev_undesirable,
             model=found,
             folder=folder / "rung",
             bench=Bench(pool=pool, store=Store(folder / "answers"), metric=prepared.task.metric),

@@ -34,6 +34,8 @@ def rung_context(prepared: Prepared, model: Model, folder: Path, bench: Bench, r
         task=prepared.task,
         train=splits.train,
         dev=splits.dev,
+        undesirable=splits.undesirable,
+        dev_undesirable=splits.dev_undesirable,
         too_long=too_long(splits, bench.pool.chat(model), limit),
         passages=prepared.passages,
         model=model,

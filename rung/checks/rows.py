@@ -11,6 +11,7 @@ from rung.checks.base import on_one_side
 from rung.checks.progress import bar
 from rung.data.documents import read_documents
 from rung.data.held import held_by, is_most
+from rung.data.judged import with_undesirable
 from rung.data.near import rows_alike
 from rung.data.passages import passages_of
 from rung.data.sketches import Progress, no_progress
@@ -138,6 +139,11 @@ def prepare(source: Path, options: RowOptions, reporter: Reporter | None = None)
             near=[group for group in near if on_one_side(len(group), len(examples))],
         )
     removed = (*parts.removed, *(row for row in examples if row.id in out))
+    parts = replace(parts, dev=_in_asking_order(parts.dev, task.seed), removed=removed)
+    if train.undesirable:
+        bad = conform(train.undesirable, task.output.kind)
+        with bar(reporter, "undesirable answers", None):
+            parts = with_undesirable(parts, bad, task.seed)
     task, inferred = infer(task, (*parts.train, *parts.dev))
     unlabelled: tuple[Example, ...] = ()
     notes = (*train.notes, *(test.notes if test else ()), *noted)
@@ -147,7 +153,7 @@ def prepare(source: Path, options: RowOptions, reporter: Reporter | None = None)
         notes += (said,)
     return Prepared(
         task=task,
-        splits=replace(parts, dev=_in_asking_order(parts.dev, task.seed), removed=removed),
+        splits=parts,
         inferred=(*notes, *inferred),
         broken=(*train.broken, *(test.broken if test else ())),
         near=near,

@@ -49,7 +49,17 @@ from rung.records import (
     RungResult,
     SplitName,
 )
-from rung.rungs.base import WORK_FOLDER, Built, Context, Foreseen, Priced, Reporter, Rung
+from rung.rungs.base import (
+    WORK_FOLDER,
+    Built,
+    Context,
+    Following,
+    Foreseen,
+    Priced,
+    Reporter,
+    Rung,
+    no_start,
+)
 from rung.rungs.rival import Rival, rival
 from rung.runs import digest_of, held, open_run, read_json, write_json, write_text
 from rung.scoring.notation import score_text
@@ -162,7 +172,7 @@ class _Climbing:
         try:
             results: list[RungResult] = []
             for place, (order, rung) in enumerate(rungs, start=1):
-                later = [r.name for _, r in rungs[place:] if expected(r.name, self.prepared.task)]
+                later = [r.name for _, r in rungs[place:] if not self.out(r)]
                 results.append(self.rung(order, rung, results, later))
             if not self.systems:
                 reasons = "; ".join(f"{r.rung}: {r.failed or r.skipped}" for r in results)
@@ -223,7 +233,7 @@ class _Climbing:
                 self.stop_clock()
 
         try:
-            if reason := rung.skip(context):
+            if reason := rung.skip(context) or no_start(rung, context):
                 return RungResult(rung=rung.name, order=order, skipped=reason)
             if isinstance(rung, Priced):
                 cheaper = ordering.before(before, rung.usd_per_1000(context), context.task)
@@ -259,6 +269,8 @@ class _Climbing:
             task=self.prepared.task,
             train=splits.train,
             dev=splits.dev,
+            undesirable=splits.undesirable,
+            dev_undesirable=splits.dev_undesirable,
             too_long=self.too_long & {e.id for e in (*splits.train, *splits.dev)},
             passages=self.prepared.passages,
             model=self.model,
@@ -281,6 +293,13 @@ class _Climbing:
         cheaper = [scores[r.rung] for r in results if r.rung in scores and r.order < order]
         gained = order >= 0 and scores["retrieval"] > max(cheaper, default=-math.inf)
         return self.systems["retrieval"] if gained else None
+
+    def out(self, rung: Rung) -> bool:
+        """Whether a rung to come is skipped for sure, and so needs no time to be kept for it."""
+        if not expected(rung.name, self.prepared.task):
+            return True
+        folder = self.run_folder / "rungs" / rung.name
+        return isinstance(rung, Following) and rung.skip(self.context(rung, folder, (), ())) is not None
 
     def rival(self, before: Sequence[RungResult]) -> Rival | None:
         """The best rung so far. None where there is none, or dev has too few rows for a verdict."""

@@ -26,7 +26,7 @@ def hosted_models(task: Task) -> tuple[Hosted, ...]:
 
 def expected(rung: str, task: Task) -> bool:
     """Whether the task names what a rung needs: one that it doesn't is kept no time for."""
-    wants = {"distill": task.teacher, "api": rival_of(task)}
+    wants = {"retrieval": task.data.documents, "distill": task.teacher, "api": rival_of(task)}
     return wants.get(rung, True) is not None
 
 

@@ -184,7 +184,7 @@ def read_source(
             if len(undesirable) == 1
             else (f"{len(undesirable):,} undesirable rows (label false) are")
         )
-        notes += (f"{path.name}: {said} only checked",)
+        notes += (f"{path.name}: {said} for the rung preference",)
     return Source(
         examples=_numbered(examples),
         format=chosen.name,
@@ -341,7 +341,9 @@ def _notes(path: Path, format: Format, examples: Sequence[Example], columns: set
     if groups:
         notes.append(f"{path.name}: {len(groups):,} groups; the rows of a group stay on one side of a split")
     if format.read is _preference:
-        notes.append(f"{path.name}: outputs are the chosen answers; the rejected ones are only checked")
+        notes.append(
+            f"{path.name}: outputs are the chosen answers; the rejected ones are for the rung preference"
+        )
     used = {*format.needs, "input", "context", "meta", "id", *GROUP_COLUMNS, *IMAGE_COLUMNS, *MARK_COLUMNS}
     if format.read in (_chat, _sharegpt, _preference, _unpaired):
         used |= set(TOOL_COLUMNS)

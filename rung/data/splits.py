@@ -93,7 +93,11 @@ def _digest(parts: dict[SplitName, tuple[Example, ...]]) -> str:
     digest, between = hashlib.sha256(), b""
     for name in sorted(parts):
         lines = sorted(
-            json.dumps([name, e.id, e.input, e.context, e.group, canonical(e.output)]) for e in parts[name]
+            json.dumps(
+                [name, e.id, e.input, e.context, e.group, canonical(e.output)]
+                + ([] if e.rejected is None else [e.rejected])
+            )
+            for e in parts[name]
         )
         for line in lines:
             digest.update(between + line.encode())

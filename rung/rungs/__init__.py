@@ -6,6 +6,7 @@ from rung.rungs.distill import Distill
 from rung.rungs.few_shot import FewShot
 from rung.rungs.head import Head
 from rung.rungs.optimise import Optimise
+from rung.rungs.preference import Preference
 from rung.rungs.prompt import Prompt
 from rung.rungs.retrieval import Retrieval
 from rung.rungs.sft import Sft
@@ -20,5 +21,6 @@ LADDER: tuple[Rung, ...] = (
     Workflow(),
     Sft(),
     Distill(),
+    Preference(),
     Api(),
 )

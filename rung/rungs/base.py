@@ -51,17 +51,19 @@ class Reporter(Protocol):
 class Context:
     """What a rung may use: the task, its training and dev rows, a base model, and time until `deadline`.
 
-    The test rows aren't here: no rung can look at them. `too_long` are the ids of rows that no prompt
-    of the model can hold. `passages` are those of the task's documents. `folder` is the rung's own and
-    outlives it; what lies in `work` is thrown away once the rung is done. `rival` is the rung to beat,
-    `built` are the Systems of the rungs below, by rung name, and `retrieval` the one that looks up passages,
-    where it was better on dev than all rungs before it. `unlabelled` are inputs without outputs, none of
-    them like a dev or a test row.
+    The test rows aren't here: no rung can look at them. `undesirable` answers were judged to be bad, and lie
+    beside train or dev. `too_long` are the ids of rows that no prompt of the model can hold. `passages` are
+    those of the task's documents. `folder` is the rung's own and outlives it; what lies in `work` is thrown
+    away once the rung is done. `rival` is the rung to beat, `built` are the Systems of the rungs below, by
+    rung name, and `retrieval` the one that looks up passages, where it was better on dev than all rungs
+    before it. `unlabelled` are inputs without outputs, none of them like a dev or a test row.
     """
 
     task: Task
     train: tuple[Example, ...]
     dev: tuple[Example, ...]
+    undesirable: tuple[Example, ...] = ()
+    dev_undesirable: tuple[Example, ...] = ()
     too_long: frozenset[str] = frozenset()
     passages: tuple[Passage, ...] = ()
     model: Model
@@ -230,6 +232,13 @@ class Rung(Protocol):
 
 
 @runtime_checkable
+class Following(Protocol):
+    """A rung that goes on from the System of an earlier one. It's skipped where there is none."""
+
+    after: str
+
+
+@runtime_checkable
 class Foreseen(Protocol):
     """A rung that can tell how long it will take before it is built."""
 
@@ -277,6 +286,16 @@ def no_room(context: Context, *, learns: bool) -> str | None:
                 "the inputs"
             )
     return None
+
+
+def no_start(rung: Rung, context: Context) -> str | None:
+    """Why a rung can't go on from another one; None where it can, or doesn't."""
+    if not isinstance(rung, Following) or rung.after in context.built:
+        return None
+    return (
+        f"it goes on from the System of {rung.after}, and this run has none; climb with --rungs "
+        f"{rung.after},{rung.name} or more"
+    )
 
 
 def strict_score(found: Measurement, rows: Sequence[Example]) -> float:

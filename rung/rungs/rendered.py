@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 
 from rung.asking import candidates, prompts_for, room_for_answer
-from rung.records import Example
+from rung.records import Example, Json
 from rung.rungs.base import Context
 from rung.spec import Spec
+from rung.task.outputs import as_kind
 from rung.training.batches import Row
+from rung.wording import answer_text
 
 
 def rendered(context: Context, spec: Spec, examples: Sequence[Example]) -> list[Row]:
@@ -30,3 +32,29 @@ def prompts_of(context: Context, spec: Spec, examples: Sequence[Example]) -> lis
         found = context.retrieval.find(examples, context.pool)
         limit -= room_for_answer(spec, chat)
     return prompts_for(spec, chat, examples, [[] for _ in examples], limit, found)
+
+
+def rendered_rejected(context: Context, spec: Spec, examples: Sequence[Example]) -> list[Row | None]:
+    """The examples with their rejected answers; None where the System could never give that answer.
+
+    A label that is none of the task's is such a one, and JSON that its schema's grammar doesn't let through.
+    """
+    chat = context.pool.chat(context.model)
+    prompts = prompts_of(context, spec, examples)
+    texts = [None if e.rejected is None else _possible(spec, e.rejected) for e in examples]
+    if spec.kind == "label":
+        by_label = dict(zip(spec.labels, candidates(spec, chat), strict=True))
+        answers = [None if text is None else by_label.get(text) for text in texts]
+    else:
+        answers = [None if text is None else chat.answer_ids(text, spec.style) for text in texts]
+    return [None if a is None else Row(prompt=p, answer=a) for p, a in zip(prompts, answers, strict=True)]
+
+
+def _possible(spec: Spec, rejected: str) -> str | None:
+    """A rejected answer as the System would write it. None where it can't."""
+    value: Json = as_kind(rejected, spec.kind)
+    if spec.kind == "label":
+        return None if value is None else str(value)
+    if value is None:
+        return rejected if spec.answer.form == "free" else None
+    return answer_text(value, spec.kind, schema=spec.schema_)

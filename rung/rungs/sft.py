@@ -49,7 +49,8 @@ class Sft:
         """By the first steps of the tune and a few answers; as long as dev goes on rising."""
         from rung.rungs.tuning import foresee
 
-        forms, plan = _planned(context, self.name)
+        plan = planned(context)
+        forms = answer_forms(context, self.name)
         tuning_s, closing_s = foresee(context, forms, plan)
         seconds = tuning_s + closing_s + RESERVE_USED * plan.reserve_s
         return Outlook(seconds=seconds, low_s=seconds, high_s=seconds, least_s=closing_s)
@@ -66,7 +67,8 @@ def tuned(context: Context, rung: str) -> Built:
     """A tune on the context's training rows, as the System of a rung. Raises TrainingError as `Sft.build`."""
     from rung.rungs.tuning import tune
 
-    forms, plan = _planned(context, rung)
+    plan = planned(context)
+    forms = answer_forms(context, rung)
     outcome = tune(context, forms, plan)
     system, parity, note = settled_system(context, forms[outcome.form], outcome.adapter)
     whole = context.measure(system, context.dev, f"{rung}, all dev rows")
@@ -87,8 +89,8 @@ def tuned(context: Context, rung: str) -> Built:
     )
 
 
-def _planned(context: Context, rung: str) -> tuple[dict[str, Spec], "Plan"]:
-    """What is to be trained, and in how many seconds. Raises TrainingError where those are too few."""
+def planned(context: Context) -> "Plan":
+    """In how many seconds to tune, and where. Raises TrainingError where those are too few."""
     from rung.rungs.tune import Plan
 
     def seconds_and_reserve() -> Json:
@@ -103,8 +105,7 @@ def _planned(context: Context, rung: str) -> tuple[dict[str, Spec], "Plan"]:
             "needed; give more with --budget"
         )
     context.pool.close()  # the engines of the rungs before hold gigabytes that a tune can use
-    plan = Plan(folder=context.work / "training", budget_s=seconds, reserve_s=reserve, seed=context.seed)
-    return answer_forms(context, rung), plan
+    return Plan(folder=context.work / "training", budget_s=seconds, reserve_s=reserve, seed=context.seed)
 
 
 def answer_forms(context: Context, rung: str = "sft") -> dict[str, Spec]:

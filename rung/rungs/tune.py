@@ -5,7 +5,7 @@ killed takes the same decisions again from there and goes on at the step after t
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,8 +22,9 @@ from rung.rungs.rendered import prompts_of, rendered
 from rung.runs import append_jsonl, atomic_folder, digest_of, read_jsonl
 from rung.scoring.measure import measurement
 from rung.spec import Spec
-from rung.training.batches import Row
+from rung.training.batches import Item, Row
 from rung.training.loop import WARMUP, Settings, Tick, Trainer, dev_loss
+from rung.training.objectives import Objective
 
 RANK = 16
 ALPHA = 32.0
@@ -84,33 +85,64 @@ class Arm:
         return f"{self.form}, rate {self.rate:g}"
 
 
-class Tune(AbstractContextManager["Tune"]):
-    """A tune in progress. Its trainers take turns with the one model."""
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """What a tune learns: items by answer form, so many in a step, after a warm-up of so many steps.
 
-    def __init__(self, context: Context, specs: dict[str, Spec], plan: Plan) -> None:
-        """`specs` are the answer forms by name. Raises TrainingError when no training row fits."""
+    `name` is what bars are called by, `left_out` how many rows were too long, and `start` the PEFT folder
+    that is gone on from, if any, with its digest.
+    """
+
+    name: str
+    items: Mapping[str, Sequence[Item]]
+    left_out: int
+    batch: int
+    warmup: int
+    start: Path | None = None
+    start_digest: str = ""
+
+
+class Tune(AbstractContextManager["Tune"]):
+    """A tune in progress. Its trainers take turns with the one model.
+
+    `objective` is set before the first trainer is asked for, where it isn't the completion loss.
+    """
+
+    def __init__(
+        self, context: Context, specs: dict[str, Spec], plan: Plan, lesson: Lesson | None = None
+    ) -> None:
+        """`specs` are the answer forms by name. The training rows' outputs are learned, or another `lesson`.
+
+        Raises TrainingError when no training row fits.
+        """
         self.context, self.specs, self.plan = context, specs, plan
+        self.lesson = lesson or outputs_lesson(context, specs)
         self.chat = context.pool.chat(context.model)
         self.journal = plan.folder / JOURNAL_FILE
         self.records = read_jsonl(self.journal)
-        self.rows = {form: rows_of(context, spec, context.train) for form, spec in specs.items()}
+        self.rows = self.lesson.items
         self.dev_rows = {form: rows_of(context, spec, context.dev) for form, spec in specs.items()}
-        self.left_out = len(context.train) - min(map(len, self.rows.values()))
-        if self.left_out == len(context.train):
+        self.left_out = self.lesson.left_out
+        if not all(self.rows.values()):
             raise TrainingError(
                 f"no training row fits the model's {context.limit:,} tokens with its answer; shorten the rows"
             )
-        lengths = sorted(row.tokens for row in next(iter(self.rows.values())))
+        lengths = sorted(row.tokens for item in next(iter(self.rows.values())) for row in item.rows)
         attention = "eager" if lengths[int(0.95 * (len(lengths) - 1))] <= PLAIN_ROWS else "sdpa"
         weights = dequantised(context.model)
         self.model = load_model(weights, attention=attention)
-        lora.attach(self.model, rank=RANK, alpha=ALPHA, seed=plan.seed)
+        self.start = None
+        if self.lesson.start is None:
+            lora.attach(self.model, rank=RANK, alpha=ALPHA, seed=plan.seed)
+        else:
+            lora.load(self.model, self.lesson.start)
+            self.start = lora.state(self.model)
         spec = EngineSpec(
             engine="torch", weights=weights, context=context.limit, threads=context.pool.threads
         )
         self.engine = TorchEngine(spec, model=self.model)
-        self.batch = batch_size(len(context.train))
-        self.warmup = WARMUP
+        self.batch, self.warmup = self.lesson.batch, self.lesson.warmup
+        self.objective: Objective | None = None
         self._current: tuple[str, Trainer] | None = None
         paces = [record["pace"] for record in self.records if "pace" in record]
         self.pace = Pace(**paces[-1]) if paces else Pace()
@@ -128,9 +160,11 @@ class Tune(AbstractContextManager["Tune"]):
                 seed=self.plan.seed,
             )
             rows = self.rows[arm.form]
-            digest = digest_of([str(settings), [(r.prompt, r.answer) for r in rows]])[:16]
+            taught = [[(row.prompt, row.answer) for row in item.rows] for item in rows]
+            digest = digest_of([str(settings), taught, self.lesson.start_digest])[:16]
             folder = self.plan.folder / arm.name.replace(", rate ", "-")
-            self._current = (arm.name, Trainer(self.model, rows, settings, folder, digest))
+            made = Trainer(self.model, rows, settings, folder, digest, self.objective, self.start)
+            self._current = (arm.name, made)
         trainer = self._current[1]
         trainer.restart()
         return trainer
@@ -157,7 +191,7 @@ class Tune(AbstractContextManager["Tune"]):
         ticks: list[Tick] = []
         if trainer.step >= until:
             return ticks
-        bar = self.context.reporter.begin(f"{self.specs[arm.form].rung}: {arm.name}", until, trainer.step)
+        bar = self.context.reporter.begin(f"{self.lesson.name}: {arm.name}", until, trainer.step)
         smooth: float | None = None
         try:
             for tick in trainer.run(until, decay=decay):
@@ -178,7 +212,7 @@ class Tune(AbstractContextManager["Tune"]):
         spec = self.specs[arm.form]
         prompts = prompts_of(self.context, spec, rows)
         reporter = self.context.reporter
-        bar = reporter.begin(f"{spec.rung}: {arm.name} on {len(rows)} dev rows", len(rows))
+        bar = reporter.begin(f"{self.lesson.name}: {arm.name} on {len(rows)} dev rows", len(rows))
         start = time.perf_counter()
         try:
             return ask(spec, self.chat, self.engine, prompts, lambda done, _: reporter.advance(bar, done))
@@ -241,6 +275,18 @@ class Tune(AbstractContextManager["Tune"]):
     def __exit__(self, *exc: object) -> None:
         self._leave()
         self.engine.close()
+
+
+def outputs_lesson(context: Context, specs: Mapping[str, Spec]) -> Lesson:
+    """The outputs of the training rows, in each form."""
+    items = {form: rows_of(context, spec, context.train) for form, spec in specs.items()}
+    return Lesson(
+        name=next(iter(specs.values())).rung,
+        items=items,
+        left_out=len(context.train) - min(map(len, items.values())),
+        batch=batch_size(len(context.train)),
+        warmup=WARMUP,
+    )
 
 
 def rows_of(context: Context, spec: Spec, examples: Sequence[Example]) -> list[Row]:

@@ -191,7 +191,7 @@ def _settle_length(state: Tune, arm: Arm, forms: Sequence[str]) -> Length:
         begun = state.trainer(arm).step
         ticks = state.run(arm, begun + PROBE_STEPS)[COLD_STEPS:]
         step_s = statistics.median(state.batch / tick.rows_per_s for tick in ticks)
-        row_s = _answer_s(state, arm)
+        row_s = answer_s(state, arm)
         # The finished System answers all of dev once more.
         closing_s = (len(dev) + CLOSING_ROWS) * row_s
         budget_s = max(state.plan.budget_s / 2, state.plan.budget_s - closing_s)
@@ -227,7 +227,7 @@ def _settle_length(state: Tune, arm: Arm, forms: Sequence[str]) -> Length:
     )
 
 
-def _answer_s(state: Tune, arm: Arm) -> float:
+def answer_s(state: Tune, arm: Arm) -> float:
     """Seconds per answer of a dev row, in a batch as large as a small part of the time allows."""
     dev, pace = state.context.dev, state.pace
     state.answers(arm, dev[:COLD_ROWS])
@@ -248,11 +248,11 @@ def _fitted(state: Tune, arm: Arm, behind: int, length: Length) -> Length:
     if known is None:
         steps = length.steps
         if state.pace.known:
-            answer_s = state.pace.answer_s
-            closing_s = (len(state.context.dev) + CLOSING_ROWS) * answer_s
+            row_s = state.pace.answer_s
+            closing_s = (len(state.context.dev) + CLOSING_ROWS) * row_s
             fit = _Fit(
                 step_s=state.pace.step_s,
-                score_s=len(length.rows) * answer_s,
+                score_s=len(length.rows) * row_s,
                 evaluations=length.evaluations,
                 most=MOST_EPOCHS * state.trainer(arm).steps_per_epoch,
             )

@@ -80,7 +80,7 @@ class _OnDev:
         stopped = asked < rows
         if context.rival and asked < len(context.dev) and asked % LOOK_ROWS == 0 and not stopped:
             stopped = context.rival.beyond(context.dev[:asked], [p.answer for p in found.predictions])
-        value, row_s = _value(context, found, asked), found.seconds_per_answer
+        value, row_s = first_value(context, found, asked), found.seconds_per_answer
         return _Measured(variant=variant, value=value, row_s=row_s, found=found, stopped=stopped)
 
 
@@ -193,7 +193,7 @@ def _best(
     halted = [one for one in (*fit, *whole) if one.stopped]
     if not finished and halted:
         rows = min(len(one.found.predictions) for one in halted)
-        return max(halted, key=lambda one: _value(context, one.found, rows))
+        return max(halted, key=lambda one: first_value(context, one.found, rows))
     return max(finished or fit, key=lambda one: one.value)
 
 
@@ -204,7 +204,7 @@ def _to_come(screened: Sequence[Tried], few: int, dev: int) -> float:
     return screened[-1].row_s * few + (best.row_s * (dev - few) if best else 0.0)
 
 
-def _value(context: Context, found: Measurement, rows: int) -> float:
+def first_value(context: Context, found: Measurement, rows: int) -> float:
     """The strict score of the first rows, turned so that more is better."""
     first = found.predictions[:rows]
     answers = [p.answer.value if p.answer.failure is None else None for p in first]

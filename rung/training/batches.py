@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 POOL = 32
 """Batches that are cut from the same rows: more means less padding and less mixing."""
@@ -20,8 +21,29 @@ class Row:
         """How many tokens go through the model: the last answer token is only ever a target."""
         return len(self.prompt) + len(self.answer) - 1
 
+    @property
+    def rows(self) -> tuple["Row", ...]:
+        """Itself: it is learned from alone."""
+        return (self,)
 
-def epoch(rows: Sequence[Row], size: int, seed: int, number: int) -> list[list[int]]:
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tied:
+    """Rows that are learned from together, such as a chosen answer and a rejected one."""
+
+    rows: tuple[Row, ...]
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens go through the model."""
+        return sum(row.tokens for row in self.rows)
+
+
+Item: TypeAlias = Row | Tied
+"""What a batch is made of."""
+
+
+def epoch(rows: Sequence[Item], size: int, seed: int, number: int) -> list[list[int]]:
     """All row indices once, in batches of `size`, the same for the same seed and epoch number.
 
     Half of a batch's tokens are of long rows and half of short ones, each half of like length. Batches of

@@ -7,7 +7,7 @@ the full run, so nothing of it is thrown away.
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
@@ -21,9 +21,10 @@ from rung.engines.parallel import portion, side_by_side, workers
 from rung.engines.rows import Network, in_batches, pad_right, shared_prefix
 from rung.errors import TrainingError
 from rung.training import batches, losses
-from rung.training.batches import Row
+from rung.training.batches import Item, Row
 from rung.training.checkpoint import Checkpoint
 from rung.training.graphs import Graphs
+from rung.training.objectives import Objective
 
 BETAS = (0.9, 0.999)
 WEIGHT_DECAY = 0.01
@@ -74,13 +75,27 @@ class Tick:
 class Trainer:
     """One run: its model with LoRA layers, its optimiser state and its place in the rows."""
 
-    def __init__(self, model: Network, rows: Sequence[Row], settings: Settings, folder: Path, digest: str):
-        """`model` is frozen and gets LoRA layers, unless it has them already. Resumes from `folder`."""
+    def __init__(  # noqa: PLR0913 (what fixes a run)
+        self,
+        model: Network,
+        rows: Sequence[Item],
+        settings: Settings,
+        folder: Path,
+        digest: str,
+        objective: Objective | None = None,
+        start: dict[str, torch.Tensor] | None = None,
+    ):
+        """`model` is frozen and gets LoRA layers, unless it has them already. Resumes from `folder`.
+
+        The completion loss is made small where there's no other `objective` over the same rows. A run begins
+        from LoRA layers as they are drawn, or with the tensors of `start`.
+        """
         if not rows:
             raise TrainingError("no rows to train on")
-        if any(not row.answer or not row.prompt for row in rows):
+        if any(not row.answer or not row.prompt for item in rows for row in item.rows):
             raise TrainingError("a training row has no supervised token; check the answers and the template")
         self.model, self.rows, self.settings = model, rows, settings
+        self.objective, self.start = objective, start
         if not any(True for _ in lora.layers(model)):
             lora.attach(model, rank=settings.rank, alpha=settings.alpha, seed=settings.seed)
         taking_turns = lora.parameters(model)
@@ -94,9 +109,9 @@ class Trainer:
         self._slopes = [part.view(p.shape) for part, p in parts_of_slope]
         self.packed = packed(model)
         self.graphs = None
-        if self.packed is not None and self.packed.device.type == "cuda":
+        if self.packed is not None and self.packed.device.type == "cuda" and objective is None:
             self.graphs = Graphs(self.packed, self.parameters, self._slope)
-        self.shared = _shared(rows) if self.packed is not None else 0
+        self.shared = 0 if self.packed is None else _shared([row for item in rows for row in item.rows])
         self.moments = [torch.zeros_like(self._flat) for _ in range(2)]
         self.checkpoint = Checkpoint(folder, [self._flat, *self.moments], digest)
         self.steps_per_epoch = -(-len(rows) // settings.batch_size)
@@ -107,7 +122,10 @@ class Trainer:
     def restart(self) -> None:
         """Make this run's stored state the model's, whatever the model was used for in between."""
         if self.checkpoint.step == 0:
-            lora.draw(self.model, self.settings.seed)
+            if self.start is None:
+                lora.draw(self.model, self.settings.seed)
+            else:
+                lora.restore(self.model, self.start)
             for moment in self.moments:
                 moment.zero_()
         self.step = self.checkpoint.load()
@@ -119,7 +137,7 @@ class Trainer:
         """
         while self.step < until:
             start = time.perf_counter()
-            batch = [self.rows[i] for i in self._batch()]
+            batch = self._batch()
             loss, norm = self._update(batch, self._rate(decay))
             if not math.isfinite(loss) or not math.isfinite(norm):
                 raise TrainingError(
@@ -134,7 +152,7 @@ class Trainer:
                 loss=loss,
                 grad_norm=norm,
                 rows_per_s=len(batch) / seconds,
-                tokens_per_s=sum(row.tokens for row in batch) / seconds,
+                tokens_per_s=sum(self.rows[i].tokens for i in batch) / seconds,
             )
 
     def close(self) -> None:
@@ -155,7 +173,7 @@ class Trainer:
             self._epoch = (number, cut)
         return self._epoch[1][place]
 
-    def _update(self, batch: list[Row], rate: float) -> tuple[float, float]:
+    def _update(self, batch: list[int], rate: float) -> tuple[float, float]:
         self.model.train()
         self._slope.zero_()
         loss = self._add_slopes(batch)
@@ -166,25 +184,24 @@ class Trainer:
         self.model.eval()
         return loss, norm
 
-    def _add_slopes(self, batch: list[Row]) -> float:
+    def _add_slopes(self, batch: list[int]) -> float:
         """The mean loss of a batch; its gradient is added to the slopes."""
         device = self.parameters[0].device
-        targets = sum(len(row.answer) for row in batch)
         count, most = workers(device), tokens_at_once(device, self.packed)
-        padded = self.packed is None
-        cut = parts([row.tokens for row in batch], count, shared=self.shared, padded=padded, most=most)
+        lengths = [self._length(self.rows[i]) for i in batch]
+        cut = parts(lengths, count, shared=self.shared, padded=self.packed is None, most=most)
         drawn = [[batch[i] for i in part] for part in cut]
-        shares = [sum(len(row.answer) for row in rows) / targets for rows in drawn]
+        if self.objective is not None:
+            self.objective.begin(batch, lambda rows: answer_logprobs(self.model, rows, self.packed))
+        sizes = [self._size(part) for part in drawn]
+        shares = [size / sum(sizes) for size in sizes]
         if self.graphs is not None:
-            return sum(map(self.graphs.add, drawn, repeat(self.shared), shares))
+            return sum(map(self.graphs.add, map(self._of, drawn), repeat(self.shared), shares))
 
-        def slopes(given: tuple[list[Row], float]) -> tuple[float, tuple[torch.Tensor, ...]]:
-            rows, share = given
+        def slopes(given: tuple[list[int], float]) -> tuple[float, tuple[torch.Tensor, ...]]:
+            part, share = given
             with torch.enable_grad():
-                if self.packed is None:
-                    loss = batch_loss(self.model, rows) * share
-                else:
-                    loss = packed_loss(self.packed, rows, self.shared) * share
+                loss = self._loss(part) * share
                 # Before the loss is read, which waits for a GPU.
                 found = torch.autograd.grad(loss, self.parameters)
             return float(loss.detach()), found
@@ -196,6 +213,30 @@ class Trainer:
             for total, more in zip(self._slopes, found, strict=True):
                 total.add_(more)
         return loss
+
+    def _of(self, part: Sequence[int]) -> list[Row]:
+        """The rows of some items."""
+        return [row for i in part for row in self.rows[i].rows]
+
+    def _length(self, item: Item) -> int:
+        """Tokens of an item, what all rows share counted once."""
+        return item.tokens - (len(item.rows) - 1) * self.shared
+
+    def _size(self, part: Sequence[int]) -> int:
+        """What a part weighs in its batch: its supervised tokens, or its items where these have losses."""
+        if self.objective is not None:
+            return len(part)
+        return sum(len(row.answer) for row in self._of(part))
+
+    def _loss(self, part: Sequence[int]) -> torch.Tensor:
+        """The mean loss of a part."""
+        rows = self._of(part)
+        if self.objective is None:
+            if self.packed is None:
+                return batch_loss(self.model, rows)
+            return packed_loss(self.packed, rows, self.shared)
+        logprobs = summed_logprobs(self.model, rows, self.packed, self.shared)
+        return self.objective.losses(part, logprobs).mean()
 
     def _adamw(self, rate: float) -> None:
         """Decoupled weight decay Adam (Loshchilov & Hutter 2019), through torch's fused kernel."""
@@ -294,20 +335,45 @@ def _shared(rows: Sequence[Row]) -> int:
 
 def packed_loss(model: Packed, batch: Sequence[Row], shared: int = 0) -> torch.Tensor:
     """Completion loss of a batch without padding; what its rows share at their beginning is run once."""
-    prefix = batch[0].prompt[:shared]
-    once = pack([(*row.prompt[shared:], *row.answer[:-1]) for row in batch], model.device, prefix=prefix)
-    rows, columns, targets = losses.completion_targets(batch)
-    hidden = model.hidden(once, once.places(rows.tolist(), (columns - shared).tolist()))
-    return losses.completion_loss(hidden, model.model.lm_head, targets.to(model.device))
+    return losses.completion_loss(*_packed_states(model, batch, shared))
 
 
 def batch_loss(model: Network, batch: Sequence[Row]) -> torch.Tensor:
     """Completion loss of a batch, rows padded on the right (causal attention can't see the padding)."""
+    return losses.completion_loss(*_padded_states(model, batch))
+
+
+def summed_logprobs(
+    model: Network, batch: Sequence[Row], made: Packed | None = None, shared: int = 0
+) -> torch.Tensor:
+    """Log-probabilities [rows] of the answers of a batch, each the sum over its tokens, with a gradient.
+
+    `made` is the model over packs, for models that can be read so; all rows begin with `shared` tokens.
+    """
+    states = _padded_states(model, batch) if made is None else _packed_states(made, batch, shared)
+    found = losses.token_logprobs(*states)
+    return torch.stack([part.sum() for part in found.split([len(row.answer) for row in batch])])
+
+
+def _packed_states(
+    model: Packed, batch: Sequence[Row], shared: int
+) -> tuple[torch.Tensor, torch.nn.Linear, torch.Tensor]:
+    """The states before supervised tokens, the head, and those tokens."""
+    prefix = batch[0].prompt[:shared]
+    once = pack([(*row.prompt[shared:], *row.answer[:-1]) for row in batch], model.device, prefix=prefix)
+    rows, columns, targets = losses.completion_targets(batch)
+    hidden = model.hidden(once, once.places(rows.tolist(), (columns - shared).tolist()))
+    return hidden, model.model.lm_head, targets.to(model.device)
+
+
+def _padded_states(
+    model: Network, batch: Sequence[Row]
+) -> tuple[torch.Tensor, torch.nn.Linear, torch.Tensor]:
     device = model.lm_head.weight.device
     ids = pad_right([(*row.prompt, *row.answer[:-1]) for row in batch]).to(device)
     rows, columns, targets = losses.completion_targets(batch)
     hidden = model.model(ids, use_cache=False).last_hidden_state
-    return losses.completion_loss(hidden[rows, columns], model.lm_head, targets.to(device))
+    return hidden[rows, columns], model.lm_head, targets.to(device)
 
 
 def dev_loss(model: Network, rows: Sequence[Row], made: Packed | None = None) -> float:
@@ -317,14 +383,32 @@ def dev_loss(model: Network, rows: Sequence[Row], made: Packed | None = None) ->
     """
     if not rows:
         raise TrainingError("no rows to measure the loss on")
-    count = workers(model.lm_head.weight.device)
+    total = float(answer_logprobs(model, rows, made).sum())
+    return -total / sum(len(row.answer) for row in rows)
 
-    def summed(part: list[int]) -> float:
-        batch = [rows[i] for i in part]
+
+def answer_logprobs(
+    model: Network,
+    rows: Sequence[Row],
+    made: Packed | None = None,
+    on_done: Callable[[int], None] = lambda done: None,
+) -> torch.Tensor:
+    """Log-probabilities [rows] of the answers in fp64, each the sum over its tokens, without a gradient.
+
+    `on_done` is called with the number of rows that are done.
+    """
+    device = model.lm_head.weight.device
+    count = workers(device)
+    found, done = [0.0] * len(rows), 0
+
+    def summed(part: list[int]) -> list[float]:
         with torch.inference_mode():
-            loss = batch_loss(model, batch) if made is None else packed_loss(made, batch)
-        return float(loss) * sum(len(row.answer) for row in batch)
+            return summed_logprobs(model, [rows[i] for i in part], made).tolist()
 
-    most = tokens_at_once(model.lm_head.weight.device, made)
-    batches = in_batches([row.tokens for row in rows], 0, most // count)
-    return sum(side_by_side(summed, batches, count)) / sum(len(row.answer) for row in rows)
+    batches = in_batches([row.tokens for row in rows], 0, tokens_at_once(device, made) // count)
+    for part, values in zip(batches, side_by_side(summed, batches, count), strict=True):
+        for place, value in zip(part, values, strict=True):
+            found[place] = value
+        done += len(part)
+        on_done(done)
+    return torch.tensor(found, dtype=torch.float64)

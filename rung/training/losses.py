@@ -1,6 +1,12 @@
-"""The losses, as pure functions of hidden states and targets."""
+"""The losses, as pure functions of hidden states and targets, or of log-probabilities in nats.
+
+A sequence's log-probability is the sum over the tokens of its answer, the prompt being given; the reference
+is the policy before the first step. Preference and reinforcement have the formulas that TRL 1.16 computes.
+"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch.nn import functional
@@ -9,6 +15,8 @@ from rung.training.batches import Row
 
 LOGITS_AT_ONCE = 2**24
 """64 MiB in fp32."""
+SPREAD_FLOOR = 1e-4
+"""Added to a group's standard deviation, which may be 0."""
 
 
 def completion_targets(batch: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -38,13 +46,121 @@ def completion_loss(
     With `weights` [targets] their sum so weighted. The head is applied to supervised positions alone, and the
     softmax runs in fp32 or finer.
     """
-    if weights is None:
-        kind = torch.promote_types(hidden.dtype, torch.float32)
-        weights = torch.full((len(targets),), 1 / len(targets), dtype=kind, device=hidden.device)
-    return _FrozenHeadLoss.apply(hidden, head.weight, head.bias, targets, weights)  # type: ignore[return-value]
+    logprobs = token_logprobs(hidden, head, targets)
+    return -logprobs.mean() if weights is None else -(logprobs * weights).sum()
 
 
-class _FrozenHeadLoss(torch.autograd.Function):
+def token_logprobs(hidden: torch.Tensor, head: torch.nn.Linear, targets: torch.Tensor) -> torch.Tensor:
+    """Log-probability [targets] of each target after the states [targets, width], the head being frozen."""
+    return _FrozenHeadLogprobs.apply(hidden, head.weight, head.bias, targets)  # type: ignore[return-value]
+
+
+def dpo_loss(
+    policy: torch.Tensor, reference: torch.Tensor, *, beta: float, lengths: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290, eq. 7); the losses [pairs].
+
+    −log σ(β (r₀ − r₁)), where r is the policy's log-probability less the reference's, of the chosen answers
+    in row 0 and of the rejected in row 1 of `policy` and `reference` [2, pairs]: TRL's `sigmoid`. With
+    `lengths` [2, pairs], in tokens, each r is divided by its own: TRL's `sigmoid_norm`, for which a longer
+    answer is no better (Lambert et al. 2024, arXiv:2411.15124, § 5.1).
+    """
+    gained = policy - reference
+    if lengths is not None:
+        gained = gained / lengths
+    return -functional.logsigmoid(beta * (gained[0] - gained[1]))
+
+
+def kto_loss(
+    policy: torch.Tensor,
+    reference: torch.Tensor,
+    desirable: torch.Tensor,
+    point: torch.Tensor,
+    *,
+    beta: float,
+    weights: tuple[float, float] = (1.0, 1.0),
+) -> torch.Tensor:
+    """Kahneman-Tversky optimisation (Ethayarajh et al. 2024, arXiv:2402.01306, eq. 7); the losses [answers].
+
+    λ₀ (1 − σ(β (r − z))) of a desirable answer and λ₁ (1 − σ(β (z − r))) of another one, where r is the
+    policy's log-probability less the reference's [answers], z the reference `point` and λ the `weights`.
+    """
+    gained = beta * (policy - reference - point)
+    wanted = torch.where(desirable, gained, -gained)
+    shares = torch.where(desirable, *wanted.new_tensor(weights))
+    return shares * (1 - torch.sigmoid(wanted))
+
+
+def kl_point(policy: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """KTO's reference point: how far the policy is from the reference, as one number without a gradient.
+
+    max(0, mean of log-probabilities less the reference's) over answers [answers] that belong to other
+    questions, an estimate of the KL divergence that is biased and cheap (arXiv:2402.01306, § 4.1).
+    """
+    return (policy - reference).mean().clamp(min=0).detach()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Clip:
+    """How `grpo_loss` bounds a step and weighs tokens; the defaults are TRL's; DAPO has a `high` of .28.
+
+    A ratio of probabilities counts from 1 − `low` to 1 + `high`. `kind` "dapo" weighs all tokens of the batch
+    alike; "dr_grpo" divides by `longest`, the tokens that an answer may have, whatever they have. `beta` is
+    the weight of the KL divergence from the reference.
+    """
+
+    kind: Literal["dapo", "dr_grpo"] = "dapo"
+    low: float = 0.2
+    high: float = 0.2
+    beta: float = 0.0
+    longest: int = 512
+
+
+def group_advantages(rewards: torch.Tensor, *, scaled: bool = True) -> torch.Tensor:
+    """How much better an answer is than its group, for rewards [questions, answers]; the same shape.
+
+    (R − mean) / (s + 10⁻⁴), s being the standard deviation of the group with n − 1 (Shao et al. 2024,
+    arXiv:2402.03300, § 4.1); not divided where it isn't `scaled` (Liu et al. 2025, arXiv:2503.20783).
+    A group of one gains 0.
+    """
+    centred = rewards - rewards.mean(1, keepdim=True)
+    if not scaled or rewards.shape[1] == 1:
+        return centred
+    return centred / (rewards.std(1, keepdim=True) + SPREAD_FLOOR)
+
+
+def grpo_loss(
+    policy: torch.Tensor,
+    before: torch.Tensor,
+    mask: torch.Tensor,
+    advantages: torch.Tensor,
+    clip: Clip,
+    reference: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Group-relative policy optimisation (Shao et al. 2024, arXiv:2402.03300, eq. 3); one number.
+
+    Of each token that `mask` [answers, tokens] counts: −min(ρA, clamp(ρ, 1 − low, 1 + high) A) + β ρ d, where
+    ρ = exp(`policy` − `before`), their log-probabilities [answers, tokens] now and when the answers were
+    drawn; A is the answer's advantage [answers], and d = exp(q) − q − 1 with q = `reference` − `policy`
+    (Schulman's k3; ρ makes its gradient that of the KL divergence, DeepSeek-AI 2025, arXiv:2512.02556). The
+    sum is divided by the number of tokens (DAPO, Yu et al. 2025, arXiv:2503.14476) or by that of answers
+    times `longest` (Dr. GRPO, Liu et al. 2025, arXiv:2503.20783).
+
+    Raises ValueError where a `beta` lacks a reference.
+    """
+    ratio = (policy - before).exp()
+    gain = advantages[:, None]
+    losses = -torch.minimum(ratio * gain, ratio.clamp(1 - clip.low, 1 + clip.high) * gain)
+    if clip.beta:
+        if reference is None:
+            raise ValueError(f"a KL weight of {clip.beta:g} needs the reference's log-probabilities")
+        less = reference - policy
+        losses = losses + clip.beta * ratio * (less.exp() - less - 1)
+    counted = mask.sum().clamp(min=1) if clip.kind == "dapo" else len(mask) * clip.longest
+    return (losses * mask).sum() / counted
+
+
+class _FrozenHeadLogprobs(torch.autograd.Function):
     """The gradient of the states is taken on the way forward, a few rows at a time.
 
     So the logits of all rows never exist at once: with 262,144 tokens in the vocabulary, 800 supervised
@@ -52,26 +168,27 @@ class _FrozenHeadLoss(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, hidden, weight, bias, targets, weights):
-        total, gradients = 0.0, []
-        parts = (t.split(_rows_at_once(weight)) for t in (hidden, targets, weights[:, None]))
-        for states, wanted, shares in zip(*parts, strict=True):
+    def forward(ctx, hidden, weight, bias, targets):
+        found, gradients = [], []
+        parts = (t.split(_rows_at_once(weight)) for t in (hidden, targets))
+        for states, wanted in zip(*parts, strict=True):
             logits = functional.linear(states, weight, bias)
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
             sums = logits.logsumexp(-1, keepdim=True)
-            total = total + ((sums - logits.gather(1, wanted[:, None])) * shares).sum()
+            found.append((logits.gather(1, wanted[:, None]) - sums)[:, 0])
             if ctx.needs_input_grad[0]:
-                slopes = logits.sub_(sums).exp_()
-                slopes.scatter_add_(1, wanted[:, None], -torch.ones_like(sums))
-                gradients.append(slopes.mul_(shares).to(weight.dtype) @ weight)
+                slopes = logits.sub_(sums).exp_().neg_()
+                slopes.scatter_add_(1, wanted[:, None], torch.ones_like(sums))
+                gradients.append(slopes.to(weight.dtype) @ weight)
         if gradients:
             ctx.save_for_backward(torch.cat(gradients))
-        return total
+        return torch.cat(found)
 
     @staticmethod
     def backward(ctx, *grads):
         (gradient,) = ctx.saved_tensors
-        return gradient * grads[0].to(gradient.dtype), None, None, None, None
+        # Weighed in the finer type of the two: a share of a batch isn't rounded to the states' own.
+        return (gradient * grads[0][:, None]).to(gradient.dtype), None, None, None
 
 
 def _rows_at_once(weight: torch.Tensor) -> int:

@@ -8,13 +8,14 @@ import pytest
 
 from rung.records import Example, Splits
 from rung.rungs import LADDER
-from rung.rungs.base import SETTLED_FILE, Context, Foreseen, Rung
+from rung.rungs.base import SETTLED_FILE, Context, Following, Foreseen, Rung, no_start
 from rung.system import System
 from tests.fixtures_climb import (
     TASKS,
     label_rows,
     make_tiny_gguf,
     opened,
+    preferred,
     write_rows,
 )
 from tests.fixtures_hosted import Hosted, as_asked, beside, unlabelled
@@ -67,6 +68,14 @@ SKIPS = {
         "the price of .* isn't known": lambda c: without_prices(c),
         r"would cost about \$0.0.* more and \$0.0000 of \$0 are left": lambda c: without_money(c),
     },
+    "preference": {
+        "none of the .* rows fits": lambda c: replace(c, too_long=every_id(c)),
+        "49 training rows have a rejected answer; at least 50": lambda c: replace(c, train=c.train[:49]),
+        "no preferences: neither rejected answers nor": lambda c: replace(c, train=unrejected(c.train)),
+        "9[56] training answers are judged to be good and 9 to be bad; .* 50 .* 10 of them bad": lambda c: (
+            replace(c, train=unrejected(c.train), undesirable=c.train[:9])
+        ),
+    },
 }
 
 
@@ -103,6 +112,10 @@ def long_passages(passages):
     return tuple(replace(one, text=f"{one.text} " * 50) for one in passages)
 
 
+def unrejected(rows):
+    return tuple(replace(e, rejected=None) for e in rows)
+
+
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     return make_tiny_gguf(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
@@ -122,7 +135,7 @@ def no_keys(monkeypatch):
 
 @pytest.fixture
 def context(tiny, tmp_path, server):
-    with opened(tiny, write_rows(tmp_path / "topics.jsonl", label_rows(ROWS)), tmp_path) as found:
+    with opened(tiny, write_rows(tmp_path / "topics.jsonl", preferred(label_rows(ROWS))), tmp_path) as found:
         yield beside(found, server, tmp_path, unlabelled(40))
 
 
@@ -132,14 +145,22 @@ def built(tiny, tmp_path_factory, server):
     kept = {}
     stack = []
 
+    def earlier(rung: Rung, kind: str):
+        """What the rung goes on from, if anything."""
+        if not isinstance(rung, Following):
+            return {}
+        (first,) = [one for one in LADDER if one.name == rung.after]
+        return {rung.after: build(first, kind)[1].system}
+
     def build(rung: Rung, kind: str):
         if (rung.name, kind) not in kept:
             folder = tmp_path_factory.mktemp(f"{rung.name}-{kind}")
-            rows = TASKS[kind](FEWER_ROWS if rung.name in SEARCHING else ROWS)
+            rows = preferred(TASKS[kind](FEWER_ROWS if rung.name in SEARCHING else ROWS))
             opening = opened(tiny, write_rows(folder / "topics.jsonl", rows), folder)
             stack.append(opening)
             inputs = unlabelled(40, context=kind == "text")
             context = beside(opening.__enter__(), server, folder, inputs)
+            context = replace(context, built=earlier(rung, kind))
             kept[rung.name, kind] = (context, rung.build(context))
         return kept[rung.name, kind]
 
@@ -150,7 +171,8 @@ def built(tiny, tmp_path_factory, server):
 
 def test_the_ladder_has_its_rungs_cheapest_first():
     assert [rung.name for rung in LADDER] == [
-        *("head", "prompt", "few_shot", "retrieval", "optimise", "workflow", "sft", "distill", "api")
+        *("head", "prompt", "few_shot", "retrieval", "optimise"),
+        *("workflow", "sft", "distill", "preference", "api"),
     ]
     assert SKIPS.keys() == {rung.name for rung in LADDER}
 
@@ -159,7 +181,7 @@ def test_a_rung_is_given_no_test_rows():
     held = {field.name: field.type for field in fields(Context)}
     assert held.keys() == {
         *("task", "train", "dev", "too_long", "model", "folder", "bench", "reporter", "deadline", "seed"),
-        *("passages", "rival", "built", "retrieval", "unlabelled"),
+        *("undesirable", "dev_undesirable", "passages", "rival", "built", "retrieval", "unlabelled"),
     }
     assert Splits not in held.values()
 
@@ -176,6 +198,15 @@ def test_a_rung_that_applies_gives_no_reason_to_skip_it(rung, context):
 def test_a_rung_that_does_not_apply_says_why(rung, reason, context):
     said = rung.skip(SKIPS[rung.name][reason](context))
     assert said is not None and re.search(reason, said)
+
+
+@pytest.mark.parametrize("rung", [r for r in RUNGS if isinstance(r.values[0], Following)])
+def test_a_rung_that_goes_on_from_another_needs_it(rung, context):
+    said = no_start(rung, context)
+    assert said is not None and f"the System of {rung.after}, and this run has none" in said
+    assert f"--rungs {rung.after},{rung.name}" in said
+    names = [one.name for one in LADDER]
+    assert names.index(rung.after) < names.index(rung.name)
 
 
 @pytest.mark.parametrize("rung", RUNGS)
@@ -217,9 +248,9 @@ def test_the_same_rows_and_seed_make_the_same_system_once_the_clock_has_spoken(
     rung, built, tiny, tmp_path, server
 ):
     context, made = built(rung, "label")
-    rows = label_rows(FEWER_ROWS if rung.name in SEARCHING else ROWS)
+    rows = preferred(label_rows(FEWER_ROWS if rung.name in SEARCHING else ROWS))
     path = write_rows(tmp_path / "topics.jsonl", rows)
-    with opened(tiny, path, tmp_path) as fresh:
+    with opened(tiny, path, tmp_path, built=context.built) as fresh:
         fresh.folder.mkdir()
         shutil.copy(context.folder / SETTLED_FILE, fresh.folder)
         if rung.name in SEARCHING:
@@ -257,7 +288,8 @@ def test_the_rows_outputs_are_never_part_of_a_question(rung, built):
 
 
 @pytest.mark.parametrize("rung", [r for r in RUNGS if isinstance(r.values[0], Foreseen)])
-def test_what_a_rung_foresees_is_positive_and_settles_what_it_is_built_from(rung, context):
+def test_what_a_rung_foresees_is_positive_and_settles_what_it_is_built_from(rung, context, built):
+    context = replace(context, built=built(rung, "label")[0].built)
     told = rung.outlook(context)
     assert told is not None and told.least_s > 0
     assert 0 < told.low_s <= told.seconds <= told.high_s

@@ -66,7 +66,7 @@ def test_the_chosen_answer_is_the_output_and_the_rejected_one_is_kept(tmp_path: 
     assert found.format == "preference"
     assert (example.input, example.context) == ("q", None)
     assert (example.output, example.rejected) == ("good", "bad")
-    assert "the rejected ones are only checked" in found.notes[1]
+    assert "the rejected ones are for the rung preference" in found.notes[1]
 
 
 JUDGED = {
@@ -87,7 +87,7 @@ def test_an_undesirable_answer_is_kept_apart_from_what_is_learned(tmp_path: Path
     assert [(row.input, row.output, row.where) for row in found.undesirable or ()] == [
         ("q", "bad", "rows.jsonl:1")
     ]
-    assert found.notes[-1] == "rows.jsonl: 1 undesirable row (label false) is only checked"
+    assert found.notes[-1] == "rows.jsonl: 1 undesirable row (label false) is for the rung preference"
 
 
 def test_a_label_that_is_no_judgement_makes_no_preference(tmp_path: Path) -> None:

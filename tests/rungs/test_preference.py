@@ -1,0 +1,251 @@
+"""The rung preference on a tiny model: what it learns from, what it keeps, and that it can be killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import rung
+from rung import system as systems
+from rung.errors import TrainingError
+from rung.records import Example
+from rung.rungs import preferring, tuning
+from rung.rungs.preference import Preference
+from rung.rungs.preferred import material
+from rung.rungs.rendered import rendered_rejected
+from rung.rungs.sft import Sft
+from rung.system import System
+from tests.fixtures_climb import Log, judged, label_rows, make_tiny_gguf, opened, preferred, write_rows
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return make_tiny_gguf(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
+
+
+@pytest.fixture(scope="module")
+def tuned(tiny, tmp_path_factory):
+    """Systems of sft by kind of rows, each made once, with so few steps that there's more to learn."""
+    made = {}
+
+    def of(kind: str) -> System:
+        if kind not in made:
+            folder = tmp_path_factory.mktemp(kind)
+            path = write_rows(folder / "rows.jsonl", ROWS[kind])
+            with pytest.MonkeyPatch.context() as patch, opened(tiny, path, folder) as context:
+                patch.setattr(tuning, "MOST_EPOCHS", 2)
+                made[kind] = Sft().build(context).system
+        return made[kind]
+
+    return of
+
+
+ROWS = {
+    "pairs": preferred(label_rows(160)),
+    "judged": judged(label_rows(240)),
+}
+
+
+@pytest.fixture
+def begin(tiny, tuned, tmp_path):
+    """Opens a context of the rung on rows of a kind."""
+    stack = []
+
+    def of(kind: str, name: str = "a", **changes):
+        folder = tmp_path / name
+        path = write_rows(tmp_path / f"{kind}.jsonl", ROWS[kind])
+        opening = opened(tiny, path, folder, built={"sft": tuned(kind)}, **changes)
+        stack.append(opening)
+        return opening.__enter__()
+
+    yield of
+    for opening in reversed(stack):
+        opening.__exit__(None, None, None)
+
+
+def journal(context) -> list[dict]:
+    path = context.work / "training" / "journal.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_what_is_shipped_is_never_worse_on_dev_than_the_start(begin):
+    context = begin("pairs")
+    made = Preference().build(context)
+    start = context.built["sft"]
+    ours, theirs = (context.measure(one, context.dev, "again").score for one in (made.system, start))
+    assert ours >= theirs
+    if ours == theirs:
+        assert "as it was" in made.what
+        files = made.system.spec.files
+        assert files == start.spec.files and made.system.digest != start.digest
+    assert made.system.spec == start.spec.model_copy(
+        update={"rung": "preference", "files": made.system.spec.files, "engine": made.system.spec.engine}
+    )
+    learned = len(material(context, start.spec).items)
+    assert f"learned from {learned} pairs" in made.notes
+    assert any("fewer than 300" in note for note in made.notes)
+    (said,) = [note for note in made.notes if note.startswith("preference accuracy on dev")]
+    last = [record for record in journal(context) if record["kind"] == "margins"][-1]
+    assert f"of {len(context.dev)} pairs" in said and last["pairs"] == len(context.dev)
+    assert made.passes == pytest.approx(last["step"] * 16 / learned)
+
+
+def test_a_step_that_is_better_on_dev_is_shipped_as_another_adapter(begin, monkeypatch):
+    # A rate at which a few steps change answers: what sft left wrong, pairs can mend.
+    monkeypatch.setattr(preferring, "RATES", (5e-3, 2e-2))
+    context = begin("pairs")
+    start = weakened(context)
+    context = replace(context, built={"sft": start})
+    made = Preference().build(context)
+    ours, theirs = (context.measure(one, context.dev, "again").score for one in (made.system, start))
+    assert ours > theirs, made.trials
+    assert made.parity is not None and made.parity.clear_disagreements == 0
+    assert (
+        made.system.spec.files["adapter/adapter_model.safetensors"]
+        != start.spec.files["adapter/adapter_model.safetensors"]
+    )
+    best = [record for record in journal(context) if record["kind"] == "best"][-1]
+    assert f"{best['step']} steps of 16 from sft's adapter on" in made.what
+    values = [answer.value for answer in made.system.answer(context.dev, context.pool)]
+    with rung.load(made.system.folder) as asked:
+        assert [answer.value for answer in asked.batch([e.input for e in context.dev])] == values
+
+
+def weakened(context) -> System:
+    """The System of sft with an adapter that has next to no effect, under torch alone."""
+    from safetensors.torch import load_file, save
+
+    start = context.built["sft"]
+    files = {name: start.folder / name for name in start.spec.files if name.startswith("adapter/")}
+    weights = "adapter/adapter_model.safetensors"
+    tensors = load_file(files[weights])
+    less = save({k: v * (0.05 if "lora_B" in k else 1) for k, v in tensors.items()}, {"format": "pt"})
+    spec = start.spec.model_copy(update={"engine": "torch"})
+    return systems.save(context.folder.parent / "weak", spec, {**files, weights: less})
+
+
+def test_an_arm_whose_better_answers_fall_is_stopped_and_not_scored(begin, monkeypatch):
+    monkeypatch.setattr(preferring, "MOST_FALL", -1e9)
+    context = begin("pairs")
+    made = Preference().build(context)
+    stopped = [note for note in made.notes if "the log-probability of better answers on dev" in note]
+    assert len(stopped) == len(preferring.RATES)
+    assert [r["step"] for r in journal(context) if r["kind"] == "score"] == [0]
+    assert "as it was" in made.what
+
+
+def test_judged_answers_are_learned_from_and_told_apart_on_dev(begin):
+    context = begin("judged")
+    assert context.undesirable and context.dev_undesirable and Preference().skip(context) is None
+    found = material(context, context.built["sft"].spec)
+    assert sum(found.desirable) == len(context.train)
+    assert len(found.desirable) - sum(found.desirable) == len(context.undesirable)
+    made = Preference().build(context)
+    assert any(f"and {len(context.undesirable)} others" in note for note in made.notes)
+    last = [record for record in journal(context) if record["kind"] == "margins"][-1]
+    assert last["pairs"] == min(len(context.dev), len(context.dev_undesirable)) > 10
+    assert last["right"] > last["pairs"] / 2
+
+
+def test_answers_that_could_never_be_given_are_left_out(begin):
+    context = begin("pairs")
+    spec = context.built["sft"].spec
+    rows = [replace(context.train[0], rejected=text) for text in ("billing", "delivery", "login", "weather")]
+    found = rendered_rejected(context, spec, [*rows, replace(rows[0], rejected=None)])
+    assert [one is None for one in found] == [False, False, False, True, True]
+    words = spec.model_copy(
+        update={"kind": "json", "answer": spec.answer.model_copy(update={"form": "schema"})}
+    )
+    free = words.model_copy(update={"answer": spec.answer.model_copy(update={"form": "free"})})
+    broken = [Example(id="a", input="x", output={"a": 1}, rejected='{"a": ')]
+    assert rendered_rejected(context, words, broken) == [None]
+    (kept,) = rendered_rejected(context, free, broken)
+    chat = context.pool.chat(context.model)
+    assert kept is not None and kept.answer == chat.answer_ids('{"a":', "terse")
+    (spelled,) = rendered_rejected(context, words, [replace(broken[0], rejected='{ "a": 2 }')])
+    assert spelled is not None and spelled.answer == chat.answer_ids('{"a":2}', "terse")
+    same = replace(context, train=(replace(context.train[0], rejected=str(context.train[0].output)),))
+    assert material(same, spec).items == [] and material(same, spec).left_out == 1
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from rung.rungs.preference import Preference
+from rung.system import System
+from tests.fixtures_climb import opened
+from tests.rungs.test_preference import Ending
+model, data, folder, start, most, threads = sys.argv[1:]
+torch.set_num_threads(int(threads))
+kill = Ending(int(most), lambda: os.kill(os.getpid(), signal.SIGKILL))
+built = {"sft": System.load(Path(start))}
+with opened(Path(model), Path(data), Path(folder), built=built, reporter=kill) as context:
+    Preference().build(context)
+"""
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop() -> None:
+    raise Stopped
+
+
+class Ending(Log):
+    """Ends the rung when its bars were moved so often."""
+
+    def __init__(self, most: int, end: Callable[[], None]) -> None:
+        super().__init__()
+        self.moved, self.most, self.end_it = 0, most, end
+
+    def advance(self, handle: int, done: int, extra: str = "") -> None:
+        self.moved += 1
+        if self.moved == self.most:
+            self.end_it()
+
+
+def test_a_rung_that_is_stopped_or_killed_wherever_it_is_goes_on_to_the_same_system(begin, tiny, tuned):
+    counting = Ending(-1, stop)
+    whole = begin("pairs", "whole", reporter=counting)
+    expected = Preference().build(whole)
+    context = begin("pairs", "killed")
+    with pytest.raises(Stopped):
+        Preference().build(replace(context, reporter=Ending(1 + counting.moved // 20, stop)))
+    places = [tiny, context.task.data.train, context.folder.parent, tuned("pairs").folder]
+    root, limits = Path(__file__).parents[2], [2 * counting.moved // 5, torch.get_num_threads()]
+    child = subprocess.run(
+        [sys.executable, "-c", KILLED, *map(str, (*places, *limits))],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        timeout=120,
+    )
+    assert child.returncode == -signal.SIGKILL
+    with pytest.raises(Stopped):
+        Preference().build(replace(context, reporter=Ending(1 + counting.moved // 10, stop)))
+    made = Preference().build(context)
+    # Which engine is faster is a matter of the clock, and of each run.
+    assert made.system.spec.files == expected.system.spec.files
+    trials = [[(t.name, t.score) for t in one.trials[:-1]] for one in (made, expected)]
+    assert trials[0] == trials[1]
+    assert made.passes == expected.passes
+    kept = ("score", "margins", "best", "reference")
+    for one, other in zip(
+        *([r for r in journal(each) if r["kind"] in kept] for each in (whole, context)), strict=True
+    ):
+        assert {**one, "pace": None, "row_s": 0} == {**other, "pace": None, "row_s": 0}
+
+
+def test_judged_answers_that_are_all_of_one_kind_are_refused(begin):
+    context = begin("judged")
+    strange = tuple(replace(e, output="weather") for e in context.undesirable)
+    with pytest.raises(TrainingError, match="all answers that can be learned from are desirable"):
+        Preference().build(replace(context, undesirable=strange))
