@@ -5,6 +5,8 @@ from typing import Literal
 
 from pydantic import JsonValue
 
+from rung.guarded import Guards, SeedScores
+
 Json = JsonValue
 """Any value that JSON can hold."""
 
@@ -196,7 +198,8 @@ class Stopped:
 class Candidate:
     """A rung's System as the decision sees it. `order` is the rung's place on the ladder, from 0.
 
-    One that was `stopped` can't win; its dev score is of fewer rows than the others'.
+    One that was `stopped` can't win; its dev score is of fewer rows than the others'. `warnings` go with the
+    verdict where it's the one to ship.
     """
 
     rung: str
@@ -207,6 +210,7 @@ class Candidate:
     build_s: float = 0.0
     over_limits: tuple[str, ...] = ()
     stopped: Stopped | None = None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -383,6 +387,8 @@ class RungResult:
     parity: Parity | None = None
     notes: tuple[str, ...] = ()
     calibration: Calibration | None = None
+    guards: Guards | None = None
+    seeds: SeedScores | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

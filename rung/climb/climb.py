@@ -29,6 +29,7 @@ from rung.climb.calibrating import Answered, calibrate
 from rung.climb.curve import Clock, curves, drawn_all, to_come
 from rung.climb.decide import ALPHA, MIN_ROWS, decide, to_beat
 from rung.climb.disagree import disagreements
+from rung.climb.guarding import Guarding, guarded
 from rung.climb.machine import Watch, describe_machine, versions
 from rung.climb.options import Options, base_model, chosen_rungs, config_of
 from rung.climb.stored import CLIMB_FILE, kept_system, load, load_climb
@@ -226,7 +227,8 @@ class _Climbing:
                 made = rung.build(context)
                 build_s = time.monotonic() - start
                 result = self.result(order, context, made)
-            took_s = time.monotonic() - start - told.after_s
+                took_s = time.monotonic() - start - told.after_s
+                result = guarded(result, self.systems[rung.name], context, self.guarding(rung, later))
             return replace(result, build_s=build_s, build_peak_mb=watch.peak_mb, forecast=told, took_s=took_s)
         except RunError:
             raise
@@ -244,6 +246,7 @@ class _Climbing:
         left = self.start + self.options.budget_s - (now - spent)
         splits = self.prepared.splits
         beside = to_come([rung.name, *later]) if self.options.curve else 0.0
+        share = budget.share_s(rung.name, later, left, beside)
         return Context(
             task=self.prepared.task,
             train=splits.train,
@@ -253,9 +256,19 @@ class _Climbing:
             folder=folder,
             bench=self.bench,
             reporter=self.reporter,
-            deadline=now - spent + budget.share_s(rung.name, later, left, beside),
+            deadline=now - spent + share - budget.guard_s(rung.name, share),
             seed=self.prepared.task.seed,
             rival=self.rival(before),
+        )
+
+    def guarding(self, rung: Rung, later: Sequence[str]) -> Guarding:
+        """What the guards on a rung go by: all that's left is theirs where no rung comes after it."""
+        left = self.start + self.options.budget_s - time.monotonic()
+        seconds = left if not later else max(budget.guard_s(rung.name, left), 0.0)
+        return Guarding(
+            deadline=time.monotonic() + seconds,
+            forget=self.options.forgetting,
+            limit=self.prepared.task.limits.forgetting,
         )
 
     def rival(self, before: Sequence[RungResult]) -> Rival | None:
@@ -314,6 +327,7 @@ class _Climbing:
             trials=built.trials,
             parity=built.parity,
             notes=built.notes,
+            seeds=built.seeds,
         )
 
     def rows(self, split: SplitName) -> tuple[Example, ...]:
@@ -360,6 +374,7 @@ class _Climbing:
                 build_s=r.build_s,
                 over_limits=r.over_limits,
                 stopped=r.stopped,
+                warnings=r.guards.warnings if r.guards is not None else (),
             )
             for r, m in measured
             if m is not None

@@ -28,6 +28,7 @@ class Options:
     format: str = "auto"
     accept: tuple[str, ...] = ()
     curve: bool = False
+    forgetting: bool = True
 
 
 def chosen_rungs(options: Options) -> list[tuple[int, Rung]]:
@@ -57,7 +58,8 @@ def base_model(name: str, reporter: Reporter) -> Model:
 
 def config_of(prepared: Prepared, model: Model, options: Options) -> dict:
     """What decides the outcome of a climb; a run folder is taken up again only under the same."""
-    return {
+    less = {} if options.forgetting else {"forgetting": False}
+    return less | {
         "task": prepared.task.model_dump(mode="json", by_alias=True, exclude={"data"}),
         "data": prepared.splits.digest,
         "model": model.digest,

@@ -11,6 +11,7 @@ import numpy as np
 
 from rung import evaluate
 from rung.evaluate import Bench
+from rung.guarded import SeedScores
 from rung.models.resolve import Model
 from rung.records import Example, Json, Measurement, OutputKind, Parity, Trial
 from rung.rungs.rival import Rival
@@ -181,6 +182,7 @@ class Built:
     trials: tuple[Trial, ...] = ()
     notes: tuple[str, ...] = ()
     parity: Parity | None = None
+    seeds: SeedScores | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from rung import __version__
+from rung.guards import told
 from rung.records import Interval, Measurement, MetricName
 from rung.scoring.notation import (
     gain_text,
@@ -56,6 +57,8 @@ def readme(
     lines += ["", "## Use", "", *usage(subject, target, kind, gate)]
     if origin is not None:
         lines += ["", "## Scores", "", *_scores(origin)]
+    if origin is not None and (beside := told.lines(origin.result, origin.climb.metric)):
+        lines += ["", "## Beside its job", "", *_beside(beside)]
     lines += ["", "## Parity", "", *_parity(gate)]
     lines += ["", "## Limits", "", *_limits(subject, gate, origin)]
     lines += ["", "## Licence", "", *_licence(subject)]
@@ -163,6 +166,15 @@ def _scores(origin: Climbed) -> list[str]:
     if "data" in digests:
         lines.append(f"SHA-256 of the rows and their split: `{digests['data']}`.")
     return lines
+
+
+def _beside(lines: list[str]) -> list[str]:
+    """What the guards found: what the tune does to the base model for other questions."""
+    return [
+        "What isn't its job it may do worse than its base model, which is intact without the adapter:",
+        "",
+        *(f"- {line[0].upper()}{line[1:]}." for line in lines),
+    ]
 
 
 def _score_row(split: str, found: Measurement) -> str:

@@ -142,6 +142,10 @@ class Limits(_Frozen):
         default=None, gt=0, description="95th percentile of the answer time, milliseconds."
     )
     memory_mb: float | None = Field(default=None, gt=0, description="Memory that the weights take, MiB.")
+    forgetting: Literal["warn", "block"] = Field(
+        default="warn",
+        description="A tune that spoils its base for other questions: warn of it, or block: it can't win.",
+    )
 
 
 class Task(_Frozen):
