@@ -102,12 +102,28 @@ class Collapse:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Copied:
+    """How many of `rows` answers are near-copies of training outputs, with a 95 % interval of their share."""
+
+    rows: int
+    count: int
+    share: float
+    low: float
+    high: float
+    memorised: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Guards:
-    """What was looked at beside the dev score of a trained rung. `warnings` are for whoever ships it."""
+    """What was looked at beside a rung's dev score: most of it for trained ones alone, `copied` for style.
+
+    `warnings` are for whoever ships it.
+    """
 
     forgetting: Forgetting | None = None
     overfit: Overfit | None = None
     collapse: Collapse | None = None
+    copied: Copied | None = None
     warnings: tuple[str, ...] = ()
 
 

@@ -11,7 +11,7 @@ Json = JsonValue
 """Any value that JSON can hold."""
 
 OutputKind = Literal["label", "json", "text", "number"]
-MetricName = Literal["accuracy", "macro_f1", "field_f1", "exact", "rouge_l", "mae", "spearman"]
+MetricName = Literal["accuracy", "macro_f1", "field_f1", "exact", "rouge_l", "style", "mae", "spearman"]
 Severity = Literal["block", "warn", "info"]
 SplitName = Literal["train", "dev", "test"]
 VerdictKind = Literal["clear_winner", "tie", "undecided", "no_verdict"]

@@ -1,7 +1,8 @@
-"""All guards on a trained rung, and what they tell whoever ships it."""
+"""All guards on a rung, and what they tell whoever ships it."""
 
 from rung.errors import RunError, RungError
 from rung.guarded import Forgetting, Guards, Overfit
+from rung.guards.copied import copied
 from rung.guards.fit import collapse, overfit
 from rung.guards.forgetting import forgetting
 from rung.records import Measurement
@@ -10,19 +11,23 @@ from rung.system import System
 
 
 def guards(context: Context, system: System, dev: Measurement, *, forget: bool) -> Guards:
-    """Look at a tuned System beside its dev score, which is of all dev rows, until `context.deadline`.
+    """Look at a System beside its dev score, which is of all dev rows, until `context.deadline`.
 
-    The forgetting gate only where `forget` says so. What can't be run is told of, and fails nothing.
+    A tuned one is looked at for its fit, and for forgetting where `forget` says so; one that is to write in
+    an author's style, for copies. What can't be run is told of, and fails nothing.
     """
-    fit = _fit(context, system, dev)
-    same = collapse(dev, context.dev)
-    gate = _gate(context, system) if forget else None
-    warnings = []
-    if same.collapsed:
+    tuned, warnings = system.adapter is not None, []
+    fit = _fit(context, system, dev) if tuned else None
+    same = collapse(dev, context.dev) if tuned else None
+    again = copied(dev, context.dev, context.train) if context.bench.metric == "style" else None
+    gate = _gate(context, system) if tuned and forget else None
+    if same is not None and same.collapsed:
         warnings.append(f"{same.share:.0%} of its dev answers are {same.answer!r}")
+    if again is not None and again.memorised:
+        warnings.append(f"{again.share:.0%} of its dev answers are near-copies of training outputs")
     if gate is not None and gate.verdict == "block":
         warnings.append(f"it forgot: it {'; it '.join(gate.reasons)}")
-    return Guards(forgetting=gate, overfit=fit, collapse=same, warnings=tuple(warnings))
+    return Guards(forgetting=gate, overfit=fit, collapse=same, copied=again, warnings=tuple(warnings))
 
 
 def _fit(context: Context, system: System, dev: Measurement) -> Overfit | None:

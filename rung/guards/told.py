@@ -37,7 +37,7 @@ class Measure:
 def headline(result: RungResult) -> str:
     """The gate's verdict and its reasons; what was seen of the fit where the gate was left out on purpose."""
     found = result.guards
-    if found is None:
+    if found is None or found.overfit is None and found.collapse is None and found.forgetting is None:
         return ""
     gate = found.forgetting
     if gate is None:
@@ -51,7 +51,7 @@ def lines(result: RungResult, metric: MetricName) -> list[str]:
     found = result.guards
     if found is None:
         return [seeds_text(result.seeds, metric)] if result.seeds else []
-    said = [headline(result)]
+    said = [said for said in (headline(result),) if said]
     if (gate := found.forgetting) is not None:
         said += [_in_line(one) for one in _measures(gate) if not one.part]
         said += [f"left out: {why}" for why in gate.left_out]
@@ -79,6 +79,12 @@ def fit_lines(found: Guards, metric: MetricName) -> list[str]:
         said.append(
             f"{percent_text(same.share)} of {same.rows:,} dev answers are the commonest one, of the targets "
             f"{percent_text(same.wanted)}{warned}"
+        )
+    if (again := found.copied) is not None:
+        warned = ": it says its rows again" if again.memorised else ""
+        said.append(
+            f"{percent_text(again.share)} of {again.rows:,} dev answers are near-copies of training outputs"
+            f"{warned}"
         )
     return said
 

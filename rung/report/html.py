@@ -50,6 +50,7 @@ def _view(climb: Climb, run: Path) -> dict[str, Any]:
         "narrow_chart": Markup(quality_cost_svg(climb, NARROW_PX)),
         "calibrations": summary.calibrations(climb),
         "guarded": [r for r in climb.results if r.guards is not None or r.seeds is not None],
+        "tuned": any(r.guards is not None and r.guards.collapse is not None for r in climb.results),
         "reliability": summary.reliability(climb),
         "curve_charts": [Markup(curve_svg(curve, climb.metric, CURVE_PX)) for curve in climb.curves],
         "disagreements": climb.disagreements[:DISAGREEMENTS],

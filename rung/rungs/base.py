@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from rung import evaluate
-from rung.evaluate import Bench
+from rung.evaluate import VECTORS_FOLDER, Bench
 from rung.guarded import SeedScores
 from rung.models.resolve import Model
 from rung.records import Example, Json, Measurement, OutputKind, Parity, Trial
@@ -24,7 +24,6 @@ from rung.wording import answer_text, embedded_text
 
 SETTLED_FILE = "settled.jsonl"
 WORK_FOLDER = "work"
-VECTORS_FOLDER = "vectors"
 
 
 class Reporter(Protocol):

@@ -43,6 +43,7 @@ HUB_METRICS: Final[Mapping[MetricName, str]] = {
     "field_f1": "f1",
     "exact": "exact_match",
     "rouge_l": "rouge",
+    "style": "style",
     "mae": "mae",
     "spearman": "spearmanr",
 }
