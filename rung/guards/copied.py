@@ -1,6 +1,7 @@
 """Whether a System writes in an author's style or says its training texts again."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -45,8 +46,8 @@ def _copies(pairs: Sequence[tuple[str, str]], known: Sequence[str]) -> np.ndarra
     """Which of the (answer, wanted) pairs' answers are copies of a known text that isn't wanted [pairs]."""
     from sklearn.feature_extraction.text import CountVectorizer
 
-    runs = CountVectorizer(analyzer="char", ngram_range=(5, 5), binary=True, lowercase=False, dtype=np.int32)
-    texts = runs.fit_transform(known)
+    runs = CountVectorizer(analyzer="char", ngram_range=(5, 5), binary=True, lowercase=False)
+    texts: Any = runs.fit_transform(known)
     sizes = np.asarray(texts.sum(axis=1)).ravel()
     found = np.zeros(len(pairs), dtype=bool)
     for start in range(0, len(pairs), AT_ONCE):

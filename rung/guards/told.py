@@ -30,6 +30,7 @@ class Measure:
     base: str = ""
     tuned: str = ""
     difference: str = ""
+    sure: str = ""
     limit: str = ""
     part: bool = False
 
@@ -118,13 +119,13 @@ def _measures(gate: Forgetting) -> list[Measure]:
 
 def _items(items: Items) -> list[Measure]:
     points = _points(items.tuned - items.base)
-    low = f"95 % sure: no worse than {_points(items.gain_low)}"
     whole = Measure(
         name=f"general items passed ({items.n:,})",
         base=percent_text(items.base),
         tuned=percent_text(items.tuned),
-        difference=f"{points} points ({low})",
-        limit=f"sure to be better than {_points(-limits.MARGIN)} points",
+        difference=f"{points} points",
+        sure=f"95 % sure: no worse than {_points(items.gain_low)}",
+        limit=f"must be sure to be better than {_points(-limits.MARGIN)} points",
     )
     parts = [
         Measure(
@@ -159,4 +160,4 @@ def _points(share: float) -> str:
 
 def _in_line(one: Measure) -> str:
     pair = f"{one.base} → {one.tuned}, " if one.base else ""
-    return f"{one.name}: {pair}{one.difference}"
+    return f"{one.name}: {pair}{one.difference}" + (f" ({one.sure})" if one.sure else "")
