@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from rung.content import content_kept
 from rung.errors import RunError
 from rung.records import Answer, Example, Json, Measurement, MetricName, SplitName
 from rung.runs import append_jsonl, read_json, read_jsonl, write_json
@@ -19,6 +20,7 @@ from rung.scoring.measure import Timing, measurement
 from rung.system import Pool, System
 
 CHUNK = 128
+VECTORS_FOLDER = "vectors"
 LOOK_ROWS = 32
 """After so many rows each time it is asked whether that is enough of them."""
 PACED_ROWS, FEWEST_PACED = LOOK_ROWS, 4
@@ -259,14 +261,31 @@ def measure(
     Raises EngineError when every call broke.
     """
     answers, seconds = answers_of(system, examples, bench, on_done, enough)
-    return measurement(
+    rows = examples[: len(answers)]
+    counted, beside = counted_answers(rows, answers, bench)
+    found = measurement(
         system=system.digest,
         split=split,
         metric=bench.metric,
-        examples=examples[: len(answers)],
-        answers=answers,
+        examples=rows,
+        answers=counted,
         timing=Timing(seconds_per_answer=seconds),
     )
+    return replace(found, secondary=(*found.secondary, *beside))
+
+
+def counted_answers(
+    rows: Sequence[Example], answers: Sequence[Answer], bench: Bench
+) -> tuple[Sequence[Answer], tuple[tuple[str, float], ...]]:
+    """The answers that a metric counts, and what it shows beside its score.
+
+    For `style` those that don't keep their row's content are as good as unreadable.
+    """
+    if bench.metric != "style":
+        return answers, ()
+    folder = bench.store.folder.parent / VECTORS_FOLDER
+    kept, cosine = content_kept(rows, answers, lambda t: bench.pool.embedder.cached_embeddings(t, folder))
+    return kept, (("content", cosine),)
 
 
 def timed(found: Measurement, system: System, examples: Sequence[Example], bench: Bench) -> Measurement:

@@ -5,11 +5,13 @@ from typing import Literal
 
 from pydantic import JsonValue
 
+from rung.guarded import Guards, SeedScores
+
 Json = JsonValue
 """Any value that JSON can hold."""
 
 OutputKind = Literal["label", "json", "text", "number"]
-MetricName = Literal["accuracy", "macro_f1", "field_f1", "exact", "rouge_l", "mae", "spearman"]
+MetricName = Literal["accuracy", "macro_f1", "field_f1", "exact", "rouge_l", "style", "mae", "spearman"]
 Severity = Literal["block", "warn", "info"]
 SplitName = Literal["train", "dev", "test"]
 VerdictKind = Literal["clear_winner", "tie", "undecided", "no_verdict"]
@@ -229,7 +231,8 @@ class Stopped:
 class Candidate:
     """A rung's System as the decision sees it. `order` is the rung's place on the ladder, from 0.
 
-    One that was `stopped` can't win; its dev score is of fewer rows than the others'.
+    One that was `stopped` can't win; its dev score is of fewer rows than the others'. `warnings` go with the
+    verdict where it's the one to ship.
     """
 
     rung: str
@@ -240,6 +243,7 @@ class Candidate:
     build_s: float = 0.0
     over_limits: tuple[str, ...] = ()
     stopped: Stopped | None = None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -420,6 +424,8 @@ class RungResult:
     calibration: Calibration | None = None
     price: TokenPrice | None = None
     spent_usd: float = 0.0
+    guards: Guards | None = None
+    seeds: SeedScores | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -218,7 +218,7 @@ def test_a_task_is_frozen_and_every_key_is_explained_in_its_json_schema() -> Non
     schema = Task.model_json_schema()
     Draft202012Validator.check_schema(schema)
     keys = [schema["properties"], *(part["properties"] for part in schema["$defs"].values())]
-    assert sum(map(len, keys)) == 12 + 5 + 3 + 3 + 3
+    assert sum(map(len, keys)) == 12 + 5 + 3 + 4 + 3
     assert all("description" in key or "$ref" in key for part in keys for key in part.values())
     assert "schema" in schema["$defs"]["Output"]["properties"]
 

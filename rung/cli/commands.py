@@ -35,6 +35,8 @@ class ClimbChoices:
     curve
         Train head and sft on a quarter and on half of the rows too, to see whether more rows would help; the
         budget is shared with that.
+    no_forgetting
+        Don't look whether a tune spoils its base model for questions that aren't the task's.
     rungs
         Only these rungs, with commas between, such as head,prompt.
     seed
@@ -55,6 +57,7 @@ class ClimbChoices:
     dev_rows: int | None = None
     test_all: Switch = False
     curve: Switch = False
+    no_forgetting: Switch = False
     rungs: List = ""
     seed: int | None = None
     format: str = "auto"
@@ -91,6 +94,7 @@ def climb(task: Path, /, *, choices: ClimbChoices | None = None) -> None:
         dev_rows=choices.dev_rows,
         test_all=choices.test_all,
         curve=choices.curve,
+        forgetting=not choices.no_forgetting,
         rungs=_listed(choices.rungs),
         seed=choices.seed,
         format=choices.format,

@@ -20,6 +20,10 @@ OTHERS = 0.45
 
 A head is done in a minute or two; a tenth of five minutes was too short to compare its kinds.
 """
+TRAINED = ("sft", "distill", "preference")
+"""Rungs that change a model's weights: what they are guarded against is looked at after they are scored."""
+GUARD_SHARE, GUARD_S = 0.15, 90.0
+"""Of the share of such a rung, kept back for that: the less of the two."""
 MOST_SHARE = 0.5
 """Where one pass over the dev rows needs more than the share, a rung may take so much of what is left."""
 CLEARLY_OPEN = 1.3
@@ -38,6 +42,11 @@ def share_s(rung: str, later: Sequence[str], left_s: float, beside: float = 0.0)
     """
     own = weight(rung)
     return left_s * own / (own + sum(map(weight, later)) + beside)
+
+
+def guard_s(rung: str, share: float) -> float:
+    """The seconds of a rung's share that are kept back for its guards."""
+    return min(GUARD_S, GUARD_SHARE * share) if rung in TRAINED else 0.0
 
 
 def too_slow(found: Outlook | None, *, share_s: float, left_s: float, last: bool) -> str | None:

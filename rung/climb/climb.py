@@ -30,6 +30,7 @@ from rung.climb.calibrating import Answered, calibrate
 from rung.climb.curve import Clock, curves, drawn_all, to_come
 from rung.climb.decide import ALPHA, MIN_ROWS, decide, to_beat
 from rung.climb.disagree import disagreements
+from rung.climb.guarding import Guarding, guarded
 from rung.climb.hosted import answers_usd, cap_usd, capped, expected, hosted_models, models_of, till_for
 from rung.climb.machine import Watch, describe_machine, versions
 from rung.climb.options import Options, base_model, chosen_rungs, config_of
@@ -247,7 +248,8 @@ class _Climbing:
                 made = rung.build(context)
                 build_s = time.monotonic() - start
                 result = self.result(order, context, made)
-            took_s = time.monotonic() - start - told.after_s
+                took_s = time.monotonic() - start - told.after_s
+                result = guarded(result, self.systems[rung.name], context, self.guarding(rung, later))
             return replace(result, build_s=build_s, build_peak_mb=watch.peak_mb, forecast=told, took_s=took_s)
         except RunError:
             raise
@@ -265,6 +267,7 @@ class _Climbing:
         left = self.start + self.options.budget_s - (now - spent)
         splits = self.prepared.splits
         beside = to_come([rung.name, *later]) if self.options.curve else 0.0
+        share = budget.share_s(rung.name, later, left, beside)
         return Context(
             task=self.prepared.task,
             train=splits.train,
@@ -277,7 +280,7 @@ class _Climbing:
             folder=folder,
             bench=self.bench,
             reporter=self.reporter,
-            deadline=now - spent + budget.share_s(rung.name, later, left, beside),
+            deadline=now - spent + share - budget.guard_s(rung.name, share),
             seed=self.prepared.task.seed,
             rival=self.rival(before),
             built={r.rung: self.systems[r.rung] for r in before if r.rung in self.systems},
@@ -300,6 +303,16 @@ class _Climbing:
             return True
         folder = self.run_folder / "rungs" / rung.name
         return isinstance(rung, Following) and rung.skip(self.context(rung, folder, (), ())) is not None
+
+    def guarding(self, rung: Rung, later: Sequence[str]) -> Guarding:
+        """What the guards on a rung go by: all that's left is theirs where no rung comes after it."""
+        left = self.start + self.options.budget_s - time.monotonic()
+        seconds = left if not later else max(budget.guard_s(rung.name, left), 0.0)
+        return Guarding(
+            deadline=time.monotonic() + seconds,
+            forget=self.options.forgetting,
+            limit=self.prepared.task.limits.forgetting,
+        )
 
     def rival(self, before: Sequence[RungResult]) -> Rival | None:
         """The best rung so far. None where there is none, or dev has too few rows for a verdict."""
@@ -359,6 +372,7 @@ class _Climbing:
             notes=built.notes,
             price=built.price,
             spent_usd=built.spent_usd,
+            seeds=built.seeds,
         )
 
     def rows(self, split: SplitName) -> tuple[Example, ...]:
@@ -406,6 +420,7 @@ class _Climbing:
                 build_s=r.build_s,
                 over_limits=r.over_limits,
                 stopped=r.stopped,
+                warnings=r.guards.warnings if r.guards is not None else (),
             )
             for place, (r, m) in enumerate(measured)
             if m is not None

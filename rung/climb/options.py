@@ -30,6 +30,7 @@ class Options:
     accept: tuple[str, ...] = ()
     curve: bool = False
     api_usd: float | None = None
+    forgetting: bool = True
 
 
 def chosen_rungs(options: Options) -> list[tuple[int, Rung]]:
@@ -62,7 +63,7 @@ def config_of(prepared: Prepared, model: Model, options: Options) -> dict:
 
     What may be paid isn't part of it: a climb that ended at the cap goes on under a higher one.
     """
-    sometimes: dict = {}
+    sometimes: dict = {} if options.forgetting else {"forgetting": False}
     if prepared.unlabelled:
         sometimes["unlabelled"] = digest_of([e.id for e in prepared.unlabelled])
     if prepared.passages:

@@ -63,7 +63,8 @@ def verdict(facts: Facts, kind: VerdictKind, comparison: Comparison | None, rows
         )
         said = f"{head}; {rival.rung}'s {_score(rival)} {claim} ({_odds(shipped, comparison)}), "
         said += "so the lower rung is as good"
-    return said + _halted(facts) + _cheaper_to_run(facts) + _broken(facts) + _over_limits(facts) + "."
+    said += _halted(facts) + _cheaper_to_run(facts) + _broken(facts) + _over_limits(facts) + "."
+    return said + _warned(facts)
 
 
 def no_verdict(ladder: Sequence[Candidate], *, split: str, rows: int, min_rows: int) -> Decision:
@@ -164,6 +165,12 @@ def _broken(facts: Facts) -> str:
     """Say how many calls of the rung to ship broke: its score doesn't."""
     found = facts.shipped.measurement
     return f"; {found.failures:,} of its {found.failures + found.n:,} calls broke" if found.failures else ""
+
+
+def _warned(facts: Facts) -> str:
+    """What whoever ships it should know of it beside its score."""
+    warnings = facts.shipped.warnings
+    return f" Beware of {facts.shipped.rung}: {'; '.join(warnings)}." if warnings else ""
 
 
 def _over_limits(facts: Facts) -> str:

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -115,6 +116,19 @@ def layers(model: Network) -> Iterator[tuple[str, LoraLinear]]:
 def parameters(model: Network) -> list[nn.Parameter]:
     """The trainable parameters: every layer's A, then its B."""
     return [p for _, layer in layers(model) for p in (layer.lora_a, layer.lora_b)]
+
+
+@contextmanager
+def switched_off(model: Network) -> Iterator[None]:
+    """The base model's own answers while the block runs: every layer's update counts for nothing."""
+    scales = [(layer, layer.scale) for _, layer in layers(model)]
+    try:
+        for layer, _ in scales:
+            layer.scale = 0.0
+        yield
+    finally:
+        for layer, scale in scales:
+            layer.scale = scale
 
 
 def state(model: Network) -> dict[str, torch.Tensor]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rung.guards import told
 from rung.records import Climb, Finding
 from rung.report import notation, summary
 from rung.report.charts import quality_cost_svg
@@ -50,6 +51,8 @@ def _view(climb: Climb, run: Path) -> dict[str, Any]:
         "wide_chart": Markup(quality_cost_svg(climb, WIDE_PX)),
         "narrow_chart": Markup(quality_cost_svg(climb, NARROW_PX)),
         "calibrations": summary.calibrations(climb),
+        "guarded": [r for r in climb.results if r.guards is not None or r.seeds is not None],
+        "tuned": any(r.guards is not None and r.guards.collapse is not None for r in climb.results),
         "reliability": summary.reliability(climb),
         "curve_charts": [Markup(curve_svg(curve, climb.metric, CURVE_PX)) for curve in climb.curves],
         "disagreements": climb.disagreements[:DISAGREEMENTS],
@@ -126,6 +129,10 @@ def environment() -> Any:
         "answers": summary.disagreement_answers,
         "parity": summary.parity_text,
         "volume": volume_cells,
+        "guard_headline": told.headline,
+        "guard_measures": told.measures,
+        "guard_fit": told.fit_lines,
+        "seeds": told.seeds_text,
     }
     environment.globals["build_usd"] = summary.build_usd
     return environment

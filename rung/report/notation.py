@@ -17,6 +17,7 @@ METRIC_NAMES: dict[MetricName, str] = {
     "field_f1": "field F1",
     "exact": "exact match",
     "rouge_l": "ROUGE-L",
+    "style": "style",
     "mae": "mean absolute error",
     "spearman": "Spearman correlation",
 }

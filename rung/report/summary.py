@@ -348,7 +348,7 @@ def _majority(measurement: Measurement) -> list[str]:
 
 def _usd_correct(result: RungResult, shown: Measurement) -> float | None:
     """The price of 1,000 answers that are right in full; None where the metric can't tell."""
-    if shown.metric in ("mae", "spearman", "rouge_l"):
+    if shown.metric in ("mae", "spearman", "rouge_l", "style"):
         return None
     scores = [p.score for p in shown.predictions if p.score is not None]
     right = sum(score >= 1 for score in scores)

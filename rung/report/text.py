@@ -1,6 +1,7 @@
 """The terminal: the climb's table and verdict, and progress while it runs."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
@@ -21,6 +22,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from rung.guards import told
 from rung.records import Climb
 from rung.report import summary
 from rung.report.notation import clean, count_text, memory_text, metric_text, short
@@ -140,11 +142,11 @@ def _notes(climb: Climb, run: Path | None) -> Table:
     for result in climb.results:
         if result.parity:
             notes.add_row(f"Parity of {result.rung}", Text(summary.parity_text(result.parity)))
+    for result in climb.results:
+        _add(notes, f"Guards on {result.rung}", told.lines(result, climb.metric))
     for curve in climb.curves:
-        for number, line in enumerate(summary.curve_lines(curve, climb.metric)):
-            notes.add_row(f"More rows for {curve.rung}" if number == 0 else "", Text(clean(line)))
-    for number, line in enumerate(climb.inferred):
-        notes.add_row("Inferred" if number == 0 else "", Text(clean(line)))
+        _add(notes, f"More rows for {curve.rung}", summary.curve_lines(curve, climb.metric))
+    _add(notes, "Inferred", climb.inferred)
     grave = [f for f in climb.findings if f.severity != "info"]
     for number, finding in enumerate(grave[:SHOWN_FINDINGS]):
         notes.add_row("Data" if number == 0 else "", Text(clean(finding.message), style="yellow"))
@@ -159,6 +161,12 @@ def _notes(climb: Climb, run: Path | None) -> Table:
         if climb.winner:
             notes.add_row("Winner", Text(f'rung ask {quote(str(run / climb.winner))} "your text here"'))
     return notes
+
+
+def _add(notes: Table, term: str, lines: Sequence[str]) -> None:
+    """Lines under one term."""
+    for number, line in enumerate(lines):
+        notes.add_row(term if number == 0 else "", Text(clean(line)))
 
 
 @dataclass

@@ -11,7 +11,8 @@ import numpy as np
 
 from rung import evaluate
 from rung.asking import context_of
-from rung.evaluate import Bench
+from rung.evaluate import VECTORS_FOLDER, Bench
+from rung.guarded import SeedScores
 from rung.models.resolve import Model
 from rung.records import Example, Json, Measurement, OutputKind, Parity, Passage, TokenPrice, Trial
 from rung.rungs.rival import Rival
@@ -24,7 +25,6 @@ from rung.wording import answer_text, embedded_text
 
 SETTLED_FILE = "settled.jsonl"
 WORK_FOLDER = "work"
-VECTORS_FOLDER = "vectors"
 
 
 class Reporter(Protocol):
@@ -198,6 +198,7 @@ class Built:
     parity: Parity | None = None
     price: TokenPrice | None = None
     spent_usd: float = 0.0
+    seeds: SeedScores | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

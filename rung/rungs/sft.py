@@ -1,6 +1,8 @@
 """Supervised fine-tuning: a LoRA on the rows, the rate by successive halving, as long as dev still rises."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,8 +10,9 @@ from pydantic import TypeAdapter
 
 from rung.asking import candidates
 from rung.errors import TrainingError
-from rung.records import Json, Parity, Trial
-from rung.rungs.base import Built, Context, Outlook, no_room
+from rung.guarded import SeedScores
+from rung.records import Json, Measurement, Parity, Trial
+from rung.rungs.base import Built, Context, Outlook, no_room, strict_score
 from rung.rungs.instructions import answer_schema, answer_spec
 from rung.rungs.probe import EngineName, race, under_each_engine
 from rung.rungs.rendered import prompts_of
@@ -64,7 +67,11 @@ class Sft:
 
 
 def tuned(context: Context, rung: str) -> Built:
-    """A tune on the context's training rows, as the System of a rung. Raises TrainingError as `Sft.build`."""
+    """A tune on the context's training rows, as the System of a rung. Raises TrainingError as `Sft.build`.
+
+    Where its gain is small it is done with two more seeds, and the one with the median score is kept.
+    """
+    from rung.rungs.seeds import retrained, seed_trials, why_more
     from rung.rungs.tuning import tune
 
     plan = planned(context)
@@ -72,6 +79,17 @@ def tuned(context: Context, rung: str) -> Built:
     outcome = tune(context, forms, plan)
     system, parity, note = settled_system(context, forms[outcome.form], outcome.adapter)
     whole = context.measure(system, context.dev, f"{rung}, all dev rows")
+    trials, notes, seeds = outcome.trials, [*outcome.notes, note], None
+    if why := why_more(context, whole):
+        others, said = retrained(context, forms[outcome.form], outcome, why)
+        notes.append(said)
+        if others:
+            seeds = seed_scores(context, system, whole, others)
+            trials = (*trials, *seed_trials(seeds, len(whole.predictions)))
+            if seeds.chosen:
+                adapter = others[seeds.chosen - 1]
+                system, parity, _ = settled_system(context, forms[outcome.form], adapter)
+                whole = context.measure(system, context.dev, f"{rung}, all dev rows")
     final = Trial(
         name="the System made of it",
         score=whole.score,
@@ -83,10 +101,36 @@ def tuned(context: Context, rung: str) -> Built:
         system=system,
         what=outcome.what,
         passes=outcome.passes,
-        trials=(*outcome.trials, final),
-        notes=(*outcome.notes, note),
+        trials=(*trials, final),
+        notes=tuple(notes),
         parity=parity,
+        seeds=seeds,
     )
+
+
+def seed_scores(context: Context, first: System, whole: Measurement, others: Sequence[Path]) -> SeedScores:
+    """The dev scores of a tune and of the same with other seeds, each as a System under the first's engine.
+
+    All dev rows are asked of each, whatever the rival did on them.
+    """
+    from rung.rungs.seeds import summed_up
+
+    open_ended, found = replace(context, rival=None), [whole]
+    beside = {n for n in first.spec.files if n != ADAPTER_GGUF and not n.startswith(f"{ADAPTER_FOLDER}/")}
+    for number, adapter in enumerate(others, start=1):
+        files: dict[str, Path] = {name: first.folder / name for name in beside} | _peft_files(adapter)
+        if ADAPTER_GGUF in first.spec.files:
+            files[ADAPTER_GGUF] = as_gguf(context, adapter)
+        spec = first.spec.model_copy(update={"files": {}})
+        system = save(context.work / f"seed-{number}-tuned", spec, files)
+        what = f"{spec.rung}, seed {number}, all dev rows"
+        found.append(open_ended.measure(system, context.dev, what))
+    values = [context.sign * strict_score(one, context.dev) for one in found]
+    return summed_up([one.score for one in found], values)
+
+
+def _peft_files(adapter: Path) -> dict[str, Path]:
+    return {f"{ADAPTER_FOLDER}/{p.name}": p for p in sorted(adapter.iterdir()) if p.is_file()}
 
 
 def planned(context: Context) -> "Plan":
@@ -156,9 +200,7 @@ def settled_system(context: Context, spec: Spec, adapter: Path) -> tuple[System,
     """
     from rung.training.parity import LOWEST_AGREEMENT
 
-    files: dict[str, Path] = {
-        f"{ADAPTER_FOLDER}/{p.name}": p for p in sorted(adapter.iterdir()) if p.is_file()
-    }
+    files = _peft_files(adapter)
     if spec.retrieval is not None and context.retrieval is not None:
         files |= {name: context.retrieval.folder / name for name in index_names(spec.retrieval.search)}
     torch_alone = spec.model_copy(update={"engine": "torch"})

@@ -15,6 +15,7 @@ from rung.engines import lora
 from rung.engines.base import EngineSpec
 from rung.engines.torch import TorchEngine, load_model
 from rung.errors import RunError, TrainingError
+from rung.evaluate import counted_answers
 from rung.models.weights import dequantised
 from rung.records import Answer, Example
 from rung.rungs.base import Context, strict_score
@@ -230,7 +231,7 @@ class Tune(AbstractContextManager["Tune"]):
         known = self.find(kind="score", arm=arm.name, step=step, n=len(rows))
         if known is not None:
             return known
-        answers = self.answers(arm, rows)
+        answers, _ = counted_answers(rows, self.answers(arm, rows), self.context.bench)
         found = measurement(
             system=arm.name,
             split="dev",

@@ -49,10 +49,16 @@ SCORING_SHARE = 0.25
 class Outcome:
     """The best adapter (a PEFT folder), the answer form it was trained for, and what was tried.
 
-    `passes` are those of its arm through the training rows, what was no better than the adapter included.
+    `passes` are those of its arm through the training rows, what was no better than the adapter included. It
+    has `step` steps at `rate`, which fell to nothing between the ends of `decay`, if at all; the same again,
+    with the answers to dev, would take `again_s`.
     """
 
     form: str
+    rate: float
+    step: int
+    decay: tuple[int, int] | None
+    again_s: float
     adapter: Path
     what: str
     passes: float
@@ -148,11 +154,11 @@ def _tune(state: Tune) -> Outcome:
             f"scored on {len(length.rows)} of {len(context.dev)} dev rows on the way: answers are slow"
         )
     winner, searched = _search(state, forms, length, notes)
-    best = _train(state, winner, searched, length, notes)
+    best, decay = _train(state, winner, searched, length, notes)
     if _collapsed(context, best, length.rows):
         notes.append(f"{winner.name} collapsed (score {best['score']:.3f}), so a third of the rate was tried")
         winner = Arm(form=winner.form, rate=winner.rate / 3)
-        best = _train(state, winner, 0, length, notes)
+        best, decay = _train(state, winner, 0, length, notes)
         if _collapsed(context, best, length.rows):
             raise TrainingError(
                 f"the tune collapsed twice: {best['commonest']:.0%} of its answers are the same and it "
@@ -162,6 +168,10 @@ def _tune(state: Tune) -> Outcome:
     steps = max(record["step"] for record in scored if record["arm"] == winner.name)
     return Outcome(
         form=winner.form,
+        rate=winner.rate,
+        step=best["step"],
+        decay=decay if decay is not None and best["step"] > decay[0] else None,
+        again_s=_seconds_again(state, best["step"]),
         adapter=state.plan.folder / BEST_FOLDER,
         what=(
             f"LoRA r = {RANK}, {winner.name}, {best['step']} steps of {state.batch}, answers as {winner.form}"
@@ -170,6 +180,14 @@ def _tune(state: Tune) -> Outcome:
         trials=tuple(_trial(record) for record in scored),
         notes=tuple(notes),
     )
+
+
+def _seconds_again(state: Tune, steps: int) -> float:
+    """What so many steps and the System's answers take at the pace so far; 0 where that's unknown."""
+    if not state.pace.known:
+        return 0.0
+    answers = len(state.context.dev) + CLOSING_ROWS
+    return steps * state.pace.step_s + answers * state.pace.answer_s
 
 
 def _trial(record: dict) -> Trial:
@@ -313,12 +331,16 @@ def _ranked(
     return [arms[place] for *_, place in sorted(keys)]
 
 
-def _train(state: Tune, arm: Arm, step: int, length: Length, notes: list[str]) -> dict:
+def _train(
+    state: Tune, arm: Arm, step: int, length: Length, notes: list[str]
+) -> tuple[dict, tuple[int, int] | None]:
     """On from `step` at a constant rate until dev stops rising or half is done, then decay.
 
-    Returns the record of the best score. Where the loss breaks on the way, what was best before stands.
+    Returns the record of the best score, and the steps between which the rate fell. Where the loss breaks on
+    the way, what was best before stands.
     """
     best: dict | None = None
+    decay: tuple[int, int] | None = None
     waited = 0
     try:
         while waited < PATIENCE:
@@ -333,14 +355,15 @@ def _train(state: Tune, arm: Arm, step: int, length: Length, notes: list[str]) -
             best = found
         stops = _decay_scores(step, length.steps, length.evaluations)
         for stop in stops:
-            state.run(arm, stop, decay=(step, stops[-1]))
+            decay = (step, stops[-1])
+            state.run(arm, stop, decay=decay)
             best = _better(state, arm, stop, length, best)
     except TrainingError as error:
         if best is None:
             raise
         notes.append(f"{arm.name} ended early: {error}")
     # No time for a step after the probe: what that made is all there is.
-    return best or _better(state, arm, step, length, best)
+    return best or _better(state, arm, step, length, best), decay
 
 
 def _next_score(step: int, steps: int, evaluations: int) -> int:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from rung.records import Json, MetricName, OutputKind
 from rung.scoring.extract import words
+from rung.scoring.style import passing, placements
 
 if TYPE_CHECKING:
     import numpy as np
@@ -285,6 +286,12 @@ SCORERS: Mapping[MetricName, Scorer] = _table(
     Scorer(name="exact", kinds=frozenset({"label", "json", "text", "number"}), row=_same, binary=True),
     Scorer(name="rouge_l", kinds=frozenset({"text"}), row=_rouge_l),
     Scorer(
+        name="style",
+        kinds=frozenset({"text"}),
+        row=_same,
+        of_set=SetMetric(encode=placements, of_codes=passing),
+    ),
+    Scorer(
         name="mae",
         kinds=frozenset({"number"}),
         row=_absolute_error,
@@ -298,7 +305,7 @@ SCORERS: Mapping[MetricName, Scorer] = _table(
         of_set=SetMetric(encode=_encode_numbers, of_codes=_spearman),
     ),
 )
-"""Every metric, by name. `macro_f1` and `spearman` score rows by equality, to show which were right."""
+"""Every metric, by name. Those of a whole set score rows by equality, to show which were right."""
 
 _Shown: TypeAlias = MetricName | Literal["majority", "micro_f1"]
 
@@ -307,6 +314,7 @@ _BESIDE: Mapping[MetricName, tuple[_Shown, ...]] = {
     "macro_f1": ("accuracy", "majority"),
     "field_f1": ("exact", "micro_f1"),
     "rouge_l": ("exact",),
+    "style": ("rouge_l",),
     "mae": ("spearman",),
     "spearman": ("mae",),
 }

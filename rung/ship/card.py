@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from rung import __version__
 from rung.asking import context_of
+from rung.guards import told
 from rung.records import Interval, Measurement, MetricName
 from rung.scoring.notation import (
     gain_text,
@@ -42,6 +43,7 @@ HUB_METRICS: Final[Mapping[MetricName, str]] = {
     "field_f1": "f1",
     "exact": "exact_match",
     "rouge_l": "rouge",
+    "style": "style",
     "mae": "mae",
     "spearman": "spearmanr",
 }
@@ -56,6 +58,8 @@ def readme(
     lines += ["", "## Use", "", *usage(subject, target, kind, gate)]
     if origin is not None:
         lines += ["", "## Scores", "", *_scores(origin)]
+    if origin is not None and (beside := told.lines(origin.result, origin.climb.metric)):
+        lines += ["", "## Beside its job", "", *_beside(beside)]
     lines += ["", "## Parity", "", *_parity(gate)]
     lines += ["", "## Limits", "", *_limits(subject, gate, origin)]
     lines += ["", "## Licence", "", *_licence(subject)]
@@ -163,6 +167,15 @@ def _scores(origin: Climbed) -> list[str]:
     if "data" in digests:
         lines.append(f"SHA-256 of the rows and their split: `{digests['data']}`.")
     return lines
+
+
+def _beside(lines: list[str]) -> list[str]:
+    """What the guards found: what the tune does to the base model for other questions."""
+    return [
+        "What isn't its job it may do worse than its base model, which is intact without the adapter:",
+        "",
+        *(f"- {line[0].upper()}{line[1:]}." for line in lines),
+    ]
 
 
 def _score_row(split: str, found: Measurement) -> str:

@@ -14,7 +14,7 @@ from rung.task.schemas import infer_schema
 METRICS: dict[OutputKind, tuple[MetricName, ...]] = {
     "label": ("accuracy", "macro_f1", "exact"),
     "json": ("field_f1", "exact"),
-    "text": ("rouge_l", "exact", "accuracy"),
+    "text": ("rouge_l", "style", "exact", "accuracy"),
     "number": ("mae", "spearman", "exact"),
 }
 """The metrics that fit each kind of output, the default first."""

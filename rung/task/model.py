@@ -149,6 +149,10 @@ class Limits(_Frozen):
     api_usd: float = Field(
         default=1.0, ge=0, description="What a climb may pay to hosted models in all, US dollars."
     )
+    forgetting: Literal["warn", "block"] = Field(
+        default="warn",
+        description="A tune that spoils its base for other questions: warn of it, or block: it can't win.",
+    )
 
 
 class Prices(_Frozen):

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,10 @@ import os, re, sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from rung.climb.climb import Options, climb
+from rung.guards import forgetting
+
+items = forgetting.general_items()
+forgetting.general_items, forgetting.spread_items = (lambda: items[::15]), (lambda: items[::30])
 
 data, model, run, log, moment, count = sys.argv[2:]
 left = int(count)
@@ -57,6 +61,9 @@ MOMENTS = [
     ("begin sft: .* on 54 dev rows", 2),
     (r"advance sft: \w+, rate \S+ \d+$", 70),
     ("begin sft, all dev rows", 1),
+    ("begin sft on 162 training rows", 1),
+    ("begin base and tune read", 1),
+    ("begin the tune on 20 general items", 1),
     ("begin sft on 54 test rows", 1),
 ]
 """What is about to happen, and at which time that it does, when the process is killed."""
@@ -123,6 +130,8 @@ def outcome(climb: Climb):
     for r in climb.results:
         # The engines' parity is theirs to the eighth digit or so: llama.cpp adds in another order each time.
         found += [r.rung, r.system, r.what, r.notes, r.parity and round(r.parity.mean_difference, 5)]
+        if r.guards is not None and r.guards.forgetting is not None:
+            found.append(replace(r.guards, forgetting=replace(r.guards.forgetting, seconds=0)))
         found += [(t.name, t.score, t.n, t.chosen) for t in r.trials]
         scored = [(m.split, p) for m in (r.dev, r.test) if m for p in m.predictions]
         found += [(split, p.example_id, p.answer.value, p.score) for split, p in scored]
@@ -198,7 +207,7 @@ def test_a_tune_takes_up_its_trainers_and_scores(place, tmp_path):
 def test_an_interrupt_ends_with_130_and_the_same_command_goes_on(place, tmp_path):
     command = [
         *(sys.executable, "-m", "rung", "climb", str(place.data), "--models", str(place.model)),
-        *("--rungs", "prompt,sft", "--out", "run"),
+        *("--rungs", "prompt,sft", "--out", "run", "--no-forgetting"),
     ]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     child = subprocess.Popen(

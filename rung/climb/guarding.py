@@ -1,0 +1,52 @@
+"""The guards on a trained rung in a climb: what they found is kept, and may put it over a limit."""
+
+import time
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from rung.guarded import Guards
+from rung.guards.gate import guards
+from rung.records import RungResult
+from rung.rungs.base import Context
+from rung.system import System
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guarding:
+    """Until when the guards may look, whether at forgetting, too, and what the task does with that."""
+
+    deadline: float
+    forget: bool
+    limit: Literal["warn", "block"]
+
+
+def guarded(result: RungResult, system: System, context: Context, by: Guarding) -> RungResult:
+    """The result with what the guards found; as it is where they look at nothing, or it can't win anyway."""
+    looked_at = system.adapter is not None or context.bench.metric == "style"
+    if not looked_at or result.dev is None or result.stopped is not None:
+        return result
+    start = time.monotonic()
+    looked = replace(context, deadline=max(by.deadline, context.deadline))
+    found = guards(looked, system, result.dev, forget=by.forget)
+    if system.adapter is not None:
+        context.reporter.say(_told(result.rung, found, time.monotonic() - start))
+    return replace(result, guards=found, over_limits=(*result.over_limits, *_over_limits(found, by)))
+
+
+def _over_limits(found: Guards, by: Guarding) -> tuple[str, ...]:
+    """What puts a tune out where the task wants its base unspoiled."""
+    gate = found.forgetting
+    if gate is None or by.limit != "block":
+        return ()
+    if gate.verdict == "unknown":
+        return ("what it forgot couldn't be measured; raise --budget",)
+    return (f"it {'; it '.join(gate.reasons)}",) if gate.verdict == "block" else ()
+
+
+def _told(rung: str, found: Guards, seconds: float) -> str:
+    """The line on screen."""
+    gate = found.forgetting
+    if gate is None:
+        return f"{rung}: guards took {seconds:.0f} s"
+    said = {"pass": "passed", "warn": "warns", "block": "blocks", "unknown": "couldn't be measured"}
+    return f"{rung}: the forgetting gate {said[gate.verdict]} ({seconds:.0f} s for all guards)"

@@ -1,0 +1,61 @@
+"""How far a tune has moved from its base: both models' next-token distributions on the same texts."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from rung.engines import lora
+from rung.engines.parallel import portion
+from rung.engines.rows import Network, in_batches, pad_right
+from rung.engines.torch import load_model
+from rung.guarded import Divergence
+from rung.training.batches import Row
+from rung.training.losses import completion_targets
+
+TOKENS_AT_ONCE = 2048
+LOGITS_AT_ONCE = 2**24
+"""64 MiB in fp32, for each of the two models."""
+
+
+def open_pair(weights: Path, adapter: Path) -> Network:
+    """A base model with its adapter on it, which `divergence` turns on and off."""
+    model = load_model(weights)
+    lora.load(model, adapter)
+    return model
+
+
+def divergence(model: Network, rows: Sequence[Row]) -> Divergence:
+    """KL(base‖tuned) and both models' loss at the answer positions of rows, means over all of them.
+
+    At each position the sum over the whole vocabulary of p (log p - log q), p being the base's next-token
+    probability after the prompt and the answer's earlier tokens, and q the tune's (forward KL, Kullback &
+    Leibler 1951). Logits are the engine's, the softmax runs in fp32. ValueError without positions.
+    """
+    tokens = sum(len(row.answer) for row in rows)
+    if not tokens:
+        raise ValueError("no positions to compare two models at")
+    device = model.lm_head.weight.device
+    sums = torch.zeros(3, dtype=torch.float64)
+    with torch.inference_mode():
+        for part in in_batches([row.tokens for row in rows], 0, portion(TOKENS_AT_ONCE, device)):
+            sums += _sums(model, [rows[i] for i in part])
+    kl, base, tuned = (float(total) / tokens for total in sums)
+    return Divergence(tokens=tokens, kl=max(kl, 0.0), base_loss=base, tuned_loss=tuned)
+
+
+def _sums(model: Network, batch: Sequence[Row]) -> torch.Tensor:
+    """The batch's sums of KL, of the base's loss and of the tune's [3]."""
+    device = model.lm_head.weight.device
+    ids = pad_right([(*row.prompt, *row.answer[:-1]) for row in batch]).to(device)
+    rows, columns, targets = (part.to(device) for part in completion_targets(batch))
+    tuned = model.model(ids, use_cache=False).last_hidden_state[rows, columns]
+    with lora.switched_off(model):
+        base = model.model(ids, use_cache=False).last_hidden_state[rows, columns]
+    sums = torch.zeros(3, dtype=torch.float64)
+    size = max(1, LOGITS_AT_ONCE // model.lm_head.weight.shape[0])
+    for states, others, wanted in zip(base.split(size), tuned.split(size), targets.split(size), strict=True):
+        p, q = (model.lm_head(part).float().log_softmax(-1) for part in (states, others))
+        losses = [-part.gather(1, wanted[:, None]).sum().double() for part in (p, q)]
+        sums += torch.stack([(p.exp() * (p - q)).sum().double(), *losses]).cpu()
+    return sums

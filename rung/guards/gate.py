@@ -1,0 +1,50 @@
+"""All guards on a rung, and what they tell whoever ships it."""
+
+from rung.errors import RunError, RungError
+from rung.guarded import Forgetting, Guards, Overfit
+from rung.guards.copied import copied
+from rung.guards.fit import collapse, overfit
+from rung.guards.forgetting import forgetting
+from rung.records import Measurement
+from rung.rungs.base import Context
+from rung.system import System
+
+
+def guards(context: Context, system: System, dev: Measurement, *, forget: bool) -> Guards:
+    """Look at a System beside its dev score, which is of all dev rows, until `context.deadline`.
+
+    A tuned one is looked at for its fit, and for forgetting where `forget` says so; one that is to write in
+    an author's style, for copies. What can't be run is told of, and fails nothing.
+    """
+    tuned, warnings = system.adapter is not None, []
+    fit = _fit(context, system, dev) if tuned else None
+    same = collapse(dev, context.dev) if tuned else None
+    again = copied(dev, context.dev, context.train) if context.bench.metric == "style" else None
+    gate = _gate(context, system) if tuned and forget else None
+    if same is not None and same.collapsed:
+        warnings.append(f"{same.share:.0%} of its dev answers are {same.answer!r}")
+    if again is not None and again.memorised:
+        warnings.append(f"{again.share:.0%} of its dev answers are near-copies of training outputs")
+    if gate is not None and gate.verdict == "block":
+        warnings.append(f"it forgot: it {'; it '.join(gate.reasons)}")
+    return Guards(forgetting=gate, overfit=fit, collapse=same, copied=again, warnings=tuple(warnings))
+
+
+def _fit(context: Context, system: System, dev: Measurement) -> Overfit | None:
+    try:
+        return overfit(context, system, dev)
+    except RunError:
+        raise
+    except RungError as error:
+        context.reporter.say(f"{system.spec.rung} has no score on training rows: {error}")
+        return None
+
+
+def _gate(context: Context, system: System) -> Forgetting:
+    try:
+        return forgetting(context, system)
+    except RunError:
+        raise
+    except RungError as error:
+        context.reporter.say(f"the forgetting gate of {system.spec.rung} was left out: {error}")
+        return Forgetting(verdict="unknown", reasons=(), left_out=(f"the whole gate: {error}",))
