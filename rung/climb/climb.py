@@ -25,6 +25,7 @@ from rung.checks.examine import (
 from rung.checks.rows import Prepared, prepare
 from rung.checks.table import Checked, known_names
 from rung.climb import budget, sealed
+from rung.climb.again import keep_source
 from rung.climb.calibrating import Answered, calibrate
 from rung.climb.curve import Clock, curves, drawn_all, to_come
 from rung.climb.decide import ALPHA, MIN_ROWS, decide, to_beat
@@ -56,8 +57,6 @@ from rung.system import Pool, System, copy
 
 RESULT_FILE = "result.json"
 CLOCK_FILE = "clock.json"
-ROWS_FILE = "rows.json"
-"""Where the rows lie and how they are written: an export asks some of them again."""
 WINNER_FOLDER = "winner"
 CURVE_FOLDER = "curve"
 
@@ -88,9 +87,7 @@ def climb(source: Path, options: Options, reporter: Reporter) -> tuple[Climb, Pa
             return load_climb(run), run
         if resumed:
             reporter.say(f"going on with {run}")
-        data, form = prepared.task.data, options.format
-        form = form if form != "auto" else data.format
-        write_json(run / ROWS_FILE, {"train": str(data.train), "format": form})
+        keep_source(run, source, prepared, options)
         with Pool(models={model.digest: model}) as pool:
             climbing = _Climbing(prepared, found, model, options, run, pool, reporter, reading_s)
             done = climbing.run(chosen)

@@ -17,7 +17,7 @@ from rung.models._hub import download
 from rung.models.catalog import CATALOG, Entry, ModelKind, entry_named, entry_with
 from rung.runs import file_digest
 
-_HUB: Final = re.compile(r"(?:hf:)?(?P<repository>[\w.-]+/[\w.-]+)(?::(?P<file>[\w./-]+\.gguf))?")
+HUB_ID: Final = re.compile(r"(?:hf:)?(?P<repository>[\w.-]+/[\w.-]+)(?::(?P<file>[\w./-]+\.gguf))?")
 _EMBEDDERS: Final = ("bert", "nomic-bert", "jina-bert-v2", "t5encoder")
 _UNKNOWN_LICENCE: Final = "unknown"
 
@@ -62,7 +62,7 @@ def resolve(name: str, *, progress: Progress = no_progress) -> Model:
         return _from_gguf(path.resolve(), name=path.stem)
     if path.is_dir():
         return _from_folder(path.resolve(), name=path.resolve().name)
-    match = _HUB.fullmatch(name)
+    match = HUB_ID.fullmatch(name)
     if match is None or name.endswith(".gguf") and match["file"] is None:
         raise ModelError(_unknown(name))
     found = download(match["repository"], match["file"])

@@ -29,17 +29,22 @@ EXAMPLES_SHOW_IT = "Answer in the way of the examples."
 
 def instructions(context: Context) -> dict[str, str]:
     """Named instructions for the task, the plainest first."""
-    about = context.task.about.strip() if context.task.about else ""
-    listed = _what_to_answer(context)
-    plain = " ".join(part for part in (about or JOBS[context.kind], listed) if part)
+    plain = plain_instruction(
+        context.task.about, context.kind, context.labels, context.task.output.json_schema
+    )
     strict = f"{plain} Reply with the answer alone, without any explanation."
     return {"plain": plain, "strict": strict}
 
 
+def plain_instruction(about: str, kind: OutputKind, labels: Sequence[str], schema: Json) -> str:
+    """The job as the task tells it, else in general words, and what an answer is."""
+    listed = _what_to_answer(kind, labels, schema)
+    return " ".join(part for part in (about.strip() or JOBS[kind], listed) if part)
+
+
 def few_shot_instruction(context: Context) -> str:
     """For prompts with worked examples, which show the form of the answer better than words do."""
-    about = context.task.about.strip() if context.task.about else ""
-    return about or EXAMPLES_SHOW_IT
+    return context.task.about.strip() or EXAMPLES_SHOW_IT
 
 
 def answer_spec(context: Context, *, constrained: bool) -> AnswerSpec:
@@ -119,17 +124,15 @@ def spec_for(context: Context, rung: str, *, instruction: str | None, answer: An
     )
 
 
-def _what_to_answer(context: Context) -> str:
-    if context.kind == "label":
-        if len(context.labels) > LONGEST_LIST:
+def _what_to_answer(kind: OutputKind, labels: Sequence[str], schema: Json) -> str:
+    if kind == "label":
+        if len(labels) > LONGEST_LIST:
             return ""
-        names = ", ".join(label_texts(context.labels))
+        names = ", ".join(label_texts(labels))
         return f"Answer with exactly one of these labels: {names}."
-    if context.kind == "json":
-        return (
-            f"Answer with one JSON object under this JSON Schema: {_compact(context.task.output.json_schema)}"
-        )
-    return "Answer with one number." if context.kind == "number" else ""
+    if kind == "json":
+        return f"Answer with one JSON object under this JSON Schema: {_compact(schema)}"
+    return "Answer with one number." if kind == "number" else ""
 
 
 def _compact(schema: Json) -> str:
