@@ -197,7 +197,7 @@ def test_runs_of_other_rows_have_none_in_common(runs, tiny, tmp_path, monkeypatc
     _, run = climb(data, Options(models=(str(tiny),), rungs=("billing",), out=tmp_path / "other"), Log())
     assert {r.rung for r in load_climb(run).results} == {"billing"}
     with pytest.raises(TaskError, match="had different rows or split them differently"):
-        compare(str(runs / "one"), str(run), CompareOptions(), Log())
+        compare(str(runs / "one"), f"{run}:billing", CompareOptions(), Log())
     data.write_text(data.read_text() + json.dumps(label_rows(121)[120]) + "\n")
     with pytest.raises(RunError, match="were changed since its climb"):
         _splits(run)
