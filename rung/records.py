@@ -194,7 +194,7 @@ class Stopped:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
-    """A rung's System as the decision sees it. `order` is the rung's place on the ladder, from 0.
+    """A rung's System as the decision sees it. `order` is its place by cost, from 0.
 
     One that was `stopped` can't win; its dev score is of fewer rows than the others'.
     """
@@ -356,6 +356,8 @@ class Calibration:
 class RungResult:
     """What became of one rung. Exactly one of `skipped` (why not tried), `failed` and `dev` is set.
 
+    In a climb on several models `rung` names one of them too, as in `sft@gemma-3-270m`. `model` is the model
+    in short, None for a rung that asks none.
     `passes` say how often a tune went through its training rows; None for what doesn't learn so.
     `took_s` are the seconds from the forecast to the end of the dev score, `build_s` those from the first
     look at the rung to its System. `build_peak_mb` is the most memory that all processes of the climb held
@@ -364,6 +366,7 @@ class RungResult:
 
     rung: str
     order: int
+    model: str | None = None
     skipped: str | None = None
     failed: str | None = None
     system: str | None = None

@@ -124,7 +124,8 @@ def prepare(source: Path, options: RowOptions, reporter: Reporter | None = None)
             test=tested,
             seed=task.seed,
             stratify=task.output.kind == "label",
-            dev_rows=options.dev_rows or affordable(examples, task.output.kind, options.budget_s),
+            dev_rows=options.dev_rows
+            or affordable(examples, task.output.kind, options.budget_s / len(task.models)),
             near=[group for group in near if on_one_side(len(group), len(examples))],
         )
     removed = (*parts.removed, *(row for row in examples if row.id in out))
@@ -188,9 +189,6 @@ def _with_options(task: Task, options: RowOptions) -> Task:
 def _unused(task: Task) -> list[Finding]:
     """What the task file names and no rung of this version uses: better said than passed over."""
     unused = []
-    if len(task.models) > 1:
-        others = ", ".join(map(repr, task.models[1:]))
-        unused.append(f"models: one is climbed at a time; {others} left out, name another with --models")
     if task.teacher is not None:
         unused.append(f"teacher: {task.teacher!r} isn't asked by any rung of this version")
     if task.data.documents is not None:

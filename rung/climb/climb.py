@@ -27,15 +27,16 @@ from rung.checks.table import Checked, known_names
 from rung.climb import budget, sealed
 from rung.climb.again import keep_source
 from rung.climb.calibrating import Answered, calibrate
-from rung.climb.curve import Clock, curves, drawn_all, to_come
+from rung.climb.curve import Clock, curves, to_come
 from rung.climb.decide import ALPHA, MIN_ROWS, decide, to_beat
 from rung.climb.disagree import disagreements
+from rung.climb.ending import is_complete, with_dev
 from rung.climb.machine import Watch, describe_machine, versions
-from rung.climb.options import Options, base_model, chosen_rungs, config_of
+from rung.climb.options import Options, chosen_rungs, config_of
+from rung.climb.steps import Base, Step, bases, steps_of
 from rung.climb.stored import CLIMB_FILE, kept_system, load, load_climb
 from rung.errors import EngineError, RunError, RungError
 from rung.evaluate import Bench, Store
-from rung.models.resolve import Model
 from rung.records import (
     Candidate,
     Climb,
@@ -52,7 +53,6 @@ from rung.rungs.base import WORK_FOLDER, Built, Context, Foreseen, Reporter, Run
 from rung.rungs.rival import Rival, rival
 from rung.runs import digest_of, held, open_run, read_json, write_json, write_text
 from rung.scoring.cost import usd_per_1000
-from rung.scoring.notation import score_text
 from rung.system import Pool, System, copy
 
 RESULT_FILE = "result.json"
@@ -77,20 +77,20 @@ def climb(source: Path, options: Options, reporter: Reporter) -> tuple[Climb, Pa
     tell((*found.findings, *prepared.notes), reporter)
     stop_on_block(found.findings)
     reading_s = time.monotonic() - start
-    model = base_model(prepared.task.models[0], reporter)
-    config = config_of(prepared, model, options)
+    models = bases(prepared.task.models, reporter)
+    config = config_of(prepared, [base.model for base in models], options)
     run = options.out or Path("runs") / f"{prepared.task.name}-{digest_of(config)[:8]}"
     resumed = open_run(run, config)
     with held(run):
-        if resumed and _is_complete(run, options):
+        if resumed and is_complete(run, options):
             reporter.say(f"{run} is complete: nothing was run again")
             return load_climb(run), run
         if resumed:
             reporter.say(f"going on with {run}")
         keep_source(run, source, prepared, options)
-        with Pool(models={model.digest: model}) as pool:
-            climbing = _Climbing(prepared, found, model, options, run, pool, reporter, reading_s)
-            done = climbing.run(chosen)
+        with Pool(models={base.model.digest: base.model for base in models}) as pool:
+            climbing = _Climbing(prepared, found, models, options, run, pool, reporter, reading_s)
+            done = climbing.run(steps_of(chosen, models))
         write_text(run / CLIMB_FILE, TypeAdapter(Climb).dump_json(done).decode("utf-8"))
     return done, run
 
@@ -102,21 +102,22 @@ class _Climbing:
         self,
         prepared: Prepared,
         found: Checked,
-        model: Model,
+        models: Sequence[Base],
         options: Options,
         run: Path,
         pool: Pool,
         reporter: Reporter,
         reading_s: float,
     ) -> None:
-        """`reading_s` were spent on the rows so far; bringing the model isn't counted."""
+        """`reading_s` were spent on the rows so far; bringing the models isn't counted."""
         begun = time.monotonic() - reading_s
-        self.prepared, self.model, self.options = prepared, model, options
+        self.prepared, self.models, self.options = prepared, models, options
         self.run_folder, self.reporter = run, reporter
         self.bench = Bench(pool=pool, store=Store(run / "answers"), metric=metric_of(prepared))
-        context = rung_context(prepared, model, run, self.bench, reporter)
-        self.too_long = context.too_long
-        self.checked = self.examine(found, context)
+        contexts = [rung_context(prepared, base.model, run, self.bench, reporter) for base in models]
+        self.too_long = {context.model.digest: context.too_long for context in contexts}
+        self.checked = self.examine(found, contexts[0])
+        self.count = len(steps_of(chosen_rungs(options), models))
         self.systems: dict[str, System] = {}
         self.test_peak_mb = 0.0
         clock = run / CLOCK_FILE
@@ -149,52 +150,55 @@ class _Climbing:
         stop_on_block(more.findings)
         return checked
 
-    def run(self, rungs: list[tuple[int, Rung]]) -> Climb:
-        """Every rung in order, then the decisions."""
+    def run(self, steps: Sequence[Step]) -> Climb:
+        """Every step in order, then the decisions."""
         try:
             results: list[RungResult] = []
-            for place, (order, rung) in enumerate(rungs, start=1):
-                later = [rung.name for _, rung in rungs[place:]]
-                results.append(self.rung(order, rung, results, later))
+            for place, step in enumerate(steps, start=1):
+                later = [later.rung.name for later in steps[place:]]
+                results.append(self.step(step, results, later))
             if not self.systems:
                 reasons = "; ".join(f"{r.rung}: {r.failed or r.skipped}" for r in results)
                 raise RungError(f"no rung could be built: {reasons}")
             dev_decision = self.decide(results, "dev")
-            curves = self.curves([rung for _, rung in rungs], results)
+            curves = self.curves(steps, results)
             results = self.open_test(results, dev_decision)
             answered = Answered(dev=self.rows("dev"), test=self.rows("test"), store=self.bench.store)
             results = calibrate(results, self.systems, answered)
             margin = dev_decision.margin if dev_decision.chosen is not None else None
-            decision = _with_dev(self.decide(results, "test", margin), dev_decision, results)
+            decision = with_dev(self.decide(results, "test", margin), dev_decision, results)
             self.ship(decision.chosen)
             return replace(self.summary(results, dev_decision, decision), curves=curves)
         finally:
             with suppress(RunError):
                 self.stop_clock()
 
-    def curves(self, rungs: Sequence[Rung], results: Sequence[RungResult]) -> tuple[LearningCurve, ...]:
-        """The learning curves, where they are asked for, in the time that the rungs left."""
+    def curves(self, steps: Sequence[Step], results: Sequence[RungResult]) -> tuple[LearningCurve, ...]:
+        """The learning curves, where they are asked for, in the time that the steps left."""
         if not self.options.curve:
             return ()
-        context = self.context(rungs[-1], self.run_folder / CURVE_FOLDER, (), ())
-        context = replace(context, deadline=self.start + self.options.budget_s)
-        return curves(rungs, results, context, Clock(building=self.building, write=self.stop_clock))
+
+        def context_of(step: Step) -> Context:
+            context = self.context(step, self.run_folder / CURVE_FOLDER, (), ())
+            return replace(context, deadline=self.start + self.options.budget_s)
+
+        return curves(steps, results, context_of, Clock(building=self.building, write=self.stop_clock))
 
     def stop_clock(self) -> None:
         """Write down the seconds spent so far: a climb that is taken up again has that much less."""
         spent = {"seconds": time.monotonic() - self.start, "building": self.building}
         write_json(self.run_folder / CLOCK_FILE, spent)
 
-    def rung(self, order: int, rung: Rung, before: Sequence[RungResult], later: Sequence[str]) -> RungResult:
-        """Build a rung and score it on dev, or take its result from the run folder."""
-        folder = self.run_folder / "rungs" / rung.name
+    def step(self, step: Step, before: Sequence[RungResult], later: Sequence[str]) -> RungResult:
+        """Build a rung and score it on dev, or take its result from the run folder; `later` ones follow."""
+        folder = self.run_folder / "rungs" / step.name
         kept = folder / RESULT_FILE
         if kept.exists():
             result = load(kept, RungResult)
             if result.folder is not None:
-                self.systems[rung.name] = kept_system(self.run_folder / result.folder, folder)
+                self.systems[step.name] = kept_system(self.run_folder / result.folder, folder)
         else:
-            result = self.tried(order, rung, self.context(rung, folder, before, later), later)
+            result = self.tried(step, self.context(step, folder, before, later), later)
             if result.dev is not None:
                 write_text(kept, TypeAdapter(RungResult).dump_json(result).decode("utf-8"))
             self.stop_clock()
@@ -202,51 +206,54 @@ class _Climbing:
             shutil.rmtree(folder / WORK_FOLDER, ignore_errors=True)
         return result
 
-    def tried(self, order: int, rung: Rung, context: Context, later: Sequence[str]) -> RungResult:
+    def tried(self, step: Step, context: Context, later: Sequence[str]) -> RungResult:
         """Build a rung and score it on dev. What breaks in it fails it alone; a full disk ends the climb."""
-        start = time.monotonic() - self.building.get(rung.name, 0.0)
+        rung, name = step.rung, step.name
+        start = time.monotonic() - self.building.get(name, 0.0)
 
         def beat() -> None:
-            self.building[rung.name] = time.monotonic() - start
+            self.building[name] = time.monotonic() - start
             with suppress(RunError):
                 self.stop_clock()
 
         try:
             if reason := rung.skip(context):
-                return RungResult(rung=rung.name, order=order, skipped=reason)
+                return RungResult(rung=name, order=step.order, model=step.model, skipped=reason)
             with Watch(beat) as watch:
                 told, reason = self.foretold(rung, context, later, start)
                 if reason is not None:
-                    self.reporter.say(f"{rung.name} skipped: {reason}")
-                    return RungResult(rung=rung.name, order=order, skipped=reason, forecast=told)
-                self.reporter.say(budget.said(rung.name, told, context.rival and context.rival.rung))
+                    self.reporter.say(f"{name} skipped: {reason}")
+                    skipped = RungResult(rung=name, order=step.order, model=step.model, skipped=reason)
+                    return replace(skipped, forecast=told)
+                self.reporter.say(budget.said(name, told, context.rival and context.rival.rung))
                 made = rung.build(context)
                 build_s = time.monotonic() - start
-                result = self.result(order, context, made)
+                result = self.result(step, context, made)
             took_s = time.monotonic() - start - told.after_s
             return replace(result, build_s=build_s, build_peak_mb=watch.peak_mb, forecast=told, took_s=took_s)
         except RunError:
             raise
         except RungError as error:
-            self.systems.pop(rung.name, None)
-            self.reporter.say(f"{rung.name} failed: {error}")
-            seconds = time.monotonic() - start
-            return RungResult(rung=rung.name, order=order, failed=str(error), build_s=seconds)
+            self.systems.pop(name, None)
+            self.reporter.say(f"{name} failed: {error}")
+            failed = RungResult(rung=name, order=step.order, model=step.model, failed=str(error))
+            return replace(failed, build_s=time.monotonic() - start)
 
     def context(
-        self, rung: Rung, folder: Path, before: Sequence[RungResult], later: Sequence[str]
+        self, step: Step, folder: Path, before: Sequence[RungResult], later: Sequence[str]
     ) -> Context:
         """What the rung may use, with its share of the time that was left when it began."""
-        now, spent = time.monotonic(), self.building.get(rung.name, 0.0)
+        rung, model = step.rung, step.base.model
+        now, spent = time.monotonic(), self.building.get(step.name, 0.0)
         left = self.start + self.options.budget_s - (now - spent)
         splits = self.prepared.splits
         beside = to_come([rung.name, *later]) if self.options.curve else 0.0
         return Context(
-            task=self.prepared.task,
+            task=self.prepared.task.model_copy(update={"models": (step.base.given,)}),
             train=splits.train,
             dev=splits.dev,
-            too_long=self.too_long & {e.id for e in (*splits.train, *splits.dev)},
-            model=self.model,
+            too_long=self.too_long[model.digest] & {e.id for e in (*splits.train, *splits.dev)},
+            model=model,
             folder=folder,
             bench=self.bench,
             reporter=self.reporter,
@@ -262,8 +269,7 @@ class _Climbing:
         if found is None or len(dev) < MIN_ROWS:
             return None
         best, needed = found
-        count = len(chosen_rungs(self.options))
-        level = ALPHA / (count * (count - 1) / 2)
+        level = ALPHA / (self.count * (self.count - 1) / 2)
         return rival(best.rung, best.measurement, dev, needed=needed, level=level)
 
     def foretold(
@@ -282,12 +288,12 @@ class _Climbing:
         kind = TypeAdapter(tuple[Forecast, str | None])
         return kind.validate_python(context.settled("forecast", told))
 
-    def result(self, order: int, context: Context, built: Built) -> RungResult:
+    def result(self, step: Step, context: Context, built: Built) -> RungResult:
         """The rung's System in its place, scored on dev with times, memory and cost."""
         folder, rows = context.folder / "system", self.rows("dev")
         system = copy(built.system, folder)
-        name = system.spec.rung
-        dev = self.measured(system, "dev", context.rival)
+        name = step.name
+        dev = self.measured(name, system, "dev", context.rival)
         stopped = None
         if context.rival is not None and len(dev.predictions) < len(rows):
             asked = rows[: len(dev.predictions)]
@@ -299,7 +305,8 @@ class _Climbing:
         self.reporter.say(f"{name}: {dev.score:.3f} on {asked} ({built.what})")
         return RungResult(
             rung=name,
-            order=order,
+            order=step.order,
+            model=step.model,
             system=system.digest,
             folder=str(folder.relative_to(self.run_folder)),
             what=built.what,
@@ -317,10 +324,12 @@ class _Climbing:
         """The dev or the test rows."""
         return self.prepared.splits.dev if split == "dev" else self.prepared.splits.test
 
-    def measured(self, system: System, split: SplitName, to_beat: Rival | None = None) -> Measurement:
+    def measured(
+        self, name: str, system: System, split: SplitName, to_beat: Rival | None = None
+    ) -> Measurement:
         """A System on the dev or the test rows, or on the first dev rows if it can't beat the rival."""
         rows = self.rows(split)
-        bar = self.reporter.begin(f"{system.spec.rung} on {len(rows)} {split} rows", len(rows))
+        bar = self.reporter.begin(f"{name} on {len(rows)} {split} rows", len(rows))
         try:
             found = evaluate.measure(
                 system,
@@ -393,7 +402,7 @@ class _Climbing:
     def tested(self, result: RungResult) -> RungResult:
         """The result with its test score, or with a note of why there is none."""
         try:
-            return replace(result, test=self.measured(self.systems[result.rung], "test"))
+            return replace(result, test=self.measured(result.rung, self.systems[result.rung], "test"))
         except RunError:
             raise
         except RungError as error:
@@ -432,42 +441,12 @@ class _Climbing:
             machine=describe_machine(),
             usd_per_hour=task.machine_usd_per_hour,
             answers_per_month=task.answers_per_month,
-            models=((self.model.name, self.model.digest, self.model.licence),),
+            models=tuple((base.model.name, base.model.digest, base.model.licence) for base in self.models),
             versions=versions(),
             digests=(
                 ("data", prepared.splits.digest),
-                ("run", digest_of(config_of(prepared, self.model, self.options))),
+                ("run", digest_of(config_of(prepared, [b.model for b in self.models], self.options))),
             ),
             disagreements=tuple(disagreements(results, prepared.splits.dev)),
             test_peak_mb=self.test_peak_mb,
         )
-
-
-def _with_dev(on_test: Decision, on_dev: Decision, results: Sequence[RungResult]) -> Decision:
-    """The test's decision; where one System inside the limits was scored there, it stands on dev's."""
-    tested = [r for r in results if r.test is not None]
-    alone = [r for r in tested if not r.over_limits]
-    if len(alone) != 1 or alone[0].test is None or on_test.chosen is None or on_dev.chosen != on_test.chosen:
-        return on_test
-    found = alone[0].test
-    opened = ", which were opened for it alone" if len(tested) == 1 else ""
-    sentence = (
-        f"Ship {on_test.chosen}: {score_text(found.score, found.metric)} on {found.n:,} test rows{opened}. "
-        f"On dev: {on_dev.sentence[0].lower()}{on_dev.sentence[1:]}"
-    )
-    return replace(
-        on_test,
-        kind=on_dev.kind,
-        sentence=sentence,
-        comparisons=on_dev.comparisons,
-        rows_needed=on_dev.rows_needed,
-    )
-
-
-def _is_complete(run: Path, options: Options) -> bool:
-    """Whether the climb is finished, and holds the test scores and the curves that are asked for."""
-    if not (run / CLIMB_FILE).exists():
-        return False
-    found = load_climb(run)
-    tested = not options.test_all or all(r.dev is None or r.test is not None for r in found.results)
-    return tested and (not options.curve or drawn_all(found))

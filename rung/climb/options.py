@@ -2,6 +2,7 @@
 
 import difflib
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,12 +56,13 @@ def base_model(name: str, reporter: Reporter) -> Model:
     return model
 
 
-def config_of(prepared: Prepared, model: Model, options: Options) -> dict:
+def config_of(prepared: Prepared, models: Sequence[Model], options: Options) -> dict:
     """What decides the outcome of a climb; a run folder is taken up again only under the same."""
+    digests = [model.digest for model in models]
     return {
         "task": prepared.task.model_dump(mode="json", by_alias=True, exclude={"data"}),
         "data": prepared.splits.digest,
-        "model": model.digest,
+        **({"model": digests[0]} if len(digests) == 1 else {"models": digests}),
         "rungs": [rung.name for _, rung in chosen_rungs(options)],
         "budget_s": options.budget_s,
         "rung": __version__,

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -50,9 +50,10 @@ class Reporter(Protocol):
 class Context:
     """What a rung may use: the task, its training and dev rows, a base model, and time until `deadline`.
 
-    The test rows aren't here: no rung can look at them. `too_long` are the ids of rows that no prompt
-    of the model can hold. `folder` is the rung's own and outlives it; what lies in `work` is thrown
-    away once the rung is done. `rival` is the rung to beat.
+    Of several models a rung is given one, and a task that names that one alone. The test rows aren't here:
+    no rung can look at them. `too_long` are the ids of rows that no prompt of the model can hold. `folder` is
+    the rung's own and outlives it; what lies in `work` is thrown away once the rung is done. `rival` is the
+    rung to beat.
     """
 
     task: Task
@@ -221,6 +222,13 @@ class Foreseen(Protocol):
         Raises RungError where it can't be built.
         """
         ...
+
+
+@runtime_checkable
+class ModelFree(Protocol):
+    """A rung that asks no language model: with several models it's climbed once."""
+
+    model_free: Literal[True]
 
 
 def vectors(pool: Pool, rows: Sequence[Example], run: Path, reporter: Reporter) -> np.ndarray:

@@ -159,7 +159,7 @@ class Task(_Frozen):
     models: Annotated[tuple[str, ...], BeforeValidator(_one_or_many)] = Field(
         default=("smollm2-135m",),
         min_length=1,
-        description="The model to climb on: catalog name, hub id, folder or .gguf; of several the first.",
+        description="The models to climb on, one or more: catalog names, hub ids, folders or .gguf files.",
     )
     teacher: str | None = Field(default=None, description="A bigger model whose answers may be learned from.")
     limits: Limits = Field(default_factory=Limits, description="What a System must keep to.")
