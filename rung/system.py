@@ -25,6 +25,7 @@ from rung.models.catalog import entry_named
 from rung.models.chat import Chat, load_chat
 from rung.models.embed import Embedder
 from rung.models.head import Head, answers, load_head
+from rung.models.offered import offered_named
 from rung.models.resolve import Model, resolve
 from rung.models.weights import dequantised
 from rung.records import Answer, Calibration, Example
@@ -328,7 +329,8 @@ def keep_calibration(system: System, calibration: Calibration) -> None:
 def ref_to(model: Model, given: str) -> ModelRef:
     """How a System names a model that `resolve(given)` found."""
     path = Path(given).expanduser()
-    source = str(path.resolve()) if entry_named(given) is None and path.exists() else given
+    known = entry_named(given) is not None or offered_named(given) is not None
+    source = str(path.resolve()) if not known and path.exists() else given
     return ModelRef(name=model.name, source=source, digest=model.digest, licence=model.licence)
 
 

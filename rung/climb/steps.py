@@ -8,7 +8,8 @@ from rung.climb.names import candidate_name
 from rung.climb.options import base_model
 from rung.errors import TaskError
 from rung.models.catalog import entry_named
-from rung.models.resolve import Model
+from rung.models.offered import offered_named
+from rung.models.resolve import Model, first_seen
 from rung.rungs.base import ModelFree, Reporter, Rung, slug
 
 
@@ -42,8 +43,9 @@ class Step:
 def bases(names: Sequence[str], reporter: Reporter) -> tuple[Base, ...]:
     """The models of a climb, the smallest first, brought where they aren't here yet.
 
-    Raises RungError where one can't be had, or two are the same weights. Where there are several, each one's
-    licence is said: it binds whoever ships what is made of the model.
+    Raises RungError where one can't be had, or two are the same weights. Each one's licence is
+    said, which binds whoever ships what is made of it, where there are several, and where one comes from a
+    hub and wasn't tried here.
     """
     found = [(given, base_model(given, reporter)) for given in names]
     by_digest: dict[str, str] = {}
@@ -63,19 +65,20 @@ def bases(names: Sequence[str], reporter: Reporter) -> tuple[Base, ...]:
         for given, model in found
     ]
     made.sort(key=lambda one: (one.model.parameters, one.label))
-    if len(made) > 1:
-        for one in made:
+    for one in made:
+        if len(made) > 1 or offered_named(one.given) is not None:
             reporter.say(licence_line(one))
     return tuple(made)
 
 
 def licence_line(base: Base) -> str:
     """A model's size and licence, and what that asks of whoever uses it where the catalog knows."""
-    entry = entry_named(base.given)
+    offered = offered_named(base.given)
+    entry = offered or entry_named(base.given)
+    size = f"{base.label}: {base.model.parameters / 1e6:,.0f} M parameters"
     note = "" if entry is None else f" ({entry.licence_note})"
-    return (
-        f"{base.label}: {base.model.parameters / 1e6:,.0f} M parameters, licence {base.model.licence}{note}"
-    )
+    seen = "" if offered is None else f"; {first_seen(offered)}"
+    return f"{size}, licence {base.model.licence}{note}{seen}"
 
 
 def steps_of(rungs: Sequence[tuple[int, Rung]], models: Sequence[Base]) -> tuple[Step, ...]:

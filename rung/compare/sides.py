@@ -6,6 +6,7 @@ from pathlib import Path
 from rung.climb.stored import CLIMB_FILE, load_climb
 from rung.errors import RunError, SystemFolderError, TaskError
 from rung.models.catalog import entry_named
+from rung.models.offered import offered_named
 from rung.models.resolve import HUB_ID
 from rung.registry import locate
 from rung.runs import RUN_FILE
@@ -80,7 +81,7 @@ def _is_run(text: str) -> bool:
 
 def _is_model(text: str) -> bool:
     """Whether it names a base model: of the catalog, a file or folder of weights, or a hub id."""
-    if entry_named(text) is not None:
+    if entry_named(text) is not None or offered_named(text) is not None:
         return True
     path = Path(text).expanduser()
     if path.exists():
