@@ -8,8 +8,8 @@ from pydantic import JsonValue
 Json = JsonValue
 """Any value that JSON can hold."""
 
-OutputKind = Literal["label", "json", "text", "number"]
-MetricName = Literal["accuracy", "macro_f1", "field_f1", "exact", "rouge_l", "mae", "spearman"]
+OutputKind = Literal["label", "json", "text", "number", "tool_call"]
+MetricName = Literal["accuracy", "macro_f1", "field_f1", "exact", "rouge_l", "mae", "spearman", "tool_call"]
 Severity = Literal["block", "warn", "info"]
 SplitName = Literal["train", "dev", "test"]
 VerdictKind = Literal["clear_winner", "tie", "undecided", "no_verdict"]

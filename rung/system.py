@@ -9,14 +9,15 @@ import math
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from pydantic import ValidationError
 
 from rung.calibration import calibrated_answers, read_calibration, write_calibration
+from rung.calling import schema_of
 from rung.engines import start
 from rung.engines.base import Choice, Completion, Engine, EngineSpec, Progress, Request, no_progress
 from rung.engines.trie import Trie
@@ -32,6 +33,7 @@ from rung.records import Answer, Calibration, Example
 from rung.runs import atomic_folder, file_digest, write_text
 from rung.scoring.extract import read_answer
 from rung.spec import ModelRef, Spec
+from rung.task.calls import functions_in, settled_calls, without_functions
 from rung.task.schemas import check_schema
 from rung.wording import Shot, embedded_text, label_texts, messages
 
@@ -194,6 +196,7 @@ class System:
             self.prompts(examples, pool),
             progress,
             every_label=every_label,
+            contexts=[e.context for e in examples],
         )
 
     def model(self, pool: Pool) -> Model:
@@ -364,8 +367,13 @@ def prompts_for(
 
 
 def _prompt(spec: Spec, chat: Chat, example: Example, shots: list[Shot], limit: int) -> tuple[int, ...]:
+    tools: list[dict[str, Any]] = []
+    if spec.kind == "tool_call" and spec.style == "chat" and chat.takes_tools:
+        # The template says how the model was taught to read its functions.
+        tools = [{"type": "function", "function": one} for one in functions_in(example.context)]
+        example = replace(example, context=without_functions(example.context))
     while True:
-        prompt = chat.render(messages(spec.instruction, example, shots), style=spec.style)
+        prompt = chat.render(messages(spec.instruction, example, shots), style=spec.style, tools=tools)
         if len(prompt) <= limit or not shots:
             return prompt
         shots = shots[1:]
@@ -407,7 +415,7 @@ def _model_of(spec: Spec) -> ModelRef:
     return spec.model
 
 
-def ask(
+def ask(  # noqa: PLR0913 (who is asked, what, and how far it is)
     spec: Spec,
     chat: Chat,
     engine: Engine,
@@ -415,25 +423,32 @@ def ask(
     progress: Progress = no_progress,
     *,
     every_label: bool = False,
+    contexts: Sequence[str | None] = (),
 ) -> list[Answer]:
-    """Put rendered prompts to an engine and read its answers as the Spec says."""
+    """Put rendered prompts to an engine and read its answers as the Spec says.
+
+    `contexts` are those of the questions, of which calls need them: the functions stand there.
+    """
     if spec.answer.form in ("words", "codes"):
         options = candidates(spec, chat)
         trie = Trie(options)
         choices = engine.choose(prompts, options, progress=progress, exhaustive=every_label)
         return [answer_of_choice(spec, choice, trie, every_label) for choice in choices]
-    requests = [request_for(spec, chat, prompt) for prompt in prompts]
-    return [answer_of_completion(spec, c) for c in engine.generate(requests, progress=progress)]
+    told = list(contexts) or [None] * len(prompts)
+    requests = [request_for(spec, chat, prompt, of) for prompt, of in zip(prompts, told, strict=True)]
+    written = engine.generate(requests, progress=progress)
+    return [answer_of_completion(spec, one, of) for one, of in zip(written, told, strict=True)]
 
 
-def request_for(spec: Spec, chat: Chat, prompt: tuple[int, ...]) -> Request:
-    """What an engine is asked to write after a prompt."""
+def request_for(spec: Spec, chat: Chat, prompt: tuple[int, ...], context: str | None = None) -> Request:
+    """What an engine is asked to write after the prompt of a question with this context."""
+    schema = spec.schema_ if spec.answer.form == "schema" else None
     return Request(
         prompt=prompt,
         max_tokens=spec.answer.max_tokens,
         stop_ids=chat.stop_ids,
         stop=chat.stop_strings(spec.style),
-        schema=spec.schema_ if spec.answer.form == "schema" else None,
+        schema=schema_of(context) if spec.answer.form == "calls" else schema,
     )
 
 
@@ -463,15 +478,19 @@ def answer_of_choice(spec: Spec, choice: Choice, options: Trie, every_label: boo
     )
 
 
-def answer_of_completion(spec: Spec, completion: Completion) -> Answer:
-    """What an engine wrote, read as the Spec says."""
+def answer_of_completion(spec: Spec, completion: Completion, context: str | None = None) -> Answer:
+    """What an engine wrote to a question with this context, read as the Spec says."""
     # Half a surrogate pair, which a model's bytes can spell, is text that no file can hold.
     text = completion.text.encode("utf-8", "replace").decode("utf-8")
     # A number that was cut off in the middle reads as another one.
     cut = completion.truncated and spec.kind == "number" and spec.answer.form == "free"
+    schema = schema_of(context) if spec.kind == "tool_call" else spec.schema_
+    value = None if cut else read_answer(text, kind=spec.kind, labels=spec.labels, schema=schema)
+    if spec.kind == "tool_call" and isinstance(value, list):
+        value = settled_calls(value, functions_in(context))
     return Answer(
         text=text,
-        value=None if cut else read_answer(text, kind=spec.kind, labels=spec.labels, schema=spec.schema_),
+        value=value,
         prompt_tokens=completion.prompt_tokens,
         completion_tokens=completion.completion_tokens or len(completion.tokens),
         latency_s=completion.latency_s,

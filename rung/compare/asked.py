@@ -228,6 +228,7 @@ def _need_kind(sides: Sequence[Side], asked: Asked) -> None:
 
 _CHECKS: dict[OutputKind, Callable[[Example], bool]] = {
     "json": lambda row: isinstance(row.output, (dict, list)),
+    "tool_call": lambda row: isinstance(row.output, list),
     "number": lambda row: isinstance(row.output, (int, float)),
     "label": lambda row: isinstance(row.output, str),
     "text": lambda row: isinstance(row.output, str),

@@ -19,6 +19,7 @@ METRIC_NAMES: dict[MetricName, str] = {
     "rouge_l": "ROUGE-L",
     "mae": "mean absolute error",
     "spearman": "Spearman correlation",
+    "tool_call": "calls right",
 }
 
 

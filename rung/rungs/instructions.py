@@ -22,8 +22,13 @@ JOBS: dict[OutputKind, str] = {
     "json": "Extract the requested fields from the text.",
     "number": "Read the text and work out the number that it asks for.",
     "text": "Write the reply to the text.",
+    "tool_call": "Call the functions that the request needs.",
 }
 """For a task that says nothing about the job."""
+CALLS = (
+    'Answer with a JSON list of calls, [{"name": …, "arguments": {…}}], of the functions that are given; '
+    "with [] where none of them fits."
+)
 EXAMPLES_SHOW_IT = "Answer in the way of the examples."
 
 
@@ -54,6 +59,8 @@ def answer_spec(context: Context, *, constrained: bool) -> AnswerSpec:
     """
     if context.kind == "label" and constrained:
         return AnswerSpec(form="words")
+    if context.kind == "tool_call":
+        return AnswerSpec(form="calls" if constrained else "free", max_tokens=longest_answer(context))
     schema = answer_schema(context)
     form = "schema" if constrained and schema is not None and not check_schema(schema) else "free"
     room = longest_answer(context)
@@ -132,6 +139,8 @@ def _what_to_answer(kind: OutputKind, labels: Sequence[str], schema: Json) -> st
         return f"Answer with exactly one of these labels: {names}."
     if kind == "json":
         return f"Answer with one JSON object under this JSON Schema: {_compact(schema)}"
+    if kind == "tool_call":
+        return CALLS
     return "Answer with one number." if kind == "number" else ""
 
 

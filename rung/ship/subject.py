@@ -90,6 +90,11 @@ def load_subject(system: System, pool: Pool) -> Subject:
     spec = system.spec
     if spec.model is None or spec.engine not in ("llama", "torch"):
         raise TaskError(f"{str(system.folder)!r} has no language model to export")
+    if spec.kind == "tool_call":
+        raise TaskError(
+            f"{str(system.folder)!r} calls functions: each answer is held to those of its own question, "
+            "which no export carries yet; serve it with `rung serve`"
+        )
     model = pool.model(spec.model)
     shots = tuple(read_index(system.folder)[0]) if SHOTS_FILE in spec.files else ()
     return Subject(system=system, model=model, chat=pool.chat(model), shots=shots)

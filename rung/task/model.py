@@ -24,7 +24,7 @@ DataFormat = Literal[
     "auto", "io", "chat", "prompt_completion", "preference", "unpaired_preference", "alpaca", "sharegpt"
 ]
 
-SYNONYMS: dict[str, OutputKind] = {"sql": "text", "tool_call": "json"}
+SYNONYMS: dict[str, OutputKind] = {"sql": "text"}
 """Kinds that a task file may name and that are answered as another kind in this version."""
 ABSENT_METRICS = {"judge": "rouge_l", "execution": "exact"}
 """Metrics that are not in this version, with the nearest one that is."""
@@ -94,7 +94,7 @@ class Output(_Frozen):
     """What an answer is."""
 
     kind: Annotated[OutputKind | None, WithJsonSchema(_KINDS)] = Field(
-        default=None, description="What an answer is; sql is answered as text, tool_call as json."
+        default=None, description="What an answer is; sql is answered as text."
     )
     json_schema: Annotated[dict[str, Any] | None, WithJsonSchema(_SCHEMA)] = Field(
         default=None,

@@ -1,4 +1,4 @@
-"""docs/models.md has the table of the models that the program knows. As a script, this file writes it anew."""
+"""docs/models.md has the table of the models that the program knows. Run it to write it anew."""
 
 import re
 from pathlib import Path
