@@ -9,7 +9,7 @@ Json = JsonValue
 """Any value that JSON can hold."""
 
 OutputKind = Literal["label", "json", "text", "number", "tool_call"]
-MetricName = Literal["accuracy", "macro_f1", "field_f1", "exact", "rouge_l", "mae", "spearman", "tool_call"]
+MetricName = Literal["accuracy", "macro_f1", "field_f1", "exact", "tool_call", "rouge_l", "mae", "spearman"]
 Severity = Literal["block", "warn", "info"]
 SplitName = Literal["train", "dev", "test"]
 VerdictKind = Literal["clear_winner", "tie", "undecided", "no_verdict"]

@@ -176,7 +176,29 @@ def text_rows(count: int) -> list[dict]:
     ]
 
 
-TASKS = {"label": label_rows, "json": json_rows, "number": number_rows, "text": text_rows}
+def call_rows(count: int) -> list[dict]:
+    """Conversations that end in one call of a function that the row offers, with its default left out."""
+    topic = {"properties": {"topic": {"enum": list(TOPICS)}, "most": {"default": 5}}, "required": ["topic"]}
+    find = {"name": "find", "parameters": topic}
+    ask = {"name": "ask", "parameters": {"properties": {"at": {"type": "string"}}, "required": ["at"]}}
+    rows = []
+    for at, row in enumerate(label_rows(count)):
+        name, given = ("find", {"topic": row["output"]}) if at % 2 else ("ask", {"at": "desk"})
+        call = {"type": "function", "function": {"name": name, "arguments": json.dumps(given)}}
+        answer = {"role": "assistant", "content": None, "tool_calls": [call]}
+        offered = (find, ask) if at % 3 == 0 else ((find,) if at % 2 else (ask,))
+        tools = [{"type": "function", "function": one} for one in offered]
+        rows.append({"messages": [{"role": "user", "content": row["input"]}, answer], "tools": tools})
+    return rows
+
+
+TASKS = {
+    "label": label_rows,
+    "json": json_rows,
+    "number": number_rows,
+    "text": text_rows,
+    "tool_call": call_rows,
+}
 """Rows of every kind of output."""
 
 

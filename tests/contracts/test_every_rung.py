@@ -161,14 +161,14 @@ def test_the_same_rows_and_seed_make_the_same_system_once_the_clock_has_spoken(r
     assert again.notes == made.notes
 
 
-@pytest.mark.parametrize("kind", ["json", "number", "text"])
+@pytest.mark.parametrize("kind", ["json", "number", "text", "tool_call"])
 @pytest.mark.parametrize("rung", [r for r in RUNGS if r.values[0].name != "head"])
 def test_a_rung_answers_other_kinds_of_output_too(rung, kind, built):
     context, made = built(rung, kind)
     assert rung.skip(context) is None
     answers = made.system.answer(context.dev, context.pool)
     assert all(a.failure is None for a in answers)
-    types = {"json": dict, "number": (int, float), "text": str}[kind]
+    types = {"json": dict, "number": (int, float), "text": str, "tool_call": list}[kind]
     assert all(a.value is None or isinstance(a.value, types) for a in answers)
     if kind == "number":
         assert all(0 <= a.value <= 999 for a in answers if isinstance(a.value, (int, float)))
