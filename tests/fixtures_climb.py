@@ -70,6 +70,24 @@ def label_rows(count: int, seed: int = 0) -> list[dict]:
     return [{"input": text, "output": label} for text, label in rows.items()]
 
 
+def constant_head(label, labels):
+    import numpy as np
+
+    from rung.models.head import Head, head_files
+
+    bias = np.array([9.0 * (name == label) for name in labels])
+    return head_files(
+        Head(
+            features="tfidf",
+            labels=labels,
+            weights=np.zeros((len(labels), 2)),
+            bias=bias,
+            vocabularies=(("a",), ("b",)),
+            idf=(np.ones(1), np.ones(1)),
+        )
+    )
+
+
 def write_rows(path: Path, rows: list[dict]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

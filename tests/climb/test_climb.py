@@ -14,7 +14,15 @@ from rung.rungs import LADDER
 from rung.rungs.base import Built
 from rung.spec import Spec
 from rung.system import Pool, System, save
-from tests.fixtures_climb import Log, json_rows, label_rows, make_tiny_gguf, text_rows, write_rows
+from tests.fixtures_climb import (
+    Log,
+    constant_head,
+    json_rows,
+    label_rows,
+    make_tiny_gguf,
+    text_rows,
+    write_rows,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -149,24 +157,6 @@ class Always:
         return Built(
             system=save(context.work / "s", spec, constant_head(self.label, spec.labels)), what="one"
         )
-
-
-def constant_head(label, labels):
-    import numpy as np
-
-    from rung.models.head import Head, head_files
-
-    bias = np.array([9.0 * (name == label) for name in labels])
-    return head_files(
-        Head(
-            features="tfidf",
-            labels=labels,
-            weights=np.zeros((len(labels), 2)),
-            bias=bias,
-            vocabularies=(("a",), ("b",)),
-            idf=(np.ones(1), np.ones(1)),
-        )
-    )
 
 
 def with_ladder(monkeypatch, *rungs):

@@ -22,8 +22,7 @@ from rung.rungs.prompt import Prompt
 from rung.scoring.measure import measurement
 from rung.spec import Spec
 from rung.system import System, save
-from tests.climb.test_climb import constant_head
-from tests.fixtures_climb import Log, label_rows, make_tiny_gguf, write_rows
+from tests.fixtures_climb import Log, constant_head, label_rows, make_tiny_gguf, write_rows
 
 
 @pytest.fixture(scope="module")

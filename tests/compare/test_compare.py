@@ -21,8 +21,7 @@ from rung.rungs.prompt import Prompt
 from rung.ship.tagging import tag_system
 from rung.spec import AnswerSpec, ModelRef, ShotSpec, Spec
 from rung.system import System, copy, save
-from tests.climb.test_climb import constant_head
-from tests.fixtures_climb import Log, json_rows, label_rows, make_tiny_gguf, write_rows
+from tests.fixtures_climb import Log, constant_head, json_rows, label_rows, make_tiny_gguf, write_rows
 from tests.fixtures_tagged import make_head
 
 

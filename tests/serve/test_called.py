@@ -34,7 +34,7 @@ def test_every_request_is_answered_with_calls_of_its_own_functions(tiny_gguf, tm
     )
     folder = save(tmp_path / "calls", spec, {}).folder
     found = {"find": 0, "now": 0}
-    with Server(f"calls={folder}", home=tmp_path / "home") as server:
+    with Server(f"calls={folder}", home=tmp_path) as server:
         for at in range(6):
             for function in (FIND, NOW):
                 tools = [{"type": "function", "function": function}]
