@@ -65,7 +65,13 @@ def context(tiny, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def built(tiny, tmp_path_factory):
+def roomy(tmp_path_factory):
+    """The same with room for prompts that hold functions."""
+    return make_tiny_gguf(tmp_path_factory.mktemp("roomy") / "tiny.gguf", context=2048)
+
+
+@pytest.fixture(scope="module")
+def built(tiny, roomy, tmp_path_factory):
     """Each rung built once for each kind of output; the context that it was built in stays open."""
     kept = {}
     stack = []
@@ -73,7 +79,8 @@ def built(tiny, tmp_path_factory):
     def build(rung: Rung, kind: str):
         if (rung.name, kind) not in kept:
             folder = tmp_path_factory.mktemp(f"{rung.name}-{kind}")
-            opening = opened(tiny, write_rows(folder / "topics.jsonl", TASKS[kind](ROWS)), folder)
+            model = roomy if kind == "tool_call" else tiny
+            opening = opened(model, write_rows(folder / "topics.jsonl", TASKS[kind](ROWS)), folder)
             stack.append(opening)
             context = opening.__enter__()
             kept[rung.name, kind] = (context, rung.build(context))
