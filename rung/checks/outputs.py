@@ -6,7 +6,7 @@ from typing import Any
 
 from rung.checks.base import Outcome, Subject, by_share, finding, rows_text, such_as
 from rung.errors import TaskError
-from rung.records import Example, Finding, Json
+from rung.records import Example, Finding, Json, Severity
 from rung.task.calls import call_fault, functions_in
 from rung.task.outputs import as_calls, as_kind, canonical, shown
 from rung.task.schemas import is_inferred
@@ -98,8 +98,9 @@ def targets(subject: Subject) -> Outcome:
 def _uncallable(rows: Sequence[Example]) -> list[Finding]:
     """Calls of functions that their row doesn't offer, and arguments that these don't take."""
     found = [(row, call_fault(as_calls(row.output) or (), functions_in(row.context))) for row in rows]
-    findings = []
-    for strange, severity in ((True, "block"), (False, "warn")):
+    findings: list[Finding] = []
+    grave: tuple[tuple[bool, Severity], ...] = ((True, "block"), (False, "warn"))
+    for strange, severity in grave:
         faults = [(row, fault[1]) for row, fault in found if fault is not None and fault[0] == strange]
         if faults:
             first, said = faults[0]

@@ -113,7 +113,7 @@ def _of_task(prepared: Prepared, wanted: Wanted, sides: Sequence[Side], told: st
 
 def _of_file(file: Path, wanted: Wanted, sides: Sequence[Side], runs: _Runs) -> Asked:
     """All rows of a file. They are a test's where a run of one of the sides has sealed them."""
-    known = next((one.system.spec.kind for one in sides if one.system is not None), None)
+    known: OutputKind | None = next((one.system.spec.kind for one in sides if one.system is not None), None)
     if known is None:
         raise TaskError("two base models answer nothing in particular; name what with --task TASK")
     rows = conform(read_source(file).examples, known)
@@ -188,7 +188,7 @@ def _metric(
     """The one asked for, else the task's, else the climbs', else the usual one. TaskError for none."""
     fitting = METRICS[kind]
     if wanted.metric is not None:
-        given = next((name for name in fitting if name == wanted.metric), None)
+        given: MetricName | None = next((name for name in fitting if name == wanted.metric), None)
         if given is None:
             raise TaskError(
                 f"--metric {wanted.metric!r} does not fit answers of kind {kind!r}; choose from "

@@ -121,7 +121,7 @@ class Chat:
         if not messages or messages[-1].role != "user":
             roles = ", ".join(message.role for message in messages)
             raise ModelError(f"the turns ({roles}) don't end with a user's: there is nothing to answer")
-        turns = [(message.role, message.content.strip()) for message in messages]
+        turns: list[tuple[Role, str]] = [(m.role, m.content.strip()) for m in messages]
         if style == "chat" and not self.takes_system:
             turns = _without_system(turns)
         names = _names(self.tokens)
