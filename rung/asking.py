@@ -3,7 +3,9 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
+from rung.calling import schema_of
 from rung.engines.base import Choice, Completion, Engine, Progress, Request, no_progress
 from rung.engines.trie import Trie
 from rung.models.chat import Chat, Message
@@ -12,6 +14,7 @@ from rung.records import Answer, Example
 from rung.scoring.extract import read_answer
 from rung.search import Passages
 from rung.spec import Spec
+from rung.task.calls import functions_in, settled_calls, without_functions
 from rung.wording import Shot, label_texts, messages, with_passages
 
 ANSWER_CONTEXT = 2048
@@ -60,9 +63,14 @@ def fitted(  # noqa: PLR0913 (all that a prompt is made of)
     after: Sequence[Message] = (),
 ) -> tuple[tuple[int, ...], Passages]:
     """One prompt and the passages in it: of those that don't fit, the last ones, the worst, are left out."""
+    tools: list[dict[str, Any]] = []
+    if spec.kind == "tool_call" and spec.style == "chat" and chat.takes_tools:
+        # The template says how the model was taught to read its functions.
+        tools = [{"type": "function", "function": one} for one in functions_in(example.context)]
+        example = replace(example, context=without_functions(example.context))
     while True:
         told = messages(spec.instruction, with_passages(example, passages), shots)
-        prompt = chat.render([*told, *after], style=spec.style)
+        prompt = chat.render([*told, *after], style=spec.style, tools=tools)
         if len(prompt) <= limit or not (shots or after or passages):
             return prompt, passages
         if shots:
@@ -88,10 +96,12 @@ def ask(  # noqa: PLR0913 (all that calls of one kind may differ in)
     progress: Progress = no_progress,
     *,
     every_label: bool = False,
+    contexts: Sequence[str | None] = (),
     seeds: Sequence[int | None] = (),
 ) -> list[Answer]:
     """Put rendered prompts to an engine and read its answers as the Spec says.
 
+    `contexts` are those of the questions, of which calls need them: the functions stand there.
     What has a seed among `seeds`, one for each prompt, is drawn at the temperature of the Spec's steps.
     """
     if spec.answer.form in ("words", "codes"):
@@ -99,22 +109,25 @@ def ask(  # noqa: PLR0913 (all that calls of one kind may differ in)
         trie = Trie(options)
         choices = engine.choose(prompts, options, progress=progress, exhaustive=every_label)
         return [answer_of_choice(spec, choice, trie, every_label) for choice in choices]
-    requests = [request_for(spec, chat, prompt) for prompt in prompts]
+    told = list(contexts) or [None] * len(prompts)
+    requests = [request_for(spec, chat, prompt, of) for prompt, of in zip(prompts, told, strict=True)]
     if spec.steps is not None:
         heat = spec.steps.temperature
         drawn = zip(requests, seeds, strict=True)
         requests = [r if seed is None else replace(r, temperature=heat, seed=seed) for r, seed in drawn]
-    return [answer_of_completion(spec, c) for c in engine.generate(requests, progress=progress)]
+    written = engine.generate(requests, progress=progress)
+    return [answer_of_completion(spec, one, of) for one, of in zip(written, told, strict=True)]
 
 
-def request_for(spec: Spec, chat: Chat, prompt: tuple[int, ...]) -> Request:
-    """What an engine is asked to write after a prompt."""
+def request_for(spec: Spec, chat: Chat, prompt: tuple[int, ...], context: str | None = None) -> Request:
+    """What an engine is asked to write after the prompt of a question with this context."""
+    schema = spec.schema_ if spec.answer.form == "schema" else None
     return Request(
         prompt=prompt,
         max_tokens=spec.answer.max_tokens,
         stop_ids=chat.stop_ids,
         stop=chat.stop_strings(spec.style),
-        schema=spec.schema_ if spec.answer.form == "schema" else None,
+        schema=schema_of(context) if spec.answer.form == "calls" else schema,
     )
 
 
@@ -144,15 +157,19 @@ def answer_of_choice(spec: Spec, choice: Choice, options: Trie, every_label: boo
     )
 
 
-def answer_of_completion(spec: Spec, completion: Completion) -> Answer:
-    """What an engine wrote, read as the Spec says."""
+def answer_of_completion(spec: Spec, completion: Completion, context: str | None = None) -> Answer:
+    """What an engine wrote to a question with this context, read as the Spec says."""
     # Half a surrogate pair, which a model's bytes can spell, is text that no file can hold.
     text = completion.text.encode("utf-8", "replace").decode("utf-8")
     # A number that was cut off in the middle reads as another one.
     cut = completion.truncated and spec.kind == "number" and spec.answer.form == "free"
+    schema = schema_of(context) if spec.kind == "tool_call" else spec.schema_
+    value = None if cut else read_answer(text, kind=spec.kind, labels=spec.labels, schema=schema)
+    if spec.kind == "tool_call" and isinstance(value, list):
+        value = settled_calls(value, functions_in(context))
     return Answer(
         text=text,
-        value=None if cut else read_answer(text, kind=spec.kind, labels=spec.labels, schema=spec.schema_),
+        value=value,
         prompt_tokens=completion.prompt_tokens,
         completion_tokens=completion.completion_tokens or len(completion.tokens),
         cached_tokens=completion.cached_tokens,

@@ -10,8 +10,10 @@ from rung.guarded import Guards, SeedScores
 Json = JsonValue
 """Any value that JSON can hold."""
 
-OutputKind = Literal["label", "json", "text", "number"]
-MetricName = Literal["accuracy", "macro_f1", "field_f1", "exact", "rouge_l", "style", "mae", "spearman"]
+OutputKind = Literal["label", "json", "text", "number", "tool_call"]
+MetricName = Literal[
+    "accuracy", "macro_f1", "field_f1", "exact", "tool_call", "rouge_l", "style", "mae", "spearman"
+]
 Severity = Literal["block", "warn", "info"]
 SplitName = Literal["train", "dev", "test"]
 VerdictKind = Literal["clear_winner", "tie", "undecided", "no_verdict"]
@@ -229,7 +231,7 @@ class Stopped:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
-    """A rung's System as the decision sees it. `order` is the rung's place on the ladder, from 0.
+    """A rung's System as the decision sees it. `order` is its place by cost, from 0.
 
     One that was `stopped` can't win; its dev score is of fewer rows than the others'. `warnings` go with the
     verdict where it's the one to ship.
@@ -393,6 +395,8 @@ class Calibration:
 class RungResult:
     """What became of one rung. Exactly one of `skipped` (why not tried), `failed` and `dev` is set.
 
+    In a climb on several models `rung` names one of them too, as in `sft@gemma-3-270m`. `model` is the model
+    in short, None for a rung that asks none.
     `passes` say how often a tune went through its training rows; None for what doesn't learn so.
     `price` is that of a hosted model's tokens; None where this machine answers. `spent_usd` was paid to a
     hosted model for building the rung.
@@ -403,6 +407,7 @@ class RungResult:
 
     rung: str
     order: int
+    model: str | None = None
     skipped: str | None = None
     failed: str | None = None
     system: str | None = None

@@ -31,10 +31,11 @@ class AnswerSpec(Frozen):
     """How the answer is written and read.
 
     `words`: the label's text, decoded within the labels' trie. `codes`: one token per label, exact
-    probabilities from one pass. `schema`: JSON decoded under the schema. `free`: whatever comes.
+    probabilities from one pass. `schema`: JSON decoded under the schema. `calls`: JSON
+    decoded under the signatures of the functions that the question itself offers. `free`: whatever comes.
     """
 
-    form: Literal["words", "codes", "schema", "free"]
+    form: Literal["words", "codes", "schema", "calls", "free"]
     codes: tuple[int, ...] = ()
     max_tokens: int = 64
 

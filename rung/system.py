@@ -33,6 +33,7 @@ from rung.models.catalog import entry_named
 from rung.models.chat import Chat, load_chat
 from rung.models.embed import Embedder
 from rung.models.head import Head, answers, load_head
+from rung.models.offered import offered_named
 from rung.models.resolve import Model, resolve
 from rung.models.weights import dequantised
 from rung.records import Answer, Calibration, Example
@@ -202,10 +203,18 @@ class System:
         if self.is_hosted:
             return self.hosted_answers(examples, pool, progress=progress)
         chat, engine = self.chat(pool), self.open(pool)
+        contexts = [e.context for e in examples]
         if self.spec.steps is None:
             prompted = self.prompted(examples, pool)
-            prompts = [prompt for prompt, _ in prompted]
-            found = ask(self.spec, chat, engine, prompts, progress, every_label=every_label)
+            found = ask(
+                self.spec,
+                chat,
+                engine,
+                [prompt for prompt, _ in prompted],
+                progress,
+                every_label=every_label,
+                contexts=contexts,
+            )
             return [cited(answer, passages) for answer, (_, passages) in zip(found, prompted, strict=True)]
         limit, shots = context_of(self.model(pool)), self._shots(examples, pool)
         looked_up = self.find(examples, pool)
@@ -221,8 +230,16 @@ class System:
                 passages=[looked_up[c.row] for c in calls],
                 after=[c.after for c in calls],
             )
-            seeds = [c.seed for c in calls]
-            return ask(spec, chat, engine, prompts, done, every_label=every_label, seeds=seeds)
+            return ask(
+                spec,
+                chat,
+                engine,
+                prompts,
+                done,
+                every_label=every_label,
+                contexts=[contexts[c.row] for c in calls],
+                seeds=[c.seed for c in calls],
+            )
 
         return answered(self.spec, examples, put, progress)
 
@@ -244,7 +261,9 @@ class System:
         """What a hosted model answers. Raises EngineError if it refuses the key, or the till is shut."""
         told = self._shots(examples, pool)
         found = complete(self.spec, self.open(pool), examples, told, draw=draw, progress=progress)
-        return [answer_of_completion(self.spec, one) for one in found]
+        return [
+            answer_of_completion(self.spec, one, e.context) for one, e in zip(found, examples, strict=True)
+        ]
 
     def model(self, pool: Pool) -> Model:
         """The base model. Raises SystemFolderError where the System has none, or other weights lie there."""
@@ -408,7 +427,8 @@ def keep_calibration(system: System, calibration: Calibration) -> None:
 def ref_to(model: Model, given: str) -> ModelRef:
     """How a System names a model that `resolve(given)` found."""
     path = Path(given).expanduser()
-    source = str(path.resolve()) if entry_named(given) is None and path.exists() else given
+    known = entry_named(given) is not None or offered_named(given) is not None
+    source = str(path.resolve()) if not known and path.exists() else given
     return ModelRef(name=model.name, source=source, digest=model.digest, licence=model.licence)
 
 

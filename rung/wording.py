@@ -76,6 +76,8 @@ def answer_text(output: Json, kind: OutputKind, *, labels: Sequence[str] = (), s
     if kind == "label":
         known = dict(zip(labels, label_texts(labels), strict=True))
         return known.get(str(output), str(output))
+    if kind == "tool_call":
+        return json.dumps(output, ensure_ascii=False, separators=(",", ":"))
     if kind == "json":
         return json.dumps(in_order(output, schema), ensure_ascii=False, separators=(",", ":"))
     if kind == "number" and isinstance(output, float):

@@ -71,6 +71,24 @@ def label_rows(count: int, seed: int = 0) -> list[dict]:
     return [{"input": text, "output": label} for text, label in rows.items()]
 
 
+def constant_head(label, labels):
+    import numpy as np
+
+    from rung.models.head import Head, head_files
+
+    bias = np.array([9.0 * (name == label) for name in labels])
+    return head_files(
+        Head(
+            features="tfidf",
+            labels=labels,
+            weights=np.zeros((len(labels), 2)),
+            bias=bias,
+            vocabularies=(("a",), ("b",)),
+            idf=(np.ones(1), np.ones(1)),
+        )
+    )
+
+
 def write_rows(path: Path, rows: list[dict]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -185,7 +203,29 @@ def topic_passages() -> tuple[Passage, ...]:
     )
 
 
-TASKS = {"label": label_rows, "json": json_rows, "number": number_rows, "text": text_rows}
+def call_rows(count: int) -> list[dict]:
+    """Conversations that end in one call of a function that the row offers, with its default left out."""
+    topic = {"properties": {"topic": {"enum": list(TOPICS)}, "most": {"default": 5}}, "required": ["topic"]}
+    find = {"name": "find", "parameters": topic}
+    ask = {"name": "ask", "parameters": {"properties": {"at": {"type": "string"}}, "required": ["at"]}}
+    rows = []
+    for at, row in enumerate(label_rows(count)):
+        name, given = ("find", {"topic": row["output"]}) if at % 2 else ("ask", {"at": "desk"})
+        call = {"type": "function", "function": {"name": name, "arguments": json.dumps(given)}}
+        answer = {"role": "assistant", "content": None, "tool_calls": [call]}
+        offered = (find, ask) if at % 3 == 0 else ((find,) if at % 2 else (ask,))
+        tools = [{"type": "function", "function": one} for one in offered]
+        rows.append({"messages": [{"role": "user", "content": row["input"]}, answer], "tools": tools})
+    return rows
+
+
+TASKS = {
+    "label": label_rows,
+    "json": json_rows,
+    "number": number_rows,
+    "text": text_rows,
+    "tool_call": call_rows,
+}
 """Rows of every kind of output."""
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 from rung.checks.base import Outcome, Subject, by_share, finding, rows_text, such_as
 from rung.errors import TaskError
-from rung.records import Example, Json
-from rung.task.outputs import as_kind, canonical, shown
+from rung.records import Example, Finding, Json, Severity
+from rung.task.calls import call_fault, functions_in
+from rung.task.outputs import as_calls, as_kind, canonical, shown
 from rung.task.schemas import is_inferred
 
 CONFLICTS_WARN, CONFLICTS_BLOCK = 0.01, 0.05
@@ -77,6 +78,8 @@ def targets(subject: Subject) -> Outcome:
             f"{shown(unread[0].output)}; correct them, or set output.kind"
         )
         return [finding("targets", "block", message, unread)]
+    if output.kind == "tool_call":
+        return _uncallable(subject.rows)
     if output.kind != "json" or output.json_schema is None:
         return []
     faults = _schema_faults(subject.rows, output.json_schema)
@@ -90,6 +93,24 @@ def targets(subject: Subject) -> Outcome:
         f"{first.where}: {fault}; correct them or {way_out}"
     )
     return [finding("targets", "warn" if inferred else "block", message, [row for row, _ in faults])]
+
+
+def _uncallable(rows: Sequence[Example]) -> list[Finding]:
+    """Calls of functions that their row doesn't offer, and arguments that these don't take."""
+    found = [(row, call_fault(as_calls(row.output) or (), functions_in(row.context))) for row in rows]
+    findings: list[Finding] = []
+    grave: tuple[tuple[bool, Severity], ...] = ((True, "block"), (False, "warn"))
+    for strange, severity in grave:
+        faults = [(row, fault[1]) for row, fault in found if fault is not None and fault[0] == strange]
+        if faults:
+            first, said = faults[0]
+            what = "calls of functions that their row doesn't offer" if strange else "calls that don't fit"
+            message = (
+                f"{what}: {rows_text(len(faults))}, such as {first.where}: {said}; correct the calls or the "
+                "row's `tools`"
+            )
+            findings.append(finding("targets", severity, message, [row for row, _ in faults]))
+    return findings
 
 
 def _schema_faults(rows: Sequence[Example], schema: dict[str, Any]) -> list[tuple[Example, str]]:

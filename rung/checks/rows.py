@@ -135,7 +135,8 @@ def prepare(source: Path, options: RowOptions, reporter: Reporter | None = None)
             test=tested,
             seed=task.seed,
             stratify=task.output.kind == "label",
-            dev_rows=options.dev_rows or affordable(examples, task.output.kind, options.budget_s),
+            dev_rows=options.dev_rows
+            or affordable(examples, task.output.kind, options.budget_s / len(task.models)),
             near=[group for group in near if on_one_side(len(group), len(examples))],
         )
     removed = (*parts.removed, *(row for row in examples if row.id in out))
@@ -243,11 +244,7 @@ def _with_options(task: Task, options: RowOptions) -> Task:
 def _unused(task: Task) -> list[Finding]:
     """What the task file names and no rung of this version uses: better said than passed over."""
     unused = []
-    others = [name for name in task.models[1:] if hosted(name) is None]
-    if others:
-        listed = ", ".join(map(repr, others))
-        unused.append(f"models: one is climbed at a time; {listed} left out, name another with --models")
-    rivals = [name for name in task.models[1:] if hosted(name) is not None]
+    rivals = [name for name in task.models if hosted(name) is not None]
     if len(rivals) > 1:
         listed = ", ".join(map(repr, rivals[1:]))
         unused.append(f"models: one hosted model is compared with; {listed} left out")

@@ -27,7 +27,7 @@ class ClimbChoices:
     budget
         Time for checking, building and choosing, such as 90s, 30m or 1h30m. The final test isn't cut short.
     models
-        Model to use instead of the task's; `rung models` lists tested ones. Of several, the first is climbed.
+        Models to climb on instead of the task's, with commas between; `rung models` lists those known here.
     dev_rows
         The most rows to choose by; 500, or as many as the budget affords where answers are long.
     test_all

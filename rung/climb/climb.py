@@ -1,6 +1,5 @@
 """The climb: build every rung, score it on dev, decide, open the sealed test once, and record it all."""
 
-import math
 import shutil
 import time
 from collections.abc import Sequence
@@ -26,18 +25,21 @@ from rung.checks.examine import (
 from rung.checks.rows import Prepared, prepare
 from rung.checks.table import Checked, known_names
 from rung.climb import budget, ordering, sealed
+from rung.climb.again import keep_source
+from rung.climb.below import looked_up, systems_below, task_of
 from rung.climb.calibrating import Answered, calibrate
-from rung.climb.curve import Clock, curves, drawn_all, to_come
+from rung.climb.curve import Clock, curves, to_come
 from rung.climb.decide import ALPHA, MIN_ROWS, decide, to_beat
 from rung.climb.disagree import disagreements
+from rung.climb.ending import is_complete, with_dev
 from rung.climb.guarding import Guarding, guarded
-from rung.climb.hosted import answers_usd, cap_usd, capped, expected, hosted_models, models_of, till_for
+from rung.climb.hosted import answers_usd, expected, hosted_models, models_of, till_for
 from rung.climb.machine import Watch, describe_machine, versions
-from rung.climb.options import Options, base_model, chosen_rungs, config_of
+from rung.climb.options import Options, chosen_rungs, config_of
+from rung.climb.steps import Base, Step, bases, steps_of
 from rung.climb.stored import CLIMB_FILE, kept_system, load, load_climb
 from rung.errors import EngineError, RunError, RungError
 from rung.evaluate import Bench, Store
-from rung.models.resolve import Model
 from rung.records import (
     Candidate,
     Climb,
@@ -63,15 +65,10 @@ from rung.rungs.base import (
 )
 from rung.rungs.rival import Rival, rival
 from rung.runs import digest_of, held, open_run, read_json, write_json, write_text
-from rung.scoring.notation import score_text
-from rung.scoring.scorers import SCORERS
 from rung.system import Pool, System, copy
-from rung.task import Task
 
 RESULT_FILE = "result.json"
 CLOCK_FILE = "clock.json"
-ROWS_FILE = "rows.json"
-"""Where the rows lie and how they are written: an export asks some of them again."""
 WINNER_FOLDER = "winner"
 CURVE_FOLDER = "curve"
 
@@ -93,23 +90,21 @@ def climb(source: Path, options: Options, reporter: Reporter) -> tuple[Climb, Pa
     tell((*found.findings, *prepared.notes), reporter)
     stop_on_block(found.findings)
     reading_s = time.monotonic() - start
-    model = base_model(prepared.task.models[0], reporter)
-    config = config_of(prepared, model, options)
+    models = bases(prepared.task.models, reporter)
+    config = config_of(prepared, [base.model for base in models], options)
     run = options.out or Path("runs") / f"{prepared.task.name}-{digest_of(config)[:8]}"
     resumed = open_run(run, config)
     with held(run):
-        if resumed and _is_complete(run, options, prepared.task):
+        if resumed and is_complete(run, options, prepared.task):
             reporter.say(f"{run} is complete: nothing was run again")
             return load_climb(run), run
         if resumed:
             reporter.say(f"going on with {run}")
-        data, form = prepared.task.data, options.format
-        form = form if form != "auto" else data.format
-        write_json(run / ROWS_FILE, {"train": str(data.train), "format": form})
+        keep_source(run, source, prepared, options)
         till = till_for(prepared.task, options, run)
-        with Pool(models={model.digest: model}, till=till) as pool:
-            climbing = _Climbing(prepared, found, model, options, run, pool, reporter, reading_s)
-            done = climbing.run(chosen)
+        with Pool(models={base.model.digest: base.model for base in models}, till=till) as pool:
+            climbing = _Climbing(prepared, found, models, options, run, pool, reporter, reading_s)
+            done = climbing.run(steps_of(chosen, models))
         write_text(run / CLIMB_FILE, TypeAdapter(Climb).dump_json(done).decode("utf-8"))
     return done, run
 
@@ -121,21 +116,22 @@ class _Climbing:
         self,
         prepared: Prepared,
         found: Checked,
-        model: Model,
+        models: Sequence[Base],
         options: Options,
         run: Path,
         pool: Pool,
         reporter: Reporter,
         reading_s: float,
     ) -> None:
-        """`reading_s` were spent on the rows so far; bringing the model isn't counted."""
+        """`reading_s` were spent on the rows so far; bringing the models isn't counted."""
         begun = time.monotonic() - reading_s
-        self.prepared, self.model, self.options = prepared, model, options
+        self.prepared, self.models, self.options = prepared, models, options
         self.run_folder, self.reporter = run, reporter
         self.bench = Bench(pool=pool, store=Store(run / "answers"), metric=metric_of(prepared))
-        context = rung_context(prepared, model, run, self.bench, reporter)
-        self.too_long = context.too_long
-        self.checked = self.examine(found, context)
+        contexts = [rung_context(prepared, base.model, run, self.bench, reporter) for base in models]
+        self.too_long = {context.model.digest: context.too_long for context in contexts}
+        self.checked = self.examine(found, contexts[0])
+        self.count = len(steps_of(chosen_rungs(options), models))
         self.systems: dict[str, System] = {}
         self.test_peak_mb = 0.0
         clock = run / CLOCK_FILE
@@ -168,53 +164,55 @@ class _Climbing:
         stop_on_block(more.findings)
         return checked
 
-    def run(self, rungs: list[tuple[int, Rung]]) -> Climb:
-        """Every rung in order, then the decisions."""
+    def run(self, steps: Sequence[Step]) -> Climb:
+        """Every step in order, then the decisions."""
         try:
             results: list[RungResult] = []
-            for place, (order, rung) in enumerate(rungs, start=1):
-                later = [r.name for _, r in rungs[place:] if not self.out(r)]
-                results.append(self.rung(order, rung, results, later))
+            for place, step in enumerate(steps, start=1):
+                later = [one.rung.name for one in steps[place:] if not self.out(one)]
+                results.append(self.step(step, results, later))
             if not self.systems:
                 reasons = "; ".join(f"{r.rung}: {r.failed or r.skipped}" for r in results)
                 raise RungError(f"no rung could be built: {reasons}")
             dev_decision = self.decide(results, "dev")
-            curves = self.curves([rung for _, rung in rungs], results)
+            curves = self.curves(steps, results)
             results = self.open_test(results, dev_decision)
             answered = Answered(dev=self.rows("dev"), test=self.rows("test"), store=self.bench.store)
             results = calibrate(results, self.systems, answered)
             margin = dev_decision.margin if dev_decision.chosen is not None else None
-            decision = _with_dev(self.decide(results, "test", margin), dev_decision, results)
+            decision = with_dev(self.decide(results, "test", margin), dev_decision, results)
             self.ship(decision.chosen)
             return replace(self.summary(results, dev_decision, decision), curves=curves)
         finally:
             with suppress(RunError):
                 self.stop_clock()
 
-    def curves(self, rungs: Sequence[Rung], results: Sequence[RungResult]) -> tuple[LearningCurve, ...]:
-        """The learning curves, where they are asked for, in the time that the rungs left."""
+    def curves(self, steps: Sequence[Step], results: Sequence[RungResult]) -> tuple[LearningCurve, ...]:
+        """The learning curves, where they are asked for, in the time that the steps left."""
         if not self.options.curve:
             return ()
-        context = self.context(rungs[-1], self.run_folder / CURVE_FOLDER, (), ())
-        deadline = self.start + self.options.budget_s
-        context = replace(context, deadline=deadline, retrieval=self.looked_up(results))
-        return curves(rungs, results, context, Clock(building=self.building, write=self.stop_clock))
+
+        def context_of(step: Step) -> Context:
+            context = self.context(step, self.run_folder / CURVE_FOLDER, results, ())
+            return replace(context, rival=None, deadline=self.start + self.options.budget_s)
+
+        return curves(steps, results, context_of, Clock(building=self.building, write=self.stop_clock))
 
     def stop_clock(self) -> None:
         """Write down the seconds spent so far: a climb that is taken up again has that much less."""
         spent = {"seconds": time.monotonic() - self.start, "building": self.building}
         write_json(self.run_folder / CLOCK_FILE, spent)
 
-    def rung(self, order: int, rung: Rung, before: Sequence[RungResult], later: Sequence[str]) -> RungResult:
-        """Build a rung and score it on dev, or take its result from the run folder."""
-        folder = self.run_folder / "rungs" / rung.name
+    def step(self, step: Step, before: Sequence[RungResult], later: Sequence[str]) -> RungResult:
+        """Build a rung and score it on dev, or take its result from the run folder; `later` ones follow."""
+        folder = self.run_folder / "rungs" / step.name
         kept = folder / RESULT_FILE
         if kept.exists():
             result = load(kept, RungResult)
             if result.folder is not None:
-                self.systems[rung.name] = kept_system(self.run_folder / result.folder, folder)
+                self.systems[step.name] = kept_system(self.run_folder / result.folder, folder)
         else:
-            result = self.tried(order, rung, self.context(rung, folder, before, later), before, later)
+            result = self.tried(step, self.context(step, folder, before, later), before, later)
             if result.dev is not None:
                 write_text(kept, TypeAdapter(RungResult).dump_json(result).decode("utf-8"))
             self.stop_clock()
@@ -223,86 +221,81 @@ class _Climbing:
         return result
 
     def tried(
-        self, order: int, rung: Rung, context: Context, before: Sequence[RungResult], later: Sequence[str]
+        self, step: Step, context: Context, before: Sequence[RungResult], later: Sequence[str]
     ) -> RungResult:
         """Build a rung and score it on dev. What breaks in it fails it alone; a full disk ends the climb."""
-        start = time.monotonic() - self.building.get(rung.name, 0.0)
+        rung, name = step.rung, step.name
+        start = time.monotonic() - self.building.get(name, 0.0)
 
         def beat() -> None:
-            self.building[rung.name] = time.monotonic() - start
+            self.building[name] = time.monotonic() - start
             with suppress(RunError):
                 self.stop_clock()
 
         try:
             if reason := rung.skip(context) or no_start(rung, context):
-                return RungResult(rung=rung.name, order=order, skipped=reason)
+                return RungResult(rung=name, order=step.order, model=step.model, skipped=reason)
             if isinstance(rung, Priced):
                 cheaper = ordering.before(before, rung.usd_per_1000(context), context.task)
                 context = replace(context, rival=self.rival(cheaper))
             with Watch(beat) as watch:
                 told, reason = self.foretold(rung, context, later, start)
                 if reason is not None:
-                    self.reporter.say(f"{rung.name} skipped: {reason}")
-                    return RungResult(rung=rung.name, order=order, skipped=reason, forecast=told)
-                self.reporter.say(budget.said(rung.name, told, context.rival and context.rival.rung))
+                    self.reporter.say(f"{name} skipped: {reason}")
+                    skipped = RungResult(rung=name, order=step.order, model=step.model, skipped=reason)
+                    return replace(skipped, forecast=told)
+                self.reporter.say(budget.said(name, told, context.rival and context.rival.rung))
                 made = rung.build(context)
                 build_s = time.monotonic() - start
-                result = self.result(order, context, made)
+                result = self.result(step, context, made)
                 took_s = time.monotonic() - start - told.after_s
-                result = guarded(result, self.systems[rung.name], context, self.guarding(rung, later))
+                result = guarded(result, self.systems[name], context, self.guarding(rung, later))
             return replace(result, build_s=build_s, build_peak_mb=watch.peak_mb, forecast=told, took_s=took_s)
         except RunError:
             raise
         except RungError as error:
-            self.systems.pop(rung.name, None)
-            self.reporter.say(f"{rung.name} failed: {error}")
-            seconds = time.monotonic() - start
-            return RungResult(rung=rung.name, order=order, failed=str(error), build_s=seconds)
+            self.systems.pop(name, None)
+            self.reporter.say(f"{name} failed: {error}")
+            failed = RungResult(rung=name, order=step.order, model=step.model, failed=str(error))
+            return replace(failed, build_s=time.monotonic() - start)
 
     def context(
-        self, rung: Rung, folder: Path, before: Sequence[RungResult], later: Sequence[str]
+        self, step: Step, folder: Path, before: Sequence[RungResult], later: Sequence[str]
     ) -> Context:
         """What the rung may use, with its share of the time that was left when it began."""
-        now, spent = time.monotonic(), self.building.get(rung.name, 0.0)
+        rung, model = step.rung, step.base.model
+        now, spent = time.monotonic(), self.building.get(step.name, 0.0)
         left = self.start + self.options.budget_s - (now - spent)
         splits = self.prepared.splits
         beside = to_come([rung.name, *later]) if self.options.curve else 0.0
         share = budget.share_s(rung.name, later, left, beside)
         return Context(
-            task=self.prepared.task,
+            task=task_of(self.prepared.task, step),
             train=splits.train,
             dev=splits.dev,
             undesirable=splits.undesirable,
             dev_undesirable=splits.dev_undesirable,
-            too_long=self.too_long & {e.id for e in (*splits.train, *splits.dev)},
+            too_long=self.too_long[model.digest] & {e.id for e in (*splits.train, *splits.dev)},
             passages=self.prepared.passages,
-            model=self.model,
+            model=model,
             folder=folder,
             bench=self.bench,
             reporter=self.reporter,
             deadline=now - spent + share - budget.guard_s(rung.name, share),
             seed=self.prepared.task.seed,
             rival=self.rival(before),
-            built={r.rung: self.systems[r.rung] for r in before if r.rung in self.systems},
+            built=systems_below(step, before, self.systems),
             unlabelled=self.prepared.unlabelled,
-            retrieval=self.looked_up(before),
+            retrieval=looked_up(step, before, self.systems, self.bench.metric),
         )
 
-    def looked_up(self, results: Sequence[RungResult]) -> System | None:
-        """The System that looks up passages, where it did better on dev than cheaper rungs: for a tune."""
-        sign = 1 if SCORERS[self.bench.metric].higher_is_better else -1
-        scores = {r.rung: sign * r.dev.score for r in results if r.dev is not None and r.stopped is None}
-        order = next((r.order for r in results if r.rung in scores and r.rung == "retrieval"), -1)
-        cheaper = [scores[r.rung] for r in results if r.rung in scores and r.order < order]
-        gained = order >= 0 and scores["retrieval"] > max(cheaper, default=-math.inf)
-        return self.systems["retrieval"] if gained else None
-
-    def out(self, rung: Rung) -> bool:
-        """Whether a rung to come is skipped for sure, and so needs no time to be kept for it."""
-        if not expected(rung.name, self.prepared.task):
+    def out(self, step: Step) -> bool:
+        """Whether a step to come is skipped for sure, and so needs no time to be kept for it."""
+        if not expected(step.rung.name, self.prepared.task):
             return True
-        folder = self.run_folder / "rungs" / rung.name
-        return isinstance(rung, Following) and rung.skip(self.context(rung, folder, (), ())) is not None
+        if not isinstance(step.rung, Following):
+            return False
+        return step.rung.skip(self.context(step, self.run_folder / "rungs" / step.name, (), ())) is not None
 
     def guarding(self, rung: Rung, later: Sequence[str]) -> Guarding:
         """What the guards on a rung go by: all that's left is theirs where no rung comes after it."""
@@ -321,8 +314,7 @@ class _Climbing:
         if found is None or len(dev) < MIN_ROWS:
             return None
         best, needed = found
-        count = len(chosen_rungs(self.options))
-        level = ALPHA / (count * (count - 1) / 2)
+        level = ALPHA / (self.count * (self.count - 1) / 2)
         return rival(best.rung, best.measurement, dev, needed=needed, level=level)
 
     def foretold(
@@ -341,12 +333,12 @@ class _Climbing:
         kind = TypeAdapter(tuple[Forecast, str | None])
         return kind.validate_python(context.settled("forecast", told))
 
-    def result(self, order: int, context: Context, built: Built) -> RungResult:
+    def result(self, step: Step, context: Context, built: Built) -> RungResult:
         """The rung's System in its place, scored on dev with times, memory and cost."""
         folder, rows = context.folder / "system", self.rows("dev")
         system = copy(built.system, folder)
-        name = system.spec.rung
-        dev = self.measured(system, "dev", context.rival)
+        name = step.name
+        dev = self.measured(name, system, "dev", context.rival)
         stopped = None
         if context.rival is not None and len(dev.predictions) < len(rows):
             asked = rows[: len(dev.predictions)]
@@ -358,7 +350,8 @@ class _Climbing:
         self.reporter.say(f"{name}: {dev.score:.3f} on {asked} ({built.what})")
         return RungResult(
             rung=name,
-            order=order,
+            order=step.order,
+            model=step.model,
             system=system.digest,
             folder=str(folder.relative_to(self.run_folder)),
             what=built.what,
@@ -379,10 +372,12 @@ class _Climbing:
         """The dev or the test rows."""
         return self.prepared.splits.dev if split == "dev" else self.prepared.splits.test
 
-    def measured(self, system: System, split: SplitName, to_beat: Rival | None = None) -> Measurement:
+    def measured(
+        self, name: str, system: System, split: SplitName, to_beat: Rival | None = None
+    ) -> Measurement:
         """A System on the dev or the test rows, or on the first dev rows if it can't beat the rival."""
         rows = self.rows(split)
-        bar = self.reporter.begin(f"{system.spec.rung} on {len(rows)} {split} rows", len(rows))
+        bar = self.reporter.begin(f"{name} on {len(rows)} {split} rows", len(rows))
         try:
             found = evaluate.measure(
                 system,
@@ -457,7 +452,7 @@ class _Climbing:
     def tested(self, result: RungResult) -> RungResult:
         """The result with its test score, or with a note of why there is none."""
         try:
-            return replace(result, test=self.measured(self.systems[result.rung], "test"))
+            return replace(result, test=self.measured(result.rung, self.systems[result.rung], "test"))
         except RunError:
             raise
         except RungError as error:
@@ -496,48 +491,14 @@ class _Climbing:
             machine=describe_machine(),
             usd_per_hour=task.machine_usd_per_hour,
             answers_per_month=task.answers_per_month,
-            models=models_of(self.model, self.systems.values()),
+            models=models_of([base.model for base in self.models], self.systems.values()),
             versions=versions(),
             digests=(
                 ("data", prepared.splits.digest),
-                ("run", digest_of(config_of(prepared, self.model, self.options))),
+                ("run", digest_of(config_of(prepared, [b.model for b in self.models], self.options))),
             ),
             disagreements=tuple(disagreements(results, prepared.splits.dev)),
             test_peak_mb=self.test_peak_mb,
             paid_usd=till.spent_usd if (till := self.bench.pool.till) else 0.0,
             paid_cap_usd=till.cap_usd if till else 0.0,
         )
-
-
-def _with_dev(on_test: Decision, on_dev: Decision, results: Sequence[RungResult]) -> Decision:
-    """The test's decision; where one System inside the limits was scored there, it stands on dev's."""
-    tested = [r for r in results if r.test is not None]
-    alone = [r for r in tested if not r.over_limits]
-    if len(alone) != 1 or alone[0].test is None or on_test.chosen is None or on_dev.chosen != on_test.chosen:
-        return on_test
-    found = alone[0].test
-    opened = ", which were opened for it alone" if len(tested) == 1 else ""
-    sentence = (
-        f"Ship {on_test.chosen}: {score_text(found.score, found.metric)} on {found.n:,} test rows{opened}. "
-        f"On dev: {on_dev.sentence[0].lower()}{on_dev.sentence[1:]}"
-    )
-    return replace(
-        on_test,
-        kind=on_dev.kind,
-        sentence=sentence,
-        comparisons=on_dev.comparisons,
-        rows_needed=on_dev.rows_needed,
-    )
-
-
-def _is_complete(run: Path, options: Options, task: Task) -> bool:
-    """Whether the climb is finished, and holds the test scores and the curves that are asked for.
-
-    One in which a rung ended at the cap of what may be paid isn't where more may be paid now.
-    """
-    if not (run / CLIMB_FILE).exists():
-        return False
-    found = load_climb(run)
-    tested = not options.test_all or all(r.dev is None or r.test is not None for r in found.results)
-    short = capped(found) and cap_usd(task, options) > found.paid_cap_usd
-    return tested and not short and (not options.curve or drawn_all(found))

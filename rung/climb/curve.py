@@ -16,10 +16,12 @@ from pydantic import TypeAdapter
 
 from rung.climb.budget import weight
 from rung.climb.machine import Watch
+from rung.climb.names import rung_of
+from rung.climb.steps import Step
 from rung.climb.stored import load
 from rung.errors import RunError, RungError
 from rung.records import Climb, CurvePoint, Example, LearningCurve, Measurement, MetricName, RungResult
-from rung.rungs.base import WORK_FOLDER, Context, Rung
+from rung.rungs.base import WORK_FOLDER, Context
 from rung.runs import write_text
 from rung.scoring import paired
 from rung.scoring.notation import duration_text, score_text, signed
@@ -62,28 +64,31 @@ def to_come(rungs: Sequence[str]) -> float:
 
 def drawn_all(found: Climb) -> bool:
     """Whether a finished climb has the curves that can be drawn of it."""
-    trained = [r for r in found.results if r.rung in TRAINED and r.dev is not None]
+    trained = [r for r in found.results if rung_of(r.rung) in TRAINED and r.dev is not None]
     return len(found.curves) == len(trained)
 
 
 def curves(
-    rungs: Sequence[Rung], results: Sequence[RungResult], context: Context, clock: Clock
+    steps: Sequence[Step], results: Sequence[RungResult], context_of: Callable[[Step], Context], clock: Clock
 ) -> tuple[LearningCurve, ...]:
-    """The learning curve of each trained rung that has a dev score on all rows, the cheapest first.
+    """The learning curve of each trained step that has a dev score on all rows, the cheapest first.
 
-    `context` has all the training rows, the folder of the curves and the deadline of them all. A point gets
-    time by its rows and its rung's weight, and what one leaves goes to the others; one for which there is no
-    time, or that can't be trained, is left out and named. What is done is kept in the folder.
+    A step's context has all the training rows, the folder of the curves and the deadline of them all. A point
+    gets time by its rows and its rung's weight, and what one leaves goes to the others; one for which there
+    is no time, or that can't be trained, is left out and named. What is done is kept in the folder.
     """
     by_name = {result.rung: result for result in results}
-    drawn = [rung for rung in rungs if rung.name in TRAINED and by_name[rung.name].dev is not None]
+    drawn = [s for s in steps if s.rung.name in TRAINED and by_name[s.name].dev is not None]
     if not drawn:
-        context.reporter.say(f"no learning curve: none of {' and '.join(TRAINED)} has a dev score")
-    order = nested(context.train, context.seed)
+        context_of(steps[-1]).reporter.say(
+            f"no learning curve: none of {' and '.join(TRAINED)} has a dev score"
+        )
     found = []
-    for place, rung in enumerate(drawn):
-        later = to_come([other.name for other in drawn[place + 1 :]])
-        found.append(_curve(rung, by_name[rung.name], replace(context, train=order), clock, later))
+    for place, step in enumerate(drawn):
+        context = context_of(step)
+        order = nested(context.train, context.seed)
+        later = to_come([other.rung.name for other in drawn[place + 1 :]])
+        found.append(_curve(step, by_name[step.name], replace(context, train=order), clock, later))
     return tuple(found)
 
 
@@ -109,20 +114,20 @@ def nested(rows: Sequence[Example], seed: int) -> tuple[Example, ...]:
     return tuple(row for _, _, row in sorted(ranked, key=lambda one: one[:2]))
 
 
-def _curve(rung: Rung, result: RungResult, context: Context, clock: Clock, later: float) -> LearningCurve:
+def _curve(step: Step, result: RungResult, context: Context, clock: Clock, later: float) -> LearningCurve:
     """One rung's points. `later` is the weight of the curves that come after it."""
     whole = result.dev
     assert whole is not None, "only measured rungs have a curve"
     if why := _no_curve(result, len(context.train)):
-        return LearningCurve(rung=rung.name, points=(), sentence=f"No curve of {rung.name}: {why}.")
+        return LearningCurve(rung=step.name, points=(), sentence=f"No curve of {step.name}: {why}.")
     points: dict[float, _Point] = {}
     left_out: list[str] = []
     for place, share in enumerate(SHARES):
         rows = context.train[: round(share * len(context.train))]
-        after = sum(SHARES[place + 1 :]) * weight(rung.name) + later
-        made = _point(rung, replace(context, train=rows), clock, share, after)
+        after = sum(SHARES[place + 1 :]) * weight(step.rung.name) + later
+        made = _point(step, replace(context, train=rows), clock, share, after)
         if isinstance(made, str):
-            context.reporter.say(f"{_name(rung, share)}: {made}")
+            context.reporter.say(f"{_name(step, share)}: {made}")
             left_out.append(f"{share:.0%} of the rows ({len(rows):,}): {made}")
         else:
             points[share] = made
@@ -135,7 +140,7 @@ def _curve(rung: Rung, result: RungResult, context: Context, clock: Clock, later
         passes=result.passes,
     )
     curve = LearningCurve(
-        rung=rung.name,
+        rung=step.name,
         points=(*(one.shown for one in points.values()), all_rows),
         left_out=tuple(left_out),
         sentence="",
@@ -144,7 +149,7 @@ def _curve(rung: Rung, result: RungResult, context: Context, clock: Clock, later
     curve = told(curve, half and half.dev, whole, context)
     if half is None or curve.p is None or curve.p > ALPHA or not (why := _unlike(half.shown, all_rows)):
         return curve
-    return replace(curve, sentence=f"Whether more rows would help {rung.name} can't be told: {why}.")
+    return replace(curve, sentence=f"Whether more rows would help {step.name} can't be told: {why}.")
 
 
 def _no_curve(result: RungResult, rows: int) -> str | None:
@@ -152,7 +157,7 @@ def _no_curve(result: RungResult, rows: int) -> str | None:
     if result.stopped is not None:
         return (
             f"it was stopped after {result.stopped.rows:,} dev rows, so that there is nothing to compare "
-            f"with; `--rungs {result.rung}` climbs it alone, to its end"
+            f"with; `--rungs {rung_of(result.rung)}` climbs it alone, to its end"
         )
     if result.passes is not None and result.passes < 1:
         return (
@@ -172,10 +177,10 @@ def _unlike(half: CurvePoint, whole: CurvePoint) -> str | None:
     )
 
 
-def _point(rung: Rung, context: Context, clock: Clock, share: float, after: float) -> _Point | str:
+def _point(step: Step, context: Context, clock: Clock, share: float, after: float) -> _Point | str:
     """A rung on a share of the rows, kept or made now; why not, where it can't be."""
-    name = _name(rung, share)
-    folder = context.folder / f"{rung.name}-{100 * share:.0f}"
+    rung, name = step.rung, _name(step, share)
+    folder = context.folder / f"{step.name}-{100 * share:.0f}"
     kept = folder / POINT_FILE
     if kept.exists():
         return load(kept, _Point)
@@ -230,8 +235,8 @@ def _point(rung: Rung, context: Context, clock: Clock, share: float, after: floa
     return found
 
 
-def _name(rung: Rung, share: float) -> str:
-    return f"{rung.name} on {share:.0%} of the rows"
+def _name(step: Step, share: float) -> str:
+    return f"{step.name} on {share:.0%} of the rows"
 
 
 def told(

@@ -16,6 +16,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from rung.climb.names import rung_of
 from rung.climb.sentence import Facts, no_verdict, verdict
 from rung.records import Candidate, Comparison, Decision, Json, VerdictKind
 from rung.scoring import paired, stats
@@ -278,9 +279,10 @@ def _margin(ladder: Sequence[Candidate], best: Candidate, min_gain: float) -> fl
     """How much worse than the best still counts as good: two points, or ¼ of the best's gain over zero-shot.
 
     The quarter only counts where that gain is worth having, two points at least: else zero-shot could
-    never be shown to be as good as a best that is a hair above it.
+    never be shown to be as good as a best that is a hair above it. Of several models' zero-shots it's that
+    of the smallest such quarter.
     """
-    gains = [_gain_over(one, best) for one in ladder if one.rung == ZERO_SHOT]
+    gains = [_gain_over(one, best) for one in ladder if rung_of(one.rung) == ZERO_SHOT]
     return min([min_gain, *(gain / 4 for gain in gains if gain >= min_gain)])
 
 

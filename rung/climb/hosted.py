@@ -1,6 +1,6 @@
 """What a climb pays to hosted models: who they are, what they cost, and how much that may be in all."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rung.climb.options import Options
@@ -54,11 +54,11 @@ def answers_usd(dev: Measurement, price: TokenPrice | None, task: Task) -> float
     return 1000 * tokens_usd(price, dev.prompt_tokens, dev.completion_tokens, dev.cached_tokens)
 
 
-def models_of(base: Model, systems: Iterable[System]) -> tuple[tuple[str, str, str], ...]:
-    """Name, digest and licence of the base model and of each hosted one."""
+def models_of(bases: Sequence[Model], systems: Iterable[System]) -> tuple[tuple[str, str, str], ...]:
+    """Name, digest and licence of each base model and of each hosted one."""
     refs = dict.fromkeys(system.ref for system in systems if system.is_hosted)
     found = [(ref.name, ref.digest, ref.licence) for ref in refs]
-    return ((base.name, base.digest, base.licence), *found)
+    return (*((base.name, base.digest, base.licence) for base in bases), *found)
 
 
 def capped(found: Climb) -> bool:

@@ -2,6 +2,7 @@
 
 import difflib
 import platform
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -58,11 +59,12 @@ def base_model(name: str, reporter: Reporter) -> Model:
     return model
 
 
-def config_of(prepared: Prepared, model: Model, options: Options) -> dict:
+def config_of(prepared: Prepared, models: Sequence[Model], options: Options) -> dict:
     """What decides the outcome of a climb; a run folder is taken up again only under the same.
 
     What may be paid isn't part of it: a climb that ended at the cap goes on under a higher one.
     """
+    digests = [model.digest for model in models]
     sometimes: dict = {} if options.forgetting else {"forgetting": False}
     if prepared.unlabelled:
         sometimes["unlabelled"] = digest_of([e.id for e in prepared.unlabelled])
@@ -73,7 +75,7 @@ def config_of(prepared: Prepared, model: Model, options: Options) -> dict:
             mode="json", by_alias=True, exclude={"data": True, "limits": {"api_usd"}}
         ),
         "data": prepared.splits.digest,
-        "model": model.digest,
+        **({"model": digests[0]} if len(digests) == 1 else {"models": digests}),
         "rungs": [rung.name for _, rung in chosen_rungs(options)],
         "budget_s": options.budget_s,
         "rung": __version__,

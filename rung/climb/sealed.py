@@ -36,10 +36,11 @@ def rows_digest(rows: Iterable[Example]) -> str:
 
 
 def count(run: Path, systems: Iterable[str], test: str) -> None:
-    """Note that the test is opened for these Systems; one that was scored before doesn't count again."""
+    """Note that the test is opened for these Systems; one that it was opened for doesn't count again."""
     path = run / TEST_FILE
     lines = read_jsonl(path)
-    fresh = [digest for digest in systems if digest not in {line["system"] for line in lines}]
+    seen = {line["system"] for line in lines if line.get("test") == test}
+    fresh = [digest for digest in systems if digest not in seen]
     opening = _last(lines) + 1
     if fresh:
         now = time.time()
@@ -50,7 +51,8 @@ def count(run: Path, systems: Iterable[str], test: str) -> None:
 
 def openings(run: Path, test: str) -> int:
     """How often these test rows were opened in this run and in those in the folders beside it."""
-    return _last(read_jsonl(run / TEST_FILE)) + sum(_opened(path, test) for path in _beside(run))
+    own = {line["opening"] for line in read_jsonl(run / TEST_FILE) if line.get("test") == test}
+    return len(own) + sum(_opened(path, test) for path in _beside(run))
 
 
 def _beside(run: Path) -> list[Path]:

@@ -40,7 +40,7 @@ def verdict(facts: Facts, kind: VerdictKind, comparison: Comparison | None, rows
             f"Undecided between {shipped.rung} ({_score(shipped)}) and {best.rung} ({_score(best)}) "
             f"on {rows}: the gain is neither a clear win nor shown to be under "
             f"{_amount(shipped, facts.margin)} ({_odds(shipped, comparison)}); "
-            f"label about {_rounded(rows_needed or 1):,} more rows, or ship {shipped.rung}, the lower rung"
+            f"label about {rounded(rows_needed or 1):,} more rows, or ship {shipped.rung}, the lower rung"
         )
     elif kind == "clear_winner" and len(facts.path) > 1:
         beaten = facts.path[-2]
@@ -127,7 +127,7 @@ def _is_share(candidate: Candidate) -> bool:
     return SCORERS[candidate.measurement.metric].shares
 
 
-def _rounded(rows: int) -> int:
+def rounded(rows: int) -> int:
     """Two leading digits, rounded up: an estimate shouldn't look exact."""
     step = 10 ** max(len(str(rows)) - 2, 0)
     return -(-rows // step) * step

@@ -9,6 +9,7 @@ from typing import Any
 from rung.data.images import PLACE, image_at
 from rung.data.rows import MAX_ROW_BYTES
 from rung.records import Json
+from rung.task.calls import FUNCTIONS
 from rung.task.outputs import canonical, check_parts, read_json, shown
 
 SPEAKERS = {"user": "User", "assistant": "Assistant", "tool": "Tool"}
@@ -22,8 +23,6 @@ ROLES = {
     "tool": "tool",
     "function": "tool",
 }
-FUNCTIONS = "Functions (JSON):\n"
-"""What stands before the functions that an answer may call."""
 IMAGE_PARTS = ("image_url", "input_image", "image")
 IMAGE_KEYS = ("image_url", "image", "url", "path")
 ASKING = ("user", "tool")

@@ -15,7 +15,8 @@ from rung.data.images import IMAGE_COLUMNS, images_in
 from rung.data.provenance import MARK_COLUMNS, is_synthetic
 from rung.data.rows import MAX_ROW_BYTES, read_rows
 from rung.errors import DataError
-from rung.records import Example, OutputKind
+from rung.records import Example, Json, OutputKind
+from rung.task.calls import functions_in, settled_calls
 from rung.task.model import DataFormat
 from rung.task.outputs import LABEL_CHARS, MAX_LABELS, as_kind, canonical, check_text, shown
 
@@ -196,11 +197,19 @@ def read_source(
 
 def conform(examples: Iterable[Example], kind: OutputKind) -> tuple[Example, ...]:
     """The rows with outputs read as `kind`; one that can't be read stays as it is, for the checks to name."""
-    read = ((example, as_kind(example.output, kind)) for example in examples)
+    read = ((example, _read_as(example, kind)) for example in examples)
     return tuple(
         example if value is None or value is example.output else replace(example, output=value)
         for example, value in read
     )
+
+
+def _read_as(example: Example, kind: OutputKind) -> Json:
+    """The row's output as `kind`; calls without the arguments that have their default."""
+    value = as_kind(example.output, kind)
+    if kind == "tool_call" and isinstance(value, list):
+        return settled_calls(value, functions_in(example.context))
+    return value
 
 
 def _format_of(row: Mapping[str, Any], formats: Sequence[Format]) -> Format | None:

@@ -36,7 +36,7 @@ def made_once(folder: Path, build: Callable[[Path], None]) -> Path:
     if _is_whole(folder):
         return folder
     try:
-        with _locked(folder.with_name(f".{folder.name}.lock")):
+        with locked(folder.with_name(f".{folder.name}.lock")):
             if not _is_whole(folder):
                 _make(folder, build)
     except OSError as error:
@@ -94,7 +94,8 @@ def _flush(path: Path) -> None:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock file `path`, waiting while another process holds it. OSError where it can't be made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

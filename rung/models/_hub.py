@@ -59,6 +59,14 @@ def download(repository: str, file: str | None) -> Found:
     )
 
 
+def cached(repository: str, file: str) -> Path | None:
+    """One file of a repository where it was brought before; nothing is asked."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(repository, file)
+    return Path(found) if isinstance(found, str) else None
+
+
 def _below(file: str | None) -> list[str] | None:
     """Files in folders of the repository belong to other formats, unless one was named."""
     return None if file else ["*/*"]

@@ -27,6 +27,22 @@ _LLAMA3: Final = (
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _QWEN2: Final = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
+_QWEN35: Final = _QWEN2.replace(r"]?\p{L}+", r"]?[\p{L}\p{M}]+").replace(
+    r"[^\s\p{L}\p{N}]", r"[^\s\p{L}\p{M}\p{N}]"
+)
+# llama.cpp's own spelling of these: letters that aren't lower-case, then such as aren't upper-case.
+_UPPER: Final = r"(?=[\p{L}])([^a-z])"
+_LOWER: Final = r"(?=[\p{L}])([^A-Z])"
+_ENDING: Final = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])?"
+_TEKKEN: Final = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?({_UPPER})*({_LOWER})+|[^\r\n\p{{L}}\p{{N}}]?({_UPPER})+({_LOWER})*"
+    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_GPT4O: Final = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?({_UPPER})*({_LOWER})+{_ENDING}"
+    rf"|[^\r\n\p{{L}}\p{{N}}]?({_UPPER})+({_LOWER})*{_ENDING}"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 _SPLITS: Final[Mapping[str, tuple[str, ...]]] = {
     "smollm": (r"\p{N}", _GPT2),
     "starcoder": (r"\p{N}", _GPT2),
@@ -35,8 +51,11 @@ _SPLITS: Final[Mapping[str, tuple[str, ...]]] = {
     "llama-bpe": (_LLAMA3,),
     "llama3": (_LLAMA3,),
     "qwen2": (_QWEN2,),
+    "qwen35": (_QWEN35,),
+    "gpt-4o": (_GPT4O,),
+    "tekken": (_TEKKEN,),
 }
-_WHOLE_WORDS: Final = frozenset({"llama-bpe", "llama3"})
+_WHOLE_WORDS: Final = frozenset({"llama-bpe", "llama3", "tekken"})
 _ENDS: Final = frozenset(
     {"<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "<EOT>"}
 )

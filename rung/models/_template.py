@@ -18,20 +18,31 @@ _TODAY: Final = datetime.datetime(2024, 7, 26)
 
 
 def fill(
-    template: str, turns: Sequence[tuple[str, str]], names: Mapping[str, str], *, answer: bool
+    template: str,
+    turns: Sequence[tuple[str, str]],
+    names: Mapping[str, str],
+    *,
+    answer: bool,
+    tools: Sequence[Mapping[str, Any]] = (),
 ) -> list[str | int]:
     """Render (role, content) turns; return template text and, as an index into `turns`, each content.
 
-    The template only sees stand-ins that nobody can guess, so what a message says can't steer it.
-    `answer` asks for the text that opens the answer. Raises ModelError when the template refuses the
-    turns, or drops one.
+    The template only sees stand-ins that nobody can guess, so what a message says can't steer it; `tools`,
+    the functions that may be called, it sees as they are. `answer` asks for the text that opens the answer. A
+    model that can think aloud first is told not to. Raises ModelError when the template refuses the turns, or
+    drops one.
     """
     compiled = _compiled(template)
     stands = [f"x{secrets.token_hex(16)}x" for _ in turns]
     messages = [{"role": role, "content": stand} for (role, _), stand in zip(turns, stands, strict=True)]
     try:
         text = compiled.render(
-            messages=messages, add_generation_prompt=answer, tools=None, documents=None, **names
+            messages=messages,
+            add_generation_prompt=answer,
+            tools=list(tools) or None,
+            documents=None,
+            enable_thinking=False,
+            **names,
         )
     except Exception as error:  # the template is the model's own code: it may fail in any way
         roles = ", ".join(role for role, _ in turns)

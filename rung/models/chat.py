@@ -3,9 +3,9 @@
 Training, scoring and serving all take their prompts from `Chat`, so they can't disagree.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal, TypeAlias
 
 from rung.errors import ModelError
 from rung.models._template import fill
@@ -29,6 +29,10 @@ _TERSE: Final = (
     "tuned on one user turn: send no system turn and no history') }}{% endif %}"
     "{{ messages[0]['content'] | trim }}"
 )
+Tool: TypeAlias = Mapping[str, Any]
+"""A function that may be called, in OpenAI's form."""
+
+_PROBE: Final = "xprobe7f3a"
 _ENDS: Final = ("<|im_end|>", "<end_of_turn>", "<|eot_id|>", "<|end|>", "<|endoftext|>")
 
 
@@ -45,7 +49,9 @@ class Chat:
     """How one model is talked to.
 
     `template` is its chat template (Jinja), `end` the token that ends an answer, `stop_ids` all tokens
-    at which generation ends. `plain`: the model has no chat template of its own.
+    at which generation ends. `plain`: the model has no chat template of its own. One that `takes_system` has
+    a place for a system turn; else its text goes before the first user's. One that `takes_tools` has a place
+    for the functions that may be called.
     """
 
     tokens: Tokens
@@ -53,17 +59,23 @@ class Chat:
     plain: bool
     end: int
     stop_ids: tuple[int, ...]
+    takes_system: bool = True
+    takes_tools: bool = False
 
-    def render(self, messages: Sequence[Message], *, style: Style = "chat") -> tuple[int, ...]:
+    def render(
+        self, messages: Sequence[Message], *, style: Style = "chat", tools: Sequence[Tool] = ()
+    ) -> tuple[int, ...]:
         """Prompt ids up to where the answer begins.
 
-        What a message says is encoded as plain text: it never becomes a control token. Begins with one
-        bos token where the model wants one. Raises ModelError when the template or the style doesn't
-        take these turns.
+        What a message or a function says is encoded as plain text: it never becomes a control token. Begins
+        with one bos token where the model wants one. Raises ModelError when the template or the style doesn't
+        take these turns, or no functions.
         """
+        if tools and (style != "chat" or not self.takes_tools):
+            raise ModelError("this model's template has no place for functions: write them into the context")
         ids: list[int] = []
         text = ""
-        for part in self._parts(messages, style):
+        for part in self._parts(messages, style, tools):
             if isinstance(part, str):
                 text += part
             else:
@@ -102,17 +114,19 @@ class Chat:
             return _TERSE + "{{ " + repr(self.tokens.texts[self.end]) + " }}"
         return self.template
 
-    def _parts(self, messages: Sequence[Message], style: Style) -> Iterator[str | int]:
+    def _parts(
+        self, messages: Sequence[Message], style: Style, tools: Sequence[Tool] = ()
+    ) -> Iterator[str | int]:
         """Plain text and control ids, in order; only the template's own text can give a control id."""
         if not messages or messages[-1].role != "user":
             roles = ", ".join(message.role for message in messages)
             raise ModelError(f"the turns ({roles}) don't end with a user's: there is nothing to answer")
-        turns = [(message.role, message.content.strip()) for message in messages]
-        names = {
-            "bos_token": self._text_of(self.tokens.bos_id),
-            "eos_token": self._text_of(self.tokens.eos_id),
-        }
-        for part in fill(self._jinja(style), turns, names, answer=True):
+        turns: list[tuple[Role, str]] = [(m.role, m.content.strip()) for m in messages]
+        if style == "chat" and not self.takes_system:
+            turns = _without_system(turns)
+        names = _names(self.tokens)
+        shown = [_uncontrolled(tool, self.tokens) for tool in tools]
+        for part in fill(self._jinja(style), turns, names, answer=True, tools=shown):
             if isinstance(part, int):
                 yield turns[part][1]
             else:
@@ -146,6 +160,7 @@ def load_chat(model: Model) -> Chat:
             f"{model.name!r} names no end-of-text token in its tokenizer, so its answers would never end: "
             "use a model whose files name one"
         )
+    names = _names(tokens)
     known = (tokens.control.get(name) for name in _ENDS)
     stops = dict.fromkeys(i for i in (end, tokens.eos_id, *known) if i is not None)
     return Chat(
@@ -154,20 +169,83 @@ def load_chat(model: Model) -> Chat:
         plain=model.template is None,
         end=end,
         stop_ids=tuple(stops),
+        takes_system=model.template is None or _takes_system(model.template, names),
+        takes_tools=model.template is not None and _takes_tools(model.template, names),
     )
+
+
+def _takes_system(template: str, names: Mapping[str, str]) -> bool:
+    """Whether a system turn is to be left to the template; some have no place for it but for a conversation.
+
+    One that takes a single turn is an exported tune's, which learned to do without an instruction: it refuses
+    one by itself.
+    """
+    try:
+        fill(template, [("system", "?"), ("user", "!")], names, answer=True)
+    except ModelError:
+        try:
+            fill(template, [("user", "?"), ("assistant", "!"), ("user", "?")], names, answer=True)
+        except ModelError:
+            return True
+        return False
+    return True
+
+
+def _takes_tools(template: str, names: Mapping[str, str]) -> bool:
+    """Whether a template writes out the functions that it is given."""
+    function = {
+        "name": _PROBE,
+        "description": "?",
+        "parameters": {"type": "object", "properties": {}, "required": []},
+    }
+    try:
+        parts = fill(
+            template, [("user", "!")], names, answer=True, tools=[{"type": "function", "function": function}]
+        )
+    except ModelError:
+        return False
+    return any(isinstance(part, str) and _PROBE in part for part in parts)
+
+
+def _without_system(turns: Sequence[tuple[Role, str]]) -> list[tuple[Role, str]]:
+    """The turns with a system turn's text before the first user's, as the makers of such models advise."""
+    said = "\n\n".join(text for role, text in turns if role == "system")
+    others = [turn for turn in turns if turn[0] != "system"]
+    if not said:
+        return others
+    first = next(at for at, (role, _) in enumerate(others) if role == "user")
+    others[first] = ("user", f"{said}\n\n{others[first][1]}")
+    return others
+
+
+def _uncontrolled(value: Any, tokens: Tokens) -> Any:
+    """A function's description with a space in whatever spells a control token: it stays text then."""
+    if isinstance(value, str):
+        parts = (
+            part if isinstance(part, str) else f"{tokens.texts[part][0]} {tokens.texts[part][1:]}"
+            for part in tokens.split(value)
+        )
+        return "".join(parts)
+    if isinstance(value, Mapping):
+        return {_uncontrolled(key, tokens): _uncontrolled(part, tokens) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_uncontrolled(part, tokens) for part in value]
+    return value
+
+
+def _names(tokens: Tokens) -> dict[str, str]:
+    """The first and the last token of a text, as templates call them."""
+    texts = {"bos_token": tokens.bos_id, "eos_token": tokens.eos_id}
+    return {name: "" if index is None else tokens.texts[index] for name, index in texts.items()}
 
 
 def _end_of_turn(template: str, tokens: Tokens) -> int | None:
     """The first control token that the template puts behind an answer, else the end of text."""
-    names = {
-        "bos_token": "" if tokens.bos_id is None else tokens.texts[tokens.bos_id],
-        "eos_token": "" if tokens.eos_id is None else tokens.texts[tokens.eos_id],
-    }
     try:
-        parts = fill(template, [("user", "?"), ("assistant", "!")], names, answer=False)
+        parts = fill(template, [("user", "?"), ("assistant", "!")], _names(tokens), answer=False)
     except ModelError:
         # The template of an exported tune takes one user turn; one that takes none can't be used at all.
-        fill(template, [("user", "?")], names, answer=True)
+        fill(template, [("user", "?")], _names(tokens), answer=True)
         return tokens.eos_id
     tail = "".join(part for part in parts[parts.index(1) + 1 :] if isinstance(part, str))
     return next((part for part in tokens.split(tail) if isinstance(part, int)), tokens.eos_id)

@@ -5,7 +5,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,11 +13,13 @@ from rung.errors import ModelError
 from rung.models._fetch import Progress, fetch, is_here, no_progress
 from rung.models._gguf import gguf_metadata as gguf_metadata
 from rung.models._gguf import read_header as read_header
-from rung.models._hub import download
+from rung.models._hub import cached, download
 from rung.models.catalog import CATALOG, Entry, ModelKind, entry_named, entry_with
+from rung.models.offered import OFFERED, Offered, offered_named
+from rung.models.trust import trust, trusted
 from rung.runs import file_digest
 
-_HUB: Final = re.compile(r"(?:hf:)?(?P<repository>[\w.-]+/[\w.-]+)(?::(?P<file>[\w./-]+\.gguf))?")
+HUB_ID: Final = re.compile(r"(?:hf:)?(?P<repository>[\w.-]+/[\w.-]+)(?::(?P<file>[\w./-]+\.gguf))?")
 _EMBEDDERS: Final = ("bert", "nomic-bert", "jina-bert-v2", "t5encoder")
 _UNKNOWN_LICENCE: Final = "unknown"
 
@@ -46,12 +48,14 @@ class Model:
 def resolve(name: str, *, progress: Progress = no_progress) -> Model:
     """Find a model by catalog name, path (a .gguf or a folder) or hub id (`org/name`, `org/name:file.gguf`).
 
-    Weights that aren't on this machine are brought; `progress` is told the bytes. Raises ModelError when
-    the name is unknown or the files can't be had or read, DigestError when a download isn't what the
-    catalog promises.
+    Weights that aren't on this machine are brought; `progress` is told the bytes of those with known digests.
+    Raises ModelError when the name is unknown or the files can't be had or read, DigestError when a download
+    isn't what the catalog promises, or what it was when it was first fetched.
     """
     if entry := entry_named(name):
         return _from_catalog(entry, progress)
+    if offered := offered_named(name):
+        return _from_hub(offered)
     if name.startswith(("openai:", "anthropic:", "http://", "https://")):
         raise ModelError(
             f"{name!r} is an endpoint, which has no weights here: it can be asked for answers, but not be "
@@ -62,7 +66,7 @@ def resolve(name: str, *, progress: Progress = no_progress) -> Model:
         return _from_gguf(path.resolve(), name=path.stem)
     if path.is_dir():
         return _from_folder(path.resolve(), name=path.resolve().name)
-    match = _HUB.fullmatch(name)
+    match = HUB_ID.fullmatch(name)
     if match is None or name.endswith(".gguf") and match["file"] is None:
         raise ModelError(_unknown(name))
     found = download(match["repository"], match["file"])
@@ -75,17 +79,35 @@ def at_hand(name: str) -> Model | None:
 
     Raises ModelError for files that can't be read.
     """
-    entry = entry_named(name)
-    here = is_here(entry) if entry else Path(name).expanduser().exists()
+    if entry := entry_named(name):
+        here = is_here(entry)
+    elif offered := offered_named(name):
+        here = is_fetched(offered)
+    else:
+        here = Path(name).expanduser().exists()
     return resolve(name) if here else None
 
 
+def is_fetched(entry: Offered) -> bool:
+    """Whether a model of the hub lies in the hub's cache on this machine."""
+    repository, _, file = entry.gguf.partition(":")
+    return trusted(entry.gguf) is not None and cached(repository, file) is not None
+
+
+def first_seen(entry: Offered) -> str:
+    """What is known of the digest of a hub's file, in words."""
+    kept = trusted(entry.gguf)
+    if kept is None:
+        return "not tried here, its digest is kept at the first fetch"
+    return f"not tried here, sha256 {kept[0][:16]} as first fetched on {kept[1]}"
+
+
 def _unknown(name: str) -> str:
-    names = [entry.name for entry in CATALOG]
+    names = [entry.name for entry in (*CATALOG, *OFFERED)]
     near = difflib.get_close_matches(name.lower(), names, n=2, cutoff=0.4) or names
     return (
         f"no model {name!r}: there's no such file or folder, and it's no catalog name (nearest: "
-        f"{', '.join(near)}). Give a catalog name ({', '.join(names)}), the path of a .gguf file or of a "
+        f"{', '.join(near)}). Give a name that `rung models` lists, the path of a .gguf file or of a "
         "folder with safetensors weights, or a hub id as 'org/name' or 'org/name:file.gguf'"
     )
 
@@ -106,6 +128,14 @@ def _from_catalog(entry: Entry, progress: Progress) -> Model:
         parameters=entry.parameters,
         template=entry.template,
     )
+
+
+def _from_hub(entry: Offered) -> Model:
+    """The GGUF of an entry, under its name and with the licence and the template that the entry knows."""
+    repository, _, file = entry.gguf.partition(":")
+    found = _from_gguf(download(repository, file).path, name=entry.name)
+    trust(entry.gguf, found.digest)
+    return replace(found, licence=entry.licence, template=entry.template or found.template)
 
 
 def _from_gguf(path: Path, *, name: str) -> Model:
@@ -181,8 +211,6 @@ def _why_no_weights(folder: Path, ggufs: list[Path]) -> str:
 
 
 def _with_licence(model: Model, licence: str | None) -> Model:
-    from dataclasses import replace
-
     return replace(model, licence=licence) if licence and model.licence == _UNKNOWN_LICENCE else model
 
 

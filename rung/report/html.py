@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rung.climb.names import rung_of
 from rung.guards import told
 from rung.records import Climb, Finding
 from rung.report import notation, summary
@@ -42,6 +43,7 @@ def _view(climb: Climb, run: Path) -> dict[str, Any]:
     return {
         "climb": climb,
         "rows": summary.rows(climb),
+        "several": summary.on_models(climb),
         "facts": summary.facts(climb),
         "measured": measured,
         "dev_only": any(m.split == "dev" and not result.stopped for result, m in measured),
@@ -123,6 +125,7 @@ def environment() -> Any:
         "ms": notation.ms_text,
         "p": notation.p_text,
         "percent": percent_text,
+        "rung": rung_of,
         "score": score_text,
         "usd": notation.usd_text,
         "target": summary.target_text,

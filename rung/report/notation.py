@@ -20,6 +20,7 @@ METRIC_NAMES: dict[MetricName, str] = {
     "style": "style",
     "mae": "mean absolute error",
     "spearman": "Spearman correlation",
+    "tool_call": "calls right",
 }
 
 

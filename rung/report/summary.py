@@ -1,6 +1,6 @@
 """What a report says, in words and formatted numbers: the terminal and the page both take it from here."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from rung.records import (
@@ -45,6 +45,7 @@ class Row:
     state: State
     mark: str
     what: str
+    model: str = ""
     dev: tuple[str, str] = (NOTHING, "")
     test: tuple[str, str] = (NOTHING, "")
     p50_ms: str = NOTHING
@@ -58,8 +59,19 @@ class Row:
 
 
 def rows(climb: Climb) -> list[Row]:
-    """The table: every rung in the ladder's order, those that weren't measured with the reason."""
-    return [_row(climb, result) for result in sorted(climb.results, key=lambda result: result.order)]
+    """The table: every rung in the ladder's order, those that weren't measured with the reason.
+
+    `model` is empty in a climb on one model.
+    """
+    ordered = sorted(climb.results, key=lambda result: result.order)
+    if not on_models(climb):
+        return [_row(climb, result) for result in ordered]
+    return [replace(_row(climb, result), model=result.model or "") for result in ordered]
+
+
+def on_models(climb: Climb) -> bool:
+    """Whether several models were climbed on."""
+    return len(climb.models) > 1
 
 
 def measured(climb: Climb) -> list[tuple[RungResult, Measurement]]:

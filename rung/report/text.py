@@ -22,6 +22,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from rung.climb.names import rung_of
 from rung.guards import told
 from rung.records import Climb
 from rung.report import summary
@@ -69,7 +70,12 @@ def _title(climb: Climb) -> Text:
 
 
 def _table(rows: list[Row], width: int) -> list[Text | Padding | Table]:
-    """Two lines of figures for each rung, or one where the terminal is wide, and what it is below them."""
+    """Two lines of figures for each rung, or one where the terminal is wide, and what it is below them.
+
+    The second line has the model of a climb on several; in one line it stands behind the rung's name.
+    """
+    names = {row.rung: _name(row, parted=width < WIDE) for row in rows}
+    indent = max(INDENT, *(len(part) + GAP for name in names.values() for part in name))
     arrange = _in_one_line if width >= WIDE else _in_two_lines
     figures = {row.rung: arrange(_cells(row)) for row in rows if row.state not in ("skipped", "failed")}
     heading = arrange(_HEADINGS)
@@ -78,29 +84,40 @@ def _table(rows: list[Row], width: int) -> list[Text | Padding | Table]:
         for at in range(len(heading[0]))
     ]
     shown: list[Text | Padding | Table] = [
-        Text(_line("", texts, widths), style="dim", no_wrap=True) for texts in heading
+        Text(_line("", texts, widths, indent), style="dim", no_wrap=True) for texts in heading
     ]
     for row in rows:
-        name = f"{'●' if row.state == 'shipped' else ' '} {row.rung}"
+        name, below = names[row.rung]
         if row.rung not in figures:
-            shown.append(_unmeasured(name, row))
+            shown.append(_unmeasured(f"{name}\n{below}".rstrip(), row, indent))
             continue
         first, *rest = figures[row.rung]
-        line = Text(_line(name, first, widths), no_wrap=True)
+        line = Text(_line(name, first, widths, indent), no_wrap=True)
         line.stylize(_STYLES.get(row.state, "bold"), 0, len(name))
         said = Text(" · ".join(part for part in (row.what, row.broken) if part), style="dim")
         if row.mark:
             said = Text.assemble((row.mark, _STYLES.get(row.state, "bold")), (" · ", "dim"), said)
-        shown += [line, *(Text(_line("", texts, widths), style="dim", no_wrap=True) for texts in rest)]
-        shown.append(Padding(said, (0, 0, 0, INDENT), expand=False))
+        shown += [
+            line,
+            *(Text(_line(below, texts, widths, indent), style="dim", no_wrap=True) for texts in rest),
+        ]
+        shown.append(Padding(said, (0, 0, 0, indent), expand=False))
         if row.took:
-            shown.append(Padding(Text(row.took, style="dim"), (0, 0, 0, INDENT), expand=False))
+            shown.append(Padding(Text(row.took, style="dim"), (0, 0, 0, indent), expand=False))
     return shown
 
 
-def _unmeasured(name: str, row: Row) -> Table:
+def _name(row: Row, *, parted: bool) -> tuple[str, str]:
+    """A rung's name with the mark of the one to ship, and what stands below it."""
+    mark = "●" if row.state == "shipped" else " "
+    if not (parted and row.model):
+        return f"{mark} {row.rung}", ""
+    return f"{mark} {rung_of(row.rung)}", f"  @{row.model}"
+
+
+def _unmeasured(name: str, row: Row, indent: int) -> Table:
     line = Table.grid()
-    line.add_column(width=INDENT)
+    line.add_column(width=indent)
     line.add_column()
     line.add_row(Text(name), Text(f"{row.mark}: {row.what}", style=_STYLES.get(row.state, "dim")))
     return line
@@ -126,10 +143,10 @@ def _in_two_lines(pairs: tuple[tuple[str, str], ...]) -> list[list[str]]:
     return [[first for first, _ in pairs], [second for _, second in pairs]]
 
 
-def _line(name: str, texts: list[str], widths: list[int]) -> str:
+def _line(name: str, texts: list[str], widths: list[int], indent: int) -> str:
     """Figures right-aligned in their columns."""
     cells = (" " * (wide - cell_len(text)) + text for text, wide in zip(texts, widths, strict=True))
-    return (f"{name:<{INDENT}}" + (" " * GAP).join(cells)).rstrip()
+    return (f"{name:<{indent}}" + (" " * GAP).join(cells)).rstrip()
 
 
 def _notes(climb: Climb, run: Path | None) -> Table:

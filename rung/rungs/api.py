@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from rung.errors import EngineError
 from rung.hosted import complete, hosted_engine_spec, hosted_ref
@@ -27,6 +28,7 @@ class Api:
     """Learns nothing: it shows what a month of somebody else's model buys."""
 
     name = "api"
+    model_free: Literal[True] = True
 
     def skip(self, context: Context) -> str | None:
         """A model has to be named, its key set and its price known, and the dev rows have to fit the cap."""
@@ -89,7 +91,7 @@ class Prompting:
 
 def rival_of(task: Task) -> Hosted | None:
     """The hosted model that the task names beside its base model. Raises ModelError for half a name."""
-    return next((found for name in task.models[1:] if (found := hosted(name))), None)
+    return next((found for name in task.models if (found := hosted(name))), None)
 
 
 def prices(task: Task, models: Sequence[Hosted]) -> dict[tuple[str, str], TokenPrice]:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -51,12 +51,13 @@ class Reporter(Protocol):
 class Context:
     """What a rung may use: the task, its training and dev rows, a base model, and time until `deadline`.
 
-    The test rows aren't here: no rung can look at them. `undesirable` answers were judged to be bad, and lie
-    beside train or dev. `too_long` are the ids of rows that no prompt of the model can hold. `passages` are
-    those of the task's documents. `folder` is the rung's own and outlives it; what lies in `work` is thrown
-    away once the rung is done. `rival` is the rung to beat, `built` are the Systems of the rungs below, by
-    rung name, and `retrieval` the one that looks up passages, where it was better on dev than all rungs
-    before it. `unlabelled` are inputs without outputs, none of them like a dev or a test row.
+    Of several models a rung is given one, and a task that names that one alone, beside a hosted one. The test
+    rows aren't here: no rung can look at them. `undesirable` answers were judged to be bad, and lie beside
+    train or dev. `too_long` are the ids of rows that no prompt of the model can hold. `passages` are those of
+    the task's documents. `folder` is the rung's own and outlives it; what lies in `work` is thrown away once
+    the rung is done. `rival` is the rung to beat, `built` are the Systems of the rungs below on the same
+    model, by rung name, and `retrieval` the one that looks up passages, where it was better on dev than all
+    rungs before it. `unlabelled` are inputs without outputs, none of them like a dev or a test row.
     """
 
     task: Task
@@ -258,6 +259,13 @@ class Priced(Protocol):
     def usd_per_1000(self, context: Context) -> float:
         """About what 1,000 answers will cost; nothing is asked for that."""
         ...
+
+
+@runtime_checkable
+class ModelFree(Protocol):
+    """A rung whose answers come from no base model: with several of them it's climbed once."""
+
+    model_free: Literal[True]
 
 
 def vectors(pool: Pool, rows: Sequence[Example], run: Path, reporter: Reporter) -> np.ndarray:

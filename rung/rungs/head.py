@@ -3,7 +3,7 @@
 import functools
 import time
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -34,6 +34,7 @@ class Head:
     """TF-IDF with a linear SVM, MiniLM vectors with logistic regression, and both side by side."""
 
     name = "head"
+    model_free: Literal[True] = True
 
     def skip(self, context: Context) -> str | None:
         """A head can only choose among labels that it has seen."""

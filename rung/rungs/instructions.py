@@ -22,16 +22,21 @@ JOBS: dict[OutputKind, str] = {
     "json": "Extract the requested fields from the text.",
     "number": "Read the text and work out the number that it asks for.",
     "text": "Write the reply to the text.",
+    "tool_call": "Call the functions that the request needs.",
 }
 """For a task that says nothing about the job."""
+CALLS = (
+    'Answer with a JSON list of calls, [{"name": …, "arguments": {…}}], of the functions that are given; '
+    "with [] where none of them fits."
+)
 EXAMPLES_SHOW_IT = "Answer in the way of the examples."
 
 
 def instructions(context: Context) -> dict[str, str]:
     """Named instructions for the task, the plainest first."""
-    about = context.task.about.strip() if context.task.about else ""
-    listed = what_to_answer(context)
-    plain = " ".join(part for part in (about or JOBS[context.kind], listed) if part)
+    plain = plain_instruction(
+        context.task.about, context.kind, context.labels, context.task.output.json_schema
+    )
     strict = f"{plain} Reply with the answer alone, without any explanation."
     return {"plain": plain, "strict": strict}
 
@@ -53,10 +58,15 @@ def wordings(context: Context) -> dict[str, str]:
     return {name: text for text, name in by_text.items()}
 
 
+def plain_instruction(about: str, kind: OutputKind, labels: Sequence[str], schema: Json) -> str:
+    """The job as the task tells it, else in general words, and what an answer is."""
+    listed = _what_to_answer(kind, labels, schema)
+    return " ".join(part for part in (about.strip() or JOBS[kind], listed) if part)
+
+
 def few_shot_instruction(context: Context) -> str:
     """For prompts with worked examples, which show the form of the answer better than words do."""
-    about = context.task.about.strip() if context.task.about else ""
-    return about or EXAMPLES_SHOW_IT
+    return context.task.about.strip() or EXAMPLES_SHOW_IT
 
 
 def answer_spec(context: Context, *, constrained: bool) -> AnswerSpec:
@@ -66,6 +76,8 @@ def answer_spec(context: Context, *, constrained: bool) -> AnswerSpec:
     """
     if context.kind == "label" and constrained:
         return AnswerSpec(form="words")
+    if context.kind == "tool_call":
+        return AnswerSpec(form="calls" if constrained else "free", max_tokens=longest_answer(context))
     schema = answer_schema(context)
     form = "schema" if constrained and schema is not None and not check_schema(schema) else "free"
     room = longest_answer(context)
@@ -138,16 +150,20 @@ def spec_for(context: Context, rung: str, *, instruction: str | None, answer: An
 
 def what_to_answer(context: Context) -> str:
     """What an answer may be, in words; nothing for text, and for labels that are too many to list."""
-    if context.kind == "label":
-        if len(context.labels) > LONGEST_LIST:
+    return _what_to_answer(context.kind, context.labels, context.task.output.json_schema)
+
+
+def _what_to_answer(kind: OutputKind, labels: Sequence[str], schema: Json) -> str:
+    if kind == "label":
+        if len(labels) > LONGEST_LIST:
             return ""
-        names = ", ".join(label_texts(context.labels))
+        names = ", ".join(label_texts(labels))
         return f"Answer with exactly one of these labels: {names}."
-    if context.kind == "json":
-        return (
-            f"Answer with one JSON object under this JSON Schema: {_compact(context.task.output.json_schema)}"
-        )
-    return "Answer with one number." if context.kind == "number" else ""
+    if kind == "json":
+        return f"Answer with one JSON object under this JSON Schema: {_compact(schema)}"
+    if kind == "tool_call":
+        return CALLS
+    return "Answer with one number." if kind == "number" else ""
 
 
 def _compact(schema: Json) -> str:

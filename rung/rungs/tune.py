@@ -216,7 +216,14 @@ class Tune(AbstractContextManager["Tune"]):
         bar = reporter.begin(f"{self.lesson.name}: {arm.name} on {len(rows)} dev rows", len(rows))
         start = time.perf_counter()
         try:
-            return ask(spec, self.chat, self.engine, prompts, lambda done, _: reporter.advance(bar, done))
+            return ask(
+                spec,
+                self.chat,
+                self.engine,
+                prompts,
+                lambda done, _: reporter.advance(bar, done),
+                contexts=[e.context for e in rows],
+            )
         finally:
             self.pace.answers += len(rows)
             self.pace.answering_s += time.perf_counter() - start

@@ -33,14 +33,14 @@ def read_answer(text: str, *, kind: OutputKind, labels: Sequence[str] = (), sche
     """Read `text` as a value of `kind`; None where it can't be read as one.
 
     label: one of `labels`, exactly as written there. number: a finite int or float. json: a value with
-    finite numbers, at most 100 levels deep, that fits the JSON Schema `schema` if one is given. text:
-    the text without the white space around it.
+    finite numbers, at most 100 levels deep, that fits the JSON Schema `schema` if one is given; tool_call:
+    the same under the schema of its calls. text: the text without the white space around it.
     """
     if kind == "label":
         return _read_label(text, tuple(dict.fromkeys(labels)))
     if kind == "number":
         return _read_number(text)
-    if kind == "json":
+    if kind in ("json", "tool_call"):
         return _read_json(text, schema)
     return text.strip() or None
 

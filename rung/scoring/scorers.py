@@ -102,6 +102,10 @@ def secondary(
             shown.append((name, Counter(map(_key, targets)).most_common(1)[0][1] / len(targets)))
         elif name == "micro_f1":
             shown.append((name, micro_f1(answers, targets)))
+        elif name == "names_right":
+            pairs = zip(answers, targets, strict=True)
+            right = sum(_same_names(answer, target) for answer, target in pairs if answer is not None)
+            shown.append((name, right / len(targets)))
         else:
             shown.append((name, SCORERS[name].summary(answers, targets)))
     readable = sum(answer is not None for answer in answers) / len(targets)
@@ -198,6 +202,26 @@ def _rouge_l(answer: Json, target: Json) -> float:
     return float(_rouge().score(wanted, given)["rougeL"].fmeasure)
 
 
+def _same_calls(answer: Json, target: Json) -> float:
+    """1 if both make the same calls, in any order: the same names, and the same arguments as JSON values."""
+    return float(Counter(_calls(answer)) == Counter(_calls(target)))
+
+
+def _same_names(answer: Json, target: Json) -> float:
+    """1 if both call the same functions as often, whatever the arguments."""
+    return float(Counter(name for name, _ in _calls(answer)) == Counter(name for name, _ in _calls(target)))
+
+
+def _calls(value: Json) -> list[tuple[str, frozenset[tuple["_Path", "_Leaf"]]]]:
+    """Each call as its name and the leaves of its arguments: 1 is 1.0, key order doesn't count."""
+    calls = value if isinstance(value, list) else []
+    return [
+        (str(call.get("name")), frozenset(_leaves(call.get("arguments"), ordered=True)))
+        for call in calls
+        if isinstance(call, dict)
+    ]
+
+
 def _absolute_error(answer: Json, target: Json) -> float:
     """|answer - target| in the task's units."""
     return min(abs(_float(answer) - _float(target)), _MAX_ERROR)
@@ -283,7 +307,13 @@ SCORERS: Mapping[MetricName, Scorer] = _table(
         of_set=SetMetric(encode=_encode_classes, of_codes=_macro_f1),
     ),
     Scorer(name="field_f1", kinds=frozenset({"json"}), row=_field_f1),
-    Scorer(name="exact", kinds=frozenset({"label", "json", "text", "number"}), row=_same, binary=True),
+    Scorer(
+        name="exact",
+        kinds=frozenset({"label", "json", "text", "number", "tool_call"}),
+        row=_same,
+        binary=True,
+    ),
+    Scorer(name="tool_call", kinds=frozenset({"tool_call"}), row=_same_calls, binary=True),
     Scorer(name="rouge_l", kinds=frozenset({"text"}), row=_rouge_l),
     Scorer(
         name="style",
@@ -307,7 +337,7 @@ SCORERS: Mapping[MetricName, Scorer] = _table(
 )
 """Every metric, by name. Those of a whole set score rows by equality, to show which were right."""
 
-_Shown: TypeAlias = MetricName | Literal["majority", "micro_f1"]
+_Shown: TypeAlias = MetricName | Literal["majority", "micro_f1", "names_right"]
 
 _BESIDE: Mapping[MetricName, tuple[_Shown, ...]] = {
     "accuracy": ("macro_f1", "majority"),
@@ -315,6 +345,7 @@ _BESIDE: Mapping[MetricName, tuple[_Shown, ...]] = {
     "field_f1": ("exact", "micro_f1"),
     "rouge_l": ("exact",),
     "style": ("rouge_l",),
+    "tool_call": ("names_right",),
     "mae": ("spearman",),
     "spearman": ("mae",),
 }

@@ -299,7 +299,7 @@ async def _in_steps(systems: Systems, served: Served, question: Asked, wish: Wis
 def _request(served: Served, question: Asked, wish: Wish) -> Request:
     """What the engine is asked to write: as the System says, but for what the client wishes."""
     assert served.chat is not None, "whatever writes has a chat"
-    made = request_for(served.spec, served.chat, question.prompt)
+    made = request_for(served.spec, served.chat, question.prompt, question.example.context)
     schema = made.schema if made.schema is not None else wish.schema
     if schema is not None and wish.stop:
         raise bad("`stop` would cut JSON that has to be whole: leave it out", "stop")

@@ -15,6 +15,7 @@ from rung.errors import EngineError, ModelError, RungError, TaskError
 from rung.hosted import hosted_of
 from rung.models.catalog import entry_named
 from rung.models.chat import Chat
+from rung.models.offered import offered_named
 from rung.models.resolve import Model, resolve
 from rung.records import Example
 from rung.registry import locate
@@ -324,6 +325,7 @@ def _is_model(given: str) -> bool:
         return False
     return (
         entry_named(given) is not None
+        or offered_named(given) is not None
         or given.startswith("hf:")
         or path.suffix == ".gguf"
         or (path.is_dir() and not (path / SPEC_FILE).is_file() and (path / "config.json").is_file())

@@ -51,6 +51,8 @@ def read_calls(text: str) -> tuple[str | None, list[dict[str, Json]]]:
         value = json.loads(text)
     except (ValueError, RecursionError):
         value = _of_cut(text)
+    if isinstance(value, list) and all(map(_is_call, value)):
+        value = {CALLS: value}
     if not isinstance(value, dict):
         return text, []
     calls = value.get(CALLS)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rung.climb.climb import ROWS_FILE
+from rung.climb.again import ROWS_FILE
 from rung.data.sources import conform, read_source
 from rung.errors import DataError, RunError
 from rung.records import Example

@@ -9,6 +9,7 @@ from pathlib import Path
 from rung.errors import TaskError
 from rung.models.catalog import Entry, entry_with
 from rung.models.chat import Chat
+from rung.models.offered import offered_named
 from rung.models.resolve import Model
 from rung.models.weights import dequantised
 from rung.ship.frame import Frame, frame
@@ -73,6 +74,8 @@ class Subject:
         """The hub id of the weights that the base was made of; None for files that came from elsewhere."""
         if self.entry is not None:
             return self.entry.origin
+        if (offered := offered_named(self.source)) is not None:
+            return offered.origin
         match = _HUB_ID.fullmatch(self.source)
         return match["repository"] if match is not None and not Path(match[0]).exists() else None
 
@@ -87,6 +90,11 @@ def load_subject(system: System, pool: Pool) -> Subject:
     spec = system.spec
     if spec.model is None or spec.engine not in ("llama", "torch"):
         raise TaskError(f"{str(system.folder)!r} has no language model to export")
+    if spec.kind == "tool_call":
+        raise TaskError(
+            f"{str(system.folder)!r} calls functions: each answer is held to those of its own question, "
+            "which no export carries yet; serve it with `rung serve`"
+        )
     model = pool.model(spec.model)
     shots = tuple(read_index(system.folder)[0]) if SHOTS_FILE in spec.files else ()
     return Subject(system=system, model=model, chat=pool.chat(model), shots=shots)

@@ -11,6 +11,7 @@ from rung.asking import context_of
 from rung.engines.base import Engine, EngineSpec
 from rung.errors import ModelError, TaskError
 from rung.models.chat import Message
+from rung.models.offered import offered_named
 from rung.ship import go_template
 from rung.ship.lora_delta import deltas_by_module
 from rung.ship.merged import TEMPLATE_FILE, FloatType, write_merged_folder
@@ -195,6 +196,8 @@ def licence_text(subject: Subject) -> str:
     entry = subject.entry
     if entry is not None:
         return entry.licence_note
+    if (offered := offered_named(subject.source)) is not None:
+        return offered.licence_note
     named = "".join(c for c in subject.model.licence if c.isprintable() and c != '"')[:200]
     return f"The base model's licence: {named or 'unknown'}. Read it before you pass this on."
 

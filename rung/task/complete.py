@@ -7,8 +7,9 @@ from typing import Any
 
 from rung.errors import DataError, TaskError
 from rung.records import Example, MetricName, OutputKind
+from rung.task.calls import functions_in
 from rung.task.model import Task
-from rung.task.outputs import as_kind, canonical, kind_of, shown
+from rung.task.outputs import as_calls, as_kind, canonical, kind_of, shown
 from rung.task.schemas import infer_schema
 
 METRICS: dict[OutputKind, tuple[MetricName, ...]] = {
@@ -16,6 +17,7 @@ METRICS: dict[OutputKind, tuple[MetricName, ...]] = {
     "json": ("field_f1", "exact"),
     "text": ("rouge_l", "style", "exact", "accuracy"),
     "number": ("mae", "spearman", "exact"),
+    "tool_call": ("tool_call", "exact"),
 }
 """The metrics that fit each kind of output, the default first."""
 
@@ -79,12 +81,21 @@ def _kind(task: Task, rows: Sequence[Example], notes: list[str]) -> OutputKind:
             f"{odd.where}: output {shown(odd.output)} is neither an object nor a list, but other rows have "
             "those; write all outputs in one way"
         )
+    if kind == "json" and all(map(_calls_its_own, rows)) and any(functions_in(e.context) for e in rows):
+        notes.append("output.kind = tool_call (every output calls functions that its row offers)")
+        return "tool_call"
     distinct = len(Counter(map(canonical, values)))
     notes.append(f"output.kind = {kind} ({distinct:,} distinct outputs in {len(rows):,} rows)")
     whole = kind == "label" and all(as_kind(value, "number") is not None for value in values)
     if whole:
         notes[-1] += "; they are whole numbers: write 'output: {kind: number}' if nearness counts"
     return kind
+
+
+def _calls_its_own(example: Example) -> bool:
+    """Whether a row's output is a list of calls, and its context offers functions if any is called."""
+    calls = as_calls(example.output)
+    return calls == [] or (calls is not None and bool(functions_in(example.context)))
 
 
 def _check_labels(task: Task, rows: Sequence[Example]) -> None:

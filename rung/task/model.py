@@ -24,7 +24,7 @@ DataFormat = Literal[
     "auto", "io", "chat", "prompt_completion", "preference", "unpaired_preference", "alpaca", "sharegpt"
 ]
 
-SYNONYMS: dict[str, OutputKind] = {"sql": "text", "tool_call": "json"}
+SYNONYMS: dict[str, OutputKind] = {"sql": "text"}
 """Kinds that a task file may name and that are answered as another kind in this version."""
 ABSENT_METRICS = {"judge": "rouge_l", "execution": "exact"}
 """Metrics that are not in this version, with the nearest one that is."""
@@ -98,7 +98,7 @@ class Output(_Frozen):
     """What an answer is."""
 
     kind: Annotated[OutputKind | None, WithJsonSchema(_KINDS)] = Field(
-        default=None, description="What an answer is; sql is answered as text, tool_call as json."
+        default=None, description="What an answer is; sql is answered as text."
     )
     json_schema: Annotated[dict[str, Any] | None, WithJsonSchema(_SCHEMA)] = Field(
         default=None,
@@ -190,8 +190,8 @@ class Task(_Frozen):
     models: Annotated[tuple[str, ...], BeforeValidator(_one_or_many)] = Field(
         default=("smollm2-135m",),
         min_length=1,
-        description="The model to climb on: catalog name, hub id, folder or .gguf; of several the first. A "
-        "hosted one after it is compared with: openai:NAME, anthropic:NAME or openai:NAME@URL.",
+        description="The models to climb on, one or more: catalog names, hub ids, folders or .gguf files, "
+        "and a hosted one to compare them with: openai:NAME, anthropic:NAME or openai:NAME@URL.",
     )
     teacher: str | None = Field(
         default=None,

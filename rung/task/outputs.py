@@ -81,7 +81,8 @@ def as_kind(value: Json, kind: OutputKind) -> Json:
     """The output read as `kind`; None where it can't be.
 
     A label and a text are strings (numbers and booleans are spelled as in JSON, labels lose outer
-    blanks); a number is a finite float; json is an object or a list, also when given as a string.
+    blanks); a number is a finite float; json is an object or a list, also when given as a string; a tool_call
+    is a list of calls, as `as_calls` reads it.
     """
     if kind == "label":
         return _as_label(value)
@@ -89,7 +90,44 @@ def as_kind(value: Json, kind: OutputKind) -> Json:
         return _as_number(value)
     if kind == "json":
         return _as_json(value)
+    if kind == "tool_call":
+        return as_calls(value)
     return _scalar_text(value)
+
+
+def as_calls(value: Json) -> list[Json] | None:
+    """An output as a list of calls; None where it is none.
+
+    A list, also as JSON text or as `{"calls": […]}`, of calls with a `name` and `arguments`, or in OpenAI's
+    form, whose arguments are JSON text.
+    """
+    if isinstance(value, str):
+        try:
+            value = read_json(value)
+        except ValueError:
+            return None
+    if isinstance(value, dict) and value.keys() == {"calls"}:
+        value = value["calls"]
+    if not isinstance(value, list):
+        return None
+    calls = [_as_call(one) for one in value]
+    return [one for one in calls if one is not None] if None not in calls else None
+
+
+def _as_call(value: Json) -> dict[str, Json] | None:
+    if not isinstance(value, dict):
+        return None
+    inner = value.get("function")
+    call = inner if isinstance(inner, dict) else value
+    name, arguments = call.get("name"), call.get("arguments")
+    if isinstance(arguments, str):
+        try:
+            arguments = read_json(arguments)
+        except ValueError:
+            return None
+    if not isinstance(name, str) or not name or not isinstance(arguments, dict):
+        return None
+    return {"name": name, "arguments": arguments}
 
 
 def kind_of(values: Sequence[Json]) -> OutputKind | None:

@@ -14,7 +14,16 @@ from rung.rungs import LADDER
 from rung.rungs.base import Built
 from rung.spec import Spec
 from rung.system import Pool, System, save
-from tests.fixtures_climb import Log, json_rows, label_rows, make_tiny_gguf, text_rows, write_rows
+from tests.fixtures_climb import (
+    Log,
+    call_rows,
+    constant_head,
+    json_rows,
+    label_rows,
+    make_tiny_gguf,
+    text_rows,
+    write_rows,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -149,24 +158,6 @@ class Always:
         return Built(
             system=save(context.work / "s", spec, constant_head(self.label, spec.labels)), what="one"
         )
-
-
-def constant_head(label, labels):
-    import numpy as np
-
-    from rung.models.head import Head, head_files
-
-    bias = np.array([9.0 * (name == label) for name in labels])
-    return head_files(
-        Head(
-            features="tfidf",
-            labels=labels,
-            weights=np.zeros((len(labels), 2)),
-            bias=bias,
-            vocabularies=(("a",), ("b",)),
-            idf=(np.ones(1), np.ones(1)),
-        )
-    )
 
 
 def with_ladder(monkeypatch, *rungs):
@@ -311,13 +302,13 @@ def test_rows_on_which_the_rungs_differ_are_dev_rows(task, options, monkeypatch)
     assert all(row.target == "billing" for row in result.disagreements)
 
 
-@pytest.mark.parametrize("rows", [json_rows, text_rows])
+@pytest.mark.parametrize("rows", [json_rows, text_rows, call_rows])
 def test_other_kinds_of_output_climb_too(rows, options, tmp_path):
     data = write_rows(tmp_path / "rows.jsonl", rows(60))
     result, _ = climb(data, options, Log())
     found = result.results[0]
     assert found.failed is None and found.dev is not None and found.dev.failures == 0
-    assert result.kind == ("json" if rows is json_rows else "text")
+    assert result.kind == {json_rows: "json", text_rows: "text", call_rows: "tool_call"}[rows]
 
 
 def test_the_ladder_of_a_climb_is_the_one_ladder():

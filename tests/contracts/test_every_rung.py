@@ -148,7 +148,13 @@ def context(tiny, tmp_path, server):
 
 
 @pytest.fixture(scope="module")
-def built(tiny, tmp_path_factory, server):
+def roomy(tmp_path_factory):
+    """The same with room for prompts that hold functions."""
+    return make_tiny_gguf(tmp_path_factory.mktemp("roomy") / "tiny.gguf", context=2048)
+
+
+@pytest.fixture(scope="module")
+def built(tiny, roomy, tmp_path_factory, server):
     """Each rung built once for each kind of output; the context that it was built in stays open."""
     kept = {}
     stack = []
@@ -163,8 +169,10 @@ def built(tiny, tmp_path_factory, server):
     def build(rung: Rung, kind: str):
         if (rung.name, kind) not in kept:
             folder = tmp_path_factory.mktemp(f"{rung.name}-{kind}")
-            rows = preferred(TASKS[kind](FEWER_ROWS if rung.name in SEARCHING else ROWS))
-            opening = opened(tiny, write_rows(folder / "topics.jsonl", rows), folder)
+            rows = TASKS[kind](FEWER_ROWS if rung.name in SEARCHING else ROWS)
+            rows = rows if kind == "tool_call" else preferred(rows)
+            model = roomy if kind == "tool_call" else tiny
+            opening = opened(model, write_rows(folder / "topics.jsonl", rows), folder)
             stack.append(opening)
             inputs = unlabelled(40, context=kind == "text")
             context = beside(opening.__enter__(), server, folder, inputs)
@@ -274,14 +282,14 @@ def test_the_same_rows_and_seed_make_the_same_system_once_the_clock_has_spoken(
     assert again.notes == made.notes
 
 
-@pytest.mark.parametrize("kind", ["json", "number", "text"])
+@pytest.mark.parametrize("kind", ["json", "number", "text", "tool_call"])
 @pytest.mark.parametrize("rung", [r for r in RUNGS if r.values[0].name != "head"])
 def test_a_rung_answers_other_kinds_of_output_too(rung, kind, built):
     context, made = built(rung, kind)
     assert rung.skip(context) is None
     answers = made.system.answer(context.dev, context.pool)
     assert all(a.failure is None for a in answers)
-    types = {"json": dict, "number": (int, float), "text": str}[kind]
+    types = {"json": dict, "number": (int, float), "text": str, "tool_call": list}[kind]
     assert all(a.value is None or isinstance(a.value, types) for a in answers)
     if kind == "number":
         assert all(0 <= a.value <= 999 for a in answers if isinstance(a.value, (int, float)))

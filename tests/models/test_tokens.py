@@ -45,7 +45,7 @@ def tiny(request: pytest.FixtureRequest, tiny_gguf):
 
 
 def test_each_known_pre_tokenizer_splits_as_llama_cpp_does(tiny, llama_cpp) -> None:
-    assert len(_SPLITS) == 7
+    assert len(_SPLITS) == 10
     server, tokens = llama_cpp(tiny.gguf), load_tokenizer(tiny)
     for text in [*HARD, *made_up(400)]:
         for special in (False, True):

@@ -17,6 +17,7 @@ GOLD = {
     "json": [{"a": 1, "b": ["x", "y"]}, {}, {"items": []}, [1, {"a": None}], {"a": {"b": True}}],
     "text": ["the cat sat", "!!!", "日本語", "Ünïcode", "a"],
     "number": [1, 2.5, -3, 0, 1e6],
+    "tool_call": [[], [{"name": "a", "arguments": {}}], [{"name": "a", "arguments": {"x": [1]}}] * 2, [], []],
 }
 CONTRACT = [(name, kind) for name in SCORERS for kind in sorted(SCORERS[name].kinds)]
 
@@ -25,7 +26,7 @@ def test_the_table_holds_every_metric():
     assert len(SCORERS) == 8
     assert tuple(SCORERS) == typing.get_args(MetricName)
     assert all(name == scorer.name for name, scorer in SCORERS.items())
-    assert len(CONTRACT) == 12
+    assert len(CONTRACT) == 14
 
 
 @pytest.mark.parametrize(("name", "kind"), CONTRACT)
@@ -227,3 +228,4 @@ def test_the_other_numbers_of_each_kind_are_named():
     assert names["mae", "number"] == ["spearman", "readable"]
     assert names["exact", "number"] == ["mae", "spearman", "readable"]
     assert names["exact", "text"] == ["readable"]
+    assert names["tool_call", "tool_call"] == ["names_right", "readable"]

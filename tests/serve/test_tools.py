@@ -28,10 +28,15 @@ def test_an_answer_calls_functions_or_is_in_words():
 
 
 @pytest.mark.parametrize(
-    "text", ["", "Hello.", "[1]", "{}", '{"calls":3}', '{"calls":[{"name":1}]}', '{"reply":1}']
+    "text", ["", "Hello.", "[1]", "[{}]", "{}", '{"calls":3}', '{"calls":[{"name":1}]}', '{"reply":1}']
 )
 def test_what_is_no_call_is_text(text):
     assert read_calls(text) == (text, [])
+
+
+def test_a_list_of_calls_is_calls_too():
+    assert read_calls(compact(CALLS["calls"]))[1][0]["function"]["name"] == "a"
+    assert read_calls("[]") == ("", [])
 
 
 def test_an_answer_that_calls_nothing_says_nothing():

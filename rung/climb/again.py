@@ -1,0 +1,69 @@
+"""The rows of a run, made again from the files that the climb read: the same ones, or an error."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from rung.checks.rows import Prepared, prepare
+from rung.climb.options import Options
+from rung.climb.stored import load_climb
+from rung.errors import RunError
+from rung.rungs.base import Reporter
+from rung.runs import read_json, write_json
+
+ROWS_FILE = "rows.json"
+"""Where the rows lie and how they are written: exports and comparisons ask some of them again."""
+
+
+def keep_source(run: Path, source: Path, prepared: Prepared, options: Options) -> None:
+    """Write down what the rows were made of."""
+    data, form = prepared.task.data, options.format
+    write_json(
+        run / ROWS_FILE,
+        {
+            "train": str(data.train),
+            "format": form if form != "auto" else data.format,
+            "source": str(source.absolute()),
+            "options": {
+                "test": None if options.test is None else str(options.test.absolute()),
+                "models": list(options.models),
+                "dev_rows": options.dev_rows,
+                "budget_s": options.budget_s,
+                "seed": options.seed,
+                "format": form,
+            },
+        },
+    )
+
+
+def rows_again(run: Path, reporter: Reporter | None = None) -> Prepared:
+    """The task and the rows of a finished climb, in the same parts and in the same order.
+
+    Raises RunError where the run doesn't say what they were made of, or they are others by now.
+    """
+    climb = load_climb(run)
+    source, options = _source(run)
+    prepared = prepare(source, options, reporter)
+    if ("data", prepared.splits.digest) not in climb.digests:
+        raise RunError(
+            f"the rows of {str(run)!r} were changed since its climb ({str(source)!r}); restore them, or give "
+            "others with --rows FILE"
+        )
+    return prepared
+
+
+def _source(run: Path) -> tuple[Path, Options]:
+    path = run / ROWS_FILE
+    if not path.is_file():
+        raise RunError(f"{str(run)!r} doesn't say where its rows lie; give rows with --rows FILE")
+    kept: dict[str, Any] = read_json(path)
+    if "source" not in kept:
+        raise RunError(
+            f"{str(path)!r} is of an earlier version and doesn't say how its rows were split; give rows with "
+            "--rows FILE"
+        )
+    try:
+        return Path(kept["source"]), TypeAdapter(Options).validate_python(kept["options"])
+    except (ValidationError, TypeError, KeyError):
+        raise RunError(f"{str(path)!r} is damaged; give rows with --rows FILE") from None

@@ -1,0 +1,46 @@
+"""What a step of a climb is told of the steps before it: those on the same model, or on none."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from rung.climb.names import rung_of
+from rung.climb.steps import Step
+from rung.models.hosted import hosted
+from rung.records import MetricName, RungResult
+from rung.scoring.scorers import SCORERS
+from rung.system import System
+from rung.task import Task
+
+
+def task_of(task: Task, step: Step) -> Task:
+    """The task as if the step's model were the only one to climb on, beside hosted ones."""
+    others = (name for name in task.models if hosted(name) is not None)
+    return task.model_copy(update={"models": (step.base.given, *others)})
+
+
+def systems_below(
+    step: Step, before: Sequence[RungResult], systems: Mapping[str, System]
+) -> dict[str, System]:
+    """The Systems of the rungs before it by rung name."""
+    return {rung_of(r.rung): systems[r.rung] for r in _beside(step, before) if r.rung in systems}
+
+
+def looked_up(
+    step: Step, before: Sequence[RungResult], systems: Mapping[str, System], metric: MetricName
+) -> System | None:
+    """The System that looks up passages, where it did better on dev than cheaper rungs: for a tune."""
+    sign = 1 if SCORERS[metric].higher_is_better else -1
+    known = [r for r in _beside(step, before) if r.dev is not None and r.stopped is None]
+    scores = {rung_of(r.rung): (r.order, sign * r.dev.score) for r in known if r.dev is not None}
+    if "retrieval" not in scores:
+        return None
+    order, score = scores["retrieval"]
+    cheaper = [other for place, other in scores.values() if place < order]
+    if score <= max(cheaper, default=-math.inf):
+        return None
+    return systems_below(step, before, systems).get("retrieval")
+
+
+def _beside(step: Step, before: Sequence[RungResult]) -> list[RungResult]:
+    """The results on the step's model, and those that rest on none."""
+    return [r for r in before if r.model in (None, step.base.label)]

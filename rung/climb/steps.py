@@ -1,0 +1,104 @@
+"""The steps of a climb: every rung once, or on each model if it rests on one, in the order of cost."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rung.climb.names import candidate_name
+from rung.climb.options import base_model
+from rung.errors import TaskError
+from rung.models.catalog import entry_named
+from rung.models.hosted import hosted
+from rung.models.offered import offered_named
+from rung.models.resolve import Model, first_seen
+from rung.rungs.base import ModelFree, Reporter, Rung, slug
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """A base model of a climb, as the task file or the command line names it (`given`), and in short."""
+
+    model: Model
+    given: str
+    label: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """A rung on a base model; the candidate that it makes has its `name`. `order` is its place, from 0.
+
+    A rung that asks no language model has `base` for form's sake.
+    """
+
+    name: str
+    order: int
+    rung: Rung
+    base: Base
+
+    @property
+    def model(self) -> str | None:
+        """The model that the candidate rests on; None where it rests on none."""
+        return None if isinstance(self.rung, ModelFree) else self.base.label
+
+
+def bases(names: Sequence[str], reporter: Reporter) -> tuple[Base, ...]:
+    """The models of a climb, the smallest first, brought where they aren't here yet.
+
+    Raises RungError where one can't be had, or two are the same weights. Each one's licence is
+    said, which binds whoever ships what is made of it, where there are several, and where one comes from a
+    hub and wasn't tried here.
+    """
+    # A hosted model alone is no model to climb on, and is told so.
+    local = [given for given in names if hosted(given) is None] or names
+    found = [(given, base_model(given, reporter)) for given in local]
+    by_digest: dict[str, str] = {}
+    for given, model in found:
+        if model.digest in by_digest:
+            raise TaskError(
+                f"models: {by_digest[model.digest]!r} and {given!r} are the same weights; name one"
+            )
+        by_digest[model.digest] = given
+    counts = Counter(_short(model) for _, model in found)
+    made = [
+        Base(
+            model=model,
+            given=given,
+            label=_short(model) if counts[_short(model)] == 1 else f"{_short(model)}-{model.digest[:6]}",
+        )
+        for given, model in found
+    ]
+    made.sort(key=lambda one: (one.model.parameters, one.label))
+    for one in made:
+        if len(made) > 1 or offered_named(one.given) is not None:
+            reporter.say(licence_line(one))
+    return tuple(made)
+
+
+def licence_line(base: Base) -> str:
+    """A model's size and licence, and what that asks of whoever uses it where the catalog knows."""
+    offered = offered_named(base.given)
+    entry = offered or entry_named(base.given)
+    size = f"{base.label}: {base.model.parameters / 1e6:,.0f} M parameters"
+    note = "" if entry is None else f" ({entry.licence_note})"
+    seen = "" if offered is None else f"; {first_seen(offered)}"
+    return f"{size}, licence {base.model.licence}{note}{seen}"
+
+
+def steps_of(rungs: Sequence[tuple[int, Rung]], models: Sequence[Base]) -> tuple[Step, ...]:
+    """Rung after rung as the ladder has them, each on the smallest model first.
+
+    With one model a step is called as its rung and its order is the rung's place on the ladder.
+    """
+    several = len(models) > 1
+    made = []
+    for place, rung in rungs:
+        free = isinstance(rung, ModelFree)
+        for size, base in enumerate(models[:1] if free else models):
+            name = candidate_name(rung.name, base.label if several and not free else None)
+            made.append(Step(name=name, order=place * len(models) + size, rung=rung, base=base))
+    return tuple(made)
+
+
+def _short(model: Model) -> str:
+    """The model's name, fit for a folder."""
+    return slug(model.name)

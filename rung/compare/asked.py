@@ -1,0 +1,235 @@
+"""The rows on which two Systems are compared, and what either of them may know of these rows already."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rung.checks.rows import Prepared, prepare
+from rung.climb import sealed
+from rung.climb.again import rows_again
+from rung.climb.options import Options
+from rung.compare.sides import Side
+from rung.data.sources import conform, read_source
+from rung.data.splits import question
+from rung.errors import DataError, RungError, TaskError
+from rung.records import Example, MetricName, OutputKind, SplitName
+from rung.task.complete import METRICS
+
+PLACES = ("A", "B")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """The rows that are asked for: those of a task, of a file, or by default the dev rows of the run.
+
+    `test` opens the sealed test; so does a file that holds rows of it.
+    """
+
+    task: Path | None = None
+    rows: Path | None = None
+    test: bool = False
+    metric: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """The rows to ask, how answers are scored, and in words where they come from.
+
+    `prepared` is the task that they belong to, for a base model to be told of; None where there is none.
+    `opened` are the digests of the sealed tests of which these rows are part.
+    """
+
+    examples: tuple[Example, ...]
+    split: SplitName
+    metric: MetricName
+    told: str
+    prepared: Prepared | None
+    opened: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def groups(self) -> dict[str, str]:
+        """The group of each row that has one."""
+        return {e.id: e.group for e in self.examples if e.group is not None}
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """The rows of the runs that the sides come from, each made again once, and why not where it can't be."""
+
+    made: dict[Path, Prepared | RungError] = field(default_factory=dict)
+
+    def of(self, one: Side) -> Prepared | RungError | None:
+        """None for a side that comes from no run."""
+        if one.origin is None:
+            return None
+        run = one.origin.folder
+        if run not in self.made:
+            try:
+                self.made[run] = rows_again(run)
+            except RungError as error:
+                self.made[run] = error
+        return self.made[run]
+
+    def sure(self, one: Side) -> Prepared:
+        """Raises what hinders it."""
+        found = self.of(one)
+        assert found is not None, "only sides with a run are asked"
+        if isinstance(found, RungError):
+            raise found
+        return found
+
+
+def asked_rows(first: Side, second: Side, wanted: Wanted) -> Asked:
+    """The rows for both. Raises RungError where there are none that both can be asked fairly."""
+    if wanted.task is not None and wanted.rows is not None:
+        raise TaskError("--task and --rows both name rows; give one of them")
+    runs, sides = _Runs(), (first, second)
+    if wanted.rows is not None:
+        found = _of_file(wanted.rows, wanted, sides, runs)
+    elif wanted.task is not None:
+        prepared = prepare(wanted.task, Options())
+        found = _of_task(prepared, wanted, sides, f"of {wanted.task}")
+        found = _looked_through(found, wanted, sides, runs)
+    else:
+        found = _of_task(_common(sides, runs), wanted, sides, "of the climb")
+    _need_kind(sides, found)
+    return found
+
+
+def _of_task(prepared: Prepared, wanted: Wanted, sides: Sequence[Side], told: str) -> Asked:
+    """The dev rows of a task, or its test rows where the test is opened."""
+    splits, kind = prepared.splits, prepared.task.output.kind
+    assert kind is not None, "the task was completed from its rows"
+    return Asked(
+        examples=splits.test if wanted.test else splits.dev,
+        split="test" if wanted.test else "dev",
+        metric=_metric(wanted, kind, sides, prepared.task.metric),
+        told=f"{'test' if wanted.test else 'dev'} rows {told}",
+        prepared=prepared,
+        opened=(sealed.rows_digest(splits.test),) if wanted.test else (),
+    )
+
+
+def _of_file(file: Path, wanted: Wanted, sides: Sequence[Side], runs: _Runs) -> Asked:
+    """All rows of a file. They are a test's where a run of one of the sides has sealed them."""
+    known: OutputKind | None = next((one.system.spec.kind for one in sides if one.system is not None), None)
+    if known is None:
+        raise TaskError("two base models answer nothing in particular; name what with --task TASK")
+    rows = conform(read_source(file).examples, known)
+    with_rows = [found for one in sides if isinstance(found := runs.of(one), Prepared)]
+    asked = Asked(
+        examples=rows,
+        split="dev",
+        metric=_metric(wanted, known, sides, None),
+        told=f"rows of {file.name}",
+        prepared=next(iter(with_rows), None),
+    )
+    return _looked_through(asked, wanted, sides, runs)
+
+
+def _looked_through(asked: Asked, wanted: Wanted, sides: Sequence[Side], runs: _Runs) -> Asked:
+    """The rows with what the sides' climbs know of them. Raises TaskError at a seal that is to stay."""
+    notes, opened = list(asked.notes), list(asked.opened)
+    here = {question(row) for row in asked.examples}
+    for place, one in zip(PLACES, sides, strict=True):
+        if one.system is None:
+            continue
+        found = runs.of(one)
+        if not isinstance(found, Prepared):
+            why = "it comes from no run that is here" if found is None else str(found)
+            notes.append(f"whether {place} learned from these rows can't be told: {why}")
+            continue
+        assert one.origin is not None, "it has rows"
+        held = here & {question(row) for row in found.splits.test}
+        if held and not wanted.test:
+            raise TaskError(
+                f"{len(held):,} of these rows are of the sealed test of {str(one.origin.folder)!r}: --test "
+                "opens it, and the look is counted"
+            )
+        if held:
+            opened.append(sealed.rows_digest(found.splits.test))
+        if learned := here & {question(row) for row in found.splits.train}:
+            notes.append(f"{place} learned from {len(learned):,} of these rows: its score is too good")
+    return Asked(
+        examples=asked.examples,
+        split=asked.split,
+        metric=asked.metric,
+        told=asked.told,
+        prepared=asked.prepared,
+        opened=tuple(dict.fromkeys(opened)),
+        notes=tuple(notes),
+    )
+
+
+def _common(sides: Sequence[Side], runs: _Runs) -> Prepared:
+    """The rows of the one climb, or of two climbs of the same rows. TaskError where there aren't any."""
+    for place, one in zip(PLACES, sides, strict=True):
+        if one.system is not None and one.origin is None:
+            raise TaskError(
+                f"{place}, {one.given!r}, comes from no run that is here, so there are no rows for both; "
+                "give some with --rows FILE or --task TASK"
+            )
+    with_rows = [one for one in sides if one.origin is not None]
+    if not with_rows:
+        raise TaskError("two base models have no rows in common; give some with --task TASK")
+    data = {dict(one.origin.climb.digests).get("data") for one in with_rows if one.origin is not None}
+    if len(data) > 1:
+        raise TaskError(
+            "the two climbs had different rows or split them differently; give rows that neither learned "
+            "from with --rows FILE or --task TASK"
+        )
+    return runs.sure(with_rows[0])
+
+
+def _metric(
+    wanted: Wanted, kind: OutputKind, sides: Sequence[Side], of_task: MetricName | None
+) -> MetricName:
+    """The one asked for, else the task's, else the climbs', else the usual one. TaskError for none."""
+    fitting = METRICS[kind]
+    if wanted.metric is not None:
+        given: MetricName | None = next((name for name in fitting if name == wanted.metric), None)
+        if given is None:
+            raise TaskError(
+                f"--metric {wanted.metric!r} does not fit answers of kind {kind!r}; choose from "
+                f"{', '.join(fitting)}"
+            )
+        return given
+    if of_task is not None and of_task in fitting:
+        return of_task
+    named = list(dict.fromkeys(one.origin.climb.metric for one in sides if one.origin is not None))
+    if len(named) > 1:
+        raise TaskError(f"the two climbs were scored by {' and '.join(named)}; choose one with --metric")
+    return named[0] if named and named[0] in fitting else fitting[0]
+
+
+def _need_kind(sides: Sequence[Side], asked: Asked) -> None:
+    """Raises RungError where the rows aren't answered by what the Systems answer."""
+    spec = next((one.system.spec for one in sides if one.system is not None), None)
+    task = asked.prepared.task if asked.prepared is not None else None
+    if spec is None:
+        return
+    if task is not None and task.output.kind != spec.kind:
+        raise TaskError(
+            f"the rows are answered with {task.output.kind} and the Systems answer with {spec.kind}; give "
+            "the rows of their own task"
+        )
+    check = _CHECKS.get(spec.kind)
+    odd = [row for row in asked.examples if check is not None and not check(row)]
+    if odd:
+        raise DataError(f"{odd[0].where}: output {odd[0].output!r:.80} is no {spec.kind}; correct it")
+    if spec.kind == "label" and (unknown := {str(row.output) for row in asked.examples} - set(spec.labels)):
+        if unknown >= {str(row.output) for row in asked.examples}:
+            raise TaskError(
+                f"no row has a label that the Systems know, such as {spec.labels[0]!r}: the first has "
+                f"{asked.examples[0].output!r:.80}; give the rows of their own task"
+            )
+
+
+_CHECKS: dict[OutputKind, Callable[[Example], bool]] = {
+    "json": lambda row: isinstance(row.output, (dict, list)),
+    "tool_call": lambda row: isinstance(row.output, list),
+    "number": lambda row: isinstance(row.output, (int, float)),
+    "label": lambda row: isinstance(row.output, str),
+    "text": lambda row: isinstance(row.output, str),
+}

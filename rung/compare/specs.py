@@ -1,0 +1,70 @@
+"""What differs between two Specs, in a few words each."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rung.spec import ModelRef, Spec
+from rung.system import ADAPTER_FOLDER, ADAPTER_GGUF
+
+NONE = "none"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Difference:
+    """One part of the Specs that isn't the same: its name, and what it is on either side."""
+
+    part: str
+    first: str
+    second: str
+
+
+def differences(first: Spec, second: Spec) -> tuple[Difference, ...]:
+    """The parts in which two Specs differ, the largest first."""
+    found = [(part, read(first), read(second)) for part, read in PARTS]
+    return tuple(Difference(part=part, first=a, second=b) for part, a, b in found if a != b)
+
+
+def _model(ref: ModelRef | None) -> str:
+    return NONE if ref is None else f"{ref.name} ({ref.digest[:12]})"
+
+
+def _shots(spec: Spec) -> str:
+    if spec.shots.choice == "none":
+        return NONE
+    return f"{spec.shots.k} {'nearest' if spec.shots.choice == 'nearest' else 'always the same'}"
+
+
+def _adapter(spec: Spec) -> str:
+    """The adapter by the digest of its weights; no two trainings give the same ones."""
+    names = [name for name in spec.files if name.startswith(f"{ADAPTER_FOLDER}/") or name == ADAPTER_GGUF]
+    weights = [name for name in names if name.endswith((".safetensors", ".gguf"))]
+    return f"LoRA ({spec.files[min(weights)][:12]})" if weights else NONE
+
+
+def _other_files(spec: Spec) -> str:
+    """The files that no other part tells of, by name and digest."""
+    told = [name for name in spec.files if name.startswith(f"{ADAPTER_FOLDER}/") or name == ADAPTER_GGUF]
+    return ", ".join(f"{n} ({d[:12]})" for n, d in sorted(spec.files.items()) if n not in told) or NONE
+
+
+def _labels(spec: Spec) -> str:
+    return ", ".join(spec.labels) or NONE
+
+
+PARTS: tuple[tuple[str, Callable[[Spec], str]], ...] = (
+    ("rung", lambda spec: spec.rung),
+    ("model", lambda spec: _model(spec.model)),
+    ("adapter", _adapter),
+    ("instruction", lambda spec: spec.instruction or NONE),
+    ("examples", _shots),
+    ("answer", lambda spec: "chosen by a head" if spec.engine == "head" else spec.answer.form),
+    ("longest answer", lambda spec: NONE if spec.engine == "head" else f"{spec.answer.max_tokens} tokens"),
+    ("label codes", lambda spec: f"{len(spec.answer.codes)} tokens" if spec.answer.codes else NONE),
+    ("features", lambda spec: spec.features or NONE),
+    ("sentence vectors", lambda spec: _model(spec.vectors)),
+    ("engine", lambda spec: spec.engine),
+    ("style", lambda spec: NONE if spec.engine == "head" else spec.style),
+    ("labels", _labels),
+    ("schema", lambda spec: NONE if spec.schema_ is None else str(spec.schema_)),
+    ("files", _other_files),
+)

@@ -1,0 +1,169 @@
+"""Function calls: what a question offers, what an answer calls, and the JSON Schema of the one by the other.
+
+The functions stand at the end of a row's context, as JSON. An answer is a list of calls, each with the `name`
+of a function and its `arguments`; an empty list calls none.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from rung.records import Json
+from rung.task.outputs import canonical
+
+FUNCTIONS = "Functions (JSON):\n"
+"""What stands before the functions that an answer may call."""
+NAMES = ("object", "array", "string", "number", "integer", "boolean", "null")
+TYPES = {
+    "dict": "object",
+    "hashmap": "object",
+    "map": "object",
+    "list": "array",
+    "tuple": "array",
+    "arraylist": "array",
+    "set": "array",
+    "str": "string",
+    "char": "string",
+    "float": "number",
+    "double": "number",
+    "int": "integer",
+    "long": "integer",
+    "bool": "boolean",
+}
+"""Types as other languages name them. Any other name, such as `any`, admits everything."""
+
+
+def functions_in(context: str | None) -> tuple[dict[str, Any], ...]:
+    """The functions that a context ends with; none where it ends with none."""
+    return _functions(context.rpartition(FUNCTIONS)[2]) if context and FUNCTIONS in context else ()
+
+
+@lru_cache(maxsize=512)
+def _functions(text: str) -> tuple[dict[str, Any], ...]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return ()
+    if not isinstance(found, list) or not all(
+        isinstance(one, dict) and isinstance(one.get("name"), str) for one in found
+    ):
+        return ()
+    return tuple(found)
+
+
+def without_functions(context: str | None) -> str | None:
+    """The context before its functions; None where nothing else is there."""
+    if not functions_in(context):
+        return context
+    assert context is not None, "it holds functions"
+    return context.rpartition(FUNCTIONS)[0].strip() or None
+
+
+def call_schema(functions: Sequence[Mapping[str, Any]], *, loose: bool = False) -> dict[str, Json]:
+    """The JSON Schema of an answer: a list of calls of these functions, each with its own arguments.
+
+    A function takes no other arguments than it names, unless it says so. `loose` leaves the arguments open.
+    """
+    options: list[Json] = [
+        {
+            "type": "object",
+            "properties": {
+                "name": {"const": one["name"]},
+                "arguments": {"type": "object"} if loose else _parameters(one),
+            },
+            "required": ["name", "arguments"],
+            "additionalProperties": False,
+        }
+        for one in functions
+    ]
+    if not options:
+        return {"type": "array", "maxItems": 0}
+    return {"type": "array", "items": options[0] if len(options) == 1 else {"anyOf": options}}
+
+
+def call_fault(calls: Sequence[Json], functions: Sequence[Mapping[str, Any]]) -> tuple[bool, str] | None:
+    """Why calls don't fit the functions, and whether none has that name; None where all of them fit."""
+    from jsonschema import Draft202012Validator
+    from referencing import Registry
+
+    by_name = {one["name"]: one for one in functions}
+    for call in calls:
+        assert isinstance(call, dict), "as_calls made it"
+        name = str(call["name"])
+        if name not in by_name:
+            return True, f"{name!r} isn't among the row's functions ({', '.join(by_name) or 'it has none'})"
+        validator = Draft202012Validator(_parameters(by_name[name]), registry=Registry())
+        error = next(validator.iter_errors(call["arguments"]), None)
+        if error is not None:
+            return False, f"arguments of {name!r} at {error.json_path}: {error.message[:160]}"
+    return None
+
+
+def settled_calls(calls: Sequence[Json], functions: Sequence[Mapping[str, Any]]) -> list[Json]:
+    """The calls without arguments that a function may be called without and that have its default.
+
+    So a default that is given and one that is left out are the same call. Arguments stand in the order in
+    which the function names them.
+    """
+    by_name = {one["name"]: _parameters(one) for one in functions}
+    return [_settled(call, by_name) for call in calls]
+
+
+def _settled(call: Json, by_name: Mapping[str, dict[str, Any]]) -> Json:
+    assert isinstance(call, dict) and isinstance(call["arguments"], dict), "as_calls made it"
+    given, parameters = call["arguments"], by_name.get(str(call["name"]), {})
+    named = parameters.get("properties", {})
+    needed = parameters.get("required", ())
+    kept = {
+        key: given[key]
+        for key in (*(key for key in named if key in given), *(key for key in given if key not in named))
+        if key in needed or not _is_default(given[key], named.get(key))
+    }
+    return {"name": call["name"], "arguments": kept}
+
+
+def _is_default(value: Json, part: Any) -> bool:
+    if not isinstance(part, dict) or "default" not in part:
+        return False
+    try:
+        return canonical(value) == canonical(part["default"])
+    except (TypeError, ValueError):
+        return False
+
+
+def _parameters(function: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON Schema of a function's arguments."""
+    found = function.get("parameters")
+    schema = _typed(found) if isinstance(found, dict) else {}
+    schema["type"] = "object"
+    if isinstance(schema.get("properties"), dict):
+        schema.setdefault("additionalProperties", False)
+        required = schema.get("required")
+        known = [k for k in required if k in schema["properties"]] if isinstance(required, list) else []
+        schema["required"] = known
+    return schema
+
+
+def _typed(part: Any) -> Any:
+    """A schema with types as JSON Schema names them, and without what only describes."""
+    if isinstance(part, list):
+        return [_typed(one) for one in part]
+    if not isinstance(part, dict):
+        return part
+    made = {key: value for key, value in part.items() if key not in ("type", "properties", "required")}
+    for key in ("items", "anyOf", "oneOf", "allOf", "additionalProperties"):
+        if key in made:
+            made[key] = _typed(made[key])
+    if isinstance(part.get("properties"), dict):
+        made["properties"] = {name: _typed(one) for name, one in part["properties"].items()}
+    if isinstance(part.get("required"), list):
+        made["required"] = part["required"]
+    kinds = part.get("type")
+    if isinstance(kinds, str):
+        kinds = [kinds]
+    if isinstance(kinds, list):
+        named = [TYPES.get(str(kind).lower(), str(kind).lower()) for kind in kinds]
+        if named and all(name in NAMES for name in named):
+            made["type"] = named[0] if len(named) == 1 else named
+    return made
