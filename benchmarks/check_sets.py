@@ -14,9 +14,10 @@ from pathlib import Path
 
 from common import options, print_machine, table
 
+from rung.checks.data_report import DataReport
 from rung.checks.examine import REPORT_FILE, read_report
 from rung.climb.machine import resident_mb
-from rung.records import DataReport, Severity
+from rung.records import Severity
 
 EVERY_S = 0.1
 

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from rung.asking import context_of
 from rung.checks.base import Embed, Needs, Subject
+from rung.checks.data_report import DataReport
 from rung.checks.lengths import too_long
 from rung.checks.progress import bar
 from rung.checks.renders import Renders
@@ -18,7 +19,7 @@ from rung.checks.table import CHECKS, Checked, blocks, check
 from rung.errors import DataError, RunError
 from rung.evaluate import Bench
 from rung.models.resolve import Model, at_hand
-from rung.records import DataReport, Finding, MetricName
+from rung.records import Finding, MetricName
 from rung.rungs.base import Context, Reporter
 from rung.runs import digest_of, read_json, write_text
 from rung.system import Pool

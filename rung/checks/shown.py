@@ -1,7 +1,7 @@
 """Rows as the model sees them, token by token."""
 
+from rung.checks.data_report import ShownRow
 from rung.checks.renders import Renders
-from rung.records import ShownRow
 
 
 def shown_rows(renders: Renders, count: int) -> tuple[ShownRow, ...]:

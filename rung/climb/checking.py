@@ -10,6 +10,7 @@ import numpy as np
 
 from rung.checks.audit import read_audit, write_audit
 from rung.checks.base import ALL_NEEDS, Embed
+from rung.checks.data_report import DataReport, ShownRow
 from rung.checks.examine import examined, has_vectors, metric_of, report_of, rung_context, write_report
 from rung.checks.renders import Renders
 from rung.checks.rows import prepare
@@ -20,7 +21,7 @@ from rung.errors import ModelError
 from rung.evaluate import Bench, Store
 from rung.models.embed import Embedder
 from rung.models.resolve import at_hand
-from rung.records import DataReport, Example, ShownRow
+from rung.records import Example
 from rung.rungs.base import Context, Reporter, vectors
 from rung.system import Pool
 from rung.wording import embedded_text

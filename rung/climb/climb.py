@@ -32,7 +32,7 @@ from rung.climb.curve import Clock, curves, to_come
 from rung.climb.decide import ALPHA, MIN_ROWS, decide, to_beat
 from rung.climb.disagree import disagreements
 from rung.climb.ending import is_complete, with_dev
-from rung.climb.guarding import Guarding, guarded
+from rung.climb.guarding import guarded, guarding
 from rung.climb.hosted import answers_usd, expected, hosted_models, models_of, till_for
 from rung.climb.machine import Watch, describe_machine, versions
 from rung.climb.options import Options, chosen_rungs, config_of
@@ -249,7 +249,9 @@ class _Climbing:
                 build_s = time.monotonic() - start
                 result = self.result(step, context, made)
                 took_s = time.monotonic() - start - told.after_s
-                result = guarded(result, self.systems[name], context, self.guarding(rung, later))
+                left = self.start + self.options.budget_s - time.monotonic()
+                by = guarding(rung.name, later, left, self.options, self.prepared.task)
+                result = guarded(result, self.systems[name], context, by)
             return replace(result, build_s=build_s, build_peak_mb=watch.peak_mb, forecast=told, took_s=took_s)
         except RunError:
             raise
@@ -296,16 +298,6 @@ class _Climbing:
         if not isinstance(step.rung, Following):
             return False
         return step.rung.skip(self.context(step, self.run_folder / "rungs" / step.name, (), ())) is not None
-
-    def guarding(self, rung: Rung, later: Sequence[str]) -> Guarding:
-        """What the guards on a rung go by: all that's left is theirs where no rung comes after it."""
-        left = self.start + self.options.budget_s - time.monotonic()
-        seconds = left if not later else max(budget.guard_s(rung.name, left), 0.0)
-        return Guarding(
-            deadline=time.monotonic() + seconds,
-            forget=self.options.forgetting,
-            limit=self.prepared.task.limits.forgetting,
-        )
 
     def rival(self, before: Sequence[RungResult]) -> Rival | None:
         """The best rung so far. None where there is none, or dev has too few rows for a verdict."""

@@ -1,14 +1,18 @@
 """The guards on a trained rung in a climb: what they found is kept, and may put it over a limit."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from rung.climb.budget import guard_s
+from rung.climb.options import Options
 from rung.guarded import Guards
 from rung.guards.gate import guards
 from rung.records import RungResult
 from rung.rungs.base import Context
 from rung.system import System
+from rung.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +22,14 @@ class Guarding:
     deadline: float
     forget: bool
     limit: Literal["warn", "block"]
+
+
+def guarding(rung: str, later: Sequence[str], left_s: float, options: Options, task: Task) -> Guarding:
+    """What the guards on a rung go by: all that's left is theirs where no rung comes after it."""
+    seconds = left_s if not later else max(guard_s(rung, left_s), 0.0)
+    return Guarding(
+        deadline=time.monotonic() + seconds, forget=options.forgetting, limit=task.limits.forgetting
+    )
 
 
 def guarded(result: RungResult, system: System, context: Context, by: Guarding) -> RungResult:

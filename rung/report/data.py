@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rung.records import DataReport, Finding, ShownRow
+from rung.checks.data_report import DataReport, ShownRow
+from rung.records import Finding
 from rung.report.html import by_gravity, environment
 from rung.report.notation import clean, count_text, places_text, short
 from rung.runs import write_text

@@ -9,11 +9,12 @@ import pytest
 
 from rung.checks import base
 from rung.checks.base import Subject
+from rung.checks.data_report import DataReport
 from rung.checks.examine import examined
 from rung.checks.rows import prepare
 from rung.checks.table import CHECKS, check
 from rung.climb.options import Options
-from rung.records import DataReport, Example, Splits
+from rung.records import Example, Splits
 from rung.report.data import show_data
 from rung.task import DataFiles, Output, Task
 

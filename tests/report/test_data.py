@@ -4,7 +4,8 @@ import pytest
 from rich.console import Console
 from test_html import Reader
 
-from rung.records import CheckRun, DataReport, Finding
+from rung.checks.data_report import DataReport
+from rung.records import CheckRun, Finding
 from rung.report.data import sentence, show_data, write_data_page
 from rung.report.html import coded
 from rung.report.notation import places_text
