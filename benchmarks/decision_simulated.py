@@ -4,9 +4,10 @@
 
 Right and wrong answers are drawn, what is hard for one rung being hard for all (Gaussian copula, .6). Each
 time the rungs go through what a climb does: rungs that can't win are stopped on dev, dev decides, the test
-is opened for the rungs that the verdict needs, and the test decides. A false win is a rung that ships
-although a cheaper one is truly as good; too cheap is one that ships, as settled, although another is truly
-better by more than two points. An undecided climb ships too, and says that more rows are needed.
+is opened for the rungs that the verdict needs, and the test decides. A false win is a dearer rung that
+ships and is truly no better than the cheapest; too dear is one that ships although a cheaper one is truly
+as good; too cheap is one that ships, as settled, although another is truly better by more than two points.
+An undecided climb ships too, and says that more rows are needed.
 """
 
 import argparse
@@ -53,6 +54,7 @@ def main() -> None:
         "dev and test rows",
         "cheapest of the best",
         "false win",
+        "too dear",
         "too cheap",
         "undecided",
         "dev rows asked",
@@ -140,15 +142,16 @@ def shares(truths: Sequence[float], found: Sequence[tuple[Decision, float]]) -> 
     """The shares of a row of the table, each with its standard error."""
     best = max(truths)
     ideal = next(at for at, truth in enumerate(truths) if truth >= best - 1e-9)
-    picked = false = cheap = undecided = 0
+    picked = false = dear = cheap = undecided = 0
     for decision, _ in found:
         at = int((decision.chosen or "rung -1").split()[1])
         undecided += decision.kind == "undecided"
         picked += at == ideal
-        false += any(truths[lower] >= truths[at] - 1e-9 for lower in range(at))
+        false += at > 0 and truths[at] <= truths[0] + 1e-9
+        dear += any(truths[lower] >= truths[at] - 1e-9 for lower in range(at))
         cheap += truths[at] < best - MIN_GAIN - 1e-9 and decision.kind != "undecided"
     return (
-        *(share(count, len(found)) for count in (picked, false, cheap, undecided)),
+        *(share(count, len(found)) for count in (picked, false, dear, cheap, undecided)),
         f"{sum(part for _, part in found) / len(found):.0%}",
     )
 
