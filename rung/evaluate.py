@@ -17,6 +17,7 @@ from rung.errors import RunError
 from rung.records import Answer, Example, Json, Measurement, MetricName, SplitName
 from rung.runs import append_jsonl, read_json, read_jsonl, write_json
 from rung.scoring.measure import Timing, measurement
+from rung.scoring.scorers import SCORERS
 from rung.system import Pool, System
 
 CHUNK = 128
@@ -126,7 +127,7 @@ def answers_of(
     warm = any(asked == system.digest for asked, _ in bench.store.tried)
     for end in (*range(step, total, step), total):
         part = examples[(end - 1) // step * step : end]
-        missing = [e for e in part if _to_ask(system.digest, e, known, bench.store)]
+        missing = [e for e in part if to_ask(system.digest, e, known, bench.store)]
         if missing and not warm:
             system.answer(missing[:1], bench.pool)
             warm = True
@@ -153,7 +154,7 @@ def answers_of(
 def kept_answers(system: System, examples: Sequence[Example], bench: Bench) -> list[Answer]:
     """Answers in order, asked in one batch where they aren't kept yet; nothing is timed."""
     known = bench.store.load(system.digest)
-    missing = [e for e in examples if _to_ask(system.digest, e, known, bench.store)]
+    missing = [e for e in examples if to_ask(system.digest, e, known, bench.store)]
     if missing:
         _ask(system, missing, bench, known)
     return [known[e.id].answer for e in examples]
@@ -288,6 +289,13 @@ def counted_answers(
     return kept, (("content", cosine),)
 
 
+def score_of(rows: Sequence[Example], answers: Sequence[Answer], bench: Bench) -> float:
+    """The score of kept answers as a Measurement has it, with broken calls as unreadable answers."""
+    counted, _ = counted_answers(rows, answers, bench)
+    values = [a.value if a.failure is None else None for a in counted]
+    return SCORERS[bench.metric].summary(values, [e.output for e in rows])
+
+
 def timed(found: Measurement, system: System, examples: Sequence[Example], bench: Bench) -> Measurement:
     """A Measurement of a System on rows, with the latencies of single requests and its memory.
 
@@ -313,7 +321,7 @@ def _packed(answer: Answer) -> str:
     return base64.b64encode(np.array(answer.distribution, "<f4").tobytes()).decode("ascii")
 
 
-def _to_ask(system: str, example: Example, known: dict[str, Kept], store: Store) -> bool:
+def to_ask(system: str, example: Example, known: dict[str, Kept], store: Store) -> bool:
     """Whether a row has no answer yet, or only a broken one from an earlier process."""
     if example.id not in known:
         return True

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+from rung.calling import schema_of
 from rung.engines.base import Progress, no_progress
 from rung.models.chat import Message
 from rung.records import Answer, Example, Json
@@ -71,10 +72,11 @@ def calls_of(answer: Answer) -> int:
     return sum(what != "fault" for what, _ in answer.steps) or 1
 
 
-def fault_of(spec: Spec, draft: Answer) -> str | None:
+def fault_of(spec: Spec, draft: Answer, context: str | None = None) -> str | None:
     """What is wrong with a draft, said to the model that wrote it; None where it can be read.
 
-    Text can't be checked so: its fault is always the empty one.
+    `context` is the question's, in which the functions stand that it may call. Text can't be checked so: its
+    fault is always the empty one.
     """
     if spec.kind == "text":
         return ""
@@ -87,7 +89,8 @@ def fault_of(spec: Spec, draft: Answer) -> str | None:
         labels = label_texts(spec.labels)
         among = f": {', '.join(labels)}" if len(labels) <= LISTED else ""
         return f"{shown(draft.text.strip())} names none of the labels{among}, or several"
-    return _json_fault(draft.text, spec.schema_)[:FAULT_CHARS]
+    schema = schema_of(context) if spec.kind == "tool_call" else spec.schema_
+    return _json_fault(draft.text, schema)[:FAULT_CHARS]
 
 
 def _json_fault(text: str, schema: Json) -> str:
@@ -133,7 +136,10 @@ def _repaired(spec: Spec, examples: Sequence[Example], put: Put, progress: Progr
     steps = steps_of(spec)
     free = spec.model_copy(update={"answer": _free(steps)})
     drafts = put(free, [Call(row=row) for row in range(len(examples))], _part(progress, 0, 2, len(examples)))
-    faults = [None if draft.failure is not None else fault_of(spec, draft) for draft in drafts]
+    faults = [
+        None if draft.failure is not None else fault_of(spec, draft, example.context)
+        for draft, example in zip(drafts, examples, strict=True)
+    ]
     again = [
         Call(
             row=row,

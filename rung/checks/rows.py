@@ -129,6 +129,7 @@ def prepare(source: Path, options: RowOptions, reporter: Reporter | None = None)
         with bar(reporter, "rows that the test holds", len(examples)) as advance:
             held = held_by(tested, examples, progress=lambda done, _: advance(done))
     out = {row.id for row, _ in held.near} if held and not is_most(held, examples) else set[str]()
+    local = sum(hosted(name) is None for name in task.models)
     with bar(reporter, "splitting", None):
         parts = split(
             [row for row in examples if row.id not in out] if out else examples,
@@ -136,7 +137,7 @@ def prepare(source: Path, options: RowOptions, reporter: Reporter | None = None)
             seed=task.seed,
             stratify=task.output.kind == "label",
             dev_rows=options.dev_rows
-            or affordable(examples, task.output.kind, options.budget_s / len(task.models)),
+            or affordable(examples, task.output.kind, options.budget_s / max(1, local)),
             near=[group for group in near if on_one_side(len(group), len(examples))],
         )
     removed = (*parts.removed, *(row for row in examples if row.id in out))
@@ -172,7 +173,9 @@ def fresh_inputs(path: Path, parts: Splits) -> tuple[tuple[Example, ...], str]:
     Raises DataError where the file can't be read.
     """
     read = read_unlabelled(path)
-    kept = apart_from(read.examples, (*parts.train, *parts.dev, *parts.test))
+    rows = (*parts.train, *parts.dev, *parts.test, *parts.removed)
+    # An input alone may be that of a row with a context, whose answer it would give away.
+    kept = apart_from(read.examples, (*rows, *(replace(row, context=None) for row in rows if row.context)))
     said = f"{path.name}: {len(kept):,} inputs for a teacher to answer"
     if like := len(read.examples) - len(kept):
         said += f"; {like:,} more are like a row of train, dev or test, or like each other, and left out"

@@ -38,7 +38,7 @@ from rung.climb.machine import Watch, describe_machine, versions
 from rung.climb.options import Options, chosen_rungs, config_of
 from rung.climb.steps import Base, Step, bases, steps_of
 from rung.climb.stored import CLIMB_FILE, kept_system, load, load_climb
-from rung.errors import EngineError, RunError, RungError
+from rung.errors import EngineError, RunError, RungError, TaskError
 from rung.evaluate import Bench, Store
 from rung.records import (
     Candidate,
@@ -71,6 +71,8 @@ RESULT_FILE = "result.json"
 CLOCK_FILE = "clock.json"
 WINNER_FOLDER = "winner"
 CURVE_FOLDER = "curve"
+ASKED_AHEAD = ("sft", "distill", "preference", "api")
+"""Rungs that tell by the rows and by what the task names alone whether they apply."""
 
 
 def climb(source: Path, options: Options, reporter: Reporter) -> tuple[Climb, Path]:
@@ -89,6 +91,8 @@ def climb(source: Path, options: Options, reporter: Reporter) -> tuple[Climb, Pa
     found = examined(prepared, options.accept, ("rows",), reporter=reporter)
     tell((*found.findings, *prepared.notes), reporter)
     stop_on_block(found.findings)
+    if prepared.task.limits.forgetting == "block" and not options.forgetting:
+        raise TaskError("limits.forgetting is block, which --no-forgetting would pass over: leave one out")
     reading_s = time.monotonic() - start
     models = bases(prepared.task.models, reporter)
     config = config_of(prepared, [base.model for base in models], options)
@@ -293,11 +297,17 @@ class _Climbing:
 
     def out(self, step: Step) -> bool:
         """Whether a step to come is skipped for sure, and so needs no time to be kept for it."""
-        if not expected(step.rung.name, self.prepared.task):
+        rung = step.rung
+        if not expected(rung.name, self.prepared.task):
             return True
-        if not isinstance(step.rung, Following):
+        if isinstance(rung, Following) and rung.after not in {r.name for _, r in chosen_rungs(self.options)}:
+            return True
+        if rung.name not in ASKED_AHEAD:
             return False
-        return step.rung.skip(self.context(step, self.run_folder / "rungs" / step.name, (), ())) is not None
+        try:
+            return rung.skip(self.context(step, self.run_folder / "rungs" / step.name, (), ())) is not None
+        except RungError:
+            return True
 
     def rival(self, before: Sequence[RungResult]) -> Rival | None:
         """The best rung so far. None where there is none, or dev has too few rows for a verdict."""

@@ -70,7 +70,7 @@ def synthesise(source: Path, options: SynthOptions, reporter: Reporter) -> Made:
     if name is None:
         raise TaskError("no teacher: write `teacher` in task.yaml, or name one with --teacher")
     rounds_file = options.out.with_name(options.out.name + ".rounds.jsonl")
-    known = {line["round"]: line["text"] for line in read_jsonl(rounds_file)}
+    known = {line["round"]: line["text"] for line in read_jsonl(rounds_file) if line.get("teacher") == name}
     rows = (*splits.train, *splits.dev, *splits.test)
     made: list[str] = []
     number = written = unreadable = 0
@@ -83,7 +83,7 @@ def synthesise(source: Path, options: SynthOptions, reporter: Reporter) -> Made:
                 if number not in known:
                     shown = sampled(splits.train, number, task.seed)
                     known[number] = write(asking(task.about, shown), number)
-                    append_jsonl(rounds_file, [{"round": number, "text": known[number]}])
+                    append_jsonl(rounds_file, [{"round": number, "teacher": name, "text": known[number]}])
                 found = read_inputs(known[number])
                 unreadable += not found
                 written += len(found)

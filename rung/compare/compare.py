@@ -9,21 +9,24 @@ from typing import Literal
 
 from rung import evaluate
 from rung.climb import sealed
+from rung.climb.hosted import PAID_FILE
 from rung.climb.options import base_model
 from rung.compare.asked import Asked, Wanted, asked_rows
 from rung.compare.outcome import Outcome, outcome, row_change
 from rung.compare.sides import Side, need_two, side
 from rung.compare.specs import Difference, differences
+from rung.engines.till import Till
 from rung.errors import TaskError
 from rung.evaluate import Bench, Store
+from rung.hosted import hosted_of
 from rung.models.resolve import Model
 from rung.records import Example, Json, Measurement
 from rung.rungs.base import Context, Reporter, slug
 from rung.rungs.instructions import answer_spec, instructions, spec_for
 from rung.runs import append_jsonl, held
-from rung.scoring.cost import usd_per_1000
+from rung.scoring.cost import tokens_usd, usd_per_1000
 from rung.system import Pool, System, save
-from rung.task.model import Task
+from rung.task.model import Limits, Task
 
 ANSWERS_FOLDER = "answers"
 SYSTEMS_FOLDER = "systems"
@@ -104,7 +107,7 @@ def compare(first: str, second: str, options: CompareOptions, reporter: Reporter
     with ExitStack() as stack:
         for folder in sorted({folder.resolve() for folder in folders}):
             stack.enter_context(held(folder))
-        pool = stack.enter_context(Pool())
+        pool = stack.enter_context(Pool(till=_till(sides, asked)))
         systems = [_system(one, asked, home, pool, reporter) for one in sides]
         if systems[0].digest == systems[1].digest:
             raise TaskError(f"{first!r} and {second!r} are one System ({systems[0].digest}); name two others")
@@ -213,14 +216,47 @@ def _scored(given: str, system: System, folder: Path, asked: Asked, pool: Pool, 
     spec = system.spec
     task = None if asked.prepared is None else asked.prepared.task
     by_hour = Task.model_fields["machine_usd_per_hour"].default if task is None else task.machine_usd_per_hour
+    price = pool.till.price(*_place(system)) if pool.till is not None and system.is_hosted else None
+    paid = (
+        None
+        if price is None
+        else 1000 * tokens_usd(price, found.prompt_tokens, found.completion_tokens, found.cached_tokens)
+    )
     return Scored(
         given=given,
         system=system.digest,
         rung=spec.rung,
         licence=None if spec.model is None else spec.model.licence,
         measurement=found,
-        usd_per_1000=usd_per_1000(found.seconds_per_answer, by_hour),
+        usd_per_1000=usd_per_1000(found.seconds_per_answer, by_hour) if paid is None else paid,
     )
+
+
+def _place(system: System) -> tuple[str, str]:
+    """The URL and the name of a hosted System's model."""
+    model = hosted_of(system.ref)
+    return model.url, model.model
+
+
+def _till(sides: Sequence[Side], asked: Asked) -> Till | None:
+    """What hosted sides are paid out of: the till of their run, under the task's cap; None without any.
+
+    Raises TaskError for two, and for one that no climb has priced.
+    """
+    hosted = [one for one in sides if one.system is not None and one.system.is_hosted]
+    if not hosted:
+        return None
+    (one, *others) = hosted
+    price = None if one.origin is None else one.origin.result.price
+    if others or one.system is None or one.origin is None or price is None:
+        raise TaskError(
+            f"{one.given!r} is a hosted model: it's compared as RUN:api of the climb that priced it, with a "
+            "System of this machine"
+        )
+    model = hosted_of(one.system.ref)
+    task = None if asked.prepared is None else asked.prepared.task
+    cap = Limits().api_usd if task is None else task.limits.api_usd
+    return Till(one.origin.folder / PAID_FILE, cap, {(model.url, model.model): price})
 
 
 def _changes(first: Measurement, second: Measurement, rows: Sequence[Example]) -> Iterator[Change]:

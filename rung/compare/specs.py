@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rung.spec import ModelRef, Spec
+from rung.spec import ModelRef, Spec, StepsSpec
 from rung.system import ADAPTER_FOLDER, ADAPTER_GGUF
 
 NONE = "none"
@@ -47,6 +47,11 @@ def _other_files(spec: Spec) -> str:
     return ", ".join(f"{n} ({d[:12]})" for n, d in sorted(spec.files.items()) if n not in told) or NONE
 
 
+def _steps(steps: StepsSpec) -> str:
+    drawn = f" of {steps.samples} at {steps.temperature:g}" if steps.samples > 1 else ""
+    return f"{steps.kind}{drawn}, up to {steps.max_tokens} tokens first, {steps.close!r}"
+
+
 def _labels(spec: Spec) -> str:
     return ", ".join(spec.labels) or NONE
 
@@ -57,6 +62,8 @@ PARTS: tuple[tuple[str, Callable[[Spec], str]], ...] = (
     ("adapter", _adapter),
     ("instruction", lambda spec: spec.instruction or NONE),
     ("examples", _shots),
+    ("passages", lambda s: NONE if s.retrieval is None else f"{s.retrieval.k} by {s.retrieval.search}"),
+    ("calls for an answer", lambda spec: "one" if spec.steps is None else _steps(spec.steps)),
     ("answer", lambda spec: "chosen by a head" if spec.engine == "head" else spec.answer.form),
     ("longest answer", lambda spec: NONE if spec.engine == "head" else f"{spec.answer.max_tokens} tokens"),
     ("label codes", lambda spec: f"{len(spec.answer.codes)} tokens" if spec.answer.codes else NONE),

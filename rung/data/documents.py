@@ -28,6 +28,8 @@ ENDINGS = (*TEXTS, *PAGES, *ROWS)
 
 HEADING = re.compile(r"^#{1,6}[ \t]+\S[^\n]*", re.MULTILINE)
 """A line that is a heading in Markdown."""
+LONGEST_TITLE = 200
+"""Characters of a title or a heading: it's said again above each of its passages."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufeff]")
 
 
@@ -120,7 +122,7 @@ def _documents(file: Path, name: str, plain: "_Plain", notes: list[str]) -> Iter
         raise ValueError("holds no text")
     heading = HEADING.search(text)
     first = heading_words(heading) if heading else ""
-    yield Document(id=name, title=_line(title) or first or Path(name).stem, text=text)
+    yield Document(id=name, title=(_line(title) or first)[:LONGEST_TITLE] or Path(name).stem, text=text)
 
 
 def _rows(file: Path, name: str, notes: list[str]) -> Iterator[Document]:
@@ -139,7 +141,7 @@ def _rows(file: Path, name: str, notes: list[str]) -> Iterator[Document]:
                 notes.append(f"{place} has the id {shown(given)}; give a text or a whole number")
                 continue
             named = _line(str(given)) if given is not None else ""
-            called = _line(title) if isinstance(title, str) else ""
+            called = _line(title)[:LONGEST_TITLE] if isinstance(title, str) else ""
             yield Document(id=named or place, title=called, text=tidy(text))
     except DataError as error:
         raise ValueError(f"can't be read: {error}") from None
@@ -152,7 +154,7 @@ def tidy(text: str) -> str:
 
 def heading_words(match: re.Match[str]) -> str:
     """What a heading says."""
-    return match[0].strip("# \t")
+    return match[0].strip("# \t")[:LONGEST_TITLE]
 
 
 def _line(text: str) -> str:

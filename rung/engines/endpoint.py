@@ -236,13 +236,32 @@ class EndpointEngine:
         if (known := self._till.known(asked)) is not None:
             return known
         most = int(str(body["max_tokens"])) + REASONING_TOKENS * ("max_tokens" in self._unsupported)
-        with self._till.reserved(self._price, len(json.dumps(body)), most):
-            answer = self._tried(body)
+        with self._till.reserved(self._price, len(json.dumps(body)), most) as usd:
+            answer = self._tried(body, lambda: self._lost(usd))
+            if not answer.prompt_tokens:
+                self._till.lose(self._model, usd)
+                raise EngineError(
+                    f"{self._place} doesn't say how many tokens it bills (`usage`), so that its answers "
+                    "can't be priced; name another server"
+                )
             self._till.keep(asked, self._model, answer, self._price)
         return answer
 
-    def _tried(self, body: dict[str, Json]) -> Completion:
-        """One conversation's answer, after as many tries as are allowed. `latency_s` is of the last try."""
+    def _lost(self, usd: float) -> None:
+        """A try that may be billed brought nothing: its cost counts, and the next has to fit the cap."""
+        assert self._till is not None, "only what is paid for is lost"
+        self._till.lose(self._model, usd)
+        if self._till.spent_usd + usd > self._till.cap_usd:
+            raise EngineError(
+                f"{self._place}: a call that broke may have cost ${usd:.4f}, and another try could pass the "
+                f"cap of ${self._till.cap_usd:g}; what was paid for is kept: raise --api-usd"
+            )
+
+    def _tried(self, body: dict[str, Json], lost: Callable[[], None] = lambda: None) -> Completion:
+        """One conversation's answer, after as many tries as are allowed. `latency_s` is of the last try.
+
+        `lost` is told of each try that the server may have worked for and that brought nothing.
+        """
         reason = ""
         tried = 0
         while True:
@@ -260,12 +279,15 @@ class EndpointEngine:
                 if told_s is not None and told_s <= LONGEST_WAIT_S:
                     self._not_before = max(self._not_before, time.monotonic() + told_s)
                 wait_s = told_s or wait_s
-            except httpx.TimeoutException:
+            except httpx.TimeoutException as error:
                 reason = f"no answer within {self._limit_s:g} s"
+                if isinstance(error, httpx.ReadTimeout):
+                    lost()
             except httpx.TransportError as error:
                 reason = f"the connection broke: {type(error).__name__}"
             except (ValueError, KeyError, TypeError, IndexError) as error:
                 reason = f"the answer is not a chat completion: {type(error).__name__}"
+                lost()
             if tried == self._attempts or wait_s > LONGEST_WAIT_S or self._stopped.wait(wait_s):
                 raise Refused(f"{reason} (tried {tried} times)")
 

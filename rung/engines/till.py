@@ -39,7 +39,9 @@ class Till:
 
     def __post_init__(self) -> None:
         for line in read_jsonl(self.path):
-            self._known[line["asked"]] = Completion(**line["answer"], tokens=(), logprob=math.nan)
+            # One that broke was paid for, too; whether it breaks again is for the next try to show.
+            if line.get("answer") is not None and line["answer"].get("failure") is None:
+                self._known[line["asked"]] = Completion(**line["answer"], tokens=(), logprob=math.nan)
             self._count(line["model"], line["usd"])
 
     @property
@@ -58,8 +60,11 @@ class Till:
         return self._known.get(asked)
 
     @contextmanager
-    def reserved(self, price: TokenPrice, prompt_bytes: int, max_tokens: int) -> Iterator[None]:
-        """Put aside what a call may cost while it is made. Raises EngineError where the cap forbids it."""
+    def reserved(self, price: TokenPrice, prompt_bytes: int, max_tokens: int) -> Iterator[float]:
+        """Put aside what a call may cost at most, in US dollars, while it is made.
+
+        Raises EngineError where the cap forbids it.
+        """
         most = tokens_usd(price, prompt_bytes / BYTES_A_TOKEN, max_tokens, 0)
         with self._lock:
             if self.spent_usd + self._reserved_usd + most > self.cap_usd:
@@ -70,10 +75,16 @@ class Till:
                 )
             self._reserved_usd += most
         try:
-            yield
+            yield most
         finally:
             with self._lock:
                 self._reserved_usd -= most
+
+    def lose(self, model: str, usd: float) -> None:
+        """Write down what a call may have cost that brought no answer. RunError where that can't be done."""
+        with self._lock:
+            append_jsonl(self.path, [{"model": model, "usd": usd}])
+            self._count(model, usd)
 
     def keep(self, asked: str, model: str, answer: Completion, price: TokenPrice) -> None:
         """Write down an answer and what it cost. Raises RunError where it can't be written."""

@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from pydantic import TypeAdapter
+
 from rung.errors import EngineError
 from rung.hosted import complete, hosted_engine_spec, hosted_ref
 from rung.models.hosted import Hosted, hosted
@@ -18,6 +20,7 @@ from rung.system import SHOTS_FILE, VECTORS_FILE, Sources, System, save
 from rung.task import Task
 from rung.wording import messages
 
+PAID_BEFORE = "paid before, US dollars"
 SAMPLE_ROWS = 20
 """Dev rows by which the cost is foretold."""
 MORE_TOKENS = 24
@@ -48,6 +51,7 @@ class Api:
         """Ask the model the dev rows. Raises EngineError where it can't be asked or the cap is reached."""
         model = rival_of(context.task)
         assert model is not None, "the rung applies"
+        before_paying(context, model)
         price, given = price_of(context, model), prompting(context)
         about = foretold_usd(context, price, given) * len(context.dev)
         context.reporter.say(
@@ -95,9 +99,17 @@ def rival_of(task: Task) -> Hosted | None:
 
 
 def prices(task: Task, models: Sequence[Hosted]) -> dict[tuple[str, str], TokenPrice]:
-    """The known price of each hosted model by (URL, model): the task's own, else a listed one."""
+    """The known price of each hosted model by (URL, model): the task's own, else a listed one.
+
+    Where the task names several, its own price is that of those that no list knows.
+    """
     given = task.prices and task.prices.per_token
-    found = {(m.url, m.model): given or listed_price(m.model, m.url) for m in models}
+    several = len({(m.url, m.model) for m in models}) > 1
+    found: dict[tuple[str, str], TokenPrice | None] = {}
+    for m in models:
+        listed = listed_price(m.model, m.url)
+        # One price can't be that of two models: of several it's for those that no list knows.
+        found[m.url, m.model] = (listed or given) if several else (given or listed)
     return {place: price for place, price in found.items() if price is not None}
 
 
@@ -118,7 +130,7 @@ def cannot_pay(context: Context, model: Hosted, foretold: Callable[[], float]) -
             f"the price of {model.given} isn't known; give it in task.yaml as prices: {{input_usd_per_m: …, "
             "output_usd_per_m: …, cached_input_usd_per_m: …}"
         )
-    more = foretold() - till.spent_on.get(model.model, 0.0)
+    more = foretold() - paid_here(context, model)
     left = till.cap_usd - till.spent_usd
     if more > left:
         return (
@@ -126,6 +138,22 @@ def cannot_pay(context: Context, model: Hosted, foretold: Callable[[], float]) -
             f"${till.cap_usd:g} are left to pay; raise --api-usd, or choose by fewer rows with --dev-rows"
         )
     return None
+
+
+def before_paying(context: Context, model: Hosted | None) -> None:
+    """Note what a hosted model was paid before this rung, once: what it's paid from now on is the rung's."""
+    context.settled(PAID_BEFORE, lambda: _paid(context, model))
+
+
+def paid_here(context: Context, model: Hosted | None) -> float:
+    """What a hosted model was paid for this rung, in US dollars, before a restart too."""
+    before = context.told(PAID_BEFORE)
+    return 0.0 if before is None else _paid(context, model) - TypeAdapter(float).validate_python(before)
+
+
+def _paid(context: Context, model: Hosted | None) -> float:
+    till = context.pool.till
+    return 0.0 if model is None or till is None else till.spent_on.get(model.model, 0.0)
 
 
 def paid_text(context: Context) -> str:

@@ -137,6 +137,11 @@ class Context:
         append_jsonl(path, [{"question": question, "answer": found}])
         return found
 
+    def told(self, question: str) -> Json:
+        """What `settled` was answered to a question before; None where it wasn't asked."""
+        lines = read_jsonl(self.folder / SETTLED_FILE)
+        return next((line["answer"] for line in lines if line["question"] == question), None)
+
     def in_time(self, step: str, seconds: float = 0.0) -> bool:
         """Whether `step`, which takes about so many seconds, could still be begun when it was due."""
         return bool(self.settled(f"in time: {step}", lambda: self.seconds_left > seconds))

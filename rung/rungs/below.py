@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from rung.evaluate import score_of
 from rung.rungs.base import Context
-from rung.scoring.scorers import SCORERS
 from rung.system import System
 
 PROMPTING = ("prompt", "few_shot", "optimise")
@@ -22,8 +22,6 @@ def best_prompting(context: Context, names: Sequence[str] = PROMPTING) -> System
         return next(iter(known.values()), None)
 
     def value(name: str) -> float:
-        found = [kept[name][e.id].answer for e in rows]
-        answers = [a.value if a.failure is None else None for a in found]
-        return context.sign * SCORERS[context.bench.metric].summary(answers, [e.output for e in rows])
+        return context.sign * score_of(rows, [kept[name][e.id].answer for e in rows], context.bench)
 
     return known[max(known, key=value)]

@@ -7,18 +7,26 @@ from dataclasses import dataclass, replace
 from rung import evaluate
 from rung.errors import TrainingError
 from rung.records import Example, Measurement
-from rung.rungs.api import cannot_pay, foretold_usd, paid_text, price_of, prompting
+from rung.rungs.api import (
+    before_paying,
+    cannot_pay,
+    foretold_usd,
+    paid_here,
+    paid_text,
+    price_of,
+    prompting,
+)
 from rung.rungs.base import Built, Context, no_room
-from rung.rungs.sft import FEWEST_ROWS, tuned
+from rung.rungs.sft import FEWEST_ROWS, FEWEST_S, tuned
 from rung.rungs.teacher import CHUNK_ROWS, DRAWS, drawn, draws_of, hosted_teacher, teacher_system
 from rung.rungs.verified import verified, verified_by_gold
 from rung.scoring.notation import score_text
-from rung.scoring.scorers import SCORERS
 from rung.system import System
 
 MOST_ASKED = 2000
 """Inputs, however many there are."""
 FEWEST_ASKED = 20
+LEAST_S = 2 * FEWEST_S
 SCORED_ROWS = 100
 """Dev rows by which a teacher is told to be better or worse than its student."""
 TEACHING_SHARE = 0.5
@@ -45,14 +53,21 @@ class Distill:
         if len(context.train) + len(rows) < FEWEST_ROWS:
             return f"{len(context.train) + len(rows)} rows and inputs; tuning needs at least {FEWEST_ROWS}"
         model = hosted_teacher(context.task)
-        return model and cannot_pay(context, model, lambda: self._answer_usd(context) * FEWEST_ASKED)
+        return model and cannot_pay(context, model, lambda: self._least_usd(context))
 
     def build(self, context: Context) -> Built:
         """Ask, verify, tune. Raises TrainingError where no answer holds, and as a tune does."""
+        if not context.in_time("teach and tune", LEAST_S):
+            raise TrainingError(
+                f"{max(0.0, context.seconds_left):.0f} s of the budget are left to teach and to tune in, at "
+                f"least {LEAST_S:.0f} s are needed; nothing was asked: give more with --budget"
+            )
+        model = hosted_teacher(context.task)
+        before_paying(context, model)
         teacher = teacher_system(context, str(context.task.teacher))
         scored = self._scored(context, teacher)
         taught = teach(context, teacher, self._affordable(context, teacher))
-        spent = _paid_usd(context)
+        spent = paid_here(context, model)
         context.reporter.say(f"distill: {taught.said}")
         if not taught.rows:
             raise TrainingError(f"the teacher taught nothing: {taught.said}")
@@ -67,6 +82,11 @@ class Distill:
             f"{len(taught.rows):,} rows of {context.task.teacher} beside {len(context.train):,}; {made.what}"
         )
         return replace(made, what=what, notes=notes, spent_usd=spent)
+
+    def _least_usd(self, context: Context) -> float:
+        """About what the fewest inputs cost, and the teacher's own score."""
+        usd = self._answer_usd(context)
+        return usd * FEWEST_ASKED + usd / DRAWS * min(SCORED_ROWS, len(context.dev))
 
     def _answer_usd(self, context: Context) -> float:
         """About what the draws for one input cost; 0 for a teacher of this machine."""
@@ -86,7 +106,8 @@ class Distill:
             left = TEACHING_SHARE * max(0.0, till.cap_usd - till.spent_usd)
             return min(len(rows), int(left / usd))
 
-        fits = context.settled(f"inputs to ask {teacher.digest}", count)
+        cap = context.pool.till.cap_usd if context.pool.till is not None else 0.0
+        fits = context.settled(f"inputs to ask {teacher.digest}, ${cap:g}", count)
         assert isinstance(fits, int), "written by this function"
         if self._answer_usd(context):
             about = self._answer_usd(context) * fits
@@ -174,17 +195,10 @@ def compared(context: Context, teacher: Measurement, student: System) -> tuple[s
         held = [p for p in both if kept[p.example_id].answer.failure is None]
         if not held:
             continue
-        targets = [rows[p.example_id].output for p in held]
-        scorer = SCORERS[teacher.metric]
-        ours = scorer.summary([kept[p.example_id].answer.value for p in held], targets)
-        theirs = scorer.summary([p.answer.value for p in held], targets)
+        same = [rows[p.example_id] for p in held]
+        ours = evaluate.score_of(same, [kept[e.id].answer for e in same], context.bench)
+        theirs = evaluate.score_of(same, [p.answer for p in held], context.bench)
         told.append(f"{name} {score_text(ours, teacher.metric)} on {len(held):,} of the same")
         worse |= context.sign * theirs < context.sign * ours
     said = "; ".join(told)
     return (f"{said}: the teacher is worse than what it teaches" if worse else said,)
-
-
-def _paid_usd(context: Context) -> float:
-    """What a hosted teacher was paid, before a restart too."""
-    model, till = hosted_teacher(context.task), context.pool.till
-    return 0.0 if model is None or till is None else till.spent_on.get(model.model, 0.0)

@@ -98,11 +98,13 @@ def found_for(context: Context, index: PassageIndex) -> Found:
 
 
 def answer_parts(output: Json, context: Context) -> tuple[str, ...]:
-    """What of an output could stand in a passage: a text, a number, or those in JSON; of a label nothing."""
+    """What of an output could stand in a passage: a text, a number, leaves of JSON; nothing of a label."""
     if context.kind == "label":
         return ()
     if context.kind == "json":
         return tuple(_leaves(output))
+    if context.kind == "tool_call" and isinstance(output, list):
+        return tuple(_leaves([call["arguments"] for call in output if isinstance(call, dict)]))
     return (answer_text(output, context.kind),)
 
 

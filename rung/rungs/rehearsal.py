@@ -5,12 +5,11 @@ from collections.abc import Mapping, Sequence
 from random import Random
 
 from rung.errors import EngineError
-from rung.evaluate import CHUNK, LOOK_ROWS, Pace, timed_s
+from rung.evaluate import CHUNK, LOOK_ROWS, Pace, score_of, timed_s
 from rung.records import Answer
 from rung.rungs.base import Context, Outlook, Variant
 from rung.rungs.paces import SCREEN_ROWS, closing_s, paces, rows_to_screen
 from rung.rungs.variants import Tried, halved, tried
-from rung.scoring.scorers import SCORERS
 
 REHEARSALS = 20
 """Their median is told, and the ends of most of them: the first rows leave open when a rung is stopped."""
@@ -109,6 +108,5 @@ class Rehearsal:
 
     def _value(self, answers: Sequence[Answer]) -> float:
         context = self.context
-        values = [a.value if a.failure is None else None for a in answers]
-        targets = [e.output for e in context.dev[: len(values)]]
-        return context.sign * SCORERS[context.bench.metric].summary(values, targets) if values else 0.0
+        rows = context.dev[: len(answers)]
+        return context.sign * score_of(rows, answers, context.bench) if rows else 0.0

@@ -87,6 +87,8 @@ def tuned(context: Context, rung: str) -> Built:
             seeds = seed_scores(context, system, whole, others)
             trials = (*trials, *seed_trials(seeds, len(whole.predictions)))
             if seeds.chosen:
+                # An engine that is open under the same folder holds the adapter of the first seed.
+                context.pool.close()
                 adapter = others[seeds.chosen - 1]
                 system, parity, _ = settled_system(context, forms[outcome.form], adapter)
                 whole = context.measure(system, context.dev, f"{rung}, all dev rows")

@@ -7,15 +7,17 @@ from pathlib import Path
 from rung.asking import answer_of_completion, request_for
 from rung.engines.endpoint import Draw
 from rung.errors import TaskError
+from rung.evaluate import to_ask
 from rung.hosted import hosted_of
 from rung.models.catalog import entry_named
 from rung.models.hosted import Hosted, hosted
+from rung.models.offered import offered_named
 from rung.models.resolve import resolve
 from rung.records import Answer, Example
 from rung.registry import resolve_system
 from rung.rungs.api import hosted_system, prompting
 from rung.rungs.base import Context
-from rung.rungs.instructions import answer_spec
+from rung.rungs.instructions import answer_schema, answer_spec
 from rung.spec import Spec
 from rung.system import SPEC_FILE, System, ref_to, save
 from rung.task import Task
@@ -42,6 +44,7 @@ def is_model(name: str) -> bool:
     path = Path(name).expanduser()
     return (
         entry_named(name) is not None
+        or offered_named(name) is not None
         or name.startswith("hf:")
         or path.suffix == ".gguf"
         or (path.is_dir() and not (path / SPEC_FILE).is_file())
@@ -64,7 +67,7 @@ def teacher_system(context: Context, name: str) -> System:
         task=context.task.name,
         kind=context.kind,
         labels=context.labels,
-        schema_=context.task.output.json_schema if context.kind == "json" else None,
+        schema_=answer_schema(context),
         engine="llama" if local.gguf is not None else "torch",
         model=ref_to(local, name),
         instruction=given.instruction,
@@ -76,8 +79,13 @@ def teacher_system(context: Context, name: str) -> System:
 
 
 def draws_of(system: System) -> int:
-    """How often each input is asked: once where labels are chosen with their probabilities."""
-    return 1 if system.has_probabilities else DRAWS
+    """How often each input is asked: once where the answer is always the same one."""
+    return 1 if _settles(system) else DRAWS
+
+
+def _settles(system: System) -> bool:
+    """Whether it answers a question in one way: by the labels' probabilities, or in steps of its own."""
+    return system.has_probabilities or system.spec.steps is not None
 
 
 def drawn(context: Context, system: System, rows: Sequence[Example], number: int) -> list[Answer]:
@@ -85,7 +93,7 @@ def drawn(context: Context, system: System, rows: Sequence[Example], number: int
     key = f"{system.digest}-draw{number}"
     store = context.bench.store
     known = store.load(key)
-    missing = [row for row in rows if row.id not in known]
+    missing = [row for row in rows if to_ask(key, row, known, store)]
     if missing:
         given = _ask(context, system, missing, number)
         store.append(key, list(zip(missing, given, strict=True)), sum(a.latency_s for a in given))
@@ -95,15 +103,17 @@ def drawn(context: Context, system: System, rows: Sequence[Example], number: int
 
 def _ask(context: Context, system: System, rows: Sequence[Example], number: int) -> list[Answer]:
     pool = context.pool
-    if system.has_probabilities:
+    if _settles(system):
         return system.answer(rows, pool)
     if system.is_hosted:
         return system.hosted_answers(rows, pool, Draw(temperature=TEMPERATURE, number=number))
-    chat = system.chat(pool)
-    asked = [request_for(system.spec, chat, prompt) for prompt in system.prompts(rows, pool)]
+    chat, contexts = system.chat(pool), [row.context for row in rows]
+    prompts = zip(system.prompts(rows, pool), contexts, strict=True)
+    asked = [request_for(system.spec, chat, prompt, context) for prompt, context in prompts]
     seed = context.seed + number
     warm = [replace(request, temperature=TEMPERATURE, seed=seed) for request in asked]
-    return [answer_of_completion(system.spec, found) for found in system.open(pool).generate(warm)]
+    found = zip(system.open(pool).generate(warm), contexts, strict=True)
+    return [answer_of_completion(system.spec, one, context) for one, context in found]
 
 
 def _fitting(context: Context, system: System, name: str) -> System:

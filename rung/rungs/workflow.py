@@ -2,7 +2,7 @@
 
 import statistics
 
-from rung.evaluate import Kept
+from rung.evaluate import Kept, score_of
 from rung.records import OutputKind
 from rung.rungs.base import Built, Context, Outlook, Variant, no_room
 from rung.rungs.below import best_prompting
@@ -11,7 +11,6 @@ from rung.rungs.probe import race, under_each_engine
 from rung.rungs.rehearsal import outlook
 from rung.rungs.variants import choose
 from rung.scoring.notation import score_text
-from rung.scoring.scorers import SCORERS
 from rung.spec import Spec, StepsSpec
 from rung.steps import FAULT, calls_of
 from rung.system import Sources, System, save
@@ -24,6 +23,7 @@ CLOSE: dict[OutputKind, str] = {
     "label": "Now give the answer: one of the labels, alone.",
     "json": "Now give the answer: the JSON object, alone.",
     "number": "Now give the answer: the number, alone.",
+    "tool_call": "Now give the answer: the JSON list of function calls, alone.",
 }
 MEND = f"That can't be used: {FAULT}. Write the whole answer again, corrected, and nothing else."
 REVIEW = (
@@ -86,7 +86,7 @@ def _alone(context: Context, system: System) -> str:
     if not rows:
         return ""
     metric = context.bench.metric
-    score = SCORERS[metric].summary([kept[e.id].answer.value for e in rows], [e.output for e in rows])
+    score = score_of(rows, [kept[e.id].answer for e in rows], context.bench)
     return f", {score_text(score, metric)} on {len(rows):,} dev rows with one call"
 
 

@@ -24,12 +24,14 @@ _KEPT = 32
 
 
 def placements(answers: Sequence[Json], targets: Sequence[Json]) -> "tuple[Codes, Codes]":
-    """For each answer the share of the author's texts that look less like the author than it does [rows].
+    """For each row what it gives to the share of pairs in which an answer looks more like the author [rows].
 
-    Half of those that look alike are counted. 1 less the mean is the area under the classifier's ROC curve,
-    averaged over the folds (Hanley & McNeil 1982; placement values: DeLong et al. 1988). Where the texts
-    can't be told from the author's the mean is one half. An answer that is None or empty has 0, as have all
-    where there are too few rows to learn from. The second array says nothing: the first one has it all.
+    That is the placement of its answer among the author's texts, and that of its author's text among the
+    answers, less the mean of all; half of those that look alike are counted. 1 less the mean is the area
+    under the classifier's ROC curve, averaged over the folds (Hanley & McNeil 1982; placement values of both
+    sides, which its variance needs: DeLong et al. 1988). Where the texts can't be told from the author's the
+    mean is one half. An answer that is None or empty has 0, as have all where there are too few rows to learn
+    from. The second array says nothing: the first one has it all.
     """
     import numpy as np
 
@@ -70,10 +72,9 @@ def _placed(answers: tuple[str, ...], targets: tuple[str, ...]) -> tuple[float, 
         learned = np.setdiff1d(order, held)
         looks = _likeness([pairs[at] for at in learned], [pairs[at] for at in held])
         outputs, authors = looks[:, 0], looks[:, 1]
-        less = (authors[None, :] < outputs[:, None]).mean(1) + (authors[None, :] == outputs[:, None]).mean(
-            1
-        ) / 2
-        found[np.array(whole)[held]] = less
+        less = (authors[None, :] < outputs[:, None]) + (authors[None, :] == outputs[:, None]) / 2
+        # Both texts of a row vary from row to row: what either gives to the area stands with the row.
+        found[np.array(whole)[held]] = less.mean(1) + less.mean(0) - less.mean()
     return tuple(found.tolist())
 
 

@@ -246,8 +246,9 @@ async def _label(systems: Systems, served: Served, question: Asked, every: bool 
 
 async def _forwarded(systems: Systems, served: Served, question: Asked, wish: Wish) -> Reply:
     """What a hosted model answers to the System's prompt; a request can't change how it is asked."""
-    if wish.top is not None or wish.schema is not None or wish.stop:
-        raise bad("this System forwards to a hosted model: logprobs, stop and schemas aren't passed on")
+    if wish.schema is not None:
+        raise bad("this System forwards to a hosted model: schemas aren't passed on", "response_format")
+    as_scored(wish, "this System forwards to a hosted model")
     answer = await systems.bench.ask(
         (served.name, served.system.digest),
         question.example,
@@ -280,12 +281,22 @@ async def _from_bench(systems: Systems, served: Served, question: Asked, wish: W
     return _reply(served, completion, ())
 
 
+def as_scored(wish: Wish, why: str) -> None:
+    """Refuse what would change an answer of a System that answers in one way alone. Raises Fault."""
+    for name, set_ in (
+        ("logprobs", wish.top is not None),
+        ("stop", bool(wish.stop)),
+        ("temperature", wish.temperature > 0),
+        ("top_p", wish.top_p < 1),
+        ("max_tokens", wish.max_tokens is not None),
+    ):
+        if set_:
+            raise bad(f"{why}, as it was scored: leave `{name}` out", name)
+
+
 async def _in_steps(systems: Systems, served: Served, question: Asked, wish: Wish) -> Reply:
     """What a System of several calls says, which a client can't change: it answers as it was scored."""
-    if wish.top is not None:
-        raise bad("this System makes an answer of several calls, and tells no log-probabilities", "logprobs")
-    if wish.stop:
-        raise bad("this System makes an answer of several calls: leave `stop` out", "stop")
+    as_scored(wish, "this System makes an answer of several calls")
     answer = await systems.bench.ask(
         (served.name, served.system.digest),
         question.example,
