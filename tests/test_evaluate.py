@@ -33,6 +33,7 @@ class Echo:
     """What a System is to the bench: a digest, answers and memory. It counts what it is asked."""
 
     digest = "echo"
+    is_hosted = False
 
     def __init__(self, broken=(), dies_at=None):
         self.asked: list[str] = []

@@ -313,7 +313,7 @@ class _Climbing:
         """The best rung so far. None where there is none, or dev has too few rows for a verdict."""
         dev = self.rows("dev")
         found = to_beat(self.candidates(before, "dev"), {e.id: e.output for e in dev})
-        if found is None or len(dev) < MIN_ROWS:
+        if found is None or len(dev) < MIN_ROWS or self.count < 2:
             return None
         best, needed = found
         level = ALPHA / (self.count * (self.count - 1) / 2)

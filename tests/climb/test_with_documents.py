@@ -1,12 +1,15 @@
 """Documents in a climb: read at the start, told of where they can't be, and what a run is bound to."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from rung.checks.rows import prepare
-from rung.climb.climb import Options, _Climbing, climb
+from rung.climb.below import looked_up, systems_below
+from rung.climb.climb import Options, climb
 from rung.climb.options import config_of
 from rung.errors import DataError, RunError
 from rung.models.resolve import resolve
@@ -33,7 +36,7 @@ def task(tmp_path, tiny) -> Path:
 
 
 def config(task: Path, tiny: Path) -> dict:
-    return config_of(prepare(task, Options()), resolve(str(tiny)), Options())
+    return config_of(prepare(task, Options()), [resolve(str(tiny))], Options())
 
 
 def test_a_run_is_bound_to_what_its_documents_say_and_not_to_where_they_lie(task, tiny, tmp_path):
@@ -71,6 +74,11 @@ def test_documents_of_which_none_can_be_read_end_the_climb_before_it_begins(task
     assert not (tmp_path / "run").exists()
 
 
+STEP: Any = SimpleNamespace(base=SimpleNamespace(label="b"))
+IT: Any = "the System that looks up"
+OTHER: Any = "another model's"
+
+
 def result(order: int, rung: str, right: int | None, *, stopped: bool = False) -> RungResult:
     if right is None:
         return RungResult(rung=rung, order=order, skipped="it doesn't apply")
@@ -96,15 +104,21 @@ def result(order: int, rung: str, right: int | None, *, stopped: bool = False) -
 def test_a_tune_looks_up_passages_where_that_was_better_than_every_cheaper_rung(rights, gained):
     ladder = ("prompt", "few_shot", "retrieval", "sft")
     results = [result(ladder.index(rung), rung, right) for rung, right in rights.items()]
-    climbing = SimpleNamespace(bench=SimpleNamespace(metric="accuracy"), systems={"retrieval": "it"})
-    found = _Climbing.looked_up(climbing, results)  # type: ignore[arg-type]
-    assert found == ("it" if gained else None)
+    found = looked_up(STEP, results, {"retrieval": IT}, "accuracy")
+    assert found == (IT if gained else None)
 
 
 def test_a_retrieval_that_was_stopped_has_gained_nothing():
     results = [result(0, "prompt", 1), result(2, "retrieval", 20, stopped=True)]
-    climbing = SimpleNamespace(bench=SimpleNamespace(metric="accuracy"), systems={"retrieval": "it"})
-    assert _Climbing.looked_up(climbing, results) is None  # type: ignore[arg-type]
+    assert looked_up(STEP, results, {"retrieval": IT}, "accuracy") is None
+
+
+def test_a_tune_is_given_the_passages_of_its_own_model():
+    mine = replace(result(2, "retrieval@b", 9), model="b")
+    others = replace(result(1, "retrieval@a", 20), model="a")
+    systems = {"retrieval@a": OTHER, "retrieval@b": IT}
+    assert looked_up(STEP, [others, mine], systems, "accuracy") == IT
+    assert systems_below(STEP, [others, mine], systems) == {"retrieval": IT}
 
 
 @pytest.mark.models

@@ -19,7 +19,7 @@ from rung.registry import point, read_tag
 from rung.rungs.base import Built
 from rung.rungs.prompt import Prompt
 from rung.ship.tagging import tag_system
-from rung.spec import AnswerSpec, ModelRef, ShotSpec, Spec
+from rung.spec import AnswerSpec, ModelRef, RetrievalSpec, ShotSpec, Spec, StepsSpec
 from rung.system import System, copy, save
 from tests.fixtures_climb import Log, constant_head, json_rows, label_rows, make_tiny_gguf, write_rows
 from tests.fixtures_tagged import make_head
@@ -235,6 +235,8 @@ REF = ModelRef(name="m", source="m", digest="d" * 64, licence="mit")
         ({"files": {"adapter/adapter_model.safetensors": "e" * 64}}, "adapter"),
         ({"instruction": "Say."}, "instruction"),
         ({"shots": ShotSpec(choice="nearest", k=4)}, "examples"),
+        ({"retrieval": RetrievalSpec(search="fused", k=3)}, "passages"),
+        ({"steps": StepsSpec(kind="vote", samples=3, temperature=0.7)}, "calls for an answer"),
         ({"answer": AnswerSpec(form="words")}, "answer"),
         ({"answer": AnswerSpec(form="free", max_tokens=9)}, "longest answer"),
         ({"answer": AnswerSpec(form="free", codes=(4, 5))}, "label codes"),
@@ -254,9 +256,9 @@ def test_what_differs_is_named(change, part):
 
 def test_no_part_of_a_spec_that_decides_answers_is_passed_over():
     told = {"rung", "model", "instruction", "shots", "answer", "features", "vectors", "engine", "style"}
-    told |= {"labels", "schema_", "files"}
+    told |= {"labels", "schema_", "files", "retrieval", "steps"}
     assert Spec.model_fields.keys() - told == {"format", "task", "kind"}
-    assert len(PARTS) == 15
+    assert len(PARTS) == 17
 
 
 @pytest.mark.parametrize(

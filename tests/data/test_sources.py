@@ -23,7 +23,7 @@ from rung.task.model import DataFormat
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 KINDS = {
     "banking77": "label",
-    "bfcl_v4_single_turn": "json",
+    "bfcl_v4_single_turn": "tool_call",
     "bitext_support_intent": "label",
     "bitext_support_reply": "text",
     "bridge_tutor_decisions": "json",
@@ -404,6 +404,6 @@ def test_a_real_set_is_read_and_its_kind_is_seen(tmp_path: Path, name: str) -> N
     if task.output.kind == "label":
         assert set(task.output.labels or ()) <= set(card["labels"])
     assert all(
-        type(row.output) is {"number": float, "json": dict}.get(KINDS[name], str)
+        type(row.output) is {"number": float, "json": dict, "tool_call": list}.get(KINDS[name], str)
         for row in conform(source.examples, task.output.kind)
     )

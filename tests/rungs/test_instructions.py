@@ -132,6 +132,7 @@ def test_labels_are_tuned_as_codes_and_words_and_everything_else_as_it_is(contex
         "json": ["schema"],
         "number": ["schema"],
         "text": ["free"],
+        "tool_call": ["calls"],
     }
 
 

@@ -182,7 +182,7 @@ import torch
 from rung.rungs.preference import Preference
 from rung.system import System
 from tests.fixtures_climb import opened
-from tests.rungs.test_preference import Ending
+from tests.rungs.test_preference_rung import Ending
 model, data, folder, start, most, threads = sys.argv[1:]
 torch.set_num_threads(int(threads))
 kill = Ending(int(most), lambda: os.kill(os.getpid(), signal.SIGKILL))
