@@ -25,6 +25,7 @@ EMBEDDING = {"head", "few_shot", "retrieval"}
 RUNGS = [
     pytest.param(r, id=r.name, marks=[pytest.mark.models] if r.name in EMBEDDING else []) for r in LADDER
 ]
+WITHOUT_CALLS = {"distill", "preference"}
 SEARCHING = {"optimise", "workflow"}
 """Rungs that ask many answers of a row: their tests have fewer rows, and the engine's noise may show."""
 ROWS, FEWER_ROWS = 160, 80
@@ -285,6 +286,8 @@ def test_the_same_rows_and_seed_make_the_same_system_once_the_clock_has_spoken(
 @pytest.mark.parametrize("kind", ["json", "number", "text", "tool_call"])
 @pytest.mark.parametrize("rung", [r for r in RUNGS if r.values[0].name != "head"])
 def test_a_rung_answers_other_kinds_of_output_too(rung, kind, built):
+    if kind == "tool_call" and rung.name in WITHOUT_CALLS:
+        pytest.skip("no made-up rows hold functions for a teacher, or two answers of which one is preferred")
     context, made = built(rung, kind)
     assert rung.skip(context) is None
     answers = made.system.answer(context.dev, context.pool)
