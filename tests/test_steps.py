@@ -265,6 +265,7 @@ def test_what_doesnt_fit_beside_the_question_is_left_out_of_it(tiny, pool):
     chat, long = pool.chat(tiny), Message(role="assistant", content="word " * 300)
     spec = spec_of("number", THINK, instruction="Say.")
     (bare,) = prompts_for(spec, chat, ROWS[:1], [[]], 200)
-    (whole,) = prompts_for(spec, chat, ROWS[:1], [[]], 2000, after=[(long, Message(role="user", content="So?"))])
-    (cut,) = prompts_for(spec, chat, ROWS[:1], [[]], 200, after=[(long, Message(role="user", content="So?"))])
+    after = [(long, Message(role="user", content="So?"))]
+    (whole,) = prompts_for(spec, chat, ROWS[:1], [[]], 2000, after=after)
+    (cut,) = prompts_for(spec, chat, ROWS[:1], [[]], 200, after=after)
     assert cut == bare == chat.render(messages("Say.", ROWS[0])) and len(whole) > 200

@@ -318,7 +318,7 @@ def ask(
 
 
 def models(*, fetch: str | None = None) -> None:
-    """List the models that rung was tested with.
+    """List the models that rung knows by name, those that it was tested with first.
 
     Example: rung models --fetch smollm2-135m
 

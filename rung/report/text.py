@@ -107,12 +107,17 @@ def _table(rows: list[Row], width: int) -> list[Text | Padding | Table]:
     return shown
 
 
+LONGEST_NAME = 14
+"""Of a model, beside the figures: a longer one is cut."""
+
+
 def _name(row: Row, *, parted: bool) -> tuple[str, str]:
     """A rung's name with the mark of the one to ship, and what stands below it."""
     mark = "●" if row.state == "shipped" else " "
     if not (parted and row.model):
         return f"{mark} {row.rung}", ""
-    return f"{mark} {rung_of(row.rung)}", f"  @{row.model}"
+    # The whole name is in what a cut one stands for: the notes below, and the page.
+    return f"{mark} {rung_of(row.rung)}", f"  @{short(row.model, LONGEST_NAME)}"
 
 
 def _unmeasured(name: str, row: Row, indent: int) -> Table:

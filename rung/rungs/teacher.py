@@ -12,7 +12,7 @@ from rung.hosted import hosted_of
 from rung.models.catalog import entry_named
 from rung.models.hosted import Hosted, hosted
 from rung.models.offered import offered_named
-from rung.models.resolve import resolve
+from rung.models.resolve import HUB_ID, resolve
 from rung.records import Answer, Example
 from rung.registry import resolve_system
 from rung.rungs.api import hosted_system, prompting
@@ -46,6 +46,7 @@ def is_model(name: str) -> bool:
         entry_named(name) is not None
         or offered_named(name) is not None
         or name.startswith("hf:")
+        or (HUB_ID.fullmatch(name) is not None and not path.exists())
         or path.suffix == ".gguf"
         or (path.is_dir() and not (path / SPEC_FILE).is_file())
     )

@@ -197,6 +197,8 @@ def _form(served: Served) -> str:
     """What a System's answers are held to, in words."""
     if served.spec.schema_ is not None:
         return "under its own JSON Schema"
+    if served.spec.answer.form == "calls":
+        return "with calls of the functions that a request offers"
     return "with one of its labels" if served.spec.kind == "label" else "in several calls"
 
 
