@@ -76,7 +76,7 @@ def load_task(path: Path, *, test: Path | None = None) -> Task:
         task = Task.model_validate(given, context={"folder": file.parent.absolute()})
     except ValidationError as error:
         raise TaskError("\n".join(_fault(file, fault) for fault in error.errors())) from error
-    for key in ("train", "test", "documents", "unlabelled"):
+    for key in ("train", "test", "documents", "unlabelled", "database"):
         named: Path | None = getattr(task.data, key)
         if named is not None and not named.exists():
             raise TaskError(f"{file}: data.{key}: no such file: {str(named)!r}{_near(named)}")
