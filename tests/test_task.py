@@ -136,6 +136,7 @@ def test_a_volume_is_counted_per_month(volume: object, per_month: float) -> None
         ("data: {train: rows.jsonl}\nmodels: []", "models: needs at least 1, not []"),
         ("data: {train: rows.jsonl}\nname: ../up", "use letters, digits"),
         ("data: {train: rows.jsonl}\nmetric: judge", "nearest one that is: 'rouge_l'"),
+        ("data: {train: rows.jsonl, database: rows.jsonl}", "data.database: no SQLite file"),
         ("data: {train: rows.jsonl, database: no.db}\nmetric: execution", "data.database: no such file"),
         ("data: {train: rows.jsonl}\nmachine_usd_per_hour: inf", "finite number"),
         ("data: {train: rows.jsonl}\noutput: {labels: [a, b, a]}", "listed twice: 'a'"),

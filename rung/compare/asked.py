@@ -104,7 +104,7 @@ def _of_task(prepared: Prepared, wanted: Wanted, sides: Sequence[Side], told: st
     assert kind is not None, "the task was completed from its rows"
     metric = _metric(wanted, kind, sides, prepared.task.metric)
     return Asked(
-        examples=_scored(splits.test if wanted.test else splits.dev, metric, prepared),
+        examples=scored_rows(splits.test if wanted.test else splits.dev, metric, prepared),
         split="test" if wanted.test else "dev",
         metric=metric,
         told=f"{'test' if wanted.test else 'dev'} rows {told}",
@@ -122,7 +122,7 @@ def _of_file(file: Path, wanted: Wanted, sides: Sequence[Side], runs: _Runs) -> 
     with_rows = [found for one in sides if isinstance(found := runs.of(one), Prepared)]
     metric, prepared = _metric(wanted, known, sides, None), next(iter(with_rows), None)
     asked = Asked(
-        examples=_scored(rows, metric, prepared),
+        examples=scored_rows(rows, metric, prepared),
         split="dev",
         metric=metric,
         told=f"rows of {file.name}",
@@ -131,7 +131,9 @@ def _of_file(file: Path, wanted: Wanted, sides: Sequence[Side], runs: _Runs) -> 
     return _looked_through(asked, wanted, sides, runs)
 
 
-def _scored(rows: Sequence[Example], metric: MetricName, prepared: Prepared | None) -> tuple[Example, ...]:
+def scored_rows(
+    rows: Sequence[Example], metric: MetricName, prepared: Prepared | None
+) -> tuple[Example, ...]:
     """The rows as the metric scores them. TaskError where queries have nothing to be run on."""
     found = with_tables(rows, metric, prepared.task.data.database if prepared is not None else None)
     if metric == "execution" and not any(isinstance(row.output, Query) for row in found):

@@ -1,8 +1,8 @@
 """What SQL queries give: an answer is right where it gives the rows that the expected query gives.
 
 A query is a model's output, so it is run where it can do no harm: reading only, functions of a list only, one
-statement, a fixed number of SQLite's steps, of rows and of characters. No clock decides, so a score is the
-same on every machine.
+statement, a fixed number of SQLite's steps, of rows and of characters, and only so much memory. No clock
+decides, so a score is the same on every machine.
 """
 
 import hashlib
@@ -25,6 +25,8 @@ MOST_CHARS = 100_000
 """In a value, and in a row."""
 MOST_GIVEN_CHARS = 10_000_000
 """In all rows that a query gives."""
+MOST_BYTES = 512 * 1024 * 1024
+"""That SQLite may hold in this process: there's no limit for one connection."""
 _LOOK_STEPS = 1000
 _DIGITS = 12
 _KEPT = 8192
@@ -55,7 +57,7 @@ _MAKING = frozenset(
     }
 )
 _LIMITS = {
-    sqlite3.SQLITE_LIMIT_SQL_LENGTH: 100_000,
+    sqlite3.SQLITE_LIMIT_SQL_LENGTH: 1_000_000,
     sqlite3.SQLITE_LIMIT_COLUMN: 500,
     sqlite3.SQLITE_LIMIT_EXPR_DEPTH: 200,
     sqlite3.SQLITE_LIMIT_COMPOUND_SELECT: 50,
@@ -145,7 +147,7 @@ def given(query: str, wanted: str, tables: Tables) -> tuple[Given, ...] | None:
             with closing(_opened(tables, wanted, number)) as connection:
                 _held(connection, _READING)
                 found.append(_summed(_rows(connection, query)))
-    except (sqlite3.Error, sqlite3.Warning, ValueError):
+    except (sqlite3.Error, sqlite3.Warning, ValueError, MemoryError):
         return None
     return tuple(found)
 
@@ -156,6 +158,7 @@ def _opened(tables: Tables, wanted: str, number: int) -> sqlite3.Connection:
         return _database(tables)
     connection = sqlite3.connect(":memory:", isolation_level=None)
     try:
+        _in_memory(connection)
         _held(connection, _MAKING)
         for statement in tables.statements or made_from_headers(tables.headers, wanted, number):
             connection.execute(statement)
@@ -175,9 +178,16 @@ def _database(tables: Tables) -> sqlite3.Connection:
     pending = path.with_name(path.name + "-wal").exists()
     uri = f"file:{quote(str(path))}?mode=ro" + ("" if pending else "&immutable=1")
     connection = sqlite3.connect(uri, uri=True, isolation_level=None)
+    _in_memory(connection)
     connection.execute("PRAGMA query_only = ON")
     connection.execute("PRAGMA trusted_schema = OFF")
     return connection
+
+
+def _in_memory(connection: sqlite3.Connection) -> None:
+    """What a query sorts and puts aside is in memory, of which there is only so much: never on the disk."""
+    connection.execute("PRAGMA temp_store = MEMORY")
+    connection.execute(f"PRAGMA hard_heap_limit = {MOST_BYTES}").fetchall()
 
 
 def _held(connection: sqlite3.Connection, allowed: frozenset[int]) -> None:

@@ -128,6 +128,14 @@ def test_what_isnt_a_small_reading_query_is_refused_and_changes_no_file(tables, 
     assert not other.exists()
 
 
+def test_a_query_that_sorts_more_than_memory_may_hold_is_stopped():
+    numbers = f"INSERT INTO n VALUES {', '.join(['(1)'] * 300)}"
+    target = Query("SELECT 1", Tables(statements=("CREATE TABLE n (i)", numbers)))
+    wide = "SELECT printf('%.*c', 50000, 'x') || a.i AS s FROM n a, n b ORDER BY s LIMIT 100000 OFFSET 1"
+    assert not runs(f"SELECT count(*) FROM ({wide})", target)
+    assert runs("SELECT count(*) FROM n", target)
+
+
 def test_a_pattern_of_many_wildcards_ends():
     target = Query("SELECT 0", Tables(statements=("CREATE TABLE t (a)",)))
     text = "replace(printf('%.*c', 9999, 'x'), 'x', 'a')"

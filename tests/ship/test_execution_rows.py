@@ -8,7 +8,7 @@ import pytest
 from rung.checks.rows import prepare
 from rung.climb.again import ROWS_FILE, keep_source
 from rung.climb.options import Options
-from rung.compare.asked import _scored
+from rung.compare.asked import scored_rows
 from rung.errors import RunError, TaskError
 from rung.records import Answer, Prediction
 from rung.ship.climbed import Climbed
@@ -64,7 +64,7 @@ def test_the_rows_of_an_export_have_the_database_of_their_climb(prepared, origin
 
 def test_rows_of_a_file_are_compared_on_the_database_of_the_run(prepared):
     plain = [replace(e, output=str(e.output)) for e in prepared.splits.dev]
-    assert all(isinstance(e.output, Query) for e in _scored(plain, "execution", prepared))
-    assert not any(isinstance(e.output, Query) for e in _scored(plain, "exact", prepared))
+    assert all(isinstance(e.output, Query) for e in scored_rows(plain, "execution", prepared))
+    assert not any(isinstance(e.output, Query) for e in scored_rows(plain, "exact", prepared))
     with pytest.raises(TaskError, match="needs tables to run queries on"):
-        _scored(plain, "execution", None)
+        scored_rows(plain, "execution", None)
