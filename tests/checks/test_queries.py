@@ -8,6 +8,8 @@ from rung.checks.examine import examined
 from rung.checks.rows import prepare
 from rung.climb.options import Options, config_of
 from rung.errors import TaskError
+from rung.scoring import execution
+from rung.task import load_task
 from rung.task.tables import Query
 
 WORDS = "amber birch coral delta ember fjord grove heron ivory jetty koala lotus".split()
@@ -78,3 +80,17 @@ def test_rows_without_tables_are_told_of_and_none_at_all_refused(tmp_path):
     }
     with pytest.raises(TaskError, match=r"needs tables to run queries on, .* data\.database"):
         task(tmp_path, [row(n) for n in range(100)])
+
+
+def test_the_task_of_the_page_is_one_and_its_limits_are_those_of_the_code(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "execution.md").read_text(encoding="utf-8")
+    (tmp_path / "rows.jsonl").write_text("{}\n", encoding="utf-8")
+    with sqlite3.connect(tmp_path / "shop.db") as made:
+        made.execute("CREATE TABLE t (a)")
+    made.close()
+    (tmp_path / "task.yaml").write_text(page.split("```yaml\n")[1].split("```")[0], encoding="utf-8")
+    assert load_task(tmp_path).metric == "execution"
+    said = " ".join(page.split())
+    assert f"{execution.MOST_STEPS // 10**6} million steps" in said
+    assert f"give {execution.MOST_ROWS:,} rows" in said
+    assert f"{execution.MOST_CHARS:,} characters in a value and {execution.MOST_BYTES // 2**20} MiB" in said
