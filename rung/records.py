@@ -12,7 +12,16 @@ Json = JsonValue
 
 OutputKind = Literal["label", "json", "text", "number", "tool_call"]
 MetricName = Literal[
-    "accuracy", "macro_f1", "field_f1", "exact", "tool_call", "rouge_l", "style", "mae", "spearman"
+    "accuracy",
+    "macro_f1",
+    "field_f1",
+    "exact",
+    "tool_call",
+    "execution",
+    "rouge_l",
+    "style",
+    "mae",
+    "spearman",
 ]
 Severity = Literal["block", "warn", "info"]
 SplitName = Literal["train", "dev", "test"]

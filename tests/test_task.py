@@ -136,7 +136,8 @@ def test_a_volume_is_counted_per_month(volume: object, per_month: float) -> None
         ("data: {train: rows.jsonl}\nmodels: []", "models: needs at least 1, not []"),
         ("data: {train: rows.jsonl}\nname: ../up", "use letters, digits"),
         ("data: {train: rows.jsonl}\nmetric: judge", "nearest one that is: 'rouge_l'"),
-        ("data: {train: rows.jsonl}\nmetric: execution", "nearest one that is: 'exact'"),
+        ("data: {train: rows.jsonl, database: rows.jsonl}", "data.database: no SQLite file"),
+        ("data: {train: rows.jsonl, database: no.db}\nmetric: execution", "data.database: no such file"),
         ("data: {train: rows.jsonl}\nmachine_usd_per_hour: inf", "finite number"),
         ("data: {train: rows.jsonl}\noutput: {labels: [a, b, a]}", "listed twice: 'a'"),
         ("data: {train: rows.jsonl}\noutput: {kind: text, labels: [a, b]}", "labels belong to kind label"),
@@ -218,7 +219,7 @@ def test_a_task_is_frozen_and_every_key_is_explained_in_its_json_schema() -> Non
     schema = Task.model_json_schema()
     Draft202012Validator.check_schema(schema)
     keys = [schema["properties"], *(part["properties"] for part in schema["$defs"].values())]
-    assert sum(map(len, keys)) == 12 + 5 + 3 + 4 + 3
+    assert sum(map(len, keys)) == 12 + 6 + 3 + 4 + 3
     assert all("description" in key or "$ref" in key for part in keys for key in part.values())
     assert "schema" in schema["$defs"]["Output"]["properties"]
 

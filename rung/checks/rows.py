@@ -23,6 +23,7 @@ from rung.models.hosted import hosted
 from rung.records import Example, Finding, Json, OutputKind, Passage, Splits
 from rung.rungs.base import Reporter
 from rung.task import Task, infer, load_task, settle_kind
+from rung.task.tables import with_tables
 
 FEWEST_ROWS = 20
 FEWEST_DEV_ROWS = 20
@@ -147,6 +148,7 @@ def prepare(source: Path, options: RowOptions, reporter: Reporter | None = None)
         with bar(reporter, "undesirable answers", None):
             parts = with_undesirable(parts, bad, task.seed)
     task, inferred = infer(task, (*parts.train, *parts.dev))
+    parts = _with_tables(parts, task)
     unlabelled: tuple[Example, ...] = ()
     notes = (*train.notes, *(test.notes if test else ()), *noted)
     if task.data.unlabelled is not None:
@@ -164,6 +166,17 @@ def prepare(source: Path, options: RowOptions, reporter: Reporter | None = None)
         undesirable=train.undesirable,
         unlabelled=unlabelled,
         passages=passages,
+    )
+
+
+def _with_tables(parts: Splits, task: Task) -> Splits:
+    """The rows that are scored, their queries with the tables that they are run on."""
+    metric, database = task.metric, task.data.database
+    return replace(
+        parts,
+        train=with_tables(parts.train, metric, database),
+        dev=with_tables(parts.dev, metric, database),
+        test=with_tables(parts.test, metric, database),
     )
 
 

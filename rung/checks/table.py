@@ -16,6 +16,7 @@ from rung.checks import (
     preference,
     private,
     provenance,
+    queries,
     render,
     triggers,
     turns,
@@ -136,6 +137,7 @@ CHECKS: tuple[Check, ...] = (
     Check(number=30, name="obtainable", what="values are in the input", run=outputs.obtainable),
     Check(number=31, name="synthetic", what="no test row was made by a model", run=provenance.synthetic),
     Check(number=32, name="tokens", what="how long rows are", run=render.tokens, needs="chat", sampled=True),
+    Check(number=33, name="queries", what="expected queries run", run=queries.queries),
 )
 """`number` is that of the list in docs/checks.md; some of its lines are several checks here."""
 

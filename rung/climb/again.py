@@ -24,6 +24,7 @@ def keep_source(run: Path, source: Path, prepared: Prepared, options: Options) -
         {
             "train": str(data.train),
             "format": form if form != "auto" else data.format,
+            "database": None if data.database is None else str(data.database),
             "source": str(source.absolute()),
             "options": {
                 "test": None if options.test is None else str(options.test.absolute()),

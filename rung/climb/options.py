@@ -12,7 +12,7 @@ from rung.errors import ModelError, TaskError
 from rung.models.resolve import Model, resolve
 from rung.rungs import LADDER
 from rung.rungs.base import Reporter, Rung
-from rung.runs import digest_of
+from rung.runs import digest_of, file_digest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +70,8 @@ def config_of(prepared: Prepared, models: Sequence[Model], options: Options) -> 
         sometimes["unlabelled"] = digest_of([e.id for e in prepared.unlabelled])
     if prepared.passages:
         sometimes["documents"] = digest_of([astuple(one) for one in prepared.passages])
+    if prepared.task.data.database is not None and prepared.task.metric == "execution":
+        sometimes["database"] = file_digest(prepared.task.data.database)
     return {
         "task": prepared.task.model_dump(
             mode="json", by_alias=True, exclude={"data": True, "limits": {"api_usd"}}

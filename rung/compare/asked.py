@@ -14,6 +14,7 @@ from rung.data.splits import question
 from rung.errors import DataError, RungError, TaskError
 from rung.records import Example, MetricName, OutputKind, SplitName
 from rung.task.complete import METRICS
+from rung.task.tables import Query, with_tables
 
 PLACES = ("A", "B")
 
@@ -101,10 +102,11 @@ def _of_task(prepared: Prepared, wanted: Wanted, sides: Sequence[Side], told: st
     """The dev rows of a task, or its test rows where the test is opened."""
     splits, kind = prepared.splits, prepared.task.output.kind
     assert kind is not None, "the task was completed from its rows"
+    metric = _metric(wanted, kind, sides, prepared.task.metric)
     return Asked(
-        examples=splits.test if wanted.test else splits.dev,
+        examples=scored_rows(splits.test if wanted.test else splits.dev, metric, prepared),
         split="test" if wanted.test else "dev",
-        metric=_metric(wanted, kind, sides, prepared.task.metric),
+        metric=metric,
         told=f"{'test' if wanted.test else 'dev'} rows {told}",
         prepared=prepared,
         opened=(sealed.rows_digest(splits.test),) if wanted.test else (),
@@ -118,14 +120,28 @@ def _of_file(file: Path, wanted: Wanted, sides: Sequence[Side], runs: _Runs) -> 
         raise TaskError("two base models answer nothing in particular; name what with --task TASK")
     rows = conform(read_source(file).examples, known)
     with_rows = [found for one in sides if isinstance(found := runs.of(one), Prepared)]
+    metric, prepared = _metric(wanted, known, sides, None), next(iter(with_rows), None)
     asked = Asked(
-        examples=rows,
+        examples=scored_rows(rows, metric, prepared),
         split="dev",
-        metric=_metric(wanted, known, sides, None),
+        metric=metric,
         told=f"rows of {file.name}",
-        prepared=next(iter(with_rows), None),
+        prepared=prepared,
     )
     return _looked_through(asked, wanted, sides, runs)
+
+
+def scored_rows(
+    rows: Sequence[Example], metric: MetricName, prepared: Prepared | None
+) -> tuple[Example, ...]:
+    """The rows as the metric scores them. TaskError where queries have nothing to be run on."""
+    found = with_tables(rows, metric, prepared.task.data.database if prepared is not None else None)
+    if metric == "execution" and not any(isinstance(row.output, Query) for row in found):
+        raise TaskError(
+            "metric 'execution' needs tables to run queries on, and no row has any; name an SQLite file as "
+            "data.database of a task, or choose another with --metric"
+        )
+    return found
 
 
 def _looked_through(asked: Asked, wanted: Wanted, sides: Sequence[Side], runs: _Runs) -> Asked:

@@ -21,6 +21,7 @@ METRIC_NAMES: dict[MetricName, str] = {
     "mae": "mean absolute error",
     "spearman": "Spearman correlation",
     "tool_call": "calls right",
+    "execution": "execution accuracy",
 }
 
 

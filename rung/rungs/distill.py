@@ -22,6 +22,7 @@ from rung.rungs.teacher import CHUNK_ROWS, DRAWS, drawn, draws_of, hosted_teache
 from rung.rungs.verified import verified, verified_by_gold
 from rung.scoring.notation import score_text
 from rung.system import System
+from rung.task.tables import with_tables
 
 MOST_ASKED = 2000
 """Inputs, however many there are."""
@@ -174,7 +175,8 @@ def teach(context: Context, teacher: System, rows: Sequence[Example]) -> Taught:
                 else:
                     kept = verified_by_gold(answers, row.output, context.bench.metric)
                 if kept.reason is None:
-                    found.append(replace(row, id=f"{row.id}-taught", output=kept.value, synthetic=True))
+                    taught = replace(row, id=f"{row.id}-taught", output=kept.value, synthetic=True)
+                    found += with_tables([taught], context.bench.metric, context.task.data.database)
                 else:
                     dropped[kept.reason] += 1
             context.reporter.advance(bar, asked)

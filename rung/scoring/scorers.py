@@ -14,6 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from rung.records import Json, MetricName, OutputKind
+from rung.scoring.execution import right, runs
 from rung.scoring.extract import words
 from rung.scoring.style import passing, placements
 
@@ -94,7 +95,8 @@ def secondary(
     """The other numbers worth showing beside `metric`, as (name, value); the same names for every System.
 
     `readable` is the share of answers that could be read as the task's kind; `majority` is what always
-    answering the commonest label would score; `micro_f1` pools the fields of all rows.
+    answering the commonest label would score; `micro_f1` pools the fields of all rows;
+    `runs` is the share of answers that hold a query which runs.
     """
     shown: list[tuple[str, float]] = []
     for name in _beside_exact(targets) if metric == "exact" else _BESIDE[metric]:
@@ -104,8 +106,12 @@ def secondary(
             shown.append((name, micro_f1(answers, targets)))
         elif name == "names_right":
             pairs = zip(answers, targets, strict=True)
-            right = sum(_same_names(answer, target) for answer, target in pairs if answer is not None)
-            shown.append((name, right / len(targets)))
+            same = sum(_same_names(answer, target) for answer, target in pairs if answer is not None)
+            shown.append((name, same / len(targets)))
+        elif name == "runs":
+            pairs = zip(answers, targets, strict=True)
+            ran = sum(runs(answer, target) for answer, target in pairs if answer is not None)
+            shown.append((name, ran / len(targets)))
         else:
             shown.append((name, SCORERS[name].summary(answers, targets)))
     readable = sum(answer is not None for answer in answers) / len(targets)
@@ -314,6 +320,7 @@ SCORERS: Mapping[MetricName, Scorer] = _table(
         binary=True,
     ),
     Scorer(name="tool_call", kinds=frozenset({"tool_call"}), row=_same_calls, binary=True),
+    Scorer(name="execution", kinds=frozenset({"text"}), row=right, binary=True),
     Scorer(name="rouge_l", kinds=frozenset({"text"}), row=_rouge_l),
     Scorer(
         name="style",
@@ -337,7 +344,7 @@ SCORERS: Mapping[MetricName, Scorer] = _table(
 )
 """Every metric, by name. Those of a whole set score rows by equality, to show which were right."""
 
-_Shown: TypeAlias = MetricName | Literal["majority", "micro_f1", "names_right"]
+_Shown: TypeAlias = MetricName | Literal["majority", "micro_f1", "names_right", "runs"]
 
 _BESIDE: Mapping[MetricName, tuple[_Shown, ...]] = {
     "accuracy": ("macro_f1", "majority"),
@@ -346,6 +353,7 @@ _BESIDE: Mapping[MetricName, tuple[_Shown, ...]] = {
     "rouge_l": ("exact",),
     "style": ("rouge_l",),
     "tool_call": ("names_right",),
+    "execution": ("runs", "exact"),
     "mae": ("spearman",),
     "spearman": ("mae",),
 }

@@ -44,6 +44,7 @@ HUB_METRICS: Final[Mapping[MetricName, str]] = {
     "exact": "exact_match",
     "rouge_l": "rouge",
     "style": "style",
+    "execution": "execution_accuracy",
     "mae": "mae",
     "spearman": "spearmanr",
 }

@@ -12,6 +12,7 @@ from rung.ship.climbed import Climbed
 from rung.ship.parity import Asked
 from rung.system import System
 from rung.task.complete import METRICS
+from rung.task.tables import with_tables
 
 
 def asked_rows(system: System, origin: Climbed | None, given: Path | None, most: int) -> Asked:
@@ -37,7 +38,8 @@ def asked_rows(system: System, origin: Climbed | None, given: Path | None, most:
         told = f"rows of {given.name}" + (", dev rows of the climb" if _dev(found, ids) else "")
     if not rows:
         raise DataError("there are no rows to prove the export on; give labelled rows with --rows FILE")
-    return Asked(examples=tuple(rows[:most]), metric=metric, told=told)
+    examples = with_tables(rows[:most], metric, _database_of(origin))
+    return Asked(examples=examples, metric=metric, told=told)
 
 
 def _dev_ids(origin: Climbed | None) -> list[str]:
@@ -63,6 +65,15 @@ def _file_of(origin: Climbed | None) -> tuple[Path, str]:
     if not isinstance(file, str) or not isinstance(form, str):
         raise RunError(f"{str(kept)!r} is damaged; give the rows with --rows FILE")
     return Path(file), form
+
+
+def _database_of(origin: Climbed | None) -> Path | None:
+    """The database that the climb's queries were run on, if it had one. RunError where that's gone."""
+    kept = None if origin is None else origin.folder / ROWS_FILE
+    named = read_json(kept).get("database") if kept is not None and kept.is_file() else None
+    if named is not None and not Path(named).is_file():
+        raise RunError(f"the database that the climb's queries were run on is gone: {named!r}; restore it")
+    return None if named is None else Path(named)
 
 
 def _read(file: Path, form: str, system: System) -> tuple[Example, ...]:

@@ -11,11 +11,12 @@ from rung.task.calls import functions_in
 from rung.task.model import Task
 from rung.task.outputs import as_calls, as_kind, canonical, kind_of, shown
 from rung.task.schemas import infer_schema
+from rung.task.tables import tables_of
 
 METRICS: dict[OutputKind, tuple[MetricName, ...]] = {
     "label": ("accuracy", "macro_f1", "exact"),
     "json": ("field_f1", "exact"),
-    "text": ("rouge_l", "style", "exact", "accuracy"),
+    "text": ("rouge_l", "style", "execution", "exact", "accuracy"),
     "number": ("mae", "spearman", "exact"),
     "tool_call": ("tool_call", "exact"),
 }
@@ -49,7 +50,9 @@ def infer(task: Task, learned: Sequence[Example]) -> tuple[Task, tuple[str, ...]
         output["labels"] = task.output.labels or _labels(learned, notes)
     if kind == "json":
         output["json_schema"] = task.output.json_schema or _schema(learned, notes)
-    metric = _metric(task, kind, notes)
+    metric = _metric(task, kind, learned, notes)
+    if metric == "execution" and (empty := _made_up(task, learned)):
+        notes.append(f"execution = queries of {empty:,} rows are run on made-up rows: only columns are known")
     if "volume" not in task.model_fields_set:
         notes.append(f"volume = {task.volume} (not given; it only weighs costs)")
     return _with(task, output).model_copy(update={"metric": metric}), tuple(notes)
@@ -145,7 +148,10 @@ def _schema(learned: Sequence[Example], notes: list[str]) -> dict[str, Any]:
     return schema
 
 
-def _metric(task: Task, kind: OutputKind, notes: list[str]) -> MetricName:
+def _metric(task: Task, kind: OutputKind, learned: Sequence[Example], notes: list[str]) -> MetricName:
+    if task.metric is None and task.output.written_kind == "sql" and _runnable(task, learned) == len(learned):
+        notes.append("metric = execution (sql, and the tables of every row are known)")
+        return "execution"
     if task.metric is None:
         notes.append(f"metric = {METRICS[kind][0]} (the usual one for {kind})")
         return METRICS[kind][0]
@@ -154,4 +160,20 @@ def _metric(task: Task, kind: OutputKind, notes: list[str]) -> MetricName:
             f"metric: {task.metric!r} does not fit outputs of kind {kind!r}; "
             f"choose from {', '.join(METRICS[kind])}"
         )
+    if task.metric == "execution" and not _runnable(task, learned):
+        raise TaskError(
+            "metric: 'execution' needs tables to run queries on, and no row has any; name an SQLite file as "
+            "data.database, or give CREATE TABLE statements or a header in each row's context"
+        )
     return task.metric
+
+
+def _made_up(task: Task, learned: Sequence[Example]) -> int:
+    """How many rows have tables without anything in them."""
+    known = (tables_of(example, task.data.database) for example in learned)
+    return sum(tables is not None and not tables.has_rows for tables in known)
+
+
+def _runnable(task: Task, learned: Sequence[Example]) -> int:
+    """How many rows have tables that queries can be run on."""
+    return sum(tables_of(example, task.data.database) is not None for example in learned)

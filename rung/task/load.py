@@ -15,6 +15,7 @@ from rung.task.schemas import check_schema
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 64
+DATABASE_HEADER = b"SQLite format 3\x00"
 PLAIN_STEMS = {"train", "data", "rows"}
 """File names that say nothing about the job: the folder's name is taken instead."""
 MODELS: dict[tuple[str, ...], type[BaseModel]] = {
@@ -76,10 +77,14 @@ def load_task(path: Path, *, test: Path | None = None) -> Task:
         task = Task.model_validate(given, context={"folder": file.parent.absolute()})
     except ValidationError as error:
         raise TaskError("\n".join(_fault(file, fault) for fault in error.errors())) from error
-    for key in ("train", "test", "documents", "unlabelled"):
+    for key in ("train", "test", "documents", "unlabelled", "database"):
         named: Path | None = getattr(task.data, key)
         if named is not None and not named.exists():
             raise TaskError(f"{file}: data.{key}: no such file: {str(named)!r}{_near(named)}")
+    if task.data.database is not None and not _is_database(task.data.database):
+        raise TaskError(
+            f"{file}: data.database: no SQLite file: {str(task.data.database)!r}; name one that is"
+        )
     return task
 
 
@@ -94,6 +99,15 @@ def _task_file(path: Path) -> Path:
     if not path.is_file():
         raise TaskError(f"no such file: {str(path)!r}{_near(path)}")
     return path
+
+
+def _is_database(path: Path) -> bool:
+    """Whether a file begins as those of SQLite do. TaskError where it can't be read."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(len(DATABASE_HEADER)) == DATABASE_HEADER
+    except OSError as error:
+        raise TaskError(f"can't read {path}: {error.strerror}; mend that and run it again") from None
 
 
 def _near(path: Path) -> str:

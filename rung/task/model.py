@@ -26,7 +26,7 @@ DataFormat = Literal[
 
 SYNONYMS: dict[str, OutputKind] = {"sql": "text"}
 """Kinds that a task file may name and that are answered as another kind in this version."""
-ABSENT_METRICS = {"judge": "rouge_l", "execution": "exact"}
+ABSENT_METRICS = {"judge": "rouge_l"}
 """Metrics that are not in this version, with the nearest one that is."""
 PER_MONTH = {"day": 365.25 / 12, "month": 1.0, "year": 1 / 12}
 
@@ -90,6 +90,9 @@ class DataFiles(_Frozen):
     )
     unlabelled: FilePath | None = Field(
         default=None, description="Inputs without outputs, for a teacher to answer; for the rung distill."
+    )
+    database: FilePath | None = Field(
+        default=None, description="An SQLite file to run queries on, for metric execution; never written to."
     )
     format: DataFormat = Field(default="auto", description="How a row is written; auto: seen from the rows.")
 

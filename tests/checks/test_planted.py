@@ -32,6 +32,7 @@ ELSEWHERE = {
     "double_bos": "tests/checks/test_render.py",
     "template": "tests/checks/test_render.py",
     "serving_render": "tests/checks/test_render.py",
+    "queries": "tests/checks/test_queries.py",
     "tokens": "it says how long rows are, whatever they are",
 }
 

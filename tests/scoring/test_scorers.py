@@ -23,10 +23,10 @@ CONTRACT = [(name, kind) for name in SCORERS for kind in sorted(SCORERS[name].ki
 
 
 def test_the_table_holds_every_metric():
-    assert len(SCORERS) == 9
+    assert len(SCORERS) == 10
     assert tuple(SCORERS) == typing.get_args(MetricName)
     assert all(name == scorer.name for name, scorer in SCORERS.items())
-    assert len(CONTRACT) == 14
+    assert len(CONTRACT) == 15
 
 
 @pytest.mark.parametrize(("name", "kind"), CONTRACT)
@@ -228,4 +228,5 @@ def test_the_other_numbers_of_each_kind_are_named():
     assert names["mae", "number"] == ["spearman", "readable"]
     assert names["exact", "number"] == ["mae", "spearman", "readable"]
     assert names["exact", "text"] == ["readable"]
+    assert names["execution", "text"] == ["runs", "exact", "readable"]
     assert names["tool_call", "tool_call"] == ["names_right", "readable"]
