@@ -61,8 +61,8 @@ def _labelled(gateway: Gateway, name: str) -> Served:
     served = gateway.find(name)
     if not served.labelled and served.spec.kind == "label":
         raise bad(
-            f"{name!r} gives no probabilities of its labels (it votes, or a hosted model answers), so that it "
-            "decides nothing; ask /v1/chat/completions",
+            f"{name!r} gives no probabilities of its labels (it votes, or a hosted model answers), so "
+            "that it decides nothing; ask /v1/chat/completions",
             "model",
         )
     if not served.labelled:
