@@ -1,15 +1,21 @@
-"""What a step of a climb is told of the steps before it: those on the same model, or on none."""
+"""What a step of a climb is told of the steps before it, on the same model or on none; and which are out."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 
+from rung.climb.hosted import expected
 from rung.climb.names import rung_of
 from rung.climb.steps import Step
+from rung.errors import RungError
 from rung.models.hosted import hosted
 from rung.records import MetricName, RungResult
+from rung.rungs.base import Context, Following, Rung
 from rung.scoring.scorers import SCORERS
 from rung.system import System
 from rung.task import Task
+
+ASKED_AHEAD = ("sft", "distill", "preference", "api")
+"""Rungs that tell by the rows and by what the task names alone whether they apply."""
 
 
 def task_of(task: Task, step: Step) -> Task:
@@ -39,6 +45,18 @@ def looked_up(
     if score <= max(cheaper, default=-math.inf):
         return None
     return systems_below(step, before, systems).get("retrieval")
+
+
+def is_out(rung: Rung, task: Task, chosen: Set[str], context_of: Callable[[], Context]) -> bool:
+    """Whether a rung to come is skipped for sure, and so needs no time to be kept for it."""
+    if not expected(rung.name, task) or (isinstance(rung, Following) and rung.after not in chosen):
+        return True
+    if rung.name not in ASKED_AHEAD:
+        return False
+    try:
+        return rung.skip(context_of()) is not None
+    except RungError:
+        return True
 
 
 def _beside(step: Step, before: Sequence[RungResult]) -> list[RungResult]:

@@ -26,14 +26,14 @@ from rung.checks.rows import Prepared, prepare
 from rung.checks.table import Checked, known_names
 from rung.climb import budget, ordering, sealed
 from rung.climb.again import keep_source
-from rung.climb.below import looked_up, systems_below, task_of
+from rung.climb.below import is_out, looked_up, systems_below, task_of
 from rung.climb.calibrating import Answered, calibrate
 from rung.climb.curve import Clock, curves, to_come
 from rung.climb.decide import ALPHA, MIN_ROWS, decide, to_beat
 from rung.climb.disagree import disagreements
 from rung.climb.ending import is_complete, with_dev
 from rung.climb.guarding import guarded, guarding
-from rung.climb.hosted import answers_usd, expected, hosted_models, models_of, till_for
+from rung.climb.hosted import answers_usd, hosted_models, models_of, till_for
 from rung.climb.machine import Watch, describe_machine, versions
 from rung.climb.options import Options, chosen_rungs, config_of
 from rung.climb.steps import Base, Step, bases, steps_of
@@ -56,7 +56,6 @@ from rung.rungs.base import (
     WORK_FOLDER,
     Built,
     Context,
-    Following,
     Foreseen,
     Priced,
     Reporter,
@@ -71,8 +70,6 @@ RESULT_FILE = "result.json"
 CLOCK_FILE = "clock.json"
 WINNER_FOLDER = "winner"
 CURVE_FOLDER = "curve"
-ASKED_AHEAD = ("sft", "distill", "preference", "api")
-"""Rungs that tell by the rows and by what the task names alone whether they apply."""
 
 
 def climb(source: Path, options: Options, reporter: Reporter) -> tuple[Climb, Path]:
@@ -297,17 +294,9 @@ class _Climbing:
 
     def out(self, step: Step) -> bool:
         """Whether a step to come is skipped for sure, and so needs no time to be kept for it."""
-        rung = step.rung
-        if not expected(rung.name, self.prepared.task):
-            return True
-        if isinstance(rung, Following) and rung.after not in {r.name for _, r in chosen_rungs(self.options)}:
-            return True
-        if rung.name not in ASKED_AHEAD:
-            return False
-        try:
-            return rung.skip(self.context(step, self.run_folder / "rungs" / step.name, (), ())) is not None
-        except RungError:
-            return True
+        folder = self.run_folder / "rungs" / step.name
+        chosen = {rung.name for _, rung in chosen_rungs(self.options)}
+        return is_out(step.rung, self.prepared.task, chosen, lambda: self.context(step, folder, (), ()))
 
     def rival(self, before: Sequence[RungResult]) -> Rival | None:
         """The best rung so far. None where there is none, or dev has too few rows for a verdict."""
