@@ -3,10 +3,11 @@
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from rung.records import Answer
+from rung.records import Answer, OutputKind
 from rung.rungs import optimise, reflect, workflow
 from rung.rungs.instructions import answer_spec, spec_for, wordings
 from rung.rungs.workflow import Workflow
@@ -123,3 +124,11 @@ def test_the_numbers_on_the_page_are_those_of_the_program(context):
     named = replace(context, task=context.task.model_copy(update={"about": "Name the topic."}))
     assert len(wordings(named)) == 6
     assert re.search("teacher: openai:", page) and "OPENAI_API_KEY" in page
+
+
+@pytest.mark.parametrize("kind", get_args(OutputKind))
+def test_every_kind_of_output_has_its_steps(context, kind):
+    output = context.task.output.model_copy(update={"kind": kind})
+    asked = replace(context, task=context.task.model_copy(update={"output": output}))
+    steps = workflow._steps(asked)
+    assert steps and all(one.close or one.kind == "vote" for one in steps.values())

@@ -1,0 +1,96 @@
+"""What hosted models are paid: what can't be priced isn't bought twice, and what may have cost counts."""
+
+from contextlib import closing
+
+import pytest
+
+from rung.engines.endpoint import EndpointEngine
+from rung.engines.till import Till
+from rung.errors import EngineError
+from rung.hosted import hosted_engine_spec
+from rung.models.hosted import hosted
+from rung.records import TokenPrice
+from rung.rungs.api import prices
+from rung.task import Task
+from rung.task.model import DataFiles, Limits, Prices
+from tests.fixtures_hosted import Hosted
+
+PRICE = TokenPrice(input_usd_per_m=1.0, output_usd_per_m=4.0, cached_input_usd_per_m=0.1)
+
+
+@pytest.fixture
+def server():
+    with Hosted(lambda text, body: "yes") as found:
+        yield found
+
+
+def till_of(server: Hosted, path, cap_usd: float = 1.0) -> Till:
+    model = hosted(server.name)
+    assert model is not None
+    return Till(path / "paid.jsonl", cap_usd, {(model.url, model.model): PRICE})
+
+
+def ask(server: Hosted, till: Till, text: str = "Is it?"):
+    model = hosted(server.name)
+    assert model is not None
+    with closing(EndpointEngine(hosted_engine_spec(model), till=till, backoff_s=0.001)) as engine:
+        return engine.chat([("user", text)], max_tokens=8)
+
+
+def test_an_answer_is_paid_once_and_known_after_a_restart(server, tmp_path):
+    till = till_of(server, tmp_path)
+    first = ask(server, till)
+    again = till_of(server, tmp_path)
+    assert again.spent_usd == till.spent_usd > 0
+    assert ask(server, again).text == first.text == "yes"
+    assert len(server.seen) == 1
+
+
+def test_a_server_that_says_no_token_counts_is_told_so_and_its_answer_counts_as_the_most(server, tmp_path):
+    plain = server.completion
+    server.completion = lambda body: {k: v for k, v in plain(body).items() if k != "usage"}
+    till = till_of(server, tmp_path)
+    with pytest.raises(EngineError, match="doesn't say how many tokens it bills"):
+        ask(server, till)
+    assert till.spent_usd > 0 and till.answers == 0
+    assert till_of(server, tmp_path).spent_usd == till.spent_usd
+
+
+def test_an_answer_that_is_no_chat_completion_may_have_cost_and_the_cap_holds_for_its_tries(server, tmp_path):
+    server.faults = [(200, {"odd": "reply"}, {})] * 9
+    till = till_of(server, tmp_path, cap_usd=0.0001)
+    with pytest.raises(EngineError, match="may have cost .* the cap of"):
+        ask(server, till)
+    assert 0 < till.spent_usd <= till.cap_usd
+    assert 1 <= len(server.seen) < 5
+
+
+def test_a_failure_that_was_paid_for_is_tried_again_by_the_next_run(server, tmp_path):
+    plain = server.completion
+    server.completion = lambda body: {
+        **plain(body),
+        "choices": [{"message": {"role": "assistant", "content": None}, "finish_reason": "content_filter"}],
+    }
+    broken = ask(server, till_of(server, tmp_path))
+    assert broken.failure
+    server.completion = plain
+    assert ask(server, till_of(server, tmp_path)).text == "yes"
+
+
+def test_of_several_hosted_models_the_given_price_is_for_those_that_no_list_knows():
+    own = "openai:my-own@http://127.0.0.1:9/v1"
+    given = Prices(input_usd_per_m=0.01, output_usd_per_m=0.02)
+    task = Task(
+        data=DataFiles.model_validate({"train": "rows.jsonl"}, context={"folder": "."}),
+        models=("smollm2-135m", "openai:gpt-4o"),
+        teacher=own,
+        prices=given,
+        limits=Limits(),
+    )
+    both = [hosted("openai:gpt-4o"), hosted(own)]
+    found = prices(task, [one for one in both if one is not None])
+    listed = found["https://api.openai.com/v1", "gpt-4o"]
+    assert listed.input_usd_per_m > 100 * given.input_usd_per_m
+    assert found["http://127.0.0.1:9/v1", "my-own"] == given.per_token
+    (alone,) = [one for one in both[:1] if one is not None]
+    assert prices(task, [alone])["https://api.openai.com/v1", "gpt-4o"] == given.per_token
