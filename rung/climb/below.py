@@ -51,7 +51,7 @@ def is_out(rung: Rung, task: Task, chosen: Set[str], context_of: Callable[[], Co
     """Whether a rung to come is skipped for sure, and so needs no time to be kept for it."""
     if not expected(rung.name, task) or (isinstance(rung, Following) and rung.after not in chosen):
         return True
-    if rung.name not in ASKED_AHEAD:
+    if rung.name not in ASKED_AHEAD and not isinstance(rung, Following):
         return False
     try:
         return rung.skip(context_of()) is not None

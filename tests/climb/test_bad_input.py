@@ -147,7 +147,7 @@ def test_rows_longer_than_the_context_are_counted_and_break_nothing(tiny):
     log = Log()
     result, _ = climb(
         write_rows(Path("rows.jsonl"), rows),
-        Options(models=(str(tiny),), rungs=("prompt", "sft"), test_all=True),
+        Options(models=(str(tiny),), rungs=("prompt", "sft"), test_all=True, forgetting=False),
         log,
     )
     (found,) = [finding for finding in result.findings if finding.check == "too_long"]
@@ -163,7 +163,7 @@ def test_rows_longer_than_the_context_are_counted_and_break_nothing(tiny):
 
 def test_rows_that_are_all_too_long_are_an_error_where_only_a_language_model_could_answer(tiny, capsys):
     write_rows(Path("rows.jsonl"), [long(row) for row in text_rows(60)])
-    arguments = ["climb", "rows.jsonl", "--models", str(tiny)]
+    arguments = ["climb", "rows.jsonl", "--models", str(tiny), "--no-forgetting"]
     assert run(arguments) == 2
     last = capsys.readouterr().err.rstrip("\n").split("\n")[-1]
     assert last.startswith("error: no rung could be built: head: a linear head chooses among labels")

@@ -84,7 +84,7 @@ def test_the_checks_of_a_climb_bring_no_model_that_no_rung_needs(task, options, 
 
 @pytest.mark.models
 def test_a_tune_can_win_the_climb(task, options):
-    result, run = climb(task, replace(options, rungs=("prompt", "sft")), Log())
+    result, run = climb(task, replace(options, rungs=("prompt", "sft"), forgetting=False), Log())
     assert (result.decision.kind, result.decision.chosen) == ("clear_winner", "sft")
     sft = result.results[1]
     assert sft.parity is not None and sft.parity.agreement >= 0.99

@@ -29,7 +29,7 @@ def tiny(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def options(tiny, tmp_path) -> Options:
-    return Options(models=(str(tiny),), out=tmp_path / "run", budget_s=600, curve=True)
+    return Options(models=(str(tiny),), out=tmp_path / "run", budget_s=600, curve=True, forgetting=False)
 
 
 @dataclass

