@@ -163,7 +163,7 @@ def test_rows_longer_than_the_context_are_counted_and_break_nothing(tiny):
 
 def test_rows_that_are_all_too_long_are_an_error_where_only_a_language_model_could_answer(tiny, capsys):
     write_rows(Path("rows.jsonl"), [long(row) for row in text_rows(60)])
-    arguments = ["climb", "rows.jsonl", "--models", str(tiny), "--no-forgetting"]
+    arguments = ["climb", "rows.jsonl", "--models", str(tiny)]
     assert run(arguments) == 2
     last = capsys.readouterr().err.rstrip("\n").split("\n")[-1]
     assert last.startswith("error: no rung could be built: head: a linear head chooses among labels")
@@ -196,7 +196,7 @@ def limited(size: int):
 def test_a_full_disk_ends_the_climb_in_one_line_and_the_same_command_goes_on(rung, size, said, tiny):
     write_rows(Path("rows.jsonl"), label_rows(200))
     command = [
-        *(sys.executable, "-m", "rung", "climb", "rows.jsonl"),
+        *(sys.executable, "-m", "rung", "climb", "rows.jsonl", "--no-forgetting"),
         *("--models", str(tiny), "--rungs", rung, "--out", "run"),
     ]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
