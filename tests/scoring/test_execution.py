@@ -19,7 +19,7 @@ from rung.scoring.paired import discordant_share, gain, pair_up
 from rung.scoring.scorers import SCORERS
 from rung.task.tables import Query, Tables, tables_in
 
-WIKISQL = Path("/work/shared/data/wikisql_partial_header/test.jsonl")
+WIKISQL = Path(__file__).parents[2].parent / "shared" / "data" / "wikisql_partial_header" / "test.jsonl"
 ROWS = [(1, "ann", 2.5), (2, "bob", None), (3, "ann", 0.1), (4, "cy", 0.2)]
 SCRIPT = "CREATE TABLE t (id INTEGER, name TEXT, x REAL); INSERT INTO t VALUES " + ", ".join(
     f"({a}, '{b}', {'NULL' if c is None else c})" for a, b, c in ROWS
