@@ -55,7 +55,9 @@ def test_answers_under_an_inferred_schema_parse_at_any_limit_or_name_the_fewest_
     full = len(whole.tokens)
     limits = sorted({1, least - 1, *(least + step * (full - least) // 9 for step in range(10))})
     assert len(limits) >= 8
-    for limit, completion in zip(limits, ask(*limits), strict=True):
+    # One at a time, as the whole was: among other requests a near-tie may turn.
+    for limit in limits:
+        (completion,) = ask(limit)
         if limit < least:
             assert f"raise it to {least} or more" in completion.failure
             continue
@@ -63,8 +65,5 @@ def test_answers_under_an_inferred_schema_parse_at_any_limit_or_name_the_fewest_
         jsonschema.validate(json.loads(completion.text), schema)
         assert len(completion.tokens) <= limit
         assert completion.text == chat.tokens.decode(completion.tokens)
-        if limit < full:
-            assert completion.truncated or len(completion.tokens) < limit, "cut, or on another path"
-        elif completion.text == whole.text:  # among other requests a near-tie may turn
-            assert completion.truncated == whole.truncated
+        assert completion.truncated == (limit < full or whole.truncated)
         assert completion.logprob < 0
