@@ -3,18 +3,18 @@
 import math
 from collections.abc import Callable, Mapping, Sequence, Set
 
-from rung.climb.hosted import expected
 from rung.climb.names import rung_of
 from rung.climb.steps import Step
 from rung.errors import RungError
 from rung.models.hosted import hosted
 from rung.records import MetricName, RungResult
+from rung.rungs.api import rival_of
 from rung.rungs.base import Context, Following, Rung
 from rung.scoring.scorers import SCORERS
 from rung.system import System
 from rung.task import Task
 
-ASKED_AHEAD = ("sft", "distill", "preference", "api")
+ASKED_AHEAD = ("sft", "distill", "api")
 """Rungs that tell by the rows and by what the task names alone whether they apply."""
 
 
@@ -45,6 +45,12 @@ def looked_up(
     if score <= max(cheaper, default=-math.inf):
         return None
     return systems_below(step, before, systems).get("retrieval")
+
+
+def expected(rung: str, task: Task) -> bool:
+    """Whether the task names what a rung needs: one that it doesn't is kept no time for."""
+    wants = {"retrieval": task.data.documents, "distill": task.teacher, "api": rival_of(task)}
+    return wants.get(rung, True) is not None
 
 
 def is_out(rung: Rung, task: Task, chosen: Set[str], context_of: Callable[[], Context]) -> bool:

@@ -24,12 +24,6 @@ def hosted_models(task: Task) -> tuple[Hosted, ...]:
     return tuple(model for model in (rival_of(task), hosted_teacher(task)) if model is not None)
 
 
-def expected(rung: str, task: Task) -> bool:
-    """Whether the task names what a rung needs: one that it doesn't is kept no time for."""
-    wants = {"retrieval": task.data.documents, "distill": task.teacher, "api": rival_of(task)}
-    return wants.get(rung, True) is not None
-
-
 def cap_usd(task: Task, options: Options) -> float:
     """What may be paid, in US dollars. Raises TaskError for less than nothing."""
     if options.api_usd is None:

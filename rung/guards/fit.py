@@ -5,7 +5,6 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 
-from rung import evaluate
 from rung.guarded import Collapse, Overfit
 from rung.records import Example, Measurement
 from rung.rungs.base import Context
@@ -28,17 +27,7 @@ def overfit(context: Context, system: System, dev: Measurement) -> Overfit | Non
     rows = random.Random(context.seed).sample(fitting, min(TRAIN_ROWS, len(fitting)))
     if not rows or not context.in_time("training rows", len(rows) * dev.seconds_per_answer):
         return None
-    bar = context.reporter.begin(f"{system.spec.rung} on {len(rows)} training rows", len(rows))
-    try:
-        train = evaluate.measure(
-            system,
-            rows,
-            context.bench,
-            split="train",
-            on_done=lambda done, _: context.reporter.advance(bar, done),
-        )
-    finally:
-        context.reporter.end(bar)
+    train = context.measure_all(system, rows, f"{system.spec.rung} on {len(rows)} training rows", "train")
     shares = SCORERS[dev.metric].shares
     worth = CLEAR_GAP * (1.0 if shares else worst_error([e.output for e in context.dev]))
     return gap(train, dev, worth)

@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
@@ -14,7 +14,7 @@ from rung.asking import context_of
 from rung.evaluate import VECTORS_FOLDER, Bench
 from rung.guarded import SeedScores
 from rung.models.resolve import Model
-from rung.records import Example, Json, Measurement, OutputKind, Parity, Passage, TokenPrice, Trial
+from rung.records import Example, Json, Measurement, OutputKind, Parity, Passage, SplitName, TokenPrice, Trial
 from rung.rungs.rival import Rival
 from rung.runs import append_jsonl, read_jsonl, writing
 from rung.scoring.scorers import SCORERS
@@ -129,18 +129,20 @@ class Context:
         Everything that depends on a clock goes through here, so that a climb that was interrupted takes
         the same choices as one that wasn't.
         """
-        path = self.folder / SETTLED_FILE
-        for line in read_jsonl(path):
-            if line["question"] == question:
-                return line["answer"]
+        if (line := self._settled(question)) is not None:
+            return line["answer"]
         found = answer()
-        append_jsonl(path, [{"question": question, "answer": found}])
+        append_jsonl(self.folder / SETTLED_FILE, [{"question": question, "answer": found}])
         return found
 
     def told(self, question: str) -> Json:
         """What `settled` was answered to a question before; None where it wasn't asked."""
+        line = self._settled(question)
+        return None if line is None else line["answer"]
+
+    def _settled(self, question: str) -> dict[str, Json] | None:
         lines = read_jsonl(self.folder / SETTLED_FILE)
-        return next((line["answer"] for line in lines if line["question"] == question), None)
+        return next((line for line in lines if line["question"] == question), None)
 
     def in_time(self, step: str, seconds: float = 0.0) -> bool:
         """Whether `step`, which takes about so many seconds, could still be begun when it was due."""
@@ -160,7 +162,15 @@ class Context:
         """Sentence vectors [texts, width] of texts that are no rows, kept there too."""
         return text_vectors(self.pool, texts, self.bench.store.folder.parent, self.reporter, what)
 
-    def measure(self, system: System, rows: Sequence[Example], what: str) -> Measurement:
+    def measure_all(
+        self, system: System, rows: Sequence[Example], what: str, split: SplitName = "dev"
+    ) -> Measurement:
+        """Score a System on all of the rows, whatever the rival did. Raises EngineError as `measure`."""
+        return replace(self, rival=None).measure(system, rows, what, split)
+
+    def measure(
+        self, system: System, rows: Sequence[Example], what: str, split: SplitName = "dev"
+    ) -> Measurement:
         """Score a System on dev rows, with a progress bar. Raises EngineError when every call broke.
 
         The Measurement has fewer rows where the first of them show that the System can't beat the rival.
@@ -171,7 +181,7 @@ class Context:
                 system,
                 rows,
                 self.bench,
-                split="dev",
+                split=split,
                 on_done=lambda done, _: self.reporter.advance(bar, done),
                 enough=self.rival and self.rival.beyond,
             )

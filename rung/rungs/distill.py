@@ -118,17 +118,7 @@ class Distill:
     def _scored(self, context: Context, teacher: System) -> Measurement:
         """The teacher on the first dev rows."""
         rows = context.dev[:SCORED_ROWS]
-        bar = context.reporter.begin(f"the teacher on {len(rows)} dev rows", len(rows))
-        try:
-            return evaluate.measure(
-                teacher,
-                rows,
-                context.bench,
-                split="dev",
-                on_done=lambda done, _: context.reporter.advance(bar, done),
-            )
-        finally:
-            context.reporter.end(bar)
+        return context.measure_all(teacher, rows, f"the teacher on {len(rows)} dev rows")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import get_args
 
-from rung import evaluate
 from rung.evaluate import CHUNK
 from rung.records import Example, Json, MetricName, Passage
 from rung.rungs.base import Context, Variant, strict_score
@@ -181,18 +180,7 @@ def oracle_test(context: Context, found: Found, bare: System, rows: int) -> list
 
 
 def _score(context: Context, bare: System, rows: Sequence[Example], what: str) -> float:
-    bar = context.reporter.begin(f"oracle test: {what}", len(rows))
-    try:
-        measured = evaluate.measure(
-            bare,
-            rows,
-            context.bench,
-            split="dev",
-            on_done=lambda done, _: context.reporter.advance(bar, done),
-        )
-    finally:
-        context.reporter.end(bar)
-    return strict_score(measured, rows)
+    return strict_score(context.measure_all(bare, rows, f"oracle test: {what}"), rows)
 
 
 def _oracle_note(metric: MetricName, none: float, oracle: float, rows: int) -> str:

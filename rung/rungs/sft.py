@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -117,7 +116,7 @@ def seed_scores(context: Context, first: System, whole: Measurement, others: Seq
     """
     from rung.rungs.seeds import summed_up
 
-    open_ended, found = replace(context, rival=None), [whole]
+    found = [whole]
     beside = {n for n in first.spec.files if n != ADAPTER_GGUF and not n.startswith(f"{ADAPTER_FOLDER}/")}
     for number, adapter in enumerate(others, start=1):
         files: dict[str, Path] = {name: first.folder / name for name in beside} | _peft_files(adapter)
@@ -126,7 +125,7 @@ def seed_scores(context: Context, first: System, whole: Measurement, others: Seq
         spec = first.spec.model_copy(update={"files": {}})
         system = save(context.work / f"seed-{number}-tuned", spec, files)
         what = f"{spec.rung}, seed {number}, all dev rows"
-        found.append(open_ended.measure(system, context.dev, what))
+        found.append(context.measure_all(system, context.dev, what))
     values = [context.sign * strict_score(one, context.dev) for one in found]
     return summed_up([one.score for one in found], values)
 

@@ -9,7 +9,7 @@ import hashlib
 import re
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import quote
@@ -157,7 +157,8 @@ def _opened(tables: Tables, wanted: str, number: int) -> sqlite3.Connection:
     if tables.database is not None:
         return _database(tables)
     connection = sqlite3.connect(":memory:", isolation_level=None)
-    try:
+    with ExitStack() as stack:
+        stack.callback(connection.close)
         _in_memory(connection)
         _held(connection, _MAKING)
         for statement in tables.statements or made_from_headers(tables.headers, wanted, number):
@@ -165,9 +166,7 @@ def _opened(tables: Tables, wanted: str, number: int) -> sqlite3.Connection:
         if not tables.has_rows:
             connection.set_authorizer(None)
             fill(connection, wanted, number)
-    except BaseException:
-        connection.close()
-        raise
+        stack.pop_all()
     return connection
 
 

@@ -249,13 +249,7 @@ async def _forwarded(systems: Systems, served: Served, question: Asked, wish: Wi
     if wish.schema is not None:
         raise bad("this System forwards to a hosted model: schemas aren't passed on", "response_format")
     as_scored(wish, "this System forwards to a hosted model")
-    answer = await systems.bench.ask(
-        (served.name, served.system.digest),
-        question.example,
-        lambda rows: served.system.answer(rows, systems.pool),
-    )
-    if answer.failure is not None:
-        raise broken(answer.failure)
+    answer = await _answered(systems, served, question)
     return Reply(
         text=answer.text if not served.spec.labels or answer.value is None else str(answer.value),
         finish="stop",
@@ -297,6 +291,11 @@ def as_scored(wish: Wish, why: str) -> None:
 async def _in_steps(systems: Systems, served: Served, question: Asked, wish: Wish) -> Reply:
     """What a System of several calls says, which a client can't change: it answers as it was scored."""
     as_scored(wish, "this System makes an answer of several calls")
+    return _of_answer(await _answered(systems, served, question), served.spec.labels, wish)
+
+
+async def _answered(systems: Systems, served: Served, question: Asked) -> Answer:
+    """The answer by the very code that scored the System. Raises Fault where a call broke."""
     answer = await systems.bench.ask(
         (served.name, served.system.digest),
         question.example,
@@ -304,7 +303,7 @@ async def _in_steps(systems: Systems, served: Served, question: Asked, wish: Wis
     )
     if answer.failure is not None:
         raise broken(answer.failure)
-    return _of_answer(answer, served.spec.labels, wish)
+    return answer
 
 
 def _request(served: Served, question: Asked, wish: Wish) -> Request:
