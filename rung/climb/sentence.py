@@ -64,7 +64,7 @@ def verdict(facts: Facts, kind: VerdictKind, comparison: Comparison | None, rows
         said = f"{head}; {rival.rung}'s {_score(rival)} {claim} ({_odds(shipped, comparison)}), "
         said += "so the lower rung is as good"
     said += _halted(facts) + _cheaper_to_run(facts) + _broken(facts) + _over_limits(facts) + "."
-    return said + _warned(facts)
+    return said + _useless(facts) + _warned(facts)
 
 
 def no_verdict(ladder: Sequence[Candidate], *, split: str, rows: int, min_rows: int) -> Decision:
@@ -165,6 +165,13 @@ def _broken(facts: Facts) -> str:
     """Say how many calls of the rung to ship broke: its score doesn't."""
     found = facts.shipped.measurement
     return f"; {found.failures:,} of its {found.failures + found.n:,} calls broke" if found.failures else ""
+
+
+def _useless(facts: Facts) -> str:
+    """Whoever ships what is never right should not have to see it in a figure."""
+    scorer = SCORERS[facts.best.measurement.metric]
+    right = not scorer.shares or not scorer.higher_is_better or facts.best.measurement.score > 0
+    return "" if right else " No answer of any rung scores above zero: none of them does this job yet."
 
 
 def _warned(facts: Facts) -> str:

@@ -128,6 +128,13 @@ def test_the_cheapest_with_the_highest_score_is_a_tie_until_it_is_clearly_best()
     assert "cheapest and clearly the best, next is sft's .500 (-30.0 points" in far.sentence
 
 
+def test_where_no_answer_is_right_the_verdict_says_so():
+    none, one = right(100), right(100, (0, 1))
+    assert "none of them does this job yet" in verdict(candidate(0, none), candidate(1, none)).sentence
+    assert "none of them does this job yet" in verdict(candidate(0, none)).sentence
+    assert "does this job" not in verdict(candidate(0, none), candidate(1, one)).sentence
+
+
 def test_one_rung_alone_is_shipped():
     found = verdict(candidate(0, right(60, (0, 30))))
     assert (found.kind, found.chosen, found.comparisons) == ("clear_winner", "head", ())
