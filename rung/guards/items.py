@@ -6,7 +6,6 @@ from functools import cache
 from pathlib import Path
 
 from rung.records import Json
-from rung.runs import digest_of
 
 ITEMS_FILE = Path(__file__).parent / "general.jsonl"
 PROSE_FILE = Path(__file__).parent / "prose.txt"
@@ -53,8 +52,3 @@ def prose() -> tuple[str, ...]:
     """Passages of prose, talk, verse, lists, tables and code: about 2,900 words."""
     text = PROSE_FILE.read_text(encoding="utf-8")
     return tuple(passage.strip("\n") for passage in text.split(_BETWEEN))
-
-
-def items_digest() -> str:
-    """sha256 of items and prose, in hex."""
-    return digest_of([ITEMS_FILE.read_text(encoding="utf-8"), PROSE_FILE.read_text(encoding="utf-8")])
