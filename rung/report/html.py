@@ -12,6 +12,7 @@ from rung.records import Climb, Finding
 from rung.report import notation, summary
 from rung.report.charts import quality_cost_svg
 from rung.report.curves import curve_svg
+from rung.report.plain import in_plain_words
 from rung.report.volume import charted, volume_cells, volume_svg, volumes
 from rung.runs import write_text
 from rung.scoring.notation import duration_text, gain_text, interval_text, percent_text, score_text
@@ -42,6 +43,7 @@ def _view(climb: Climb, run: Path) -> dict[str, Any]:
     measured = summary.measured(climb)
     return {
         "climb": climb,
+        "plain": in_plain_words(climb),
         "rows": summary.rows(climb),
         "several": summary.on_models(climb),
         "facts": summary.facts(climb),

@@ -27,6 +27,7 @@ from rung.guards import told
 from rung.records import Climb
 from rung.report import summary
 from rung.report.notation import clean, count_text, memory_text, metric_text, short
+from rung.report.plain import in_plain_words
 from rung.report.summary import Row
 from rung.report.volume import hosted_notes
 from rung.scoring.notation import duration_text
@@ -58,9 +59,8 @@ def show(climb: Climb, console: Console, run: Path | None = None) -> None:
     for line in _table(summary.rows(climb), width):
         console.print(line)
     console.print()
-    console.print(
-        Padding(Text(clean(climb.decision.sentence), style="bold"), (0, 0, 1, 0), expand=False), width=width
-    )
+    for said, style in ((climb.decision.sentence, "bold"), (in_plain_words(climb), "")):
+        console.print(Padding(Text(clean(said), style=style), (0, 0, 1, 0), expand=False), width=width)
     console.print(_notes(climb, run), width=width)
 
 

@@ -1,0 +1,155 @@
+"""The verdict in one sentence for whoever pays: does fine-tuning pay here, and why?"""
+
+from rung.climb.budget import TRAINED
+from rung.climb.names import rung_of
+from rung.climb.sentence import CLEARLY_CHEAPER, rounded
+from rung.records import Climb, Measurement, RungResult
+from rung.report.notation import clean
+from rung.report.summary import measured
+from rung.scoring.notation import duration_text, score_text
+from rung.scoring.scorers import SCORERS
+
+WAYS = {
+    "head": "a small classifier",
+    "prompt": "an instruction alone",
+    "few_shot": "an instruction with examples",
+    "retrieval": "looking up the documents",
+    "optimise": "a better instruction",
+    "workflow": "a second look at each answer",
+    "api": "a hosted model",
+}
+"""What the rungs that train no language model do, in words that need no glossary."""
+
+REASONS = {
+    "head": "the rows teach a classifier as much as they teach a language model",
+    "prompt": "the model can do it as it is, once it's told what is wanted",
+    "few_shot": "examples beside the request show it as well as training does",
+    "retrieval": "what the model lacks is facts, and these are found rather than learned",
+    "optimise": "the right instruction brings as much as training does",
+    "workflow": "looking at its own answer once more brings the model as much as training does",
+    "api": "a bigger model does better than a small one that was trained for it",
+}
+
+
+def in_plain_words(climb: Climb) -> str:
+    """Whether to fine-tune, with the scores that say so and the likely reason. Scores of one split alone."""
+    scored = {result.rung: result for result, _ in measured(climb)}
+    tuned = [result for name, result in scored.items() if rung_of(name) in TRAINED]
+    others = [result for name, result in scored.items() if rung_of(name) not in TRAINED]
+    chosen = scored.get(climb.decision.chosen or "")
+    if chosen is None:
+        return "Whether fine-tuning pays can't be told from these rows."
+    if not tuned:
+        return _untried(climb, chosen)
+    if climb.decision.kind == "undecided":
+        return _undecided(climb, chosen, scored)
+    if rung_of(chosen.rung) in TRAINED:
+        return _pays(chosen, others)
+    return _does_not(chosen, tuned)
+
+
+def _pays(chosen: RungResult, others: list[RungResult]) -> str:
+    made = f"training took {duration_text(chosen.build_s)}"
+    rivals = [one for one in others if not one.stopped] or others
+    if not rivals:
+        return f"Only fine-tuning was tried: it {_scores(_part(chosen))}; {made}."
+    best = _best(rivals)
+    ours, theirs = _same_split(chosen, best)
+    early = f", when it was stopped after {best.stopped.rows:,} rows" if best.stopped else ""
+    return (
+        f"Fine-tuning pays here: the tuned model {_scores(ours)}, {_way(best)}, the best without "
+        f"training, {_also(theirs)}{early}; {made}."
+    )
+
+
+def _does_not(chosen: RungResult, tuned: list[RungResult]) -> str:
+    inside = [one for one in tuned if not one.over_limits]
+    if not inside:
+        limits = "; ".join(tuned[0].over_limits)
+        return f"Fine-tuning is out: the tuned model is over the limits ({clean(limits)})."
+    whole = [one for one in inside if not one.stopped]
+    reason = REASONS.get(rung_of(chosen.rung), "")
+    because = f": {reason}" if reason else ""
+    if not whole:
+        return (
+            f"Fine-tuning doesn't pay here{because}. The tuned model was stopped early, when it could no "
+            f"longer beat {_way(chosen)}."
+        )
+    best = _best(whole)
+    ours, theirs = _same_split(chosen, best)
+    dearer = ""
+    if chosen.usd_per_1000 > 0 and best.usd_per_1000 > CLEARLY_CHEAPER * chosen.usd_per_1000:
+        dearer = f", at {_times(best.usd_per_1000 / chosen.usd_per_1000)} the price of an answer"
+    chance = ", no clear gain" if _sign(best) * (theirs.score - ours.score) > 0 else ""
+    return (
+        f"Fine-tuning doesn't pay here{because}. {_way(chosen, begins=True)} {_scores(ours)}, the "
+        f"tuned model {_also(theirs)}{chance}{dearer}."
+    )
+
+
+def _undecided(climb: Climb, chosen: RungResult, scored: dict[str, RungResult]) -> str:
+    best = scored.get(climb.decision.best or "")
+    more = rounded(climb.decision.rows_needed or 1)
+    if best is None or (rung_of(best.rung) in TRAINED) == (rung_of(chosen.rung) in TRAINED):
+        return f"Which way is best can't be told yet; about {more:,} more labelled rows would tell."
+    ours, theirs = _same_split(chosen, best)
+    return (
+        f"Whether fine-tuning pays can't be told yet: {_way(chosen)} {_scores(ours)}, {_way(best)} "
+        f"{_also(theirs)}, which may be chance; about {more:,} more labelled rows would tell."
+    )
+
+
+def _untried(climb: Climb, chosen: RungResult) -> str:
+    """No tuned model has a score."""
+    tried = [r for r in climb.results if rung_of(r.rung) == "sft"]
+    why = next((clean(r.skipped or r.failed or "") for r in tried), "")
+    said = f"{_way(chosen, begins=True)} {_scores(_part(chosen))}; whether fine-tuning would do better"
+    return f"{said} wasn't seen{f' ({why})' if why else ''}."
+
+
+def _part(result: RungResult) -> Measurement:
+    found = result.test or result.dev
+    assert found is not None, "measured rungs alone come here"
+    return found
+
+
+def _same_split(one: RungResult, other: RungResult) -> tuple[Measurement, Measurement]:
+    """Both on test where both were scored there, else both on dev."""
+    if one.test is not None and other.test is not None:
+        return one.test, other.test
+    assert one.dev is not None and other.dev is not None, "measured rungs alone come here"
+    return one.dev, other.dev
+
+
+def _best(results: list[RungResult]) -> RungResult:
+    return max(results, key=lambda one: _sign(one) * _part(one).score)
+
+
+def _sign(result: RungResult) -> int:
+    return 1 if SCORERS[_part(result).metric].higher_is_better else -1
+
+
+def _way(result: RungResult, *, begins: bool = False) -> str:
+    """The tuned model, or how a rung goes about it, with its name."""
+    rung = rung_of(result.rung)
+    text = "the tuned model" if rung in TRAINED else WAYS.get(rung, rung)
+    text = text if rung in TRAINED or text == rung else f"{text} ({result.rung})"
+    return text[0].upper() + text[1:] if begins else text
+
+
+def _scores(found: Measurement) -> str:
+    """What a rung scores, as so many right in a hundred where each answer is right or wrong."""
+    if SCORERS[found.metric].binary:
+        return f"is right on {100 * found.score:.0f} of 100 {found.split} rows"
+    return f"scores {score_text(found.score, found.metric)} on {found.split} rows"
+
+
+def _also(found: Measurement) -> str:
+    """The same where another rung's was just said."""
+    if SCORERS[found.metric].binary:
+        return f"on {100 * found.score:.0f}"
+    return score_text(found.score, found.metric)
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.0f} times" if ratio >= 10 else f"{ratio:.1f} times"

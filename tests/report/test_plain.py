@@ -1,0 +1,99 @@
+from dataclasses import replace
+
+import pytest
+from climb_fixture import measurement, one_rung_climb, stopped_climb, synthetic_climb
+
+from rung.climb.budget import TRAINED
+from rung.records import Stopped
+from rung.report.plain import REASONS, WAYS, in_plain_words
+from rung.rungs import LADDER
+
+
+def shipping(climb, rung, **changes):
+    return replace(climb, decision=replace(climb.decision, chosen=rung, **changes))
+
+
+def with_result(climb, rung, **changes):
+    found = tuple(replace(r, **changes) if r.rung == rung else r for r in climb.results)
+    return replace(climb, results=found)
+
+
+def test_every_rung_has_its_words_and_every_untrained_one_a_reason():
+    names = {rung.name for rung in LADDER}
+    assert WAYS.keys() | set(TRAINED) == names
+    assert REASONS.keys() == WAYS.keys()
+
+
+def test_a_tune_that_ships_pays_and_is_set_beside_the_best_way_without_training():
+    assert in_plain_words(synthetic_climb()) == (
+        "Fine-tuning pays here: the tuned model is right on 93 of 100 test rows, a small classifier (head), "
+        "the best without training, on 86; training took 24 m 12 s."
+    )
+
+
+def test_where_a_cheaper_rung_ships_the_tune_is_said_not_to_pay_and_why():
+    climb = shipping(
+        with_result(synthetic_climb(), "sft", test=measurement("sft", "test", 400, 0.85)), "head"
+    )
+    said = in_plain_words(climb)
+    assert said.startswith("Fine-tuning doesn't pay here: the rows teach a classifier as much as")
+    assert "A small classifier (head) is right on 86 of 100 test rows, the tuned model on 85, at" in said
+    assert "no clear gain" not in said
+
+
+def test_a_tune_that_scores_more_by_chance_is_said_to_be_no_clear_gain():
+    assert "the tuned model on 93, no clear gain, at" in in_plain_words(shipping(synthetic_climb(), "head"))
+
+
+def test_scores_of_test_and_dev_are_never_set_side_by_side():
+    climb = shipping(with_result(synthetic_climb(), "sft", test=None), "head")
+    assert in_plain_words(climb).count("100 dev rows, the tuned model on 94") == 1
+
+
+def test_a_tune_that_was_stopped_or_is_over_the_limits_says_so():
+    halted = Stopped(rows=64, of=400, rival="head", worse=True)
+    climb = shipping(with_result(synthetic_climb(), "sft", stopped=halted, test=None), "head")
+    assert "was stopped early, when it could no longer beat a small classifier (head)" in in_plain_words(
+        climb
+    )
+    out = shipping(with_result(synthetic_climb(), "sft", over_limits=("p95 9 ms is over 5 ms",)), "head")
+    assert in_plain_words(out) == (
+        "Fine-tuning is out: the tuned model is over the limits (p95 9 ms is over 5 ms)."
+    )
+
+
+def test_an_undecided_verdict_says_how_many_rows_would_tell():
+    climb = shipping(synthetic_climb(), "head", kind="undecided", best="sft", rows_needed=412)
+    said = in_plain_words(climb)
+    assert said.startswith(
+        "Whether fine-tuning pays can't be told yet: a small classifier (head) is right on 86"
+    )
+    assert said.endswith("which may be chance; about 420 more labelled rows would tell.")
+    neither = shipping(synthetic_climb(), "head", kind="undecided", best="few_shot", rows_needed=412)
+    assert in_plain_words(neither).startswith("Which way is best can't be told yet")
+
+
+def test_without_a_tune_or_a_verdict_nothing_is_claimed_of_fine_tuning():
+    climb = synthetic_climb()
+    untuned = shipping(replace(climb, results=climb.results[:3]), "head")
+    assert "whether fine-tuning would do better wasn't seen." in in_plain_words(untuned)
+    skipped = with_result(climb, "sft", dev=None, test=None, skipped="40 training rows; tuning needs 50")
+    assert "wasn't seen (40 training rows; tuning needs 50)" in in_plain_words(shipping(skipped, "head"))
+    assert in_plain_words(one_rung_climb()) == "Whether fine-tuning pays can't be told from these rows."
+
+
+@pytest.mark.parametrize("metric", ["mae", "rouge_l"])
+def test_a_score_that_isnt_a_share_of_right_answers_is_given_as_it_is(metric):
+    climb = synthetic_climb()
+    parts = {n: measurement(n, "test", 400, 0.5, metric=metric) for n in ("head", "sft")}
+    for name, found in parts.items():
+        climb = with_result(climb, name, test=found, dev=found)
+    pair = tuple(r for r in climb.results if r.rung in parts)
+    said = in_plain_words(replace(climb, results=pair, metric=metric))
+    assert "of 100" not in said and said.count("scores") == 1
+
+
+def test_a_stopped_rival_is_named_with_the_rows_it_was_stopped_at():
+    climb = stopped_climb()
+    only = tuple(r for r in climb.results if r.rung in ("few_shot", "sft"))
+    assert "when it was stopped after 64 rows" in in_plain_words(replace(climb, results=only))
