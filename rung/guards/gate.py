@@ -9,6 +9,11 @@ from rung.records import Measurement
 from rung.rungs.base import Context
 from rung.system import System
 
+LABELS_ALONE = (
+    "as it is served it gives labels alone, so that matters where its weights are merged or other requests "
+    "reach its adapter"
+)
+
 
 def guards(context: Context, system: System, dev: Measurement, *, forget: bool) -> Guards:
     """Look at a System beside its dev score, which is of all dev rows, until `context.deadline`.
@@ -26,7 +31,8 @@ def guards(context: Context, system: System, dev: Measurement, *, forget: bool) 
     if again is not None and again.memorised:
         warnings.append(f"{again.share:.0%} of its dev answers are near-copies of training outputs")
     if gate is not None and gate.verdict == "block":
-        warnings.append(f"it forgot: it {'; it '.join(gate.reasons)}")
+        only = f"; {LABELS_ALONE}" if system.spec.kind == "label" else ""
+        warnings.append(f"it forgot: it {'; it '.join(gate.reasons)}{only}")
     return Guards(forgetting=gate, overfit=fit, collapse=same, copied=again, warnings=tuple(warnings))
 
 

@@ -14,7 +14,7 @@ from rung.evaluate import measure
 from rung.guarded import Forgetting
 from rung.guards import forgetting as gate
 from rung.guards.fit import collapse, gap, overfit
-from rung.guards.gate import guards
+from rung.guards.gate import LABELS_ALONE, guards
 from rung.guards.items import general_items
 from rung.models.weights import dequantised
 from rung.records import Answer, Example, Interval, Measurement, Prediction, RungResult, Stopped
@@ -183,7 +183,8 @@ def test_a_tune_that_forgot_is_warned_of_and_is_out_where_the_task_wants_that(co
     by = Guarding(deadline=time.monotonic() + 300, forget=True, limit=limit)
     found = guarded(result_of(dev), system, context, by)
     assert found.guards.forgetting.verdict == "block"
-    assert any("it forgot: it" in warning for warning in found.guards.warnings)
+    (warning,) = (w for w in found.guards.warnings if "it forgot: it" in w)
+    assert warning.endswith(LABELS_ALONE) == (context.kind == "label")
     assert len(found.over_limits) == out
     stopped = replace(result_of(dev), stopped=Stopped(rows=1, of=2, rival="head", worse=True))
     assert guarded(stopped, system, context, by) is stopped
