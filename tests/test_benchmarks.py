@@ -12,6 +12,7 @@ SCRIPTS = (
     "check_rows",
     "check_sets",
     "clients",
+    "climb_ladder",
     "climb_sets",
     "decision_simulated",
     "evaluate_vs_llamacpp",

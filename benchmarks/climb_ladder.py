@@ -1,0 +1,182 @@
+"""Climb public sets as tasks, each with the rungs that should matter there, and print each table as Markdown.
+
+    python benchmarks/climb_ladder.py ../shared/data --sets xquad_en wikisql_partial_header --budget 20m
+
+A set is a folder with train.jsonl and test.jsonl; its task is made here: what an answer is, the metric, the
+documents, which fields of a row are shown. Rows are drawn with a fixed seed where a set has more than are
+named. A climb that is complete is only read again.
+"""
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from climb_sets import show
+
+from rung.climb.climb import load_climb
+from rung.climb.machine import describe_machine, versions
+
+Line = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Set:
+    """A public set as a task: the text of task.yaml after `data`, its rungs, and how many rows are taken."""
+
+    task: str
+    rungs: str
+    train: int | None = None
+    test: int | None = None
+    row: Callable[[Line], Line] = lambda row: {k: row[k] for k in ("input", "output", "context") if k in row}
+    data: str = ""
+    options: tuple[str, ...] = ()
+
+
+def without_context(row: Line) -> Line:
+    """The question alone: its passage has to be found."""
+    return {"input": row["input"], "output": row["output"]}
+
+
+def preferred(row: Line) -> Line:
+    """An expert's reply before the one that was given."""
+    meta = row["meta"]
+    return {
+        "prompt": row["input"],
+        "chosen": row["output"],
+        "rejected": meta["original_tutor_response"],
+        "group": str(meta["c_id"]),
+    }
+
+
+def last_number(row: Line) -> Line:
+    """The sum's result, after its steps."""
+    return {"input": row["input"], "output": float(row["meta"]["answer"].replace(",", ""))}
+
+
+SETS = {
+    "glue_sst2": Set(
+        task="about: Tell whether a sentence of a film review is positive or negative.\n",
+        rungs="head,prompt,few_shot,sft",
+    ),
+    "glue_stsb": Set(
+        task="about: Say how alike in meaning two sentences are, from 0 (nothing in common) to 5 (the same)."
+        "\noutput: {kind: number}\n",
+        rungs="head,prompt,few_shot,sft",
+        train=3000,
+        test=500,
+    ),
+    "viggo_parse": Set(
+        task="about: Write the meaning of a sentence about a video game as a dialogue act with attributes.\n"
+        "output: {kind: text}\nmetric: exact\n",
+        rungs="prompt,few_shot,sft",
+        test=400,
+    ),
+    "xquad_en": Set(
+        task="about: Answer the question with the few words that say it, as short as can be.\n"
+        "output: {kind: text}\nmetric: rouge_l\n",
+        rungs="prompt,few_shot,retrieval,sft",
+        test=300,
+        row=without_context,
+        data=", documents: documents.jsonl",
+    ),
+    "sroie_receipts": Set(
+        task="about: Read company, date, address and total off a receipt.\noutput: {kind: json}\n",
+        rungs="prompt,few_shot,workflow,sft",
+    ),
+    "wikisql_partial_header": Set(
+        task="about: Write the question as one SQLite query on the table whose columns are given.\n"
+        "output: {kind: sql}\nmetric: execution\n",
+        rungs="prompt,few_shot,sft",
+        train=4000,
+        test=400,
+    ),
+    "bfcl_v4_single_turn": Set(
+        task="about: Call the functions that answer the request, with the arguments that it gives; no call "
+        "where none of them can.\n",
+        rungs="prompt,sft",
+        test=400,
+    ),
+    "shakespeare_style": Set(
+        task="about: Say the sentence as a character in a play by Shakespeare would.\noutput: {kind: text}\n"
+        "metric: style\n",
+        rungs="prompt,few_shot,sft",
+        train=3000,
+        test=400,
+        row=without_context,
+    ),
+    "bridge_tutor_reply": Set(
+        task="about: Reply to the student as an expert tutor would.\noutput: {kind: text}\nmetric: rouge_l\n",
+        rungs="prompt,few_shot,sft,preference",
+        row=preferred,
+        data=", format: preference",
+        options=("--accept", "preferences"),
+    ),
+    "gsm8k": Set(
+        task="about: Solve the sum and give its result as a number.\noutput: {kind: number}\nmetric: exact\n",
+        rungs="prompt,few_shot,workflow,sft",
+        train=3000,
+        test=300,
+        row=last_number,
+    ),
+}
+
+
+def main() -> None:
+    """Make the tasks, and climb them one after the other, each in a process of its own."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--sets", nargs="+", required=True, choices=SETS, metavar="SET")
+    parser.add_argument("--budget", default="20m")
+    parser.add_argument("--models", default="smollm2-135m")
+    parser.add_argument("--rungs", help="instead of the set's own")
+    parser.add_argument("--out", type=Path, default=Path("runs/ladder"))
+    given = parser.parse_args()
+    print(describe_machine())
+    print(", ".join(f"{name} {number}" for name, number in versions()))
+    for name in given.sets:
+        run, start = given.out / name, time.monotonic()
+        chosen = SETS[name]
+        made(chosen, given.folder / name, run / "task")
+        subprocess.run(
+            [
+                *(sys.executable, "-m", "rung", "climb", run / "task"),
+                *("--budget", given.budget, "--out", run / "run", "--models", given.models),
+                *("--rungs", given.rungs or chosen.rungs, *chosen.options),
+            ],
+            check=True,
+            stdout=subprocess.DEVNULL if not os.environ.get("RUNG_SHOW") else None,
+        )
+        show(name, load_climb(run / "run"), time.monotonic() - start)
+
+
+def made(chosen: Set, source: Path, folder: Path) -> None:
+    """A task folder of the set's rows."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, count in (("train", chosen.train), ("test", chosen.test)):
+        rows = [json.loads(line) for line in (source / f"{part}.jsonl").read_text("utf-8").splitlines()]
+        if count is not None and count < len(rows):
+            rows = random.Random(0).sample(rows, count)
+        written(folder / f"{part}.jsonl", [chosen.row(row) for row in rows])
+    if "documents" in chosen.data:
+        pages = [json.loads(line) for line in (source / "documents.jsonl").read_text("utf-8").splitlines()]
+        named = [{"id": p["doc_id"], "title": p["title"], "text": p["text"]} for p in pages]
+        written(folder / "documents.jsonl", named)
+    data = f"data: {{train: train.jsonl, test: test.jsonl{chosen.data}}}"
+    (folder / "task.yaml").write_text(f"name: {source.name}\n{data}\n{chosen.task}", encoding="utf-8")
+
+
+def written(path: Path, rows: list[Line]) -> None:
+    """Rows as JSONL."""
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
