@@ -6,6 +6,7 @@ is the policy before the first step. Preference and reinforcement have the formu
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Literal
 
 import torch
@@ -50,9 +51,17 @@ def completion_loss(
     return -logprobs.mean() if weights is None else -(logprobs * weights).sum()
 
 
-def token_logprobs(hidden: torch.Tensor, head: torch.nn.Linear, targets: torch.Tensor) -> torch.Tensor:
-    """Log-probability [targets] of each target after the states [targets, width], the head being frozen."""
-    return _FrozenHeadLogprobs.apply(hidden, head.weight, head.bias, targets)  # type: ignore[return-value]
+def token_logprobs(
+    hidden: torch.Tensor, head: torch.nn.Linear, targets: torch.Tensor, allowed: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Log-probability [targets] of each target after the states [targets, width], the head being frozen.
+
+    With `allowed`, bits of bytes [targets, vocabulary / 8] with the lowest first, that among these tokens:
+    where one alone was allowed it's 0, and so is its gradient.
+    """
+    return _FrozenHeadLogprobs.apply(  # type: ignore[return-value]
+        hidden, head.weight, head.bias, targets, allowed
+    )
 
 
 def dpo_loss(
@@ -168,12 +177,16 @@ class _FrozenHeadLogprobs(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, hidden, weight, bias, targets):
+    def forward(ctx, hidden, weight, bias, targets, allowed):
         found, gradients = [], []
-        parts = (t.split(_rows_at_once(weight)) for t in (hidden, targets))
-        for states, wanted in zip(*parts, strict=True):
+        size = _rows_at_once(weight)
+        parts = zip(hidden.split(size), targets.split(size), strict=True)
+        masks = repeat(None) if allowed is None else allowed.split(size)
+        for (states, wanted), bits in zip(parts, masks, strict=False):
             logits = functional.linear(states, weight, bias)
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            if bits is not None:
+                logits.masked_fill_(~_unpacked(bits, logits.shape[1]), -torch.inf)
             sums = logits.logsumexp(-1, keepdim=True)
             found.append((logits.gather(1, wanted[:, None]) - sums)[:, 0])
             if ctx.needs_input_grad[0]:
@@ -188,7 +201,13 @@ class _FrozenHeadLogprobs(torch.autograd.Function):
     def backward(ctx, *grads):
         (gradient,) = ctx.saved_tensors
         # Weighed in the finer type of the two: a share of a batch isn't rounded to the states' own.
-        return (gradient * grads[0][:, None]).to(gradient.dtype), None, None, None
+        return (gradient * grads[0][:, None]).to(gradient.dtype), None, None, None, None
+
+
+def _unpacked(bits: torch.Tensor, width: int) -> torch.Tensor:
+    """Truths [rows, width] of bytes [rows, width / 8], the lowest bit first."""
+    places = torch.arange(8, dtype=torch.uint8, device=bits.device)
+    return (bits[:, :, None] >> places & 1).flatten(1)[:, :width].bool()
 
 
 def _rows_at_once(weight: torch.Tensor) -> int:

@@ -1,0 +1,256 @@
+"""A course of reinforcement: the gate, as many steps as time allows, and what dev says on the way."""
+
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+
+from rung.errors import TrainingError
+from rung.records import Example
+from rung.rungs.base import Context, Outlook
+from rung.rungs.following import Outcome, kept_best
+from rung.rungs.gate import Gate, gate
+from rung.rungs.rollouts import GROUP, Prompts, drawn_groups, lesson_of, prompts_to_draw, red_flag, yield_of
+from rung.rungs.sft import RESERVE_USED
+from rung.rungs.tune import BEST_FOLDER, Arm, Lesson, Plan, Tune
+from rung.rungs.tuning import CLOSING_ROWS, FEWEST_SCORED, SCORING_SHARE, USED_SHARE, answer_s
+from rung.scoring.notation import percent_text, score_text
+from rung.system import System
+from rung.training.onpolicy import Drawn, Rewarded
+
+RATE = 1e-5
+"""A's; B's is `B_RATE` times as high."""
+PROMPTS = 8
+"""In a step, with GROUP answers each."""
+MOST_STEPS, FEWEST_STEPS = 300, 10
+MOST_PASSES = 10
+WARMUP = 3
+PROBE_STEPS = 3
+LOOKS = 4
+DECAY_SHARE = 0.5
+PATIENCE = 2
+"""Scores in a row under the start's, after which it's no use to go on."""
+SHOWN_STEPS = 10
+"""At the beginning and at the end, over which what was drawn is told."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """So many steps, `probed` of them done to time them, and by which dev rows they are scored how often."""
+
+    steps: int
+    probed: int
+    rows: Sequence[Example]
+    tuning_s: float
+    closing_s: float
+
+    @property
+    def stops(self) -> list[int]:
+        """The steps after which dev is scored, the last one among them."""
+        even = {-(-self.steps * turn // LOOKS) for turn in range(1, LOOKS + 1)}
+        return sorted(step for step in even if step >= self.probed)
+
+    @property
+    def refusal(self) -> str | None:
+        """Why it's no use to begin; None where it is."""
+        if self.steps >= FEWEST_STEPS:
+            return None
+        return (
+            f"{self.steps} steps fit the time that is left, and fewer than {FEWEST_STEPS} teach next to "
+            "nothing; raise --budget"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Begun:
+    """A course that is ready for its first step, or for the next one; none where the gate refused it."""
+
+    state: Tune
+    given: Prompts
+    arm: Arm
+    gate: Gate
+    course: Course | None
+
+    @property
+    def refusal(self) -> str | None:
+        return self.gate.refusal if self.course is None else self.course.refusal
+
+
+def reinforce(context: Context, start: System, plan: Plan) -> Outcome:
+    """Go on from a tuned System by reward; the best step on dev is kept, the start being one of them.
+
+    Raises TrainingError where the gate or the time say that it's no use.
+    """
+    with _begun(context, start, plan) as tune:
+        if tune.refusal is not None or tune.course is None:
+            raise TrainingError(str(tune.refusal))
+        return _reinforce(tune, tune.course)
+
+
+def foresee(context: Context, start: System, plan: Plan) -> Outlook:
+    """What `reinforce` will take from then on, with a last pass over dev, or why it's no use."""
+    with _begun(context, start, plan) as tune:
+        if tune.refusal is not None or tune.course is None:
+            return Outlook(seconds=0.0, low_s=0.0, high_s=0.0, least_s=0.0, refusal=tune.refusal)
+        closing_s = tune.course.closing_s
+        seconds = tune.course.tuning_s + closing_s + RESERVE_USED * plan.reserve_s
+        return Outlook(seconds=seconds, low_s=seconds, high_s=seconds, least_s=closing_s)
+
+
+@contextmanager
+def _begun(context: Context, start: System, plan: Plan) -> Iterator[_Begun]:
+    """The gate and the course, settled once and kept in the journal."""
+    form = start.spec.answer.form
+    given = prompts_to_draw(context, start.spec)
+    lesson = Lesson(
+        name="reinforce",
+        items={form: given.rows},
+        left_out=given.left_out,
+        batch=PROMPTS,
+        warmup=WARMUP,
+        start=start.adapter,
+        start_digest=start.digest,
+    )
+    arm = Arm(form=form, rate=RATE)
+    with Tune(context, {form: start.spec}, plan, lesson) as state:
+        state.objective = Rewarded(lambda batch, step: _draw(state, arm, given, batch, step))
+        found = gate(state, arm, given)
+        course = _course(state, arm) if found.refusal is None else None
+        yield _Begun(state=state, given=given, arm=arm, gate=found, course=course)
+
+
+def _draw(state: Tune, arm: Arm, given: Prompts, batch: Sequence[int], step: int) -> tuple[list[Drawn], str]:
+    """The answers of a step, and what they were like in a few words; the figures go to the journal.
+
+    Raises TrainingError where they, with those of the steps before, say that it's no use to go on.
+    """
+    groups = drawn_groups(state, given, batch, f"step {step}")
+    known = state.find(kind="rollout", arm=arm.name, step=step)
+    if known is None:
+        known = state.note({"kind": "rollout", "arm": arm.name, "step": step, **asdict(yield_of(groups))})
+    if flag := red_flag([r for r in _rollouts(state, arm) if r["step"] <= step]):
+        raise TrainingError(flag)
+    said = f"reward {known['reward']:.3f} · {percent_text(known['mixed'])} of groups mixed"
+    return lesson_of(state, groups), said
+
+
+def _rollouts(state: Tune, arm: Arm) -> list[dict]:
+    return [r for r in state.records if r["kind"] == "rollout" and r["arm"] == arm.name]
+
+
+def _course(state: Tune, arm: Arm) -> Course:
+    """How many steps fit the time, from the speed of a few of them and of a few answers.
+
+    The start is scored first: the steps that are timed are those of the course.
+    """
+    context = state.context
+    looks = state.find(kind="looks")
+    if looks is None:
+        row_s = answer_s(state, arm)
+        closing_s = (len(context.dev) + CLOSING_ROWS) * row_s
+        scoring_s = SCORING_SHARE * (context.seconds_left - state.plan.reserve_s - closing_s)
+        rows = min(len(context.dev), max(FEWEST_SCORED, int(scoring_s / (LOOKS + 1) / row_s)))
+        looks = state.note({"kind": "looks", "row_s": row_s, "closing_s": closing_s, "rows": rows})
+    state.score(arm, 0, context.dev[: looks["rows"]])
+    known = state.find(kind="course")
+    if known is None:
+        probed = state.trainer(arm).step + PROBE_STEPS
+        ticks = state.run(arm, probed)
+        step_s = statistics.median(PROMPTS / tick.rows_per_s for tick in ticks)
+        scoring_s = LOOKS * looks["rows"] * looks["row_s"]
+        left_s = USED_SHARE * (context.seconds_left - state.plan.reserve_s - looks["closing_s"])
+        most = min(MOST_STEPS, MOST_PASSES * state.trainer(arm).steps_per_epoch)
+        steps = min(most, probed + max(0, int((left_s - scoring_s) / step_s)))
+        tuning_s = (steps - probed) * step_s + scoring_s
+        course = {"steps": steps, "probed": probed, "tuning_s": tuning_s}
+        known = state.note({"kind": "course", **course, "pace": asdict(state.pace)})
+    return Course(
+        steps=known["steps"],
+        probed=known["probed"],
+        rows=context.dev[: looks["rows"]],
+        tuning_s=known["tuning_s"],
+        closing_s=looks["closing_s"],
+    )
+
+
+def _reinforce(tune: _Begun, course: Course) -> Outcome:
+    state, arm = tune.state, tune.arm
+    notes = [tune.gate.said]
+    if tune.given.left_out:
+        notes.append(f"{tune.given.left_out} rows that don't fit the model were left out of training")
+    if len(course.rows) < len(state.context.dev):
+        notes.append(f"scored on {len(course.rows)} of {len(state.context.dev)} dev rows on the way")
+    start = state.score(arm, 0, course.rows)
+    best, trials = kept_best(state, start, _stretches(tune, course, start, notes))
+    last = [r for r in state.records if r["kind"] == "score"][-1]
+    rollouts = _rollouts(state, arm)
+    notes.append(_drawn_note(rollouts))
+    if len(trials) > 1:
+        notes.append(_score_note(state, start, last if best is start else best))
+    what = f"GRPO, {arm.name}, {best['step']} steps of {PROMPTS} × {GROUP} answers from sft's adapter on"
+    return Outcome(
+        adapter=None if best is start else state.plan.folder / BEST_FOLDER,
+        what="sft's adapter as it was: no step was better on dev" if best is start else what,
+        passes=len(rollouts) * PROMPTS / len(tune.given.rows),
+        trials=tuple(trials),
+        notes=tuple(notes),
+    )
+
+
+def _stretches(tune: _Begun, course: Course, start: dict, notes: list[str]) -> Iterator[tuple[Arm, dict]]:
+    """Train from stop to stop; the record of the score at each. Ends early where it's no use to go on."""
+    state, arm, worse = tune.state, tune.arm, 0
+    for stop in course.stops:
+        if _late(state, arm, stop, course):
+            notes.append(f"ended before step {stop}, for want of time")
+            return
+        try:
+            state.run(arm, stop, decay=(int(course.steps * (1 - DECAY_SHARE)), course.steps))
+        except TrainingError as error:
+            notes.append(f"ended early: {error}")
+            return
+        found = state.score(arm, stop, course.rows)
+        yield arm, found
+        worse = worse + 1 if found["value"] < start["value"] else 0
+        if worse == PATIENCE and stop < course.steps:
+            notes.append(
+                f"stopped after {stop} steps: dev was worse than at the start {PATIENCE} times in a row"
+            )
+            return
+
+
+def _late(state: Tune, arm: Arm, stop: int, course: Course) -> bool:
+    """Whether nothing but the last pass over dev fits the time when a stretch is due; settled once."""
+    known = state.find(kind="late", arm=arm.name, step=stop)
+    if known is None:
+        left_s = state.context.seconds_left - state.plan.reserve_s - course.closing_s
+        known = state.note({"kind": "late", "arm": arm.name, "step": stop, "late": left_s < 0})
+    return known["late"]
+
+
+def _drawn_note(steps: Sequence[dict]) -> str:
+    """What answers earned at the beginning and at the end, and what they were like."""
+    first, last = steps[:SHOWN_STEPS], steps[-SHOWN_STEPS:]
+
+    def then(name: str, text: Callable[[float], str]) -> str:
+        ends = [text(statistics.fmean(one[name] for one in part)) for part in (first, last)]
+        return f"{ends[0]}, then {ends[1]}"
+
+    return (
+        f"over the first and the last {len(first)} of {len(steps)} steps: mean reward "
+        f"{then('reward', '{:.3f}'.format)}; groups with unlike rewards {then('mixed', percent_text)}; "
+        f"tokens an answer {then('tokens', '{:.1f}'.format)}; cut off {then('cut', percent_text)}"
+    )
+
+
+def _score_note(state: Tune, start: dict, shown: dict) -> str:
+    """The metric, which reads an answer kindly, beside how many are word for word those of the rows."""
+    metric = state.context.bench.metric
+    scores, word_for_word = (
+        [score_text(one["score"], metric) for one in (start, shown)],
+        [percent_text(one["verbatim"]) for one in (start, shown)],
+    )
+    return (
+        f"dev {metric} {scores[0]} at the start and {scores[1]} after {shown['step']} steps; word for word as "
+        f"the row {word_for_word[0]} and {word_for_word[1]}: where that alone rose the form was learned"
+    )
