@@ -246,11 +246,9 @@ def _drawn_note(steps: Sequence[dict]) -> str:
 def _score_note(state: Tune, start: dict, shown: dict) -> str:
     """The metric, which reads an answer kindly, beside how many are word for word those of the rows."""
     metric = state.context.bench.metric
-    scores, word_for_word = (
-        [score_text(one["score"], metric) for one in (start, shown)],
-        [percent_text(one["verbatim"]) for one in (start, shown)],
-    )
+    scores = [score_text(one["score"], metric) for one in (start, shown)]
+    same = [percent_text(one["verbatim"]) for one in (start, shown)]
     return (
-        f"dev {metric} {scores[0]} at the start and {scores[1]} after {shown['step']} steps; word for word as "
-        f"the row {word_for_word[0]} and {word_for_word[1]}: where that alone rose the form was learned"
+        f"dev {metric} {scores[0]} at the start and {scores[1]} after {shown['step']} steps; word for word "
+        f"as the row {same[0]} and {same[1]}: where that alone rose the form was learned"
     )
