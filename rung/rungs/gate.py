@@ -45,6 +45,8 @@ class Gate:
                 f"{GROUP} answers to {self.prompts} prompts took {duration_text(self.asked_s)}, and "
                 f"{FEWEST_PROMPTS} are needed to tell whether reward can teach anything; raise --budget"
             )
+        if self.prompts < FEWEST_PROMPTS:
+            return f"{self.prompts} training prompts can be answered; at least {FEWEST_PROMPTS} are needed"
         if self.reward < LEAST_REWARD:
             why = (
                 f"under {LEAST_REWARD:g} right answers are too rare to learn from; sft needs more rows first"

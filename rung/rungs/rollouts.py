@@ -141,11 +141,12 @@ def red_flag(steps: Sequence[dict]) -> str | None:
 
 
 def lesson_of(state: Tune, groups: Sequence[Group]) -> list[Drawn]:
-    """The answers that teach anything: of groups with unlike rewards, each that was drawn to its end, once.
+    """The answers that teach anything: those of groups with unlike rewards, each once.
 
-    The others' rewards count in their group's mean. An answer that the limit cut off isn't learned from
-    (DAPO's overlong filtering): what it would have earned isn't known, and what closes it the model never
-    chose.
+    Of an answer that the limit cut off the tokens that were drawn are learned from, and not those that closed
+    it: the limit is the System's own, so what is rewarded is what it would have answered. DAPO leaves such
+    answers out. Where that was tried on numbers of three tokens, being cut off cost a wrong answer nothing:
+    in 20 steps the share that was rose from 4 to 43 %, and from 3 to 2 % as it is done here.
     """
     found = []
     for group in groups:
@@ -153,8 +154,7 @@ def lesson_of(state: Tune, groups: Sequence[Group]) -> list[Drawn]:
             continue
         gains = zip(group.completions, gains_of(group.rewards), strict=True)
         # What was drawn several times earns the same each time, so it's read once.
-        ended = [(one.drawn, gain) for one, gain in gains if not one.truncated]
-        counts = Counter(ended)
+        counts = Counter((one.drawn, gain) for one, gain in gains)
         for (tokens, gain), count in counts.items():
             allowed = state.engine.let_through(group.requests[0], tokens)
             row = Row(prompt=group.requests[0].prompt, answer=tokens)
