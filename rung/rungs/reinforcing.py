@@ -25,10 +25,13 @@ PROMPTS = 8
 MOST_STEPS, FEWEST_STEPS = 300, 10
 MOST_PASSES = 10
 WARMUP = 3
-PROBE_STEPS = 3
-LOOKS = 4
+PROBE_STEPS = 2
+"""They come before the first score of a course, however short it is."""
+LEARNING_TIMES = 3.0
+"""A step takes about so many times as long as drawing its answers alone."""
+LOOKS = 6
 DECAY_SHARE = 0.5
-PATIENCE = 2
+PATIENCE = 3
 """Scores in a row under the start's, after which it's no use to go on."""
 SHOWN_STEPS = 10
 """At the beginning and at the end, over which what was drawn is told."""
@@ -36,10 +39,9 @@ SHOWN_STEPS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Course:
-    """So many steps, `probed` of them done to time them, and by which dev rows they are scored how often."""
+    """So many steps, and the dev rows by which they are scored on the way."""
 
     steps: int
-    probed: int
     rows: Sequence[Example]
     tuning_s: float
     closing_s: float
@@ -47,8 +49,7 @@ class Course:
     @property
     def stops(self) -> list[int]:
         """The steps after which dev is scored, the last one among them."""
-        even = {-(-self.steps * turn // LOOKS) for turn in range(1, LOOKS + 1)}
-        return sorted(step for step in even if step >= self.probed)
+        return sorted({-(-self.steps * turn // LOOKS) for turn in range(1, LOOKS + 1)})
 
     @property
     def refusal(self) -> str | None:
@@ -115,7 +116,7 @@ def _begun(context: Context, start: System, plan: Plan) -> Iterator[_Begun]:
     with Tune(context, {form: start.spec}, plan, lesson) as state:
         state.objective = Rewarded(lambda batch, step: _draw(state, arm, given, batch, step))
         found = gate(state, arm, given)
-        course = _course(state, arm) if found.refusal is None else None
+        course = _course(state, arm, found) if found.refusal is None else None
         yield _Begun(state=state, given=given, arm=arm, gate=found, course=course)
 
 
@@ -138,7 +139,7 @@ def _rollouts(state: Tune, arm: Arm) -> list[dict]:
     return [r for r in state.records if r["kind"] == "rollout" and r["arm"] == arm.name]
 
 
-def _course(state: Tune, arm: Arm) -> Course:
+def _course(state: Tune, arm: Arm, found: Gate) -> Course:
     """How many steps fit the time, from the speed of a few of them and of a few answers.
 
     The start is scored first: the steps that are timed are those of the course.
@@ -154,23 +155,31 @@ def _course(state: Tune, arm: Arm) -> Course:
     state.score(arm, 0, context.dev[: looks["rows"]])
     known = state.find(kind="course")
     if known is None:
-        probed = state.trainer(arm).step + PROBE_STEPS
-        ticks = state.run(arm, probed)
-        step_s = statistics.median(PROMPTS / tick.rows_per_s for tick in ticks)
+        step_s = _step_s(state, arm, found)
         scoring_s = LOOKS * looks["rows"] * looks["row_s"]
         left_s = USED_SHARE * (context.seconds_left - state.plan.reserve_s - looks["closing_s"])
         most = min(MOST_STEPS, MOST_PASSES * state.trainer(arm).steps_per_epoch)
-        steps = min(most, probed + max(0, int((left_s - scoring_s) / step_s)))
-        tuning_s = (steps - probed) * step_s + scoring_s
-        course = {"steps": steps, "probed": probed, "tuning_s": tuning_s}
-        known = state.note({"kind": "course", **course, "pace": asdict(state.pace)})
+        steps = min(most, PROBE_STEPS + max(0, int((left_s - scoring_s) / step_s)))
+        tuning_s = (steps - PROBE_STEPS) * step_s + scoring_s
+        known = state.note(
+            {"kind": "course", "steps": steps, "tuning_s": tuning_s, "pace": asdict(state.pace)}
+        )
     return Course(
         steps=known["steps"],
-        probed=known["probed"],
         rows=context.dev[: looks["rows"]],
         tuning_s=known["tuning_s"],
         closing_s=looks["closing_s"],
     )
+
+
+def _step_s(state: Tune, arm: Arm, found: Gate) -> float:
+    """Seconds that a step takes, drawing and learning, by the first ones."""
+    for step in range(PROBE_STEPS):
+        for tick in state.run(arm, step + 1):
+            state.note({"kind": "probe", "step": tick.step, "seconds": PROMPTS / tick.rows_per_s})
+    seconds = [record["seconds"] for record in state.records if record["kind"] == "probe"]
+    # None where the program was killed between each of these steps and its line.
+    return statistics.median(seconds) if seconds else LEARNING_TIMES * PROMPTS * found.asked_s / found.prompts
 
 
 def _reinforce(tune: _Begun, course: Course) -> Outcome:

@@ -14,7 +14,7 @@ from rung.errors import TrainingError
 from rung.records import Answer, Example
 from rung.rungs import gate as gates
 from rung.rungs.gate import Gate, gate
-from rung.rungs.reinforcing import LOOKS, RATE, Course, _Begun, _reinforce
+from rung.rungs.reinforcing import FEWEST_STEPS, LOOKS, PROBE_STEPS, RATE, Course, _Begun, _reinforce
 from rung.rungs.rewards import CHECKED, no_reward, reward
 from rung.rungs.rollouts import (
     EVEN_STEPS,
@@ -30,7 +30,7 @@ from rung.rungs.tune import BEST_FOLDER, Arm, Plan
 from rung.scoring.scorers import SCORERS
 from rung.training.batches import Row
 
-STEPS = 40
+STEPS = 60
 DEV = list(range(40))
 ARM = Arm(form="free", rate=RATE)
 GATE = Gate(prompts=100, reward=0.4, mixed=0.5, tokens=9.0, asked_s=1.0)
@@ -86,34 +86,34 @@ class Learner:
 
 
 def reinforced(learner: Learner, rows=DEV):
-    course = Course(steps=STEPS, probed=3, rows=rows, tuning_s=1.0, closing_s=1.0)
+    course = Course(steps=STEPS, rows=rows, tuning_s=1.0, closing_s=1.0)
     given = Prompts(spec=SPEC, examples=[], rows=[Row(prompt=(1,), answer=(2,))] * 80, left_out=0)
     begun: Any = _Begun(state=learner, given=given, arm=ARM, gate=GATE, course=course)  # type: ignore[arg-type]
     return _reinforce(begun, course)
 
 
 def test_the_start_is_kept_where_no_step_is_better_a_tie_included():
-    learner = Learner(values={step: 0.5 for step in (10, 20, 30, 40)})
+    learner = Learner(values={step: 0.5 for step in (10, 20, 30, 40, 50, 60)})
     outcome = reinforced(learner)
     assert outcome.adapter is None and not learner.kept
-    assert learner.scored == [0, 10, 20, 30, 40]
+    assert learner.scored == [0, 10, 20, 30, 40, 50, 60]
     assert outcome.what == "sft's adapter as it was: no step was better on dev"
     assert outcome.passes == STEPS * 8 / 80
 
 
-@pytest.mark.parametrize("best", [10, 20, 30, 40])
+@pytest.mark.parametrize("best", [10, 20, 30, 60])
 def test_the_best_step_is_kept_and_told(best):
-    learner = Learner(values={10: 0.5, 20: 0.55, 30: 0.5, 40: 0.5} | {best: 0.6})
+    learner = Learner(values=dict.fromkeys(range(10, 70, 10), 0.5) | {20: 0.55} | {best: 0.6})
     outcome = reinforced(learner)
     assert outcome.adapter == Path("nowhere") / BEST_FOLDER
     assert learner.kept[-1] == best
     assert f"{ARM.name}, {best} steps of 8 × 8 answers from sft's adapter on" in outcome.what
     assert any(f"dev exact .500 at the start and .600 after {best} steps" in note for note in outcome.notes)
     assert any("word for word as the row 25 % and 30 %" in note for note in outcome.notes)
-    assert learner.decays == {(20, 40)}
+    assert learner.decays == {(30, 60)}
 
 
-@given(st.dictionaries(st.sampled_from([10, 20, 30, 40]), st.floats(0, 1)))
+@given(st.dictionaries(st.sampled_from([10, 20, 30, 40, 50, 60]), st.floats(0, 1)))
 def test_whatever_the_scores_what_is_kept_is_better_than_the_start_and_all_others(values):
     learner = Learner(values=values)
     outcome = reinforced(learner)
@@ -124,14 +124,14 @@ def test_whatever_the_scores_what_is_kept_is_better_than_the_start_and_all_other
         assert scores[learner.kept[-1]] == max(scores.values())
 
 
-def test_a_course_that_is_worse_than_the_start_twice_in_a_row_ends():
-    learner = Learner(values={10: 0.4, 20: 0.6, 30: 0.49, 40: 0.48})
+def test_a_course_that_is_worse_than_the_start_three_times_in_a_row_ends():
+    learner = Learner(values={10: 0.4, 20: 0.49, 30: 0.6, 40: 0.49, 50: 0.49, 60: 0.48})
     assert not any("stopped" in note for note in reinforced(learner).notes)
-    assert learner.scored == [0, 10, 20, 30, 40]
-    learner = Learner(values={10: 0.6, 20: 0.49, 30: 0.48, 40: 0.9})
+    assert learner.scored == [0, 10, 20, 30, 40, 50, 60]
+    learner = Learner(values={10: 0.6, 20: 0.49, 30: 0.48, 40: 0.47, 50: 0.9})
     outcome = reinforced(learner)
-    assert learner.scored == [0, 10, 20, 30] and learner.kept == [10]
-    assert any("stopped after 30 steps: dev was worse than at the start 2 times" in n for n in outcome.notes)
+    assert learner.scored == [0, 10, 20, 30, 40] and learner.kept == [10]
+    assert any("stopped after 40 steps: dev was worse than at the start 3 times" in n for n in outcome.notes)
 
 
 def test_a_course_that_breaks_or_runs_out_of_time_leaves_what_was_best_before():
@@ -151,17 +151,17 @@ def test_the_gates_figures_and_a_part_of_dev_are_told():
     assert "scored on 30 of 40 dev rows on the way" in notes
 
 
-@given(st.integers(10, 300), st.integers(3, 9))
-def test_the_stops_come_after_the_timed_steps_and_end_with_the_last_one(steps, probed):
-    course = Course(steps=steps, probed=probed, rows=[], tuning_s=0.0, closing_s=0.0)
-    assert course.stops[-1] == steps and 1 <= len(course.stops) <= LOOKS
-    assert all(probed <= stop <= steps for stop in course.stops)
+@given(st.integers(FEWEST_STEPS, 300))
+def test_the_stops_come_after_the_timed_steps_and_end_with_the_last_one(steps):
+    course = Course(steps=steps, rows=[], tuning_s=0.0, closing_s=0.0)
+    assert course.stops[-1] == steps and len(course.stops) == LOOKS
+    assert all(PROBE_STEPS <= stop <= steps for stop in course.stops)
 
 
 def test_too_few_steps_are_not_begun():
-    few = Course(steps=9, probed=3, rows=[], tuning_s=0.0, closing_s=0.0)
+    few = Course(steps=9, rows=[], tuning_s=0.0, closing_s=0.0)
     assert few.refusal is not None and few.refusal.startswith("9 steps fit the time")
-    assert Course(steps=10, probed=3, rows=[], tuning_s=0.0, closing_s=0.0).refusal is None
+    assert Course(steps=10, rows=[], tuning_s=0.0, closing_s=0.0).refusal is None
 
 
 @pytest.mark.parametrize(
