@@ -48,11 +48,14 @@ def built_on(context: Context, start: System, rung: str, outcome: Outcome) -> Bu
                 notes=notes,
                 parity=parity,
             )
-        notes = (*notes, "as it is served it is no better on dev than sft, so sft's adapter is kept")
+        notes = (
+            *notes,
+            f"as it is served it is no better on dev than {start.spec.rung}, whose adapter is kept",
+        )
     system = _again(context, start, rung)
     return Built(
         system=system,
-        what="sft's adapter as it was: no step was better on dev",
+        what=f"{start.spec.rung}'s adapter as it was: no step was better on dev",
         passes=outcome.passes,
         trials=(*outcome.trials, _trial(context, system)),
         notes=notes,
@@ -96,6 +99,6 @@ def kept_best(state: "Tune", start: dict, scored: "Iterable[tuple[Arm, dict]]") 
 
 def trial_of(record: dict) -> Trial:
     """A score that a journal holds, as a trial; its seconds are in those of the rung as a whole."""
-    name = f"{record['arm']}, {record['step']} steps" if record["step"] else "sft as it was"
+    name = f"{record['arm']}, {record['step']} steps" if record["step"] else "the start as it was"
     name = f"{name} (loss {record['loss']:.3f})"
     return Trial(name=name, score=record["score"], n=record["n"], seconds=0.0)

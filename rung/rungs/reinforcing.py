@@ -6,14 +6,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 from rung.errors import TrainingError
-from rung.records import Example
 from rung.rungs.base import Context, Outlook
+from rung.rungs.coursing import Bounds, Course, settled_course, stretches
 from rung.rungs.following import Outcome, kept_best
 from rung.rungs.gate import Gate, gate
 from rung.rungs.rollouts import GROUP, Prompts, drawn_groups, lesson_of, prompts_to_draw, red_flag, yield_of
 from rung.rungs.sft import RESERVE_USED
 from rung.rungs.tune import BEST_FOLDER, Arm, Lesson, Plan, Tune
-from rung.rungs.tuning import CLOSING_ROWS, FEWEST_SCORED, SCORING_SHARE, USED_SHARE, answer_s
 from rung.scoring.notation import percent_text, score_text
 from rung.system import System
 from rung.training.onpolicy import Drawn, Rewarded
@@ -25,41 +24,8 @@ PROMPTS = 8
 MOST_STEPS, FEWEST_STEPS = 300, 10
 MOST_PASSES = 10
 WARMUP = 3
-PROBE_STEPS = 2
-"""They come before the first score of a course, however short it is."""
-LEARNING_TIMES = 3.0
-"""A step takes about so many times as long as drawing its answers alone."""
-LOOKS = 6
-DECAY_SHARE = 0.5
-PATIENCE = 3
-"""Scores in a row under the start's, after which it's no use to go on."""
 SHOWN_STEPS = 10
 """At the beginning and at the end, over which what was drawn is told."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Course:
-    """So many steps, and the dev rows by which they are scored on the way."""
-
-    steps: int
-    rows: Sequence[Example]
-    tuning_s: float
-    closing_s: float
-
-    @property
-    def stops(self) -> list[int]:
-        """The steps after which dev is scored, the last one among them."""
-        return sorted({-(-self.steps * turn // LOOKS) for turn in range(1, LOOKS + 1)})
-
-    @property
-    def refusal(self) -> str | None:
-        """Why it's no use to begin; None where it is."""
-        if self.steps >= FEWEST_STEPS:
-            return None
-        return (
-            f"{self.steps} steps fit the time that is left, and fewer than {FEWEST_STEPS} teach next to "
-            "nothing; raise --budget"
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,10 +79,12 @@ def _begun(context: Context, start: System, plan: Plan) -> Iterator[_Begun]:
         start_digest=start.digest,
     )
     arm = Arm(form=form, rate=RATE)
+    bounds = Bounds(most_steps=MOST_STEPS, most_passes=MOST_PASSES, fewest_steps=FEWEST_STEPS)
     with Tune(context, {form: start.spec}, plan, lesson) as state:
         state.objective = Rewarded(lambda batch, step: _draw(state, arm, given, batch, step))
         found = gate(state, arm, given)
-        course = _course(state, arm, found) if found.refusal is None else None
+        draw_s = PROMPTS * found.asked_s / found.prompts
+        course = settled_course(state, arm, bounds, draw_s) if found.refusal is None else None
         yield _Begun(state=state, given=given, arm=arm, gate=found, course=course)
 
 
@@ -139,49 +107,6 @@ def _rollouts(state: Tune, arm: Arm) -> list[dict]:
     return [r for r in state.records if r["kind"] == "rollout" and r["arm"] == arm.name]
 
 
-def _course(state: Tune, arm: Arm, found: Gate) -> Course:
-    """How many steps fit the time, from the speed of a few of them and of a few answers.
-
-    The start is scored first: the steps that are timed are those of the course.
-    """
-    context = state.context
-    looks = state.find(kind="looks")
-    if looks is None:
-        row_s = answer_s(state, arm)
-        closing_s = (len(context.dev) + CLOSING_ROWS) * row_s
-        scoring_s = SCORING_SHARE * (context.seconds_left - state.plan.reserve_s - closing_s)
-        rows = min(len(context.dev), max(FEWEST_SCORED, int(scoring_s / (LOOKS + 1) / row_s)))
-        looks = state.note({"kind": "looks", "row_s": row_s, "closing_s": closing_s, "rows": rows})
-    state.score(arm, 0, context.dev[: looks["rows"]])
-    known = state.find(kind="course")
-    if known is None:
-        step_s = _step_s(state, arm, found)
-        scoring_s = LOOKS * looks["rows"] * looks["row_s"]
-        left_s = USED_SHARE * (context.seconds_left - state.plan.reserve_s - looks["closing_s"])
-        most = min(MOST_STEPS, MOST_PASSES * state.trainer(arm).steps_per_epoch)
-        steps = min(most, PROBE_STEPS + max(0, int((left_s - scoring_s) / step_s)))
-        tuning_s = (steps - PROBE_STEPS) * step_s + scoring_s
-        known = state.note(
-            {"kind": "course", "steps": steps, "tuning_s": tuning_s, "pace": asdict(state.pace)}
-        )
-    return Course(
-        steps=known["steps"],
-        rows=context.dev[: looks["rows"]],
-        tuning_s=known["tuning_s"],
-        closing_s=looks["closing_s"],
-    )
-
-
-def _step_s(state: Tune, arm: Arm, found: Gate) -> float:
-    """Seconds that a step takes, drawing and learning, by the first ones."""
-    for step in range(PROBE_STEPS):
-        for tick in state.run(arm, step + 1):
-            state.note({"kind": "probe", "step": tick.step, "seconds": PROMPTS / tick.rows_per_s})
-    seconds = [record["seconds"] for record in state.records if record["kind"] == "probe"]
-    # None where the program was killed between each of these steps and its line.
-    return statistics.median(seconds) if seconds else LEARNING_TIMES * PROMPTS * found.asked_s / found.prompts
-
-
 def _reinforce(tune: _Begun, course: Course) -> Outcome:
     state, arm = tune.state, tune.arm
     notes = [tune.gate.said]
@@ -190,7 +115,7 @@ def _reinforce(tune: _Begun, course: Course) -> Outcome:
     if len(course.rows) < len(state.context.dev):
         notes.append(f"scored on {len(course.rows)} of {len(state.context.dev)} dev rows on the way")
     start = state.score(arm, 0, course.rows)
-    best, trials = kept_best(state, start, _stretches(tune, course, start, notes))
+    best, trials = kept_best(state, start, stretches(state, arm, course, start, notes))
     last = [r for r in state.records if r["kind"] == "score"][-1]
     rollouts = _rollouts(state, arm)
     notes.append(_drawn_note(rollouts))
@@ -204,37 +129,6 @@ def _reinforce(tune: _Begun, course: Course) -> Outcome:
         trials=tuple(trials),
         notes=tuple(notes),
     )
-
-
-def _stretches(tune: _Begun, course: Course, start: dict, notes: list[str]) -> Iterator[tuple[Arm, dict]]:
-    """Train from stop to stop; the record of the score at each. Ends early where it's no use to go on."""
-    state, arm, worse = tune.state, tune.arm, 0
-    for stop in course.stops:
-        if _late(state, arm, stop, course):
-            notes.append(f"ended before step {stop}, for want of time")
-            return
-        try:
-            state.run(arm, stop, decay=(int(course.steps * (1 - DECAY_SHARE)), course.steps))
-        except TrainingError as error:
-            notes.append(f"ended early: {error}")
-            return
-        found = state.score(arm, stop, course.rows)
-        yield arm, found
-        worse = worse + 1 if found["value"] < start["value"] else 0
-        if worse == PATIENCE and stop < course.steps:
-            notes.append(
-                f"stopped after {stop} steps: dev was worse than at the start {PATIENCE} times in a row"
-            )
-            return
-
-
-def _late(state: Tune, arm: Arm, stop: int, course: Course) -> bool:
-    """Whether nothing but the last pass over dev fits the time when a stretch is due; settled once."""
-    known = state.find(kind="late", arm=arm.name, step=stop)
-    if known is None:
-        left_s = state.context.seconds_left - state.plan.reserve_s - course.closing_s
-        known = state.note({"kind": "late", "arm": arm.name, "step": stop, "late": left_s < 0})
-    return known["late"]
 
 
 def _drawn_note(steps: Sequence[dict]) -> str:

@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 
 from rung.cli.main import app
-from rung.rungs import gate, reinforce, reinforcing, rewards, rollouts
+from rung.rungs import coursing, gate, reinforce, reinforcing, rewards, rollouts
 from rung.training.loop import B_RATE
 from rung.training.onpolicy import CLIP
 
@@ -41,12 +41,12 @@ def test_its_numbers_are_those_of_the_program():
     assert (
         reinforcing.RATE == 1e-5 and f"10⁻⁵ for the adapter's A and {B_RATE:g} times that for its B" in TEXT
     )
-    assert reinforcing.DECAY_SHARE == 0.5 and "constant for half of the steps" in TEXT
+    assert coursing.DECAY_SHARE == 0.5 and "constant for half of the steps" in TEXT
     assert f"up to {reinforcing.MOST_STEPS} steps or ten passes, and ten steps at least" in TEXT
     assert reinforcing.MOST_PASSES == reinforcing.FEWEST_STEPS == 10
     assert f"after {rollouts.ZERO_STEPS} steps in which no answer earned anything" in TEXT
     assert f"over {rollouts.EVEN_STEPS} steps all answers" in TEXT
     assert f"more than {100 * rollouts.MOST_EVEN:.0f} % of the groups" in TEXT
-    assert f"worse than at the start {reinforcing.PATIENCE} times in a row" in TEXT
-    assert f"scored {reinforcing.LOOKS} times on the way" in TEXT
+    assert f"worse than at the start {coursing.PATIENCE} times in a row" in TEXT
+    assert f"scored {coursing.LOOKS} times on the way" in TEXT
     assert f"over the first and the last {reinforcing.SHOWN_STEPS} steps" in TEXT

@@ -13,8 +13,9 @@ from rung.engines.base import Completion, Request
 from rung.errors import TrainingError
 from rung.records import Answer, Example
 from rung.rungs import gate as gates
+from rung.rungs.coursing import LOOKS, PROBE_STEPS, Course
 from rung.rungs.gate import Gate, gate
-from rung.rungs.reinforcing import FEWEST_STEPS, LOOKS, PROBE_STEPS, RATE, Course, _Begun, _reinforce
+from rung.rungs.reinforcing import FEWEST_STEPS, RATE, _Begun, _reinforce
 from rung.rungs.rewards import CHECKED, no_reward, reward
 from rung.rungs.rollouts import (
     EVEN_STEPS,
@@ -86,7 +87,7 @@ class Learner:
 
 
 def reinforced(learner: Learner, rows=DEV):
-    course = Course(steps=STEPS, rows=rows, tuning_s=1.0, closing_s=1.0)
+    course = Course(steps=STEPS, fewest=FEWEST_STEPS, rows=rows, tuning_s=1.0, closing_s=1.0)
     given = Prompts(spec=SPEC, examples=[], rows=[Row(prompt=(1,), answer=(2,))] * 80, left_out=0)
     begun: Any = _Begun(state=learner, given=given, arm=ARM, gate=GATE, course=course)  # type: ignore[arg-type]
     return _reinforce(begun, course)
@@ -153,15 +154,15 @@ def test_the_gates_figures_and_a_part_of_dev_are_told():
 
 @given(st.integers(FEWEST_STEPS, 300))
 def test_the_stops_come_after_the_timed_steps_and_end_with_the_last_one(steps):
-    course = Course(steps=steps, rows=[], tuning_s=0.0, closing_s=0.0)
+    course = Course(steps=steps, fewest=FEWEST_STEPS, rows=[], tuning_s=0.0, closing_s=0.0)
     assert course.stops[-1] == steps and len(course.stops) == LOOKS
     assert all(PROBE_STEPS <= stop <= steps for stop in course.stops)
 
 
 def test_too_few_steps_are_not_begun():
-    few = Course(steps=9, rows=[], tuning_s=0.0, closing_s=0.0)
+    few = Course(steps=9, fewest=FEWEST_STEPS, rows=[], tuning_s=0.0, closing_s=0.0)
     assert few.refusal is not None and few.refusal.startswith("9 steps fit the time")
-    assert Course(steps=10, rows=[], tuning_s=0.0, closing_s=0.0).refusal is None
+    assert Course(steps=10, fewest=FEWEST_STEPS, rows=[], tuning_s=0.0, closing_s=0.0).refusal is None
 
 
 @pytest.mark.parametrize(
