@@ -389,6 +389,23 @@ def _padded_states(model: Network, batch: Sequence[Row]) -> States:
     return hidden[rows, columns], model.lm_head, targets.to(device)
 
 
+def answer_states(model: Network, rows: Sequence[Row], made: Packed | None = None) -> list[torch.Tensor]:
+    """The states before each token of the answers, [tokens, width] for each row, without a gradient.
+
+    `made` is the model over packs, for models that can be read so.
+    """
+    device = model.lm_head.weight.device
+    found: list[torch.Tensor] = [torch.empty(0)] * len(rows)
+    for part in in_batches([row.tokens for row in rows], 0, tokens_at_once(device, made)):
+        batch = [rows[i] for i in part]
+        with torch.no_grad():
+            states = _padded_states(model, batch) if made is None else _packed_states(made, batch, 0)
+        split = states[0].split([len(row.answer) for row in batch])
+        for place, own in zip(part, split, strict=True):
+            found[place] = own
+    return found
+
+
 def dev_loss(model: Network, rows: Sequence[Row], made: Packed | None = None) -> float:
     """Mean completion loss over rows (nats per supervised token). Raises TrainingError without rows.
 

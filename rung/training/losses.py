@@ -169,6 +169,67 @@ def grpo_loss(
     return (losses * mask).sum() / counted
 
 
+def reverse_kl(
+    hidden: torch.Tensor,
+    head: torch.nn.Linear,
+    other: torch.Tensor,
+    other_head: torch.nn.Linear,
+    allowed: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """KL divergence [targets] of the next token's distribution from another model's, both heads being frozen.
+
+    Σ p (log p − log q) in nats over the vocabulary, p after the states `hidden` [targets, width] and q after
+    `other` [targets, other width]; the gradient is p's. TRL's generalised JSD with a β of 1 (Agarwal et al.
+    2023, arXiv:2306.13649, eq. 2). With `allowed`, as `token_logprobs` has it, both are distributions among
+    these tokens alone. Of vocabularies that were filled up to unlike sizes the tokens of both count.
+    """
+    return _FrozenHeadsKl.apply(hidden, head, other, other_head, allowed)  # type: ignore[return-value]
+
+
+class _FrozenHeadsKl(torch.autograd.Function):
+    """As `_FrozenHeadLogprobs`, of two heads: gradients are taken on the way forward, few rows at a time."""
+
+    @staticmethod
+    def forward(ctx, hidden, head, other, other_head, allowed):
+        found, gradients = [], []
+        size = _rows_at_once(head.weight)
+        width = min(len(head.weight), len(other_head.weight))
+        masks = repeat(None) if allowed is None else allowed.split(size)
+        for (states, others), bits in zip(
+            zip(hidden.split(size), other.split(size), strict=True), masks, strict=False
+        ):
+            ours = _log_softmax(states, head, width, bits)
+            theirs = _log_softmax(others, other_head, width, bits)
+            shares = ours.exp()
+            # Where a token isn't allowed both are −∞, and 0 × (−∞ + ∞) is no number.
+            apart = torch.where(shares > 0, ours - theirs, 0.0)
+            sums = (shares * apart).sum(-1, keepdim=True)
+            found.append(sums[:, 0])
+            if ctx.needs_input_grad[0]:
+                slopes = shares * (apart - sums)
+                gradients.append(slopes.to(head.weight.dtype) @ head.weight[:width])
+        if gradients:
+            ctx.save_for_backward(torch.cat(gradients))
+        return torch.cat(found)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        (gradient,) = ctx.saved_tensors
+        return (gradient * grads[0][:, None]).to(gradient.dtype), *[None] * 4
+
+
+def _log_softmax(
+    states: torch.Tensor, head: torch.nn.Linear, width: int, bits: torch.Tensor | None
+) -> torch.Tensor:
+    """Log-probabilities [rows, width] of the first tokens, or of those among them that are allowed."""
+    bias = None if head.bias is None else head.bias[:width]
+    logits = functional.linear(states, head.weight[:width], bias)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if bits is not None:
+        logits.masked_fill_(~_unpacked(bits, width), -torch.inf)
+    return logits.log_softmax(-1)
+
+
 class _FrozenHeadLogprobs(torch.autograd.Function):
     """The gradient of the states is taken on the way forward, a few rows at a time.
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rung.training.batches import Row
-from rung.training.losses import Clip, group_advantages, grpo_loss, token_logprobs
+from rung.training.losses import Clip, group_advantages, grpo_loss, reverse_kl, token_logprobs
 
 States: TypeAlias = tuple[Tensor, torch.nn.Linear, Tensor]
 """The states [targets, width] before supervised tokens, the head, and those tokens [targets]."""
@@ -72,7 +72,7 @@ class Rewarded:
     def loss(self, places: Sequence[int], states: States) -> Tensor:
         """The GRPO loss of these answers, by their part of the step's tokens."""
         drawn = [self._drawn[i] for i in places]
-        policy = _by_answer(_logprobs(drawn, states), drawn)
+        policy = _by_answer(token_logprobs(*states, _allowed(drawn, states[0].device)), drawn)
         mask = _by_answer(torch.cat([_weights(one) for one in drawn]).to(policy), drawn)
         gains = policy.new_tensor([one.advantage for one in drawn])
         # There is one step to each draw, so the policy that drew the answers is the one that learns: every
@@ -82,6 +82,50 @@ class Rewarded:
         return found * (mask.sum() / max(1.0, self._weight))
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shown:
+    """An answer as it was drawn, and the teacher's states [tokens, width] before each of its tokens."""
+
+    row: Row
+    states: Tensor
+    allowed: NDArray[np.uint8] | None = None
+
+
+class Taught:
+    """On-policy distillation: reverse KL to a teacher's next-token distributions in the model's own answers.
+
+    The whole distribution is compared, as TRL 1.16's DistillationTrainer does, and not the drawn token's
+    log-probabilities alone: its gradient has no noise from which token was drawn, and costs one more head.
+    """
+
+    def __init__(
+        self,
+        draw: Callable[[Sequence[int], int], tuple[Sequence[Shown], str]],
+        head: torch.nn.Linear,
+    ) -> None:
+        """`draw` as for `Rewarded`; `head` is the teacher's."""
+        self._draw, self._head = draw, head
+        self._shown: Sequence[Shown] = ()
+        self._weight = 0.0
+        self.said = ""
+
+    def draw(self, batch: Sequence[int], step: int) -> Sequence[Row]:
+        """Draw the answers of a step, and let the teacher read them."""
+        self._shown, self.said = self._draw(batch, step)
+        self._weight = sum(float(_choices(one.row, one.allowed).sum()) for one in self._shown)
+        return [one.row for one in self._shown]
+
+    def loss(self, places: Sequence[int], states: States) -> Tensor:
+        """The sum of divergences at these answers' tokens, by the number of the step's tokens.
+
+        Where a schema allowed one token only the divergence is 0, and the token isn't counted.
+        """
+        shown = [self._shown[i] for i in places]
+        others = torch.cat([one.states for one in shown]).to(states[0].device)
+        apart = reverse_kl(states[0], states[1], others, self._head, _allowed(shown, states[0].device))
+        return apart.sum() / max(1.0, self._weight)
+
+
 def gains_of(rewards: Sequence[float]) -> list[float]:
     """How much better each answer is than its group, by their rewards (`group_advantages`)."""
     return group_advantages(torch.tensor([list(rewards)], dtype=torch.float64))[0].tolist()
@@ -89,20 +133,23 @@ def gains_of(rewards: Sequence[float]) -> list[float]:
 
 def _weights(one: Drawn) -> Tensor:
     """What each token [tokens] counts: as often as it was drawn, and nothing where no other was allowed."""
-    counts = torch.full((len(one.row.answer),), float(one.count))
-    if one.allowed is not None:
-        counts[torch.from_numpy(np.bitwise_count(one.allowed).sum(1) < 2)] = 0.0
-    return counts
+    return one.count * _choices(one.row, one.allowed)
 
 
-def _logprobs(drawn: Sequence[Drawn], states: States) -> Tensor:
-    """Of the answers' tokens [targets], each among those that it was drawn from."""
+def _choices(row: Row, allowed: NDArray[np.uint8] | None) -> Tensor:
+    """1 for each token [tokens] of an answer beside which others were allowed, else 0."""
+    if allowed is None:
+        return torch.ones(len(row.answer))
+    return torch.from_numpy(np.bitwise_count(allowed).sum(1) > 1).float()
+
+
+def _allowed(drawn: Sequence[Drawn] | Sequence[Shown], device: torch.device) -> Tensor | None:
+    """The bits [targets, vocabulary / 8] of the tokens that each was drawn from; None where that was any."""
     masks = [one.allowed for one in drawn if one.allowed is not None]
     if not masks:
-        return token_logprobs(*states)
+        return None
     assert len(masks) == len(drawn), "all answers of a task have a schema, or none has"
-    allowed = torch.from_numpy(np.concatenate(masks)).to(states[0].device)
-    return token_logprobs(*states, allowed)
+    return torch.from_numpy(np.concatenate(masks)).to(device)
 
 
 def _by_answer(values: Tensor, drawn: Sequence[Drawn]) -> Tensor:
