@@ -109,10 +109,13 @@ def stretches(
             notes.append(f"ended before step {stop}, for want of time")
             return
         try:
-            state.run(arm, stop, decay=(int(course.steps * (1 - DECAY_SHARE)), course.steps))
+            ticks = state.run(arm, stop, decay=(int(course.steps * (1 - DECAY_SHARE)), course.steps))
         except TrainingError as error:
             notes.append(f"ended early: {error}")
             return
+        if ticks:
+            loss = statistics.fmean(tick.loss for tick in ticks)
+            state.note({"kind": "stretch", "arm": arm.name, "step": stop, "loss": loss})
         found = state.score(arm, stop, course.rows)
         yield arm, found
         worse = worse + 1 if found["value"] < start["value"] else 0

@@ -72,27 +72,34 @@ def prompts_to_draw(context: Context, spec: Spec) -> Prompts:
 
 
 def drawn_groups(state: Tune, given: Prompts, items: Sequence[int], place: str) -> list[Group]:
-    """GROUP answers to each of these items, with the model as it is now; the same for the same `place`.
-
-    They are asked as the System asks: the same prompt, tokens to stop at, limit and schema, but at a
-    temperature.
-    """
-    asked = [_requests(state, given, item, place) for item in items]
-    found = iter(state.engine.generate([request for group in asked for request in group]))
+    """GROUP answers to each of these items, with the model as it is now, and what each earns."""
+    asked, found = drawn_answers(state, given, items, place, GROUP)
     groups = []
-    for item, requests in zip(items, asked, strict=True):
+    for item, requests, drawn in zip(items, asked, found, strict=True):
         example, metric = given.examples[item], state.context.bench.metric
-        drawn = tuple(next(found) for _ in requests)
         answers = [answer_of_completion(given.spec, one, example.context) for one in drawn]
         rewards = tuple(reward(answer, example, metric) for answer in answers)
         groups.append(Group(requests=requests, completions=drawn, rewards=rewards))
     return groups
 
 
-def _requests(state: Tune, given: Prompts, item: int, place: str) -> tuple[Request, ...]:
+def drawn_answers(
+    state: Tune, given: Prompts, items: Sequence[int], place: str, count: int
+) -> tuple[list[tuple[Request, ...]], list[tuple[Completion, ...]]]:
+    """`count` requests for each of these items and what the model, as it is now, answers to them.
+
+    They ask as the System asks: the same prompt, tokens to stop at, limit and schema, but at a temperature.
+    The same `place` draws the same.
+    """
+    asked = [_requests(state, given, item, place, count) for item in items]
+    found = iter(state.engine.generate([request for group in asked for request in group]))
+    return asked, [tuple(next(found) for _ in group) for group in asked]
+
+
+def _requests(state: Tune, given: Prompts, item: int, place: str, count: int) -> tuple[Request, ...]:
     dice = random.Random(f"{state.plan.seed}/{place}/{item}")
     plain = request_for(given.spec, state.chat, given.rows[item].prompt, given.examples[item].context)
-    return tuple(replace(plain, temperature=TEMPERATURE, seed=dice.getrandbits(32)) for _ in range(GROUP))
+    return tuple(replace(plain, temperature=TEMPERATURE, seed=dice.getrandbits(32)) for _ in range(count))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
