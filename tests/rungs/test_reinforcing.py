@@ -288,6 +288,9 @@ def test_a_reward_is_the_rows_own_score_and_nothing_for_what_cannot_be_read():
     assert reward(Answer(text="", value={"a": 1, "b": 3}), row, "field_f1") == 0.5
     assert reward(Answer(text="", value={"a": 1, "b": 3}), row, "exact") == 0.0
     assert reward(Answer(text="?", value=None), row, "field_f1") == 0.0
+    none = Example(id="a", input="", output=[])
+    assert reward(Answer(text="[]", value=[]), none, "tool_call") == 1.0
+    assert reward(Answer(text="?", value=None), none, "tool_call") == 0.0
     number = Example(id="a", input="", output=3)
     assert reward(Answer(text="", value=3.0), number, "mae") == 1.0
     assert reward(Answer(text="", value=3.1), number, "mae") == 0.0
