@@ -13,6 +13,7 @@ WEIGHTS = {
     "retrieval": 0.2,
     "optimise": 0.2,
     "workflow": 0.2,
+    "reinforce": 0.2,
     "api": 0.1,
 }
 OTHERS = 0.45
@@ -20,7 +21,7 @@ OTHERS = 0.45
 
 A head is done in a minute or two; a tenth of five minutes was too short to compare its kinds.
 """
-TRAINED = ("sft", "distill", "preference")
+TRAINED = ("sft", "distill", "preference", "reinforce")
 """Rungs that change a model's weights: what they are guarded against is looked at after they are scored."""
 GUARD_SHARE, GUARD_S = 0.15, 90.0
 """Of the share of such a rung, kept back for that: the less of the two."""
@@ -50,9 +51,9 @@ def guard_s(rung: str, share: float) -> float:
 
 
 def too_slow(found: Outlook | None, *, share_s: float, left_s: float, last: bool) -> str | None:
-    """Why a rung can't be measured in the time that is left; None where it can, or nothing is known."""
-    if found is None:
-        return None
+    """Why a rung isn't worth building, or can't be measured in the time left; None where nothing says so."""
+    if found is None or found.refusal is not None:
+        return found and found.refusal
     spare = max(share_s, left_s if last else MOST_SHARE * left_s)
     if found.least_s <= spare:
         return None

@@ -46,7 +46,8 @@ class Completion:
     in `text` and `tokens`, but the model didn't choose them, so `logprob` leaves them out.
     `logprob` is NaN where the engine can't tell. An endpoint names no token ids: `tokens` is empty and
     `completion_tokens` what it billed, `cached_tokens` what it had of the prompt, and `reported` the model
-    that it says has answered.
+    that it says has answered. `drawn` are all tokens that the model chose, in order: the one that ended the
+    answer, and what was cut off, too; only the torch engine tells them.
     """
 
     text: str
@@ -59,6 +60,7 @@ class Completion:
     completion_tokens: int | None = None
     cached_tokens: int = 0
     reported: str = ""
+    drawn: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -31,6 +31,7 @@ class _Answer:
     matcher: "LLMatcher | None"
     generator: torch.Generator
     tokens: list[int] = field(default_factory=list)
+    drawn: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     text: str = ""
     seconds: float = 0.0
@@ -113,6 +114,7 @@ class Decoder:
 
     def _take(self, answer: _Answer, token: int, logprob: float) -> None:
         """Add a token to the answer, and see whether that ends it."""
+        answer.drawn.append(token)
         if token in answer.ends:
             answer.done = True
             return
@@ -153,6 +155,7 @@ class Decoder:
             latency_s=answer.seconds,
             truncated=answer.truncated,
             failure=answer.failure,
+            drawn=tuple(answer.drawn),
         )
         room = context - len(answer.request.prompt)
         return self.closings.close(

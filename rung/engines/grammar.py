@@ -59,6 +59,27 @@ class Grammars:
                 fill_next_token_bitmask(matcher, bits, row)
         return np.unpackbits(bits.view(np.uint8), axis=1, count=width, bitorder="little").view(np.bool_)
 
+    def replayed(self, request: Request, tokens: Sequence[int]) -> NDArray[np.uint8] | None:
+        """Which tokens the request's schema let through where each of `tokens` was drawn; None without one.
+
+        Bits [tokens, vocabulary / 8], the lowest first. Raises EngineError for a token that it didn't.
+        """
+        from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
+
+        matcher = self.matcher(request)
+        if matcher is None:
+            return None
+        bits = allocate_token_bitmask(len(tokens), self._vocabulary)
+        for place, token in enumerate(tokens):
+            fill_next_token_bitmask(matcher, bits, place)
+            if not bits[place, token // 32] >> (token % 32) & 1:
+                raise EngineError(
+                    f"token {token} at place {place} isn't one that the JSON Schema lets through"
+                )
+            if place + 1 < len(tokens):
+                matcher.consume_token(token)
+        return bits.view(np.uint8)[:, : -(-self._vocabulary // 8)]
+
     def spellings(self) -> list[bytes]:
         """The bytes that each token adds to an answer, by id; none for tokens that steer the model."""
         table = next(iter(self._tables.values()), None) or self._table(self._ends or (0,))

@@ -10,7 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM
 
@@ -205,6 +207,14 @@ class TorchEngine:
             done.update(zip(batch, found, strict=True))
             progress(len(done), len(prompts))
         return [done[i] for i in range(len(prompts))]
+
+    def let_through(self, request: Request, tokens: Tokens) -> NDArray[np.uint8] | None:
+        """Which tokens a request's schema let through at each of a Completion's `drawn` ones.
+
+        Bits [tokens, vocabulary / 8], the lowest first; None without a schema. Raises EngineError as
+        `generate`, and for tokens that were drawn otherwise.
+        """
+        return self._decoder.grammars.replayed(request, tokens)
 
     def next_logprobs(self, prompts: Sequence[Tokens], token_ids: Sequence[int]) -> list[list[float]]:
         """Log-softmax over the whole vocabulary in fp32, read at `token_ids`.

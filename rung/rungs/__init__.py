@@ -8,6 +8,7 @@ from rung.rungs.head import Head
 from rung.rungs.optimise import Optimise
 from rung.rungs.preference import Preference
 from rung.rungs.prompt import Prompt
+from rung.rungs.reinforce import Reinforce
 from rung.rungs.retrieval import Retrieval
 from rung.rungs.sft import Sft
 from rung.rungs.workflow import Workflow
@@ -22,5 +23,6 @@ LADDER: tuple[Rung, ...] = (
     Sft(),
     Distill(),
     Preference(),
+    Reinforce(),
     Api(),
 )

@@ -17,7 +17,7 @@ from rung.rungs.api import (
     prompting,
 )
 from rung.rungs.base import Built, Context, no_room
-from rung.rungs.sft import FEWEST_ROWS, FEWEST_S, tuned
+from rung.rungs.sft import FEWEST_ROWS, FEWEST_S, answer_forms, tuned
 from rung.rungs.teacher import CHUNK_ROWS, DRAWS, drawn, draws_of, hosted_teacher, teacher_system
 from rung.rungs.verified import verified, verified_by_gold
 from rung.scoring.notation import score_text
@@ -72,7 +72,7 @@ class Distill:
         context.reporter.say(f"distill: {taught.said}")
         if not taught.rows:
             raise TrainingError(f"the teacher taught nothing: {taught.said}")
-        made = tuned(replace(context, train=(*context.train, *taught.rows)), self.name)
+        made = self._made(replace(context, train=(*context.train, *taught.rows)), teacher, context)
         notes = (
             f"teacher {context.task.teacher}: {taught.said}",
             *((f"the teacher was paid ${spent:.4f}",) if spent else ()),
@@ -83,6 +83,29 @@ class Distill:
             f"{len(taught.rows):,} rows of {context.task.teacher} beside {len(context.train):,}; {made.what}"
         )
         return replace(made, what=what, notes=notes, spent_usd=spent)
+
+    def _made(self, context: Context, teacher: System, plain: Context) -> Built:
+        """The tune on all rows; then on policy, where the student has its teacher's tokens.
+
+        `plain` is the context without the taught rows.
+        """
+        from rung.rungs.whitebox import FEWEST_S, TIME_SHARE, no_white_box, on_policy
+
+        spec = next(iter(answer_forms(context, self.name).values()))
+        kept_s = context.settled("seconds kept for on policy", lambda: TIME_SHARE * context.seconds_left)
+        assert isinstance(kept_s, (int, float)), "written by this function"
+        why = no_white_box(context, teacher, spec)
+        if why is None and kept_s < FEWEST_S:
+            why = f"{max(0.0, kept_s):.0f} s could be kept for that, {FEWEST_S:.0f} s are needed"
+        if why is not None:
+            made = tuned(context, self.name)
+            if teacher.is_hosted:
+                return made
+            note = f"only the teacher's answers were learned from, not its probabilities: {why}"
+            return replace(made, notes=(*made.notes, note))
+        made = tuned(replace(context, deadline=context.deadline - kept_s), self.name)
+        asked = {e.id: e for e in (*plain.train, *inputs(plain))}
+        return on_policy(context, teacher, made, tuple(asked.values()))
 
     def _least_usd(self, context: Context) -> float:
         """About what the fewest inputs cost, and the teacher's own score."""

@@ -1,11 +1,10 @@
 """Preference tuning: the tuned adapter goes on by which of two answers is better, or by judged answers."""
 
-from rung.records import Trial
 from rung.rungs.base import Built, Context, Outlook, no_room
+from rung.rungs.following import built_on
 from rung.rungs.preferred import pairs
-from rung.rungs.sft import RESERVE_USED, planned, settled_system
-from rung.rungs.variants import first_value
-from rung.system import System, save
+from rung.rungs.sft import RESERVE_USED, planned
+from rung.system import System
 
 FEWEST_PAIRS = 50
 FEWEST_JUDGED = 10
@@ -53,50 +52,7 @@ class Preference:
         from rung.rungs.preferring import prefer
 
         start = self._start(context)
-        outcome = prefer(context, start, planned(context))
-        notes = outcome.notes
-        if outcome.adapter is not None:
-            spec = start.spec.model_copy(update={"rung": self.name, "files": {}})
-            system, parity, note = settled_system(context, spec, outcome.adapter)
-            final, notes = _trial(context, system), (*notes, note)
-            if _better(context, system, start):
-                return Built(
-                    system=system,
-                    what=outcome.what,
-                    passes=outcome.passes,
-                    trials=(*outcome.trials, final),
-                    notes=notes,
-                    parity=parity,
-                )
-            notes = (*notes, "as it is served it is no better on dev than sft, so sft's adapter is kept")
-        system = _again(context, start, self.name)
-        return Built(
-            system=system,
-            what="sft's adapter as it was: no step was better on dev",
-            passes=outcome.passes,
-            trials=(*outcome.trials, _trial(context, system)),
-            notes=notes,
-        )
+        return built_on(context, start, self.name, prefer(context, start, planned(context)))
 
     def _start(self, context: Context) -> System:
         return context.built[self.after]
-
-
-def _again(context: Context, start: System, rung: str) -> System:
-    """The start as a System of this rung: the same files under the same engine."""
-    files = {name: start.folder / name for name in start.spec.files}
-    return save(context.work / "start", start.spec.model_copy(update={"rung": rung}), files)
-
-
-def _trial(context: Context, system: System) -> Trial:
-    whole = context.measure(system, context.dev, "preference, all dev rows")
-    n = len(whole.predictions)
-    seconds = whole.seconds_per_answer * n
-    return Trial(name="the System made of it", score=whole.score, n=n, seconds=seconds, chosen=True)
-
-
-def _better(context: Context, system: System, start: System) -> bool:
-    """Whether a System scores higher than the start on dev rows that both answered, as both are served."""
-    found = [context.measure(one, context.dev, f"{one.spec.rung} on dev") for one in (system, start)]
-    rows = min(len(one.predictions) for one in found)
-    return first_value(context, found[0], rows) > first_value(context, found[1], rows)

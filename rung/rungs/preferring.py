@@ -4,12 +4,12 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from rung.engines.packed import packed
 from rung.errors import TrainingError
-from rung.records import Example, Trial
+from rung.records import Example
 from rung.rungs.base import Context
+from rung.rungs.following import Outcome, kept_best
 from rung.rungs.margins import Margins, Side, margins, rate_text
 from rung.rungs.preferred import Material, material
 from rung.rungs.tune import BEST_FOLDER, Arm, Lesson, Plan, Tune
@@ -32,20 +32,6 @@ BACKWARD_TIMES = 3.5
 """A step takes about so many times as long as reading its rows does."""
 MOST_FALL = 0.2
 GOOD_MANY = 300
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """The best adapter (a PEFT folder; None where no step beat the start), what it is, and what was tried.
-
-    `passes` are those that an arm made through the items.
-    """
-
-    adapter: Path | None
-    what: str
-    passes: float
-    trials: tuple[Trial, ...]
-    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,15 +197,10 @@ def _prefer(tune: _Begun) -> Outcome:
     state, course = tune.state, tune.course
     notes = _first_notes(tune)
     # Whichever arm: at step 0 each of them is the start.
-    start = best = state.score(tune.arms[0], 0, course.rows)
-    trials = [_trial(start)]
+    start = state.score(tune.arms[0], 0, course.rows)
     seen: dict[tuple[str, int], Margins] = {}
-    for arm in tune.arms:
-        for found in _stretches(tune, arm, seen, notes):
-            trials.append(_trial(found))
-            if found["value"] > best["value"]:
-                state.keep(arm, found["step"])
-                best = found
+    scored = ((arm, found) for arm in tune.arms for found in _stretches(tune, arm, seen, notes))
+    best, trials = kept_best(state, start, scored)
     shown = seen.get((best["arm"], best["step"])) or next(reversed(seen.values()), None)
     notes += _margin_notes(tune, shown, gained=best is not start)
     last = max((step for _, step in seen), default=0)
@@ -277,13 +258,6 @@ def _margins(tune: _Begun, better: Sequence[float], worse: Sequence[float]) -> M
         Side(now=better, reference=reference.better, tokens=lengths[0]),
         Side(now=worse, reference=reference.worse, tokens=lengths[1]),
     )
-
-
-def _trial(record: dict) -> Trial:
-    """Seconds are those of the rung as a whole."""
-    name = f"{record['arm']}, {record['step']} steps" if record["step"] else "sft as it was"
-    name = f"{name} (loss {record['loss']:.3f})"
-    return Trial(name=name, score=record["score"], n=record["n"], seconds=0.0)
 
 
 def _first_notes(tune: _Begun) -> list[str]:

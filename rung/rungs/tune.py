@@ -26,6 +26,7 @@ from rung.spec import Spec
 from rung.training.batches import Item, Row
 from rung.training.loop import WARMUP, Settings, Tick, Trainer, dev_loss
 from rung.training.objectives import Objective
+from rung.training.onpolicy import OnPolicy
 
 RANK = 16
 ALPHA = 32.0
@@ -143,7 +144,7 @@ class Tune(AbstractContextManager["Tune"]):
         )
         self.engine = TorchEngine(spec, model=self.model)
         self.batch, self.warmup = self.lesson.batch, self.lesson.warmup
-        self.objective: Objective | None = None
+        self.objective: Objective | OnPolicy | None = None
         self._current: tuple[str, Trainer] | None = None
         paces = [record["pace"] for record in self.records if "pace" in record]
         self.pace = Pace(**paces[-1]) if paces else Pace()
@@ -201,7 +202,7 @@ class Tune(AbstractContextManager["Tune"]):
                 self.pace.training_s += self.batch / tick.rows_per_s
                 smooth = tick.loss if smooth is None else 0.95 * smooth + 0.05 * tick.loss
                 self.context.reporter.advance(
-                    bar, tick.step, f"loss {smooth:.3f} · {tick.rows_per_s:.0f} rows/s"
+                    bar, tick.step, tick.said or f"loss {smooth:.3f} · {tick.rows_per_s:.0f} rows/s"
                 )
         finally:
             self.context.reporter.end(bar)
@@ -233,7 +234,8 @@ class Tune(AbstractContextManager["Tune"]):
         """The arm's dev score and loss after `step` steps, from the journal when it is there.
 
         `value` is the score with broken calls as unreadable answers, turned so that more is better;
-        `commonest` the share of the commonest answer.
+        `commonest` the share of the commonest answer, and `verbatim` that of answers which are word for word
+        the row's output, for a metric may read more kindly.
         """
         known = self.find(kind="score", arm=arm.name, step=step, n=len(rows))
         if known is not None:
@@ -261,9 +263,14 @@ class Tune(AbstractContextManager["Tune"]):
                 "value": self.context.sign * strict_score(found, rows),
                 "loss": loss,
                 "commonest": max(map(texts.count, set(texts))) / len(texts),
+                "verbatim": self._verbatim(rows, answers) / len(rows),
                 "pace": asdict(self.pace),
             }
         )
+
+    def _verbatim(self, rows: Sequence[Example], answers: Sequence[Answer]) -> int:
+        pairs = zip(rows, answers, strict=True)
+        return sum(a.failure is None and a.text.strip() == self.context.target(e) for e, a in pairs)
 
     def keep(self, arm: Arm, step: int) -> None:
         """Put the arm's adapter, as it is after `step` steps, into the folder of the best one."""

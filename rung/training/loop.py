@@ -25,6 +25,7 @@ from rung.training.batches import Item, Row
 from rung.training.checkpoint import Checkpoint
 from rung.training.graphs import Graphs
 from rung.training.objectives import Objective
+from rung.training.onpolicy import OnPolicy, States
 
 BETAS = (0.9, 0.999)
 WEIGHT_DECAY = 0.01
@@ -63,13 +64,14 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tick:
-    """What a progress bar shows after a step."""
+    """What a progress bar shows after a step; what was drawn is `said` where answers are."""
 
     step: int
     loss: float
     grad_norm: float
     rows_per_s: float
     tokens_per_s: float
+    said: str = ""
 
 
 class Trainer:
@@ -82,13 +84,14 @@ class Trainer:
         settings: Settings,
         folder: Path,
         digest: str,
-        objective: Objective | None = None,
+        objective: Objective | OnPolicy | None = None,
         start: dict[str, torch.Tensor] | None = None,
     ):
         """`model` is frozen and gets LoRA layers, unless it has them already. Resumes from `folder`.
 
-        The completion loss is made small where there's no other `objective` over the same rows. A run begins
-        from LoRA layers as they are drawn, or with the tensors of `start`.
+        The completion loss is made small where there's no other `objective`, over the same rows or over what
+        the model answers to their prompts. A run begins from LoRA layers as they are drawn, or with the
+        tensors of `start`.
         """
         if not rows:
             raise TrainingError("no rows to train on")
@@ -96,6 +99,7 @@ class Trainer:
             raise TrainingError("a training row has no supervised token; check the answers and the template")
         self.model, self.rows, self.settings = model, rows, settings
         self.objective, self.start = objective, start
+        self._items = rows
         if not any(True for _ in lora.layers(model)):
             lora.attach(model, rank=settings.rank, alpha=settings.alpha, seed=settings.seed)
         taking_turns = lora.parameters(model)
@@ -138,7 +142,11 @@ class Trainer:
         while self.step < until:
             start = time.perf_counter()
             batch = self._batch()
-            loss, norm = self._update(batch, self._rate(decay))
+            prompts = len(batch)
+            if isinstance(self.objective, OnPolicy):
+                self._items = self.objective.draw(batch, self.step)
+                batch = list(range(len(self._items)))
+            loss, norm = self._update(batch, self._rate(decay)) if batch else (0.0, 0.0)
             if not math.isfinite(loss) or not math.isfinite(norm):
                 raise TrainingError(
                     f"the loss became {loss} and its gradient's norm {norm} at step {self.step + 1} with "
@@ -151,8 +159,9 @@ class Trainer:
                 step=self.step,
                 loss=loss,
                 grad_norm=norm,
-                rows_per_s=len(batch) / seconds,
-                tokens_per_s=sum(self.rows[i].tokens for i in batch) / seconds,
+                rows_per_s=prompts / seconds,
+                tokens_per_s=sum(self._items[i].tokens for i in batch) / seconds,
+                said=self.objective.said if isinstance(self.objective, OnPolicy) else "",
             )
 
     def close(self) -> None:
@@ -188,13 +197,12 @@ class Trainer:
         """The mean loss of a batch; its gradient is added to the slopes."""
         device = self.parameters[0].device
         count, most = workers(device), tokens_at_once(device, self.packed)
-        lengths = [self._length(self.rows[i]) for i in batch]
+        lengths = [self._length(self._items[i]) for i in batch]
         cut = parts(lengths, count, shared=self.shared, padded=self.packed is None, most=most)
         drawn = [[batch[i] for i in part] for part in cut]
-        if self.objective is not None:
+        if self.objective is not None and not isinstance(self.objective, OnPolicy):
             self.objective.begin(batch, lambda rows: answer_logprobs(self.model, rows, self.packed))
-        sizes = [self._size(part) for part in drawn]
-        shares = [size / sum(sizes) for size in sizes]
+        shares = self._shares(drawn)
         if self.graphs is not None:
             return sum(map(self.graphs.add, map(self._of, drawn), repeat(self.shared), shares))
 
@@ -216,27 +224,36 @@ class Trainer:
 
     def _of(self, part: Sequence[int]) -> list[Row]:
         """The rows of some items."""
-        return [row for i in part for row in self.rows[i].rows]
+        return [row for i in part for row in self._items[i].rows]
 
     def _length(self, item: Item) -> int:
         """Tokens of an item, what all rows share counted once."""
         return item.tokens - (len(item.rows) - 1) * self.shared
 
-    def _size(self, part: Sequence[int]) -> int:
-        """What a part weighs in its batch: its supervised tokens, or its items where these have losses."""
-        if self.objective is not None:
-            return len(part)
-        return sum(len(row.answer) for row in self._of(part))
+    def _shares(self, cut: Sequence[Sequence[int]]) -> list[float]:
+        """What parts weigh: by their tokens, or by items where these have losses; 1 if weighed already."""
+        if isinstance(self.objective, OnPolicy):
+            return [1.0] * len(cut)
+        of_items = self.objective is not None
+        sizes = [len(p) if of_items else sum(len(row.answer) for row in self._of(p)) for p in cut]
+        return [size / sum(sizes) for size in sizes]
 
     def _loss(self, part: Sequence[int]) -> torch.Tensor:
-        """The mean loss of a part."""
+        """The mean loss of a part, or what it adds to the batch's."""
         rows = self._of(part)
+        if isinstance(self.objective, OnPolicy):
+            return self.objective.loss(part, self._states(rows))
         if self.objective is None:
             if self.packed is None:
                 return batch_loss(self.model, rows)
             return packed_loss(self.packed, rows, self.shared)
         logprobs = summed_logprobs(self.model, rows, self.packed, self.shared)
         return self.objective.losses(part, logprobs).mean()
+
+    def _states(self, rows: Sequence[Row]) -> States:
+        if self.packed is None:
+            return _padded_states(self.model, rows)
+        return _packed_states(self.packed, rows, self.shared)
 
     def _adamw(self, rate: float) -> None:
         """Decoupled weight decay Adam (Loshchilov & Hutter 2019), through torch's fused kernel."""
@@ -355,9 +372,7 @@ def summed_logprobs(
     return torch.stack([part.sum() for part in found.split([len(row.answer) for row in batch])])
 
 
-def _packed_states(
-    model: Packed, batch: Sequence[Row], shared: int
-) -> tuple[torch.Tensor, torch.nn.Linear, torch.Tensor]:
+def _packed_states(model: Packed, batch: Sequence[Row], shared: int) -> States:
     """The states before supervised tokens, the head, and those tokens."""
     prefix = batch[0].prompt[:shared]
     once = pack([(*row.prompt[shared:], *row.answer[:-1]) for row in batch], model.device, prefix=prefix)
@@ -366,14 +381,29 @@ def _packed_states(
     return hidden, model.model.lm_head, targets.to(model.device)
 
 
-def _padded_states(
-    model: Network, batch: Sequence[Row]
-) -> tuple[torch.Tensor, torch.nn.Linear, torch.Tensor]:
+def _padded_states(model: Network, batch: Sequence[Row]) -> States:
     device = model.lm_head.weight.device
     ids = pad_right([(*row.prompt, *row.answer[:-1]) for row in batch]).to(device)
     rows, columns, targets = losses.completion_targets(batch)
     hidden = model.model(ids, use_cache=False).last_hidden_state
     return hidden[rows, columns], model.lm_head, targets.to(device)
+
+
+def answer_states(model: Network, rows: Sequence[Row], made: Packed | None = None) -> list[torch.Tensor]:
+    """The states before each token of the answers, [tokens, width] for each row, without a gradient.
+
+    `made` is the model over packs, for models that can be read so.
+    """
+    device = model.lm_head.weight.device
+    found: list[torch.Tensor] = [torch.empty(0)] * len(rows)
+    for part in in_batches([row.tokens for row in rows], 0, tokens_at_once(device, made)):
+        batch = [rows[i] for i in part]
+        with torch.no_grad():
+            states = _padded_states(model, batch) if made is None else _packed_states(made, batch, 0)
+        split = states[0].split([len(row.answer) for row in batch])
+        for place, own in zip(part, split, strict=True):
+            found[place] = own
+    return found
 
 
 def dev_loss(model: Network, rows: Sequence[Row], made: Packed | None = None) -> float:

@@ -6,6 +6,7 @@ is the policy before the first step. Preference and reinforcement have the formu
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Literal
 
 import torch
@@ -50,9 +51,17 @@ def completion_loss(
     return -logprobs.mean() if weights is None else -(logprobs * weights).sum()
 
 
-def token_logprobs(hidden: torch.Tensor, head: torch.nn.Linear, targets: torch.Tensor) -> torch.Tensor:
-    """Log-probability [targets] of each target after the states [targets, width], the head being frozen."""
-    return _FrozenHeadLogprobs.apply(hidden, head.weight, head.bias, targets)  # type: ignore[return-value]
+def token_logprobs(
+    hidden: torch.Tensor, head: torch.nn.Linear, targets: torch.Tensor, allowed: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Log-probability [targets] of each target after the states [targets, width], the head being frozen.
+
+    With `allowed`, bits of bytes [targets, vocabulary / 8] with the lowest first, that among these tokens:
+    where one alone was allowed it's 0, and so is its gradient.
+    """
+    return _FrozenHeadLogprobs.apply(  # type: ignore[return-value]
+        hidden, head.weight, head.bias, targets, allowed
+    )
 
 
 def dpo_loss(
@@ -160,6 +169,67 @@ def grpo_loss(
     return (losses * mask).sum() / counted
 
 
+def reverse_kl(
+    hidden: torch.Tensor,
+    head: torch.nn.Linear,
+    other: torch.Tensor,
+    other_head: torch.nn.Linear,
+    allowed: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """KL divergence [targets] of the next token's distribution from another model's, both heads being frozen.
+
+    Σ p (log p − log q) in nats over the vocabulary, p after the states `hidden` [targets, width] and q after
+    `other` [targets, other width]; the gradient is p's. TRL's generalised JSD with a β of 1 (Agarwal et al.
+    2023, arXiv:2306.13649, eq. 2). With `allowed`, as `token_logprobs` has it, both are distributions among
+    these tokens alone. Of vocabularies that were filled up to unlike sizes the tokens of both count.
+    """
+    return _FrozenHeadsKl.apply(hidden, head, other, other_head, allowed)  # type: ignore[return-value]
+
+
+class _FrozenHeadsKl(torch.autograd.Function):
+    """As `_FrozenHeadLogprobs`, of two heads: gradients are taken on the way forward, few rows at a time."""
+
+    @staticmethod
+    def forward(ctx, hidden, head, other, other_head, allowed):
+        found, gradients = [], []
+        size = _rows_at_once(head.weight)
+        width = min(len(head.weight), len(other_head.weight))
+        masks = repeat(None) if allowed is None else allowed.split(size)
+        for (states, others), bits in zip(
+            zip(hidden.split(size), other.split(size), strict=True), masks, strict=False
+        ):
+            ours = _log_softmax(states, head, width, bits)
+            theirs = _log_softmax(others, other_head, width, bits)
+            shares = ours.exp()
+            # Where a token isn't allowed both are −∞, and 0 × (−∞ + ∞) is no number.
+            apart = torch.where(shares > 0, ours - theirs, 0.0)
+            sums = (shares * apart).sum(-1, keepdim=True)
+            found.append(sums[:, 0])
+            if ctx.needs_input_grad[0]:
+                slopes = shares * (apart - sums)
+                gradients.append(slopes.to(head.weight.dtype) @ head.weight[:width])
+        if gradients:
+            ctx.save_for_backward(torch.cat(gradients))
+        return torch.cat(found)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        (gradient,) = ctx.saved_tensors
+        return (gradient * grads[0][:, None]).to(gradient.dtype), *[None] * 4
+
+
+def _log_softmax(
+    states: torch.Tensor, head: torch.nn.Linear, width: int, bits: torch.Tensor | None
+) -> torch.Tensor:
+    """Log-probabilities [rows, width] of the first tokens, or of those among them that are allowed."""
+    bias = None if head.bias is None else head.bias[:width]
+    logits = functional.linear(states, head.weight[:width], bias)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if bits is not None:
+        logits.masked_fill_(~_unpacked(bits, width), -torch.inf)
+    return logits.log_softmax(-1)
+
+
 class _FrozenHeadLogprobs(torch.autograd.Function):
     """The gradient of the states is taken on the way forward, a few rows at a time.
 
@@ -168,12 +238,16 @@ class _FrozenHeadLogprobs(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, hidden, weight, bias, targets):
+    def forward(ctx, hidden, weight, bias, targets, allowed):
         found, gradients = [], []
-        parts = (t.split(_rows_at_once(weight)) for t in (hidden, targets))
-        for states, wanted in zip(*parts, strict=True):
+        size = _rows_at_once(weight)
+        parts = zip(hidden.split(size), targets.split(size), strict=True)
+        masks = repeat(None) if allowed is None else allowed.split(size)
+        for (states, wanted), bits in zip(parts, masks, strict=False):
             logits = functional.linear(states, weight, bias)
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            if bits is not None:
+                logits.masked_fill_(~_unpacked(bits, logits.shape[1]), -torch.inf)
             sums = logits.logsumexp(-1, keepdim=True)
             found.append((logits.gather(1, wanted[:, None]) - sums)[:, 0])
             if ctx.needs_input_grad[0]:
@@ -188,7 +262,13 @@ class _FrozenHeadLogprobs(torch.autograd.Function):
     def backward(ctx, *grads):
         (gradient,) = ctx.saved_tensors
         # Weighed in the finer type of the two: a share of a batch isn't rounded to the states' own.
-        return (gradient * grads[0][:, None]).to(gradient.dtype), None, None, None
+        return (gradient * grads[0][:, None]).to(gradient.dtype), None, None, None, None
+
+
+def _unpacked(bits: torch.Tensor, width: int) -> torch.Tensor:
+    """Truths [rows, width] of bytes [rows, width / 8], the lowest bit first."""
+    places = torch.arange(8, dtype=torch.uint8, device=bits.device)
+    return (bits[:, :, None] >> places & 1).flatten(1)[:, :width].bool()
 
 
 def _rows_at_once(weight: torch.Tensor) -> int:

@@ -62,9 +62,12 @@ class Told(Always):
 
     seconds: float = 2.0
     least_s: float = 1.0
+    refusal: str | None = None
 
     def outlook(self, context):
-        return Outlook(seconds=self.seconds, low_s=1.5, high_s=5.0, least_s=self.least_s)
+        return Outlook(
+            seconds=self.seconds, low_s=1.5, high_s=5.0, least_s=self.least_s, refusal=self.refusal
+        )
 
 
 def test_a_rung_that_cannot_beat_a_cheaper_one_is_stopped_and_said_to_be(task, options, monkeypatch):
@@ -150,6 +153,14 @@ def test_a_rung_that_does_not_fit_the_budget_is_skipped_for_good_and_leaves_its_
     with_ladder(monkeypatch, Told("two", least_s=700.0))
     with pytest.raises(RungError, match="no rung could be built: two: the dev rows alone would take it 11 m"):
         climb(task, replace(options, rungs=("two",), out=options.out / "other"), Log())
+
+
+def test_a_rung_that_finds_out_that_it_is_no_use_is_skipped_with_its_reason(task, options, monkeypatch):
+    names = with_ladder(monkeypatch, Always("one"), Told("two", refusal="nothing to learn"))
+    log = Log()
+    found, _ = climb(task, replace(options, rungs=names), log)
+    assert [r.skipped for r in found.results] == [None, "nothing to learn"]
+    assert "two skipped: nothing to learn" in log.lines
 
 
 def test_what_a_rung_leaves_of_the_budget_goes_to_all_that_come():

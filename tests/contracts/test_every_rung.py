@@ -7,12 +7,11 @@ from dataclasses import fields, replace
 import pytest
 
 from rung.records import Example, Splits
-from rung.rungs import LADDER
+from rung.rungs import LADDER, gate, reinforcing
 from rung.rungs.base import SETTLED_FILE, Context, Following, Foreseen, Rung, no_start
 from rung.system import System
 from tests.fixtures_climb import (
     TASKS,
-    label_rows,
     make_tiny_gguf,
     opened,
     preferred,
@@ -25,10 +24,22 @@ EMBEDDING = {"head", "few_shot", "retrieval"}
 RUNGS = [
     pytest.param(r, id=r.name, marks=[pytest.mark.models] if r.name in EMBEDDING else []) for r in LADDER
 ]
-WITHOUT_CALLS = {"distill", "preference"}
+REINFORCED = 180
+"""Rows that leave a hundred for training."""
 SEARCHING = {"optimise", "workflow"}
 """Rungs that ask many answers of a row: their tests have fewer rows, and the engine's noise may show."""
 ROWS, FEWER_ROWS = 160, 80
+KIND = {"reinforce": "json"}
+"""What a rung answers in the tests that want one kind: labels, but for those that labels teach nothing."""
+WITHOUT = {
+    "distill": {"tool_call": "no made-up rows hold functions for a teacher"},
+    "preference": {"tool_call": "no made-up rows hold two calls of which one is preferred"},
+    "reinforce": {
+        "text": "rouge_l is no reward",
+        "tool_call": "8 answers to each of so many prompts that hold functions would take a minute",
+    },
+}
+"""Kinds that a rung isn't built for here, and why."""
 
 SKIPS = {
     "head": {"the output is text": lambda c: with_kind(c, "text")},
@@ -80,12 +91,22 @@ SKIPS = {
             replace(c, train=unrejected(c.train), undesirable=c.train[:9])
         ),
     },
+    "reinforce": {
+        "none of the .* rows fits": lambda c: replace(c, too_long=every_id(c)),
+        "the answer is a label: sft's loss is already": lambda c: with_kind(c, "label"),
+        "the metric rouge_l can't tell of one answer alone": lambda c: with_metric(c, "rouge_l"),
+        "99 training rows; reinforcement needs at least 100": lambda c: replace(c, train=c.train[:99]),
+    },
 }
 
 
 def with_kind(context: Context, kind) -> Context:
     output = context.task.output.model_copy(update={"kind": kind})
     return replace(context, task=context.task.model_copy(update={"output": output}))
+
+
+def with_metric(context: Context, metric) -> Context:
+    return replace(with_kind(context, "text"), bench=replace(context.bench, metric=metric))
 
 
 def with_task(context: Context, **changes) -> Context:
@@ -142,9 +163,37 @@ def no_keys(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_steps():
+    """Reinforcement takes as many steps as its time allows."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reinforcing, "MOST_STEPS", 10)
+        patch.setattr(reinforcing, "PROMPTS", 2)
+        patch.setattr(gate, "MOST_PROMPTS", 30)
+        yield
+
+
+def kind_of(rung: Rung) -> str:
+    return KIND.get(rung.name, "label")
+
+
+def rows_of(rung: Rung, kind: str) -> list[dict]:
+    """Rows of a kind for a rung and those that it goes on from; all but calls hold preferences, too."""
+    count = FEWER_ROWS if rung.name in SEARCHING else REINFORCED if rung.name == "reinforce" else ROWS
+    rows = TASKS[kind](count)
+    return rows if kind == "tool_call" else preferred(rows)
+
+
+def suited(rung: Rung, context: Context) -> Context:
+    """A search goes without a model that reflects."""
+    return untaught(context) if rung.name == "optimise" else context
+
+
 @pytest.fixture
-def context(tiny, tmp_path, server):
-    with opened(tiny, write_rows(tmp_path / "topics.jsonl", preferred(label_rows(ROWS))), tmp_path) as found:
+def context(request, tiny, tmp_path, server):
+    """That of the test's rung; labels where it has none."""
+    rung = request.node.callspec.params["rung"]
+    with opened(tiny, write_rows(tmp_path / "topics.jsonl", rows_of(rung, kind_of(rung))), tmp_path) as found:
         yield beside(found, server, tmp_path, unlabelled(40))
 
 
@@ -170,15 +219,12 @@ def built(tiny, roomy, tmp_path_factory, server):
     def build(rung: Rung, kind: str):
         if (rung.name, kind) not in kept:
             folder = tmp_path_factory.mktemp(f"{rung.name}-{kind}")
-            rows = TASKS[kind](FEWER_ROWS if rung.name in SEARCHING else ROWS)
-            rows = rows if kind == "tool_call" else preferred(rows)
             model = roomy if kind == "tool_call" else tiny
-            opening = opened(model, write_rows(folder / "topics.jsonl", rows), folder)
+            opening = opened(model, write_rows(folder / "topics.jsonl", rows_of(rung, kind)), folder)
             stack.append(opening)
             inputs = unlabelled(40, context=kind == "text")
             context = beside(opening.__enter__(), server, folder, inputs)
-            context = replace(context, built=earlier(rung, kind))
-            context = untaught(context) if rung.name == "optimise" else context
+            context = suited(rung, replace(context, built=earlier(rung, kind)))
             kept[rung.name, kind] = (context, rung.build(context))
         return kept[rung.name, kind]
 
@@ -190,7 +236,7 @@ def built(tiny, roomy, tmp_path_factory, server):
 def test_the_ladder_has_its_rungs_cheapest_first():
     assert [rung.name for rung in LADDER] == [
         *("head", "prompt", "few_shot", "retrieval", "optimise"),
-        *("workflow", "sft", "distill", "preference", "api"),
+        *("workflow", "sft", "distill", "preference", "reinforce", "api"),
     ]
     assert SKIPS.keys() == {rung.name for rung in LADDER}
 
@@ -228,17 +274,19 @@ def test_a_rung_that_goes_on_from_another_needs_it(rung, context):
 
 
 @pytest.mark.parametrize("rung", RUNGS)
-def test_a_rung_makes_a_system_that_answers_every_dev_row_with_a_label(rung, built):
-    context, made = built(rung, "label")
+def test_a_rung_makes_a_system_that_answers_every_dev_row_and_with_a_label_where_it_is_one(rung, built):
+    context, made = built(rung, kind_of(rung))
     answers = made.system.answer(context.dev, context.pool)
     assert len(answers) == len(context.dev)
-    assert all(a.failure is None and (a.value in context.labels or a.value is None) for a in answers)
+    assert all(a.failure is None for a in answers)
+    if context.kind == "label":
+        assert all(a.value in context.labels or a.value is None for a in answers)
     assert made.system.spec.rung == rung.name and made.what
 
 
 @pytest.mark.parametrize("rung", RUNGS)
 def test_the_chosen_trial_is_marked_and_none_scored_better(rung, built):
-    context, made = built(rung, "label")
+    context, made = built(rung, kind_of(rung))
     (chosen,) = [trial for trial in made.trials if trial.chosen]
     whole = [trial.score for trial in made.trials if trial.n == len(context.dev)]
     assert chosen.n == len(context.dev) and chosen.score == pytest.approx(max(whole), abs=0.051)
@@ -246,14 +294,14 @@ def test_the_chosen_trial_is_marked_and_none_scored_better(rung, built):
 
 @pytest.mark.parametrize("rung", RUNGS)
 def test_the_score_of_the_chosen_trial_is_that_of_the_system(rung, built):
-    context, made = built(rung, "label")
+    context, made = built(rung, kind_of(rung))
     (chosen,) = [trial for trial in made.trials if trial.chosen]
     assert context.measure(made.system, context.dev, "again").score == chosen.score
 
 
 @pytest.mark.parametrize("rung", RUNGS)
 def test_a_system_that_is_loaded_again_gives_the_same_answers(rung, built):
-    context, made = built(rung, "label")
+    context, made = built(rung, kind_of(rung))
     before = made.system.answer(context.dev, context.pool)
     again = System.load(made.system.folder)
     assert again.digest == made.system.digest
@@ -265,17 +313,15 @@ def test_a_system_that_is_loaded_again_gives_the_same_answers(rung, built):
 def test_the_same_rows_and_seed_make_the_same_system_once_the_clock_has_spoken(
     rung, built, tiny, tmp_path, server
 ):
-    context, made = built(rung, "label")
-    rows = preferred(label_rows(FEWER_ROWS if rung.name in SEARCHING else ROWS))
-    path = write_rows(tmp_path / "topics.jsonl", rows)
+    context, made = built(rung, kind_of(rung))
+    path = write_rows(tmp_path / "topics.jsonl", rows_of(rung, kind_of(rung)))
     with opened(tiny, path, tmp_path, built=context.built) as fresh:
         fresh.folder.mkdir()
         shutil.copy(context.folder / SETTLED_FILE, fresh.folder)
         if rung.name in SEARCHING:
             # Among so many answers of a random model one is a near-tie, which another batch may turn.
             shutil.copytree(context.bench.store.folder, fresh.bench.store.folder)
-        beside_it = beside(fresh, server, tmp_path, context.unlabelled)
-        again = rung.build(untaught(beside_it) if rung.name == "optimise" else beside_it)
+        again = rung.build(suited(rung, beside(fresh, server, tmp_path, context.unlabelled)))
     assert again.system.digest == made.system.digest
     assert [(t.name, t.score, t.n, t.chosen) for t in again.trials] == [
         (t.name, t.score, t.n, t.chosen) for t in made.trials
@@ -286,8 +332,8 @@ def test_the_same_rows_and_seed_make_the_same_system_once_the_clock_has_spoken(
 @pytest.mark.parametrize("kind", ["json", "number", "text", "tool_call"])
 @pytest.mark.parametrize("rung", [r for r in RUNGS if r.values[0].name != "head"])
 def test_a_rung_answers_other_kinds_of_output_too(rung, kind, built):
-    if kind == "tool_call" and rung.name in WITHOUT_CALLS:
-        pytest.skip("no made-up rows hold functions for a teacher, or two answers of which one is preferred")
+    if why := WITHOUT.get(rung.name, {}).get(kind):
+        pytest.skip(why)
     context, made = built(rung, kind)
     assert rung.skip(context) is None
     answers = made.system.answer(context.dev, context.pool)
@@ -302,7 +348,7 @@ def test_a_rung_answers_other_kinds_of_output_too(rung, kind, built):
 
 @pytest.mark.parametrize("rung", RUNGS)
 def test_the_rows_outputs_are_never_part_of_a_question(rung, built):
-    context, made = built(rung, "label")
+    context, made = built(rung, kind_of(rung))
     blind = [Example(id=e.id, input=e.input, output=None) for e in context.dev]
     given = made.system.answer(context.dev, context.pool)
     assert [a.value for a in made.system.answer(blind, context.pool)] == [a.value for a in given]
@@ -310,8 +356,7 @@ def test_the_rows_outputs_are_never_part_of_a_question(rung, built):
 
 @pytest.mark.parametrize("rung", [r for r in RUNGS if isinstance(r.values[0], Foreseen)])
 def test_what_a_rung_foresees_is_positive_and_settles_what_it_is_built_from(rung, context, built):
-    context = replace(context, built=built(rung, "label")[0].built)
-    context = untaught(context) if rung.name == "optimise" else context
+    context = suited(rung, replace(context, built=built(rung, kind_of(rung))[0].built))
     told = rung.outlook(context)
     assert told is not None and told.least_s > 0
     assert 0 < told.low_s <= told.seconds <= told.high_s

@@ -1,0 +1,104 @@
+"""A rung that goes on from the adapter of an earlier one: what it made of it, or that one as it was."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rung.records import Trial
+from rung.rungs.base import Built, Context
+from rung.rungs.sft import settled_system
+from rung.rungs.variants import first_value
+from rung.system import System, save
+
+if TYPE_CHECKING:
+    from rung.rungs.tune import Arm, Tune
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """The best adapter (a PEFT folder; None where no step beat the start), what it is, and what was tried.
+
+    `passes` are those that an arm made through the items.
+    """
+
+    adapter: Path | None
+    what: str
+    passes: float
+    trials: tuple[Trial, ...]
+    notes: tuple[str, ...]
+
+
+def built_on(context: Context, start: System, rung: str, outcome: Outcome) -> Built:
+    """Prove the adapter as sft does, and keep what is better on dev: the System made of it, or the start.
+
+    Raises TrainingError where the engines don't agree.
+    """
+    notes = outcome.notes
+    if outcome.adapter is not None:
+        spec = start.spec.model_copy(update={"rung": rung, "files": {}})
+        system, parity, note = settled_system(context, spec, outcome.adapter)
+        final, notes = _trial(context, system), (*notes, note)
+        if _better(context, system, start):
+            return Built(
+                system=system,
+                what=outcome.what,
+                passes=outcome.passes,
+                trials=(*outcome.trials, final),
+                notes=notes,
+                parity=parity,
+            )
+        notes = (
+            *notes,
+            f"as it is served it is no better on dev than {start.spec.rung}, whose adapter is kept",
+        )
+    system = _again(context, start, rung)
+    return Built(
+        system=system,
+        what=f"{start.spec.rung}'s adapter as it was: no step was better on dev",
+        passes=outcome.passes,
+        trials=(*outcome.trials, _trial(context, system)),
+        notes=notes,
+    )
+
+
+def _again(context: Context, start: System, rung: str) -> System:
+    """The start as a System of this rung: the same files under the same engine."""
+    files = {name: start.folder / name for name in start.spec.files}
+    return save(context.work / "start", start.spec.model_copy(update={"rung": rung}), files)
+
+
+def _trial(context: Context, system: System) -> Trial:
+    whole = context.measure(system, context.dev, f"{system.spec.rung}, all dev rows")
+    n = len(whole.predictions)
+    seconds = whole.seconds_per_answer * n
+    return Trial(name="the System made of it", score=whole.score, n=n, seconds=seconds, chosen=True)
+
+
+def _better(context: Context, system: System, start: System) -> bool:
+    """Whether a System scores higher than the start on dev rows that both answered, as both are served."""
+    found = [context.measure(one, context.dev, f"{one.spec.rung} on dev") for one in (system, start)]
+    rows = min(len(one.predictions) for one in found)
+    return first_value(context, found[0], rows) > first_value(context, found[1], rows)
+
+
+def kept_best(state: "Tune", start: dict, scored: "Iterable[tuple[Arm, dict]]") -> tuple[dict, list[Trial]]:
+    """The record of the best score, and all of them as trials; the adapter of each new best one is kept.
+
+    `scored` gives an arm and the record of its score while the model is as it was then. A tie goes to the
+    earlier one, and so to the start.
+    """
+    best, trials = start, [trial_of(start)]
+    for arm, found in scored:
+        trials.append(trial_of(found))
+        if found["value"] > best["value"]:
+            state.keep(arm, found["step"])
+            best = found
+    return best, trials
+
+
+def trial_of(record: dict) -> Trial:
+    """A score that a journal holds, as a trial; its seconds are in those of the rung as a whole."""
+    name = f"{record['arm']}, {record['step']} steps" if record["step"] else "the start as it was"
+    name = f"{name} (loss {record['loss']:.3f})"
+    return Trial(name=name, score=record["score"], n=record["n"], seconds=0.0)

@@ -1,0 +1,167 @@
+"""Distillation on policy: who can teach so, that it brings a student near its teacher, and what is kept."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from rung.records import Trial
+from rung.rungs import tuning, whitebox
+from rung.rungs.base import Built, Context
+from rung.rungs.distill import Distill
+from rung.rungs.sft import Sft
+from rung.rungs.whitebox import no_white_box, on_policy
+from rung.system import System
+from tests.fixtures_climb import json_rows, label_rows, make_tiny_gguf, number_rows, opened, write_rows
+from tests.rungs.test_reinforce_rung import weakened
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return make_tiny_gguf(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
+
+
+def tuned(tiny, folder, rows: list[dict], epochs: int) -> System:
+    """A System of sft, with weights of its own by its adapter."""
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        opened(tiny, write_rows(folder / "rows.jsonl", rows), folder) as context,
+    ):
+        patch.setattr(tuning, "MOST_EPOCHS", epochs)
+        return Sft().build(context).system
+
+
+@pytest.fixture(scope="module")
+def teacher(tiny, tmp_path_factory) -> System:
+    return tuned(tiny, tmp_path_factory.mktemp("teacher"), json_rows(160), 6)
+
+
+@pytest.fixture
+def begin(tiny, tmp_path):
+    """Opens a context of a hundred rows, and forty inputs without outputs."""
+    stack = []
+
+    def of(rows: list[dict]) -> Context:
+        opening = opened(tiny, write_rows(tmp_path / "rows.jsonl", rows[:100]), tmp_path)
+        stack.append(opening)
+        found = opening.__enter__()
+        like = replace(found.train[0], output=None)
+        free = [replace(like, id=f"free-{n}", input=row["input"]) for n, row in enumerate(rows[100:])]
+        return replace(found, unlabelled=tuple(free))
+
+    yield of
+    for opening in reversed(stack):
+        opening.__exit__(None, None, None)
+
+
+@pytest.fixture
+def context(begin):
+    return begin(json_rows(140))
+
+
+def journal(context) -> list[dict]:
+    path = context.work / "on-policy" / "work" / "training" / "journal.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def made_of(system: System, score: float, n: int) -> Built:
+    chosen = Trial(name="the System made of it", score=score, n=n, seconds=0.0, chosen=True)
+    return Built(system=system, what="LoRA", passes=2.0, trials=(chosen,), notes=("taught",))
+
+
+def test_a_student_comes_nearer_to_its_teacher_and_is_kept_where_dev_gains(
+    context, teacher, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(whitebox, "MOST_PASSES", 6)
+    monkeypatch.setattr(whitebox, "RATE", 5e-4)
+    spec = teacher.spec.model_copy(update={"rung": "distill"})
+    weak = weakened(System(teacher.folder, spec), 0.3, tmp_path / "weak")
+    before = context.measure(weak, context.dev, "before").score
+    made = on_policy(context, teacher, made_of(weak, before, len(context.dev)), context.unlabelled)
+    apart = [record["loss"] for record in journal(context) if record["kind"] == "stretch"]
+    assert apart[-1] < 0.7 * apart[0]
+    (told,) = [note for note in made.notes if note.startswith("on policy: ")]
+    assert "18 steps of 16 answers of the student's own to 40 inputs" in told
+    assert (
+        f"reverse KL to the teacher, {apart[0]:.3f} nats a token at first and {apart[-1]:.3f} at last" in told
+    )
+    after = context.measure(made.system, context.dev, "after").score
+    (chosen,) = [trial for trial in made.trials if trial.chosen]
+    assert after > before and chosen.score == after and made.notes[0] == "taught"
+    assert made.what.startswith("LoRA; then on policy, schema, rate 0.0005, ")
+    assert made.passes == 2.0 and made.system.spec.rung == "distill"
+
+
+def test_what_is_no_better_on_dev_leaves_the_student_as_it_was(context, teacher):
+    spec = teacher.spec.model_copy(update={"rung": "distill"})
+    student = System(teacher.folder, spec)
+    score = context.measure(student, context.dev, "before").score
+    made = on_policy(context, teacher, made_of(student, score, len(context.dev)), context.unlabelled)
+    scores = [record["value"] for record in journal(context) if record["kind"] == "score"]
+    if max(scores) == scores[0]:
+        assert made.system is student and made.what == "LoRA"
+        assert "on policy no step was better on dev" in made.notes
+    assert [trial.chosen for trial in made.trials].count(True) == 1 and made.trials[-1].chosen
+    # The teacher is the student, and only their numbers' rounding is apart.
+    assert all(record["loss"] < 0.05 for record in journal(context) if record["kind"] == "stretch")
+
+
+def test_a_course_without_time_leaves_the_student_and_says_so(context, teacher):
+    made = made_of(teacher, 0.5, 20)
+    late = replace(context, deadline=context.deadline - 580)
+    found = on_policy(late, teacher, made, context.unlabelled)
+    assert found.system is teacher and found.trials == made.trials
+    assert "nothing was learned from the teacher on policy: " in found.notes[-1]
+    assert "of the budget are left to tune in" in found.notes[-1]
+
+
+def test_the_rung_distill_goes_on_on_policy_with_a_teacher_of_the_same_tokens(
+    begin, tiny, tmp_path, monkeypatch
+):
+    # Numbers of a few tokens, on which its draws agree.
+    teacher = tuned(tiny, tmp_path / "teacher", number_rows(160), 3)
+    monkeypatch.setattr(tuning, "MOST_EPOCHS", 1)
+    context = begin(number_rows(140))
+    task = context.task.model_copy(update={"teacher": str(teacher.folder)})
+    named = replace(context, task=task)
+    assert Distill().skip(named) is None
+    made = Distill().build(named)
+    (told,) = [note for note in made.notes if note.startswith("on policy: ")]
+    inputs = len(context.train) + len(context.unlabelled)
+    assert f"of 16 answers of the student's own to {inputs} inputs" in told
+    scored = context.measure(made.system, context.dev, "again").score
+    (chosen,) = [trial for trial in made.trials if trial.chosen]
+    assert chosen.score == scored and made.system.spec.rung == "distill"
+
+
+def test_who_cannot_teach_so_is_told_of(context, teacher, tiny, tmp_path):
+    spec = teacher.spec
+    assert no_white_box(context, teacher, spec) is None
+    chat = teacher.chat(context.pool)
+
+    def other(**changes) -> Any:
+        plain = {"is_hosted": False, "spec": spec, "chat": lambda pool: chat}
+        return SimpleNamespace(**(plain | changes))
+
+    assert no_white_box(context, other(), spec) is None
+    assert "isn't one local model" in str(no_white_box(context, other(is_hosted=True), spec))
+    voting = spec.model_copy(update={"engine": "head"})
+    assert "isn't one local model" in str(no_white_box(context, other(spec=voting), spec))
+    texts = SimpleNamespace(tokens=SimpleNamespace(texts=("a", "b")))
+    assert "its tokens aren't those" in str(no_white_box(context, other(chat=lambda pool: texts), spec))
+    ends = replace(chat, end=0)
+    assert "begins or ends its answers" in str(no_white_box(context, other(chat=lambda pool: ends), spec))
+    with opened(tiny, write_rows(tmp_path / "labels.jsonl", label_rows(120)), tmp_path / "l") as labels:
+        assert "labels are chosen" in str(no_white_box(labels, teacher, spec))
+
+
+def test_the_numbers_of_its_page_are_those_of_the_program():
+    page = Path(__file__).parents[2] / "docs" / "distill.md"
+    text = " ".join(page.read_text(encoding="utf-8").split())
+    assert f"{whitebox.PROMPTS} in a step, twice through them at most" in text and whitebox.MOST_PASSES == 2
+    assert whitebox.RATE == 1e-4 and "at a rate of 10⁻⁴" in text
+    assert f"{100 * whitebox.TIME_SHARE:.0f} % of the time" in text
+    assert f"where it is {whitebox.FEWEST_S:.0f} s at least" in text
