@@ -26,9 +26,9 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from rung.engines.torch import load_model
-    from rung.rungs.tune import ALPHA, RANK
     from rung.training.batches import Row
     from rung.training.loop import Settings, Trainer
+    from rung.training.methods import ALPHA, RANK
 
     model = load_model(Path(job["weights"]), torch.bfloat16)
     if job["variant"] == "liger":

@@ -353,6 +353,13 @@ class System:
         return self.folder / ADAPTER_FOLDER if tuned else None
 
     @property
+    def is_dora(self) -> bool:
+        """Whether its adapter is a DoRA, which torch alone runs as it is."""
+        from rung.engines.lora import form_of, read_config
+
+        return self.adapter is not None and form_of(read_config(self.adapter)).dora
+
+    @property
     def adapter_gguf(self) -> Path | None:
         """The same as llama.cpp has it, a file."""
         return self.folder / ADAPTER_GGUF if ADAPTER_GGUF in self.spec.files else None

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: a LoRA on the rows, the rate by successive halving, as long as dev still rises."""
+"""Supervised fine-tuning: a tune on the rows, the rate by successive halving, as long as dev still rises."""
 
 import json
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ FEWEST_S = 45.0
 
 
 class Sft:
-    """LoRA on every linear layer of the base model, trained on the prompt that will be served."""
+    """A tune of the base model as the task wants it, on the prompt that will be served."""
 
     name = "sft"
 
@@ -197,7 +197,8 @@ def settled_system(context: Context, spec: Spec, adapter: Path) -> tuple[System,
     """The tuned System under the faster engine that is proved to be the trained model, and why that one.
 
     Below 99 % agreement the GGUF adapter isn't part of the System: nothing may serve what wasn't proved.
-    A base model without a GGUF file has torch alone. Raises TrainingError where the engines clearly disagree.
+    A base model without a GGUF file has torch alone, as has what llama.cpp knows no adapters of. Raises
+    TrainingError where the engines clearly disagree.
     """
     from rung.training.parity import LOWEST_AGREEMENT
 
@@ -205,12 +206,8 @@ def settled_system(context: Context, spec: Spec, adapter: Path) -> tuple[System,
     if spec.retrieval is not None and context.retrieval is not None:
         files |= {name: context.retrieval.folder / name for name in index_names(spec.retrieval.search)}
     torch_alone = spec.model_copy(update={"engine": "torch"})
-    if context.model.gguf is None:
-        return (
-            save(context.work / "tuned", torch_alone, files),
-            None,
-            "engine torch: the model has no GGUF file",
-        )
+    if (reason := without_llama(context, adapter)) is not None:
+        return save(context.work / "tuned", torch_alone, files), None, f"engine torch: {reason}"
     gguf = as_gguf(context, adapter)
     systems = under_each_engine(context, "tuned", spec, {**files, ADAPTER_GGUF: gguf})
     parity = prove(context, spec, systems)
@@ -222,6 +219,17 @@ def settled_system(context: Context, spec: Spec, adapter: Path) -> tuple[System,
         "others are near-ties), so its adapter isn't shipped"
     )
     return save(context.work / "tuned", torch_alone, files), parity, note
+
+
+def without_llama(context: Context, adapter: Path) -> str | None:
+    """Why llama.cpp can't run what was tuned; None where it can."""
+    from rung.engines.lora import form_of, read_config
+
+    if context.model.gguf is None:
+        return "the model has no GGUF file"
+    if form_of(read_config(adapter)).dora:
+        return "llama.cpp has no DoRA; an export to gguf or ollama has it merged"
+    return None
 
 
 def as_gguf(context: Context, adapter: Path) -> Path:

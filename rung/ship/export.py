@@ -114,6 +114,11 @@ def chosen(system: System, options: ExportOptions) -> tuple[Target, str]:
     kind = types[0] if options.type is None else options.type.lower()
     if kind not in types:
         raise TaskError(f"--type {options.type!r}: {_nearest(kind, types)}")
+    if kind == ADAPTER and target in ("gguf", "vllm") and system.is_dora:
+        raise TaskError(
+            f"--type {kind!r}: {'llama.cpp' if target == 'gguf' else 'vLLM'} has no DoRA adapters; another "
+            f"type has it merged into the weights, such as {types[0]}"
+        )
     if options.most < 1:
         raise TaskError(f"--most {options.most}: give the number of rows to ask, such as {ROWS}")
     return target, kind

@@ -188,5 +188,5 @@ def _weights(data: mmap.mmap, place: _Place, delta: Delta | None) -> Iterator[by
         raw = np.frombuffer(data[begin : begin + (last - first) * row_size], dtype=np.uint8)
         found = dequantise(raw, place.kind, (last - first, width))
         if delta is not None:
-            found = found + delta.rows(first, last)
+            found = delta.into(found, first)
         yield quantise(found, place.wanted).tobytes()

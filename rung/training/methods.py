@@ -1,0 +1,63 @@
+"""The ways to tune that a task may name: the rates to try, and what of the model learns."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from rung.engines import lora
+from rung.engines.rows import Network
+from rung.task.model import Tuning, TuningMethod
+from rung.training.learned import Learned, low_rank
+
+RANK, ALPHA = 16, 32.0
+"""The alpha of any rank: the best rate hardly depends on the rank then (Schulman et al. 2025, LoRA Without
+Regret)."""
+RS_ALPHA = ALPHA / RANK**0.5
+"""Of rsLoRA: at the usual rank it is LoRA to the bit, so that the same rates suit both."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A way to tune. `rates` are tried, the one in the middle where there's no time for a search.
+
+    `title` is what notes call it; `attach` prepares a model and tells what of it learns.
+    """
+
+    title: str
+    rates: tuple[float, float, float]
+    attach: Callable[[Network, int, int], Learned]
+    ranked: bool = True
+
+    def said(self, rank: int) -> str:
+        """In a report: with the rank, where it has one."""
+        return f"{self.title} r = {rank}" if self.ranked else self.title
+
+
+def _lora(model: Network, rank: int, seed: int) -> Learned:
+    lora.attach(model, rank=rank, alpha=ALPHA, seed=seed)
+    return low_rank(model)
+
+
+def _rslora(model: Network, rank: int, seed: int) -> Learned:
+    lora.attach(model, rank=rank, alpha=RS_ALPHA, rslora=True, seed=seed)
+    return low_rank(model)
+
+
+def _dora(model: Network, rank: int, seed: int) -> Learned:
+    lora.attach(model, rank=rank, alpha=ALPHA, dora=True, seed=seed)
+    return low_rank(model)
+
+
+RATES: Final = (2.5e-4, 5e-4, 1e-3)
+"""A's; B's are `B_RATE` times as high."""
+
+METHODS: Final[dict[TuningMethod, Method]] = {
+    "lora": Method(title="LoRA", rates=RATES, attach=_lora),
+    "rslora": Method(title="rsLoRA", rates=RATES, attach=_rslora),
+    "dora": Method(title="DoRA", rates=RATES, attach=_dora),
+}
+
+
+def begun(model: Network, tuning: Tuning, seed: int) -> Learned:
+    """A model ready for its first step, as the task wants it tuned."""
+    return METHODS[tuning.method].attach(model, tuning.rank, seed)

@@ -1,0 +1,75 @@
+"""What each way to tune ends as: a System that answers as the model that was trained, and its exports."""
+
+import json
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+
+from rung.engines import lora
+from rung.errors import TaskError
+from rung.rungs.sft import answer_forms, as_gguf, settled_system
+from rung.rungs.tune import BEST_FOLDER, Arm, Plan, Tune
+from rung.ship.export import ExportOptions, export
+from rung.system import System
+from rung.task import Tuning
+from tests.fixtures_climb import Log, label_rows, make_tiny_gguf, opened, write_rows
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+STEPS = 30
+
+
+@pytest.fixture(scope="module")
+def gguf(tmp_path_factory):
+    return make_tiny_gguf(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
+
+
+@contextmanager
+def tuned(gguf, folder, **tuning):
+    """A context, what a few steps of a tune made of the model, and the answers that it gave then."""
+    data = write_rows(folder / "topics.jsonl", label_rows(160))
+    with opened(gguf, data, folder) as found:
+        task = found.task.model_copy(update={"tuning": Tuning(**tuning)})
+        context = replace(found, task=task)
+        forms = answer_forms(context)
+        plan = Plan(folder=context.work / "training", budget_s=600, reserve_s=0.0, seed=0)
+        with Tune(context, forms, plan) as tune:
+            arm = Arm(form="codes", rate=4 * tune.method.rates[2])
+            tune.run(arm, STEPS)
+            tune.keep(arm, STEPS)
+            answers = tune.answers(arm, context.dev)
+        yield context, forms["codes"], plan.folder / BEST_FOLDER, answers
+
+
+def values(answers) -> list:
+    return [a.value for a in answers]
+
+
+@pytest.mark.parametrize("tuning", [{"method": "rslora", "rank": 64}, {"method": "lora", "rank": 2}])
+def test_llama_cpp_scales_an_adapter_as_torch_does(gguf, tmp_path, tuning):
+    with tuned(gguf, tmp_path, **tuning) as (context, spec, adapter, before):
+        system, parity, note = settled_system(context, spec, adapter)
+        assert parity is not None and parity.agreement >= 0.99
+        assert parity.mean_difference < 0.05
+        assert system.adapter_gguf is not None and note.startswith("engine ")
+        assert values(system.answer(context.dev, context.pool)) == values(before)
+        config = json.loads((adapter / lora.ADAPTER_CONFIG).read_text())
+        assert (config["r"], config["use_rslora"]) == (tuning["rank"], tuning["method"] == "rslora")
+
+
+def test_a_dora_is_answered_by_torch_as_it_was_trained(gguf, tmp_path):
+    with tuned(gguf, tmp_path, method="dora") as (context, spec, adapter, before):
+        system, parity, note = settled_system(context, spec, adapter)
+        assert (system.spec.engine, parity) == ("torch", None)
+        assert note.startswith("engine torch: llama.cpp has no DoRA")
+        assert system.adapter_gguf is None and system.is_dora
+        assert values(System.load(system.folder).answer(context.dev, context.pool)) == values(before)
+        with pytest.raises(Exception, match="llama.cpp has no adapters for"):
+            as_gguf(context, adapter)
+        for target, kind in (("gguf", "f16"), ("merged", "f32"), ("peft", "adapter")):
+            options = ExportOptions(target=target, type=kind, rows=tmp_path / "topics.jsonl", force=True)
+            gate = export(system.folder, tmp_path / target, options, Log()).gate
+            assert gate.same >= 0.98 * gate.compared > 0, target
+        for target in ("gguf", "vllm"):
+            with pytest.raises(TaskError, match="no DoRA adapters; another type has it merged"):
+                export(system.folder, tmp_path / "no", ExportOptions(target=target, type="adapter"), Log())
