@@ -142,6 +142,7 @@ class LoraLinear(nn.Module):
         """‖W + s B A‖ of each row [out], from products as small as the rank."""
         a, b = self.lora_a, self.lora_b
         crossed = ((self.weight @ a.to(self.weight.dtype).t()).to(b.dtype) * b).sum(1)
+        assert self._squares is not None, "DoRA alone asks"
         squares = self._squares + 2 * self.scale * crossed + self.scale**2 * ((b @ (a @ a.t())) * b).sum(1)
         return squares.clamp_min(torch.finfo(squares.dtype).tiny).sqrt()
 
@@ -173,7 +174,7 @@ def attach(model: Network, *, seed: int, **form: Any) -> None:
 
     `form` are the fields of a Form.
     """
-    _attach(model, _block_linears(model), Form(**form))
+    _attach(model, block_linears(model), Form(**form))
     draw(model, seed)
 
 
@@ -287,7 +288,7 @@ def load(model: Network, folder: Path) -> None:
     except (OSError, SafetensorError) as error:
         raise ModelError(f"no readable adapter weights in {folder}: {error}") from None
     named = {key.removeprefix(PREFIX).partition(".lora_")[0] for key in tensors}
-    found = [(name, layer) for name, layer in _block_linears(model) if name in named]
+    found = [(name, layer) for name, layer in block_linears(model) if name in named]
     _attach(model, found, form_of(config))
     restore(model, tensors)
 
@@ -329,7 +330,8 @@ def _same_shape(wanted: dict, given: dict, key: str) -> bool:
     return key in wanted and key in given and wanted[key].shape == given[key].shape
 
 
-def _block_linears(model: Network) -> list[tuple[str, nn.Linear]]:
+def block_linears(model: Network) -> list[tuple[str, nn.Linear]]:
+    """The linear layers of the decoder blocks with their module paths."""
     return [
         (name, module)
         for name, module in model.named_modules()

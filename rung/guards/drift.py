@@ -18,19 +18,23 @@ LOGITS_AT_ONCE = 2**24
 """64 MiB in fp32, for each of the two models."""
 
 
-def open_pair(weights: Path, adapter: Path) -> Network:
-    """A base model with its adapter on it, which `divergence` turns on and off."""
-    model = load_model(weights)
+def open_pair(base: Path, adapter: Path | None, own: Path | None) -> tuple[Network, Network | None]:
+    """A tuned model and its base: `own` weights beside the `base`'s, or that alone with its adapter on."""
+    if own is not None:
+        return load_model(own), load_model(base)
+    model = load_model(base)
+    assert adapter is not None, "the gate is for tuned Systems"
     lora.load(model, adapter)
-    return model
+    return model, None
 
 
-def divergence(model: Network, rows: Sequence[Row]) -> Divergence:
+def divergence(model: Network, rows: Sequence[Row], base: Network | None = None) -> Divergence:
     """KL(base‖tuned) and both models' loss at the answer positions of rows, means over all of them.
 
     At each position the sum over the whole vocabulary of p (log p - log q), p being the base's next-token
     probability after the prompt and the answer's earlier tokens, and q the tune's (forward KL, Kullback &
-    Leibler 1951). Logits are the engine's, the softmax runs in fp32. ValueError without positions.
+    Leibler 1951). Logits are the engine's, the softmax runs in fp32. Without a `base` it is `model` with its
+    adapter off. ValueError without positions.
     """
     tokens = sum(len(row.answer) for row in rows)
     if not tokens:
@@ -39,19 +43,22 @@ def divergence(model: Network, rows: Sequence[Row]) -> Divergence:
     sums = torch.zeros(3, dtype=torch.float64)
     with torch.inference_mode():
         for part in in_batches([row.tokens for row in rows], 0, portion(TOKENS_AT_ONCE, device)):
-            sums += _sums(model, [rows[i] for i in part])
-    kl, base, tuned = (float(total) / tokens for total in sums)
-    return Divergence(tokens=tokens, kl=max(kl, 0.0), base_loss=base, tuned_loss=tuned)
+            sums += _sums(model, [rows[i] for i in part], base)
+    kl, before, tuned = (float(total) / tokens for total in sums)
+    return Divergence(tokens=tokens, kl=max(kl, 0.0), base_loss=before, tuned_loss=tuned)
 
 
-def _sums(model: Network, batch: Sequence[Row]) -> torch.Tensor:
+def _sums(model: Network, batch: Sequence[Row], other: Network | None) -> torch.Tensor:
     """The batch's sums of KL, of the base's loss and of the tune's [3]."""
     device = model.lm_head.weight.device
     ids = pad_right([(*row.prompt, *row.answer[:-1]) for row in batch]).to(device)
     rows, columns, targets = (part.to(device) for part in completion_targets(batch))
     tuned = model.model(ids, use_cache=False).last_hidden_state[rows, columns]
-    with lora.switched_off(model):
-        base = model.model(ids, use_cache=False).last_hidden_state[rows, columns]
+    if other is None:
+        with lora.switched_off(model):
+            base = model.model(ids, use_cache=False).last_hidden_state[rows, columns]
+    else:
+        base = other.model(ids, use_cache=False).last_hidden_state[rows, columns]
     sums = torch.zeros(3, dtype=torch.float64)
     size = max(1, LOGITS_AT_ONCE // model.lm_head.weight.shape[0])
     for states, others, wanted in zip(base.split(size), tuned.split(size), targets.split(size), strict=True):

@@ -1,6 +1,5 @@
 """Supervised fine-tuning: a tune on the rows, the rate by successive halving, as long as dev still rises."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,12 +12,12 @@ from rung.guarded import SeedScores
 from rung.records import Json, Measurement, Parity, Trial
 from rung.rungs.base import Built, Context, Outlook, no_room, strict_score
 from rung.rungs.instructions import answer_schema, answer_spec
+from rung.rungs.learned_files import llama_files, torch_files, without_llama
 from rung.rungs.probe import EngineName, race, under_each_engine
 from rung.rungs.rendered import prompts_of
-from rung.runs import writing
 from rung.search import index_names
 from rung.spec import AnswerSpec, Spec
-from rung.system import ADAPTER_FOLDER, ADAPTER_GGUF, System, save
+from rung.system import ADAPTER_GGUF, WEIGHTS_GGUF, System, is_learned, save
 from rung.wording import label_texts
 
 if TYPE_CHECKING:
@@ -117,21 +116,17 @@ def seed_scores(context: Context, first: System, whole: Measurement, others: Seq
     from rung.rungs.seeds import summed_up
 
     found = [whole]
-    beside = {n for n in first.spec.files if n != ADAPTER_GGUF and not n.startswith(f"{ADAPTER_FOLDER}/")}
+    beside = {name for name in first.spec.files if not is_learned(name)}
     for number, adapter in enumerate(others, start=1):
-        files: dict[str, Path] = {name: first.folder / name for name in beside} | _peft_files(adapter)
-        if ADAPTER_GGUF in first.spec.files:
-            files[ADAPTER_GGUF] = as_gguf(context, adapter)
+        files = {name: first.folder / name for name in beside} | torch_files(context, adapter)
+        if first.spec.files.keys() & {ADAPTER_GGUF, WEIGHTS_GGUF}:
+            files |= llama_files(context, adapter)
         spec = first.spec.model_copy(update={"files": {}})
         system = save(context.work / f"seed-{number}-tuned", spec, files)
         what = f"{spec.rung}, seed {number}, all dev rows"
         found.append(context.measure_all(system, context.dev, what))
     values = [context.sign * strict_score(one, context.dev) for one in found]
     return summed_up([one.score for one in found], values)
-
-
-def _peft_files(adapter: Path) -> dict[str, Path]:
-    return {f"{ADAPTER_FOLDER}/{p.name}": p for p in sorted(adapter.iterdir()) if p.is_file()}
 
 
 def planned(context: Context) -> "Plan":
@@ -202,48 +197,26 @@ def settled_system(context: Context, spec: Spec, adapter: Path) -> tuple[System,
     """
     from rung.training.parity import LOWEST_AGREEMENT
 
-    files = _peft_files(adapter)
+    files = torch_files(context, adapter)
     if spec.retrieval is not None and context.retrieval is not None:
         files |= {name: context.retrieval.folder / name for name in index_names(spec.retrieval.search)}
     torch_alone = spec.model_copy(update={"engine": "torch"})
     if (reason := without_llama(context, adapter)) is not None:
         return save(context.work / "tuned", torch_alone, files), None, f"engine torch: {reason}"
-    gguf = as_gguf(context, adapter)
-    systems = under_each_engine(context, "tuned", spec, {**files, ADAPTER_GGUF: gguf})
+    systems = under_each_engine(context, "tuned", spec, {**files, **llama_files(context, adapter)})
     parity = prove(context, spec, systems)
     if parity.agreement >= LOWEST_AGREEMENT:
         engine, note = race(context, "tuned", systems)
         return systems[engine], parity, note
     note = (
         f"engine torch: llama.cpp agrees on {parity.agreement:.1%} of {parity.agreement_rows} rows only (the "
-        "others are near-ties), so its adapter isn't shipped"
+        "others are near-ties), so its file isn't shipped"
     )
     return save(context.work / "tuned", torch_alone, files), parity, note
 
 
-def without_llama(context: Context, adapter: Path) -> str | None:
-    """Why llama.cpp can't run what was tuned; None where it can."""
-    from rung.engines.lora import form_of, read_config
-
-    if context.model.gguf is None:
-        return "the model has no GGUF file"
-    if form_of(read_config(adapter)).dora:
-        return "llama.cpp has no DoRA; an export to gguf or ollama has it merged"
-    return None
-
-
-def as_gguf(context: Context, adapter: Path) -> Path:
-    """The PEFT adapter in llama.cpp's format. Raises RunError where it can't be written."""
-    from rung.models.weights import dequantised
-    from rung.training.adapter import to_gguf
-
-    config = json.loads((dequantised(context.model) / "config.json").read_text(encoding="utf-8"))
-    with writing(context.work):
-        return to_gguf(adapter, context.work / ADAPTER_GGUF, config=config)
-
-
 def prove(context: Context, spec: Spec, systems: dict[EngineName, System]) -> Parity:
-    """torch with the PEFT adapter against llama with the GGUF one.
+    """torch with what was learned against llama with the same in its own format.
 
     Raises TrainingError where more than 1 % of the rows clearly disagree: that's no rounding.
     """

@@ -109,8 +109,10 @@ def chosen(system: System, options: ExportOptions) -> tuple[Target, str]:
     if reason := _refusal(system, target):
         raise TaskError(f"{str(system.folder)!r} can't be exported as {target}: {reason}")
     types = RECIPES[target].types
+    if not system.is_tuned:
+        types = (BASE,) if target == "ollama" else types
     if system.adapter is None:
-        types = (BASE,) if target == "ollama" else tuple(name for name in types if name != ADAPTER)
+        types = tuple(name for name in types if name != ADAPTER)
     kind = types[0] if options.type is None else options.type.lower()
     if kind not in types:
         raise TaskError(f"--type {options.type!r}: {_nearest(kind, types)}")
@@ -145,7 +147,9 @@ def _refusal(system: System, target: Target) -> str | None:
             f"its {what} are looked up anew for each text, which no template can do; `rung serve` and "
             "rung.load answer by its folder as it is"
         )
-    if system.adapter is None and not RECIPES[target].prompted:
+    if system.weights is not None and target == "peft":
+        return "all of its weights were tuned, so there is no adapter; --to merged has the weights"
+    if not system.is_tuned and not RECIPES[target].prompted:
         able = " or ".join(f"--to {name}" for name, recipe in RECIPES.items() if recipe.prompted)
         return f"{spec.rung} learned no weights of its own, only a prompt; {able} puts it before every text"
     return None

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 
 from rung.errors import ModelError
 from rung.models.resolve import read_json
-from rung.ship.lora_delta import Delta
+from rung.training.lora_delta import Delta
 
 FloatType = Literal["bf16", "f32"]
 TEMPLATE_FILE: Final = "chat_template.jinja"

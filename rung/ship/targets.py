@@ -13,15 +13,15 @@ from rung.errors import ModelError, TaskError
 from rung.models.chat import Message
 from rung.models.offered import offered_named
 from rung.ship import go_template
-from rung.ship.lora_delta import deltas_by_module
 from rung.ship.merged import TEMPLATE_FILE, FloatType, write_merged_folder
 from rung.ship.modelfile import Modelfile
 from rung.ship.parity import Loaded
 from rung.ship.quantising import write_gguf, write_pair
 from rung.ship.subject import Subject
 from rung.ship.ways import WayName, answer_tokens, label_names
-from rung.ship.weight_types import BLOCKS, MIXED, PLAIN
 from rung.system import ADAPTER_GGUF
+from rung.training.lora_delta import deltas_by_module
+from rung.training.weight_types import BLOCKS, MIXED, PLAIN
 
 Tokens: TypeAlias = tuple[int, ...]
 Target = Literal["peft", "merged", "gguf", "ollama", "vllm", "hub-folder"]

@@ -178,7 +178,7 @@ class Prices(_Frozen):
         )
 
 
-TuningMethod = Literal["lora", "rslora", "dora"]
+TuningMethod = Literal["lora", "rslora", "dora", "full"]
 
 
 class Tuning(_Frozen):
@@ -186,7 +186,7 @@ class Tuning(_Frozen):
 
     method: TuningMethod = Field(
         default="lora",
-        description="What a tune learns: lora, rslora, dora.",
+        description="What a tune learns: lora, rslora, dora (beside the weights) or full (the weights).",
     )
     rank: int = Field(
         default=16,

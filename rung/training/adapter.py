@@ -29,7 +29,7 @@ def to_gguf(folder: Path, out: Path, *, config: dict) -> Path:
         )
     found = matrices(folder, config=config)
     tensors = {name: np.ascontiguousarray(tensor.astype(np.float16)) for name, tensor in found.items()}
-    writer = gguf.GGUFWriter(str(out), _architecture(config))
+    writer = gguf.GGUFWriter(str(out), architecture_of(config))
     writer.add_type(gguf.GGUFType.ADAPTER)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
     writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, form.scale * form.rank)
@@ -49,8 +49,7 @@ def matrices(folder: Path, *, config: dict) -> dict[str, np.ndarray]:
     of B and the magnitudes follow the permutation that llama.cpp's converter gives the weight. Raises
     ModelError for an unknown architecture or tensor.
     """
-    architecture = _architecture(config)
-    names = gguf.get_tensor_name_map(_arch_enum(architecture), int(config["num_hidden_layers"]))
+    architecture, names = architecture_of(config), gguf_names(config)
     tensors = {}
     for key, tensor in sorted(load_file(folder / ADAPTER_WEIGHTS).items()):
         module, matrix = split(key)
@@ -58,7 +57,7 @@ def matrices(folder: Path, *, config: dict) -> dict[str, np.ndarray]:
         if name is None:
             raise ModelError(f"{folder}: llama.cpp has no place for the tensor {key!r} of {architecture!r}")
         if matrix != "lora_a" and architecture in PERMUTED:
-            tensor = _permute(tensor, module, config)
+            tensor = permuted(tensor, module, config)
         tensors[f"{name}.weight.{matrix}"] = tensor
     return tensors
 
@@ -72,7 +71,8 @@ def permute(rows: np.ndarray, heads: int) -> np.ndarray:
     )
 
 
-def _permute(tensor: np.ndarray, module: str, config: dict) -> np.ndarray:
+def permuted(tensor: np.ndarray, module: str, config: dict) -> np.ndarray:
+    """The rows of a query's or key's tensor as llama.cpp orders them; another module's as they are."""
     if module.endswith("q_proj"):
         return permute(tensor, int(config["num_attention_heads"]))
     if module.endswith("k_proj"):
@@ -86,7 +86,13 @@ def split(key: str) -> tuple[str, str]:
     return module, f"lora_{rest[0].lower()}"
 
 
-def _architecture(config: dict) -> str:
+def gguf_names(config: dict) -> gguf.TensorNameMap:
+    """llama.cpp's names of modules. Raises ModelError for an unknown architecture."""
+    return gguf.get_tensor_name_map(_arch_enum(architecture_of(config)), int(config["num_hidden_layers"]))
+
+
+def architecture_of(config: dict) -> str:
+    """What llama.cpp calls the architecture of a transformers config."""
     kind = str(config["model_type"])
     return NAMES.get(kind, kind)
 

@@ -42,6 +42,6 @@ def low_rank(model: Network) -> Learned:
     return Learned(
         groups=tuple(groups),
         draw=lambda seed: lora.draw(model, seed),
-        restore=lambda tensors: lora.restore(model, tensors),
+        restore=lambda tensors: lora.restore(model, dict(tensors)),
         save=lambda folder, base: lora.save(model, folder, base=base),
     )

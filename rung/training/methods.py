@@ -7,6 +7,7 @@ from typing import Final
 from rung.engines import lora
 from rung.engines.rows import Network
 from rung.task.model import Tuning, TuningMethod
+from rung.training.full import full
 from rung.training.learned import Learned, low_rank
 
 RANK, ALPHA = 16, 32.0
@@ -48,6 +49,10 @@ def _dora(model: Network, rank: int, seed: int) -> Learned:
     return low_rank(model)
 
 
+def _full(model: Network, rank: int, seed: int) -> Learned:
+    return full(model)
+
+
 RATES: Final = (2.5e-4, 5e-4, 1e-3)
 """A's; B's are `B_RATE` times as high."""
 
@@ -55,6 +60,7 @@ METHODS: Final[dict[TuningMethod, Method]] = {
     "lora": Method(title="LoRA", rates=RATES, attach=_lora),
     "rslora": Method(title="rsLoRA", rates=RATES, attach=_rslora),
     "dora": Method(title="DoRA", rates=RATES, attach=_dora),
+    "full": Method(title="full tuning", rates=(1e-5, 2e-5, 5e-5), attach=_full, ranked=False),
 }
 
 

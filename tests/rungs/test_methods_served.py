@@ -8,7 +8,8 @@ import pytest
 
 from rung.engines import lora
 from rung.errors import TaskError
-from rung.rungs.sft import answer_forms, as_gguf, settled_system
+from rung.rungs.learned_files import as_gguf
+from rung.rungs.sft import answer_forms, settled_system
 from rung.rungs.tune import BEST_FOLDER, Arm, Plan, Tune
 from rung.ship.export import ExportOptions, export
 from rung.system import System
@@ -34,7 +35,7 @@ def tuned(gguf, folder, **tuning):
         forms = answer_forms(context)
         plan = Plan(folder=context.work / "training", budget_s=600, reserve_s=0.0, seed=0)
         with Tune(context, forms, plan) as tune:
-            arm = Arm(form="codes", rate=4 * tune.method.rates[2])
+            arm = Arm(form="codes", rate=(20 if tune.learned.own else 4) * tune.method.rates[2])
             tune.run(arm, STEPS)
             tune.keep(arm, STEPS)
             answers = tune.answers(arm, context.dev)
@@ -55,6 +56,31 @@ def test_llama_cpp_scales_an_adapter_as_torch_does(gguf, tmp_path, tuning):
         assert values(system.answer(context.dev, context.pool)) == values(before)
         config = json.loads((adapter / lora.ADAPTER_CONFIG).read_text())
         assert (config["r"], config["use_rslora"]) == (tuning["rank"], tuning["method"] == "rslora")
+
+
+def test_full_tuning_ends_in_whole_weights_for_both_engines(gguf, tmp_path):
+    with tuned(gguf, tmp_path, method="full") as (context, spec, adapter, before):
+        system, parity, note = settled_system(context, spec, adapter)
+        assert parity is not None and parity.agreement >= 0.99 and parity.mean_difference < 0.05
+        assert note.startswith("engine ")
+        assert system.adapter is None and system.is_tuned
+        assert system.weights is not None and system.weights_gguf is not None
+        loaded = System.load(system.folder)
+        assert values(loaded.answer(context.dev, context.pool)) == values(before)
+        base = context.pool.engine(loaded.engine_spec(context.pool, tuned=False))
+        prompts = loaded.prompts(context.dev[:4], context.pool)
+        tokens = list(spec.answer.codes)
+        ours, theirs = (e.next_logprobs(prompts, tokens) for e in (loaded.open(context.pool), base))
+        assert max(abs(a - b) for a, b in zip(ours[0], theirs[0], strict=True)) > 0.5
+        for target, kind in (("gguf", "q8_0"), ("merged", "f32"), ("vllm", "f32")):
+            options = ExportOptions(target=target, type=kind, rows=tmp_path / "topics.jsonl", force=True)
+            made = export(system.folder, tmp_path / target, options, Log())
+            assert made.gate.same >= 0.97 * made.gate.compared > 0, target
+            assert "a full tune of" in (made.folder / "README.md").read_text()
+        with pytest.raises(TaskError, match="all of its weights were tuned, so there is no adapter"):
+            export(system.folder, tmp_path / "no", ExportOptions(target="peft"), Log())
+        with pytest.raises(TaskError, match="There is q8_0"):
+            export(system.folder, tmp_path / "no", ExportOptions(target="gguf", type="adapter"), Log())
 
 
 def test_a_dora_is_answered_by_torch_as_it_was_trained(gguf, tmp_path):

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from rung.engines import lora
+from rung.errors import TrainingError
 from rung.task import Tuning
 from rung.task.model import TuningMethod
+from rung.training import full
 from rung.training.loop import Settings, Trainer
 from rung.training.methods import ALPHA, METHODS, RANK, RATES, begun
 from tests.fixtures_tiny import tiny
@@ -20,7 +22,11 @@ NAMES = [*METHODS]
 def trainer(folder: Path, method: TuningMethod, *, model=None, rate: float | None = None) -> Trainer:
     model = tiny() if model is None else model
     settings = Settings(
-        learning_rate=rate or 10 * METHODS[method].rates[2], batch_size=4, rank=4, warmup=5, seed=1
+        learning_rate=rate or (100 if method == "full" else 10) * METHODS[method].rates[2],
+        batch_size=4,
+        rank=4,
+        warmup=5,
+        seed=1,
     )
     return Trainer(
         model, ROWS, settings, folder, "d", learned=begun(model, Tuning(method=method, rank=4), seed=1)
@@ -69,6 +75,34 @@ def test_arms_take_turns_on_one_model(tmp_path, method):
         assert same(parameters(arm), alone[rate])
         arm.close()
     assert not same(*alone.values())
+
+
+def test_full_tuning_refuses_what_memory_cannot_hold(monkeypatch):
+    monkeypatch.setattr(full, "free_bytes", lambda device: 10_000)
+    with pytest.raises(
+        TrainingError, match=r"full tuning of 15,\d+ weights .* 0.0 GiB are free.*method: lora"
+    ):
+        begun(tiny(), Tuning(method="full"), seed=0)
+
+
+def test_full_tuning_leaves_embeddings_norms_and_biases_alone(tmp_path):
+    model = tiny("qwen2")
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    list(trainer(tmp_path, "full", model=model).run(5))
+    moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert moved == {f"{name}.weight" for name, _ in lora.block_linears(model)} and len(moved) == 14
+
+
+def test_a_coarse_model_learns_by_steps_that_its_own_type_would_lose(tmp_path):
+    model = tiny(dtype=torch.bfloat16)
+    one = trainer(tmp_path, "full", model=model, rate=1e-6)
+    start = one._flat.clone()
+    list(one.run(8))
+    assert one._flat.dtype == torch.float32
+    moved = (one._flat - start).abs()
+    assert 0 < moved.max() < 1e-5
+    flat = torch.cat([p.detach().reshape(-1) for p in one.parameters])
+    assert torch.equal(flat, one._flat.to(torch.bfloat16))
 
 
 def test_rslora_at_the_usual_rank_is_lora_and_keeps_its_size_above():

@@ -1,4 +1,4 @@
-"""What a LoRA makes of the weights that it touches."""
+"""What a tune makes of the weights that it touches: a LoRA adds to them, full tuning replaces them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -46,6 +46,22 @@ class Delta:
         return found * (self.magnitude[first:last] / np.maximum(lengths, np.finfo(np.float32).tiny))[:, None]
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Whole:
+    """A weight [out, in] that takes the place of a base's, in fp32."""
+
+    weight: "Floats"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of the weight."""
+        return self.weight.shape
+
+    def into(self, weight: "Floats", first: int) -> "Floats":
+        """Its rows, from row `first` on, in the place of `weight` [rows, in]."""
+        return self.weight[first : first + len(weight)]
+
+
 def deltas_by_module(adapter: Path) -> dict[str, Delta]:
     """The deltas of a PEFT folder by transformers' weight names. ModelError where it isn't a LoRA."""
     from safetensors import SafetensorError
@@ -70,6 +86,36 @@ def deltas_by_gguf_name(adapter: Path, config: dict) -> dict[str, Delta]:
     from rung.training.adapter import matrices
 
     return _deltas(matrices(adapter, config=config), adapter)
+
+
+def wholes_by_gguf_name(folder: Path, config: dict) -> dict[str, Whole]:
+    """The weight matrices of the blocks in a safetensors folder, by llama.cpp's names, in its order of rows.
+
+    `config` is the base's transformers config. Raises ModelError for what llama.cpp has no place for.
+    """
+    from safetensors import safe_open
+
+    from rung.training.adapter import PERMUTED, architecture_of, gguf_names, permuted
+
+    names, architecture = gguf_names(config), architecture_of(config)
+    found = {}
+    for shard in sorted(folder.glob("*.safetensors")):
+        with safe_open(shard, framework="pt") as tensors:
+            for key in sorted(tensors.keys()):
+                module = key.removesuffix(".weight")
+                name = names.get_name(module)
+                if (
+                    name is None
+                    or not name.startswith("blk.")
+                    or len(tensors.get_slice(key).get_shape()) != 2
+                ):
+                    continue
+                weight = tensors.get_tensor(key).float().numpy()
+                rows = permuted(weight, module, config) if architecture in PERMUTED else weight
+                found[f"{name}.weight"] = Whole(weight=rows)
+    if not found:
+        raise ModelError(f"{str(folder)!r} holds no weights that llama.cpp has a place for; tune again")
+    return found
 
 
 def _deltas(tensors: "Mapping[str, Floats]", adapter: Path) -> dict[str, Delta]:
