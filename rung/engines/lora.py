@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +56,23 @@ class _LoraFunction(torch.autograd.Function):
         return grad_x, None, None, grad_a.to(ctx.master), grad_b.to(ctx.master), None
 
 
+class _GainFunction(torch.autograd.Function):
+    """y = g x for each row of x [..., out]. g's gradient is taken as a product: torch's own sum is slow on CPUs."""
+
+    @staticmethod
+    def forward(ctx, x, gain):
+        ctx.save_for_backward(x, gain)
+        return x * gain.to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        (grad,) = grads
+        x, gain = ctx.saved_tensors
+        products = (grad * x).reshape(-1, len(gain))
+        grad_gain = products.new_ones(1, len(products)) @ products
+        return grad * gain.to(x.dtype), grad_gain[0].to(gain.dtype)
+
+
 def _product(rows, weight, bias, a, b, scale):
     a_cast, b_cast = a.to(rows.dtype), b.to(rows.dtype)
     hidden = rows @ a_cast.t()
@@ -87,12 +104,14 @@ class LoraLinear(nn.Module):
     """A frozen linear layer with a trainable low-rank update, as its `form` says.
 
     A is [rank, in], B is [out, rank] and the magnitude of DoRA [out], all master weights in fp32, or in the
-    base's own type where that is finer. `draw` sets them to where training starts.
+    base's own type where that is finer. `draw` sets them to where training starts. With `blocks`, which stand
+    for the base's weight, that isn't held.
     """
 
-    def __init__(self, base: nn.Linear, form: Form) -> None:
+    def __init__(self, base: nn.Linear, form: Form, blocks: nn.Module | None = None) -> None:
         super().__init__()
-        self.weight = base.weight
+        self.blocks = blocks
+        self.weight = base.weight if blocks is None else None
         self.bias = base.bias
         self.form, self.scale = form, form.scale
         kind = {
@@ -107,6 +126,9 @@ class LoraLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x [..., in] → [..., out]."""
+        if self.blocks is not None:
+            added = (x @ self.lora_a.to(x.dtype).t()) @ self.lora_b.to(x.dtype).t()
+            return torch.add(self.blocks(x), added, alpha=self.scale)
         gain = self.gain()
         bias = self.bias if gain is None else None
         if torch.is_grad_enabled():
@@ -154,7 +176,7 @@ def _row_squares(weight: torch.Tensor) -> torch.Tensor:
 
 def gained(out: torch.Tensor, gain: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """Outputs [..., out] times their gains [out], and the bias added."""
-    out = out * gain.to(out.dtype)
+    out = _GainFunction.apply(out, gain)  # type: ignore[assignment]
     return out if bias is None else out + bias
 
 
@@ -339,7 +361,20 @@ def block_linears(model: Network) -> list[tuple[str, nn.Linear]]:
     ]
 
 
-def _attach(model: Network, found: list[tuple[str, nn.Linear]], form: Form) -> None:
+def attach_over_blocks(
+    model: Network, blocks: Callable[[nn.Linear], nn.Module], *, rank: int, alpha: float, seed: int
+) -> None:
+    """As `attach`, with what `blocks` makes of each layer in the place of its weight, which is let go."""
+    _attach(model, block_linears(model), Form(rank=rank, alpha=alpha), blocks)
+    draw(model, seed)
+
+
+def _attach(
+    model: Network,
+    found: list[tuple[str, nn.Linear]],
+    form: Form,
+    blocks: Callable[[nn.Linear], nn.Module] | None = None,
+) -> None:
     if not found:
         raise ModelError(
             f"nothing to adapt: {model.config.model_type!r} has no such linear layers, or has LoRA "
@@ -349,4 +384,5 @@ def _attach(model: Network, found: list[tuple[str, nn.Linear]], form: Form) -> N
         parameter.requires_grad_(False)
     for name, layer in found:
         parent, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(parent), leaf, LoraLinear(layer, form))
+        made = LoraLinear(layer, form, blocks(layer) if blocks is not None else None)
+        setattr(model.get_submodule(parent), leaf, made)

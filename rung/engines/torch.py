@@ -46,11 +46,19 @@ def best_dtype() -> torch.dtype:
     return torch.bfloat16 if torch.cuda.is_available() or multiplies_bf16() else torch.float32
 
 
-def load_model(folder: Path, dtype: torch.dtype | None = None, attention: str = "sdpa") -> Network:
-    """A causal language model from a safetensors folder, in eval mode, on the GPU when there is one.
+def best_device() -> str:
+    """The GPU when there is one, else the processor."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
-    `attention` is "sdpa" or "eager". Raises EngineError for a folder or an architecture that can't be used,
-    or that lacks weights: those would be random. No code that comes with a model is ever run.
+
+def load_model(
+    folder: Path, dtype: torch.dtype | None = None, attention: str = "sdpa", device: str | None = None
+) -> Network:
+    """A causal language model from a safetensors folder, in eval mode.
+
+    On the GPU when there is one, or on another `device`. `attention` is "sdpa" or "eager". Raises EngineError
+    for a folder or an architecture that can't be used, or that lacks weights: those would be random. No code
+    that comes with a model is ever run.
     """
     try:
         with quiet():
@@ -77,7 +85,7 @@ def load_model(folder: Path, dtype: torch.dtype | None = None, attention: str = 
     for parameter in model.parameters():
         # Out of the mapped file, whose pages count as this process's as long as one tensor reads them.
         parameter.data = parameter.data.clone()
-    model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    model.to(device or best_device()).eval()
     require_plain(model)
     return model
 

@@ -1,6 +1,7 @@
 """Supervised fine-tuning: a tune on the rows, the rate by successive halving, as long as dev still rises."""
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from rung.wording import label_texts
 if TYPE_CHECKING:
     from rung.rungs.tune import Plan
 
+FOUR_BIT_PACKAGE = "bitsandbytes"
 FEWEST_ROWS = 50
 RESERVE_S = 60.0
 RESERVE_SHARE = 0.25
@@ -44,7 +46,7 @@ class Sft:
             return reason
         if len(context.train) < FEWEST_ROWS:
             return f"{len(context.train)} training rows; tuning needs at least {FEWEST_ROWS}"
-        return None
+        return unable(context)
 
     def outlook(self, context: Context) -> Outlook | None:
         """By the first steps of the tune and a few answers; as long as dev goes on rising."""
@@ -62,6 +64,13 @@ class Sft:
         Raises TrainingError where there's no time, the tune collapses or its engines don't agree.
         """
         return tuned(context, self.name)
+
+
+def unable(context: Context) -> str | None:
+    """What the task's way to tune needs that isn't here; None where nothing is lacking."""
+    if context.task.tuning.method == "qlora" and find_spec(FOUR_BIT_PACKAGE) is None:
+        return f"tuning.method qlora needs {FOUR_BIT_PACKAGE}: pip install 'rung[qlora]', or take lora"
+    return None
 
 
 def tuned(context: Context, rung: str) -> Built:

@@ -132,7 +132,8 @@ class Tune(AbstractContextManager["Tune"]):
         lengths = sorted(row.tokens for item in next(iter(self.rows.values())) for row in item.rows)
         attention = "eager" if lengths[int(0.95 * (len(lengths) - 1))] <= PLAIN_ROWS else "sdpa"
         weights = dequantised(context.model)
-        self.model = load_model(weights, attention=attention)
+        device = self.method.loads_on if self.lesson.start is None else None
+        self.model = load_model(weights, attention=attention, device=device)
         self.start = None
         if self.lesson.start is None:
             self.learned = begun(self.model, self.tuning, plan.seed)

@@ -178,7 +178,7 @@ class Prices(_Frozen):
         )
 
 
-TuningMethod = Literal["lora", "rslora", "dora", "full"]
+TuningMethod = Literal["lora", "rslora", "dora", "full", "qlora"]
 
 
 class Tuning(_Frozen):
@@ -186,7 +186,7 @@ class Tuning(_Frozen):
 
     method: TuningMethod = Field(
         default="lora",
-        description="What a tune learns: lora, rslora, dora (beside the weights) or full (the weights).",
+        description="How to tune: lora, rslora, dora, qlora (over four-bit weights) or full (all weights).",
     )
     rank: int = Field(
         default=16,

@@ -4,8 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+import torch
+
 from rung.engines import lora
+from rung.engines.nf4 import Nf4
 from rung.engines.rows import Network
+from rung.engines.torch import best_device
 from rung.task.model import Tuning, TuningMethod
 from rung.training.full import full
 from rung.training.learned import Learned, low_rank
@@ -21,13 +25,16 @@ RS_ALPHA = ALPHA / RANK**0.5
 class Method:
     """A way to tune. `rates` are tried, the one in the middle where there's no time for a search.
 
-    `title` is what notes call it; `attach` prepares a model and tells what of it learns.
+    `title` is what notes call it; `attach` prepares a model and tells what of it learns. The model is loaded
+    on the device `loads_on`, where it isn't to lie whole on the one it's trained on.
     """
 
     title: str
     rates: tuple[float, float, float]
     attach: Callable[[Network, int, int], Learned]
     ranked: bool = True
+    loads_on: str | None = None
+    caveat: str | None = None
 
     def said(self, rank: int) -> str:
         """In a report: with the rank, where it has one."""
@@ -53,6 +60,13 @@ def _full(model: Network, rank: int, seed: int) -> Learned:
     return full(model)
 
 
+def _qlora(model: Network, rank: int, seed: int) -> Learned:
+    device = torch.device(best_device())
+    lora.attach_over_blocks(model, lambda layer: Nf4(layer, device), rank=rank, alpha=ALPHA, seed=seed)
+    model.to(device)
+    return low_rank(model)
+
+
 RATES: Final = (2.5e-4, 5e-4, 1e-3)
 """A's; B's are `B_RATE` times as high."""
 
@@ -61,6 +75,13 @@ METHODS: Final[dict[TuningMethod, Method]] = {
     "rslora": Method(title="rsLoRA", rates=RATES, attach=_rslora),
     "dora": Method(title="DoRA", rates=RATES, attach=_dora),
     "full": Method(title="full tuning", rates=(1e-5, 2e-5, 5e-5), attach=_full, ranked=False),
+    "qlora": Method(
+        title="QLoRA",
+        rates=RATES,
+        attach=_qlora,
+        loads_on="cpu",
+        caveat="learned over weights of four bits (NF4); served, and scored here, over the base's own",
+    ),
 }
 
 

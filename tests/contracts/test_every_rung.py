@@ -3,6 +3,7 @@
 import re
 import shutil
 from dataclasses import fields, replace
+from importlib.util import find_spec
 
 import pytest
 
@@ -31,6 +32,11 @@ SEARCHING = {"optimise", "workflow"}
 """Rungs that ask many answers of a row: their tests have fewer rows, and the engine's noise may show."""
 ROWS, FEWER_ROWS = 160, 80
 
+FOUR_BITS = (
+    {}
+    if find_spec("bitsandbytes")
+    else {"qlora needs bitsandbytes: pip install": lambda c: with_task(c, tuning=Tuning(method="qlora"))}
+)
 SKIPS = {
     "head": {"the output is text": lambda c: with_kind(c, "text")},
     "prompt": {"none of the .* rows fits": lambda c: replace(c, too_long=every_id(c))},
@@ -56,6 +62,7 @@ SKIPS = {
     "sft": {
         "none of the .* rows fits": lambda c: replace(c, too_long=every_id(c)),
         "49 training rows; tuning needs at least 50": lambda c: replace(c, train=c.train[:49]),
+        **FOUR_BITS,
     },
     "distill": {
         "no teacher is named": lambda c: with_task(c, teacher=None),
@@ -66,6 +73,7 @@ SKIPS = {
         ),
         "OPENAI_API_KEY isn't set": lambda c: with_task(c, teacher="openai:gpt-5-mini"),
         "the price of .* isn't known": lambda c: without_prices(c),
+        **FOUR_BITS,
     },
     "api": {
         "no hosted model is named": lambda c: with_task(c, models=c.task.models[:1]),

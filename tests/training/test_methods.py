@@ -1,5 +1,6 @@
 """Every way to tune on a very small model: it learns, goes on from where it was, and shares its model."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args
 
@@ -7,20 +8,28 @@ import pytest
 import torch
 
 from rung.engines import lora
+from rung.engines.nf4 import Nf4
+from rung.engines.packed import packed
 from rung.errors import TrainingError
 from rung.task import Tuning
 from rung.task.model import TuningMethod
 from rung.training import full
-from rung.training.loop import Settings, Trainer
+from rung.training.loop import Settings, Trainer, batch_loss
 from rung.training.methods import ALPHA, METHODS, RANK, RATES, begun
-from tests.fixtures_tiny import tiny
+from tests.fixtures_tiny import randomise, tiny
 from tests.training.test_loop import ROWS, parameters, same
 
-NAMES = [*METHODS]
+FOUR_BITS = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes isn't installed")
+NAMES = [pytest.param(n, marks=[FOUR_BITS] if n == "qlora" else []) for n in METHODS]
+
+
+def kind(method: str) -> torch.dtype:
+    """The finest type of weights; bitsandbytes packs none of fp64."""
+    return torch.float32 if method == "qlora" else torch.float64
 
 
 def trainer(folder: Path, method: TuningMethod, *, model=None, rate: float | None = None) -> Trainer:
-    model = tiny() if model is None else model
+    model = tiny(dtype=kind(method)) if model is None else model
     settings = Settings(
         learning_rate=rate or (100 if method == "full" else 10) * METHODS[method].rates[2],
         batch_size=4,
@@ -34,14 +43,15 @@ def trainer(folder: Path, method: TuningMethod, *, model=None, rate: float | Non
 
 
 def test_the_table_has_every_method_that_a_task_may_name():
-    assert set(NAMES) == set(get_args(TuningMethod))
+    assert set(METHODS) == set(get_args(TuningMethod))
     assert all(len(method.rates) == len(RATES) for method in METHODS.values())
     assert all(sorted(method.rates) == list(method.rates) for method in METHODS.values())
 
 
 @pytest.mark.parametrize("method", NAMES)
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_the_loss_falls(tmp_path, method, dtype):
+@pytest.mark.parametrize("coarse", [False, True])
+def test_the_loss_falls(tmp_path, method, coarse):
+    dtype = torch.bfloat16 if coarse else kind(method)
     ticks = list(trainer(tmp_path, method, model=tiny(dtype=dtype)).run(60))
     assert sum(t.loss for t in ticks[-10:]) < 0.7 * sum(t.loss for t in ticks[:10])
 
@@ -66,7 +76,7 @@ def test_arms_take_turns_on_one_model(tmp_path, method):
         one = trainer(tmp_path / f"alone-{rate}", method, rate=rate)
         list(one.run(6))
         alone[rate] = parameters(one)
-    model = tiny()
+    model = tiny(dtype=kind(method))
     learned = begun(model, Tuning(method=method, rank=4), seed=1)
     for rate in rates:
         settings = Settings(learning_rate=rate, batch_size=4, rank=4, warmup=5, seed=1)
@@ -103,6 +113,32 @@ def test_a_coarse_model_learns_by_steps_that_its_own_type_would_lose(tmp_path):
     assert 0 < moved.max() < 1e-5
     flat = torch.cat([p.detach().reshape(-1) for p in one.parameters])
     assert torch.equal(flat, one._flat.to(torch.bfloat16))
+
+
+@FOUR_BITS
+def test_qlora_is_a_lora_over_the_weights_as_four_bits_have_them():
+    """Forward and gradient are those of a LoRA whose base holds the de-quantised weights."""
+    model = tiny("qwen2", dtype=torch.float32, hidden_size=64, intermediate_size=128)
+    begun(model, Tuning(method="qlora", rank=4), seed=0)
+    randomise(model)
+    twin = tiny("qwen2", dtype=torch.float32, hidden_size=64, intermediate_size=128)
+    for name, layer in lora.layers(model):
+        assert isinstance(layer.blocks, Nf4) and layer.weight is None
+        weight = twin.get_submodule(name).weight
+        dense = layer.blocks.dense()
+        assert 0.02 < (dense - weight).norm() / weight.norm() < 0.2
+        weight.data.copy_(dense)
+    lora.attach(twin, rank=4, alpha=ALPHA, seed=0)
+    lora.restore(twin, lora.state(model))
+    assert packed(model) is None
+    losses = [batch_loss(one, ROWS[:6]) for one in (model, twin)]
+    slopes = [
+        torch.autograd.grad(loss, lora.parameters(one))
+        for loss, one in zip(losses, (model, twin), strict=True)
+    ]
+    assert torch.allclose(*losses, rtol=1e-5)
+    for ours, theirs in zip(*slopes, strict=True):
+        assert (ours - theirs).norm() <= 1e-3 * theirs.norm() > 0
 
 
 def test_rslora_at_the_usual_rank_is_lora_and_keeps_its_size_above():
