@@ -1,20 +1,24 @@
 """What each way to tune ends as: a System that answers as the model that was trained, and its exports."""
 
 import json
+import time
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.util import find_spec
 
 import pytest
 
 from rung.engines import lora
 from rung.errors import TaskError
 from rung.rungs.learned_files import as_gguf
-from rung.rungs.sft import answer_forms, settled_system
+from rung.rungs.sft import Sft, answer_forms, settled_system
 from rung.rungs.tune import BEST_FOLDER, Arm, Plan, Tune
 from rung.ship.export import ExportOptions, export
-from rung.system import System
+from rung.system import System, save
 from rung.task import Tuning
+from rung.training.methods import METHODS
 from tests.fixtures_climb import Log, label_rows, make_tiny_gguf, opened, write_rows
+from tests.fixtures_serve import Server, said
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 STEPS = 30
@@ -40,6 +44,12 @@ def tuned(gguf, folder, **tuning):
             tune.keep(arm, STEPS)
             answers = tune.answers(arm, context.dev)
         yield context, forms["codes"], plan.folder / BEST_FOLDER, answers
+
+
+def save_as(context, system, engine):
+    """The same System under another engine."""
+    files = {name: system.folder / name for name in system.spec.files}
+    return save(context.work / engine, system.spec.model_copy(update={"engine": engine}), files)
 
 
 def values(answers) -> list:
@@ -72,6 +82,14 @@ def test_full_tuning_ends_in_whole_weights_for_both_engines(gguf, tmp_path):
         tokens = list(spec.answer.codes)
         ours, theirs = (e.next_logprobs(prompts, tokens) for e in (loaded.open(context.pool), base))
         assert max(abs(a - b) for a, b in zip(ours[0], theirs[0], strict=True)) > 0.5
+        under_llama = save_as(context, system, "llama")
+        given = under_llama.answer(context.dev[:8], context.pool)
+        with Server(f"desk={under_llama.folder}", home=tmp_path) as server:
+            told = [
+                server.user.chat.completions.create(model="desk", messages=said(row.input))
+                for row in context.dev[:8]
+            ]
+        assert [one.choices[0].message.content for one in told] == values(given)
         for target, kind in (("gguf", "q8_0"), ("merged", "f32"), ("vllm", "f32")):
             options = ExportOptions(target=target, type=kind, rows=tmp_path / "topics.jsonl", force=True)
             made = export(system.folder, tmp_path / target, options, Log())
@@ -99,3 +117,32 @@ def test_a_dora_is_answered_by_torch_as_it_was_trained(gguf, tmp_path):
         for target in ("gguf", "vllm"):
             with pytest.raises(TaskError, match="no DoRA adapters; another type has it merged"):
                 export(system.folder, tmp_path / "no", ExportOptions(target=target, type="adapter"), Log())
+
+
+FOUR_BITS = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes isn't installed")
+
+
+@FOUR_BITS
+def test_what_qlora_learned_is_a_plain_adapter_over_the_bases_own_weights(gguf, tmp_path):
+    with tuned(gguf, tmp_path, method="qlora") as (context, spec, adapter, _):
+        system, parity, note = settled_system(context, spec, adapter)
+        assert parity is not None and parity.agreement >= 0.99
+        assert system.adapter_gguf is not None and note.startswith("engine ")
+
+
+@pytest.mark.parametrize(
+    ("tuning", "said_so"),
+    [({"method": "dora", "rank": 4}, "DoRA r = 4, "), ({"method": "full"}, "full tuning, ")],
+)
+def test_a_rung_tunes_as_the_task_says_and_tells_so(gguf, tmp_path, tuning, said_so):
+    data = write_rows(tmp_path / "topics.jsonl", label_rows(160))
+    with opened(gguf, data, tmp_path, deadline=time.monotonic() + 90) as found:
+        context = replace(found, task=found.task.model_copy(update={"tuning": Tuning(**tuning)}))
+        made = Sft().build(context)
+        assert made.what.startswith(said_so) and made.system.is_tuned
+        rate = METHODS[tuning["method"]].rates[1]
+        assert all(f", rate {rate:g}, " in t.name for t in made.trials[:-1]), "too few steps for a search"
+        chosen = made.trials[-1]
+        assert context.measure(made.system, context.dev, "again").score == chosen.score
+        again = Sft().build(context)
+        assert again.system.digest == made.system.digest and again.trials[:-1] == made.trials[:-1]
