@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 from pydantic import ValidationError
@@ -357,11 +357,16 @@ class System:
         return self.folder / ADAPTER_FOLDER if tuned else None
 
     @property
-    def is_dora(self) -> bool:
-        """Whether its adapter is a DoRA, which torch alone runs as it is."""
+    def adapter_form(self) -> Literal["lora", "dora", "prefix"] | None:
+        """What its adapter is; None without one. Raises ModelError for one that isn't read here."""
         from rung.engines.lora import form_of, read_config
+        from rung.engines.prefix import KIND, kind_and_config
 
-        return self.adapter is not None and form_of(read_config(self.adapter)).dora
+        if self.adapter is None:
+            return None
+        if kind_and_config(self.adapter)[0] == KIND:
+            return "prefix"
+        return "dora" if form_of(read_config(self.adapter)).dora else "lora"
 
     @property
     def adapter_gguf(self) -> Path | None:

@@ -39,7 +39,7 @@ def _adapter(spec: Spec) -> str:
     weights = [name for name in filter(is_learned, spec.files) if name.endswith((".safetensors", ".gguf"))]
     if not weights:
         return NONE
-    kind = "all weights" if min(weights).startswith(WEIGHTS_FOLDER) else "LoRA"
+    kind = "all weights" if min(weights).startswith(WEIGHTS_FOLDER) else "tuned"
     return f"{kind} ({spec.files[min(weights)][:12]})"
 
 

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM
 
 from rung.engines import lora
+from rung.engines import prefix as prefixes
 from rung.engines.base import Choice, Completion, EngineSpec, Progress, Request, no_progress
 from rung.engines.cores import available_cores
 from rung.engines.decode import Decoder
@@ -90,6 +91,12 @@ def load_model(
     return model
 
 
+def load_adapter(model: Network, folder: Path) -> None:
+    """Put a PEFT folder's LoRA or prefix on a model. ModelError where it can't be read or doesn't fit."""
+    kind, _ = prefixes.kind_and_config(folder)
+    (prefixes if kind == prefixes.KIND else lora).load(model, folder)
+
+
 def require_plain(model: Network) -> None:
     """Raise EngineError unless logits are `lm_head` of `model`'s states and all layers are attention."""
     attention_windows(model.config)
@@ -120,7 +127,7 @@ class TorchEngine:
                 raise EngineError("the torch engine needs a folder of safetensors weights; none was given")
             model = load_model(spec.weights)
             if spec.adapter is not None:
-                lora.load(model, spec.adapter)
+                load_adapter(model, spec.adapter)
         self._model = model
         self.context = spec.context
         self.folder = spec.weights
@@ -268,7 +275,8 @@ class TorchEngine:
     def _last_hidden(self, rows: Sequence[Tokens], memory: Rows | HeldRows | None = None) -> torch.Tensor:
         """Hidden states [rows, width] after each row, all of which continue `memory`'s row."""
         if self._packed is not None:
-            return self._packed.last(rows, memory.memory() if isinstance(memory, HeldRows) else None)
+            held = memory.memory() if isinstance(memory, HeldRows) else prefixes.memory_of(self.model)
+            return self._packed.last(rows, held)
         if memory is not None:
             return memory.spread(len(rows)).feed(rows)
         # Padding stands on the right, where causal attention can't see it: no mask is needed.

@@ -4,13 +4,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from rung.engines import lora
+from rung.engines.packed import packed
 from rung.engines.parallel import portion
+from rung.engines.prefix import prefix_of
 from rung.engines.rows import Network, in_batches, pad_right
-from rung.engines.torch import load_model
+from rung.engines.torch import load_adapter, load_model
 from rung.guarded import Divergence
 from rung.training.batches import Row
+from rung.training.loop import packed_states
 from rung.training.losses import completion_targets
 
 TOKENS_AT_ONCE = 2048
@@ -24,7 +28,7 @@ def open_pair(base: Path, adapter: Path | None, own: Path | None) -> tuple[Netwo
         return load_model(own), load_model(base)
     model = load_model(base)
     assert adapter is not None, "the gate is for tuned Systems"
-    lora.load(model, adapter)
+    load_adapter(model, adapter)
     return model, None
 
 
@@ -53,12 +57,23 @@ def _sums(model: Network, batch: Sequence[Row], other: Network | None) -> torch.
     device = model.lm_head.weight.device
     ids = pad_right([(*row.prompt, *row.answer[:-1]) for row in batch]).to(device)
     rows, columns, targets = (part.to(device) for part in completion_targets(batch))
+    if prefix_of(model) is not None:
+        made = packed(model)
+        assert made is not None, "a prefix stands before no other model"
+        tuned, *_ = packed_states(made, batch, 0)
+        base = model.model(ids, use_cache=False).last_hidden_state[rows, columns]
+        return _compared(model, base, tuned, targets)
     tuned = model.model(ids, use_cache=False).last_hidden_state[rows, columns]
     if other is None:
         with lora.switched_off(model):
             base = model.model(ids, use_cache=False).last_hidden_state[rows, columns]
     else:
         base = other.model(ids, use_cache=False).last_hidden_state[rows, columns]
+    return _compared(model, base, tuned, targets)
+
+
+def _compared(model: Network, base: Tensor, tuned: Tensor, targets: Tensor) -> Tensor:
+    """The sums [3] over both models' states [positions, width] before the targets [positions]."""
     sums = torch.zeros(3, dtype=torch.float64)
     size = max(1, LOGITS_AT_ONCE // model.lm_head.weight.shape[0])
     for states, others, wanted in zip(base.split(size), tuned.split(size), targets.split(size), strict=True):

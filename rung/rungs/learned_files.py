@@ -39,10 +39,15 @@ def llama_files(context: Context, tuned: Path) -> dict[str, Path]:
 def without_llama(context: Context, tuned: Path) -> str | None:
     """Why llama.cpp can't run what was tuned; None where it can."""
     from rung.engines.lora import form_of, read_config
+    from rung.engines.prefix import KIND, kind_and_config
 
     if context.model.gguf is None:
         return "the model has no GGUF file"
-    if not is_full(tuned) and form_of(read_config(tuned)).dora:
+    if is_full(tuned):
+        return None
+    if kind_and_config(tuned)[0] == KIND:
+        return "llama.cpp has no learned prefixes"
+    if form_of(read_config(tuned)).dora:
         return "llama.cpp has no DoRA; an export to gguf or ollama has it merged"
     return None
 

@@ -22,8 +22,9 @@ class Preference:
         """Rows without preferences have nothing to teach, and a few don't move a model."""
         if reason := no_room(context, learns=True):
             return reason
-        if context.task.tuning.method == "full":
-            return "it goes on from an adapter, and tuning.method full makes none; take lora, rslora or dora"
+        method = context.task.tuning.method
+        if method in ("full", "prefix"):
+            return f"it goes on from a LoRA, and tuning.method {method} makes none; take lora, rslora or dora"
         if count := pairs(context.train):
             if count < FEWEST_PAIRS:
                 return f"{count} training rows have a rejected answer; at least {FEWEST_PAIRS} are needed"

@@ -70,9 +70,11 @@ def readme(
 def notice(subject: Subject) -> str:
     """The file NOTICE: whose weights these are made of, under what terms, and that they were changed."""
     base = subject.hub_id or subject.model.name
-    changed = {"adapter": "tuned with a LoRA", "weights": "tuned in all its weights"}.get(
-        _learned(subject), "given a fixed prompt"
-    )
+    changed = {
+        "adapter": "tuned with a LoRA",
+        "prefix": "given a learned prefix",
+        "weights": "tuned in all its weights",
+    }.get(_learned(subject), "given a fixed prompt")
     lines = [
         f"Made from {base} (weights with the SHA-256 {subject.model.digest}), {changed} by rung.",
         f"The licence of {base}: {_licence_name(subject)}.",
@@ -83,7 +85,9 @@ def notice(subject: Subject) -> str:
 
 
 def _learned(subject: Subject) -> str:
-    """Which of its own the System has: an `adapter`, all `weights`, or ``."""
+    """Which of its own the System has: an `adapter`, a `prefix`, all `weights`, or ``."""
+    if subject.system.adapter_form == "prefix":
+        return "prefix"
     if subject.system.weights is not None:
         return "weights"
     return "adapter" if subject.adapter is not None else ""
@@ -141,9 +145,11 @@ def _index(subject: Subject, origin: Climbed) -> dict[str, Any]:
 def _what(subject: Subject, target: Target, kind: str, origin: Climbed | None, size_bytes: int) -> list[str]:
     spec = subject.spec
     base = code_text(subject.model.name)
-    made = {"adapter": f"a LoRA tune of {base}", "weights": f"a full tune of {base}"}.get(
-        _learned(subject), "a fixed prompt"
-    )
+    made = {
+        "adapter": f"a LoRA tune of {base}",
+        "prefix": f"a learned prefix of {base}",
+        "weights": f"a full tune of {base}",
+    }.get(_learned(subject), "a fixed prompt")
     lines = [
         f"A System of rung ({made}) that answers one job with a {spec.kind}, exported as {target}, {kind}: "
         f"{size_bytes / 1e6:,.1f} MB. rung {__version__}, System {subject.system.digest}.",

@@ -116,7 +116,7 @@ def chosen(system: System, options: ExportOptions) -> tuple[Target, str]:
     kind = types[0] if options.type is None else options.type.lower()
     if kind not in types:
         raise TaskError(f"--type {options.type!r}: {_nearest(kind, types)}")
-    if kind == ADAPTER and target in ("gguf", "vllm") and system.is_dora:
+    if kind == ADAPTER and target in ("gguf", "vllm") and system.adapter_form == "dora":
         raise TaskError(
             f"--type {kind!r}: {'llama.cpp' if target == 'gguf' else 'vLLM'} has no DoRA adapters; another "
             f"type has it merged into the weights, such as {types[0]}"
@@ -149,6 +149,8 @@ def _refusal(system: System, target: Target) -> str | None:
         )
     if system.weights is not None and target == "peft":
         return "all of its weights were tuned, so there is no adapter; --to merged has the weights"
+    if system.adapter_form == "prefix" and target != "peft":
+        return "what it learned stands before its prompts, not in its weights; --to peft has it"
     if not system.is_tuned and not RECIPES[target].prompted:
         able = " or ".join(f"--to {name}" for name, recipe in RECIPES.items() if recipe.prompted)
         return f"{spec.rung} learned no weights of its own, only a prompt; {able} puts it before every text"

@@ -178,7 +178,7 @@ class Prices(_Frozen):
         )
 
 
-TuningMethod = Literal["lora", "rslora", "dora", "full", "qlora"]
+TuningMethod = Literal["lora", "rslora", "dora", "qlora", "prefix", "full"]
 
 
 class Tuning(_Frozen):
@@ -186,7 +186,7 @@ class Tuning(_Frozen):
 
     method: TuningMethod = Field(
         default="lora",
-        description="How to tune: lora, rslora, dora, qlora (over four-bit weights) or full (all weights).",
+        description="How: lora, rslora, dora, qlora (over four-bit weights), prefix, or full (all weights).",
     )
     rank: int = Field(
         default=16,

@@ -16,8 +16,9 @@ import torch
 from torch.optim.adamw import adamw
 
 from rung.engines import lora, storage
-from rung.engines.packed import Packed, pack, packed
+from rung.engines.packed import Packed, pack, packed, size_of
 from rung.engines.parallel import portion, side_by_side, workers
+from rung.engines.prefix import memory_of, prefix_of
 from rung.engines.rows import Network, in_batches, pad_right, shared_prefix
 from rung.errors import TrainingError
 from rung.training import batches, losses
@@ -108,9 +109,12 @@ class Trainer:
         # Packs know no gradient of a model's own weights.
         self.packed = None if self.learned.own else packed(model)
         self.graphs = None
-        if self.packed is not None and self.packed.device.type == "cuda" and objective is None:
+        # What stands before all rows already is learned: a beginning that they share isn't read on top of it.
+        ahead = prefix_of(model) is not None
+        if self.packed is not None and self.packed.device.type == "cuda" and objective is None and not ahead:
             self.graphs = Graphs(self.packed, self.parameters, self._slope)
-        self.shared = 0 if self.packed is None else _shared([row for item in rows for row in item.rows])
+        alone = self.packed is None or ahead
+        self.shared = 0 if alone else _shared([row for item in rows for row in item.rows])
         self.moments = [torch.zeros_like(self._flat) for _ in range(2)]
         self.checkpoint = Checkpoint(folder, [self._flat, *self.moments], digest)
         self.steps_per_epoch = -(-len(rows) // settings.batch_size)
@@ -365,7 +369,7 @@ def _shared(rows: Sequence[Row]) -> int:
 
 def packed_loss(model: Packed, batch: Sequence[Row], shared: int = 0) -> torch.Tensor:
     """Completion loss of a batch without padding; what its rows share at their beginning is run once."""
-    return losses.completion_loss(*_packed_states(model, batch, shared))
+    return losses.completion_loss(*packed_states(model, batch, shared))
 
 
 def batch_loss(model: Network, batch: Sequence[Row]) -> torch.Tensor:
@@ -380,19 +384,23 @@ def summed_logprobs(
 
     `made` is the model over packs, for models that can be read so; all rows begin with `shared` tokens.
     """
-    states = _padded_states(model, batch) if made is None else _packed_states(made, batch, shared)
+    states = _padded_states(model, batch) if made is None else packed_states(made, batch, shared)
     found = losses.token_logprobs(*states)
     return torch.stack([part.sum() for part in found.split([len(row.answer) for row in batch])])
 
 
-def _packed_states(
+def packed_states(
     model: Packed, batch: Sequence[Row], shared: int
 ) -> tuple[torch.Tensor, torch.nn.Linear, torch.Tensor]:
-    """The states before supervised tokens, the head, and those tokens."""
-    prefix = batch[0].prompt[:shared]
-    once = pack([(*row.prompt[shared:], *row.answer[:-1]) for row in batch], model.device, prefix=prefix)
+    """The states before supervised tokens, the head, and those tokens.
+
+    No beginning is `shared` where a prefix was learned.
+    """
+    prefix, memory = batch[0].prompt[:shared], memory_of(model.model)
+    own = [(*row.prompt[shared:], *row.answer[:-1]) for row in batch]
+    once = pack(own, model.device, prefix=prefix, known=size_of(memory))
     rows, columns, targets = losses.completion_targets(batch)
-    hidden = model.hidden(once, once.places(rows.tolist(), (columns - shared).tolist()))
+    hidden = model.hidden(once, once.places(rows.tolist(), (columns - shared).tolist()), memory)
     return hidden, model.model.lm_head, targets.to(model.device)
 
 

@@ -6,7 +6,7 @@ from typing import Final
 
 import torch
 
-from rung.engines import lora
+from rung.engines import lora, prefix
 from rung.engines.nf4 import Nf4
 from rung.engines.rows import Network
 from rung.engines.torch import best_device
@@ -17,6 +17,7 @@ from rung.training.learned import Learned, low_rank
 RANK, ALPHA = 16, 32.0
 """The alpha of any rank: the best rate hardly depends on the rank then (Schulman et al. 2025, LoRA Without
 Regret)."""
+PREFIX_TOKENS = 16
 RS_ALPHA = ALPHA / RANK**0.5
 """Of rsLoRA: at the usual rank it is LoRA to the bit, so that the same rates suit both."""
 
@@ -67,6 +68,16 @@ def _qlora(model: Network, rank: int, seed: int) -> Learned:
     return low_rank(model)
 
 
+def _prefix(model: Network, rank: int, seed: int) -> Learned:
+    made = prefix.attach(model, PREFIX_TOKENS, seed)
+    return Learned(
+        groups=(([made.numbers], 1.0),),
+        draw=lambda seed: prefix.draw(model, seed),
+        restore=lambda tensors: prefix.restore(model, tensors),
+        save=lambda folder, base: prefix.save(model, folder, base=base),
+    )
+
+
 RATES: Final = (2.5e-4, 5e-4, 1e-3)
 """A's; B's are `B_RATE` times as high."""
 
@@ -74,6 +85,9 @@ METHODS: Final[dict[TuningMethod, Method]] = {
     "lora": Method(title="LoRA", rates=RATES, attach=_lora),
     "rslora": Method(title="rsLoRA", rates=RATES, attach=_rslora),
     "dora": Method(title="DoRA", rates=RATES, attach=_dora),
+    "prefix": Method(
+        title=f"prefix of {PREFIX_TOKENS} tokens", rates=(1e-3, 3e-3, 1e-2), attach=_prefix, ranked=False
+    ),
     "full": Method(title="full tuning", rates=(1e-5, 2e-5, 5e-5), attach=_full, ranked=False),
     "qlora": Method(
         title="QLoRA",

@@ -84,7 +84,7 @@ SKIPS = {
     "preference": {
         "none of the .* rows fits": lambda c: replace(c, too_long=every_id(c)),
         "49 training rows have a rejected answer; at least 50": lambda c: replace(c, train=c.train[:49]),
-        "tuning.method full makes none": lambda c: with_task(c, tuning=Tuning(method="full")),
+        "tuning.method full makes none; take lora": lambda c: with_task(c, tuning=Tuning(method="full")),
         "no preferences: neither rejected answers nor": lambda c: replace(c, train=unrejected(c.train)),
         "9[56] training answers are judged to be good and 9 to be bad; .* 50 .* 10 of them bad": lambda c: (
             replace(c, train=unrejected(c.train), undesirable=c.train[:9])

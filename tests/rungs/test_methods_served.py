@@ -10,9 +10,11 @@ import pytest
 
 from rung.engines import lora
 from rung.errors import TaskError
+from rung.guards.drift import divergence, open_pair
+from rung.models.weights import dequantised
 from rung.rungs.learned_files import as_gguf
 from rung.rungs.sft import Sft, answer_forms, settled_system
-from rung.rungs.tune import BEST_FOLDER, Arm, Plan, Tune
+from rung.rungs.tune import BEST_FOLDER, Arm, Plan, Tune, rows_of
 from rung.ship.export import ExportOptions, export
 from rung.system import System, save
 from rung.task import Tuning
@@ -101,12 +103,33 @@ def test_full_tuning_ends_in_whole_weights_for_both_engines(gguf, tmp_path):
             export(system.folder, tmp_path / "no", ExportOptions(target="gguf", type="adapter"), Log())
 
 
+def test_a_prefix_is_answered_by_torch_as_it_was_trained(gguf, tmp_path, monkeypatch):
+    monkeypatch.setenv("RUNG_CACHE", str(tmp_path / "cache"))
+    with tuned(gguf, tmp_path, method="prefix") as (context, spec, adapter, before):
+        system, parity, note = settled_system(context, spec, adapter)
+        assert (system.spec.engine, parity) == ("torch", None)
+        assert note == "engine torch: llama.cpp has no learned prefixes"
+        assert system.adapter_gguf is None and system.adapter_form == "prefix"
+        assert values(System.load(system.folder).answer(context.dev, context.pool)) == values(before)
+        options = ExportOptions(target="peft", rows=tmp_path / "topics.jsonl", force=True)
+        made = export(system.folder, tmp_path / "peft", options, Log())
+        assert made.gate.same >= 0.98 * made.gate.compared > 0
+        assert "a learned prefix of" in (made.folder / "README.md").read_text()
+        for target in ("merged", "gguf", "ollama", "vllm", "hub-folder"):
+            with pytest.raises(TaskError, match="before its prompts, not in its weights; --to peft"):
+                export(system.folder, tmp_path / "no", ExportOptions(target=target), Log())
+        model, base = open_pair(dequantised(context.model), system.adapter, system.weights)
+        assert base is None
+        read = divergence(model, rows_of(context, spec, context.dev[:10]))
+        assert read.kl > 0.01 and read.tuned_loss < read.base_loss
+
+
 def test_a_dora_is_answered_by_torch_as_it_was_trained(gguf, tmp_path):
     with tuned(gguf, tmp_path, method="dora") as (context, spec, adapter, before):
         system, parity, note = settled_system(context, spec, adapter)
         assert (system.spec.engine, parity) == ("torch", None)
         assert note.startswith("engine torch: llama.cpp has no DoRA")
-        assert system.adapter_gguf is None and system.is_dora
+        assert system.adapter_gguf is None and system.adapter_form == "dora"
         assert values(System.load(system.folder).answer(context.dev, context.pool)) == values(before)
         with pytest.raises(Exception, match="llama.cpp has no adapters for"):
             as_gguf(context, adapter)
