@@ -111,7 +111,7 @@ class LoraLinear(nn.Module):
     def __init__(self, base: nn.Linear, form: Form, blocks: nn.Module | None = None) -> None:
         super().__init__()
         self.blocks = blocks
-        self.weight = base.weight if blocks is None else None
+        self.weight: Any = base.weight if blocks is None else None
         self.bias = base.bias
         self.form, self.scale = form, form.scale
         kind = {

@@ -1,5 +1,6 @@
 """Frozen linear layers whose weights lie in blocks of four-bit numbers, by bitsandbytes."""
 
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -17,24 +18,24 @@ class Nf4(nn.Module):
     """
 
     def __init__(self, base: nn.Linear, device: torch.device) -> None:
-        from bitsandbytes import functional
-
         super().__init__()
         self.in_features, self.out_features = base.in_features, base.out_features
-        made: Any = functional.quantize_4bit(
+        codes, self.state = _package().functional.quantize_4bit(
             base.weight.detach().to(device), blocksize=BLOCK, quant_type="nf4", compress_statistics=True
         )
-        self.codes, self.state = made
+        self.codes: torch.Tensor
+        self.register_buffer("codes", codes, persistent=False)
         self.bias = base.bias
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x [..., in] → [..., out]."""
-        import bitsandbytes
-
-        return bitsandbytes.matmul_4bit(x, self.codes.t(), self.state, bias=self.bias)
+        return _package().matmul_4bit(x, self.codes.t(), self.state, bias=self.bias)
 
     def dense(self) -> torch.Tensor:
         """W [out, in] as it is de-quantised."""
-        from bitsandbytes import functional
+        return _package().functional.dequantize_4bit(self.codes, self.state)
 
-        return functional.dequantize_4bit(self.codes, self.state)
+
+def _package() -> Any:
+    """bitsandbytes, which isn't everywhere."""
+    return import_module("bitsandbytes")

@@ -49,7 +49,7 @@ def full(model: Network) -> Learned:
     )
 
 
-def require_memory(parameters: list[torch.nn.Parameter]) -> None:
+def require_memory(parameters: list[torch.Tensor]) -> None:
     """Raise TrainingError unless what is kept for each number that learns fits the memory that is free.
 
     That is 16 bytes (the number in fp32, its slope and AdamW's two moments), and in the model's own type the
@@ -91,7 +91,7 @@ def write_folder(base: Path, tuned: Path, out: Path) -> Path:
     return out
 
 
-def _save(found: Mapping[str, torch.nn.Parameter], folder: Path) -> None:
+def _save(found: Mapping[str, torch.Tensor], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: p.detach().cpu().contiguous() for name, p in found.items()}
     save_file(tensors, folder / TUNED_FILE, metadata={"format": "pt"})
@@ -104,7 +104,7 @@ def _load(folder: Path) -> dict[str, torch.Tensor]:
         raise ModelError(f"no readable tuned weights in {str(folder)!r}: {error}; tune again") from None
 
 
-def _restore(found: Mapping[str, torch.nn.Parameter], tensors: Mapping[str, torch.Tensor]) -> None:
+def _restore(found: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]) -> None:
     wrong = sorted(
         name
         for name in found.keys() | tensors.keys()

@@ -1,6 +1,6 @@
 """What of a model learns in a run: its parameters and their rates, where they begin, how they are saved."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,7 @@ class Learned:
     coarse to learn in; a run keeps them in fp32 aside, and the model has them as they round.
     """
 
-    groups: tuple[tuple[list[torch.nn.Parameter], float], ...]
+    groups: tuple[tuple[Sequence[torch.Tensor], float], ...]
     draw: Callable[[int], None]
     restore: Callable[[Mapping[str, torch.Tensor]], None]
     save: Callable[[Path, str], None]

@@ -284,7 +284,7 @@ class Trainer:
         return rate
 
 
-def _masters(parameters: Sequence[torch.nn.Parameter]) -> torch.Tensor:
+def _masters(parameters: Sequence[torch.Tensor]) -> torch.Tensor:
     """Parameters side by side, copied, in fp32 or finer."""
     wide = torch.promote_types(parameters[0].dtype, torch.float32)
     return torch.cat([p.detach().reshape(-1).to(wide) for p in parameters])
