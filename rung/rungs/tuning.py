@@ -44,7 +44,7 @@ SCORING_SHARE = 0.25
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """The best adapter (a PEFT folder), the answer form it was trained for, and what was tried.
+    """The best adapter (a PEFT folder, or one of `full`), the answer form it was trained for, and the trials.
 
     `passes` are those of its arm through the training rows, what was no better than the adapter included. It
     has `step` steps at `rate`, which fell to nothing between the ends of `decay`, if at all; the same again,

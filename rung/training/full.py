@@ -52,11 +52,11 @@ def full(model: Network) -> Learned:
 def require_memory(parameters: list[torch.Tensor]) -> None:
     """Raise TrainingError unless what is kept for each number that learns fits the memory that is free.
 
-    That is 16 bytes (the number in fp32, its slope and AdamW's two moments), and in the model's own type the
-    base's value and a gradient for each pass that runs at once.
+    That is 20 bytes (the number in fp32, again while a run begins, its slope, AdamW's two moments), and in
+    the model's own type the base's value and a gradient for each pass that runs at once.
     """
     device = parameters[0].device
-    each = 16 + (1 + workers(device)) * parameters[0].element_size()
+    each = 20 + (1 + workers(device)) * parameters[0].element_size()
     needed = int(ROOM * each * sum(p.numel() for p in parameters))
     free = free_bytes(device)
     if needed > free:

@@ -135,6 +135,7 @@ class Trainer:
                 moment.zero_()
         self.step = self.checkpoint.load()
         self._publish()
+        self.model.eval()  # what is kept while nothing learns is made anew
 
     def run(self, until: int, *, decay: tuple[int, int] | None = None) -> Iterator[Tick]:
         """Train to step `until`, yielding after every step. `decay` = (first, last) step of the linear decay.
@@ -170,7 +171,7 @@ class Trainer:
         now, every_s = time.monotonic(), SAVE_EVERY_S if self._flat.is_cuda else 0.0
         if self.learned.own:
             every_s = SAVE_ALL_EVERY_S
-        if self.step == until or now - self._saved > every_s:
+        if self.step == until or now - self._saved >= every_s:
             self.checkpoint.save(self.step)
             self._saved = time.monotonic()
 
@@ -195,7 +196,6 @@ class Trainer:
 
     def _publish(self) -> None:
         """Give the model what was learned, where it doesn't stand there already."""
-        self.model.eval()
         if self.learned.own:
             with torch.no_grad():
                 parts = self._flat.split([p.numel() for p in self.parameters])
