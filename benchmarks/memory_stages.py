@@ -40,8 +40,9 @@ def training(job: dict) -> None:
     from common import opened
 
     from rung.rungs.sft import answer_forms
-    from rung.rungs.tune import ALPHA, RANK, rows_of
+    from rung.rungs.tune import rows_of
     from rung.training.loop import Settings, Trainer
+    from rung.training.methods import ALPHA, RANK
 
     with opened(Path(job["set"])) as context, tempfile.TemporaryDirectory() as folder:
         rows = rows_of(context, answer_forms(context)["codes"], context.train)

@@ -24,8 +24,9 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from rung.engines.torch import load_model
-    from rung.rungs.tune import ALPHA, PLAIN_ROWS, RANK
-    from rung.training import batches, loop
+    from rung.rungs.tune import PLAIN_ROWS
+    from rung.training import batches, learned, loop
+    from rung.training.methods import ALPHA, RANK
 
     rows = [batches.Row(prompt=tuple(prompt), answer=tuple(answer)) for prompt, answer in job["rows"]]
     lengths = sorted(row.tokens for row in rows)
@@ -37,7 +38,7 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
         learning_rate=job["rate"], batch_size=job["batch"], rank=RANK, alpha=ALPHA, seed=job["seed"]
     )
     if job["recipe"] == "trl":
-        loop.B_RATE, loop.WEIGHT_DECAY = 1.0, 0.0
+        learned.B_RATE, loop.WEIGHT_DECAY = 1.0, 0.0
         settings = loop.Settings(
             **{name: getattr(settings, name) for name in settings.__slots__} | {"warmup": 1}
         )

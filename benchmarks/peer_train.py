@@ -194,9 +194,12 @@ def packed(path: Path) -> Any:
     )
     quantizer = network.hf_quantizer
     if not any(weight.dtype == torch.uint8 for weight in network.state_dict().values()):
+        from transformers.integrations.gguf.gguf_conversion_mapping import GGUF_ARCHS
+
+        packs = f"one of the architectures that it packs ({', '.join(sorted(GGUF_ARCHS))})"
         raise RefusedError(
             "transformers unpacked every weight, packed ones need "
-            + ("a kernel for this device" if quantizer.supported else "an architecture that it packs")
+            + ("the package kernels and one for this device" if quantizer.supported else packs)
         )
     if not quantizer.is_trainable:
         raise RefusedError(f"{type(quantizer).__name__} of transformers says that it isn't trainable")

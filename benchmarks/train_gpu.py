@@ -2,11 +2,13 @@
 
     python benchmarks/train_gpu.py ../shared/data/banking77 --batch 32 --steps 60
     python benchmarks/train_gpu.py ../shared/data/banking77 --shape 1b --tokens 512 --batch 16
+    python benchmarks/train_gpu.py ../shared/data/banking77 --shape 8b --variants rung dora qlora --peers
 
 `rung` is what a climb runs, `eager` the same without CUDA graphs, `transformers` its loop over transformers'
 own passes with padding, `compiled` those through torch.compile, `liger` with Liger's kernels where they are
-installed; peer_train.py says what the others are. Same token ids, LoRA (r = 16, all linear layers), batch
-and rate, bf16 but where a peer's default is another. `--shape` takes random weights of a larger model in
+installed; peer_train.py says what the others are. With `--variants` other ways to tune that a task may name
+run, too, each at its middle rate. Same token ids, LoRA (r = 16, all linear layers), batch and rate, bf16
+but where a peer's default is another. `--shape` takes random weights of a larger model in
 place of the default one, `--tokens` joins rows until each has so many. Prints tokens a second (those that go
 through the model and aren't padding), the most GPU memory that torch held, and the last dev loss. Exit status
 2 without an NVIDIA GPU.
@@ -19,7 +21,7 @@ from typing import Any
 
 import peer_train
 from common import in_child, median, options, print_machine, spread, table, tuning_rows, with_peer
-from train_gpu_child import OURS
+from train_gpu_child import METHODS, OURS
 
 WARM = 10
 RATE = 5e-4
@@ -54,7 +56,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=0, help="of a row, at least")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--variants", nargs="+", choices=OURS, default=list(OURS))
+    parser.add_argument("--variants", nargs="+", choices=(*OURS, *METHODS), default=list(OURS))
     parser.add_argument(
         "--peers", nargs="*", choices=peer_train.VARIANTS, default=["trl", "trl-fast", "plain"]
     )
@@ -75,8 +77,8 @@ def main() -> None:
         found: dict[str, list[dict[str, Any]]] = {name: [] for name in (*given.variants, *given.peers)}
         for number in range(given.runs):
             for name, runs in found.items():
-                script = "train_gpu_child.py" if name in OURS else "peer_train.py"
-                python = sys.executable if name in OURS else given.peer_python
+                script = "train_gpu_child.py" if name in given.variants else "peer_train.py"
+                python = sys.executable if name in given.variants else given.peer_python
                 runs.append(in_child(script, job | {"variant": name, "seed": number}, python))
                 print(f"{number + 1}, {name}: {cells(runs[-1:], 1.0)[0]} tokens/s", file=sys.stderr)
     print_machine(next((found[name][0]["versions"] for name in given.peers), None))

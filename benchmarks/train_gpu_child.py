@@ -7,6 +7,7 @@ from typing import Any
 import child
 
 OURS = ("rung", "eager", "transformers", "compiled", "liger")
+METHODS = ("rslora", "dora", "qlora", "full")
 
 
 def main() -> None:
@@ -26,11 +27,14 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from rung.engines.torch import load_model
-    from rung.rungs.tune import ALPHA, RANK
     from rung.training.batches import Row
     from rung.training.loop import Settings, Trainer
+    from rung.training.methods import ALPHA, RANK
+    from rung.training.methods import METHODS as known
 
-    model = load_model(Path(job["weights"]), torch.bfloat16)
+    method = known.get(job["variant"])
+    device = None if method is None else method.loads_on
+    model = load_model(Path(job["weights"]), torch.bfloat16, device=device)
     if job["variant"] == "liger":
         from liger_kernel.transformers import _apply_liger_kernel_to_instance
 
@@ -38,12 +42,17 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
         _apply_liger_kernel_to_instance(model=model, cross_entropy=False, fused_linear_cross_entropy=False)
     rows = [Row(prompt=tuple(prompt), answer=tuple(answer)) for prompt, answer in job["rows"]]
     settings = Settings(
-        learning_rate=job["rate"], batch_size=job["batch"], rank=RANK, alpha=ALPHA, seed=job["seed"]
+        learning_rate=job["rate"] if method is None else method.rates[1],
+        batch_size=job["batch"],
+        rank=RANK,
+        alpha=ALPHA,
+        seed=job["seed"],
     )
-    trainer = Trainer(model, rows, settings, Path(job["folder"]) / "state", "")
-    if job["variant"] != "rung":
+    learned = None if method is None else method.attach(model, RANK, job["seed"])
+    trainer = Trainer(model, rows, settings, Path(job["folder"]) / "state", "", learned=learned)
+    if job["variant"] in OURS[1:]:
         trainer.graphs = None
-    if job["variant"] not in ("rung", "eager"):
+    if job["variant"] in OURS[2:]:
         trainer.packed = None
     if job["variant"] == "compiled":
         model.model.compile(dynamic=True)

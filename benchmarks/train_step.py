@@ -26,9 +26,9 @@ def main() -> None:
     print_machine()
     use_all_cores()
     from rung.engines.torch import load_model
-    from rung.rungs.tune import ALPHA, RANK
     from rung.training.batches import Row
     from rung.training.loop import Settings, Trainer
+    from rung.training.methods import ALPHA, RANK
 
     data = tuning_rows(given.folder, given.form)
     rows = [Row(prompt=tuple(prompt), answer=tuple(answer)) for prompt, answer in data["rows"]]

@@ -12,7 +12,7 @@ from common import opened
 
 from rung.rungs.sft import answer_forms
 from rung.rungs.tune import Arm, Plan, Tune
-from rung.training import loop
+from rung.training import learned, loop
 
 
 def main() -> None:
@@ -21,13 +21,13 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="holds train.jsonl and test.jsonl")
     parser.add_argument("--form", choices=["codes", "words"], default="codes")
     parser.add_argument("--rate", type=float, default=5e-4, help="of A")
-    parser.add_argument("--b-rate", type=float, default=loop.B_RATE, help="of B, times A's")
+    parser.add_argument("--b-rate", type=float, default=learned.B_RATE, help="of B, times A's")
     parser.add_argument("--warmup", type=int, default=loop.WARMUP, help="steps")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rows", type=int, default=3200)
     parser.add_argument("--decay", type=float, default=0.5, help="share of the steps that the rate falls in")
     given = parser.parse_args()
-    loop.B_RATE = given.b_rate
+    learned.B_RATE = given.b_rate
     with opened(given.folder) as context:
         plan = Plan(folder=context.folder / "training", budget_s=1e9, reserve_s=0.0, seed=0)
         with Tune(context, {given.form: answer_forms(context)[given.form]}, plan) as state:

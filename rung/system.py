@@ -1,7 +1,8 @@
 """A System: a folder that answers inputs, whichever rung made it.
 
 `system.json` holds the Spec and the digest of every other file, and is written last. The folder names its
-base model by digest and never holds it; an adapter, a head, shots and a schema lie beside the Spec.
+base model by digest and doesn't hold it; an adapter, a head, shots and a schema lie beside the Spec, and the
+weights of a model that was tuned whole.
 """
 
 import json
@@ -10,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 from pydantic import ValidationError
@@ -49,6 +50,8 @@ SHOTS_FILE = "shots.jsonl"
 VECTORS_FILE = "shots.safetensors"
 ADAPTER_FOLDER = "adapter"
 ADAPTER_GGUF = "adapter.gguf"
+WEIGHTS_FOLDER = "weights"
+WEIGHTS_GGUF = "weights.gguf"
 
 
 Sources: TypeAlias = Mapping[str, Path | str | bytes]
@@ -324,23 +327,24 @@ class System:
         """The engine that answers for this System."""
         return pool.engine(self.engine_spec(pool))
 
-    def engine_spec(self, pool: Pool) -> EngineSpec:
-        """What that engine is; equal ones are one engine."""
+    def engine_spec(self, pool: Pool, *, tuned: bool = True) -> EngineSpec:
+        """What that engine is; equal ones are one engine. Not `tuned`: that of the base model as it is."""
         if self.is_hosted:
             return hosted_engine_spec(hosted_of(self.ref))
         model = self.model(pool)
         if self.spec.engine == "torch":
+            own = self.weights if tuned else None
             return EngineSpec(
                 engine="torch",
-                weights=dequantised(model),
-                adapter=self.adapter,
+                weights=dequantised(model) if own is None else own,
+                adapter=self.adapter if tuned else None,
                 context=context_of(model),
                 threads=pool.threads,
             )
         return EngineSpec(
             engine=self.spec.engine,
-            gguf=model.gguf,
-            adapter=self.adapter_gguf,
+            gguf=(self.weights_gguf if tuned else None) or model.gguf,
+            adapter=self.adapter_gguf if tuned else None,
             context=context_of(model),
             parallel=pool.parallel,
             threads=pool.threads,
@@ -353,9 +357,37 @@ class System:
         return self.folder / ADAPTER_FOLDER if tuned else None
 
     @property
+    def adapter_form(self) -> Literal["lora", "dora", "prefix"] | None:
+        """What its adapter is; None without one. Raises ModelError for one that isn't read here."""
+        from rung.engines.lora import form_of, read_config
+        from rung.engines.prefix import KIND, kind_and_config
+
+        if self.adapter is None:
+            return None
+        if kind_and_config(self.adapter)[0] == KIND:
+            return "prefix"
+        return "dora" if form_of(read_config(self.adapter)).dora else "lora"
+
+    @property
     def adapter_gguf(self) -> Path | None:
         """The same as llama.cpp has it, a file."""
         return self.folder / ADAPTER_GGUF if ADAPTER_GGUF in self.spec.files else None
+
+    @property
+    def weights(self) -> Path | None:
+        """The whole weights of a System that was tuned in all of them, a folder; None for others."""
+        whole = any(name.startswith(f"{WEIGHTS_FOLDER}/") for name in self.spec.files)
+        return self.folder / WEIGHTS_FOLDER if whole else None
+
+    @property
+    def weights_gguf(self) -> Path | None:
+        """The same as llama.cpp has them, a file."""
+        return self.folder / WEIGHTS_GGUF if WEIGHTS_GGUF in self.spec.files else None
+
+    @property
+    def is_tuned(self) -> bool:
+        """Whether it learned weights of a language model: an adapter's, or all."""
+        return self.adapter is not None or self.weights is not None
 
     def _shots(self, examples: Sequence[Example], pool: Pool) -> list[list[Shot]]:
         """The worked examples of each prompt: fixed ones, or the k nearest, the nearest last."""
@@ -384,6 +416,12 @@ class System:
             features = self.spec.features or "minilm"
             pool.heads[self.digest] = load_head(self.folder, features, self.spec.labels)
         return pool.heads[self.digest]
+
+
+def is_learned(name: str) -> bool:
+    """Whether a file of a System, by its name, holds what a tune made."""
+    folders = (f"{ADAPTER_FOLDER}/", f"{WEIGHTS_FOLDER}/")
+    return name.startswith(folders) or name in (ADAPTER_GGUF, WEIGHTS_GGUF)
 
 
 def save(folder: Path, spec: Spec, sources: Sources) -> System:

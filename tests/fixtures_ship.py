@@ -29,7 +29,7 @@ def make_gguf(
     """A `llama` or `gemma3` with random weights, its matrices as `kind`, and fewer key than query heads."""
     import gguf
 
-    from rung.ship.weight_types import WRITTEN
+    from rung.training.weight_types import WRITTEN
 
     head = HEAD[architecture]
     writer = gguf.GGUFWriter(path, architecture)

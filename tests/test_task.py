@@ -139,6 +139,10 @@ def test_a_volume_is_counted_per_month(volume: object, per_month: float) -> None
         ("data: {train: rows.jsonl, database: rows.jsonl}", "data.database: no SQLite file"),
         ("data: {train: rows.jsonl, database: no.db}\nmetric: execution", "data.database: no such file"),
         ("data: {train: rows.jsonl}\nmachine_usd_per_hour: inf", "finite number"),
+        ("data: {train: rows.jsonl}\ntuning: {methud: dora}", "did you mean 'method'?"),
+        ("data: {train: rows.jsonl}\ntuning: {method: lara}", "tuning.method"),
+        ("data: {train: rows.jsonl}\ntuning: {rank: 0}", "tuning.rank: should be greater than or equal to 1"),
+        ("data: {train: rows.jsonl}\ntuning: {rank: 16.0}", "tuning.rank: should be a valid integer"),
         ("data: {train: rows.jsonl}\noutput: {labels: [a, b, a]}", "listed twice: 'a'"),
         ("data: {train: rows.jsonl}\noutput: {kind: text, labels: [a, b]}", "labels belong to kind label"),
         ("data: {train: rows.jsonl}\noutput: {kind: label, schema: {}}", "a schema belongs to kind json"),
@@ -219,7 +223,7 @@ def test_a_task_is_frozen_and_every_key_is_explained_in_its_json_schema() -> Non
     schema = Task.model_json_schema()
     Draft202012Validator.check_schema(schema)
     keys = [schema["properties"], *(part["properties"] for part in schema["$defs"].values())]
-    assert sum(map(len, keys)) == 12 + 6 + 3 + 4 + 3
+    assert sum(map(len, keys)) == 13 + 6 + 3 + 4 + 3 + 2
     assert all("description" in key or "$ref" in key for part in keys for key in part.values())
     assert "schema" in schema["$defs"]["Output"]["properties"]
 

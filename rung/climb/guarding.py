@@ -34,13 +34,13 @@ def guarding(rung: str, later: Sequence[str], left_s: float, options: Options, t
 
 def guarded(result: RungResult, system: System, context: Context, by: Guarding) -> RungResult:
     """The result with what the guards found; as it is where they look at nothing, or it can't win anyway."""
-    looked_at = system.adapter is not None or context.bench.metric == "style"
+    looked_at = system.is_tuned or context.bench.metric == "style"
     if not looked_at or result.dev is None or result.stopped is not None:
         return result
     start = time.monotonic()
     looked = replace(context, deadline=max(by.deadline, context.deadline))
     found = guards(looked, system, result.dev, forget=by.forget)
-    if system.adapter is not None:
+    if system.is_tuned:
         context.reporter.say(_told(result.rung, found, time.monotonic() - start))
     return replace(result, guards=found, over_limits=(*result.over_limits, *_over_limits(found, by)))
 

@@ -13,6 +13,7 @@ from rung.models.resolve import Model, resolve
 from rung.rungs import LADDER
 from rung.rungs.base import Reporter, Rung
 from rung.runs import digest_of, file_digest
+from rung.task import Tuning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +66,7 @@ def config_of(prepared: Prepared, models: Sequence[Model], options: Options) -> 
     What may be paid isn't part of it: a climb that ended at the cap goes on under a higher one.
     """
     digests = [model.digest for model in models]
+    usual = {"tuning": True} if prepared.task.tuning == Tuning() else {}
     sometimes: dict = {} if options.forgetting else {"forgetting": False}
     if prepared.unlabelled:
         sometimes["unlabelled"] = digest_of([e.id for e in prepared.unlabelled])
@@ -74,7 +76,7 @@ def config_of(prepared: Prepared, models: Sequence[Model], options: Options) -> 
         sometimes["database"] = file_digest(prepared.task.data.database)
     return {
         "task": prepared.task.model_dump(
-            mode="json", by_alias=True, exclude={"data": True, "limits": {"api_usd"}}
+            mode="json", by_alias=True, exclude={"data": True, "limits": {"api_usd"}, **usual}
         ),
         "data": prepared.splits.digest,
         **({"model": digests[0]} if len(digests) == 1 else {"models": digests}),

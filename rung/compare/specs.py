@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from rung.spec import ModelRef, Spec, StepsSpec
-from rung.system import ADAPTER_FOLDER, ADAPTER_GGUF
+from rung.system import WEIGHTS_FOLDER, is_learned
 
 NONE = "none"
 
@@ -35,16 +35,17 @@ def _shots(spec: Spec) -> str:
 
 
 def _adapter(spec: Spec) -> str:
-    """The adapter by the digest of its weights; no two trainings give the same ones."""
-    names = [name for name in spec.files if name.startswith(f"{ADAPTER_FOLDER}/") or name == ADAPTER_GGUF]
-    weights = [name for name in names if name.endswith((".safetensors", ".gguf"))]
-    return f"LoRA ({spec.files[min(weights)][:12]})" if weights else NONE
+    """What was learned by the digest of its weights; no two trainings give the same ones."""
+    weights = [name for name in filter(is_learned, spec.files) if name.endswith((".safetensors", ".gguf"))]
+    if not weights:
+        return NONE
+    kind = "all weights" if min(weights).startswith(WEIGHTS_FOLDER) else "tuned"
+    return f"{kind} ({spec.files[min(weights)][:12]})"
 
 
 def _other_files(spec: Spec) -> str:
     """The files that no other part tells of, by name and digest."""
-    told = [name for name in spec.files if name.startswith(f"{ADAPTER_FOLDER}/") or name == ADAPTER_GGUF]
-    return ", ".join(f"{n} ({d[:12]})" for n, d in sorted(spec.files.items()) if n not in told) or NONE
+    return ", ".join(f"{n} ({d[:12]})" for n, d in sorted(spec.files.items()) if not is_learned(n)) or NONE
 
 
 def _steps(steps: StepsSpec) -> str:

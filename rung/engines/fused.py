@@ -409,6 +409,11 @@ class Weights:
     weight: Tensor
     bias: Tensor | None
 
+    @property
+    def unbiased(self) -> "Weights":
+        """The same without the bias."""
+        return Weights(weight=self.weight, bias=None)
+
 
 def linear(
     x: Tensor, frozen: Weights, slices: Sequence[Slice], matrices: Any, activation: str | None = None

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rung.engines import fused
 from rung.engines.packed import ROUND, Block, Memory, Packed, size_of, through, up
+from rung.engines.prefix import memory_of
 from rung.engines.rows import GAP, Network, Rows, sizes_of
 
 ROOM = 32
@@ -204,5 +205,5 @@ def _with_room(held: Tensor, used: int, like: Tensor, more: int) -> Tensor:
 
 
 def empty_rows(model: Network, packed: Packed | None, size: int) -> Rows | HeldRows:
-    """Rows that start empty: over packs where the model is known there, else by transformers."""
-    return Rows(model, size) if packed is None else HeldRows(packed, size)
+    """Rows that start empty, or with a prefix that was learned: over packs where the model is known there."""
+    return Rows(model, size) if packed is None else HeldRows(packed, size, memory_of(model))

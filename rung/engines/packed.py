@@ -18,7 +18,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from rung.engines import fused
-from rung.engines.lora import LoraLinear
+from rung.engines.lora import LoraLinear, gained, gains, layers
 from rung.engines.parallel import portion
 from rung.engines.rows import Network, attention_windows
 from rung.engines.storage import side_by_side
@@ -35,7 +35,6 @@ KEPT_TOKENS = 4096
 with more than its free memory holds."""
 KEPT_SHARE = 0.5
 """Of a GPU's free memory, for what is kept for the way back."""
-
 
 Memory: TypeAlias = list[fused.Pair]
 """Keys and values by layer: [key heads, tokens, size] of a prefix, [rows, key heads, slots, size] of rows."""
@@ -175,14 +174,16 @@ class _Group:
 
     def __call__(self, x: Tensor, activation: str | None = None) -> Tensor:
         slices, matrices, start = [], [], 0
-        for name in self.names:
-            member = getattr(self.parent, name)
-            end = start + len(member.weight)
+        members = [getattr(self.parent, name) for name in self.names]
+        for member in members:
             if isinstance(member, LoraLinear):
-                slices.append(fused.Slice(start=start, end=end, scale=member.scale))
+                slices.append(fused.Slice(start=start, end=start + len(member.weight), scale=member.scale))
                 matrices += [member.lora_a, member.lora_b]
-            start = end
-        return fused.linear(x, self.frozen, slices, matrices, activation)
+            start += len(member.weight)
+        if (gain := gains(members)) is None:
+            return fused.linear(x, self.frozen, slices, matrices, activation)
+        out = fused.linear(x, self.frozen.unbiased, slices, matrices, activation)
+        return gained(out, gain, self.frozen.bias)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -396,6 +397,8 @@ def packed(model: Network) -> Packed | None:
 
     Weights that belong together are moved into one tensor; the model's own modules go on reading them there.
     """
+    if any(layer.blocks is not None for _, layer in layers(model)):
+        return None
     # What is made for answering must do for training: nothing that only inference knows.
     with torch.inference_mode(False):
         try:
@@ -474,9 +477,7 @@ def _together(parent: Any, *names: str) -> _Group:
     if not all(isinstance(member, (nn.Linear, LoraLinear)) for member in members):
         raise _UnknownError
     whole = side_by_side([member.weight for member in members]).view(-1, members[0].weight.shape[1])
-    bias = None
-    if any(member.bias is not None for member in members):
-        bias = torch.cat([_bias(member) for member in members])
+    bias = torch.cat([_bias(m) for m in members]) if any(m.bias is not None for m in members) else None
     return _Group(frozen=fused.Weights(weight=whole, bias=bias), parent=parent, names=names)
 
 

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM
 
 from rung.engines import lora
+from rung.engines import prefix as prefixes
 from rung.engines.base import Choice, Completion, EngineSpec, Progress, Request, no_progress
 from rung.engines.cores import available_cores
 from rung.engines.decode import Decoder
@@ -48,11 +49,19 @@ def best_dtype() -> torch.dtype:
     return torch.bfloat16 if torch.cuda.is_available() or multiplies_bf16() else torch.float32
 
 
-def load_model(folder: Path, dtype: torch.dtype | None = None, attention: str = "sdpa") -> Network:
-    """A causal language model from a safetensors folder, in eval mode, on the GPU when there is one.
+def best_device() -> str:
+    """The GPU when there is one, else the processor."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
-    `attention` is "sdpa" or "eager". Raises EngineError for a folder or an architecture that can't be used,
-    or that lacks weights: those would be random. No code that comes with a model is ever run.
+
+def load_model(
+    folder: Path, dtype: torch.dtype | None = None, attention: str = "sdpa", device: str | None = None
+) -> Network:
+    """A causal language model from a safetensors folder, in eval mode.
+
+    On the GPU when there is one, or on another `device`. `attention` is "sdpa" or "eager". Raises EngineError
+    for a folder or an architecture that can't be used, or that lacks weights: those would be random. No code
+    that comes with a model is ever run.
     """
     try:
         with quiet():
@@ -79,9 +88,15 @@ def load_model(folder: Path, dtype: torch.dtype | None = None, attention: str = 
     for parameter in model.parameters():
         # Out of the mapped file, whose pages count as this process's as long as one tensor reads them.
         parameter.data = parameter.data.clone()
-    model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    model.to(device or best_device()).eval()
     require_plain(model)
     return model
+
+
+def load_adapter(model: Network, folder: Path) -> None:
+    """Put a PEFT folder's LoRA or prefix on a model. ModelError where it can't be read or doesn't fit."""
+    kind, _ = prefixes.kind_and_config(folder)
+    (prefixes if kind == prefixes.KIND else lora).load(model, folder)
 
 
 def require_plain(model: Network) -> None:
@@ -114,7 +129,7 @@ class TorchEngine:
                 raise EngineError("the torch engine needs a folder of safetensors weights; none was given")
             model = load_model(spec.weights)
             if spec.adapter is not None:
-                lora.load(model, spec.adapter)
+                load_adapter(model, spec.adapter)
         self._model = model
         self.context = spec.context
         self.folder = spec.weights
@@ -270,7 +285,8 @@ class TorchEngine:
     def _last_hidden(self, rows: Sequence[Tokens], memory: Rows | HeldRows | None = None) -> torch.Tensor:
         """Hidden states [rows, width] after each row, all of which continue `memory`'s row."""
         if self._packed is not None:
-            return self._packed.last(rows, memory.memory() if isinstance(memory, HeldRows) else None)
+            held = memory.memory() if isinstance(memory, HeldRows) else prefixes.memory_of(self.model)
+            return self._packed.last(rows, held)
         if memory is not None:
             return memory.spread(len(rows)).feed(rows)
         # Padding stands on the right, where causal attention can't see it: no mask is needed.

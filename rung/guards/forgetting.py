@@ -75,11 +75,11 @@ def forgetting(context: Context, system: System) -> Forgetting:
     climbs, the tune's in the rung's folder. Raises EngineError and ModelError where a model can't run.
     """
     start = time.monotonic()
-    chat, spec = context.pool.chat(context.model), system.engine_spec(context.pool)
+    chat, spec = context.pool.chat(context.model), system.engine_spec(context.pool, tuned=False)
     left_out: list[str] = []
     base = Asking(
         who="the base model",
-        engine=context.pool.engine(replace(spec, adapter=None)),
+        engine=context.pool.engine(spec),
         chat=chat,
         path=cache_dir() / "general" / f"{context.model.digest[:16]}-{spec.engine}.jsonl",
         system=context.model.digest,
@@ -213,7 +213,7 @@ def _said(completion: Completion) -> Said:
 def _compared(context: Context, system: System, base: Asking, left_out: list[str]) -> Items | None:
     """Base and tune on all items; the tune through the engine that serves it."""
     with locked(base.path.with_suffix(".lock")):
-        engine = context.pool.engine(replace(system.engine_spec(context.pool), adapter=None))
+        engine = context.pool.engine(system.engine_spec(context.pool, tuned=False))
         before = asked(context, replace(base, engine=engine), general_items(), left_out)
     if before is None:
         return None
@@ -234,7 +234,7 @@ def _read(
     """Both models on texts, in the order given, those for which there's time; each is settled once."""
     from rung.guards.drift import divergence, open_pair
 
-    assert system.adapter is not None, "the gate is for tuned Systems"
+    assert system.is_tuned, "the gate is for tuned Systems"
     found: dict[str, Divergence] = {}
     context.pool.close()  # the engines' memory is the pair's now
     pair, pace = None, 0.0
@@ -247,9 +247,11 @@ def _read(
                 continue
             if pair is None:
                 with writing(cache_dir()):
-                    pair = open_pair(dequantised(context.model), system.adapter)
-            begun, model = time.monotonic(), pair
-            kept = context.settled(f"read {name}", lambda m=model, r=rows: asdict(divergence(m, r)))
+                    pair = open_pair(dequantised(context.model), system.adapter, system.weights)
+            begun, (model, base) = time.monotonic(), pair
+            kept = context.settled(
+                f"read {name}", lambda m=model, r=rows, b=base: asdict(divergence(m, r, b))
+            )
             found[name] = TypeAdapter(Divergence).validate_python(kept)
             pace = pace or (time.monotonic() - begun) / tokens
             context.reporter.advance(bar, len(found))

@@ -21,7 +21,7 @@ def guards(context: Context, system: System, dev: Measurement, *, forget: bool) 
     A tuned one is looked at for its fit, and for forgetting where `forget` says so; one that is to write in
     an author's style, for copies. What can't be run is told of, and fails nothing.
     """
-    tuned, warnings = system.adapter is not None, []
+    tuned, warnings = system.is_tuned, []
     fit = _fit(context, system, dev) if tuned else None
     same = collapse(dev, context.dev) if tuned else None
     again = copied(dev, context.dev, context.train) if context.bench.metric == "style" else None

@@ -17,7 +17,7 @@ from rung.rungs.api import (
     prompting,
 )
 from rung.rungs.base import Built, Context, no_room
-from rung.rungs.sft import FEWEST_ROWS, FEWEST_S, answer_forms, tuned
+from rung.rungs.sft import FEWEST_ROWS, FEWEST_S, answer_forms, tuned, unable
 from rung.rungs.teacher import CHUNK_ROWS, DRAWS, drawn, draws_of, hosted_teacher, teacher_system
 from rung.rungs.verified import verified, verified_by_gold
 from rung.scoring.notation import score_text
@@ -53,6 +53,8 @@ class Distill:
             )
         if len(context.train) + len(rows) < FEWEST_ROWS:
             return f"{len(context.train) + len(rows)} rows and inputs; tuning needs at least {FEWEST_ROWS}"
+        if reason := unable(context):
+            return reason
         model = hosted_teacher(context.task)
         return model and cannot_pay(context, model, lambda: self._least_usd(context))
 

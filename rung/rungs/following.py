@@ -29,6 +29,14 @@ class Outcome:
     notes: tuple[str, ...]
 
 
+def no_lora(context: Context) -> str | None:
+    """Why there is no LoRA to go on from, whatever sft makes; None where there is."""
+    method = context.task.tuning.method
+    if method not in ("full", "prefix"):
+        return None
+    return f"it goes on from a LoRA, and tuning.method {method} makes none; take lora, rslora or dora"
+
+
 def built_on(context: Context, start: System, rung: str, outcome: Outcome) -> Built:
     """Prove the adapter as sft does, and keep what is better on dev: the System made of it, or the start.
 

@@ -1,7 +1,7 @@
 """Preference tuning: the tuned adapter goes on by which of two answers is better, or by judged answers."""
 
 from rung.rungs.base import Built, Context, Outlook, no_room
-from rung.rungs.following import built_on
+from rung.rungs.following import built_on, no_lora
 from rung.rungs.preferred import pairs
 from rung.rungs.sft import RESERVE_USED, planned
 from rung.system import System
@@ -19,7 +19,7 @@ class Preference:
 
     def skip(self, context: Context) -> str | None:
         """Rows without preferences have nothing to teach, and a few don't move a model."""
-        if reason := no_room(context, learns=True):
+        if reason := no_room(context, learns=True) or no_lora(context):
             return reason
         if count := pairs(context.train):
             if count < FEWEST_PAIRS:

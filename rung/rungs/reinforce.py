@@ -1,7 +1,7 @@
 """Reinforcement: the tuned adapter goes on by what its own answers earn, where a program can check them."""
 
 from rung.rungs.base import Built, Context, Outlook, no_room
-from rung.rungs.following import built_on
+from rung.rungs.following import built_on, no_lora
 from rung.rungs.rewards import no_reward
 from rung.rungs.sft import planned
 from rung.system import System
@@ -17,7 +17,9 @@ class Reinforce:
 
     def skip(self, context: Context) -> str | None:
         """Answers that nothing can check have no reward, and few prompts are soon known by heart."""
-        if reason := no_room(context, learns=True) or no_reward(context.bench.metric, context.kind):
+        if reason := no_room(context, learns=True) or no_lora(context):
+            return reason
+        if reason := no_reward(context.bench.metric, context.kind):
             return reason
         if len(context.train) < FEWEST_ROWS:
             return f"{len(context.train)} training rows; reinforcement needs at least {FEWEST_ROWS}"

@@ -1,7 +1,7 @@
-"""Supervised fine-tuning: a LoRA on the rows, the rate by successive halving, as long as dev still rises."""
+"""Supervised fine-tuning: a tune on the rows, the rate by successive halving, as long as dev still rises."""
 
-import json
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,17 +13,18 @@ from rung.guarded import SeedScores
 from rung.records import Json, Measurement, Parity, Trial
 from rung.rungs.base import Built, Context, Outlook, no_room, strict_score
 from rung.rungs.instructions import answer_schema, answer_spec
+from rung.rungs.learned_files import llama_files, torch_files, without_llama
 from rung.rungs.probe import EngineName, race, under_each_engine
 from rung.rungs.rendered import prompts_of
-from rung.runs import writing
 from rung.search import index_names
 from rung.spec import AnswerSpec, Spec
-from rung.system import ADAPTER_FOLDER, ADAPTER_GGUF, System, save
+from rung.system import ADAPTER_GGUF, WEIGHTS_GGUF, System, is_learned, save
 from rung.wording import label_texts
 
 if TYPE_CHECKING:
     from rung.rungs.tune import Plan
 
+FOUR_BIT_PACKAGE = "bitsandbytes"
 FEWEST_ROWS = 50
 RESERVE_S = 60.0
 RESERVE_SHARE = 0.25
@@ -35,7 +36,7 @@ FEWEST_S = 45.0
 
 
 class Sft:
-    """LoRA on every linear layer of the base model, trained on the prompt that will be served."""
+    """A tune of the base model as the task wants it, on the prompt that will be served."""
 
     name = "sft"
 
@@ -45,7 +46,7 @@ class Sft:
             return reason
         if len(context.train) < FEWEST_ROWS:
             return f"{len(context.train)} training rows; tuning needs at least {FEWEST_ROWS}"
-        return None
+        return unable(context)
 
     def outlook(self, context: Context) -> Outlook | None:
         """By the first steps of the tune and a few answers; as long as dev goes on rising."""
@@ -63,6 +64,13 @@ class Sft:
         Raises TrainingError where there's no time, the tune collapses or its engines don't agree.
         """
         return tuned(context, self.name)
+
+
+def unable(context: Context) -> str | None:
+    """What the task's way to tune needs that isn't here; None where nothing is lacking."""
+    if context.task.tuning.method == "qlora" and find_spec(FOUR_BIT_PACKAGE) is None:
+        return f"tuning.method qlora needs {FOUR_BIT_PACKAGE}: pip install 'rung[qlora]', or take lora"
+    return None
 
 
 def tuned(context: Context, rung: str) -> Built:
@@ -117,21 +125,17 @@ def seed_scores(context: Context, first: System, whole: Measurement, others: Seq
     from rung.rungs.seeds import summed_up
 
     found = [whole]
-    beside = {n for n in first.spec.files if n != ADAPTER_GGUF and not n.startswith(f"{ADAPTER_FOLDER}/")}
+    beside = {name for name in first.spec.files if not is_learned(name)}
     for number, adapter in enumerate(others, start=1):
-        files: dict[str, Path] = {name: first.folder / name for name in beside} | _peft_files(adapter)
-        if ADAPTER_GGUF in first.spec.files:
-            files[ADAPTER_GGUF] = as_gguf(context, adapter)
+        files = {name: first.folder / name for name in beside} | torch_files(context, adapter)
+        if first.spec.files.keys() & {ADAPTER_GGUF, WEIGHTS_GGUF}:
+            files |= llama_files(context, adapter)
         spec = first.spec.model_copy(update={"files": {}})
         system = save(context.work / f"seed-{number}-tuned", spec, files)
         what = f"{spec.rung}, seed {number}, all dev rows"
         found.append(context.measure_all(system, context.dev, what))
     values = [context.sign * strict_score(one, context.dev) for one in found]
     return summed_up([one.score for one in found], values)
-
-
-def _peft_files(adapter: Path) -> dict[str, Path]:
-    return {f"{ADAPTER_FOLDER}/{p.name}": p for p in sorted(adapter.iterdir()) if p.is_file()}
 
 
 def planned(context: Context) -> "Plan":
@@ -197,45 +201,31 @@ def settled_system(context: Context, spec: Spec, adapter: Path) -> tuple[System,
     """The tuned System under the faster engine that is proved to be the trained model, and why that one.
 
     Below 99 % agreement the GGUF adapter isn't part of the System: nothing may serve what wasn't proved.
-    A base model without a GGUF file has torch alone. Raises TrainingError where the engines clearly disagree.
+    A base model without a GGUF file has torch alone, as has what llama.cpp knows no adapters of. Raises
+    TrainingError where the engines clearly disagree.
     """
     from rung.training.parity import LOWEST_AGREEMENT
 
-    files = _peft_files(adapter)
+    files = torch_files(context, adapter)
     if spec.retrieval is not None and context.retrieval is not None:
         files |= {name: context.retrieval.folder / name for name in index_names(spec.retrieval.search)}
     torch_alone = spec.model_copy(update={"engine": "torch"})
-    if context.model.gguf is None:
-        return (
-            save(context.work / "tuned", torch_alone, files),
-            None,
-            "engine torch: the model has no GGUF file",
-        )
-    gguf = as_gguf(context, adapter)
-    systems = under_each_engine(context, "tuned", spec, {**files, ADAPTER_GGUF: gguf})
+    if (reason := without_llama(context, adapter)) is not None:
+        return save(context.work / "tuned", torch_alone, files), None, f"engine torch: {reason}"
+    systems = under_each_engine(context, "tuned", spec, {**files, **llama_files(context, adapter)})
     parity = prove(context, spec, systems)
     if parity.agreement >= LOWEST_AGREEMENT:
         engine, note = race(context, "tuned", systems)
         return systems[engine], parity, note
     note = (
         f"engine torch: llama.cpp agrees on {parity.agreement:.1%} of {parity.agreement_rows} rows only (the "
-        "others are near-ties), so its adapter isn't shipped"
+        "others are near-ties), so its file isn't shipped"
     )
     return save(context.work / "tuned", torch_alone, files), parity, note
 
 
-def as_gguf(context: Context, adapter: Path) -> Path:
-    """The PEFT adapter in llama.cpp's format. Raises RunError where it can't be written."""
-    from rung.models.weights import dequantised
-    from rung.training.adapter import to_gguf
-
-    config = json.loads((dequantised(context.model) / "config.json").read_text(encoding="utf-8"))
-    with writing(context.work):
-        return to_gguf(adapter, context.work / ADAPTER_GGUF, config=config)
-
-
 def prove(context: Context, spec: Spec, systems: dict[EngineName, System]) -> Parity:
-    """torch with the PEFT adapter against llama with the GGUF one.
+    """torch with what was learned against llama with the same in its own format.
 
     Raises TrainingError where more than 1 % of the rows clearly disagree: that's no rounding.
     """

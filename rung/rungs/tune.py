@@ -24,12 +24,12 @@ from rung.runs import append_jsonl, atomic_folder, digest_of, read_jsonl
 from rung.scoring.measure import measurement
 from rung.spec import Spec
 from rung.training.batches import Item, Row
+from rung.training.learned import low_rank
 from rung.training.loop import WARMUP, Settings, Tick, Trainer, dev_loss
+from rung.training.methods import ALPHA, METHODS, begun
 from rung.training.objectives import Objective
 from rung.training.onpolicy import OnPolicy
 
-RANK = 16
-ALPHA = 32.0
 PLAIN_ROWS = 192
 """Up to this many tokens plain attention is faster on a CPU than torch's fused kernel and its backward, for
 models that transformers alone can run."""
@@ -118,6 +118,7 @@ class Tune(AbstractContextManager["Tune"]):
         Raises TrainingError when no training row fits.
         """
         self.context, self.specs, self.plan = context, specs, plan
+        self.tuning, self.method = context.task.tuning, METHODS[context.task.tuning.method]
         self.lesson = lesson or outputs_lesson(context, specs)
         self.chat = context.pool.chat(context.model)
         self.journal = plan.folder / JOURNAL_FILE
@@ -132,13 +133,14 @@ class Tune(AbstractContextManager["Tune"]):
         lengths = sorted(row.tokens for item in next(iter(self.rows.values())) for row in item.rows)
         attention = "eager" if lengths[int(0.95 * (len(lengths) - 1))] <= PLAIN_ROWS else "sdpa"
         weights = dequantised(context.model)
-        self.model = load_model(weights, attention=attention)
+        device = self.method.loads_on if self.lesson.start is None else None
+        self.model = load_model(weights, attention=attention, device=device)
         self.start = None
         if self.lesson.start is None:
-            lora.attach(self.model, rank=RANK, alpha=ALPHA, seed=plan.seed)
+            self.learned = begun(self.model, self.tuning, plan.seed)
         else:
             lora.load(self.model, self.lesson.start)
-            self.start = lora.state(self.model)
+            self.start, self.learned = lora.state(self.model), low_rank(self.model)
         spec = EngineSpec(
             engine="torch", weights=weights, context=context.limit, threads=context.pool.threads
         )
@@ -156,16 +158,19 @@ class Tune(AbstractContextManager["Tune"]):
             settings = Settings(
                 learning_rate=arm.rate,
                 batch_size=self.batch,
-                rank=RANK,
+                rank=self.tuning.rank,
                 alpha=ALPHA,
                 warmup=self.warmup,
                 seed=self.plan.seed,
             )
             rows = self.rows[arm.form]
             taught = [[(row.prompt, row.answer) for row in item.rows] for item in rows]
-            digest = digest_of([str(settings), taught, self.lesson.start_digest])[:16]
+            method = [] if self.tuning.method == "lora" else [self.tuning.method]
+            digest = digest_of([str(settings), taught, self.lesson.start_digest, *method])[:16]
             folder = self.plan.folder / arm.name.replace(", rate ", "-")
-            made = Trainer(self.model, rows, settings, folder, digest, self.objective, self.start)
+            made = Trainer(
+                self.model, rows, settings, folder, digest, self.objective, self.start, self.learned
+            )
             self._current = (arm.name, made)
         trainer = self._current[1]
         trainer.restart()
@@ -273,7 +278,7 @@ class Tune(AbstractContextManager["Tune"]):
         return sum(a.failure is None and a.text.strip() == self.context.target(e) for e, a in pairs)
 
     def keep(self, arm: Arm, step: int) -> None:
-        """Put the arm's adapter, as it is after `step` steps, into the folder of the best one."""
+        """Put what the arm has learned, as it is after `step` steps, into the folder of the best one."""
         from safetensors import SafetensorError
 
         if self.find(kind="best", arm=arm.name, step=step) is not None:
@@ -282,7 +287,7 @@ class Tune(AbstractContextManager["Tune"]):
         best = self.plan.folder / BEST_FOLDER
         try:
             with atomic_folder(best) as draft:
-                lora.save(self.model, draft, base=self.context.model.name)
+                self.learned.save(draft, self.context.model.name)
         except SafetensorError as error:
             raise RunError(f"can't write {str(best)!r}: {error}; free some space and go on") from None
         self.note({"kind": "best", "arm": arm.name, "step": step})

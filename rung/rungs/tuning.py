@@ -9,14 +9,11 @@ from pathlib import Path
 from rung.errors import TrainingError
 from rung.records import Example, Trial
 from rung.rungs.base import Context
-from rung.rungs.tune import BEST_FOLDER, RANK, Arm, Plan, Tune
+from rung.rungs.tune import BEST_FOLDER, Arm, Plan, Tune
 from rung.spec import Spec
 from rung.training.loop import WARMUP
+from rung.training.methods import RATES
 
-RATES = (2.5e-4, 5e-4, 1e-3)
-"""A's; B's are `B_RATE` times as high."""
-SURE_RATE = 5e-4
-"""Where there is no time for a search."""
 SEARCH_SHARE, MOST_SEARCH_SHARE = 1 / 4, 1 / 3
 """Of the steps: where they are few, a search may take the larger share, or there is none."""
 FEWEST_TRIAL_STEPS = 2 * WARMUP
@@ -47,7 +44,7 @@ SCORING_SHARE = 0.25
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """The best adapter (a PEFT folder), the answer form it was trained for, and what was tried.
+    """The best adapter (a PEFT folder, or one of `full`), the answer form it was trained for, and the trials.
 
     `passes` are those of its arm through the training rows, what was no better than the adapter included. It
     has `step` steps at `rate`, which fell to nothing between the ends of `decay`, if at all; the same again,
@@ -139,14 +136,14 @@ def foresee(context: Context, specs: dict[str, Spec], plan: Plan) -> tuple[float
     """
     with Tune(context, specs, plan) as state:
         forms = list(specs)
-        length = _settle_length(state, Arm(form=forms[0], rate=SURE_RATE), forms)
+        length = _settle_length(state, Arm(form=forms[0], rate=state.method.rates[1]), forms)
         return length.tuning_s, length.closing_s
 
 
 def _tune(state: Tune) -> Outcome:
     context, forms = state.context, list(state.specs)
-    length = _settle_length(state, Arm(form=forms[0], rate=SURE_RATE), forms)
-    notes: list[str] = []
+    length = _settle_length(state, Arm(form=forms[0], rate=state.method.rates[1]), forms)
+    notes = [state.method.caveat] if state.method.caveat else []
     if state.left_out:
         notes.append(f"{state.left_out} rows longer than {context.limit:,} tokens were left out of training")
     if len(length.rows) < len(context.dev):
@@ -174,7 +171,8 @@ def _tune(state: Tune) -> Outcome:
         again_s=_seconds_again(state, best["step"]),
         adapter=state.plan.folder / BEST_FOLDER,
         what=(
-            f"LoRA r = {RANK}, {winner.name}, {best['step']} steps of {state.batch}, answers as {winner.form}"
+            f"{state.method.said(state.tuning.rank)}, {winner.name}, {best['step']} steps of {state.batch}, "
+            f"answers as {winner.form}"
         ),
         passes=steps * state.batch / len(state.rows[winner.form]),
         trials=tuple(_trial(record) for record in scored),
@@ -299,9 +297,9 @@ def _search(state: Tune, forms: Sequence[str], length: Length, notes: list[str])
     """
     if not length.stretch:
         notes.append(f"no search for a rate: {length.steps} steps are too few for it")
-        return Arm(form=forms[0], rate=SURE_RATE), length.probed
+        return Arm(form=forms[0], rate=state.method.rates[1]), length.probed
     rows = length.rows[:SEARCH_ROWS]
-    rates = [Arm(form=forms[0], rate=rate) for rate in RATES]
+    rates = [Arm(form=forms[0], rate=rate) for rate in state.method.rates]
     best = _ranked(state, rates, length.stretch, rows, notes)[0]
     if len(forms) == 1:
         return best, length.stretch

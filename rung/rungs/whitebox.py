@@ -10,16 +10,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from rung.asking import context_of
-from rung.engines import lora
 from rung.engines.packed import packed
 from rung.engines.rows import Network
-from rung.engines.torch import load_model
+from rung.engines.torch import load_adapter, load_model
 from rung.errors import TrainingError
 from rung.models.weights import dequantised
 from rung.records import Example
 from rung.rungs.base import Built, Context
 from rung.rungs.coursing import Bounds, settled_course, stretches
-from rung.rungs.following import Outcome, built_on, kept_best
+from rung.rungs.following import Outcome, built_on, kept_best, no_lora
 from rung.rungs.rendered import prompts_of
 from rung.rungs.rollouts import Prompts, drawn_answers
 from rung.rungs.sft import planned
@@ -47,6 +46,8 @@ def no_white_box(context: Context, teacher: System, spec: Spec) -> str | None:
     """Why a student that answers by `spec` can't learn from a teacher's probabilities; None where it can."""
     if teacher.is_hosted or teacher.spec.engine not in ("llama", "torch") or teacher.spec.steps is not None:
         return "it isn't one local model that answers in one go"
+    if (reason := no_lora(context)) is not None:
+        return reason
     if context.kind == "label":
         return "labels are chosen and not written"
     ours, theirs = context.pool.chat(context.model), teacher.chat(context.pool)
@@ -159,9 +160,9 @@ def _pupil(context: Context, teacher: System, spec: Spec, inputs: Sequence[Examp
 @contextmanager
 def _weights(context: Context, teacher: System) -> Iterator[Network]:
     """The teacher as transformers has it, its adapter included."""
-    model = load_model(dequantised(teacher.model(context.pool)))
+    model = load_model(teacher.weights or dequantised(teacher.model(context.pool)))
     if teacher.adapter is not None:
-        lora.load(model, teacher.adapter)
+        load_adapter(model, teacher.adapter)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     yield model

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rung.asking import candidates, context_of
@@ -237,7 +237,7 @@ class Systems:
             )
         chat = system.chat(self.pool) if model is not None else None
         alone = spec.engine == "llama" and spec.steps is None
-        host = self._host(model) if model is not None and alone else None
+        host = self._host(_running(system, model)) if model is not None and alone else None
         if spec.answer.form == "schema" and not system.is_hosted:
             (require_schema if host is None else host.calls.closings.least_tokens)(spec.schema_)
         options = None
@@ -315,6 +315,12 @@ class Systems:
         elif old.adapter is not None and not self._shared(old):
             old.host.forget(old.adapter)
             await old.host.rest()
+
+
+def _running(system: System, model: Model) -> Model:
+    """The model that llama.cpp holds for a System: its base, or the System's own weights."""
+    own = system.weights_gguf
+    return model if own is None else replace(model, gguf=own.resolve(), digest=system.digest)
 
 
 def _is_model(given: str) -> bool:

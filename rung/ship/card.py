@@ -70,7 +70,11 @@ def readme(
 def notice(subject: Subject) -> str:
     """The file NOTICE: whose weights these are made of, under what terms, and that they were changed."""
     base = subject.hub_id or subject.model.name
-    changed = "tuned with a LoRA" if subject.adapter is not None else "given a fixed prompt"
+    changed = {
+        "adapter": "tuned with a LoRA",
+        "prefix": "given a learned prefix",
+        "weights": "tuned in all its weights",
+    }.get(_learned(subject), "given a fixed prompt")
     lines = [
         f"Made from {base} (weights with the SHA-256 {subject.model.digest}), {changed} by rung.",
         f"The licence of {base}: {_licence_name(subject)}.",
@@ -78,6 +82,15 @@ def notice(subject: Subject) -> str:
     if _licence_name(subject) == "gemma":
         lines.append(GEMMA_NOTICE)
     return "\n".join(lines) + "\n"
+
+
+def _learned(subject: Subject) -> str:
+    """Which of its own the System has: an `adapter`, a `prefix`, all `weights`, or ``."""
+    if subject.system.adapter_form == "prefix":
+        return "prefix"
+    if subject.system.weights is not None:
+        return "weights"
+    return "adapter" if subject.adapter is not None else ""
 
 
 def _front_matter(subject: Subject, kind: str, origin: Climbed | None) -> list[str]:
@@ -131,9 +144,12 @@ def _index(subject: Subject, origin: Climbed) -> dict[str, Any]:
 
 def _what(subject: Subject, target: Target, kind: str, origin: Climbed | None, size_bytes: int) -> list[str]:
     spec = subject.spec
-    made = (
-        f"a LoRA tune of {code_text(subject.model.name)}" if subject.adapter is not None else "a fixed prompt"
-    )
+    base = code_text(subject.model.name)
+    made = {
+        "adapter": f"a LoRA tune of {base}",
+        "prefix": f"a learned prefix of {base}",
+        "weights": f"a full tune of {base}",
+    }.get(_learned(subject), "a fixed prompt")
     lines = [
         f"A System of rung ({made}) that answers one job with a {spec.kind}, exported as {target}, {kind}: "
         f"{size_bytes / 1e6:,.1f} MB. rung {__version__}, System {subject.system.digest}.",

@@ -109,11 +109,18 @@ def chosen(system: System, options: ExportOptions) -> tuple[Target, str]:
     if reason := _refusal(system, target):
         raise TaskError(f"{str(system.folder)!r} can't be exported as {target}: {reason}")
     types = RECIPES[target].types
+    if not system.is_tuned:
+        types = (BASE,) if target == "ollama" else types
     if system.adapter is None:
-        types = (BASE,) if target == "ollama" else tuple(name for name in types if name != ADAPTER)
+        types = tuple(name for name in types if name != ADAPTER)
     kind = types[0] if options.type is None else options.type.lower()
     if kind not in types:
         raise TaskError(f"--type {options.type!r}: {_nearest(kind, types)}")
+    if kind == ADAPTER and target in ("gguf", "vllm") and system.adapter_form == "dora":
+        raise TaskError(
+            f"--type {kind!r}: {'llama.cpp' if target == 'gguf' else 'vLLM'} has no DoRA adapters; another "
+            f"type has it merged into the weights, such as {types[0]}"
+        )
     if options.most < 1:
         raise TaskError(f"--most {options.most}: give the number of rows to ask, such as {ROWS}")
     return target, kind
@@ -140,7 +147,11 @@ def _refusal(system: System, target: Target) -> str | None:
             f"its {what} are looked up anew for each text, which no template can do; `rung serve` and "
             "rung.load answer by its folder as it is"
         )
-    if system.adapter is None and not RECIPES[target].prompted:
+    if system.weights is not None and target == "peft":
+        return "all of its weights were tuned, so there is no adapter; --to merged has the weights"
+    if system.adapter_form == "prefix" and target != "peft":
+        return "what it learned stands before its prompts, not in its weights; --to peft has it"
+    if not system.is_tuned and not RECIPES[target].prompted:
         able = " or ".join(f"--to {name}" for name, recipe in RECIPES.items() if recipe.prompted)
         return f"{spec.rung} learned no weights of its own, only a prompt; {able} puts it before every text"
     return None

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 
 from rung.errors import ModelError
 from rung.models.resolve import read_json
-from rung.ship.lora_delta import Delta
+from rung.training.lora_delta import Delta
 
 FloatType = Literal["bf16", "f32"]
 TEMPLATE_FILE: Final = "chat_template.jinja"
@@ -72,7 +72,7 @@ def _merge_shard(shard: Path, left: dict[str, Delta], out: Path, kind: FloatType
                     f"{str(shard)!r}: {name!r} is {tuple(tensor.shape)!r} and the adapter's "
                     f"{delta.shape!r}: it was made for another model"
                 )
-            tensor = tensor.float() + torch.from_numpy(delta.rows(0, delta.shape[0]))
+            tensor = torch.from_numpy(delta.into(tensor.float().numpy(), 0))
         tensors[name] = (tensor.to(stored) if tensor.is_floating_point() else tensor).contiguous()
     save_file(tensors, out, metadata={"format": "pt"})
 

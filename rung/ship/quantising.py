@@ -1,4 +1,4 @@
-"""A GGUF with a System's LoRA in it, in a type that is written here or by llama.cpp's own program."""
+"""A GGUF with what a System learned in it, in a type that is written here or by llama.cpp's own program."""
 
 import shutil
 import subprocess
@@ -6,24 +6,27 @@ from pathlib import Path
 from typing import Final
 
 from rung.errors import ModelError, TaskError
-from rung.ship.gguf_file import Value, write_merged
-from rung.ship.lora_delta import deltas_by_gguf_name
 from rung.ship.subject import Subject
-from rung.ship.weight_types import WRITTEN
+from rung.training.gguf_file import Value, write_merged
+from rung.training.lora_delta import deltas_by_gguf_name, wholes_by_gguf_name
+from rung.training.weight_types import WRITTEN
 
 PROGRAM: Final = "llama-quantize"
 LIMIT_S: Final = 3600.0
 
 
 def write_gguf(subject: Subject, out: Path, kind: str) -> None:
-    """Write the base with the adapter in it as `out`.
+    """Write the base with what was learned in it as `out`.
 
     Raises ModelError for a base without GGUF, TaskError for a type that needs llama.cpp's program where that
     isn't to be had, or fails.
     """
-    base, adapter = _base(subject), subject.adapter
-    assert adapter is not None, "only tuned Systems have weights of their own"
-    deltas = deltas_by_gguf_name(adapter, subject.config)
+    base, adapter, own = _base(subject), subject.adapter, subject.system.weights
+    if own is not None:
+        deltas = wholes_by_gguf_name(own, subject.config)
+    else:
+        assert adapter is not None, "only tuned Systems have weights of their own"
+        deltas = deltas_by_gguf_name(adapter, subject.config)
     if kind in WRITTEN:
         write_merged(base, deltas, out, wanted=WRITTEN[kind], changes=_changes(subject))
         return

@@ -1,4 +1,4 @@
-"""What is exported: a System with its base model, its fixed prompt and its adapter."""
+"""What is exported: a System with its base model, its fixed prompt and what it learned."""
 
 import json
 import re
@@ -46,12 +46,12 @@ class Subject:
 
     @property
     def weights(self) -> Path:
-        """The base's weights as a safetensors folder, which is made the first time."""
-        return dequantised(self.model)
+        """The weights that an adapter belongs to: the System's own, or the base's, made the first time."""
+        return self.system.weights or dequantised(self.model)
 
     @property
     def config(self) -> dict:
-        """The base's transformers config."""
+        """The transformers config of these weights."""
         return json.loads((self.weights / "config.json").read_text(encoding="utf-8"))
 
     @property

@@ -13,15 +13,15 @@ from rung.errors import ModelError, TaskError
 from rung.models.chat import Message
 from rung.models.offered import offered_named
 from rung.ship import go_template
-from rung.ship.lora_delta import deltas_by_module
 from rung.ship.merged import TEMPLATE_FILE, FloatType, write_merged_folder
 from rung.ship.modelfile import Modelfile
 from rung.ship.parity import Loaded
 from rung.ship.quantising import write_gguf, write_pair
 from rung.ship.subject import Subject
 from rung.ship.ways import WayName, answer_tokens, label_names
-from rung.ship.weight_types import BLOCKS, MIXED, PLAIN
 from rung.system import ADAPTER_GGUF
+from rung.training.lora_delta import deltas_by_module
+from rung.training.weight_types import BLOCKS, MIXED, PLAIN
 
 Tokens: TypeAlias = tuple[int, ...]
 Target = Literal["peft", "merged", "gguf", "ollama", "vllm", "hub-folder"]
@@ -43,6 +43,10 @@ PLAIN_LORA: Final = (
     *("bias", "use_rslora", "use_dora", "fan_in_fan_out"),
 )
 """All that PEFT needs to be told: other settings of an adapter's file could name code."""
+PREFIX: Final = (
+    *("peft_type", "task_type", "num_virtual_tokens", "token_dim", "num_attention_heads", "num_layers"),
+    *("num_transformer_submodules", "encoder_hidden_size", "prefix_projection", "inference_mode"),
+)
 OLLAMA_WAYS: Final[Mapping[str, tuple[WayName, ...]]] = {
     "codes": ("written",),
     "words": ("written", "listed"),
@@ -65,11 +69,15 @@ class Recipe:
 def write_peft(subject: Subject, out: Path, kind: str) -> Loaded:
     """The adapter as PEFT reads it, naming a base that can be loaded, and the prompt as a chat template."""
     from rung.engines.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_config
+    from rung.engines.prefix import kind_and_config
 
     adapter = subject.adapter
     assert adapter is not None, "only tuned Systems have an adapter"
-    given = read_config(adapter)
-    config = {key: given[key] for key in PLAIN_LORA if key in given}
+    if subject.system.adapter_form == "prefix":
+        kept, given = PREFIX, kind_and_config(adapter)[1]
+    else:
+        kept, given = PLAIN_LORA, read_config(adapter)
+    config = {key: given[key] for key in kept if key in given}
     config["base_model_name_or_path"] = subject.loadable_id or str(subject.weights)
     (out / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     shutil.copyfile(adapter / ADAPTER_WEIGHTS, out / ADAPTER_WEIGHTS)

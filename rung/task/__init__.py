@@ -2,7 +2,7 @@
 
 from rung.task.complete import infer, settle_kind
 from rung.task.load import load_task
-from rung.task.model import DataFiles, Limits, Output, Task
+from rung.task.model import DataFiles, Limits, Output, Task, Tuning
 from rung.task.outputs import as_kind, shown
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "Limits",
     "Output",
     "Task",
+    "Tuning",
     "as_kind",
     "infer",
     "load_task",

@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from rung.errors import TaskError
-from rung.task.model import DataFiles, Limits, Output, Prices, Task
+from rung.task.model import DataFiles, Limits, Output, Prices, Task, Tuning
 from rung.task.outputs import read_json, shown
 from rung.task.schemas import check_schema
 
@@ -22,6 +22,7 @@ MODELS: dict[tuple[str, ...], type[BaseModel]] = {
     (): Task,
     ("data",): DataFiles,
     ("output",): Output,
+    ("tuning",): Tuning,
     ("limits",): Limits,
     ("prices",): Prices,
 }

@@ -178,6 +178,25 @@ class Prices(_Frozen):
         )
 
 
+TuningMethod = Literal["lora", "rslora", "dora", "qlora", "prefix", "full"]
+
+
+class Tuning(_Frozen):
+    """How the rungs that train do it."""
+
+    method: TuningMethod = Field(
+        default="lora",
+        description="How: lora, rslora, dora, qlora (over four-bit weights), prefix, or full (all weights).",
+    )
+    rank: int = Field(
+        default=16,
+        ge=1,
+        le=512,
+        strict=True,
+        description="Rank of what is added to the weights; from 64 on rslora learns better than lora.",
+    )
+
+
 class Task(_Frozen):
     """A task file, read. `rung.task.infer` fills what was left out from the rows."""
 
@@ -203,6 +222,7 @@ class Task(_Frozen):
     prices: Prices | None = Field(
         default=None, description="What the hosted models' tokens cost, where no price list knows them."
     )
+    tuning: Tuning = Field(default_factory=Tuning, description="How the rungs that train do it.")
     limits: Limits = Field(default_factory=Limits, description="What a System must keep to.")
     volume: Annotated[str, BeforeValidator(_volume_text), WithJsonSchema(_VOLUME_SCHEMA)] = Field(
         default="100000/month", description="Answers per day, month or year; a bare number is per month."

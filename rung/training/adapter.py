@@ -6,7 +6,7 @@ import gguf
 import numpy as np
 from safetensors.numpy import load_file
 
-from rung.engines.lora import ADAPTER_WEIGHTS, PREFIX, read_config
+from rung.engines.lora import ADAPTER_WEIGHTS, PREFIX, form_of, read_config
 from rung.errors import ModelError
 
 NAMES = {"gemma3_text": "gemma3", "mistral": "llama"}
@@ -18,15 +18,21 @@ PERMUTED = frozenset({"llama", "granite", "smollm3", "arcee"})
 def to_gguf(folder: Path, out: Path, *, config: dict) -> Path:
     """Write the PEFT adapter in `folder` as `out`, in fp16. `config` is the base's transformers config.
 
-    Raises ModelError for an unknown architecture or tensor.
+    llama.cpp scales by alpha over the rank: a rank-stabilised adapter gets the alpha that comes to the same.
+    Raises ModelError for an unknown architecture or tensor, and for DoRA, which llama.cpp can't run.
     """
-    adapter = read_config(folder)
+    form = form_of(read_config(folder))
+    if form.dora:
+        raise ModelError(
+            f"{str(folder)!r} is a DoRA, which llama.cpp has no adapters for: answer with the torch engine, "
+            "or merge it into the weights"
+        )
     found = matrices(folder, config=config)
     tensors = {name: np.ascontiguousarray(tensor.astype(np.float16)) for name, tensor in found.items()}
-    writer = gguf.GGUFWriter(str(out), _architecture(config))
+    writer = gguf.GGUFWriter(str(out), architecture_of(config))
     writer.add_type(gguf.GGUFType.ADAPTER)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
-    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(adapter["lora_alpha"]))
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, form.scale * form.rank)
     for name, tensor in tensors.items():
         writer.add_tensor(name, tensor)
     writer.write_header_to_file()
@@ -37,22 +43,21 @@ def to_gguf(folder: Path, out: Path, *, config: dict) -> Path:
 
 
 def matrices(folder: Path, *, config: dict) -> dict[str, np.ndarray]:
-    """The A and B of the PEFT adapter in `folder` under llama.cpp's names: `blk.0.attn_q.weight.lora_a`.
+    """What the PEFT adapter in `folder` holds under llama.cpp's names: `blk.0.attn_q.weight.lora_a`.
 
-    Each A stays [rank, in], each B [out, rank]; for llama's query and key the rows of B follow the
-    permutation that llama.cpp's converter gives the weight. Raises ModelError for an unknown architecture or
-    tensor.
+    Each A stays [rank, in], each B [out, rank] and each magnitude [out]; for llama's query and key the rows
+    of B and the magnitudes follow the permutation that llama.cpp's converter gives the weight. Raises
+    ModelError for an unknown architecture or tensor.
     """
-    architecture = _architecture(config)
-    names = gguf.get_tensor_name_map(_arch_enum(architecture), int(config["num_hidden_layers"]))
+    architecture, names = architecture_of(config), gguf_names(config)
     tensors = {}
     for key, tensor in sorted(load_file(folder / ADAPTER_WEIGHTS).items()):
         module, matrix = split(key)
         name = names.get_name(module)
         if name is None:
             raise ModelError(f"{folder}: llama.cpp has no place for the tensor {key!r} of {architecture!r}")
-        if matrix == "lora_b" and architecture in PERMUTED:
-            tensor = _permute(tensor, module, config)
+        if matrix != "lora_a" and architecture in PERMUTED:
+            tensor = permuted(tensor, module, config)
         tensors[f"{name}.weight.{matrix}"] = tensor
     return tensors
 
@@ -66,7 +71,8 @@ def permute(rows: np.ndarray, heads: int) -> np.ndarray:
     )
 
 
-def _permute(tensor: np.ndarray, module: str, config: dict) -> np.ndarray:
+def permuted(tensor: np.ndarray, module: str, config: dict) -> np.ndarray:
+    """The rows of a query's or key's tensor as llama.cpp orders them; another module's as they are."""
     if module.endswith("q_proj"):
         return permute(tensor, int(config["num_attention_heads"]))
     if module.endswith("k_proj"):
@@ -75,12 +81,18 @@ def _permute(tensor: np.ndarray, module: str, config: dict) -> np.ndarray:
 
 
 def split(key: str) -> tuple[str, str]:
-    """The module that a tensor of a PEFT folder is of, and which of its matrices, as llama.cpp names it."""
+    """The module that a tensor of a PEFT folder is of, and which: `lora_a`, `lora_b` or DoRA's `lora_m`."""
     module, _, rest = key.removeprefix(PREFIX).partition(".lora_")
     return module, f"lora_{rest[0].lower()}"
 
 
-def _architecture(config: dict) -> str:
+def gguf_names(config: dict) -> gguf.TensorNameMap:
+    """llama.cpp's names of modules. Raises ModelError for an unknown architecture."""
+    return gguf.get_tensor_name_map(_arch_enum(architecture_of(config)), int(config["num_hidden_layers"]))
+
+
+def architecture_of(config: dict) -> str:
+    """What llama.cpp calls the architecture of a transformers config."""
     kind = str(config["model_type"])
     return NAMES.get(kind, kind)
 

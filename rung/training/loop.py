@@ -1,4 +1,4 @@
-"""The one training loop: adapters by AdamW, warm-up, constant rate, and a linear decay once told to end.
+"""The one training loop: AdamW, warm-up, constant rate, and a linear decay once told to end.
 
 Warm-up-stable-decay rather than cosine: the length of a run isn't known when it starts, since it goes on
 until the dev metric stops rising, and what a learning-rate trial has learned is a true beginning of
@@ -16,25 +16,21 @@ import torch
 from torch.optim.adamw import adamw
 
 from rung.engines import lora, storage
-from rung.engines.packed import Packed, pack, packed
+from rung.engines.packed import Packed, pack, packed, size_of
 from rung.engines.parallel import portion, side_by_side, workers
+from rung.engines.prefix import memory_of, prefix_of
 from rung.engines.rows import Network, in_batches, pad_right, shared_prefix
 from rung.errors import TrainingError
 from rung.training import batches, losses
 from rung.training.batches import Item, Row
 from rung.training.checkpoint import Checkpoint
 from rung.training.graphs import Graphs
+from rung.training.learned import Learned, low_rank
 from rung.training.objectives import Objective
 from rung.training.onpolicy import OnPolicy, States
 
 BETAS = (0.9, 0.999)
 WEIGHT_DECAY = 0.01
-B_RATE = 16.0
-"""Times A's rate: B starts at zero and has far to go (LoRA+, Hayou et al. 2024, arXiv:2402.12354).
-
-1,600 rows of banking77 in batches of 32 brought dev accuracy to .67 at 1e-3 and .63 at 5e-4, against .53 with
-2e-3 for both; 6,400 rows to .86 and .88, against .87.
-"""
 WARMUP = 10
 """Steps. 50 of banking77, in all, ended at .627, .645 and .683 after 20, 10 and 5 of them; one seed each."""
 CLIP_NORM = 1.0
@@ -43,6 +39,8 @@ TOKENS_AT_ONCE = 1024
 is kept for the way back doesn't grow with the rows' length."""
 SAVE_EVERY_S = 1.0
 """On a GPU, where storing the state takes as long as a few steps."""
+SAVE_ALL_EVERY_S = 30.0
+"""Where a model's own weights learn: their state is as large as several models."""
 PART_TOKENS = 120
 """What a part costs beyond its tokens, as tokens: all weights are read and thousands of small operations
 started, for however few rows. On one core 0.2 to 0.3 s, and 2.1 ms a token (SmolLM2-135M)."""
@@ -75,7 +73,7 @@ class Tick:
 
 
 class Trainer:
-    """One run: its model with LoRA layers, its optimiser state and its place in the rows."""
+    """One run: its model, of which some parameters learn, its optimiser state and its place in the rows."""
 
     def __init__(  # noqa: PLR0913 (what fixes a run)
         self,
@@ -86,12 +84,13 @@ class Trainer:
         digest: str,
         objective: Objective | OnPolicy | None = None,
         start: dict[str, torch.Tensor] | None = None,
+        learned: Learned | None = None,
     ):
-        """`model` is frozen and gets LoRA layers, unless it has them already. Resumes from `folder`.
+        """What learns is `learned`, or LoRA layers, which `model` gets unless it has them already.
 
-        The completion loss is made small where there's no other `objective`, over the same rows or over what
-        the model answers to their prompts. A run begins from LoRA layers as they are drawn, or with the
-        tensors of `start`.
+        Resumes from `folder`. The completion loss is made small where there's no other `objective`, over the
+        same rows or over what the model answers to their prompts. A run begins with what learns as it is
+        drawn, or with the tensors of `start`.
         """
         if not rows:
             raise TrainingError("no rows to train on")
@@ -100,22 +99,26 @@ class Trainer:
         self.model, self.rows, self.settings = model, rows, settings
         self.objective, self.start = objective, start
         self._items = rows
-        if not any(True for _ in lora.layers(model)):
+        if learned is None and not any(True for _ in lora.layers(model)):
             lora.attach(model, rank=settings.rank, alpha=settings.alpha, seed=settings.seed)
-        taking_turns = lora.parameters(model)
-        # All A, then all B: their rates differ, and a step is a few operations on what stands together.
-        self.parameters = [*taking_turns[0::2], *taking_turns[1::2]]
-        self._flat = storage.side_by_side(self.parameters)
-        self._border = sum(p.numel() for p in taking_turns[0::2])
+        self.learned = learned or low_rank(model)
+        # Group by group: their rates differ, and a step is a few operations on what stands together.
+        self.parameters = [p for group, _ in self.learned.groups for p in group]
+        self._flat = _masters(self.parameters) if self.learned.own else storage.side_by_side(self.parameters)
+        self._spans = _spans(self.learned)
         self._slope = torch.zeros_like(self._flat)
         sizes = [p.numel() for p in self.parameters]
         parts_of_slope = zip(self._slope.split(sizes), self.parameters, strict=True)
         self._slopes = [part.view(p.shape) for part, p in parts_of_slope]
-        self.packed = packed(model)
+        # Packs know no gradient of a model's own weights.
+        self.packed = None if self.learned.own else packed(model)
         self.graphs = None
-        if self.packed is not None and self.packed.device.type == "cuda" and objective is None:
+        # What stands before all rows already is learned: a beginning that they share isn't read on top of it.
+        ahead = prefix_of(model) is not None
+        if self.packed is not None and self.packed.device.type == "cuda" and objective is None and not ahead:
             self.graphs = Graphs(self.packed, self.parameters, self._slope)
-        self.shared = 0 if self.packed is None else _shared([row for item in rows for row in item.rows])
+        alone = self.packed is None or ahead
+        self.shared = 0 if alone else _shared([row for item in rows for row in item.rows])
         self.moments = [torch.zeros_like(self._flat) for _ in range(2)]
         self.checkpoint = Checkpoint(folder, [self._flat, *self.moments], digest)
         self.steps_per_epoch = -(-len(rows) // settings.batch_size)
@@ -127,12 +130,16 @@ class Trainer:
         """Make this run's stored state the model's, whatever the model was used for in between."""
         if self.checkpoint.step == 0:
             if self.start is None:
-                lora.draw(self.model, self.settings.seed)
+                self.learned.draw(self.settings.seed)
             else:
-                lora.restore(self.model, self.start)
+                self.learned.restore(self.start)
+            if self.learned.own:
+                self._flat.copy_(_masters(self.parameters))
             for moment in self.moments:
                 moment.zero_()
         self.step = self.checkpoint.load()
+        self._publish()
+        self.model.eval()  # what is kept while nothing learns is made anew
 
     def run(self, until: int, *, decay: tuple[int, int] | None = None) -> Iterator[Tick]:
         """Train to step `until`, yielding after every step. `decay` = (first, last) step of the linear decay.
@@ -169,9 +176,11 @@ class Trainer:
         self.checkpoint.close()
 
     def _save(self, until: int) -> None:
-        """Store the state: after each step on a CPU, once a second and at the end on a GPU."""
-        now = time.monotonic()
-        if not self._flat.is_cuda or self.step == until or now - self._saved > SAVE_EVERY_S:
+        """Store the state at the end, and on the way where that takes no longer than a small part of it."""
+        now, every_s = time.monotonic(), SAVE_EVERY_S if self._flat.is_cuda else 0.0
+        if self.learned.own:
+            every_s = SAVE_ALL_EVERY_S
+        if self.step == until or now - self._saved >= every_s:
             self.checkpoint.save(self.step)
             self._saved = time.monotonic()
 
@@ -190,8 +199,17 @@ class Trainer:
         if math.isfinite(norm) and math.isfinite(loss):
             self._slope.mul_(min(1.0, CLIP_NORM / (norm + 1e-6)))
             self._adamw(rate)
+            self._publish()
         self.model.eval()
         return loss, norm
+
+    def _publish(self) -> None:
+        """Give the model what was learned, where it doesn't stand there already."""
+        if self.learned.own:
+            with torch.no_grad():
+                parts = self._flat.split([p.numel() for p in self.parameters])
+                for p, part in zip(self.parameters, parts, strict=True):
+                    p.copy_(part.view(p.shape))
 
     def _add_slopes(self, batch: list[int]) -> float:
         """The mean loss of a batch; its gradient is added to the slopes."""
@@ -253,12 +271,12 @@ class Trainer:
     def _states(self, rows: Sequence[Row]) -> States:
         if self.packed is None:
             return _padded_states(self.model, rows)
-        return _packed_states(self.packed, rows, self.shared)
+        return packed_states(self.packed, rows, self.shared)
 
     def _adamw(self, rate: float) -> None:
         """Decoupled weight decay Adam (Loshchilov & Hutter 2019), through torch's fused kernel."""
         with torch.no_grad():
-            for part, share in ((slice(None, self._border), 1.0), (slice(self._border, None), B_RATE)):
+            for part, share in self._spans:
                 adamw(
                     [self._flat[part]],
                     [self._slope[part]],
@@ -281,6 +299,22 @@ class Trainer:
         if decay is not None and self.step >= decay[0]:
             rate *= max(0.02, (decay[1] - self.step) / max(1, decay[1] - decay[0]))
         return rate
+
+
+def _masters(parameters: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Parameters side by side, copied, in fp32 or finer."""
+    wide = torch.promote_types(parameters[0].dtype, torch.float32)
+    return torch.cat([p.detach().reshape(-1).to(wide) for p in parameters])
+
+
+def _spans(learned: Learned) -> list[tuple[slice, float]]:
+    """Where each group stands among all that learns, and what its rate is times the run's."""
+    found, start = [], 0
+    for group, share in learned.groups:
+        end = start + sum(p.numel() for p in group)
+        found.append((slice(start, end), share))
+        start = end
+    return found
 
 
 def tokens_at_once(device: torch.device, made: Packed | None) -> int:
@@ -352,7 +386,7 @@ def _shared(rows: Sequence[Row]) -> int:
 
 def packed_loss(model: Packed, batch: Sequence[Row], shared: int = 0) -> torch.Tensor:
     """Completion loss of a batch without padding; what its rows share at their beginning is run once."""
-    return losses.completion_loss(*_packed_states(model, batch, shared))
+    return losses.completion_loss(*packed_states(model, batch, shared))
 
 
 def batch_loss(model: Network, batch: Sequence[Row]) -> torch.Tensor:
@@ -367,17 +401,21 @@ def summed_logprobs(
 
     `made` is the model over packs, for models that can be read so; all rows begin with `shared` tokens.
     """
-    states = _padded_states(model, batch) if made is None else _packed_states(made, batch, shared)
+    states = _padded_states(model, batch) if made is None else packed_states(made, batch, shared)
     found = losses.token_logprobs(*states)
     return torch.stack([part.sum() for part in found.split([len(row.answer) for row in batch])])
 
 
-def _packed_states(model: Packed, batch: Sequence[Row], shared: int) -> States:
-    """The states before supervised tokens, the head, and those tokens."""
-    prefix = batch[0].prompt[:shared]
-    once = pack([(*row.prompt[shared:], *row.answer[:-1]) for row in batch], model.device, prefix=prefix)
+def packed_states(model: Packed, batch: Sequence[Row], shared: int) -> States:
+    """The states before supervised tokens, the head, and those tokens.
+
+    No beginning is `shared` where a prefix was learned.
+    """
+    prefix, memory = batch[0].prompt[:shared], memory_of(model.model)
+    own = [(*row.prompt[shared:], *row.answer[:-1]) for row in batch]
+    once = pack(own, model.device, prefix=prefix, known=size_of(memory))
     rows, columns, targets = losses.completion_targets(batch)
-    hidden = model.hidden(once, once.places(rows.tolist(), (columns - shared).tolist()))
+    hidden = model.hidden(once, once.places(rows.tolist(), (columns - shared).tolist()), memory)
     return hidden, model.model.lm_head, targets.to(model.device)
 
 
@@ -399,7 +437,7 @@ def answer_states(model: Network, rows: Sequence[Row], made: Packed | None = Non
     for part in in_batches([row.tokens for row in rows], 0, tokens_at_once(device, made)):
         batch = [rows[i] for i in part]
         with torch.no_grad():
-            states = _padded_states(model, batch) if made is None else _packed_states(made, batch, 0)
+            states = _padded_states(model, batch) if made is None else packed_states(made, batch, 0)
         split = states[0].split([len(row.answer) for row in batch])
         for place, own in zip(part, split, strict=True):
             found[place] = own

@@ -3,6 +3,7 @@
 import re
 import shutil
 from dataclasses import fields, replace
+from importlib.util import find_spec
 
 import pytest
 
@@ -10,6 +11,7 @@ from rung.records import Example, Splits
 from rung.rungs import LADDER, gate, reinforcing
 from rung.rungs.base import SETTLED_FILE, Context, Following, Foreseen, Rung, no_start
 from rung.system import System
+from rung.task import Tuning
 from tests.fixtures_climb import (
     TASKS,
     make_tiny_gguf,
@@ -41,6 +43,11 @@ WITHOUT = {
 }
 """Kinds that a rung isn't built for here, and why."""
 
+FOUR_BITS = (
+    {}
+    if find_spec("bitsandbytes")
+    else {"qlora needs bitsandbytes: pip install": lambda c: with_task(c, tuning=Tuning(method="qlora"))}
+)
 SKIPS = {
     "head": {"the output is text": lambda c: with_kind(c, "text")},
     "prompt": {"none of the .* rows fits": lambda c: replace(c, too_long=every_id(c))},
@@ -66,6 +73,7 @@ SKIPS = {
     "sft": {
         "none of the .* rows fits": lambda c: replace(c, too_long=every_id(c)),
         "49 training rows; tuning needs at least 50": lambda c: replace(c, train=c.train[:49]),
+        **FOUR_BITS,
     },
     "distill": {
         "no teacher is named": lambda c: with_task(c, teacher=None),
@@ -76,6 +84,7 @@ SKIPS = {
         ),
         "OPENAI_API_KEY isn't set": lambda c: with_task(c, teacher="openai:gpt-5-mini"),
         "the price of .* isn't known": lambda c: without_prices(c),
+        **FOUR_BITS,
     },
     "api": {
         "no hosted model is named": lambda c: with_task(c, models=c.task.models[:1]),
@@ -86,6 +95,7 @@ SKIPS = {
     "preference": {
         "none of the .* rows fits": lambda c: replace(c, too_long=every_id(c)),
         "49 training rows have a rejected answer; at least 50": lambda c: replace(c, train=c.train[:49]),
+        "tuning.method full makes none; take lora": lambda c: with_task(c, tuning=Tuning(method="full")),
         "no preferences: neither rejected answers nor": lambda c: replace(c, train=unrejected(c.train)),
         "9[56] training answers are judged to be good and 9 to be bad; .* 50 .* 10 of them bad": lambda c: (
             replace(c, train=unrejected(c.train), undesirable=c.train[:9])

@@ -5,6 +5,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from rung.engines import lora
+from rung.engines.packed import pack, packed
 from rung.errors import ModelError
 from tests.fixtures_tiny import DEVICE, randomise, tiny
 
@@ -19,13 +20,13 @@ def logits(model) -> torch.Tensor:
         return model(IDS).logits
 
 
-def peft_twin(rank: int = 4, **changes) -> PeftModel:
+def peft_twin(rank: int = 4, kind: str = "llama", **changes) -> PeftModel:
     """The tiny model under PEFT, every A and B random."""
     config = LoraConfig(r=rank, lora_alpha=6, target_modules="all-linear", task_type="CAUSAL_LM", **changes)
-    twin = get_peft_model(tiny(), config, autocast_adapter_dtype=False)
+    twin = get_peft_model(tiny(kind), config, autocast_adapter_dtype=False)
     generator = torch.Generator().manual_seed(3)
     for name, parameter in twin.named_parameters():
-        if "lora_" in name:
+        if "lora_A" in name or "lora_B" in name:
             parameter.data.copy_(torch.empty(parameter.shape).normal_(0, 0.3, generator=generator))
     return twin.eval()
 
@@ -76,7 +77,7 @@ def test_master_weights_are_fp32_or_finer(dtype, master):
 def test_the_gradient_is_that_of_the_formula():
     torch.manual_seed(0)
     base = torch.nn.Linear(5, 3).double().requires_grad_(False)
-    layer = lora.LoraLinear(base, rank=2, alpha=3.0)
+    layer = lora.LoraLinear(base, lora.Form(rank=2, alpha=3.0))
     torch.nn.init.normal_(layer.lora_a)
     torch.nn.init.normal_(layer.lora_b)
     x = torch.randn(2, 4, 5, dtype=torch.float64, requires_grad=True)
@@ -131,14 +132,14 @@ def test_an_adapter_for_another_model_is_refused_with_the_first_tensor(tmp_path)
         lora.load(tiny(intermediate_size=40), tmp_path)
 
 
-@pytest.mark.parametrize("change", [{"use_rslora": True}, {"use_dora": True}, {"peft_type": "IA3"}])
-def test_what_is_no_plain_lora_is_refused(tmp_path, change):
+@pytest.mark.parametrize("change", [{"bias": "all"}, {"rank_pattern": {"q_proj": 2}}, {"peft_type": "IA3"}])
+def test_what_is_no_lora_of_one_form_is_refused(tmp_path, change):
     model = tiny()
     lora.attach(model, rank=4, alpha=6, seed=0)
     lora.save(model, tmp_path, base="tiny")
     path = tmp_path / lora.ADAPTER_CONFIG
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(ModelError, match=r"only (plain )?LoRA adapters are read"):
+    with pytest.raises(ModelError, match="only LoRA adapters"):
         lora.load(tiny(), tmp_path)
 
 
@@ -149,6 +150,90 @@ def test_a_folder_without_an_adapter_is_named(tmp_path):
     (tmp_path / lora.ADAPTER_WEIGHTS).write_bytes(b"not tensors")
     with pytest.raises(ModelError, match="no readable adapter weights"):
         lora.load(tiny(), tmp_path)
+
+
+FORMS = [{"use_rslora": True}, {"use_dora": True}, {"use_rslora": True, "use_dora": True}]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+@pytest.mark.parametrize("over_packs", [False, True])
+def test_each_form_has_pefts_answers_and_pefts_gradients(tmp_path, form, kind, over_packs):
+    """qwen2 has biases, which DoRA leaves out of what it scales."""
+    twin = peft_twin(kind=kind, **form)
+    for name, parameter in twin.named_parameters():
+        if lora.MAGNITUDE in name:
+            parameter.data *= torch.linspace(0.5, 2, len(parameter), dtype=parameter.dtype)
+    twin.save_pretrained(tmp_path / "a")
+    model = tiny(kind)
+    lora.load(model, tmp_path / "a")
+    if over_packs:
+        made = packed(model)
+        assert made is not None
+        once = pack([IDS[0].tolist()], DEVICE)
+        hidden = made.hidden(once, once.places([0] * IDS.shape[1], range(IDS.shape[1])))
+        ours = model.lm_head(hidden)
+    else:
+        ours = model(IDS).logits[0]
+    theirs = twin(IDS).logits[0]
+    assert torch.allclose(ours, theirs, atol=1e-11)
+    assert torch.allclose(logits(model)[0], theirs, atol=1e-11)
+    assert not torch.allclose(ours, tiny(kind)(IDS).logits[0], atol=0.1)
+    weighing = torch.linspace(-1, 1, ours.numel(), dtype=ours.dtype, device=DEVICE).view(ours.shape)
+    learned = [*lora.parameters(model), *lora.magnitudes(model)]
+    wanted = {name.replace(".default", ""): p for name, p in twin.named_parameters() if p.requires_grad}
+    found = dict(lora._named(model))
+    assert len(found) == len(learned) == len(wanted)
+    grads = torch.autograd.grad((theirs * weighing).sum(), list(wanted.values()))
+    expected = {key.removesuffix(".weight"): g for key, g in zip(wanted, grads, strict=True)}
+    ours_by_name = zip(found, torch.autograd.grad((ours * weighing).sum(), list(found.values())), strict=True)
+    for key, gradient in ours_by_name:
+        assert torch.allclose(gradient, expected[key.removesuffix(".weight")], atol=1e-9), key
+        assert gradient.abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("form", [{"rslora": True}, {"dora": True}])
+def test_peft_reads_each_form(tmp_path, form):
+    model = tiny("qwen2")
+    lora.attach(model, rank=4, alpha=6, seed=0, **form)
+    assert torch.allclose(logits(model), logits(tiny("qwen2")), atol=1e-12)
+    randomise(model)
+    for magnitude in lora.magnitudes(model):
+        magnitude.data *= 1.5
+    lora.forget_lengths(model)
+    lora.save(model, tmp_path / "a", base="tiny")
+    twin = PeftModel.from_pretrained(tiny("qwen2"), tmp_path / "a", autocast_adapter_dtype=False).eval()
+    assert torch.allclose(logits(twin), logits(model), atol=1e-11)
+    again = tiny("qwen2")
+    lora.load(again, tmp_path / "a")
+    assert torch.equal(logits(again), logits(model))
+    assert lora.form_of(lora.read_config(tmp_path / "a")) == lora.Form(rank=4, alpha=6, **form)
+
+
+def test_a_switched_off_dora_is_the_base_and_comes_back():
+    model = tiny()
+    lora.attach(model, rank=4, alpha=6, seed=0, dora=True)
+    randomise(model)
+    for magnitude in lora.magnitudes(model):
+        magnitude.data *= 1.5
+    on = logits(model)
+    with lora.switched_off(model):
+        assert torch.equal(logits(model), logits(tiny()))
+    assert torch.equal(logits(model), on)
+
+
+def test_what_is_learned_counts_from_the_next_answer_on():
+    """The lengths that are kept for answering are let go of by whatever changes A, B or the mode."""
+    model = tiny()
+    lora.attach(model, rank=4, alpha=6, seed=0, dora=True)
+    before = logits(model)
+    randomise(model)
+    model.eval()
+    with_new = logits(model)
+    assert torch.allclose(with_new, model(IDS).logits, atol=1e-12)
+    assert not torch.allclose(with_new, before, atol=0.1)
+    lora.draw(model, seed=0)
+    assert torch.allclose(logits(model), before, atol=1e-12)
 
 
 def test_layers_are_attached_once():

@@ -109,8 +109,8 @@ def test_layers_may_have_an_adapter_or_none_and_may_get_one_later():
     assert plain is not None
     before = plain.last([(5, 6, 7)]).detach()
     assert torch.allclose(before[0], alone(model, (5, 6, 7)), atol=1e-10)
-    found = [pair for pair in lora._block_linears(model) if pair[0].endswith(("k_proj", "down_proj"))]
-    lora._attach(model, found, 4, 8.0)
+    found = [pair for pair in lora.block_linears(model) if pair[0].endswith(("k_proj", "down_proj"))]
+    lora._attach(model, found, lora.Form(rank=4, alpha=8.0))
     lora.draw(model, 0)
     randomise(model)
     for made in (plain, packed.packed(model)):

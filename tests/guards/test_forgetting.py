@@ -5,6 +5,8 @@ import time
 from dataclasses import replace
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from rung.climb.guarding import Guarding, guarded
 from rung.engines import lora
@@ -18,9 +20,11 @@ from rung.guards.gate import LABELS_ALONE, guards
 from rung.guards.items import general_items
 from rung.models.weights import dequantised
 from rung.records import Answer, Example, Interval, Measurement, Prediction, RungResult, Stopped
+from rung.rungs.learned_files import torch_files
 from rung.rungs.sft import answer_forms
 from rung.runs import read_jsonl
 from rung.system import ADAPTER_FOLDER, save
+from rung.training.full import TUNED_FILE
 from tests.fixtures_climb import label_rows, make_tiny_gguf, opened, write_rows
 from tests.fixtures_tiny import randomise
 
@@ -68,6 +72,33 @@ def test_a_tune_that_changed_nothing_passes(context):
 def test_a_tune_that_wrecks_its_base_is_blocked(context, few):
     wrecked = gate.forgetting(context, tuned(context, 1.0))
     assert wrecked.verdict == "block" and wrecked.general.kl > 0.5 and wrecked.prose.kl > 0.5
+
+
+def tuned_whole(context, size: float, name: str):
+    """The same with whole weights, from which the base's differ by random numbers of a size."""
+    folder = context.folder / f"tuned-{name}"
+    folder.mkdir(parents=True)
+    dice = torch.Generator().manual_seed(1)
+    weights = {f"{n}.weight": layer.weight for n, layer in lora.block_linears(base_of(context))}
+    moved = {n: w + size * torch.randn(w.shape, generator=dice).to(w) for n, w in weights.items()}
+    save_file({n: w.detach().contiguous() for n, w in moved.items()}, folder / TUNED_FILE)
+    spec = answer_forms(context)["words"].model_copy(update={"engine": "torch"})
+    return save(context.folder / name, spec, torch_files(context, folder))
+
+
+def base_of(context):
+    return load_model(dequantised(context.model))
+
+
+def test_whole_weights_that_are_the_bases_forgot_nothing(context, few):
+    same = gate.forgetting(context, tuned_whole(context, 0.0, "same"))
+    assert (same.items.won, same.items.lost, same.items.n) == (0, 0, 20)
+    assert all(read is not None and read.kl < 1e-6 for read in (same.general, same.prose, same.task))
+
+
+def test_whole_weights_that_are_noise_are_blocked(context, few):
+    wrecked = gate.forgetting(context, tuned_whole(context, 0.5, "wrecked"))
+    assert wrecked.verdict == "block" and wrecked.general.kl > 0.5
 
 
 def test_the_base_is_asked_once_and_the_tune_goes_on_where_it_was(context, few, monkeypatch):

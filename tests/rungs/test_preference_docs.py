@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rung.cli.main import app
 from rung.rungs import preference, preferring
-from rung.training.loop import B_RATE
+from rung.training.learned import B_RATE
 
 PAGE = (Path(__file__).parents[2] / "docs" / "preference.md").read_text(encoding="utf-8")
 TEXT = " ".join(PAGE.split())

@@ -130,11 +130,11 @@ def test_without_time_one_seed_stays_and_that_is_said(tiny, tmp_path):
 def test_each_seed_is_scored_as_a_system_of_its_own(tiny, tmp_path):
     with opened(tiny, write_rows(tmp_path / "topics.jsonl", label_rows(160)), tmp_path) as context:
         spec = answer_forms(context)["words"].model_copy(update={"engine": "torch"})
-        from rung.rungs.sft import _peft_files
+        from rung.rungs.learned_files import torch_files
         from rung.system import save
 
         adapters, _ = retrained(context, spec, outcome(), "close")
-        first = save(context.work / "first", spec, _peft_files(adapters[0]))
+        first = save(context.work / "first", spec, torch_files(context, adapters[0]))
         whole = context.measure(first, context.dev, "first")
         found = seed_scores(context, first, whole, adapters)
         assert len(found.scores) == 3 and found.scores[0] == found.scores[1] == whole.score

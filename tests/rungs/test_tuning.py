@@ -14,15 +14,16 @@ from rung.rungs.tune import Arm, Pace, Plan
 from rung.rungs.tuning import (
     MOST_EPOCHS,
     PROBE_STEPS,
-    RATES,
-    SURE_RATE,
     USED_SHARE,
     _settle_length,
     _tune,
 )
+from rung.task import Tuning
 from rung.training.loop import Tick
+from rung.training.methods import METHODS, RATES
 
 BATCH = 10
+SURE_RATE = RATES[1]
 DEV = [SimpleNamespace(output=label) for label in ("yes", "no") * 100]
 
 
@@ -45,7 +46,7 @@ class Learner:
         self.context = SimpleNamespace(
             dev=DEV, kind="label", bench=bench, limit=512, seconds_left=self.budget_s + 60
         )
-        self.pace = Pace()
+        self.pace, self.tuning, self.method = Pace(), Tuning(), METHODS["lora"]
         self.specs = dict.fromkeys(self.forms)
         self.rows = {form: range(self.n_rows) for form in self.forms}
         self.batch, self.left_out = BATCH, 0

@@ -18,11 +18,11 @@ from rung.errors import ModelError, TaskError
 from rung.models.chat import load_chat
 from rung.models.resolve import resolve
 from rung.models.weights import dequantised
-from rung.ship.gguf_file import write_merged
-from rung.ship.lora_delta import Delta, deltas_by_gguf_name, deltas_by_module
 from rung.ship.merged import write_merged_folder
-from rung.ship.weight_types import BLOCKS, MIXED, PLAIN, WRITTEN, dequantise, quantise, size_of
 from rung.training import adapter
+from rung.training.gguf_file import write_merged
+from rung.training.lora_delta import Delta, deltas_by_gguf_name, deltas_by_module
+from rung.training.weight_types import BLOCKS, MIXED, PLAIN, WRITTEN, dequantise, quantise, size_of
 from tests.fixtures_ship import make_adapter, make_gguf
 
 ARCHITECTURES = ("llama", "gemma3")
@@ -144,7 +144,7 @@ def test_llama_cpp_with_the_merged_file_says_what_torch_says_with_the_merged_fol
 
 def test_rows_are_merged_in_portions_without_a_seam(base, monkeypatch):
     whole = base.merged("q4_0").read_bytes()
-    monkeypatch.setattr("rung.ship.gguf_file.CHUNK_WEIGHTS", 640)
+    monkeypatch.setattr("rung.training.gguf_file.CHUNK_WEIGHTS", 640)
     assert base.merged("q4_0").read_bytes() == whole
 
 

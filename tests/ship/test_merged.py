@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from rung.errors import ModelError
 from rung.models.resolve import Model, resolve
 from rung.models.weights import dequantised, quiet
-from rung.ship.lora_delta import Delta, deltas_by_module
 from rung.ship.merged import write_merged_folder
+from rung.training.lora_delta import Delta, deltas_by_module
 from tests.fixtures_ship import make_adapter, make_gguf
 
 # peft asks transformers for a property by its old name.

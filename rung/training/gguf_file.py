@@ -15,10 +15,11 @@ import numpy as np
 
 from rung.errors import ModelError
 from rung.models.resolve import read_header
-from rung.ship.lora_delta import Delta
-from rung.ship.weight_types import BLOCKS, PLAIN, WRITTEN, WeightType, dequantise, quantise, size_of
+from rung.training.lora_delta import Delta, Whole
+from rung.training.weight_types import BLOCKS, PLAIN, WRITTEN, WeightType, dequantise, quantise, size_of
 
 Value: TypeAlias = str | int
+Change: TypeAlias = Delta | Whole
 
 ALIGNMENT: Final = 32
 CHUNK_WEIGHTS: Final = 1 << 24
@@ -52,7 +53,7 @@ class _Place:
 
 def write_merged(
     base: Path,
-    deltas: Mapping[str, Delta],
+    deltas: Mapping[str, Change],
     out: Path,
     *,
     wanted: WeightType | None,
@@ -100,7 +101,7 @@ def write_merged(
             target.write(b"\0" * (-target.tell() % step))
 
 
-def _check(base: Path, shapes: Mapping[str, tuple[int, ...]], deltas: Mapping[str, Delta]) -> None:
+def _check(base: Path, shapes: Mapping[str, tuple[int, ...]], deltas: Mapping[str, Change]) -> None:
     for name, delta in deltas.items():
         if shapes.get(name) != delta.shape:
             raise ModelError(
@@ -173,7 +174,7 @@ def _text(value: str) -> bytes:
     return struct.pack("<Q", len(found)) + found
 
 
-def _weights(data: mmap.mmap, place: _Place, delta: Delta | None) -> Iterator[bytes]:
+def _weights(data: mmap.mmap, place: _Place, delta: Change | None) -> Iterator[bytes]:
     """The bytes of a tensor, a bounded number of rows at a time."""
     if place.wanted is None or not place.size:
         yield data[place.begin : place.begin + place.size]
@@ -188,5 +189,5 @@ def _weights(data: mmap.mmap, place: _Place, delta: Delta | None) -> Iterator[by
         raw = np.frombuffer(data[begin : begin + (last - first) * row_size], dtype=np.uint8)
         found = dequantise(raw, place.kind, (last - first, width))
         if delta is not None:
-            found = found + delta.rows(first, last)
+            found = delta.into(found, first)
         yield quantise(found, place.wanted).tobytes()

@@ -1,0 +1,80 @@
+"""The files of a System that hold what a tune made: those that torch answers with, and llama.cpp's."""
+
+import json
+from pathlib import Path
+
+from rung.models.weights import dequantised
+from rung.rungs.base import Context
+from rung.runs import writing
+from rung.system import ADAPTER_FOLDER, ADAPTER_GGUF, WEIGHTS_FOLDER, WEIGHTS_GGUF
+
+GGUF_TYPE = "f16"
+"""Of whole weights: what was trained, rounded no more than it was while it learned."""
+
+
+def torch_files(context: Context, tuned: Path) -> dict[str, Path]:
+    """An adapter as PEFT has it, or the whole weights, which are made of the base's and what was tuned."""
+    folder, name = tuned, ADAPTER_FOLDER
+    if is_full(tuned):
+        folder, name = _whole(context, tuned), WEIGHTS_FOLDER
+    return {f"{name}/{p.name}": p for p in sorted(folder.iterdir()) if p.is_file()}
+
+
+def llama_files(context: Context, tuned: Path) -> dict[str, Path]:
+    """The same in llama.cpp's format. Raises RunError where it can't be written."""
+    from rung.training.gguf_file import write_merged
+    from rung.training.lora_delta import wholes_by_gguf_name
+    from rung.training.weight_types import WRITTEN
+
+    if not is_full(tuned):
+        return {ADAPTER_GGUF: as_gguf(context, tuned)}
+    assert context.model.gguf is not None, "a base without a GGUF has torch alone"
+    out = context.work / WEIGHTS_GGUF
+    wholes = wholes_by_gguf_name(tuned, _config(context))
+    with writing(context.work):
+        write_merged(context.model.gguf, wholes, out, wanted=WRITTEN[GGUF_TYPE], changes={})
+    return {WEIGHTS_GGUF: out}
+
+
+def without_llama(context: Context, tuned: Path) -> str | None:
+    """Why llama.cpp can't run what was tuned; None where it can."""
+    from rung.engines.lora import form_of, read_config
+    from rung.engines.prefix import KIND, kind_and_config
+
+    if context.model.gguf is None:
+        return "the model has no GGUF file"
+    if is_full(tuned):
+        return None
+    if kind_and_config(tuned)[0] == KIND:
+        return "llama.cpp has no learned prefixes"
+    if form_of(read_config(tuned)).dora:
+        return "llama.cpp has no DoRA; an export to gguf or ollama has it merged"
+    return None
+
+
+def as_gguf(context: Context, adapter: Path) -> Path:
+    """The PEFT adapter in llama.cpp's format. Raises RunError where it can't be written."""
+    from rung.training.adapter import to_gguf
+
+    with writing(context.work):
+        return to_gguf(adapter, context.work / ADAPTER_GGUF, config=_config(context))
+
+
+def is_full(tuned: Path) -> bool:
+    """Whether a tune's folder holds weights of the model itself, not an adapter."""
+    from rung.training.full import TUNED_FILE
+
+    return (tuned / TUNED_FILE).is_file()
+
+
+def _whole(context: Context, tuned: Path) -> Path:
+    """The folder of whole weights, made beside the tune's."""
+    from rung.training.full import write_folder
+
+    out = tuned.with_name(f"{tuned.name}-whole")
+    with writing(context.work):
+        return write_folder(dequantised(context.model), tuned, out)
+
+
+def _config(context: Context) -> dict:
+    return json.loads((dequantised(context.model) / "config.json").read_text(encoding="utf-8"))

@@ -1,0 +1,120 @@
+"""Full tuning: every weight matrix of the decoder blocks learns, and a folder holds them whole.
+
+Embeddings, head, norms and biases stay as they are: a few hundred rows touch few tokens of a vocabulary,
+whose matrix is most of a small model, and the rest is thousands of numbers among millions.
+"""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import psutil
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from rung.engines.lora import block_linears
+from rung.engines.parallel import workers
+from rung.engines.rows import Network
+from rung.errors import ModelError, TrainingError
+from rung.training.learned import Learned
+
+TUNED_FILE = "tuned.safetensors"
+COPIED = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "chat_template.jinja")
+ROOM = 1.1
+"""Of the memory that the numbers take, for what a batch needs beside them."""
+
+
+def full(model: Network) -> Learned:
+    """The weight matrices of a model's blocks. Raises TrainingError where memory is short."""
+    found = {f"{name}.weight": layer.weight for name, layer in block_linears(model)}
+    if not found:
+        raise ModelError(f"nothing to tune: {model.config.model_type!r} has no such linear layers")
+    require_memory(list(found.values()))
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    for parameter in found.values():
+        parameter.requires_grad_(True)
+    base = {name: parameter.detach().clone() for name, parameter in found.items()}
+
+    def restore(tensors: Mapping[str, torch.Tensor]) -> None:
+        _restore(found, tensors)
+
+    return Learned(
+        groups=(([*found.values()], 1.0),),
+        draw=lambda seed: restore(base),
+        restore=restore,
+        save=lambda folder, name: _save(found, folder),
+        own=True,
+    )
+
+
+def require_memory(parameters: list[torch.Tensor]) -> None:
+    """Raise TrainingError unless what is kept for each number that learns fits the memory that is free.
+
+    That is 20 bytes (the number in fp32, again while a run begins, its slope, AdamW's two moments), and in
+    the model's own type the base's value and a gradient for each pass that runs at once.
+    """
+    device = parameters[0].device
+    each = 20 + (1 + workers(device)) * parameters[0].element_size()
+    needed = int(ROOM * each * sum(p.numel() for p in parameters))
+    free = free_bytes(device)
+    if needed > free:
+        raise TrainingError(
+            f"full tuning of {sum(p.numel() for p in parameters):,} weights needs about "
+            f"{needed / 2**30:.1f} GiB more, and {free / 2**30:.1f} GiB are free; write `method: lora` under "
+            "tuning in task.yaml, which needs a fraction, or take a smaller model"
+        )
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that may still be taken on a device."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+
+
+def write_folder(base: Path, tuned: Path, out: Path) -> Path:
+    """The base's safetensors folder `base` with the weights in `tuned`, a folder of `full`, as `out`.
+
+    In the type that the model runs in here, which is that of the tuned weights. Raises ModelError where those
+    don't fit the base.
+    """
+    from rung.engines.torch import load_model
+    from rung.models.weights import quiet
+
+    model = load_model(base)
+    _restore({f"{name}.weight": layer.weight for name, layer in block_linears(model)}, _load(tuned))
+    with quiet():
+        model.to("cpu").save_pretrained(out)
+    for name in COPIED:
+        if (base / name).is_file():
+            shutil.copyfile(base / name, out / name)
+    return out
+
+
+def _save(found: Mapping[str, torch.Tensor], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: p.detach().cpu().contiguous() for name, p in found.items()}
+    save_file(tensors, folder / TUNED_FILE, metadata={"format": "pt"})
+
+
+def _load(folder: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(folder / TUNED_FILE)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"no readable tuned weights in {str(folder)!r}: {error}; tune again") from None
+
+
+def _restore(found: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]) -> None:
+    wrong = sorted(
+        name
+        for name in found.keys() | tensors.keys()
+        if name not in found or name not in tensors or found[name].shape != tensors[name].shape
+    )
+    if wrong:
+        raise ModelError(
+            f"the tuned weights don't fit the model: {len(wrong)} of {len(found)} are missing or misshapen, "
+            f"the first is {wrong[0]!r}; they were made for another base model"
+        )
+    with torch.no_grad():
+        for name, parameter in found.items():
+            parameter.data.copy_(tensors[name])

@@ -1,0 +1,104 @@
+"""The ways to tune that a task may name: the rates to try, and what of the model learns."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+
+from rung.engines import lora, prefix
+from rung.engines.nf4 import Nf4
+from rung.engines.rows import Network
+from rung.engines.torch import best_device
+from rung.task.model import Tuning, TuningMethod
+from rung.training.full import full
+from rung.training.learned import Learned, low_rank
+
+RANK, ALPHA = 16, 32.0
+"""The alpha of any rank: the best rate hardly depends on the rank then (Schulman et al. 2025, LoRA Without
+Regret)."""
+PREFIX_TOKENS = 16
+RS_ALPHA = ALPHA / RANK**0.5
+"""Of rsLoRA: at the usual rank it is LoRA to the bit, so that the same rates suit both."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A way to tune. `rates` are tried, the one in the middle where there's no time for a search.
+
+    `title` is what notes call it; `attach` prepares a model and tells what of it learns. The model is loaded
+    on the device `loads_on`, where it isn't to lie whole on the one it's trained on.
+    """
+
+    title: str
+    rates: tuple[float, float, float]
+    attach: Callable[[Network, int, int], Learned]
+    ranked: bool = True
+    loads_on: str | None = None
+    caveat: str | None = None
+
+    def said(self, rank: int) -> str:
+        """In a report: with the rank, where it has one."""
+        return f"{self.title} r = {rank}" if self.ranked else self.title
+
+
+def _lora(model: Network, rank: int, seed: int) -> Learned:
+    lora.attach(model, rank=rank, alpha=ALPHA, seed=seed)
+    return low_rank(model)
+
+
+def _rslora(model: Network, rank: int, seed: int) -> Learned:
+    lora.attach(model, rank=rank, alpha=RS_ALPHA, rslora=True, seed=seed)
+    return low_rank(model)
+
+
+def _dora(model: Network, rank: int, seed: int) -> Learned:
+    lora.attach(model, rank=rank, alpha=ALPHA, dora=True, seed=seed)
+    return low_rank(model)
+
+
+def _full(model: Network, rank: int, seed: int) -> Learned:
+    return full(model)
+
+
+def _qlora(model: Network, rank: int, seed: int) -> Learned:
+    device = torch.device(best_device())
+    lora.attach_over_blocks(model, lambda layer: Nf4(layer, device), rank=rank, alpha=ALPHA, seed=seed)
+    model.to(device)
+    return low_rank(model)
+
+
+def _prefix(model: Network, rank: int, seed: int) -> Learned:
+    made = prefix.attach(model, PREFIX_TOKENS, seed)
+    return Learned(
+        groups=(([made.numbers], 1.0),),
+        draw=lambda seed: prefix.draw(model, seed),
+        restore=lambda tensors: prefix.restore(model, tensors),
+        save=lambda folder, base: prefix.save(model, folder, base=base),
+    )
+
+
+RATES: Final = (2.5e-4, 5e-4, 1e-3)
+"""A's; B's are `B_RATE` times as high."""
+
+METHODS: Final[dict[TuningMethod, Method]] = {
+    "lora": Method(title="LoRA", rates=RATES, attach=_lora),
+    "rslora": Method(title="rsLoRA", rates=RATES, attach=_rslora),
+    "dora": Method(title="DoRA", rates=RATES, attach=_dora),
+    "prefix": Method(
+        title=f"prefix of {PREFIX_TOKENS} tokens", rates=(1e-3, 3e-3, 1e-2), attach=_prefix, ranked=False
+    ),
+    "full": Method(title="full tuning", rates=(1e-5, 2e-5, 5e-5), attach=_full, ranked=False),
+    "qlora": Method(
+        title="QLoRA",
+        rates=RATES,
+        attach=_qlora,
+        loads_on="cpu",
+        caveat="learned over weights of four bits (NF4); served, and scored here, over the base's own",
+    ),
+}
+
+
+def begun(model: Network, tuning: Tuning, seed: int) -> Learned:
+    """A model ready for its first step, as the task wants it tuned."""
+    return METHODS[tuning.method].attach(model, tuning.rank, seed)
