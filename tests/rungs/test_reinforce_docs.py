@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rung.cli.main import app
 from rung.rungs import coursing, gate, reinforce, reinforcing, rewards, rollouts
-from rung.training.loop import B_RATE
+from rung.training.learned import B_RATE
 from rung.training.onpolicy import CLIP
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reinforce.md").read_text(encoding="utf-8")
