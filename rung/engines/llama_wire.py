@@ -32,7 +32,7 @@ def completion_call(request: Request, room: int, slot: int, probabilities: int =
         "stop": list(request.stop),
     }
     if request.schema is not None:
-        body["grammar"] = grammar(request.schema)
+        body["grammar"] = grammar(request.schema, request.stop_ids)
     return body
 
 

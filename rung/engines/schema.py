@@ -77,9 +77,18 @@ def require_harmless_stops(stops: Sequence[str]) -> None:
             )
 
 
-def grammar(schema: Json) -> str:
-    """`schema` as llama.cpp takes it, in llguidance's syntax and in the tight form."""
-    return "%llguidance {}\nstart: %json " + json.dumps(tight(schema))
+def grammar(schema: Json, ends: Sequence[int] = ()) -> str:
+    """`schema` as llama.cpp takes it, in llguidance's syntax and in the tight form.
+
+    One of the tokens `ends` may come where the answer is whole. llama.cpp itself lets a single one of a
+    vocabulary's end tokens through there, not always that which the model was taught, and a number, which
+    could always go on, then does.
+    """
+    value = "%json " + json.dumps(tight(schema))
+    if not ends:
+        return f"%llguidance {{}}\nstart: {value}"
+    tokens = ",".join(map(str, sorted(set(ends))))
+    return f"%llguidance {{}}\nstart: value end\nend: <[{tokens}]> |\nvalue: {value}"
 
 
 def tight(schema: Json) -> Json:
