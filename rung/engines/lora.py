@@ -340,9 +340,9 @@ def form_of(config: Mapping[str, Any]) -> Form:
     try:
         rank, alpha = int(config["r"]), float(config["lora_alpha"])
     except (KeyError, TypeError, ValueError):
-        raise ModelError(f"{ADAPTER_CONFIG} names no rank and alpha of its LoRA; tune again") from None
+        rank, alpha = 0, 0.0
     if rank < 1:
-        raise ModelError(f"{ADAPTER_CONFIG} names the rank {rank!r} of its LoRA; tune again")
+        raise ModelError(f"{ADAPTER_CONFIG} names no rank and alpha of its LoRA; tune again")
     return Form(
         rank=rank, alpha=alpha, rslora=bool(config.get("use_rslora")), dora=bool(config.get("use_dora"))
     )

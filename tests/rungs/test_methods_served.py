@@ -8,9 +8,12 @@ from importlib.util import find_spec
 
 import pytest
 
+from rung.checks.rows import prepare
+from rung.climb.options import Options, config_of
 from rung.engines import lora
 from rung.errors import TaskError
 from rung.guards.drift import divergence, open_pair
+from rung.models.resolve import resolve
 from rung.models.weights import dequantised
 from rung.rungs.learned_files import as_gguf
 from rung.rungs.sft import Sft, answer_forms, settled_system
@@ -93,7 +96,9 @@ def test_full_tuning_ends_in_whole_weights_for_both_engines(gguf, tmp_path):
             ]
         assert [one.choices[0].message.content for one in told] == values(given)
         for target, kind in (("gguf", "q8_0"), ("merged", "f32"), ("vllm", "f32")):
-            options = ExportOptions(target=target, type=kind, rows=tmp_path / "topics.jsonl", force=True)
+            options = ExportOptions(
+                target=target, type=kind, rows=tmp_path / "topics.jsonl", most=40, force=True
+            )
             made = export(system.folder, tmp_path / target, options, Log())
             assert made.gate.same >= 0.97 * made.gate.compared > 0, target
             assert "a full tune of" in (made.folder / "README.md").read_text()
@@ -111,7 +116,7 @@ def test_a_prefix_is_answered_by_torch_as_it_was_trained(gguf, tmp_path, monkeyp
         assert note == "engine torch: llama.cpp has no learned prefixes"
         assert system.adapter_gguf is None and system.adapter_form == "prefix"
         assert values(System.load(system.folder).answer(context.dev, context.pool)) == values(before)
-        options = ExportOptions(target="peft", rows=tmp_path / "topics.jsonl", force=True)
+        options = ExportOptions(target="peft", rows=tmp_path / "topics.jsonl", most=40, force=True)
         made = export(system.folder, tmp_path / "peft", options, Log())
         assert made.gate.same >= 0.98 * made.gate.compared > 0
         assert "a learned prefix of" in (made.folder / "README.md").read_text()
@@ -134,7 +139,9 @@ def test_a_dora_is_answered_by_torch_as_it_was_trained(gguf, tmp_path):
         with pytest.raises(Exception, match="llama.cpp has no adapters for"):
             as_gguf(context, adapter)
         for target, kind in (("gguf", "f16"), ("merged", "f32"), ("peft", "adapter")):
-            options = ExportOptions(target=target, type=kind, rows=tmp_path / "topics.jsonl", force=True)
+            options = ExportOptions(
+                target=target, type=kind, rows=tmp_path / "topics.jsonl", most=40, force=True
+            )
             gate = export(system.folder, tmp_path / target, options, Log()).gate
             assert gate.same >= 0.98 * gate.compared > 0, target
         for target in ("gguf", "vllm"):
@@ -169,3 +176,14 @@ def test_a_rung_tunes_as_the_task_says_and_tells_so(gguf, tmp_path, tuning, said
         assert context.measure(made.system, context.dev, "again").score == chosen.score
         again = Sft().build(context)
         assert again.system.digest == made.system.digest and again.trials[:-1] == made.trials[:-1]
+
+
+def test_a_run_that_is_tuned_otherwise_is_another_one_and_the_usual_one_stays_what_it_was(gguf, tmp_path):
+    options = Options(models=(str(gguf),))
+    prepared = prepare(write_rows(tmp_path / "topics.jsonl", label_rows(160)), options)
+    model = resolve(str(gguf))
+    usual = config_of(prepared, [model], options)
+    assert "tuning" not in usual["task"]
+    task = prepared.task.model_copy(update={"tuning": Tuning(method="dora")})
+    other = config_of(replace(prepared, task=task), [model], options)
+    assert other == usual | {"task": usual["task"] | {"tuning": {"method": "dora", "rank": 16}}}

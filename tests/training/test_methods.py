@@ -87,6 +87,20 @@ def test_arms_take_turns_on_one_model(tmp_path, method):
     assert not same(*alone.values())
 
 
+@pytest.mark.parametrize("method", ["rslora", "dora"])
+def test_a_run_may_begin_where_another_ended(tmp_path, method):
+    model, other = tiny(), tiny()
+    first = trainer(tmp_path / "first", method, model=model)
+    list(first.run(5))
+    learned = begun(other, Tuning(method=method, rank=4), seed=9)
+    settings = Settings(learning_rate=1e-3, batch_size=4, rank=4, warmup=5, seed=1)
+    start = lora.state(model)
+    second = Trainer(other, ROWS, settings, tmp_path / "second", "d", start=start, learned=learned)
+    assert same(parameters(first), parameters(second))
+    list(second.run(2))
+    assert not same(parameters(first), parameters(second))
+
+
 def test_full_tuning_refuses_what_memory_cannot_hold(monkeypatch):
     monkeypatch.setattr(full, "free_bytes", lambda device: 10_000)
     with pytest.raises(
