@@ -127,7 +127,7 @@ def request_for(spec: Spec, chat: Chat, prompt: tuple[int, ...], context: str | 
         max_tokens=spec.answer.max_tokens,
         stop_ids=chat.stop_ids,
         stop=chat.stop_strings(spec.style),
-        schema=schema_of(context) if spec.answer.form == "calls" else schema,
+        schema=schema_of(context, spec.answer.most_calls) if spec.answer.form == "calls" else schema,
     )
 
 
@@ -163,7 +163,7 @@ def answer_of_completion(spec: Spec, completion: Completion, context: str | None
     text = completion.text.encode("utf-8", "replace").decode("utf-8")
     # A number that was cut off in the middle reads as another one.
     cut = completion.truncated and spec.kind == "number" and spec.answer.form == "free"
-    schema = schema_of(context) if spec.kind == "tool_call" else spec.schema_
+    schema = schema_of(context, spec.answer.most_calls) if spec.kind == "tool_call" else spec.schema_
     value = None if cut else read_answer(text, kind=spec.kind, labels=spec.labels, schema=schema)
     if spec.kind == "tool_call" and isinstance(value, list):
         value = settled_calls(value, functions_in(context))

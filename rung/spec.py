@@ -32,12 +32,14 @@ class AnswerSpec(Frozen):
 
     `words`: the label's text, decoded within the labels' trie. `codes`: one token per label, exact
     probabilities from one pass. `schema`: JSON decoded under the schema. `calls`: JSON
-    decoded under the signatures of the functions that the question itself offers. `free`: whatever comes.
+    decoded under the signatures of the functions that the question itself offers, `most_calls` of them at
+    most. `free`: whatever comes.
     """
 
     form: Literal["words", "codes", "schema", "calls", "free"]
     codes: tuple[int, ...] = ()
     max_tokens: int = 64
+    most_calls: int | None = None
 
 
 class ShotSpec(Frozen):
@@ -111,6 +113,8 @@ class Spec(Frozen):
         for later in ("steps", "retrieval"):
             if fields[later] is None:
                 del fields[later]
+        if self.answer.most_calls is None:
+            del fields["answer"]["most_calls"]
         if self.schema_ is not None:
             fields["schema_"] = json.dumps(self.schema_, ensure_ascii=False)
         text = json.dumps(fields, sort_keys=True, ensure_ascii=False)

@@ -14,6 +14,7 @@ from rung.data.splits import question
 from rung.errors import DataError, RungError, TaskError
 from rung.records import Example, MetricName, OutputKind, SplitName
 from rung.task.complete import METRICS
+from rung.task.outputs import as_calls
 from rung.task.tables import Query, with_tables
 
 PLACES = ("A", "B")
@@ -244,7 +245,7 @@ def _need_kind(sides: Sequence[Side], asked: Asked) -> None:
 
 _CHECKS: dict[OutputKind, Callable[[Example], bool]] = {
     "json": lambda row: isinstance(row.output, (dict, list)),
-    "tool_call": lambda row: isinstance(row.output, list),
+    "tool_call": lambda row: isinstance(row.output, list) and as_calls(row.output) is not None,
     "number": lambda row: isinstance(row.output, (int, float)),
     "label": lambda row: isinstance(row.output, str),
     "text": lambda row: isinstance(row.output, str),

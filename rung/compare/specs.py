@@ -66,6 +66,7 @@ PARTS: tuple[tuple[str, Callable[[Spec], str]], ...] = (
     ("calls for an answer", lambda spec: "one" if spec.steps is None else _steps(spec.steps)),
     ("answer", lambda spec: "chosen by a head" if spec.engine == "head" else spec.answer.form),
     ("longest answer", lambda spec: NONE if spec.engine == "head" else f"{spec.answer.max_tokens} tokens"),
+    ("most calls", lambda spec: NONE if spec.answer.most_calls is None else str(spec.answer.most_calls)),
     ("label codes", lambda spec: f"{len(spec.answer.codes)} tokens" if spec.answer.codes else NONE),
     ("features", lambda spec: spec.features or NONE),
     ("sentence vectors", lambda spec: _model(spec.vectors)),

@@ -29,6 +29,8 @@ CALLS = (
     'Answer with a JSON list of calls, [{"name": …, "arguments": {…}}], of the functions that are given; '
     "with [] where none of them fits."
 )
+CALLS_ALLOWED = 4
+"""In one answer, where no training row has as many."""
 EXAMPLES_SHOW_IT = "Answer in the way of the examples."
 
 
@@ -77,7 +79,10 @@ def answer_spec(context: Context, *, constrained: bool) -> AnswerSpec:
     if context.kind == "label" and constrained:
         return AnswerSpec(form="words")
     if context.kind == "tool_call":
-        return AnswerSpec(form="calls" if constrained else "free", max_tokens=longest_answer(context))
+        room = longest_answer(context)
+        if not constrained:
+            return AnswerSpec(form="free", max_tokens=room)
+        return AnswerSpec(form="calls", max_tokens=room, most_calls=most_calls(context))
     schema = answer_schema(context)
     form = "schema" if constrained and schema is not None and not check_schema(schema) else "free"
     room = longest_answer(context)
@@ -125,6 +130,15 @@ def longest_answer(context: Context) -> int:
     """A token limit with room: 1.5 times the longest training answer, at least 8 tokens more."""
     longest = longest_target(context)
     return min(LONGEST_ANSWER, context.limit // 2, max(longest + 8, int(1.5 * longest)))
+
+
+def most_calls(context: Context) -> int:
+    """How many calls one answer may hold: as many as a training answer has, and CALLS_ALLOWED at least.
+
+    Without an end to the list a small model repeats a call until it is stopped, in the middle of one.
+    """
+    seen = [len(e.output) for e in context.train if isinstance(e.output, list)]
+    return max([CALLS_ALLOWED, *seen])
 
 
 def longest_target(context: Context) -> int:

@@ -239,6 +239,7 @@ REF = ModelRef(name="m", source="m", digest="d" * 64, licence="mit")
         ({"steps": StepsSpec(kind="vote", samples=3, temperature=0.7)}, "calls for an answer"),
         ({"answer": AnswerSpec(form="words")}, "answer"),
         ({"answer": AnswerSpec(form="free", max_tokens=9)}, "longest answer"),
+        ({"answer": AnswerSpec(form="free", most_calls=3)}, "most calls"),
         ({"answer": AnswerSpec(form="free", codes=(4, 5))}, "label codes"),
         ({"features": "both"}, "features"),
         ({"vectors": REF}, "sentence vectors"),
@@ -258,7 +259,7 @@ def test_no_part_of_a_spec_that_decides_answers_is_passed_over():
     told = {"rung", "model", "instruction", "shots", "answer", "features", "vectors", "engine", "style"}
     told |= {"labels", "schema_", "files", "retrieval", "steps"}
     assert Spec.model_fields.keys() - told == {"format", "task", "kind"}
-    assert len(PARTS) == 17
+    assert len(PARTS) == 18
 
 
 @pytest.mark.parametrize(
