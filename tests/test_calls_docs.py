@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+from rung.models.tagged_calls import read_tagged, spelled
 from rung.rungs.instructions import CALLS_ALLOWED
 from rung.scoring.scorers import SCORERS
 from rung.task.accepted import MOST_VALUES
@@ -29,6 +30,12 @@ def test_its_two_ways_to_write_a_row_are_read_as_the_same():
         answer = [{"name": "weather", "arguments": arguments}]
         assert [row(answer, ours), row(answer, theirs)] == [right, right]
     assert ours[0]["arguments"] == theirs[0]["arguments"]
+
+
+def test_its_call_in_tags_is_read_and_spelled_so():
+    (text,) = (found.strip() for found in re.findall(r"```text\n(.*?)```", PAGE, re.DOTALL))
+    calls = [{"name": "weather", "arguments": {"city": "Riga", "days": 1}}]
+    assert read_tagged(text) == calls and spelled(calls) == text
 
 
 def test_its_numbers_are_those_of_the_program():
