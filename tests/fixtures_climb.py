@@ -108,7 +108,7 @@ def add_vocabulary(writer: Any) -> int:
     return len(tokens)
 
 
-def make_tiny_gguf(path: Path, context: int = 512, template: str = CHATML) -> Path:
+def make_tiny_gguf(path: Path, context: int = 512, template: str | None = CHATML) -> Path:
     """A llama with random weights and a vocabulary of its own: the same bytes every time."""
     import gguf
 
@@ -126,7 +126,8 @@ def make_tiny_gguf(path: Path, context: int = 512, template: str = CHATML) -> Pa
     writer.add_layer_norm_rms_eps(1e-5)
     size = add_vocabulary(writer)
     writer.add_add_bos_token(False)
-    writer.add_chat_template(template)
+    if template is not None:
+        writer.add_chat_template(template)
     dice = np.random.default_rng(0)
     shapes = {"token_embd.weight": (size, WIDTH), "output_norm.weight": (WIDTH,)}
     for layer in range(LAYERS):
