@@ -56,8 +56,9 @@ class Context:
     train or dev. `too_long` are the ids of rows that no prompt of the model can hold. `passages` are those of
     the task's documents. `folder` is the rung's own and outlives it; what lies in `work` is thrown away once
     the rung is done. `rival` is the rung to beat, `built` are the Systems of the rungs below on the same
-    model, by rung name, and `retrieval` the one that looks up passages, where it was better on dev than all
-    rungs before it. `unlabelled` are inputs without outputs, none of them like a dev or a test row.
+    model, by rung name (for a rung that asks no local model those on all models, by candidate), and
+    `retrieval` the one that looks up passages, where it was better on dev than all rungs before it.
+    `unlabelled` are inputs without outputs, none of them like a dev or a test row.
     """
 
     task: Task
