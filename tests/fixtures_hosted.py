@@ -15,8 +15,9 @@ from rung.engines.till import Till
 from rung.records import Example
 from rung.rungs.api import prices
 from rung.rungs.base import Context
+from rung.task.calls import FUNCTIONS
 from rung.task.model import Prices
-from tests.fixtures_climb import TOPICS, label_rows
+from tests.fixtures_climb import TOPICS, call_rows, label_rows
 
 KEY = "sk-test-51Hx9dQyzTq0very-secret"
 PRICES = Prices(input_usd_per_m=1.0, output_usd_per_m=4.0, cached_input_usd_per_m=0.1)
@@ -119,20 +120,25 @@ def as_asked(text: str, body: dict) -> str:
         return json.dumps({"label": topic(last)})
     if "topic" in form.get("properties", {}):
         return json.dumps({"topic": topic(last), "first": last.split()[0]})
+    if "JSON list of calls" in body["messages"][0]["content"]:
+        offered = '"find"' in text
+        call = {"name": "find", "arguments": {"topic": topic(last)}}
+        return json.dumps([call if offered else {"name": "ask", "arguments": {"at": "desk"}}])
     if "number" in body["messages"][0]["content"]:
         return "12"
     return last.upper()
 
 
-def unlabelled(count: int = 40, *, context: bool = False) -> tuple[Example, ...]:
-    """Inputs that no made-up task has."""
+def unlabelled(count: int = 40, *, kind: str = "label") -> tuple[Example, ...]:
+    """Inputs that no made-up task has, with a context where rows of that kind have one."""
+    functions = FUNCTIONS + json.dumps([row["function"] for row in call_rows(1)[0]["tools"]])
     rows = label_rows(count, seed=77)
     return tuple(
         Example(
             id=f"free{number}",
             input=row["input"],
             output=None,
-            context=f"This is about {row['output']}." if context else None,
+            context={"text": f"This is about {row['output']}.", "tool_call": functions}.get(kind),
             where=f"free.jsonl:{number}",
         )
         for number, row in enumerate(rows, start=1)

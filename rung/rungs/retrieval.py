@@ -81,7 +81,8 @@ def _variants(context: Context) -> tuple[list[Variant], Found, str]:
         tried.append(("bm25", middle))
     first = tried[0][0]
     shown, spec = _shown(first, middle), _spec(context, first, middle)
-    files = {search: _kept(context, index, search) for search in dict.fromkeys(one for one, _ in tried)}
+    searches: list[SearchKind] = [search for search, _ in tried]
+    files = {search: _kept(context, index, search) for search in dict.fromkeys(searches)}
     engine, note = race(context, shown, under_each_engine(context, "race", spec, files[first]))
     variants = []
     for search, k in tried:

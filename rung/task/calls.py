@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from rung.records import Json
-from rung.task.outputs import canonical
+from rung.task.outputs import as_calls, canonical
 
 FUNCTIONS = "Functions (JSON):\n"
 """What stands before the functions that an answer may call."""
@@ -113,6 +113,12 @@ def _every_way(call: Mapping[str, Any]) -> Iterator[dict[str, Json]]:
     yield call["arguments"]
     for key, values in call.get("accepted", {}).items():
         yield from ({**call["arguments"], key: value} for value in values)
+
+
+def rejected_calls(rejected: str, context: str | None) -> list[Json] | None:
+    """A rejected answer as calls, settled as the chosen one is; None where it is none."""
+    calls = as_calls(rejected)
+    return None if calls is None else settled_calls(calls, functions_in(context))
 
 
 def settled_calls(calls: Sequence[Json], functions: Sequence[Mapping[str, Any]]) -> list[Json]:
