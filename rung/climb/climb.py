@@ -248,13 +248,20 @@ class _Climbing:
                     return replace(skipped, forecast=told)
                 self.reporter.say(budget.said(name, told, context.rival and context.rival.rung))
                 made = rung.build(context)
-                build_s = time.monotonic() - start
+                # Settled: a kill in what follows must neither add its time to the building nor take any.
+                build_s = context.settled_s("seconds to build", start)
                 result = self.result(step, context, made, before)
-                took_s = time.monotonic() - start - told.after_s
+                asked_s = context.settled_s("seconds to score", start)
                 left = self.start + self.options.budget_s - time.monotonic()
                 by = guarding(rung.name, later, left, self.options, self.prepared.task)
                 result = guarded(result, self.systems[name], context, by)
-            return replace(result, build_s=build_s, build_peak_mb=watch.peak_mb, forecast=told, took_s=took_s)
+            return replace(
+                result,
+                build_s=build_s,
+                build_peak_mb=watch.peak_mb,
+                forecast=told,
+                took_s=asked_s - told.after_s,
+            )
         except RunError:
             raise
         except RungError as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from rung import evaluate
 from rung.asking import context_of
@@ -135,6 +136,10 @@ class Context:
         found = answer()
         append_jsonl(self.folder / SETTLED_FILE, [{"question": question, "answer": found}])
         return found
+
+    def settled_s(self, question: str, start: float) -> float:
+        """The seconds from `start` to when this was asked for the first time."""
+        return TypeAdapter(float).validate_python(self.settled(question, lambda: time.monotonic() - start))
 
     def told(self, question: str) -> Json:
         """What `settled` was answered to a question before; None where it wasn't asked."""
