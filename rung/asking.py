@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from rung.calling import schema_of
+from rung.calling import from_tags, in_tags, schema_of
 from rung.engines.base import Choice, Completion, Engine, Progress, Request, no_progress
 from rung.engines.trie import Trie
 from rung.models.chat import Chat, Message
 from rung.models.resolve import Model
+from rung.models.tagged_calls import STOPS
 from rung.records import Answer, Example
 from rung.scoring.extract import read_answer
 from rung.search import Passages
@@ -70,6 +71,8 @@ def fitted(  # noqa: PLR0913 (all that a prompt is made of)
         example = replace(example, context=without_functions(example.context))
     while True:
         told = messages(spec.instruction, with_passages(example, passages), shots)
+        if spec.answer.written == "tagged":
+            told = in_tags(told)
         prompt = chat.render([*told, *after], style=spec.style, tools=tools)
         if len(prompt) <= limit or not (shots or after or passages):
             return prompt, passages
@@ -126,8 +129,8 @@ def request_for(spec: Spec, chat: Chat, prompt: tuple[int, ...], context: str | 
         prompt=prompt,
         max_tokens=spec.answer.max_tokens,
         stop_ids=chat.stop_ids,
-        stop=chat.stop_strings(spec.style),
-        schema=schema_of(context) if spec.answer.form == "calls" else schema,
+        stop=(*chat.stop_strings(spec.style), *(STOPS if spec.answer.written == "tagged" else ())),
+        schema=schema_of(context, spec.answer.most_calls) if spec.answer.form == "calls" else schema,
     )
 
 
@@ -163,8 +166,11 @@ def answer_of_completion(spec: Spec, completion: Completion, context: str | None
     text = completion.text.encode("utf-8", "replace").decode("utf-8")
     # A number that was cut off in the middle reads as another one.
     cut = completion.truncated and spec.kind == "number" and spec.answer.form == "free"
-    schema = schema_of(context) if spec.kind == "tool_call" else spec.schema_
-    value = None if cut else read_answer(text, kind=spec.kind, labels=spec.labels, schema=schema)
+    schema = schema_of(context, spec.answer.most_calls) if spec.kind == "tool_call" else spec.schema_
+    if spec.answer.written == "tagged":
+        text, value = from_tags(text, schema)
+    else:
+        value = None if cut else read_answer(text, kind=spec.kind, labels=spec.labels, schema=schema)
     if spec.kind == "tool_call" and isinstance(value, list):
         value = settled_calls(value, functions_in(context))
     return Answer(

@@ -32,12 +32,15 @@ class AnswerSpec(Frozen):
 
     `words`: the label's text, decoded within the labels' trie. `codes`: one token per label, exact
     probabilities from one pass. `schema`: JSON decoded under the schema. `calls`: JSON
-    decoded under the signatures of the functions that the question itself offers. `free`: whatever comes.
+    decoded under the signatures of the functions that the question itself offers, `most_calls` of them at
+    most. `free`: whatever comes; calls are `written` as JSON or in the form that FunctionGemma was taught.
     """
 
     form: Literal["words", "codes", "schema", "calls", "free"]
     codes: tuple[int, ...] = ()
     max_tokens: int = 64
+    most_calls: int | None = None
+    written: Literal["json", "tagged"] = "json"
 
 
 class ShotSpec(Frozen):
@@ -111,6 +114,9 @@ class Spec(Frozen):
         for later in ("steps", "retrieval"):
             if fields[later] is None:
                 del fields[later]
+        for later, unset in (("most_calls", None), ("written", "json")):
+            if fields["answer"][later] == unset:
+                del fields["answer"][later]
         if self.schema_ is not None:
             fields["schema_"] = json.dumps(self.schema_, ensure_ascii=False)
         text = json.dumps(fields, sort_keys=True, ensure_ascii=False)

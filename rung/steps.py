@@ -89,7 +89,7 @@ def fault_of(spec: Spec, draft: Answer, context: str | None = None) -> str | Non
         labels = label_texts(spec.labels)
         among = f": {', '.join(labels)}" if len(labels) <= LISTED else ""
         return f"{shown(draft.text.strip())} names none of the labels{among}, or several"
-    schema = schema_of(context) if spec.kind == "tool_call" else spec.schema_
+    schema = schema_of(context, spec.answer.most_calls) if spec.kind == "tool_call" else spec.schema_
     return _json_fault(draft.text, schema)[:FAULT_CHARS]
 
 

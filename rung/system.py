@@ -27,6 +27,7 @@ from rung.asking import (
 from rung.calibration import calibrated_answers, read_calibration, write_calibration
 from rung.engines import start
 from rung.engines.base import Engine, EngineSpec, Progress, no_progress
+from rung.engines.cores import available_cores
 from rung.engines.till import Till
 from rung.errors import SystemFolderError, TaskError
 from rung.hosted import GREEDY, Draw, complete, hosted_engine_spec, hosted_of
@@ -54,8 +55,15 @@ WEIGHTS_FOLDER = "weights"
 WEIGHTS_GGUF = "weights.gguf"
 
 
-Sources: TypeAlias = Mapping[str, Path | str | bytes]
-"""The files of a System by name: a file to copy, or what to write."""
+@dataclass(frozen=True)
+class Shared:
+    """A file that nothing changes as long as it's there, so that several folders may hold the one."""
+
+    path: Path
+
+
+Sources: TypeAlias = Mapping[str, Path | Shared | str | bytes]
+"""The files of a System by name: a file to copy or to share, or what to write."""
 
 Index: TypeAlias = tuple[list[Shot], np.ndarray | None]
 """Stored examples, and their unit vectors [examples, width] where neighbours are looked up."""
@@ -76,6 +84,10 @@ class Pool(AbstractContextManager["Pool"]):
     indexes: dict[str, Index] = field(default_factory=dict)
     passages: dict[str, PassageIndex] = field(default_factory=dict)
     embedder: Embedder = field(default_factory=Embedder)
+
+    def __post_init__(self) -> None:
+        # As many as the torch engine takes: a vector's last digits hang on their number.
+        self.embedder.threads = self.threads or available_cores()
 
     def model(self, ref: ModelRef) -> Model:
         """The base model, by its digest. Raises SystemFolderError where other weights lie in its place."""
@@ -431,7 +443,9 @@ def save(folder: Path, spec: Spec, sources: Sources) -> System:
         for name, source in sorted(sources.items()):
             target = draft / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            if isinstance(source, Path):
+            if isinstance(source, Shared):
+                _link(source.path, target)
+            elif isinstance(source, Path):
                 shutil.copyfile(source, target)
             else:
                 target.write_bytes(source if isinstance(source, bytes) else source.encode("utf-8"))
@@ -442,6 +456,14 @@ def save(folder: Path, spec: Spec, sources: Sources) -> System:
         text = json.dumps(fields, indent=2, ensure_ascii=False)
         write_text(draft / SPEC_FILE, text + "\n")
     return System(folder, whole)
+
+
+def _link(source: Path, target: Path) -> None:
+    """One file under two names, or a copy where the disk knows no such thing."""
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def copy(system: System, folder: Path) -> System:

@@ -8,6 +8,7 @@ from decimal import Decimal
 
 from rung.models.chat import Message
 from rung.records import Example, Json, OutputKind, Passage
+from rung.task.accepted import bare_calls
 from rung.task.schemas import local_part
 
 DEEPEST = 20
@@ -77,7 +78,7 @@ def answer_text(output: Json, kind: OutputKind, *, labels: Sequence[str] = (), s
         known = dict(zip(labels, label_texts(labels), strict=True))
         return known.get(str(output), str(output))
     if kind == "tool_call":
-        return json.dumps(output, ensure_ascii=False, separators=(",", ":"))
+        return json.dumps(bare_calls(output), ensure_ascii=False, separators=(",", ":"))
     if kind == "json":
         return json.dumps(in_order(output, schema), ensure_ascii=False, separators=(",", ":"))
     if kind == "number" and isinstance(output, float):

@@ -108,7 +108,7 @@ def add_vocabulary(writer: Any) -> int:
     return len(tokens)
 
 
-def make_tiny_gguf(path: Path, context: int = 512) -> Path:
+def make_tiny_gguf(path: Path, context: int = 512, template: str | None = CHATML) -> Path:
     """A llama with random weights and a vocabulary of its own: the same bytes every time."""
     import gguf
 
@@ -126,7 +126,8 @@ def make_tiny_gguf(path: Path, context: int = 512) -> Path:
     writer.add_layer_norm_rms_eps(1e-5)
     size = add_vocabulary(writer)
     writer.add_add_bos_token(False)
-    writer.add_chat_template(CHATML)
+    if template is not None:
+        writer.add_chat_template(template)
     dice = np.random.default_rng(0)
     shapes = {"token_embd.weight": (size, WIDTH), "output_norm.weight": (WIDTH,)}
     for layer in range(LAYERS):
@@ -230,7 +231,9 @@ TASKS = {
 
 
 def preferred(rows: list[dict]) -> list[dict]:
-    """The same rows, each output preferred to that of the next row."""
+    """The same rows, each output preferred to that of the next row; a call to one with other arguments."""
+    if all("messages" in row for row in rows):
+        return [_preferred_call(row) for row in rows]
     outputs = [row["output"] for row in rows]
     others = [*outputs[1:], outputs[0]]
     return [
@@ -242,6 +245,18 @@ def preferred(rows: list[dict]) -> list[dict]:
         }
         for row, other in zip(rows, others, strict=True)
     ]
+
+
+def _preferred_call(row: dict) -> dict:
+    *asked, chosen = row["messages"]
+    function = chosen["tool_calls"][0]["function"]
+    given = json.loads(function["arguments"])
+    # A default that is given says nothing, in the chosen answer or in the other.
+    worse = {"at": "door"} if "at" in given else {"topic": "login", "most": 5}
+    worse |= {"topic": "billing"} if given.get("topic") == "login" else {}
+    call = {"type": "function", "function": {**function, "arguments": json.dumps(worse)}}
+    rejected = {**chosen, "tool_calls": [call]}
+    return {"prompt": asked, "chosen": [chosen], "rejected": [rejected], "tools": row["tools"]}
 
 
 def judged(rows: list[dict]) -> list[dict]:

@@ -1,22 +1,19 @@
 """A hosted model on this machine: an OpenAI-compatible server whose answers and faults tests choose."""
 
 import json
-import threading
-import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 from rung.climb.hosted import hosted_models
 from rung.engines.till import Till
 from rung.records import Example
 from rung.rungs.api import prices
 from rung.rungs.base import Context
+from rung.task.calls import FUNCTIONS
 from rung.task.model import Prices
-from tests.fixtures_climb import TOPICS, label_rows
+from tests.fixtures_climb import TOPICS, call_rows, label_rows
+from tests.fixtures_http import Posted, Said
 
 KEY = "sk-test-51Hx9dQyzTq0very-secret"
 PRICES = Prices(input_usd_per_m=1.0, output_usd_per_m=4.0, cached_input_usd_per_m=0.1)
@@ -24,65 +21,19 @@ MODEL = "oracle-2026-01-01"
 TOKENS_A_WORD = 4
 """About as many as the tiny model has."""
 
-Fault = tuple[int, Any, dict[str, str]]
-"""Status, body (JSON, or text as it is, or seconds to wait before dying) and headers of one answer."""
 
-
-class Hosted(AbstractContextManager["Hosted"]):
+class Hosted(Posted):
     """Answers each conversation with what `says` makes of its last turn; `faults` come first, one a call."""
 
     def __init__(self, says: Callable[[str, dict], str]) -> None:
         self.says = says
         self.reports = MODEL
-        self.faults: list[Fault] = []
-        self.seen: list[dict] = []
-        self.keys: list[str | None] = []
-        self.in_flight = self.most_in_flight = 0
-        self.delay_s = 0.0
-        lock, server = threading.Lock(), self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                with lock:
-                    server.in_flight += 1
-                    server.most_in_flight = max(server.most_in_flight, server.in_flight)
-                    server.keys.append(self.headers.get("authorization"))
-                    fault = server.faults.pop(0) if server.faults else None
-                    server.seen.append(body)
-                time.sleep(server.delay_s)
-                status, said, headers = fault or (200, server.completion(body), {})
-                with lock:
-                    server.in_flight -= 1
-                if isinstance(said, float):
-                    time.sleep(said)
-                    self.close_connection = True
-                    return
-                self.reply(status, said, headers)
-
-            def reply(self, status: int, said: Any, headers: dict[str, str]) -> None:
-                payload = said.encode() if isinstance(said, str) else json.dumps(said).encode()
-                try:
-                    self.send_response(status)
-                    for name, value in headers.items():
-                        self.send_header(name, value)
-                    self.send_header("content-length", str(len(payload)))
-                    self.end_headers()
-                    self.wfile.write(payload)
-                except (BrokenPipeError, ConnectionResetError):
-                    self.close_connection = True
-
-            def log_message(self, format: str, *args: Any) -> None:
-                """Quiet."""
-
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._http.daemon_threads = True
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,))
-        self._thread.start()
-        self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
+        self.faults: list[Said] = []
+        super().__init__(self.answer)
         self.name = f"openai:oracle@{self.url}"
+
+    def answer(self, body: dict, path: str) -> Said:
+        return self.faults.pop(0) if self.faults else (200, self.completion(body), {})
 
     def completion(self, body: dict) -> dict:
         """Usage is counted in words, so that what was paid can be counted apart from the program."""
@@ -97,12 +48,6 @@ class Hosted(AbstractContextManager["Hosted"]):
                 "prompt_tokens_details": {"cached_tokens": prompt // 4},
             },
         }
-
-    def __exit__(self, *exc: object) -> None:
-        if self._thread.is_alive():
-            self._http.shutdown()
-            self._thread.join()
-        self._http.server_close()
 
 
 def topic(text: str) -> str:
@@ -119,20 +64,25 @@ def as_asked(text: str, body: dict) -> str:
         return json.dumps({"label": topic(last)})
     if "topic" in form.get("properties", {}):
         return json.dumps({"topic": topic(last), "first": last.split()[0]})
+    if "JSON list of calls" in body["messages"][0]["content"]:
+        offered = '"find"' in text
+        call = {"name": "find", "arguments": {"topic": topic(last)}}
+        return json.dumps([call if offered else {"name": "ask", "arguments": {"at": "desk"}}])
     if "number" in body["messages"][0]["content"]:
         return "12"
     return last.upper()
 
 
-def unlabelled(count: int = 40, *, context: bool = False) -> tuple[Example, ...]:
-    """Inputs that no made-up task has."""
+def unlabelled(count: int = 40, *, kind: str = "label") -> tuple[Example, ...]:
+    """Inputs that no made-up task has, with a context where rows of that kind have one."""
+    functions = FUNCTIONS + json.dumps([row["function"] for row in call_rows(1)[0]["tools"]])
     rows = label_rows(count, seed=77)
     return tuple(
         Example(
             id=f"free{number}",
             input=row["input"],
             output=None,
-            context=f"This is about {row['output']}." if context else None,
+            context={"text": f"This is about {row['output']}.", "tool_call": functions}.get(kind),
             where=f"free.jsonl:{number}",
         )
         for number, row in enumerate(rows, start=1)

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from statistics import mean, variance
 
 from rung.checks.base import Outcome, Subject, finding, rows_text, such_as
-from rung.records import Example, Finding, Severity
+from rung.records import Example, Finding, OutputKind, Severity
+from rung.task.accepted import bare_calls
+from rung.task.calls import rejected_calls
 from rung.task.outputs import canonical
 
 LENGTH_WARN, LENGTH_BLOCK = 0.3, 0.8
@@ -45,7 +47,7 @@ def preferences(subject: Subject) -> Outcome:
             unit="pairs",
             rows=pairs,
             better=[_answer(row) for row in pairs],
-            worse=[row.rejected or "" for row in pairs],
+            worse=[_rejected(row, subject.task.output.kind) for row in pairs],
         )
         found += [_equal(sides), _by_length(sides), _copied(sides)]
     if subject.undesirable is not None:
@@ -151,4 +153,10 @@ def copies(text: str, answer: str, length: int = COPIED) -> bool:
 
 
 def _answer(row: Example) -> str:
-    return row.output if isinstance(row.output, str) else canonical(row.output)
+    return row.output if isinstance(row.output, str) else canonical(bare_calls(row.output))
+
+
+def _rejected(row: Example, kind: OutputKind | None) -> str:
+    """The rejected answer, calls as `_answer` spells the chosen ones."""
+    calls = rejected_calls(row.rejected or "", row.context) if kind == "tool_call" else None
+    return row.rejected or "" if calls is None else canonical(bare_calls(calls))

@@ -19,7 +19,9 @@ from rung.data.sources import Broken, conform, read_source
 from rung.data.splits import split
 from rung.data.unlabelled import apart_from, read_unlabelled
 from rung.errors import DataError, TaskError
+from rung.models.catalog import CATALOG, entry_named
 from rung.models.hosted import hosted
+from rung.models.offered import Offered, offered_named
 from rung.records import Example, Finding, Json, OutputKind, Passage, Splits
 from rung.rungs.base import Reporter
 from rung.task import Task, infer, load_task, settle_kind
@@ -162,7 +164,7 @@ def prepare(source: Path, options: RowOptions, reporter: Reporter | None = None)
         broken=(*train.broken, *(test.broken if test else ())),
         near=near,
         near_test=held and held.near,
-        notes=(*_unused(task), *documents),
+        notes=(*_unused(task), *_base_model(task), *documents),
         undesirable=train.undesirable,
         unlabelled=unlabelled,
         passages=passages,
@@ -255,6 +257,24 @@ def _with_options(task: Task, options: RowOptions) -> Task:
             raise TaskError(f"--seed {options.seed}: give a whole number from 0 to {2**32 - 1}")
         changes["seed"] = options.seed
     return task.model_copy(update=changes)
+
+
+def _base_model(task: Task) -> list[Finding]:
+    """Advice to name a base model where texts are to sound like an author and every model was tuned to chat.
+
+    Only what a name alone tells is known here: no model is fetched for it.
+    """
+    if task.metric != "style":
+        return []
+    known = [entry_named(name) or offered_named(name) for name in task.models if hosted(name) is None]
+    if not known or not all(isinstance(one, Offered) or (one and one.family == "chatml") for one in known):
+        return []
+    bases = [entry.name for entry in CATALOG if entry.kind == "generate" and entry.family == "plain"]
+    message = (
+        "models: all of them were tuned to chat, and a base model often takes on an author's style better; "
+        f"name one beside them, such as {' or '.join(bases)}"
+    )
+    return [Finding(check="models", severity="info", message=message)]
 
 
 def _unused(task: Task) -> list[Finding]:

@@ -7,6 +7,7 @@ from typing import TypeVar
 from cyclopts import Parameter
 
 from rung.cli.durations import seconds
+from rung.serve.limits import Limits
 
 N = TypeVar("N", int, float)
 
@@ -45,14 +46,14 @@ class ServeChoices:
     host: str = "127.0.0.1"
     port: int = 8000
     keys: Path | None = None
-    slots: int = 8
-    queue: int = 256
-    context: int | None = None
-    memory_mb: float | None = None
-    request_limit: str = "2m"
+    slots: int = Limits.slots
+    queue: int = Limits.queue
+    context: int | None = Limits.context
+    memory_mb: float | None = Limits.memory_mb
+    request_limit: str = f"{Limits.request_s:g}s"
     body_limit: int = 1 << 20
     grace: str = "30s"
-    threads: int = 0
+    threads: int = Limits.threads
 
 
 def serve(*systems: str, choices: ServeChoices | None = None) -> None:
@@ -70,7 +71,6 @@ def serve(*systems: str, choices: ServeChoices | None = None) -> None:
     from rung.serve.keys import keys_file
     from rung.serve.run import Settings
     from rung.serve.run import serve as run_server
-    from rung.serve.systems import Limits
 
     choices = choices or ServeChoices()
     if not systems:

@@ -27,7 +27,12 @@ def task_of(task: Task, step: Step) -> Task:
 def systems_below(
     step: Step, before: Sequence[RungResult], systems: Mapping[str, System]
 ) -> dict[str, System]:
-    """The Systems of the rungs before it by rung name."""
+    """The Systems of the rungs before it by rung name; for one that asks no local model those of every model.
+
+    These go by the candidates' names, and so may be told apart.
+    """
+    if step.model is None:
+        return {r.rung: systems[r.rung] for r in before if r.rung in systems}
     return {rung_of(r.rung): systems[r.rung] for r in _beside(step, before) if r.rung in systems}
 
 

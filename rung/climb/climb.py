@@ -27,6 +27,7 @@ from rung.checks.table import Checked, known_names
 from rung.climb import budget, ordering, sealed
 from rung.climb.again import keep_source
 from rung.climb.below import is_out, looked_up, systems_below, task_of
+from rung.climb.billed import Asked, against_cheaper
 from rung.climb.calibrating import Answered, calibrate
 from rung.climb.curve import Clock, curves, to_come
 from rung.climb.decide import ALPHA, MIN_ROWS, decide, to_beat
@@ -247,13 +248,20 @@ class _Climbing:
                     return replace(skipped, forecast=told)
                 self.reporter.say(budget.said(name, told, context.rival and context.rival.rung))
                 made = rung.build(context)
-                build_s = time.monotonic() - start
-                result = self.result(step, context, made)
-                took_s = time.monotonic() - start - told.after_s
+                # Settled: a kill in what follows must neither add its time to the building nor take any.
+                build_s = context.settled_s("seconds to build", start)
+                result = self.result(step, context, made, before)
+                asked_s = context.settled_s("seconds to score", start)
                 left = self.start + self.options.budget_s - time.monotonic()
                 by = guarding(rung.name, later, left, self.options, self.prepared.task)
                 result = guarded(result, self.systems[name], context, by)
-            return replace(result, build_s=build_s, build_peak_mb=watch.peak_mb, forecast=told, took_s=took_s)
+            return replace(
+                result,
+                build_s=build_s,
+                build_peak_mb=watch.peak_mb,
+                forecast=told,
+                took_s=asked_s - told.after_s,
+            )
         except RunError:
             raise
         except RungError as error:
@@ -324,16 +332,14 @@ class _Climbing:
         kind = TypeAdapter(tuple[Forecast, str | None])
         return kind.validate_python(context.settled("forecast", told))
 
-    def result(self, step: Step, context: Context, built: Built) -> RungResult:
+    def result(self, step: Step, context: Context, built: Built, before: Sequence[RungResult]) -> RungResult:
         """The rung's System in its place, scored on dev with times, memory and cost."""
-        folder, rows = context.folder / "system", self.rows("dev")
+        name, folder = step.name, context.folder / "system"
         system = copy(built.system, folder)
-        name = step.name
-        dev = self.measured(name, system, "dev", context.rival)
-        stopped = None
-        if context.rival is not None and len(dev.predictions) < len(rows):
-            asked = rows[: len(dev.predictions)]
-            stopped = context.rival.stopped(asked, [p.answer for p in dev.predictions], len(rows))
+        model = Asked(price=built.price, task=self.prepared.task, rows=self.rows("dev"))
+        dev, stopped = against_cheaper(
+            model, before, context.rival, lambda one: self.measured(name, system, "dev", one), self.rival
+        )
         self.systems[name] = system
         asked = f"{dev.n} dev rows"
         if stopped is not None:

@@ -49,6 +49,11 @@ def count(run: Path, systems: Iterable[str], test: str) -> None:
         )
 
 
+def known(run: Path) -> frozenset[str]:
+    """The digests of the test rows that were opened in a run: it names them wherever they lie now."""
+    return frozenset(str(line["test"]) for line in read_jsonl(run / TEST_FILE) if "test" in line)
+
+
 def openings(run: Path, test: str) -> int:
     """How often these test rows were opened in this run and in those in the folders beside it."""
     own = {line["opening"] for line in read_jsonl(run / TEST_FILE) if line.get("test") == test}

@@ -1,7 +1,7 @@
 """The rows on which two Systems are compared, and what either of them may know of these rows already."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rung.checks.rows import Prepared, prepare
@@ -14,9 +14,14 @@ from rung.data.splits import question
 from rung.errors import DataError, RungError, TaskError
 from rung.records import Example, MetricName, OutputKind, SplitName
 from rung.task.complete import METRICS
+from rung.task.outputs import as_calls
 from rung.task.tables import Query, with_tables
 
 PLACES = ("A", "B")
+CHOSEN_BY = (
+    "Systems of the climb were chosen by these very rows, which flatters them; --test asks rows that none of "
+    "them has seen, and counts that"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +99,8 @@ def asked_rows(first: Side, second: Side, wanted: Wanted) -> Asked:
         found = _looked_through(found, wanted, sides, runs)
     else:
         found = _of_task(_common(sides, runs), wanted, sides, "of the climb")
+        if not wanted.test:
+            found = replace(found, notes=(CHOSEN_BY,))
     _need_kind(sides, found)
     return found
 
@@ -152,30 +159,38 @@ def _looked_through(asked: Asked, wanted: Wanted, sides: Sequence[Side], runs: _
         if one.system is None:
             continue
         found = runs.of(one)
+        held, test = _of_its_test(asked, one, found)
+        if held and not wanted.test:
+            assert one.origin is not None, "it has a test"
+            raise TaskError(
+                f"{held:,} of these rows are of the sealed test of {str(one.origin.folder)!r}: --test "
+                "opens it, and the look is counted"
+            )
+        opened += [test] if held else []
         if not isinstance(found, Prepared):
             why = "it comes from no run that is here" if found is None else str(found)
             notes.append(f"whether {place} learned from these rows can't be told: {why}")
             continue
-        assert one.origin is not None, "it has rows"
-        held = here & {question(row) for row in found.splits.test}
-        if held and not wanted.test:
-            raise TaskError(
-                f"{len(held):,} of these rows are of the sealed test of {str(one.origin.folder)!r}: --test "
-                "opens it, and the look is counted"
-            )
-        if held:
-            opened.append(sealed.rows_digest(found.splits.test))
         if learned := here & {question(row) for row in found.splits.train}:
             notes.append(f"{place} learned from {len(learned):,} of these rows: its score is too good")
-    return Asked(
-        examples=asked.examples,
-        split=asked.split,
-        metric=asked.metric,
-        told=asked.told,
-        prepared=asked.prepared,
-        opened=tuple(dict.fromkeys(opened)),
-        notes=tuple(notes),
-    )
+        if chosen := here & {question(row) for row in found.splits.dev}:
+            notes.append(f"{place} was chosen by {len(chosen):,} of these rows: its score flatters it")
+    return replace(asked, opened=tuple(dict.fromkeys(opened)), notes=tuple(notes))
+
+
+def _of_its_test(asked: Asked, one: Side, found: Prepared | RungError | None) -> tuple[int, str]:
+    """How many of the rows are of the sealed test of the side's climb, and what names that test.
+
+    Where the climb's rows lie elsewhere now, its log still knows the test as a whole.
+    """
+    if one.origin is None:
+        return 0, ""
+    if isinstance(found, Prepared):
+        here = {question(row) for row in asked.examples}
+        test = found.splits.test
+        return len(here & {question(row) for row in test}), sealed.rows_digest(test)
+    digest = sealed.rows_digest(asked.examples)
+    return len(asked.examples) * (digest in sealed.known(one.origin.folder)), digest
 
 
 def _common(sides: Sequence[Side], runs: _Runs) -> Prepared:
@@ -244,7 +259,7 @@ def _need_kind(sides: Sequence[Side], asked: Asked) -> None:
 
 _CHECKS: dict[OutputKind, Callable[[Example], bool]] = {
     "json": lambda row: isinstance(row.output, (dict, list)),
-    "tool_call": lambda row: isinstance(row.output, list),
+    "tool_call": lambda row: isinstance(row.output, list) and as_calls(row.output) is not None,
     "number": lambda row: isinstance(row.output, (int, float)),
     "label": lambda row: isinstance(row.output, str),
     "text": lambda row: isinstance(row.output, str),

@@ -57,6 +57,12 @@ def _labels(spec: Spec) -> str:
     return ", ".join(spec.labels) or NONE
 
 
+def _form(spec: Spec) -> str:
+    if spec.engine == "head":
+        return "chosen by a head"
+    return spec.answer.form if spec.answer.written == "json" else f"{spec.answer.form}, {spec.answer.written}"
+
+
 PARTS: tuple[tuple[str, Callable[[Spec], str]], ...] = (
     ("rung", lambda spec: spec.rung),
     ("model", lambda spec: _model(spec.model)),
@@ -65,8 +71,9 @@ PARTS: tuple[tuple[str, Callable[[Spec], str]], ...] = (
     ("examples", _shots),
     ("passages", lambda s: NONE if s.retrieval is None else f"{s.retrieval.k} by {s.retrieval.search}"),
     ("calls for an answer", lambda spec: "one" if spec.steps is None else _steps(spec.steps)),
-    ("answer", lambda spec: "chosen by a head" if spec.engine == "head" else spec.answer.form),
+    ("answer", _form),
     ("longest answer", lambda spec: NONE if spec.engine == "head" else f"{spec.answer.max_tokens} tokens"),
+    ("most calls", lambda spec: NONE if spec.answer.most_calls is None else str(spec.answer.most_calls)),
     ("label codes", lambda spec: f"{len(spec.answer.codes)} tokens" if spec.answer.codes else NONE),
     ("features", lambda spec: spec.features or NONE),
     ("sentence vectors", lambda spec: _model(spec.vectors)),

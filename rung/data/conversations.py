@@ -9,6 +9,7 @@ from typing import Any
 from rung.data.images import PLACE, image_at
 from rung.data.rows import MAX_ROW_BYTES
 from rung.records import Json
+from rung.task.accepted import MORE_KEYS, bare_calls
 from rung.task.calls import FUNCTIONS
 from rung.task.outputs import canonical, check_parts, read_json, shown
 
@@ -254,12 +255,13 @@ def _call(call: Any) -> Json:
         raise ValueError(
             f"arguments of the call of {shown(name, 40)} must be a JSON object, not {shown(arguments)}"
         )
-    return {"name": name, "arguments": arguments}
+    more = {key: found for key in MORE_KEYS if (found := call.get(key, function.get(key))) is not None}
+    return {"name": name, "arguments": arguments, **more}
 
 
 def _spelled(calls: Json) -> str:
     try:
-        return canonical({"calls": calls})
+        return canonical({"calls": bare_calls(calls)})
     except TypeError as error:
         raise ValueError(
             f"calls {shown(calls)} are no JSON value; write the arguments as JSON text"

@@ -3,11 +3,12 @@
 Training, scoring and serving all take their prompts from `Chat`, so they can't disagree.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
 from rung.errors import ModelError
+from rung.models import tagged_calls
 from rung.models._template import fill
 from rung.models.resolve import Model
 from rung.models.tokens import Tokens, load_tokenizer
@@ -50,8 +51,9 @@ class Chat:
 
     `template` is its chat template (Jinja), `end` the token that ends an answer, `stop_ids` all tokens
     at which generation ends. `plain`: the model has no chat template of its own. One that `takes_system` has
-    a place for a system turn; else its text goes before the first user's. One that `takes_tools` has a place
-    for the functions that may be called.
+    a place for a system turn, of `system_role`; else its text goes before the first user's. One that
+    `takes_tools` has a place for the functions that may be called; one of `tagged_calls` was taught to write
+    calls of them as FunctionGemma does.
     """
 
     tokens: Tokens
@@ -61,6 +63,8 @@ class Chat:
     stop_ids: tuple[int, ...]
     takes_system: bool = True
     takes_tools: bool = False
+    tagged_calls: bool = False
+    system_role: Literal["system", "developer"] = "system"
 
     def render(
         self, messages: Sequence[Message], *, style: Style = "chat", tools: Sequence[Tool] = ()
@@ -121,16 +125,29 @@ class Chat:
         if not messages or messages[-1].role != "user":
             roles = ", ".join(message.role for message in messages)
             raise ModelError(f"the turns ({roles}) don't end with a user's: there is nothing to answer")
-        turns: list[tuple[Role, str]] = [(m.role, m.content.strip()) for m in messages]
+        turns: list[tuple[str, str]] = [(m.role, m.content.strip()) for m in messages]
         if style == "chat" and not self.takes_system:
             turns = _without_system(turns)
+        if style == "chat" and self.tagged_calls:
+            # What marks a call or a function is a token in any text: only the model's own turns may hold one.
+            turns = [(role, text if role == "assistant" else _unmarked(text)) for role, text in turns]
         names = _names(self.tokens)
-        shown = [_uncontrolled(tool, self.tokens) for tool in tools]
-        for part in fill(self._jinja(style), turns, names, answer=True, tools=shown):
+        shown = [_uncontrolled(tool, self._broken_up) for tool in tools]
+        roles = {"system": self.system_role} if style == "chat" else {}
+        named = [(roles.get(role, role), text) for role, text in turns]
+        for part in fill(self._jinja(style), named, names, answer=True, tools=shown):
             if isinstance(part, int):
                 yield turns[part][1]
             else:
                 yield from self.tokens.split(part)
+
+    def _broken_up(self, text: str) -> str:
+        """Text with a space in whatever spells a control token, or marks a call: it stays text then."""
+        parts = (
+            part if isinstance(part, str) else f"{self.tokens.texts[part][0]} {self.tokens.texts[part][1:]}"
+            for part in self.tokens.split(text)
+        )
+        return _unmarked("".join(parts)) if self.tagged_calls else "".join(parts)
 
     def _encoded(self, text: str) -> list[int]:
         return self.tokens.encode(text, special=False) if text else []
@@ -161,6 +178,9 @@ def load_chat(model: Model) -> Chat:
             "use a model whose files name one"
         )
     names = _names(tokens)
+    takes_tools = model.template is not None and _takes_tools(model.template, names)
+    tagged = takes_tools and model.template is not None and _writes_tagged(model.template, tokens)
+    developer = tagged and model.template is not None and _takes_developer(model.template, names)
     known = (tokens.control.get(name) for name in _ENDS)
     stops = dict.fromkeys(i for i in (end, tokens.eos_id, *known) if i is not None)
     return Chat(
@@ -169,9 +189,27 @@ def load_chat(model: Model) -> Chat:
         plain=model.template is None,
         end=end,
         stop_ids=tuple(stops),
-        takes_system=model.template is None or _takes_system(model.template, names),
-        takes_tools=model.template is not None and _takes_tools(model.template, names),
+        takes_system=developer or model.template is None or _takes_system(model.template, names),
+        takes_tools=takes_tools,
+        tagged_calls=tagged,
+        system_role="developer" if developer else "system",
     )
+
+
+def _writes_tagged(template: str, tokens: Tokens) -> bool:
+    """Whether it writes FunctionGemma's form of calls, whose marks are left in an answer's text."""
+    return tagged_calls.MARKERS[0] in template and not any(m in tokens.control for m in tagged_calls.MARKERS)
+
+
+def _takes_developer(template: str, names: Mapping[str, str]) -> bool:
+    """Whether a template knows a developer's turn, which is what FunctionGemma was taught."""
+    if "developer" not in template:
+        return False
+    try:
+        fill(template, [("developer", "?"), ("user", "!")], names, answer=True)
+    except ModelError:
+        return False
+    return True
 
 
 def _takes_system(template: str, names: Mapping[str, str]) -> bool:
@@ -207,7 +245,7 @@ def _takes_tools(template: str, names: Mapping[str, str]) -> bool:
     return any(isinstance(part, str) and _PROBE in part for part in parts)
 
 
-def _without_system(turns: Sequence[tuple[Role, str]]) -> list[tuple[Role, str]]:
+def _without_system(turns: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     """The turns with a system turn's text before the first user's, as the makers of such models advise."""
     said = "\n\n".join(text for role, text in turns if role == "system")
     others = [turn for turn in turns if turn[0] != "system"]
@@ -218,18 +256,21 @@ def _without_system(turns: Sequence[tuple[Role, str]]) -> list[tuple[Role, str]]
     return others
 
 
-def _uncontrolled(value: Any, tokens: Tokens) -> Any:
-    """A function's description with a space in whatever spells a control token: it stays text then."""
+def _unmarked(text: str) -> str:
+    """The text with a space in whatever marks a call or a function."""
+    for marker in tagged_calls.MARKERS:
+        text = text.replace(marker, f"{marker[0]} {marker[1:]}")
+    return text
+
+
+def _uncontrolled(value: Any, text: Callable[[str], str]) -> Any:
+    """A function's description with every text in it, names of keys too, made harmless."""
     if isinstance(value, str):
-        parts = (
-            part if isinstance(part, str) else f"{tokens.texts[part][0]} {tokens.texts[part][1:]}"
-            for part in tokens.split(value)
-        )
-        return "".join(parts)
+        return text(value)
     if isinstance(value, Mapping):
-        return {_uncontrolled(key, tokens): _uncontrolled(part, tokens) for key, part in value.items()}
+        return {_uncontrolled(key, text): _uncontrolled(part, text) for key, part in value.items()}
     if isinstance(value, list):
-        return [_uncontrolled(part, tokens) for part in value]
+        return [_uncontrolled(part, text) for part in value]
     return value
 
 

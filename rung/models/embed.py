@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -33,9 +34,9 @@ def no_rows(done: int, total: int) -> None:
 class Embedder:
     """Texts to unit vectors with one model; the weights load when the first text comes."""
 
-    def __init__(self, name: str = "minilm-l6") -> None:
-        """Take the model called `name`, as `resolve` understands it."""
-        self.name = name
+    def __init__(self, name: str = "minilm-l6", threads: int = 0) -> None:
+        """Take the model called `name`, as `resolve` understands it; 0 threads: as many as torch has."""
+        self.name, self.threads = name, threads
 
     @cached_property
     def model(self) -> Model:
@@ -72,7 +73,7 @@ class Embedder:
             ids = np.zeros((len(chosen), max(sizes)), dtype=np.int64)
             for line, i in zip(ids, chosen, strict=True):
                 line[: len(rows[i])] = rows[i]
-            with torch.inference_mode():
+            with torch.inference_mode(), _on(self.threads):
                 mean = self._network.mean(torch.from_numpy(ids), torch.tensor(sizes))
                 vectors[chosen] = torch.nn.functional.normalize(mean, dim=-1).numpy()
             done += len(chosen)
@@ -131,6 +132,21 @@ class Embedder:
             return Bert(config, tensors, torch.bfloat16 if multiplies_bf16() else torch.float32)
         except (KeyError, SafetensorError) as error:
             raise ModelError(f"{str(folder)!r} lacks {error}: bring the model again") from None
+
+
+@contextmanager
+def _on(threads: int) -> Iterator[None]:
+    """torch on so many threads, and afterwards on as many as before; 0 leaves it as it is."""
+    import torch
+
+    before = torch.get_num_threads()
+    if threads not in (0, before):
+        torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        if threads not in (0, before):
+            torch.set_num_threads(before)
 
 
 def _batches(order: Sequence[int], sizes: Sequence[int]) -> Iterator[list[int]]:

@@ -92,7 +92,7 @@ OFFERED: Final[tuple[Offered, ...]] = (
         context=32_768,
         hub="google/functiongemma-270m-it",
         gguf="unsloth/functiongemma-270m-it-GGUF:functiongemma-270m-it-Q8_0.gguf",
-        quirks=("Calls are asked for as JSON here, not in the form that it was tuned to: tune it.",),
+        quirks=("Untuned it may answer in the form of call that it was taught; a tune writes JSON.",),
     ),
     Offered(
         name="smollm2-360m",

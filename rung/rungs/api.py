@@ -182,7 +182,7 @@ def prompting(context: Context) -> Prompting:
         instruction=instruction.strip(),
         shots=best.spec.shots,
         files=files,
-        shown=f"the prompt of {best.spec.rung}",
+        shown=f"the prompt of {next(name for name, one in context.built.items() if one is best)}",
         system=best,
     )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from rung import evaluate
 from rung.asking import context_of
@@ -56,8 +57,9 @@ class Context:
     train or dev. `too_long` are the ids of rows that no prompt of the model can hold. `passages` are those of
     the task's documents. `folder` is the rung's own and outlives it; what lies in `work` is thrown away once
     the rung is done. `rival` is the rung to beat, `built` are the Systems of the rungs below on the same
-    model, by rung name, and `retrieval` the one that looks up passages, where it was better on dev than all
-    rungs before it. `unlabelled` are inputs without outputs, none of them like a dev or a test row.
+    model, by rung name (for a rung that asks no local model those on all models, by candidate), and
+    `retrieval` the one that looks up passages, where it was better on dev than all rungs before it.
+    `unlabelled` are inputs without outputs, none of them like a dev or a test row.
     """
 
     task: Task
@@ -134,6 +136,10 @@ class Context:
         found = answer()
         append_jsonl(self.folder / SETTLED_FILE, [{"question": question, "answer": found}])
         return found
+
+    def settled_s(self, question: str, start: float) -> float:
+        """The seconds from `start` to when this was asked for the first time."""
+        return TypeAdapter(float).validate_python(self.settled(question, lambda: time.monotonic() - start))
 
     def told(self, question: str) -> Json:
         """What `settled` was answered to a question before; None where it wasn't asked."""

@@ -15,7 +15,9 @@ def best_prompting(context: Context, names: Sequence[str] = PROMPTING) -> System
 
     A tie goes to the cheaper one. Nothing is asked: their answers are kept.
     """
-    known = {name: context.built[name] for name in names if name in context.built}
+    # A rung that rests on no model is told of the Systems of every model, which its name tells apart.
+    found = [(name, s) for name, s in context.built.items() if s.spec.rung in names]
+    known = dict(sorted(found, key=lambda one: names.index(one[1].spec.rung)))
     kept = {name: context.bench.store.load(system.digest) for name, system in known.items()}
     rows = [e for e in context.dev if all(e.id in answers for answers in kept.values())]
     if not known or not rows:

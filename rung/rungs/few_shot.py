@@ -82,6 +82,10 @@ def _variants(context: Context) -> tuple[list[Variant], list[str]]:
             spec = base.model_copy(update={**_settings(context, shots), "engine": engine})
             system = save(context.work / f"{kind.shots.choice}-{k}", spec, kind.files)
             sized.append((k, Variant(name=f"{k} {kind.shown} examples", system=system)))
+    if (taught := answer_spec(context, constrained=False)).written != "json":
+        spec = first.model_copy(update={"engine": engine, "answer": taught})
+        system = save(context.work / "own-form", spec, raced.files)
+        sized.append((raced.shots.k, Variant(name=f"{shown}, in its own form of call", system=system)))
     if left_out := [k for k in NEIGHBOURS if k > room]:
         fitting = f"k = {', '.join(map(str, left_out))} left out"
         notes.append(f"{fitting}: {room} long examples fit a prompt of {context.limit:,} tokens")

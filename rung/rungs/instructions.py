@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 
+from rung.calling import AS_JSON
 from rung.engines.schema import check_schema
 from rung.records import Json, OutputKind
 from rung.rungs.base import Context
@@ -25,10 +26,8 @@ JOBS: dict[OutputKind, str] = {
     "tool_call": "Call the functions that the request needs.",
 }
 """For a task that says nothing about the job."""
-CALLS = (
-    'Answer with a JSON list of calls, [{"name": …, "arguments": {…}}], of the functions that are given; '
-    "with [] where none of them fits."
-)
+CALLS_ALLOWED = 4
+"""In one answer, where no training row has as many."""
 EXAMPLES_SHOW_IT = "Answer in the way of the examples."
 
 
@@ -72,12 +71,17 @@ def few_shot_instruction(context: Context) -> str:
 def answer_spec(context: Context, *, constrained: bool) -> AnswerSpec:
     """How an untrained model answers: within the trie or the schema, or freely with room to spare.
 
-    Freely, too, where the schema is more than an engine can hold an answer to.
+    Freely, too, where the schema is more than an engine can hold an answer to. Free calls come in the form
+    that the model was taught, to which no engine can hold them.
     """
     if context.kind == "label" and constrained:
         return AnswerSpec(form="words")
     if context.kind == "tool_call":
-        return AnswerSpec(form="calls" if constrained else "free", max_tokens=longest_answer(context))
+        room = longest_answer(context)
+        if not constrained:
+            taught = context.pool.chat(context.model).tagged_calls
+            return AnswerSpec(form="free", max_tokens=room, written="tagged" if taught else "json")
+        return AnswerSpec(form="calls", max_tokens=room, most_calls=most_calls(context))
     schema = answer_schema(context)
     form = "schema" if constrained and schema is not None and not check_schema(schema) else "free"
     room = longest_answer(context)
@@ -127,6 +131,15 @@ def longest_answer(context: Context) -> int:
     return min(LONGEST_ANSWER, context.limit // 2, max(longest + 8, int(1.5 * longest)))
 
 
+def most_calls(context: Context) -> int:
+    """How many calls one answer may hold: as many as a training answer has, and CALLS_ALLOWED at least.
+
+    Without an end to the list a small model repeats a call until it is stopped, in the middle of one.
+    """
+    seen = [len(e.output) for e in context.train if isinstance(e.output, list)]
+    return max([CALLS_ALLOWED, *seen])
+
+
 def longest_target(context: Context) -> int:
     """Tokens of the longest training answer, the token that ends it included."""
     chat = context.pool.chat(context.model)
@@ -162,7 +175,7 @@ def _what_to_answer(kind: OutputKind, labels: Sequence[str], schema: Json) -> st
     if kind == "json":
         return f"Answer with one JSON object under this JSON Schema: {_compact(schema)}"
     if kind == "tool_call":
-        return CALLS
+        return AS_JSON
     return "Answer with one number." if kind == "number" else ""
 
 

@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 from rung.records import Example
 from rung.rungs.base import Context
 from rung.rungs.rendered import rendered, rendered_rejected
+from rung.scoring.calls import same_calls
 from rung.spec import Spec
+from rung.task.calls import rejected_calls
 from rung.task.outputs import canonical
 from rung.training.batches import Item, Row, Tied
 
@@ -59,15 +61,21 @@ def material(context: Context, spec: Spec) -> Material:
 
 def _tied(context: Context, spec: Spec, examples: Sequence[Example]) -> tuple[list[Tied], int]:
     """The pairs that can be learned from, and how many can't."""
-    both = zip(rendered(context, spec, examples), rendered_rejected(context, spec, examples), strict=True)
+    sides = (rendered(context, spec, examples), rendered_rejected(context, spec, examples))
     found = [
         Tied(rows=(chosen, rejected))
-        for chosen, rejected in both
+        for example, chosen, rejected in zip(examples, *sides, strict=True)
         if rejected is not None
         and chosen.answer != rejected.answer
+        and not (spec.kind == "tool_call" and _as_good(example))
         and max(chosen.tokens, rejected.tokens) <= context.limit
     ]
     return found, len(examples) - len(found)
+
+
+def _as_good(example: Example) -> bool:
+    """Whether the rejected calls are among those that the row accepts: nothing is preferred there."""
+    return bool(same_calls(rejected_calls(example.rejected or "", example.context), example.output))
 
 
 def _undesirable(context: Context, spec: Spec, examples: Sequence[Example]) -> list[Row | None]:

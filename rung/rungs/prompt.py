@@ -59,6 +59,7 @@ def _specs(context: Context) -> dict[str, Spec]:
         for constrained in (True, False):
             answer = answer_spec(context, constrained=constrained)
             how = "free" if answer.form == "free" else "constrained"
+            how = how if answer.written == "json" else "in its own form of call"
             if constrained or (number == 0 and context.kind != "text"):
                 specs[f"{name} instruction, {how}"] = spec_for(
                     context, "prompt", instruction=text, answer=answer

@@ -6,6 +6,7 @@ from rung.asking import candidates, prompts_for, room_for_answer
 from rung.records import Example, Json
 from rung.rungs.base import Context
 from rung.spec import Spec
+from rung.task.calls import call_fault, functions_in, rejected_calls
 from rung.task.outputs import as_kind
 from rung.training.batches import Row
 from rung.wording import answer_text
@@ -37,11 +38,12 @@ def prompts_of(context: Context, spec: Spec, examples: Sequence[Example]) -> lis
 def rendered_rejected(context: Context, spec: Spec, examples: Sequence[Example]) -> list[Row | None]:
     """The examples with their rejected answers; None where the System could never give that answer.
 
-    A label that is none of the task's is such a one, and JSON that its schema's grammar doesn't let through.
+    A label that is none of the task's is such a one, text where JSON is written, and calls that the functions
+    of the question don't take.
     """
     chat = context.pool.chat(context.model)
     prompts = prompts_of(context, spec, examples)
-    texts = [None if e.rejected is None else _possible(spec, e.rejected) for e in examples]
+    texts = [None if e.rejected is None else _possible(spec, e.rejected, e.context) for e in examples]
     if spec.kind == "label":
         by_label = dict(zip(spec.labels, candidates(spec, chat), strict=True))
         answers = [None if text is None else by_label.get(text) for text in texts]
@@ -50,11 +52,15 @@ def rendered_rejected(context: Context, spec: Spec, examples: Sequence[Example])
     return [None if a is None else Row(prompt=p, answer=a) for p, a in zip(prompts, answers, strict=True)]
 
 
-def _possible(spec: Spec, rejected: str) -> str | None:
-    """A rejected answer as the System would write it. None where it can't."""
-    value: Json = as_kind(rejected, spec.kind)
+def _possible(spec: Spec, rejected: str, context: str | None) -> str | None:
+    """A rejected answer to a question with this context as the System would write it. None where it can't."""
+    # Settled as the chosen one: what sets them apart has to be what is wrong with it, and not the spelling.
+    calls: Json = rejected_calls(rejected, context) if spec.kind == "tool_call" else None
+    value = as_kind(rejected, spec.kind) if calls is None else calls
     if spec.kind == "label":
         return None if value is None else str(value)
     if value is None:
         return rejected if spec.answer.form == "free" else None
+    if isinstance(calls, list) and spec.answer.form == "calls" and call_fault(calls, functions_in(context)):
+        return None
     return answer_text(value, spec.kind, schema=spec.schema_)

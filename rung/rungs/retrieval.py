@@ -17,9 +17,10 @@ from rung.rungs.recall import (
 )
 from rung.rungs.rehearsal import outlook
 from rung.rungs.variants import choose
-from rung.search import PassageIndex, SearchKind, index_files, terms_of
+from rung.runs import atomic_folder
+from rung.search import PassageIndex, SearchKind, index_files, index_names, terms_of
 from rung.spec import RetrievalSpec, Spec
-from rung.system import System, save
+from rung.system import Shared, Sources, System, save
 from rung.wording import messages, passage_text
 
 LOOK_THERE = "Parts of documents come first; take the answer from them where they have it."
@@ -80,13 +81,24 @@ def _variants(context: Context) -> tuple[list[Variant], Found, str]:
         tried.append(("bm25", middle))
     first = tried[0][0]
     shown, spec = _shown(first, middle), _spec(context, first, middle)
-    engine, note = race(context, shown, under_each_engine(context, "race", spec, index_files(index, first)))
+    searches: list[SearchKind] = [search for search, _ in tried]
+    files = {search: _kept(context, index, search) for search in dict.fromkeys(searches)}
+    engine, note = race(context, shown, under_each_engine(context, "race", spec, files[first]))
     variants = []
     for search, k in tried:
         made = _spec(context, search, k).model_copy(update={"engine": engine})
-        system = save(context.work / f"{search}-{k}", made, index_files(index, search))
+        system = save(context.work / f"{search}-{k}", made, files[search])
         variants.append(Variant(name=_shown(search, k), system=system))
     return variants, found, f"{shown}: {note}"
+
+
+def _kept(context: Context, index: PassageIndex, search: SearchKind) -> Sources:
+    """The index's files for a kind of search, written once for all variants."""
+    folder = context.work / f"index-{search}"
+    with atomic_folder(folder) as draft:
+        for name, content in index_files(index, search).items():
+            (draft / name).write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
+    return {name: Shared(folder / name) for name in index_names(search)}
 
 
 def _best_search(found: Found, room: int) -> SearchKind:

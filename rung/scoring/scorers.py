@@ -14,9 +14,12 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from rung.records import Json, MetricName, OutputKind
+from rung.scoring.calls import same_calls, same_names
 from rung.scoring.execution import right, runs
 from rung.scoring.extract import words
+from rung.scoring.leaves import Leaf, Path, leaves, same_value
 from rung.scoring.style import passing, placements
+from rung.task.accepted import bare_calls
 
 if TYPE_CHECKING:
     import numpy as np
@@ -99,6 +102,8 @@ def secondary(
     `runs` is the share of answers that hold a query which runs.
     """
     shown: list[tuple[str, float]] = []
+    if metric == "exact":
+        targets = [bare_calls(target) for target in targets]
     for name in _beside_exact(targets) if metric == "exact" else _BESIDE[metric]:
         if name == "majority":
             shown.append((name, Counter(map(_key, targets)).most_common(1)[0][1] / len(targets)))
@@ -106,7 +111,7 @@ def secondary(
             shown.append((name, micro_f1(answers, targets)))
         elif name == "names_right":
             pairs = zip(answers, targets, strict=True)
-            same = sum(_same_names(answer, target) for answer, target in pairs if answer is not None)
+            same = sum(same_names(answer, target) for answer, target in pairs if answer is not None)
             shown.append((name, same / len(targets)))
         elif name == "runs":
             pairs = zip(answers, targets, strict=True)
@@ -133,7 +138,8 @@ def _same(answer: Json, target: Json) -> float:
     """1 if the values are equal: 1 is 1.0 but not true; key order, and white space in text, don't count."""
     if isinstance(answer, str) and isinstance(target, str):
         return float(_spaced(answer) == _spaced(target))
-    return float(dict(_leaves(answer, ordered=True)) == dict(_leaves(target, ordered=True)))
+    # The calls of a row may say what else is right, which no answer says; here they alone count.
+    return float(same_value(answer, target) or same_value(answer, bare_calls(target)))
 
 
 def _spaced(text: str) -> str:
@@ -141,37 +147,11 @@ def _spaced(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-_Path: TypeAlias = tuple[str | int, ...]
-_Leaf: TypeAlias = tuple[str, str | float]
-
-
-def _leaves(value: Json, *, ordered: bool) -> list[tuple[_Path, _Leaf]]:
-    """Flatten a JSON value into (path, leaf); an empty object or list is a leaf too.
-
-    A leaf names its type, so that 1 and true differ. Items of a list share one path unless `ordered`.
-    """
-    leaves: list[tuple[_Path, _Leaf]] = []
-    stack: list[tuple[_Path, Json]] = [((), value)]
-    while stack:
-        path, item = stack.pop()
-        if isinstance(item, dict) and item:
-            stack.extend(((*path, key), child) for key, child in item.items())
-        elif isinstance(item, list) and item:
-            stack.extend(((*path, at if ordered else 0), child) for at, child in enumerate(item))
-        elif isinstance(item, str):
-            leaves.append((path, ("text", unicodedata.normalize("NFC", item))))
-        elif isinstance(item, (int, float)) and not isinstance(item, bool):
-            leaves.append((path, ("number", item)))
-        else:
-            leaves.append((path, (type(item).__name__, str(item))))
-    return leaves
-
-
-def _fields(value: Json) -> list[tuple[_Path, _Leaf]]:
+def _fields(value: Json) -> list[tuple[Path, Leaf]]:
     """The leaves of a JSON value as `field_f1` compares them: text without regard to case and spacing."""
     return [
         (path, (sort, _spaced(leaf).casefold() if isinstance(leaf, str) else leaf))
-        for path, (sort, leaf) in _leaves(value, ordered=False)
+        for path, (sort, leaf) in leaves(value, ordered=False)
     ]
 
 
@@ -206,26 +186,6 @@ def _rouge_l(answer: Json, target: Json) -> float:
     if _spaced(given) == _spaced(wanted):
         return 1.0
     return float(_rouge().score(wanted, given)["rougeL"].fmeasure)
-
-
-def _same_calls(answer: Json, target: Json) -> float:
-    """1 if both make the same calls, in any order: the same names, and the same arguments as JSON values."""
-    return float(Counter(_calls(answer)) == Counter(_calls(target)))
-
-
-def _same_names(answer: Json, target: Json) -> float:
-    """1 if both call the same functions as often, whatever the arguments."""
-    return float(Counter(name for name, _ in _calls(answer)) == Counter(name for name, _ in _calls(target)))
-
-
-def _calls(value: Json) -> list[tuple[str, frozenset[tuple["_Path", "_Leaf"]]]]:
-    """Each call as its name and the leaves of its arguments: 1 is 1.0, key order doesn't count."""
-    calls = value if isinstance(value, list) else []
-    return [
-        (str(call.get("name")), frozenset(_leaves(call.get("arguments"), ordered=True)))
-        for call in calls
-        if isinstance(call, dict)
-    ]
 
 
 def _absolute_error(answer: Json, target: Json) -> float:
@@ -319,7 +279,7 @@ SCORERS: Mapping[MetricName, Scorer] = _table(
         row=_same,
         binary=True,
     ),
-    Scorer(name="tool_call", kinds=frozenset({"tool_call"}), row=_same_calls, binary=True),
+    Scorer(name="tool_call", kinds=frozenset({"tool_call"}), row=same_calls, binary=True),
     Scorer(name="execution", kinds=frozenset({"text"}), row=right, binary=True),
     Scorer(name="rouge_l", kinds=frozenset({"text"}), row=_rouge_l),
     Scorer(

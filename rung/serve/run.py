@@ -15,7 +15,8 @@ from rung.models.catalog import entry_named
 from rung.serve.gateway import Gateway
 from rung.serve.guard import LOCAL, Guard
 from rung.serve.keys import Keys
-from rung.serve.systems import Limits, Served, Systems
+from rung.serve.limits import Limits
+from rung.serve.systems import Served, Systems
 from rung.serve.wire import NAME
 
 if TYPE_CHECKING:

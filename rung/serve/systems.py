@@ -22,26 +22,13 @@ from rung.registry import locate
 from rung.serve.bench import Bench
 from rung.serve.host import Host
 from rung.serve.lanes import Full, Lanes
+from rung.serve.limits import Limits
 from rung.spec import AnswerSpec, Spec
 from rung.system import SPEC_FILE, Pool, System, ref_to
 
 WARM_UP = Example(id="warm-up", input="Is anybody there?", output=None)
 MODEL = "model"
 """The rung of a base model that is served as it is."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What a server may use. `slots`: requests that one base model answers at a time; `context`: tokens of
-    each, at most; `queue`: requests that wait for it. `memory_mb` None: no limit.
-    """
-
-    slots: int = 8
-    context: int | None = None
-    queue: int = 256
-    threads: int = 0
-    request_s: float = 120.0
-    memory_mb: float | None = None
 
 
 @dataclass(eq=False, kw_only=True)

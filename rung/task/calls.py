@@ -5,12 +5,12 @@ of a function and its `arguments`; an empty list calls none.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 from rung.records import Json
-from rung.task.outputs import canonical
+from rung.task.outputs import as_calls, canonical
 
 FUNCTIONS = "Functions (JSON):\n"
 """What stands before the functions that an answer may call."""
@@ -60,10 +60,13 @@ def without_functions(context: str | None) -> str | None:
     return context.rpartition(FUNCTIONS)[0].strip() or None
 
 
-def call_schema(functions: Sequence[Mapping[str, Any]], *, loose: bool = False) -> dict[str, Json]:
+def call_schema(
+    functions: Sequence[Mapping[str, Any]], *, loose: bool = False, most: int | None = None
+) -> dict[str, Json]:
     """The JSON Schema of an answer: a list of calls of these functions, each with its own arguments.
 
     A function takes no other arguments than it names, unless it says so. `loose` leaves the arguments open.
+    The list is at most `most` long.
     """
     options: list[Json] = [
         {
@@ -79,7 +82,11 @@ def call_schema(functions: Sequence[Mapping[str, Any]], *, loose: bool = False) 
     ]
     if not options:
         return {"type": "array", "maxItems": 0}
-    return {"type": "array", "items": options[0] if len(options) == 1 else {"anyOf": options}}
+    calls: dict[str, Json] = {
+        "type": "array",
+        "items": options[0] if len(options) == 1 else {"anyOf": options},
+    }
+    return calls if most is None else {**calls, "maxItems": most}
 
 
 def call_fault(calls: Sequence[Json], functions: Sequence[Mapping[str, Any]]) -> tuple[bool, str] | None:
@@ -94,10 +101,24 @@ def call_fault(calls: Sequence[Json], functions: Sequence[Mapping[str, Any]]) ->
         if name not in by_name:
             return True, f"{name!r} isn't among the row's functions ({', '.join(by_name) or 'it has none'})"
         validator = Draft202012Validator(_parameters(by_name[name]), registry=Registry())
-        error = next(validator.iter_errors(call["arguments"]), None)
-        if error is not None:
-            return False, f"arguments of {name!r} at {error.json_path}: {error.message[:160]}"
+        for arguments in _every_way(call):
+            error = next(validator.iter_errors(arguments), None)
+            if error is not None:
+                return False, f"arguments of {name!r} at {error.json_path}: {error.message[:160]}"
     return None
+
+
+def _every_way(call: Mapping[str, Any]) -> Iterator[dict[str, Json]]:
+    """The arguments of a call, and those with one of the other accepted values in its place."""
+    yield call["arguments"]
+    for key, values in call.get("accepted", {}).items():
+        yield from ({**call["arguments"], key: value} for value in values)
+
+
+def rejected_calls(rejected: str, context: str | None) -> list[Json] | None:
+    """A rejected answer as calls, settled as the chosen one is; None where it is none."""
+    calls = as_calls(rejected)
+    return None if calls is None else settled_calls(calls, functions_in(context))
 
 
 def settled_calls(calls: Sequence[Json], functions: Sequence[Mapping[str, Any]]) -> list[Json]:
@@ -112,15 +133,31 @@ def settled_calls(calls: Sequence[Json], functions: Sequence[Mapping[str, Any]])
 
 def _settled(call: Json, by_name: Mapping[str, dict[str, Any]]) -> Json:
     assert isinstance(call, dict) and isinstance(call["arguments"], dict), "as_calls made it"
-    given, parameters = call["arguments"], by_name.get(str(call["name"]), {})
+    given, parameters = {**call["arguments"]}, by_name.get(str(call["name"]), {})
     named = parameters.get("properties", {})
     needed = parameters.get("required", ())
+    accepted, optional = call.get("accepted"), call.get("optional")
+    others = {k: v for k, v in accepted.items() if isinstance(v, list)} if isinstance(accepted, dict) else {}
+    # What has to be given is never left out: an answer couldn't do so.
+    given |= {key: values[0] for key, values in others.items() if key in needed and key not in given}
     kept = {
         key: given[key]
         for key in (*(key for key in named if key in given), *(key for key in given if key not in named))
         if key in needed or not _is_default(given[key], named.get(key))
     }
-    return {"name": call["name"], "arguments": kept}
+    left = list(optional) if isinstance(optional, list) else []
+    # An answer that gives a default counts as one that leaves it out.
+    left += [
+        key
+        for key, values in others.items()
+        if key in kept
+        and key not in {*needed, *map(str, left)}
+        and any(_is_default(one, named.get(key)) for one in values)
+    ]
+    settled: dict[str, Json] = {"name": call["name"], "arguments": kept}
+    if others:
+        settled["accepted"] = accepted
+    return {**settled, "optional": left} if left else settled
 
 
 def _is_default(value: Json, part: Any) -> bool:

@@ -9,7 +9,7 @@ from rung.errors import DataError, TaskError
 from rung.records import Example, MetricName, OutputKind
 from rung.task.calls import functions_in
 from rung.task.model import Task
-from rung.task.outputs import as_calls, as_kind, canonical, kind_of, shown
+from rung.task.outputs import are_calls, as_calls, as_kind, canonical, kind_of, shown
 from rung.task.schemas import infer_schema
 from rung.task.tables import tables_of
 
@@ -97,8 +97,9 @@ def _kind(task: Task, rows: Sequence[Example], notes: list[str]) -> OutputKind:
 
 def _calls_its_own(example: Example) -> bool:
     """Whether a row's output is a list of calls, and its context offers functions if any is called."""
-    calls = as_calls(example.output)
-    return calls == [] or (calls is not None and bool(functions_in(example.context)))
+    if not are_calls(example.output):
+        return False
+    return bool(functions_in(example.context)) or as_calls(example.output) == []
 
 
 def _check_labels(task: Task, rows: Sequence[Example]) -> None:

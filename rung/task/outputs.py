@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from rung.records import Json, OutputKind
+from rung.task.accepted import MORE_KEYS, is_leaderboard_call, more_of, of_leaderboard
 
 LABEL_CHARS = 60
 """Longer outputs are sentences, not names of classes."""
@@ -96,38 +97,60 @@ def as_kind(value: Json, kind: OutputKind) -> Json:
 
 
 def as_calls(value: Json) -> list[Json] | None:
-    """An output as a list of calls; None where it is none.
+    """An output as a list of calls, as `read_calls` has it; None where it is none."""
+    try:
+        return read_calls(value)
+    except ValueError:
+        return None
+
+
+def read_calls(value: Json) -> list[Json]:
+    """An output as a list of calls, with what else they accept. ValueError says why it is none.
 
     A list, also as JSON text or as `{"calls": […]}`, of calls with a `name` and `arguments`, or in OpenAI's
-    form, whose arguments are JSON text.
+    form, whose arguments are JSON text, or in that of the Berkeley Function-Calling Leaderboard.
     """
+    if isinstance(value, str):
+        value = read_json(value)
+    if isinstance(value, dict) and value.keys() == {"calls"}:
+        value = value["calls"]
+    if not isinstance(value, list):
+        raise ValueError("it is no list of calls")
+    calls: list[Json] = []
+    for one in value:
+        calls.append(of_leaderboard(one) if is_leaderboard_call(one) else _read_call(one))
+    return calls
+
+
+def are_calls(value: Json) -> bool:
+    """Whether an output is meant as a list of calls, be it that what else they accept is wrong."""
     if isinstance(value, str):
         try:
             value = read_json(value)
         except ValueError:
-            return None
-    if isinstance(value, dict) and value.keys() == {"calls"}:
-        value = value["calls"]
-    if not isinstance(value, list):
-        return None
-    calls = [_as_call(one) for one in value]
-    return [one for one in calls if one is not None] if None not in calls else None
+            return False
+    calls = value["calls"] if isinstance(value, dict) and value.keys() == {"calls"} else value
+    if not isinstance(calls, list):
+        return False
+    return all(is_leaderboard_call(one) or as_calls([_without_more(one)]) is not None for one in calls)
 
 
-def _as_call(value: Json) -> dict[str, Json] | None:
-    if not isinstance(value, dict):
-        return None
-    inner = value.get("function")
+def _without_more(call: Json) -> Json:
+    return {k: v for k, v in call.items() if k not in MORE_KEYS} if isinstance(call, dict) else call
+
+
+def _read_call(value: Json) -> dict[str, Json]:
+    inner = value.get("function") if isinstance(value, dict) else None
     call = inner if isinstance(inner, dict) else value
+    if not isinstance(call, dict) or not isinstance(value, dict):
+        raise ValueError(f"{shown(value)} is no call")
     name, arguments = call.get("name"), call.get("arguments")
     if isinstance(arguments, str):
-        try:
-            arguments = read_json(arguments)
-        except ValueError:
-            return None
+        arguments = read_json(arguments)
     if not isinstance(name, str) or not name or not isinstance(arguments, dict):
-        return None
-    return {"name": name, "arguments": arguments}
+        raise ValueError(f"a call needs a name and arguments, not {shown(value)}")
+    more = more_of({"name": name, **{key: value.get(key, call.get(key)) for key in MORE_KEYS}})
+    return {"name": name, "arguments": arguments, **more}
 
 
 def kind_of(values: Sequence[Json]) -> OutputKind | None:

@@ -74,7 +74,7 @@ def test_documents_of_which_none_can_be_read_end_the_climb_before_it_begins(task
     assert not (tmp_path / "run").exists()
 
 
-STEP: Any = SimpleNamespace(base=SimpleNamespace(label="b"))
+STEP: Any = SimpleNamespace(base=SimpleNamespace(label="b"), model="b")
 IT: Any = "the System that looks up"
 OTHER: Any = "another model's"
 
@@ -119,6 +119,13 @@ def test_a_tune_is_given_the_passages_of_its_own_model():
     systems = {"retrieval@a": OTHER, "retrieval@b": IT}
     assert looked_up(STEP, [others, mine], systems, "accuracy") == IT
     assert systems_below(STEP, [others, mine], systems) == {"retrieval": IT}
+
+
+def test_a_hosted_model_is_told_of_the_prompts_of_every_model():
+    results = [replace(result(0, f"prompt@{name}", 9), model=name) for name in "ab"]
+    systems = {"prompt@a": OTHER, "prompt@b": IT}
+    free: Any = SimpleNamespace(base=SimpleNamespace(label="a"), model=None)
+    assert systems_below(free, results, systems) == systems
 
 
 @pytest.mark.models

@@ -10,7 +10,7 @@ from rung.cli import main
 from rung.cli.comparing import first_changes
 from rung.climb.again import rows_again
 from rung.climb.climb import Options, climb, load_climb
-from rung.compare.asked import Wanted
+from rung.compare.asked import CHOSEN_BY, Wanted
 from rung.compare.compare import Change, CompareOptions, compare
 from rung.compare.specs import PARTS, differences
 from rung.compare.words import verdict
@@ -121,6 +121,43 @@ def test_other_rows_of_the_task_and_what_a_side_learned_from_them(runs, task, tm
     assert found.notes == tuple(
         f"{place} learned from 80 of these rows: its score is too good" for place in ("A", "B")
     )
+
+
+def test_rows_that_a_side_was_chosen_by_are_told_of(runs, tmp_path):
+    dev = [{"input": e.input, "output": e.output} for e in _splits(runs / "one").dev[:50]]
+    wanted = Wanted(rows=write_rows(tmp_path / "dev.jsonl", dev))
+    found = compare(f"{runs / 'two'}:billing", str(runs / "one"), CompareOptions(wanted=wanted), Log())
+    assert found.notes == tuple(
+        f"{place} was chosen by 50 of these rows: its score flatters it" for place in ("A", "B")
+    )
+    found = compare(f"{runs / 'two'}:billing", str(runs / "one"), CompareOptions(), Log())
+    assert found.notes == (CHOSEN_BY,)
+    asked = CompareOptions(wanted=Wanted(test=True))
+    assert compare(f"{runs / 'two'}:billing", str(runs / "one"), asked, Log()).notes == ()
+
+
+def test_a_runs_test_file_is_its_test_though_the_runs_rows_have_moved(tmp_path, tiny, monkeypatch):
+    rows, test = label_rows(260), label_rows(400)[300:]
+    folder = tmp_path / "task"
+    write_rows(folder / "rows.jsonl", rows)
+    file = write_rows(tmp_path / "test.jsonl", test)
+    monkeypatch.setattr("rung.climb.options.LADDER", (Always("billing"), Always("login")))
+    options = Options(models=(str(tiny),), budget_s=600, test=file, out=tmp_path / "run")
+    climb(folder / "rows.jsonl", replace(options, rungs=("billing", "login")), Log())
+    folder.rename(tmp_path / "moved")
+    sides = (f"{tmp_path / 'run'}:billing", f"{tmp_path / 'run'}:login")
+    with pytest.raises(TaskError, match="100 of these rows are of the sealed test"):
+        compare(*sides, CompareOptions(wanted=Wanted(rows=file)), Log())
+    log = tmp_path / "run" / "test_openings.jsonl"
+    first = json.loads(log.read_text().splitlines()[0])
+    write_rows(log, [first | {"system": "another"}])
+    found = compare(*sides, CompareOptions(wanted=Wanted(rows=file, test=True)), Log())
+    assert found.openings == 2 and "can't be told" in found.notes[0]
+    looked = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line["system"] for line in looked] == ["another", found.first.system, found.second.system]
+    assert {line["test"] for line in looked} == {first["test"]}
+    other = write_rows(tmp_path / "other.jsonl", test[:60])
+    assert compare(*sides, CompareOptions(wanted=Wanted(rows=other)), Log()).openings is None
 
 
 def _splits(run: Path):
@@ -238,7 +275,9 @@ REF = ModelRef(name="m", source="m", digest="d" * 64, licence="mit")
         ({"retrieval": RetrievalSpec(search="fused", k=3)}, "passages"),
         ({"steps": StepsSpec(kind="vote", samples=3, temperature=0.7)}, "calls for an answer"),
         ({"answer": AnswerSpec(form="words")}, "answer"),
+        ({"answer": AnswerSpec(form="free", written="tagged")}, "answer"),
         ({"answer": AnswerSpec(form="free", max_tokens=9)}, "longest answer"),
+        ({"answer": AnswerSpec(form="free", most_calls=3)}, "most calls"),
         ({"answer": AnswerSpec(form="free", codes=(4, 5))}, "label codes"),
         ({"features": "both"}, "features"),
         ({"vectors": REF}, "sentence vectors"),
@@ -258,7 +297,7 @@ def test_no_part_of_a_spec_that_decides_answers_is_passed_over():
     told = {"rung", "model", "instruction", "shots", "answer", "features", "vectors", "engine", "style"}
     told |= {"labels", "schema_", "files", "retrieval", "steps"}
     assert Spec.model_fields.keys() - told == {"format", "task", "kind"}
-    assert len(PARTS) == 17
+    assert len(PARTS) == 18
 
 
 @pytest.mark.parametrize(

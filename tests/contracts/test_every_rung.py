@@ -31,11 +31,11 @@ REINFORCED = 180
 SEARCHING = {"optimise", "workflow"}
 """Rungs that ask many answers of a row: their tests have fewer rows, and the engine's noise may show."""
 ROWS, FEWER_ROWS = 160, 80
+CALL_ROWS = 100
+"""Prompts that hold functions are long."""
 KIND = {"reinforce": "json"}
 """What a rung answers in the tests that want one kind: labels, but for those that labels teach nothing."""
 WITHOUT = {
-    "distill": {"tool_call": "no made-up rows hold functions for a teacher"},
-    "preference": {"tool_call": "no made-up rows hold two calls of which one is preferred"},
     "reinforce": {
         "text": "rouge_l is no reward",
         "tool_call": "8 answers to each of so many prompts that hold functions would take a minute",
@@ -188,10 +188,11 @@ def kind_of(rung: Rung) -> str:
 
 
 def rows_of(rung: Rung, kind: str) -> list[dict]:
-    """Rows of a kind for a rung and those that it goes on from; all but calls hold preferences, too."""
-    count = FEWER_ROWS if rung.name in SEARCHING else REINFORCED if rung.name == "reinforce" else ROWS
-    rows = TASKS[kind](count)
-    return rows if kind == "tool_call" else preferred(rows)
+    """Rows of a kind, with preferences, for a rung and those that it goes on from."""
+    if rung.name == "reinforce":
+        return preferred(TASKS[kind](REINFORCED))
+    count = FEWER_ROWS if rung.name in SEARCHING else CALL_ROWS if kind == "tool_call" else ROWS
+    return preferred(TASKS[kind](count))
 
 
 def suited(rung: Rung, context: Context) -> Context:
@@ -232,7 +233,7 @@ def built(tiny, roomy, tmp_path_factory, server):
             model = roomy if kind == "tool_call" else tiny
             opening = opened(model, write_rows(folder / "topics.jsonl", rows_of(rung, kind)), folder)
             stack.append(opening)
-            inputs = unlabelled(40, context=kind == "text")
+            inputs = unlabelled(40, kind=kind)
             context = beside(opening.__enter__(), server, folder, inputs)
             context = suited(rung, replace(context, built=earlier(rung, kind)))
             kept[rung.name, kind] = (context, rung.build(context))

@@ -1,11 +1,8 @@
 import email.utils
-import json
 import logging
 import math
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -15,6 +12,7 @@ from rung.engines.endpoint import REASONING_TOKENS, Draw, EndpointEngine
 from rung.engines.endpoint_wire import chat_url, read_label, retry_after_s
 from rung.engines.llama_process import Child
 from rung.errors import EngineError
+from tests.fixtures_http import Posted, Said
 from tests.fixtures_models import llama_spec
 
 KEY = "sk-very-secret"
@@ -29,67 +27,26 @@ def reply(text: str | None, **changes) -> dict:
     }
 
 
-class Server:
-    """A tiny OpenAI-compatible server: `script` holds (status, body, headers) for the calls to come.
+class Server(Posted):
+    """A tiny OpenAI-compatible server: `script` holds what it says to the calls to come.
 
-    Its last entry is repeated. A body that is a number is a pause in seconds; text goes out as it is.
+    Its last entry is repeated.
     """
 
     def __init__(self) -> None:
-        self.script: list[tuple[int, object, dict[str, str]]] = [(200, reply("fine"), {})]
-        self.seen: list[dict] = []
-        self.keys: list[str | None] = []
-        self.in_flight = self.most_in_flight = 0
-        lock = threading.Lock()
-        server = self
+        self.script: list[Said] = [(200, reply("fine"), {})]
+        super().__init__(self.answer)
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                with lock:
-                    server.in_flight += 1
-                    server.most_in_flight = max(server.most_in_flight, server.in_flight)
-                    body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                    server.seen.append({"path": self.path, **body})
-                    server.keys.append(self.headers.get("authorization"))
-                    status, said, headers = server.script[0]
-                    if len(server.script) > 1:
-                        server.script.pop(0)
-                if isinstance(said, float):
-                    time.sleep(said)
-                payload = said.encode() if isinstance(said, str) else json.dumps(said).encode()
-                with lock:
-                    server.in_flight -= 1
-                try:
-                    self.send_response(status)
-                    for name, value in headers.items():
-                        self.send_header(name, value)
-                    self.send_header("content-length", str(len(payload)))
-                    self.end_headers()
-                    self.wfile.write(payload)
-                except (BrokenPipeError, ConnectionResetError):
-                    self.close_connection = True
-
-            def log_message(self, format: str, *args) -> None:
-                """Quiet."""
-
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._http.daemon_threads = True
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,))
-        self._thread.start()
-        self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
-
-    def close(self) -> None:
-        self._http.shutdown()
-        self._thread.join()
-        self._http.server_close()
+    def answer(self, body: dict, path: str) -> Said:
+        body["path"] = path
+        return self.script.pop(0) if len(self.script) > 1 else self.script[0]
 
 
 @pytest.fixture
 def server(monkeypatch) -> Iterator[Server]:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    server = Server()
-    yield server
-    server.close()
+    with Server() as server:
+        yield server
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from rung.rungs.rehearsal import Rehearsal, outlook
 from rung.rungs.rival import rival
 from rung.rungs.variants import choose, tried
 from rung.scoring.measure import measurement
+from rung.spec import Spec
 from rung.system import Pool
 from rung.task import DataFiles, Task
 from tests.fixtures_climb import Log
@@ -22,8 +23,9 @@ from tests.fixtures_climb import Log
 class Guesser:
     """What a System is to `choose`: it adds an error to the right number, and may break on some rows."""
 
-    def __init__(self, name, error, breaks=0, fault=None, pause_s=0.0):
+    def __init__(self, name, error, breaks=0, fault=None, pause_s=0.0, rung="prompt"):
         self.digest, self.error, self.breaks = name, error, breaks
+        self.spec = Spec(rung=rung, task="t", kind="number", engine="fake")
         self.fault, self.pause_s, self.asked = fault, pause_s, 0
 
     def answer(self, examples, pool, *, progress=lambda done, total: None):

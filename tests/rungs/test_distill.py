@@ -123,7 +123,7 @@ def test_a_system_teaches_labels_with_its_probabilities_and_needs_no_network(con
 
 def test_a_local_model_writes_several_draws_and_the_same_seed_the_same_ones(tiny, tmp_path, server):
     with opened(tiny, write_rows(tmp_path / "t.jsonl", text_rows(60)), tmp_path) as found:
-        context = beside(found, server, tmp_path, unlabelled(6, context=True))
+        context = beside(found, server, tmp_path, unlabelled(6, kind="text"))
         task = context.task.model_copy(update={"teacher": str(tiny)})
         context = replace(context, task=task)
         system = teacher_system(context, str(tiny))

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from rung.rungs import retrieval
 from rung.rungs.base import Context
 from rung.rungs.rendered import prompts_of, rendered
 from rung.rungs.retrieval import Retrieval
 from rung.rungs.sft import Sft, answer_forms
-from rung.search import PassageIndex, index_files, index_names, terms_of
-from rung.spec import RetrievalSpec
-from rung.system import System, save
+from rung.search import PassageIndex, SearchKind, index_files, index_names, terms_of
+from rung.spec import RetrievalSpec, Spec
+from rung.system import Shared, System, save
 from tests.fixtures_climb import label_rows, make_tiny_gguf, number_rows, opened, topic_passages, write_rows
 
 
@@ -91,3 +92,32 @@ def test_the_search_with_the_best_recall_is_taken_and_the_notes_tell_it_all(tiny
     assert [trial.name for trial in made.trials if trial.n == len(context.dev)] and made.what.endswith("bm25")
     settled = (context.folder / "settled.jsonl").read_text()
     assert [json.loads(line)["question"] for line in settled.splitlines()].count("oracle test") == 1
+
+
+def test_the_variants_of_a_search_hold_one_index_between_them(tiny, tmp_path):
+    with opened(tiny, write_rows(tmp_path / "numbers.jsonl", number_rows(60)), tmp_path) as found:
+        variants, _, _ = retrieval._variants(found)
+    by_search: dict[SearchKind, list[System]] = {}
+    for variant in variants:
+        assert variant.system.spec.retrieval is not None
+        by_search.setdefault(variant.system.spec.retrieval.search, []).append(variant.system)
+    (search, systems) = max(by_search.items(), key=lambda item: len(item[1]))
+    assert len(systems) > 1
+    for name in index_names(search):
+        assert len({(system.folder / name).stat().st_ino for system in systems}) == 1
+        assert System.load(systems[0].folder).spec.files.keys() >= {name}
+
+
+def test_where_no_file_can_be_linked_it_is_copied(tmp_path, monkeypatch):
+    def refuse(self, target):
+        raise PermissionError("no links here")
+
+    source = tmp_path / "passages.jsonl"
+    source.write_text("{}")
+    spec = Spec(rung="retrieval", task="t", kind="number", engine="fake")
+    linked = save(tmp_path / "a", spec, {source.name: Shared(source)})
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    copied = save(tmp_path / "b", spec, {source.name: Shared(source)})
+    assert (linked.folder / source.name).stat().st_ino == source.stat().st_ino
+    assert (copied.folder / source.name).stat().st_ino != source.stat().st_ino
+    assert linked.digest == copied.digest == System.load(copied.folder).digest

@@ -177,7 +177,8 @@ def test_a_rung_below_is_what_the_gain_is_counted_from(context):
 
 def test_of_the_systems_below_the_best_on_common_rows_is_gone_on_from(context):
     context = replace(context, bench=replace(context.bench, metric="mae"), dev=rows(40))
-    systems = {"prompt": Guesser("p", 3.0), "few_shot": Guesser("f", 1.0), "optimise": Guesser("o", 1.0)}
+    errors = {"prompt": 3.0, "few_shot": 1.0, "optimise": 1.0}
+    systems = {rung: Guesser(rung, error, rung=rung) for rung, error in errors.items()}
     assert best_prompting(context) is None
     built = replace(context, built={"prompt": systems["prompt"]})
     assert best_prompting(built) is systems["prompt"], "though it has no answers yet"
@@ -188,6 +189,12 @@ def test_of_the_systems_below_the_best_on_common_rows_is_gone_on_from(context):
         ]
         context.bench.store.append(system.digest, given, 1.0)
     assert best_prompting(replace(context, built=systems)) is systems["few_shot"], "a tie goes to the cheaper"
+    other = Guesser("larger", 0.5)
+    given = [(e, Answer(text="", value=float(str(e.output)))) for e in context.dev]
+    context.bench.store.append(other.digest, given, 1.0)
+    several = {"few_shot@a": systems["few_shot"], "prompt@a": systems["prompt"], "prompt@b": other}
+    assert best_prompting(replace(context, built=several)) is other, "whichever model it was found on"
+    assert best_prompting(replace(context, built=several), ("few_shot",)) is systems["few_shot"]
 
 
 def test_a_model_that_reflects_is_shown_what_went_wrong_and_its_instructions_are_tried(context, mentor):

@@ -9,7 +9,8 @@ import pytest
 from rung.errors import EngineError
 from rung.records import Example
 from rung.serve.answer import Wish, asked, reply
-from rung.serve.systems import Limits, Systems
+from rung.serve.limits import Limits
+from rung.serve.systems import Systems
 from rung.system import Pool, System
 from tests.fixtures_ship import make_tuned
 

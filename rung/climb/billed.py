@@ -1,0 +1,45 @@
+"""A hosted model against the rungs that cost less by what it billed: not all may have been foretold to."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rung.climb.hosted import answers_usd
+from rung.climb.ordering import before
+from rung.records import Example, Measurement, RungResult, Stopped, TokenPrice
+from rung.rungs.rival import Rival
+from rung.task import Task
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """What is asked the dev `rows`; `price` is None where this machine answers."""
+
+    price: TokenPrice | None
+    task: Task
+    rows: Sequence[Example]
+
+
+def against_cheaper(
+    asked: Asked,
+    cheaper: Sequence[RungResult],
+    rival: Rival | None,
+    measure: Callable[[Rival | None], Measurement],
+    choose: Callable[[Sequence[RungResult]], Rival | None],
+) -> tuple[Measurement, Stopped | None]:
+    """The dev score, and by which rung it was stopped: one that the decision places before it, too.
+
+    The decision orders by what was billed. A model that bills less than was foretold may come before the rung
+    that stopped it: stopped ones can't win, but the cheaper of two needn't gain anything. So it's asked on,
+    against the best of those that do cost less. Of these there are fewer each time.
+    """
+    while True:
+        found = measure(rival)
+        first = asked.rows[: len(found.predictions)]
+        if rival is None or len(first) == len(asked.rows):
+            return found, None
+        billed = cheaper
+        if asked.price is not None:
+            billed = before(cheaper, answers_usd(found, asked.price, asked.task), asked.task)
+        if any(one.rung == rival.rung for one in billed):
+            return found, rival.stopped(first, [p.answer for p in found.predictions], len(asked.rows))
+        cheaper, rival = billed, choose(billed)
