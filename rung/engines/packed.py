@@ -18,7 +18,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from rung.engines import fused
-from rung.engines.lora import LoraLinear, gained, gains, layers
+from rung.engines.lora import LoraLinear, gained, gains
 from rung.engines.parallel import portion
 from rung.engines.rows import Network, attention_windows
 from rung.engines.storage import side_by_side
@@ -397,8 +397,6 @@ def packed(model: Network) -> Packed | None:
 
     Weights that belong together are moved into one tensor; the model's own modules go on reading them there.
     """
-    if any(layer.blocks is not None for _, layer in layers(model)):
-        return None
     # What is made for answering must do for training: nothing that only inference knows.
     with torch.inference_mode(False):
         try:
@@ -459,7 +457,7 @@ def _kept_bytes(block: Block) -> int:
 
 def _part(module: Any, name: str) -> Any:
     found = getattr(module, name, None)
-    if found is None:
+    if found is None or getattr(found, "blocks", None) is not None:
         raise _UnknownError
     return found
 
