@@ -91,7 +91,7 @@ class Judge:
 
         Raises EngineError where the judge can't be asked at all, or what it may be paid is used up.
         """
-        asked = {_name(pair): pair for pair in pairs if self._to_ask(pair)}
+        asked = {_name(one): one for pair in pairs if self._to_ask(one := _sorted(pair))}
         todo = list(asked)
         for first in range(0, len(todo), CHUNK_PAIRS):
             chunk = todo[first : first + CHUNK_PAIRS]
@@ -102,7 +102,13 @@ class Judge:
 
     def said(self, pair: Pairing) -> Judgement | None:
         """What is known of a pair without asking; None where that's nothing."""
-        return _SAME if pair.answer.strip() == pair.other.strip() else self.known.get(_name(pair))
+        if pair.answer.strip() == pair.other.strip():
+            return _SAME
+        one = _sorted(pair)
+        found = self.known.get(_name(one))
+        if found is None or found.score is None or one == pair:
+            return found
+        return replace(found, score=1 - found.score)
 
     def _to_ask(self, pair: Pairing) -> bool:
         found = self.said(pair)
@@ -160,7 +166,7 @@ def _hosted(parts: Spec, model: Hosted, folder: Path, pool: Pool) -> Spec:
     made = parts.model_copy(update=wanted)
     kept = folder / REPORTED_FILE
     if not kept.exists():
-        row = both_orders("-", Pairing(input="1 + 1", answer="2", other="3"))[0]
+        row = both_orders("0" * 8, Pairing(input="1 + 1", answer="2", other="3"))[0]
         (found,) = complete(made, pool.engine(hosted_engine_spec(model)), [row], [[]])
         if found.failure is not None:
             raise EngineError(f"the judge {model.given} can't be asked: {found.failure}")
@@ -224,6 +230,12 @@ def _counted(answer: Answer, found: Judgement | None) -> Answer:
     if found.score is None:
         return replace(answer, value=None, failure=f"{BROKE}{found.failure}")
     return replace(answer, value=found.score)
+
+
+def _sorted(pair: Pairing) -> Pairing:
+    """The pair in the one order in which it is kept: both orders are asked anyway."""
+    first, second = sorted((pair.answer, pair.other))
+    return replace(pair, answer=first, other=second)
 
 
 def _name(pair: Pairing) -> str:

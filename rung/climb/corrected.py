@@ -82,4 +82,4 @@ def _corrected(
         same = one.answer.text.strip() == str(rows[one.example_id].output).strip()
         (known if same or one.answer.value is None else judged).append(score)
     mean, interval = powered_mean(judged, pairs, known=known, inside=found.split == "dev")
-    return Corrected(score=mean, low=interval.low, high=interval.high, checked=len(pairs))
+    return Corrected(score=min(1.0, max(0.0, mean)), low=interval.low, high=interval.high, checked=len(pairs))

@@ -77,20 +77,19 @@ def tell_price(judge: Judge, model: Hosted, prepared: Prepared, pool: Pool, repo
     def of_rows(rows: Sequence[Example]) -> float:
         return usd([Pairing(input=question(e), answer=str(e.output), other=str(e.output)) for e in rows])
 
-    dev, test = of_rows(splits.dev), of_rows(splits.test)
-    checked = 0.0
+    dev, test, people, also = of_rows(splits.dev), of_rows(splits.test), 0.0, ""
     if task.judge.checked is not None:
-        checked = usd(list(map(as_pairing, read_checked(task.judge.checked)[0])))
+        people = usd(list(map(as_pairing, read_checked(task.judge.checked)[0])))
+        also = f", ${people:.4f} for the pairs that people judged"
     left = till.cap_usd - till.spent_usd
     reporter.say(
-        f"judge {judge.given}: about ${dev:.4f} for the answers of one System to {len(splits.dev):,} dev "
-        f"rows, both orders, ${test:.4f} to {len(splits.test):,} test rows and ${checked:.4f} for the pairs "
-        f"that people judged; every variant that a rung tries on dev is judged, the same answer once; "
-        f"${till.spent_usd:.4f} of ${till.cap_usd:g} were paid so far"
+        f"judge {judge.given}: about ${dev:.4f} for one System's answers to {len(splits.dev):,} dev rows in both "
+        f"orders, ${test:.4f} to {len(splits.test):,} test rows{also}; each variant that a rung tries on dev is "
+        f"judged, the same answer once; ${till.spent_usd:.4f} of ${till.cap_usd:g} were paid so far"
     )
-    if not judge.known and dev + test + checked > left:
+    if not judge.known and dev + test + people > left:
         raise TaskError(
-            f"judging one System alone would cost about ${dev + test + checked:.4f}, and "
+            f"judging one System alone would cost about ${dev + test + people:.4f}, and "
             f"${max(0.0, left):.4f} of ${till.cap_usd:g} are left to pay; raise --api-usd, or choose by "
             "fewer rows with --dev-rows"
         )

@@ -22,7 +22,9 @@ def judged_notes(climb: Climb) -> list[tuple[str, str]]:
 
 
 def _judge_text(judged: Judged) -> str:
-    said = f"{judged.model} ({judged.digest[:40]}), {count_text(judged.pairs, 'pair')} judged in both orders"
+    hosted = judged.digest.startswith("endpoint:")
+    digest = judged.digest.removeprefix("endpoint:") if hosted else judged.digest[:12]
+    said = f"{judged.model} ({digest}), {count_text(judged.pairs, 'pair')} judged in both orders"
     if judged.pairs:
         said += f", {percent_text(judged.steady / judged.pairs)} alike in both"
     if judged.broken:
