@@ -10,8 +10,8 @@ from tests.fixtures_hosted import PRICES, Hosted
 ORDERS = re.compile(
     r"=== input (\w+)\n(.*)\n=== answer A \1\n(.*)\n=== answer B \1\n(.*)\n=== end \1\n", re.DOTALL
 )
-ROWS = 300
-"""Of which 60 are dev rows and 60 test rows."""
+ROWS = 270
+"""Of which 54 are dev rows and 54 test rows."""
 
 
 def asked(text: str) -> tuple[str, str, str]:
@@ -32,11 +32,12 @@ def merit(text: str) -> int:
 
 
 def verdict(text: str) -> str:
-    """A judge's word on one order. Of inputs with 'again' it names whatever comes first; 'tax' leaves it silent."""
+    """A judge's word on one order: of some inputs whatever comes first, of others nothing that is one."""
     question, a, b = asked(text)
-    if "tax" in question.split():
+    words = question.split()
+    if "tax" in words and ("is" in words[4:] or len(words) == 2):
         return "maybe"
-    if "again" in question.split():
+    if "again" in words:
         return "A"
     better, worse = merit(a), merit(b)
     return "tie" if better == worse else "A" if better > worse else "B"
