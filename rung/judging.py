@@ -130,6 +130,9 @@ def judge_of(name: str, spec: JudgeSpec, about: str, folder: Path, pool: Pool) -
 
     A hosted one is asked once what it calls itself. Raises RungError where it can't be brought or asked.
     """
+    if pool.keep is not None:
+        # Its engine stays open beside theirs whom it judges: it's asked after every few rows of each.
+        pool.keep += 1
     told = f" The job: {about.strip()}" if about.strip() else ""
     parts = Spec(
         rung="judge",

@@ -16,7 +16,7 @@ from rung.climb.sheet import SheetOptions, verdict_rungs, write_sheet
 from rung.climb.stored import CLIMB_FILE, load_climb
 from rung.compare.compare import CompareOptions, Wanted, compare
 from rung.compare.words import verdict as compared_verdict
-from rung.errors import EngineError, RungError, TaskError
+from rung.errors import RungError, TaskError
 from rung.judgement import Agreement
 from rung.judging import BROKE, JUDGE_FOLDER, JUDGEMENTS_FILE
 from rung.records import Climb, Example
@@ -37,7 +37,8 @@ def tiny(tmp_path_factory) -> Path:
 def environment(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RUNG_API_KEY", "sk-test")
-        patch.setenv("RUNG_HOME", str(tmp_path_factory.mktemp("home")))
+        # Without sentence vectors: checks with them take seconds.
+        patch.setenv("RUNG_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setattr("rung.engines.endpoint.BACKOFF_S", 0.01)
         yield
 
@@ -290,9 +291,9 @@ def test_a_judge_of_the_teachers_family_is_warned_of_and_so_is_a_sheet_with_few_
 
 def test_a_cap_reached_while_judging_ends_the_climb_and_a_higher_one_goes_on(tiny, tmp_path):
     with Hosted(says) as server:
-        task = judged_task(tmp_path / "task", tiny, server, models=[str(tiny)], rows=150)
-        run = options(tmp_path / "run", rungs=("prompt",), dev_rows=20, api_usd=0.045)
-        with pytest.raises(EngineError, match="could be scored on the test: prompt: .*raise --api-usd"):
+        task = judged_task(tmp_path / "task", tiny, server, rows=150)
+        run = options(tmp_path / "run", rungs=("api",), dev_rows=20, api_usd=0.036)
+        with pytest.raises(RungError, match="api: .*could pass the cap of .*raise --api-usd"):
             climb(task, run, Log())
         assert (tmp_path / "run" / JUDGE_FOLDER / JUDGEMENTS_FILE).exists()
         before = len(server.seen)
