@@ -151,6 +151,10 @@ def judge_of(name: str, spec: JudgeSpec, about: str, folder: Path, pool: Pool) -
             raise TaskError(
                 f"judge.model: {spec.model!r} makes sentence vectors and can't judge; name another"
             )
+        if local.digest in pool.models:
+            raise TaskError(
+                f"judge.model: {spec.model!r} holds the very weights of a model that answers; name another"
+            )
         pool.models[local.digest] = local
         engine = "llama" if local.gguf is not None else "torch"
         parts = parts.model_copy(update={"engine": engine, "model": ref_to(local, spec.model)})

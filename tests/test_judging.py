@@ -23,6 +23,7 @@ from rung.records import Answer, Example
 from rung.scoring.measure import measurement
 from rung.system import Pool
 from rung.task.model import RUBRIC, JudgeSpec
+from tests.fixtures_climb import make_tiny_gguf
 from tests.fixtures_hosted import PRICES, Hosted
 from tests.fixtures_judge import asked, is_judging, says, verdict
 
@@ -80,6 +81,8 @@ def test_nothing_is_asked_twice_not_even_the_other_way_round_or_in_a_later_proce
         first = judge.judge(PAIRS, pool)
         server.seen.clear()
         assert judge.judge([*PAIRS, *PAIRS], pool) == [*first, *first]
+    # Its own file tells it, not the till's alone: a local judge has no till.
+    (tmp_path / "paid.jsonl").unlink()
     later, pool = opened(server, tmp_path)
     with pool:
         assert later.judge(PAIRS, pool) == first
@@ -165,6 +168,15 @@ def test_no_text_can_close_its_own_frame():
     assert asked(second.input + "\n") == ("i", "z", text)
 
 
+def test_the_frames_of_two_pairs_are_marked_differently(server, tmp_path):
+    judge, pool = opened(server, tmp_path)
+    with pool:
+        server.seen.clear()
+        judge.judge(PAIRS, pool)
+    frames = [body["messages"][-1]["content"].splitlines()[0] for body in server.seen]
+    assert len(frames) == 2 * len(PAIRS) and len(set(frames)) == len(PAIRS)
+
+
 ROWS = [
     Example(id="win", input="speak", output="quiet", context="Up."),
     Example(id="same", input="speak", output="LOUD"),
@@ -207,6 +219,14 @@ def test_without_a_judge_nothing_is_judged():
 def test_a_judge_must_be_able_to_write(tmp_path):
     with Pool() as pool, pytest.raises(TaskError, match="'minilm-l6' makes sentence vectors"):
         judge_of("t", JudgeSpec(model="minilm-l6"), "", tmp_path, pool)
+
+
+def test_weights_that_answer_do_not_judge_whatever_they_are_called(tmp_path):
+    tiny = resolve(str(make_tiny_gguf(tmp_path / "tiny.gguf")))
+    with Pool(models={tiny.digest: tiny}) as pool:
+        other = (tmp_path / "tiny.gguf").rename(tmp_path / "other.gguf")
+        with pytest.raises(TaskError, match="the very weights of a model that answers"):
+            judge_of("t", JudgeSpec(model=str(other)), "", tmp_path / "judge", pool)
 
 
 def test_the_judge_of_these_tests_goes_by_capitals():

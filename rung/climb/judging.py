@@ -83,9 +83,9 @@ def tell_price(judge: Judge, model: Hosted, prepared: Prepared, pool: Pool, repo
         also = f", ${people:.4f} for the pairs that people judged"
     left = till.cap_usd - till.spent_usd
     reporter.say(
-        f"judge {judge.given}: about ${dev:.4f} for one System's answers to {len(splits.dev):,} dev rows in both "
-        f"orders, ${test:.4f} to {len(splits.test):,} test rows{also}; each variant that a rung tries on dev is "
-        f"judged, the same answer once; ${till.spent_usd:.4f} of ${till.cap_usd:g} were paid so far"
+        f"judge {judge.given}: about ${dev:.4f} for one System's answers to {len(splits.dev):,} dev rows in "
+        f"both orders, ${test:.4f} to {len(splits.test):,} test rows{also}; each variant that a rung tries "
+        f"on dev is judged, the same answer once; ${till.spent_usd:.4f} of ${till.cap_usd:g} were paid so far"
     )
     if not judge.known and dev + test + people > left:
         raise TaskError(

@@ -19,7 +19,7 @@ from rung.errors import TaskError
 from rung.evaluate import Bench, Store
 from rung.judging import Judge
 from rung.models.resolve import Model
-from rung.records import Example, Json, Measurement
+from rung.records import Example, Json, Measurement, MetricName, Prediction
 from rung.rungs.base import Context, Reporter, slug
 from rung.rungs.instructions import answer_spec, instructions, spec_for
 from rung.runs import append_jsonl, held
@@ -238,6 +238,11 @@ def _scored(given: str, system: System, bench: Bench, asked: Asked, reporter: Re
     )
 
 
+def _said(one: Prediction, metric: MetricName) -> tuple[Json, float | None]:
+    """The answer with its score; where a verdict stands in its place, its text."""
+    return one.answer.text.strip() if metric == "judge" else one.answer.value, one.score
+
+
 def _changes(first: Measurement, second: Measurement, rows: Sequence[Example]) -> Iterator[Change]:
     """The rows that are answered differently, in the rows' order."""
     there = {p.example_id: p for p in first.predictions}
@@ -245,7 +250,7 @@ def _changes(first: Measurement, second: Measurement, rows: Sequence[Example]) -
     for row in rows:
         a, b = there[row.id], here[row.id]
         change = row_change(a.score, b.score, first.metric)
-        if change == "none" and (a.answer.value, a.score) == (b.answer.value, b.score):
+        if change == "none" and _said(a, first.metric) == _said(b, first.metric):
             continue
         yield Change(
             way="other" if change == "none" else change,

@@ -372,11 +372,16 @@ def _usd_correct(result: RungResult, shown: Measurement) -> float | None:
     return per_1000_correct(result.usd_per_1000, right / len(scores)) if scores else None
 
 
+_WON = {1.0: ("✓", "better than the output"), 0.5: ("≈", "as good"), 0.0: ("✗", "worse")}
+
+
 def _right(score: float | None, metric: MetricName) -> tuple[str, str]:
     if score is None:
         return "!", "call broke"
     if metric == "mae":
         return ("✓", "right") if score == 0 else ("±", f"off by {score_text(score, metric)}")
+    if metric == "judge":
+        return _WON[score]
     if score >= 1:
         return "✓", "right"
     if SCORERS[metric].binary or SCORERS[metric].of_set or score <= 0:

@@ -224,6 +224,9 @@ def test_a_comparison_rests_on_the_same_judge_and_asks_nothing_anew(done):
     assert f"Judged by openai:judge@{done.server.url}" in said
     scores = [r.dev.score for r in done.result.results if r.dev is not None]
     assert [found.first.measurement.score, found.second.measurement.score] == scores
+    assert {change.way for change in found.changes} == {"up", "other"}
+    alike = [change for change in found.changes if change.way == "other" and change.first_score is not None]
+    assert alike and all(change.first != change.second for change in alike)
 
 
 def test_a_comparison_by_a_judge_needs_a_task_that_names_one(done, tmp_path):
