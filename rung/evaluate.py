@@ -14,6 +14,7 @@ import numpy as np
 
 from rung.content import content_kept
 from rung.errors import RunError
+from rung.judging import Judge, judged_answers
 from rung.records import Answer, Example, Json, Measurement, MetricName, SplitName
 from rung.runs import append_jsonl, read_json, read_jsonl, write_json
 from rung.scoring.measure import Timing, measurement
@@ -102,11 +103,12 @@ class Store:
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """Where Systems are measured: the engines, the answers on disk, and the metric."""
+    """Where Systems are measured: engines, answers on disk, the metric and, where it is one, the judge."""
 
     pool: Pool
     store: Store
     metric: MetricName
+    judge: Judge | None = None
 
 
 def answers_of(
@@ -261,7 +263,11 @@ def measure(
 
     Raises EngineError when every call broke.
     """
-    answers, seconds = answers_of(system, examples, bench, on_done, enough)
+
+    def counts_enough(asked: Sequence[Example], given: Sequence[Answer]) -> bool:
+        return enough is not None and enough(asked, counted_answers(asked, given, bench)[0])
+
+    answers, seconds = answers_of(system, examples, bench, on_done, counts_enough if enough else None)
     rows = examples[: len(answers)]
     counted, beside = counted_answers(rows, answers, bench)
     found = measurement(
@@ -280,8 +286,11 @@ def counted_answers(
 ) -> tuple[Sequence[Answer], tuple[tuple[str, float], ...]]:
     """The answers that a metric counts, and what it shows beside its score.
 
-    For `style` those that don't keep their row's content are as good as unreadable.
+    For `style` those that don't keep their row's content are as good as unreadable. For `judge` the verdict
+    on an answer stands as its value.
     """
+    if bench.metric == "judge":
+        return judged_answers(rows, answers, bench.judge, bench.pool)
     if bench.metric != "style":
         return answers, ()
     folder = bench.store.folder.parent / VECTORS_FOLDER

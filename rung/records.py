@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import JsonValue
 
 from rung.guarded import Guards, SeedScores
+from rung.judgement import Decisive, Judged
 
 Json = JsonValue
 """Any value that JSON can hold."""
@@ -22,6 +23,7 @@ MetricName = Literal[
     "style",
     "mae",
     "spearman",
+    "judge",
 ]
 Severity = Literal["block", "warn", "info"]
 SplitName = Literal["train", "dev", "test"]
@@ -242,6 +244,7 @@ class Comparison:
     p_holm: float
     smallest_detectable_gain: float
     wins: bool
+    decisive: Decisive | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -492,3 +495,4 @@ class Climb:
     curves: tuple[LearningCurve, ...] = ()
     paid_usd: float = 0.0
     paid_cap_usd: float = 0.0
+    judged: Judged | None = None

@@ -135,7 +135,11 @@ def test_a_volume_is_counted_per_month(volume: object, per_month: float) -> None
         ("data: {train: rows.jsonl}\nvolume: 0", "a count above 0"),
         ("data: {train: rows.jsonl}\nmodels: []", "models: needs at least 1, not []"),
         ("data: {train: rows.jsonl}\nname: ../up", "use letters, digits"),
-        ("data: {train: rows.jsonl}\nmetric: judge", "nearest one that is: 'rouge_l'"),
+        ("data: {train: rows.jsonl}\nmetric: judge", "judge: metric judge needs one; write judge: {model: "),
+        ("data: {train: rows.jsonl}\njudge: {model: openai:x}", "metric judge, and metric is left out"),
+        ("data: {train: rows.jsonl}\nmetric: judge\njudge: {}", "'judge.model' is missing; write 'judge: {"),
+        ("data: {train: rows.jsonl}\nmetric: judge\njudge: {modle: x}", "did you mean 'model'?"),
+        ("data: {train: rows.jsonl}\nmetric: judge\njudge: x", "judge: needs keys and values: model, rubric"),
         ("data: {train: rows.jsonl, database: rows.jsonl}", "data.database: no SQLite file"),
         ("data: {train: rows.jsonl, database: no.db}\nmetric: execution", "data.database: no such file"),
         ("data: {train: rows.jsonl}\nmachine_usd_per_hour: inf", "finite number"),
@@ -223,7 +227,7 @@ def test_a_task_is_frozen_and_every_key_is_explained_in_its_json_schema() -> Non
     schema = Task.model_json_schema()
     Draft202012Validator.check_schema(schema)
     keys = [schema["properties"], *(part["properties"] for part in schema["$defs"].values())]
-    assert sum(map(len, keys)) == 13 + 6 + 3 + 4 + 3 + 2
+    assert sum(map(len, keys)) == 14 + 6 + 3 + 4 + 3 + 2 + 3
     assert all("description" in key or "$ref" in key for part in keys for key in part.values())
     assert "schema" in schema["$defs"]["Output"]["properties"]
 

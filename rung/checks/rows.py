@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from rung.checks.base import on_one_side
+from rung.checks.judge import judge_notes
 from rung.checks.progress import bar
 from rung.data.documents import read_documents
 from rung.data.held import held_by, is_most
@@ -164,7 +165,7 @@ def prepare(source: Path, options: RowOptions, reporter: Reporter | None = None)
         broken=(*train.broken, *(test.broken if test else ())),
         near=near,
         near_test=held and held.near,
-        notes=(*_unused(task), *_base_model(task), *documents),
+        notes=(*_unused(task), *_base_model(task), *documents, *judge_notes(task)),
         undesirable=train.undesirable,
         unlabelled=unlabelled,
         passages=passages,

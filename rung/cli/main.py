@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError
 
 from rung import __version__
-from rung.cli import commands, comparing, keys, serving, shipping, synthesis, tags
+from rung.cli import commands, comparing, judging, keys, serving, shipping, synthesis, tags
 from rung.errors import RungError
 from rung.threads import yield_while_waiting
 
@@ -32,6 +32,7 @@ for command in (
     synthesis.synth,
     commands.report,
     comparing.compare,
+    judging.judge,
     commands.ask,
     serving.serve,
     shipping.export,

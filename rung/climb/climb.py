@@ -14,7 +14,6 @@ from rung.checks.examine import (
     examined,
     has_vectors,
     kept_checks,
-    metric_of,
     report_of,
     rung_context,
     stop_on_block,
@@ -35,12 +34,12 @@ from rung.climb.disagree import disagreements
 from rung.climb.ending import is_complete, with_dev
 from rung.climb.guarding import guarded, guarding
 from rung.climb.hosted import answers_usd, hosted_models, models_of, till_for
+from rung.climb.judging import bench_of, with_judge
 from rung.climb.machine import Watch, describe_machine, versions
 from rung.climb.options import Options, chosen_rungs, config_of
 from rung.climb.steps import Base, Step, bases, steps_of
 from rung.climb.stored import CLIMB_FILE, kept_system, load, load_climb
 from rung.errors import EngineError, RunError, RungError, TaskError
-from rung.evaluate import Bench, Store
 from rung.records import (
     Candidate,
     Climb,
@@ -106,7 +105,7 @@ def climb(source: Path, options: Options, reporter: Reporter) -> tuple[Climb, Pa
         till = till_for(prepared.task, options, run)
         with Pool(models={base.model.digest: base.model for base in models}, till=till) as pool:
             climbing = _Climbing(prepared, found, models, options, run, pool, reporter, reading_s)
-            done = climbing.run(steps_of(chosen, models))
+            done = with_judge(climbing.run(steps_of(chosen, models)), climbing.bench, prepared)
         write_text(run / CLIMB_FILE, TypeAdapter(Climb).dump_json(done).decode("utf-8"))
     return done, run
 
@@ -129,7 +128,7 @@ class _Climbing:
         begun = time.monotonic() - reading_s
         self.prepared, self.models, self.options = prepared, models, options
         self.run_folder, self.reporter = run, reporter
-        self.bench = Bench(pool=pool, store=Store(run / "answers"), metric=metric_of(prepared))
+        self.bench = bench_of(prepared, run, pool, reporter)
         contexts = [rung_context(prepared, base.model, run, self.bench, reporter) for base in models]
         self.too_long = {context.model.digest: context.too_long for context in contexts}
         self.checked = self.examine(found, contexts[0])

@@ -188,6 +188,7 @@ def _family(
                 pair.n, paired.spread(pair, interval), alpha=2 * ALPHA / (len(pairs) + stopped)
             ),
             wins=wins,
+            decisive=paired.decisive(pair),
         )
         bench.made[current.rung, one.rung] = comparison
         family.append((one, comparison))

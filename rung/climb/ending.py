@@ -8,6 +8,7 @@ from rung.climb.curve import drawn_all
 from rung.climb.hosted import cap_usd, capped
 from rung.climb.options import Options
 from rung.climb.stored import CLIMB_FILE, load_climb
+from rung.data.checked import checked_digest
 from rung.records import Decision, RungResult
 from rung.scoring.notation import score_text
 from rung.task import Task
@@ -16,14 +17,17 @@ from rung.task import Task
 def is_complete(run: Path, options: Options, task: Task) -> bool:
     """Whether the climb is finished, and holds the test scores and the curves that are asked for.
 
-    One in which a rung ended at the cap of what may be paid isn't where more may be paid now.
+    One in which a rung ended at the cap of what may be paid isn't where more may be paid now, nor one whose
+    judge people have said something new of.
     """
     if not (run / CLIMB_FILE).exists():
         return False
     found = load_climb(run)
     tested = not options.test_all or all(r.dev is None or r.test is not None for r in found.results)
     short = capped(found) and cap_usd(task, options) > found.paid_cap_usd
-    return tested and not short and (not options.curve or drawn_all(found))
+    known = "" if found.judged is None else found.judged.checked
+    same = task.judge is None or checked_digest(task.judge.checked) == known
+    return tested and not short and same and (not options.curve or drawn_all(found))
 
 
 def with_dev(on_test: Decision, on_dev: Decision, results: Sequence[RungResult]) -> Decision:

@@ -6,7 +6,7 @@ from pathlib import Path
 from rung.climb.options import Options
 from rung.engines.till import Till
 from rung.errors import TaskError
-from rung.models.hosted import Hosted
+from rung.models.hosted import Hosted, hosted
 from rung.models.resolve import Model
 from rung.records import Climb, Measurement, TokenPrice
 from rung.rungs.api import prices, rival_of
@@ -21,7 +21,8 @@ CAP_OPTION = "--api-usd"
 
 def hosted_models(task: Task) -> tuple[Hosted, ...]:
     """The hosted models that a task names. Raises RungError for half a name."""
-    return tuple(model for model in (rival_of(task), hosted_teacher(task)) if model is not None)
+    judge = hosted(task.judge.model) if task.judge is not None else None
+    return tuple(model for model in (rival_of(task), hosted_teacher(task), judge) if model is not None)
 
 
 def cap_usd(task: Task, options: Options) -> float:

@@ -72,11 +72,16 @@ def config_of(prepared: Prepared, models: Sequence[Model], options: Options) -> 
         sometimes["unlabelled"] = digest_of([e.id for e in prepared.unlabelled])
     if prepared.passages:
         sometimes["documents"] = digest_of([astuple(one) for one in prepared.passages])
+    if (judge := prepared.task.judge) is not None:
+        # What people said of it isn't part of that: a finished climb is decided anew by it.
+        sometimes["judge"] = {"model": judge.model, "rubric": judge.rubric}
     if prepared.task.data.database is not None and prepared.task.metric == "execution":
         sometimes["database"] = file_digest(prepared.task.data.database)
     return {
         "task": prepared.task.model_dump(
-            mode="json", by_alias=True, exclude={"data": True, "limits": {"api_usd"}, **usual}
+            mode="json",
+            by_alias=True,
+            exclude={"data": True, "judge": True, "limits": {"api_usd"}, **usual},
         ),
         "data": prepared.splits.digest,
         **({"model": digests[0]} if len(digests) == 1 else {"models": digests}),

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rung.judging import BROKE
 from rung.records import Candidate, Comparison, Decision, VerdictKind
 from rung.scoring.notation import score_text
 from rung.scoring.scorers import SCORERS
@@ -164,7 +165,11 @@ def _halted(facts: Facts) -> str:
 def _broken(facts: Facts) -> str:
     """Say how many calls of the rung to ship broke: its score doesn't."""
     found = facts.shipped.measurement
-    return f"; {found.failures:,} of its {found.failures + found.n:,} calls broke" if found.failures else ""
+    if not found.failures:
+        return ""
+    unjudged = sum((p.answer.failure or "").startswith(BROKE) for p in found.predictions)
+    whose = f", {unjudged:,} of them the judge's" if unjudged else ""
+    return f"; {found.failures:,} of its {found.failures + found.n:,} calls broke{whose}"
 
 
 def _useless(facts: Facts) -> str:

@@ -9,24 +9,23 @@ from typing import Literal
 
 from rung import evaluate
 from rung.climb import sealed
-from rung.climb.hosted import PAID_FILE
 from rung.climb.options import base_model
 from rung.compare.asked import Asked, Wanted, asked_rows
+from rung.compare.judged import Trust, judge_for, place_of, till_of, trusted
 from rung.compare.outcome import Outcome, outcome, row_change
 from rung.compare.sides import Side, need_two, side
 from rung.compare.specs import Difference, differences
-from rung.engines.till import Till
 from rung.errors import TaskError
 from rung.evaluate import Bench, Store
-from rung.hosted import hosted_of
+from rung.judging import Judge
 from rung.models.resolve import Model
-from rung.records import Example, Json, Measurement
+from rung.records import Example, Json, Measurement, MetricName, Prediction
 from rung.rungs.base import Context, Reporter, slug
 from rung.rungs.instructions import answer_spec, instructions, spec_for
 from rung.runs import append_jsonl, held
 from rung.scoring.cost import tokens_usd, usd_per_1000
 from rung.system import Pool, System, save
-from rung.task.model import Limits, Task
+from rung.task.model import Task
 
 ANSWERS_FOLDER = "answers"
 SYSTEMS_FOLDER = "systems"
@@ -89,6 +88,7 @@ class Compared:
     changes: tuple[Change, ...]
     openings: int | None
     notes: tuple[str, ...]
+    trust: Trust | None = None
 
 
 def compare(first: str, second: str, options: CompareOptions, reporter: Reporter) -> Compared:
@@ -107,15 +107,17 @@ def compare(first: str, second: str, options: CompareOptions, reporter: Reporter
     with ExitStack() as stack:
         for folder in sorted({folder.resolve() for folder in folders}):
             stack.enter_context(held(folder))
-        pool = stack.enter_context(Pool(till=_till(sides, asked)))
+        pool = stack.enter_context(Pool(till=till_of(sides, asked, home)))
         systems = [_system(one, asked, home, pool, reporter) for one in sides]
         if systems[0].digest == systems[1].digest:
             raise TaskError(f"{first!r} and {second!r} are one System ({systems[0].digest}); name two others")
         _count_looks(folders, systems, asked)
+        judge = judge_for(sides, asked, home, pool, reporter)
         a, b = (
-            _scored(one.given, system, folder, asked, pool, reporter)
+            _scored(one.given, system, _bench(folder, asked, pool, judge), asked, reporter)
             for one, system, folder in zip(sides, systems, folders, strict=True)
         )
+        trust = trusted(judge, asked, pool)
     found = outcome(
         a.measurement,
         b.measurement,
@@ -137,6 +139,7 @@ def compare(first: str, second: str, options: CompareOptions, reporter: Reporter
         changes=changes,
         openings=max(looks, default=None),
         notes=asked.notes,
+        trust=trust,
     )
 
 
@@ -186,7 +189,7 @@ def _context(given: str, model: Model, asked: Asked, home: Path, pool: Pool, rep
         dev=splits.dev,
         model=model,
         folder=home,
-        bench=Bench(pool=pool, store=Store(home / ANSWERS_FOLDER), metric=asked.metric),
+        bench=_bench(home, asked, pool, None),
         reporter=reporter,
         deadline=math.inf,
         seed=task.seed,
@@ -201,10 +204,13 @@ def _count_looks(folders: Sequence[Path], systems: Sequence[System], asked: Aske
             sealed.count(folder, digests, test)
 
 
-def _scored(given: str, system: System, folder: Path, asked: Asked, pool: Pool, reporter: Reporter) -> Scored:
+def _bench(folder: Path, asked: Asked, pool: Pool, judge: Judge | None) -> Bench:
+    return Bench(pool=pool, store=Store(folder / ANSWERS_FOLDER), metric=asked.metric, judge=judge)
+
+
+def _scored(given: str, system: System, bench: Bench, asked: Asked, reporter: Reporter) -> Scored:
     """The System's answers, scored and timed."""
-    bench = Bench(pool=pool, store=Store(folder / ANSWERS_FOLDER), metric=asked.metric)
-    rows = asked.examples
+    rows, till = asked.examples, bench.pool.till
     bar = reporter.begin(f"{given} on {len(rows):,} rows", len(rows))
     try:
         found = evaluate.measure(
@@ -216,7 +222,7 @@ def _scored(given: str, system: System, folder: Path, asked: Asked, pool: Pool, 
     spec = system.spec
     task = None if asked.prepared is None else asked.prepared.task
     by_hour = Task.model_fields["machine_usd_per_hour"].default if task is None else task.machine_usd_per_hour
-    price = pool.till.price(*_place(system)) if pool.till is not None and system.is_hosted else None
+    price = till.price(*place_of(system)) if till is not None and system.is_hosted else None
     paid = (
         None
         if price is None
@@ -232,31 +238,9 @@ def _scored(given: str, system: System, folder: Path, asked: Asked, pool: Pool, 
     )
 
 
-def _place(system: System) -> tuple[str, str]:
-    """The URL and the name of a hosted System's model."""
-    model = hosted_of(system.ref)
-    return model.url, model.model
-
-
-def _till(sides: Sequence[Side], asked: Asked) -> Till | None:
-    """What hosted sides are paid out of: the till of their run, under the task's cap; None without any.
-
-    Raises TaskError for two, and for one that no climb has priced.
-    """
-    hosted = [one for one in sides if one.system is not None and one.system.is_hosted]
-    if not hosted:
-        return None
-    (one, *others) = hosted
-    price = None if one.origin is None else one.origin.result.price
-    if others or one.system is None or one.origin is None or price is None:
-        raise TaskError(
-            f"{one.given!r} is a hosted model: it's compared as RUN:api of the climb that priced it, with a "
-            "System of this machine"
-        )
-    model = hosted_of(one.system.ref)
-    task = None if asked.prepared is None else asked.prepared.task
-    cap = Limits().api_usd if task is None else task.limits.api_usd
-    return Till(one.origin.folder / PAID_FILE, cap, {(model.url, model.model): price})
+def _said(one: Prediction, metric: MetricName) -> tuple[Json, float | None]:
+    """The answer with its score; where a verdict stands in its place, its text."""
+    return one.answer.text.strip() if metric == "judge" else one.answer.value, one.score
 
 
 def _changes(first: Measurement, second: Measurement, rows: Sequence[Example]) -> Iterator[Change]:
@@ -266,7 +250,7 @@ def _changes(first: Measurement, second: Measurement, rows: Sequence[Example]) -
     for row in rows:
         a, b = there[row.id], here[row.id]
         change = row_change(a.score, b.score, first.metric)
-        if change == "none" and (a.answer.value, a.score) == (b.answer.value, b.score):
+        if change == "none" and _said(a, first.metric) == _said(b, first.metric):
             continue
         yield Change(
             way="other" if change == "none" else change,

@@ -8,7 +8,16 @@ from rung.scoring.scorers import SCORERS
 
 
 def verdict(found: Compared) -> str:
-    """Which of the two is better, that neither is, or what is missing to tell."""
+    """Which of the two is better, that neither is, or what is missing to tell; and on whose word."""
+    said, trust = _verdict(found), found.trust
+    if trust is None:
+        return said
+    if trust.backed or found.outcome.found == "too_few":
+        return f"{said} {trust.said}"
+    return f"Judge-only, not decided: by the judge alone, {said} {trust.said}"
+
+
+def _verdict(found: Compared) -> str:
     o, metric = found.outcome, found.first.measurement.metric
     scores = f"B scores {_score(found.second)} and A {_score(found.first)} on {found.told}"
     rows = f"{o.n:,} rows answered by both"

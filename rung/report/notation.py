@@ -22,6 +22,7 @@ METRIC_NAMES: dict[MetricName, str] = {
     "spearman": "Spearman correlation",
     "tool_call": "calls right",
     "execution": "execution accuracy",
+    "judge": "judged win rate",
 }
 
 

@@ -17,6 +17,7 @@ from rung.records import (
     RungResult,
     Stopped,
 )
+from rung.report.judged import judged_notes
 from rung.report.notation import (
     NOTHING,
     count_text,
@@ -105,6 +106,7 @@ def facts(climb: Climb) -> list[tuple[str, str]]:
         )
         least = score_text(deciding.smallest_detectable_gain, climb.metric)
         told.append(("Smallest detectable gain", f"{least} with these rows"))
+    told += judged_notes(climb)
     if decision.rows_needed:
         told.append(("To settle it", f"label about {count_text(decision.rows_needed, 'more test row')}"))
     return told
@@ -130,6 +132,9 @@ def comparison_text(comparison: Comparison, metric: MetricName) -> str:
     """A paired comparison in one line: gain, interval, and for a gain the p of its one-sided test."""
     low, high = (gain_text(v, metric) for v in (comparison.interval.low, comparison.interval.high))
     odds = f", {p_text(comparison.p_holm)} after Holm" if comparison.gain > 0 else ""
+    if comparison.decisive is not None:
+        found = comparison.decisive
+        odds += f"; better on {found.better:,} rows, worse on {found.worse:,}, sign test {p_text(found.p)}"
     return f"{gain_text(comparison.gain, metric)} ({low} to {high}){odds}"
 
 
@@ -360,11 +365,14 @@ def _majority(measurement: Measurement) -> list[str]:
 
 def _usd_correct(result: RungResult, shown: Measurement) -> float | None:
     """The price of 1,000 answers that are right in full; None where the metric can't tell."""
-    if shown.metric in ("mae", "spearman", "rouge_l", "style"):
+    if shown.metric in ("mae", "spearman", "rouge_l", "style", "judge"):
         return None
     scores = [p.score for p in shown.predictions if p.score is not None]
     right = sum(score >= 1 for score in scores)
     return per_1000_correct(result.usd_per_1000, right / len(scores)) if scores else None
+
+
+_WON = {1.0: ("✓", "better than the output"), 0.5: ("≈", "as good"), 0.0: ("✗", "worse")}
 
 
 def _right(score: float | None, metric: MetricName) -> tuple[str, str]:
@@ -372,6 +380,8 @@ def _right(score: float | None, metric: MetricName) -> tuple[str, str]:
         return "!", "call broke"
     if metric == "mae":
         return ("✓", "right") if score == 0 else ("±", f"off by {score_text(score, metric)}")
+    if metric == "judge":
+        return _WON[score]
     if score >= 1:
         return "✓", "right"
     if SCORERS[metric].binary or SCORERS[metric].of_set or score <= 0:

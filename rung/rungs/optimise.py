@@ -9,7 +9,7 @@ from itertools import product
 
 import numpy as np
 
-from rung.evaluate import LOOK_ROWS
+from rung.evaluate import LOOK_ROWS, counted_answers, score_of
 from rung.records import Example
 from rung.rungs.api import before_paying, cannot_pay, paid_here
 from rung.rungs.base import Built, Context, Outlook, Variant, no_room
@@ -190,9 +190,9 @@ def _gained(context: Context, chosen: System) -> list[str]:
     rows = [e for e in context.dev if e.id in before and e.id in after]
     if not rows:
         return []
-    metric, targets = context.bench.metric, [e.output for e in rows]
+    bench = context.bench
     scores = [
-        score_text(SCORERS[metric].summary([kept[e.id].answer.value for e in rows], targets), metric)
+        score_text(score_of(rows, [kept[e.id].answer for e in rows], bench), bench.metric)
         for kept in (before, after)
     ]
     return [f"{start.spec.rung} scores {scores[0]} and this {scores[1]} on the same {len(rows):,} dev rows"]
@@ -210,7 +210,10 @@ def _flattered(context: Context, variants: Sequence[Variant], chosen: System) ->
             f"the best of {len(kept)} on {asked:,} dev rows: its dev score flatters it, as the test will show"
         ]
     targets = [e.output for e in rows]
-    scores = [scorer.rows([answers[e.id].answer.value for e in rows], targets) for answers in kept]
+    counted = [
+        counted_answers(rows, [answers[e.id].answer for e in rows], context.bench)[0] for answers in kept
+    ]
+    scores = [scorer.rows([answer.value for answer in answers], targets) for answers in counted]
     found = optimism(np.array(scores, dtype=float), asked)
     return [
         f"the best of {len(kept)} on {asked:,} dev rows: were all equally good, its dev score would be "

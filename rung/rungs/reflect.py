@@ -145,7 +145,8 @@ class _Search:
 
         context = self.context
         answers = evaluate.kept_answers(self.system(candidate[COMPONENT]), batch, context.bench)
-        values = [a.value if a.failure is None else None for a in answers]
+        counted, _ = evaluate.counted_answers(batch, answers, context.bench)
+        values = [a.value if a.failure is None else None for a in counted]
         targets = [e.output for e in batch]
         rows = SCORERS[context.bench.metric].rows(values, targets)
         self.asked += len(batch)
@@ -233,6 +234,8 @@ def feedback(context: Context, example: Example, answer: Answer, score: float) -
     best = 1.0 if context.sign > 0 else 0.0
     if score == best:
         return "This is right."
+    if context.bench.metric == "judge" and score > 0:
+        return "A judge finds this as good as the right answer."
     wrong = _wrong_fields(answer, example)
     told = f" Wrong: {', '.join(wrong)}." if wrong else ""
     return f"This is wrong.{told} The right answer is: {wanted}"

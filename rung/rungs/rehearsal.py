@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from random import Random
 
 from rung.errors import EngineError
-from rung.evaluate import CHUNK, LOOK_ROWS, Pace, score_of, timed_s
+from rung.evaluate import CHUNK, LOOK_ROWS, Pace, counted_answers, score_of, timed_s
 from rung.records import Answer
 from rung.rungs.base import Context, Outlook, Variant
 from rung.rungs.paces import SCREEN_ROWS, closing_s, paces, rows_to_screen
@@ -104,7 +104,10 @@ class Rehearsal:
 
     def _stop(self, answers: Sequence[Answer]) -> int:
         dev, rival = self.context.dev, self.context.rival
-        return rival.foreseen_stop(dev, answers, LOOK_ROWS, self.dice) if rival else len(dev)
+        if rival is None:
+            return len(dev)
+        counted, _ = counted_answers(dev[: len(answers)], answers, self.context.bench)
+        return rival.foreseen_stop(dev, counted, LOOK_ROWS, self.dice)
 
     def _value(self, answers: Sequence[Answer]) -> float:
         context = self.context

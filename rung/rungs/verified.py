@@ -58,6 +58,8 @@ def verified_by_gold(draws: Sequence[Answer], gold: Json, metric: MetricName) ->
     values = [a.value for a in held if a.value is not None]
     if not values:
         return Kept(reason="unreadable")
+    # Of judged answers only the wording can be checked here: nothing is asked.
+    metric = "rouge_l" if metric == "judge" else metric
     scorer = SCORERS[metric]
     sign = 1 if scorer.higher_is_better else -1
     scores = [sign * scorer.row(value, gold) for value in values]

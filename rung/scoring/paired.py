@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from rung.judgement import Decisive
 from rung.records import Interval, Json, Measurement
 from rung.scoring import stats
 from rung.scoring.scorers import SCORERS, Scorer, worst_error
@@ -96,6 +97,17 @@ def p_value(pair: Pair, seed: int) -> float:
     if pair.scorer.binary and pair.groups is None:
         return stats.mcnemar_greater(*_discordant(pair))
     return stats.sign_flip_greater((pair.second - pair.first).tolist(), seed, groups=pair.groups)
+
+
+def decisive(pair: Pair) -> Decisive | None:
+    """The rows of judged answers on which either System did better, and the sign test for the second.
+
+    None for other metrics.
+    """
+    if pair.scorer.name != "judge":
+        return None
+    up, down = _discordant(pair)
+    return Decisive(better=up, worse=down, p=stats.mcnemar_greater(up, down))
 
 
 def gain_interval(pair: Pair, seed: int, level: float = 0.95) -> Interval:

@@ -188,6 +188,11 @@ def _rouge_l(answer: Json, target: Json) -> float:
     return float(_rouge().score(wanted, given)["rougeL"].fmeasure)
 
 
+def _judged(answer: Json, target: Json) -> float:
+    """The judge's verdict, which stands in the answer's place: 1 a win over the target, 0 a loss, .5 else."""
+    return _float(answer)
+
+
 def _absolute_error(answer: Json, target: Json) -> float:
     """|answer - target| in the task's units."""
     return min(abs(_float(answer) - _float(target)), _MAX_ERROR)
@@ -301,8 +306,12 @@ SCORERS: Mapping[MetricName, Scorer] = _table(
         row=_same,
         of_set=SetMetric(encode=_encode_numbers, of_codes=_spearman),
     ),
+    Scorer(name="judge", kinds=frozenset({"text"}), row=_judged),
 )
-"""Every metric, by name. Those of a whole set score rows by equality, to show which were right."""
+"""Every metric, by name. Those of a whole set score rows by equality, to show which were right.
+
+`judge` scores verdicts: what asks the model that gives them puts each in its answer's place.
+"""
 
 _Shown: TypeAlias = MetricName | Literal["majority", "micro_f1", "names_right", "runs"]
 
@@ -316,6 +325,7 @@ _BESIDE: Mapping[MetricName, tuple[_Shown, ...]] = {
     "execution": ("runs", "exact"),
     "mae": ("spearman",),
     "spearman": ("mae",),
+    "judge": (),
 }
 
 

@@ -47,6 +47,7 @@ HUB_METRICS: Final[Mapping[MetricName, str]] = {
     "execution": "execution_accuracy",
     "mae": "mae",
     "spearman": "spearmanr",
+    "judge": "win_rate",
 }
 
 

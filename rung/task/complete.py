@@ -16,7 +16,7 @@ from rung.task.tables import tables_of
 METRICS: dict[OutputKind, tuple[MetricName, ...]] = {
     "label": ("accuracy", "macro_f1", "exact"),
     "json": ("field_f1", "exact"),
-    "text": ("rouge_l", "style", "execution", "exact", "accuracy"),
+    "text": ("rouge_l", "style", "execution", "exact", "accuracy", "judge"),
     "number": ("mae", "spearman", "exact"),
     "tool_call": ("tool_call", "exact"),
 }

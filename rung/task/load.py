@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from rung.errors import TaskError
-from rung.task.model import DataFiles, Limits, Output, Prices, Task, Tuning
+from rung.task.model import DataFiles, JudgeSpec, Limits, Output, Prices, Task, Tuning
 from rung.task.outputs import read_json, shown
 from rung.task.schemas import check_schema
 
@@ -25,6 +25,7 @@ MODELS: dict[tuple[str, ...], type[BaseModel]] = {
     ("tuning",): Tuning,
     ("limits",): Limits,
     ("prices",): Prices,
+    ("judge",): JudgeSpec,
 }
 
 
@@ -82,6 +83,8 @@ def load_task(path: Path, *, test: Path | None = None) -> Task:
         named: Path | None = getattr(task.data, key)
         if named is not None and not named.exists():
             raise TaskError(f"{file}: data.{key}: no such file: {str(named)!r}{_near(named)}")
+    if task.judge is not None and (sheet := task.judge.checked) is not None and not sheet.is_file():
+        raise TaskError(f"{file}: judge.checked: no such file: {str(sheet)!r}{_near(sheet)}")
     if task.data.database is not None and not _is_database(task.data.database):
         raise TaskError(
             f"{file}: data.database: no SQLite file: {str(task.data.database)!r}; name one that is"
@@ -195,7 +198,8 @@ def _fault(file: Path, fault: Any) -> str:
     if fault["type"] == "extra_forbidden":
         return f"{file}: unknown key {key!r}; {_nearest_key(place, str(fault['loc'][-1]))}"
     if fault["type"] == "missing":
-        return f"{file}: key {key!r} is missing; write 'data: {{train: rows.jsonl}}'"
+        wanted = "judge: {model: openai:NAME}" if place == ("judge",) else "data: {train: rows.jsonl}"
+        return f"{file}: key {key!r} is missing; write '{wanted}'"
     if fault["type"] == "value_error":
         return f"{file}: {key}: {fault['ctx']['error']}"
     message = str(fault["msg"]).removeprefix("Input ")

@@ -26,8 +26,10 @@ DataFormat = Literal[
 
 SYNONYMS: dict[str, OutputKind] = {"sql": "text"}
 """Kinds that a task file may name and that are answered as another kind in this version."""
-ABSENT_METRICS = {"judge": "rouge_l"}
-"""Metrics that are not in this version, with the nearest one that is."""
+RUBRIC = (
+    "Prefer the answer that serves the input better: first what is true and follows from the input, then "
+    "what is complete, then what is clear. Of two that are equally good, neither is better for being longer."
+)
 PER_MONTH = {"day": 365.25 / 12, "month": 1.0, "year": 1 / 12}
 
 _VOLUME = re.compile(r"(\d[\d,_]{0,19})\s*(?:/\s*(day|month|year))?", re.ASCII)
@@ -40,14 +42,6 @@ class _Frozen(BaseModel):
 def _from_folder(path: Path, info: ValidationInfo) -> Path:
     folder = (info.context or {}).get("folder") or Path.cwd()
     return (folder / path).absolute()
-
-
-def _known_metric(value: object) -> object:
-    if isinstance(value, str) and value in ABSENT_METRICS:
-        raise ValueError(
-            f"{value!r} is not in this version; the nearest one that is: {ABSENT_METRICS[value]!r}"
-        )
-    return value
 
 
 def _one_or_many(value: object) -> object:
@@ -68,6 +62,22 @@ def _volume_text(value: object) -> object:
             f"write a count above 0 per day, month or year, such as 100000/month, not {shown(value)}"
         )
     return f"{count}/{match[2] or 'month'}"
+
+
+def _with_its_metric(judge: "JudgeSpec | None", info: ValidationInfo) -> "JudgeSpec | None":
+    if "metric" not in info.data:
+        return judge
+    metric = info.data["metric"]
+    if metric == "judge" and judge is None:
+        raise ValueError(
+            "metric judge needs one; write judge: {model: openai:NAME}, of another family than models"
+        )
+    if judge is not None and metric != "judge":
+        raise ValueError(
+            f"a judge belongs to metric judge, and metric is {metric or 'left out'}; write metric: judge, or "
+            "take the judge out"
+        )
+    return judge
 
 
 FilePath = Annotated[Path, AfterValidator(_from_folder)]
@@ -197,6 +207,24 @@ class Tuning(_Frozen):
     )
 
 
+class JudgeSpec(_Frozen):
+    """Who compares answers where nothing else can score them."""
+
+    model: str = Field(
+        min_length=1,
+        description="The model that judges, of another family than those of models: openai:NAME, "
+        "anthropic:NAME, openai:NAME@URL or a local one.",
+    )
+    rubric: str = Field(
+        default=RUBRIC, min_length=1, description="What makes one answer better than another."
+    )
+    checked: FilePath | None = Field(
+        default=None,
+        description="Pairs that a person judged, .jsonl (`rung judge sheet RUN`): 50 or more, or nothing is "
+        "decided.",
+    )
+
+
 class Task(_Frozen):
     """A task file, read. `rung.task.infer` fills what was left out from the rows."""
 
@@ -206,8 +234,14 @@ class Task(_Frozen):
     about: str = Field(default="", description="The job in words: what comes in, what must come out.")
     data: DataFiles = Field(description="The files that hold the rows.")
     output: Output = Field(default_factory=Output, description="What an answer is.")
-    metric: Annotated[MetricName | None, BeforeValidator(_known_metric)] = Field(
+    metric: MetricName | None = Field(
         default=None, description="How an answer is scored; left out: by the kind of the output."
+    )
+    judge: Annotated[JudgeSpec | None, AfterValidator(_with_its_metric)] = Field(
+        default=None,
+        validate_default=True,
+        description="For metric judge: {model: …, rubric: …, checked: …}, a model that compares each answer "
+        "with the row's output, what it goes by, and a file of what people said.",
     )
     models: Annotated[tuple[str, ...], BeforeValidator(_one_or_many)] = Field(
         default=("smollm2-135m",),

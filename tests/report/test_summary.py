@@ -135,6 +135,8 @@ def test_answers_are_marked_right_wrong_partly_or_broken_in_words():
     words = [shown[3] for shown in summary.disagreement_answers(row, "field_f1")]
     assert words == ["right", "wrong", "partly right, .500", "call broke"]
     assert summary.disagreement_answers(row, "mae")[2][3] == "off by 0.5"
+    judged = [shown[3] for shown in summary.disagreement_answers(row, "judge")]
+    assert judged == ["better than the output", "worse", "as good", "call broke"]
 
 
 def test_predictions_without_a_score_are_not_counted_as_wrong():

@@ -75,6 +75,9 @@ def test_a_text_may_say_nearly_the_same_in_other_words():
     kept = verified_by_gold(said("Nothing.", "On Monday the parcel was sent"), gold, "rouge_l")
     assert kept.value == "On Monday the parcel was sent"
     assert verified_by_gold(said("Nothing."), gold, "rouge_l").reason == "wrong"
+    # A judge isn't asked here: what it would score goes by its wording.
+    assert verified_by_gold(said("Nothing.", "On Monday the parcel was sent"), gold, "judge") == kept
+    assert verified_by_gold(said("Nothing."), gold, "judge").reason == "wrong"
 
 
 def test_without_draws_there_is_nothing_to_verify():

@@ -19,11 +19,12 @@ GOLD = {
     "number": [1, 2.5, -3, 0, 1e6],
     "tool_call": [[], [{"name": "a", "arguments": {}}], [{"name": "a", "arguments": {"x": [1]}}] * 2, [], []],
 }
-CONTRACT = [(name, kind) for name in SCORERS for kind in sorted(SCORERS[name].kinds)]
+CONTRACT = [(name, kind) for name in SCORERS if name != "judge" for kind in sorted(SCORERS[name].kinds)]
+"""But for the metric whose rows aren't answers but what a model said of them."""
 
 
 def test_the_table_holds_every_metric():
-    assert len(SCORERS) == 10
+    assert len(SCORERS) == 11
     assert tuple(SCORERS) == typing.get_args(MetricName)
     assert all(name == scorer.name for name, scorer in SCORERS.items())
     assert len(CONTRACT) == 15
@@ -56,6 +57,14 @@ def test_every_row_score_is_finite_and_binary_ones_are_zero_or_one(name, kind):
     assert all(np.isfinite(rows))
     if scorer.binary:
         assert set(rows) <= {0.0, 1.0}
+
+
+def test_verdicts_are_scored_as_they_are_an_unreadable_answer_as_a_loss_and_a_bare_answer_not_at_all():
+    scorer, gold = SCORERS["judge"], GOLD["text"][:4]
+    assert scorer.rows([1.0, 0.5, 0.0, None], gold) == [1.0, 0.5, 0.0, 0.0]
+    assert scorer.summary([1.0, 0.5, 0.0, None], gold) == 0.375
+    with pytest.raises(ValueError, match="not a number: 'the cat sat'"):
+        scorer.rows(gold, gold)
 
 
 def test_no_rows_are_no_score():

@@ -1,0 +1,102 @@
+"""The sheet by which people check a judge: pairs of a climb's answers and the rows' outputs, to be marked."""
+
+import json
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from rung.climb.again import rows_again
+from rung.climb.stored import load_climb
+from rung.errors import RunError, TaskError
+from rung.records import Climb, Example, Measurement
+from rung.runs import write_text
+
+SHEET_PAIRS = 60
+
+_Pair: TypeAlias = dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SheetOptions:
+    """Where the sheet is written, how many pairs it holds at most, and of which rung alone, if so."""
+
+    out: Path
+    pairs: int = SHEET_PAIRS
+    rung: str | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sheet:
+    """How many pairs a sheet holds, and of which rungs."""
+
+    pairs: int
+    rungs: tuple[str, ...]
+
+
+def write_sheet(run: Path, options: SheetOptions) -> Sheet:
+    """Write random dev answers of a judged climb, each beside its row's output, in either order.
+
+    They are of the rungs that the verdict is about, as many of each. Answers that equal the output and those
+    that couldn't be read are left out: they need no judge. Raises RungError where the run has no judged
+    answers, and where the file is there already: it may hold somebody's work.
+    """
+    if options.out.exists():
+        raise TaskError(f"--out {str(options.out)!r} is there already; name another file")
+    if options.pairs < 1:
+        raise TaskError(f"--pairs {options.pairs}: give a number above 0")
+    found = load_climb(run)
+    if found.judged is None:
+        raise RunError(
+            f"{str(run)!r} was scored by {found.metric}, not by a judge: there is nothing to check"
+        )
+    rows = {e.id: e for e in rows_again(run).splits.dev}
+    measured = {r.rung: r.dev for r in found.results if r.dev is not None}
+    names = verdict_rungs(found) if options.rung is None else [options.rung]
+    unknown = [name for name in names if name not in measured]
+    if unknown:
+        raise RunError(f"{str(run)!r} measured no rung {unknown[0]!r}; name one of {', '.join(measured)}")
+    dice = random.Random(options.seed)
+    drawn: dict[str, _Pair] = {}
+    for place, name in enumerate(names):
+        # What one rung lacks goes to the next.
+        wanted = (options.pairs - len(drawn)) // (len(names) - place)
+        fresh = {key: pair for key, pair in _pairs(measured[name], rows).items() if key not in drawn}
+        drawn |= {key: fresh[key] for key in dice.sample(sorted(fresh), min(wanted, len(fresh)))}
+    if not drawn:
+        raise RunError(f"no answer of {' and '.join(names)} differs from its row's output: nothing to check")
+    lines = [_either_way(pair, dice) for pair in drawn.values()]
+    dice.shuffle(lines)
+    write_text(options.out, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    return Sheet(pairs=len(lines), rungs=tuple(names))
+
+
+def verdict_rungs(found: Climb) -> list[str]:
+    """The rung to ship and the one that it was compared with; else the first two measured."""
+    decision = found.decision
+    measured = [r.rung for r in found.results if r.dev is not None]
+    beaten = [c.cheaper for c in decision.comparisons if c.dearer == decision.chosen]
+    others = [c.dearer for c in decision.comparisons if c.cheaper == decision.chosen]
+    named = [decision.chosen, decision.best, *reversed(beaten), *others, *measured]
+    return list(dict.fromkeys(name for name in named if name is not None))[:2]
+
+
+def _pairs(found: Measurement, rows: Mapping[str, Example]) -> dict[str, _Pair]:
+    """The answers that were compared with their row's output, each by what stands in it."""
+    pairs: dict[str, _Pair] = {}
+    for one in found.predictions:
+        row, text = rows[one.example_id], one.answer.text.strip()
+        if one.score is None or one.answer.value is None or text == str(row.output).strip():
+            continue
+        context = {"context": row.context} if row.context else {}
+        pair = {**context, "input": row.input, "answer": text, "other": str(row.output)}
+        pairs[json.dumps(pair)] = pair
+    return pairs
+
+
+def _either_way(pair: _Pair, dice: random.Random) -> _Pair:
+    """The pair to be marked; which of the two the System wrote isn't said."""
+    answer, other = dice.sample([pair["answer"], pair["other"]], 2)
+    return {**pair, "answer": answer, "other": other, "better": ""}

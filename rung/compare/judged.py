@@ -1,0 +1,125 @@
+"""What a comparison pays and whom it believes: the till of hosted sides and judges, and the task's judge."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rung.climb.hosted import PAID_FILE
+from rung.climb.judging import agreement, agreement_text, bar_of, ready_to_pay
+from rung.compare.asked import Asked
+from rung.compare.sides import Side
+from rung.data.checked import read_checked
+from rung.engines.till import Till
+from rung.errors import TaskError
+from rung.hosted import hosted_of
+from rung.judging import JUDGE_FOLDER, Judge, judge_of
+from rung.models.family import family_of
+from rung.models.hosted import hosted
+from rung.records import TokenPrice
+from rung.rungs.api import prices
+from rung.rungs.base import Reporter
+from rung.system import Pool, System
+from rung.task.model import JudgeSpec, Limits
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trust:
+    """On whose word the scores rest, in a sentence, and whether people back it."""
+
+    said: str
+    backed: bool
+
+
+def place_of(system: System) -> tuple[str, str]:
+    """The URL and the name of a hosted System's model."""
+    model = hosted_of(system.ref)
+    return model.url, model.model
+
+
+def till_of(sides: Sequence[Side], asked: Asked, home: Path) -> Till | None:
+    """What a hosted side and a hosted judge are paid out of, under the task's cap; None without any.
+
+    It is that of the run of the hosted side, else of `home`. Raises TaskError for two sides, and for one that
+    no climb has priced.
+    """
+    known, folder = _judge_prices(asked), home
+    hosted_sides = [one for one in sides if one.system is not None and one.system.is_hosted]
+    if not hosted_sides and known is None:
+        return None
+    known = known or {}
+    if hosted_sides:
+        (one, *others) = hosted_sides
+        price = None if one.origin is None else one.origin.result.price
+        if others or one.system is None or one.origin is None or price is None:
+            raise TaskError(
+                f"{one.given!r} is a hosted model: it's compared as RUN:api of the climb that priced it, "
+                "with a System of this machine"
+            )
+        known, folder = {**known, place_of(one.system): price}, one.origin.folder
+    task = None if asked.prepared is None else asked.prepared.task
+    cap = Limits().api_usd if task is None else task.limits.api_usd
+    return Till(folder / PAID_FILE, cap, known)
+
+
+def judge_for(
+    sides: Sequence[Side], asked: Asked, home: Path, pool: Pool, reporter: Reporter
+) -> Judge | None:
+    """The judge of the rows' task, with what it said in the run `home`; None where the metric is another.
+
+    Raises TaskError where the task has none, or a side is of its family.
+    """
+    if asked.metric != "judge":
+        return None
+    spec = _spec(asked)
+    _not_its_own(spec, sides)
+    assert asked.prepared is not None, "its judge is known"
+    if (model := hosted(spec.model)) is not None:
+        ready_to_pay(model, pool)
+    task = asked.prepared.task
+    judge = judge_of(task.name, spec, task.about, home / JUDGE_FOLDER, pool)
+    judge.on_done = bar_of(reporter, judge.given)
+    return judge
+
+
+def trusted(judge: Judge | None, asked: Asked, pool: Pool) -> Trust | None:
+    """What people say of the judge; None without one."""
+    if judge is None:
+        return None
+    spec = _spec(asked)
+    checked = read_checked(spec.checked)[0] if spec.checked is not None else ()
+    found = agreement(judge, checked, pool) if checked else None
+    return Trust(
+        said=f"Judged by {judge.given}, in both orders, against each row's output: {agreement_text(found)}.",
+        backed=found is not None and found.enough,
+    )
+
+
+def _not_its_own(judge: JudgeSpec, sides: Sequence[Side]) -> None:
+    """Raises TaskError where a side is of the judge's family."""
+    family = family_of(judge.model)
+    for one in sides:
+        ref = None if one.system is None else one.system.spec.model
+        name = one.model if ref is None else ref.source
+        if name is not None and family_of(name) == family:
+            raise TaskError(
+                f"{one.given!r} is of one family ({family}) with the judge {judge.model!r}, and models "
+                "prefer their own family's answers; choose another with --metric"
+            )
+
+
+def _judge_prices(asked: Asked) -> dict[tuple[str, str], TokenPrice] | None:
+    """What a hosted judge's tokens cost; None where none is asked."""
+    if asked.metric != "judge" or asked.prepared is None:
+        return None
+    model = hosted(_spec(asked).model)
+    return None if model is None else prices(asked.prepared.task, [model])
+
+
+def _spec(asked: Asked) -> JudgeSpec:
+    spec = None if asked.prepared is None else asked.prepared.task.judge
+    if spec is None:
+        raise TaskError(
+            "metric judge needs the judge that a task names; give --task TASK, or choose another with "
+            "--metric"
+        )
+    return spec
