@@ -75,6 +75,11 @@ class RetrievalSpec(Frozen):
     search: Literal["bm25", "dense", "fused"]
     k: int = Field(ge=1)
 
+    @property
+    def said(self) -> str:
+        """In a report."""
+        return f"{self.k} passage{'s' if self.k > 1 else ''}, {self.search}"
+
 
 class Spec(Frozen):
     """Everything that decides an answer, but for the bytes of the files named in `files`."""

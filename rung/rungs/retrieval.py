@@ -80,7 +80,7 @@ def _variants(context: Context) -> tuple[list[Variant], Found, str]:
     if not found.asked:
         tried.append(("bm25", middle))
     first = tried[0][0]
-    shown, spec = _shown(first, middle), _spec(context, first, middle)
+    shown, spec = RetrievalSpec(search=first, k=middle).said, _spec(context, first, middle)
     searches: list[SearchKind] = [search for search, _ in tried]
     files = {search: _kept(context, index, search) for search in dict.fromkeys(searches)}
     engine, note = race(context, shown, under_each_engine(context, "race", spec, files[first]))
@@ -88,7 +88,7 @@ def _variants(context: Context) -> tuple[list[Variant], Found, str]:
     for search, k in tried:
         made = _spec(context, search, k).model_copy(update={"engine": engine})
         system = save(context.work / f"{search}-{k}", made, files[search])
-        variants.append(Variant(name=_shown(search, k), system=system))
+        variants.append(Variant(name=RetrievalSpec(search=search, k=k).said, system=system))
     return variants, found, f"{shown}: {note}"
 
 
@@ -127,10 +127,6 @@ def _bare(context: Context, system: System) -> System:
     """The same System without any search, for the oracle test."""
     spec = system.spec.model_copy(update={"retrieval": None, "vectors": None, "files": {}})
     return save(context.work / "bare", spec, {})
-
-
-def _shown(search: SearchKind, k: int) -> str:
-    return f"{k} passage{'s' if k > 1 else ''}, {search}"
 
 
 def _room(context: Context) -> int:

@@ -99,6 +99,7 @@ def tuned(context: Context, rung: str) -> Built:
                 adapter = others[seeds.chosen - 1]
                 system, parity, _ = settled_system(context, forms[outcome.form], adapter)
                 whole = context.measure(system, context.dev, f"{rung}, all dev rows")
+    looked_up = system.spec.retrieval
     final = Trial(
         name="the System made of it",
         score=whole.score,
@@ -108,7 +109,7 @@ def tuned(context: Context, rung: str) -> Built:
     )
     return Built(
         system=system,
-        what=outcome.what,
+        what=outcome.what if looked_up is None else f"{outcome.what}, {looked_up.said}",
         passes=outcome.passes,
         trials=(*trials, final),
         notes=tuple(notes),
@@ -217,9 +218,11 @@ def settled_system(context: Context, spec: Spec, adapter: Path) -> tuple[System,
     if parity.agreement >= LOWEST_AGREEMENT:
         engine, note = race(context, "tuned", systems)
         return systems[engine], parity, note
+    count = parity.clear_disagreements
+    apart = f"{count} of the others clearly not" if count else "the others are near-ties"
     note = (
-        f"engine torch: llama.cpp agrees on {parity.agreement:.1%} of {parity.agreement_rows} rows only (the "
-        "others are near-ties), so its file isn't shipped"
+        f"engine torch: llama.cpp agrees on {parity.agreement:.1%} of {parity.agreement_rows} rows only "
+        f"({apart}), so its file isn't shipped"
     )
     return save(context.work / "tuned", torch_alone, files), parity, note
 
@@ -227,7 +230,7 @@ def settled_system(context: Context, spec: Spec, adapter: Path) -> tuple[System,
 def prove(context: Context, spec: Spec, systems: dict[EngineName, System]) -> Parity:
     """torch with what was learned against llama with the same in its own format.
 
-    Raises TrainingError where more than 1 % of the rows clearly disagree: that's no rounding.
+    Raises TrainingError where they disagree beyond rounding and chance (`parity.clearly_apart`).
     """
     from rung.training import parity
 
@@ -251,7 +254,7 @@ def prove(context: Context, spec: Spec, systems: dict[EngineName, System]) -> Pa
     found = parity.compare(
         systems["torch"].open(context.pool), systems["llama"].open(context.pool), fitting, options
     )
-    if found.clear_disagreements / found.agreement_rows > 1 - parity.LOWEST_AGREEMENT:
+    if parity.clearly_apart(found):
         raise TrainingError(
             f"the tuned model isn't the same in both engines: they agree on {found.agreement:.1%} of "
             f"{found.agreement_rows} rows and {found.clear_disagreements} of the others are no near-ties; "

@@ -13,6 +13,7 @@ LOGPROB_ROWS = 20
 LOWEST_AGREEMENT = 0.99
 MOST_POSITIONS, FEWEST_POSITIONS = 8, 3
 POSITION_TOKENS = 48_000
+MOST_CHANCE = 0.05
 NOISE_NATS = 1.0
 """Twice the largest difference that the engines' rounding was seen to make in one log-probability (0.5)."""
 LIKELY = -4.6
@@ -83,6 +84,21 @@ def positions(rows: Sequence[tuple[Tokens, Tokens]], per_row: int = 8) -> list[T
         for number, ((prompt, answer), own) in enumerate(zip(rows, places, strict=True))
         if turn < len(own)
     ]
+
+
+def clearly_apart(found: Parity) -> bool:
+    """Whether the engines disagree on more than 1 % of such rows, near-ties aside, and not by chance alone.
+
+    One-sided exact binomial test at .05. One row of fifty is no such sign: what is served then is the model
+    as it was trained, and nothing is lost but speed.
+    """
+    from scipy.stats import binomtest
+
+    if not found.clear_disagreements:
+        return False
+    most = 1 - LOWEST_AGREEMENT
+    tested = binomtest(found.clear_disagreements, found.agreement_rows, most, alternative="greater")
+    return tested.pvalue <= MOST_CHANCE
 
 
 def _choices(engine: Engine, prompts: Sequence[Tokens], candidates: Sequence[Tokens]) -> list[Choice]:

@@ -74,6 +74,7 @@ def test_a_tune_with_passages_is_proved_shipped_and_cites_them(context):
     assert system.spec.retrieval == RetrievalSpec(search="bm25", k=2)
     assert system.adapter is not None and set(index_names("bm25")) <= system.spec.files.keys()
     assert made.parity is not None and made.parity.agreement >= 0.99
+    assert made.what.endswith(", 2 passages, bm25")
     answers = system.answer(context.dev, context.pool)
     assert all(answer.failure is None and answer.passages for answer in answers)
     (final,) = [trial for trial in made.trials if trial.chosen]

@@ -9,7 +9,8 @@ from rung.engines.base import EngineSpec
 from rung.engines.fake import FakeEngine, bytes_of
 from rung.engines.torch import TorchEngine
 from rung.errors import TrainingError
-from rung.training.parity import LOGPROB_ROWS, compare, per_row, positions, single_tokens
+from rung.records import Parity
+from rung.training.parity import LOGPROB_ROWS, clearly_apart, compare, per_row, positions, single_tokens
 from tests.fixtures_tiny import tiny
 
 PROMPTS = [bytes_of(f"question {n}") for n in range(60)]
@@ -45,6 +46,30 @@ def test_every_flip_of_a_certain_answer_is_a_clear_one():
     found = compare(fake(answers=right), fake(answers=wrong), PROMPTS, LABELS)
     assert found.agreement == pytest.approx(54 / 60)
     assert found.clear_disagreements == 6
+
+
+@pytest.mark.parametrize(
+    ("clear", "rows", "apart"),
+    [
+        (0, 20, False),
+        (1, 20, False),
+        (2, 20, True),
+        (1, 52, False),
+        (3, 52, True),
+        (4, 200, False),
+        (7, 200, True),
+    ],
+)
+def test_engines_are_apart_where_chance_alone_gives_no_so_many_clear_disagreements(clear, rows, apart):
+    found = Parity(
+        rows=20,
+        max_difference=0.0,
+        mean_difference=0.0,
+        agreement=1 - clear / rows,
+        agreement_rows=rows,
+        clear_disagreements=clear,
+    )
+    assert clearly_apart(found) == apart
 
 
 def test_noise_flips_near_ties_only_even_where_the_search_left_a_candidate_unopened():
