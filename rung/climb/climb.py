@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -247,7 +248,6 @@ class _Climbing:
                     return replace(skipped, forecast=told)
                 self.reporter.say(budget.said(name, told, context.rival and context.rival.rung))
                 made = rung.build(context)
-                # Settled: a kill in what follows must neither add its time to the building nor take any.
                 build_s = context.settled_s("seconds to build", start)
                 result = self.result(step, context, made, before)
                 asked_s = context.settled_s("seconds to score", start)
@@ -336,13 +336,11 @@ class _Climbing:
         name, folder = step.name, context.folder / "system"
         system = copy(built.system, folder)
         model = Asked(price=built.price, task=self.prepared.task, rows=self.rows("dev"))
-        dev, stopped = against_cheaper(
-            model, before, context.rival, lambda one: self.measured(name, system, "dev", one), self.rival
-        )
+        ask = partial(self.measured, name, system, "dev")
+        dev, stopped = against_cheaper(model, before, context.rival, ask, self.rival)
         self.systems[name] = system
-        asked = f"{dev.n} dev rows"
-        if stopped is not None:
-            asked = f"{dev.n} of {stopped.of} dev rows, stopped there: it can't beat {stopped.rival} any more"
+        more = stopped and f" of {stopped.of} dev rows, stopped there: it can't beat {stopped.rival} any more"
+        asked = f"{dev.n}{more or ' dev rows'}"
         self.reporter.say(f"{name}: {dev.score:.3f} on {asked} ({built.what})")
         return RungResult(
             rung=name,

@@ -138,7 +138,10 @@ class Context:
         return found
 
     def settled_s(self, question: str, start: float) -> float:
-        """The seconds from `start` to when this was asked for the first time."""
+        """The seconds from `start` to when this was asked for the first time.
+
+        A climb that is killed later neither adds to them nor takes any.
+        """
         return TypeAdapter(float).validate_python(self.settled(question, lambda: time.monotonic() - start))
 
     def told(self, question: str) -> Json:
