@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from rung.errors import RunError
@@ -17,6 +18,26 @@ RUN_FILE = "run.json"
 LOCK_FILE = ".lock"
 SHOWN_CHARS = 40
 """Of a setting in a message; digests and lists are longer."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """A file that nothing changes as long as it's there, so that several folders may hold the one."""
+
+    path: Path
+
+
+def place(source: Path | Shared | str | bytes, target: Path) -> None:
+    """Make a file of what is given: a copy, one file under two names where the disk knows such, or a text."""
+    if isinstance(source, Shared):
+        try:
+            target.hardlink_to(source.path)
+        except OSError:
+            shutil.copyfile(source.path, target)
+    elif isinstance(source, Path):
+        shutil.copyfile(source, target)
+    else:
+        target.write_bytes(source if isinstance(source, bytes) else source.encode("utf-8"))
 
 
 @contextmanager

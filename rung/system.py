@@ -6,7 +6,6 @@ weights of a model that was tuned whole.
 """
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
@@ -39,7 +38,7 @@ from rung.models.offered import offered_named
 from rung.models.resolve import Model, resolve
 from rung.models.weights import dequantised
 from rung.records import Answer, Calibration, Example
-from rung.runs import atomic_folder, file_digest, write_text
+from rung.runs import Shared, atomic_folder, file_digest, place, write_text
 from rung.search import PassageIndex, Passages, cited, index_names, nearest, read_passages
 from rung.spec import ModelRef, Spec
 from rung.steps import Call, answered
@@ -53,13 +52,6 @@ ADAPTER_FOLDER = "adapter"
 ADAPTER_GGUF = "adapter.gguf"
 WEIGHTS_FOLDER = "weights"
 WEIGHTS_GGUF = "weights.gguf"
-
-
-@dataclass(frozen=True)
-class Shared:
-    """A file that nothing changes as long as it's there, so that several folders may hold the one."""
-
-    path: Path
 
 
 Sources: TypeAlias = Mapping[str, Path | Shared | str | bytes]
@@ -443,12 +435,7 @@ def save(folder: Path, spec: Spec, sources: Sources) -> System:
         for name, source in sorted(sources.items()):
             target = draft / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            if isinstance(source, Shared):
-                _link(source.path, target)
-            elif isinstance(source, Path):
-                shutil.copyfile(source, target)
-            else:
-                target.write_bytes(source if isinstance(source, bytes) else source.encode("utf-8"))
+            place(source, target)
             digests[name] = file_digest(target)
         whole = spec.model_copy(update={"files": digests})
         # Keys unsorted: a schema's properties are answered in their order.
@@ -456,14 +443,6 @@ def save(folder: Path, spec: Spec, sources: Sources) -> System:
         text = json.dumps(fields, indent=2, ensure_ascii=False)
         write_text(draft / SPEC_FILE, text + "\n")
     return System(folder, whole)
-
-
-def _link(source: Path, target: Path) -> None:
-    """One file under two names, or a copy where the disk knows no such thing."""
-    try:
-        target.hardlink_to(source)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def copy(system: System, folder: Path) -> System:

@@ -17,10 +17,10 @@ from rung.rungs.recall import (
 )
 from rung.rungs.rehearsal import outlook
 from rung.rungs.variants import choose
-from rung.runs import atomic_folder
+from rung.runs import Shared, atomic_folder
 from rung.search import PassageIndex, SearchKind, index_files, index_names, terms_of
 from rung.spec import RetrievalSpec, Spec
-from rung.system import Shared, Sources, System, save
+from rung.system import Sources, System, save
 from rung.wording import messages, passage_text
 
 LOOK_THERE = "Parts of documents come first; take the answer from them where they have it."

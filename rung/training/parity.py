@@ -98,7 +98,7 @@ def clearly_apart(found: Parity) -> bool:
         return False
     most = 1 - LOWEST_AGREEMENT
     tested = binomtest(found.clear_disagreements, found.agreement_rows, most, alternative="greater")
-    return tested.pvalue <= MOST_CHANCE
+    return bool(tested.pvalue <= MOST_CHANCE)
 
 
 def _choices(engine: Engine, prompts: Sequence[Tokens], candidates: Sequence[Tokens]) -> list[Choice]:

@@ -11,9 +11,10 @@ from rung.rungs.base import Context
 from rung.rungs.rendered import prompts_of, rendered
 from rung.rungs.retrieval import Retrieval
 from rung.rungs.sft import Sft, answer_forms
+from rung.runs import Shared
 from rung.search import PassageIndex, SearchKind, index_files, index_names, terms_of
 from rung.spec import RetrievalSpec, Spec
-from rung.system import Shared, System, save
+from rung.system import System, save
 from tests.fixtures_climb import label_rows, make_tiny_gguf, number_rows, opened, topic_passages, write_rows
 
 
