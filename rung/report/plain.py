@@ -50,9 +50,11 @@ def in_plain_words(climb: Climb) -> str:
 
 def _pays(chosen: RungResult, others: list[RungResult]) -> str:
     made = f"training took {duration_text(chosen.build_s)}"
-    rivals = [one for one in others if not one.stopped] or others
+    inside = [one for one in others if not one.over_limits]
+    rivals = [one for one in inside if not one.stopped] or inside
     if not rivals:
-        return f"Only fine-tuning was tried: it {_scores(_part(chosen))}; {made}."
+        only = "Fine-tuning is the only way here that was tried and may ship"
+        return f"{only}: it {_scores(_part(chosen))}; {made}."
     best = _best(rivals)
     ours, theirs = _same_split(chosen, best)
     early = f", when it was stopped after {best.stopped.rows:,} rows" if best.stopped else ""
@@ -81,6 +83,8 @@ def _does_not(chosen: RungResult, tuned: list[RungResult]) -> str:
     if chosen.usd_per_1000 > 0 and best.usd_per_1000 > CLEARLY_CHEAPER * chosen.usd_per_1000:
         dearer = f", at {_times(best.usd_per_1000 / chosen.usd_per_1000)} the price of an answer"
     chance = ", no clear gain" if _sign(best) * (theirs.score - ours.score) > 0 else ""
+    if chance and theirs.failures > ours.failures:
+        chance = f", but {theirs.failures:,} of its calls broke"
     return (
         f"Fine-tuning doesn't pay here{because}. {_way(chosen, begins=True)} {_scores(ours)}, the "
         f"tuned model {_also(theirs)}{chance}{dearer}."
@@ -89,13 +93,18 @@ def _does_not(chosen: RungResult, tuned: list[RungResult]) -> str:
 
 def _undecided(climb: Climb, chosen: RungResult, scored: dict[str, RungResult]) -> str:
     best = scored.get(climb.decision.best or "")
-    more = rounded(climb.decision.rows_needed or 1)
+    more = ""
+    if climb.decision.rows_needed is not None:
+        more = f"; about {rounded(climb.decision.rows_needed):,} more labelled rows would tell"
+    elif climb.judged is not None:
+        more = "; first people have to check the judge"
     if best is None or (rung_of(best.rung) in TRAINED) == (rung_of(chosen.rung) in TRAINED):
-        return f"Which way is best can't be told yet; about {more:,} more labelled rows would tell."
+        return f"Which way is best can't be told yet{more}."
     ours, theirs = _same_split(chosen, best)
+    chance = ", which may be chance" if climb.decision.rows_needed is not None else ""
     return (
         f"Whether fine-tuning pays can't be told yet: {_way(chosen)} {_scores(ours)}, {_way(best)} "
-        f"{_also(theirs)}, which may be chance; about {more:,} more labelled rows would tell."
+        f"{_also(theirs)}{chance}{more}."
     )
 
 
@@ -122,7 +131,8 @@ def _same_split(one: RungResult, other: RungResult) -> tuple[Measurement, Measur
 
 
 def _best(results: list[RungResult]) -> RungResult:
-    return max(results, key=lambda one: _sign(one) * _part(one).score)
+    """By dev, where all of them have a score: the test is opened for some alone."""
+    return max(results, key=lambda one: _sign(one) * (one.dev or _part(one)).score)
 
 
 def _sign(result: RungResult) -> int:

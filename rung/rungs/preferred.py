@@ -75,7 +75,8 @@ def _tied(context: Context, spec: Spec, examples: Sequence[Example]) -> tuple[li
 
 def _as_good(example: Example) -> bool:
     """Whether the rejected calls are among those that the row accepts: nothing is preferred there."""
-    return bool(same_calls(rejected_calls(example.rejected or "", example.context), example.output))
+    rejected = rejected_calls(example.rejected or "", example.context)
+    return rejected is not None and bool(same_calls(rejected, example.output))
 
 
 def _undesirable(context: Context, spec: Spec, examples: Sequence[Example]) -> list[Row | None]:

@@ -97,3 +97,28 @@ def test_a_stopped_rival_is_named_with_the_rows_it_was_stopped_at():
     climb = stopped_climb()
     only = tuple(r for r in climb.results if r.rung in ("few_shot", "sft"))
     assert "when it was stopped after 64 rows" in in_plain_words(replace(climb, results=only))
+
+
+def test_what_is_over_the_limits_is_no_rival_of_a_tune():
+    climb = with_result(synthetic_climb(), "head", over_limits=("p95 9 ms is over 5 ms",))
+    assert "an instruction with examples (few_shot), the best without training, on 74" in in_plain_words(
+        climb
+    )
+    alone = replace(climb, results=tuple(r for r in climb.results if r.rung in ("head", "sft")))
+    assert in_plain_words(alone).startswith("Fine-tuning is the only way here that was tried and may ship")
+
+
+def test_the_best_without_training_is_so_on_dev_where_all_were_scored():
+    lucky = with_result(synthetic_climb(), "prompt", test=measurement("prompt", "test", 400, 0.92))
+    assert "a small classifier (head), the best without training" in in_plain_words(lucky)
+
+
+def test_calls_that_broke_are_no_lack_of_gain():
+    broken = measurement("sft", "test", 360, 0.95, failures=40)
+    climb = shipping(with_result(synthetic_climb(), "sft", test=broken), "head")
+    assert "the tuned model on 95, but 40 of its calls broke, at" in in_plain_words(climb)
+
+
+def test_no_more_rows_are_asked_for_where_nobody_said_how_many():
+    climb = shipping(synthetic_climb(), "head", kind="undecided", best="sft", rows_needed=None)
+    assert in_plain_words(climb).endswith("the tuned model on 93.")

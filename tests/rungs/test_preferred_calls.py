@@ -11,6 +11,7 @@ from rung.climb.climb import Options
 from rung.rungs.preferred import material
 from rung.rungs.rendered import rendered, rendered_rejected
 from rung.rungs.sft import answer_forms
+from rung.spec import AnswerSpec
 from tests.fixtures_climb import call_rows, make_tiny_gguf, opened, preferred, write_rows
 
 
@@ -52,6 +53,13 @@ def test_a_rejected_call_that_is_as_right_as_the_chosen_one_is_no_pair(context):
         replace(row, output=kinder, rejected=calls("find", topic="billing")),
     )
     assert len(material(replace(context, train=rows), spec).items) == 1
+
+
+def test_an_answer_in_words_is_worse_than_the_right_one_to_call_nothing(context):
+    (form,) = answer_forms(context).values()
+    free = form.model_copy(update={"answer": AnswerSpec(form="free")})
+    rows = (replace(context.train[0], output=[], rejected="It is 20 °C in Riga"),)
+    assert len(material(replace(context, train=rows), free).items) == 1
 
 
 def test_pairs_of_equal_calls_are_found_however_they_are_spelled(tmp_path):
