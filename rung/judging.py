@@ -23,7 +23,8 @@ from rung.wording import question
 
 JUDGE_FOLDER = "judge"
 JUDGEMENTS_FILE = "judgements.jsonl"
-REPORTED_FILE = "reported.json"
+REPORTED_FILE = "reported-{}.json"
+"""One for each judge: a comparison may have another one than the run that it keeps its verdicts in."""
 BROKE = "the judge: "
 """What the failure of an answer begins with that got no verdict."""
 CHUNK_PAIRS = 32
@@ -171,7 +172,7 @@ def _hosted(parts: Spec, model: Hosted, folder: Path, pool: Pool) -> Spec:
         "answer": AnswerSpec(form="schema", max_tokens=MOST_TOKENS),
     }
     made = parts.model_copy(update=wanted)
-    kept = folder / REPORTED_FILE
+    kept = folder / REPORTED_FILE.format(digest_of(model.given)[:12])
     if not kept.exists():
         row = both_orders("0" * 8, Pairing(input="1 + 1", answer="2", other="3"))[0]
         (found,) = complete(made, pool.engine(hosted_engine_spec(model)), [row], [[]])

@@ -103,6 +103,20 @@ def test_another_rubric_is_another_judge_and_judges_anew(server, tmp_path):
     assert len(server.seen) == 2 * len(PAIRS)
 
 
+def test_each_judge_of_a_folder_has_the_name_that_its_own_server_reports(server, tmp_path):
+    judge, pool = opened(server, tmp_path)
+    with pool, Hosted(says) as beside:
+        beside.reports = "oracle-2026-02-02"
+        assert pool.till is not None
+        pool.till.prices = {**pool.till.prices, (beside.url, "oracle"): PRICES.per_token}
+        spec = JudgeSpec(model=f"openai:oracle@{beside.url}")
+        other = judge_of("shouts", spec, "", tmp_path / "judge", pool)
+        assert [one.failure for one in other.judge(PAIRS, pool)] == [None] * len(PAIRS)
+        assert "oracle-2026-02-02" in other.system.ref.digest
+        again = judge_of("shouts", JudgeSpec(model=judge.given), "", tmp_path / "judge", pool)
+    assert again.system.digest == judge.system.digest
+
+
 def test_texts_that_are_the_same_but_for_space_tie_unasked(server, tmp_path):
     judge, pool = opened(server, tmp_path)
     with pool:
