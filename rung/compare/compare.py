@@ -111,8 +111,8 @@ def compare(first: str, second: str, options: CompareOptions, reporter: Reporter
         systems = [_system(one, asked, home, pool, reporter) for one in sides]
         if systems[0].digest == systems[1].digest:
             raise TaskError(f"{first!r} and {second!r} are one System ({systems[0].digest}); name two others")
-        _count_looks(folders, systems, asked)
         judge = judge_for(sides, asked, home, pool, reporter)
+        _count_looks(folders, systems, asked)
         a, b = (
             _scored(one.given, system, _bench(folder, asked, pool, judge), asked, reporter)
             for one, system, folder in zip(sides, systems, folders, strict=True)

@@ -12,11 +12,12 @@ from rung.climb.again import rows_again
 from rung.climb.climb import Options, climb
 from rung.climb.hosted import PAID_FILE
 from rung.climb.judging import agreement_text
+from rung.climb.sealed import TEST_FILE
 from rung.climb.sheet import SheetOptions, verdict_rungs, write_sheet
 from rung.climb.stored import CLIMB_FILE, load_climb
 from rung.compare.compare import CompareOptions, Wanted, compare
 from rung.compare.words import verdict as compared_verdict
-from rung.errors import RungError, TaskError
+from rung.errors import EngineError, RungError, TaskError
 from rung.judgement import Agreement
 from rung.judging import BROKE, JUDGE_FOLDER, JUDGEMENTS_FILE
 from rung.records import Climb, Example
@@ -227,6 +228,21 @@ def test_a_comparison_rests_on_the_same_judge_and_asks_nothing_anew(done):
     assert {change.way for change in found.changes} == {"up", "other"}
     alike = [change for change in found.changes if change.way == "other" and change.first_score is not None]
     assert alike and all(change.first != change.second for change in alike)
+
+
+def test_a_comparison_whose_judge_cannot_be_asked_counts_no_look_at_the_sealed_test(done):
+    known = (done.run / TEST_FILE).rename(done.run / "aside.jsonl")
+    task = json.loads(done.task.read_text())
+    task["judge"] = {"model": "openai:nobody@http://127.0.0.1:9/v1"}
+    other = done.task.with_name("other.yaml")
+    other.write_text(json.dumps(task), encoding="utf-8")
+    try:
+        with pytest.raises(EngineError, match="the judge openai:nobody@.* can't be asked"):
+            wanted = Wanted(task=other, test=True)
+            compare(f"{done.run}:prompt", f"{done.run}:api", CompareOptions(wanted=wanted), Log())
+        assert not (done.run / TEST_FILE).exists()
+    finally:
+        known.rename(done.run / TEST_FILE)
 
 
 def test_a_comparison_by_a_judge_needs_a_task_that_names_one(done, tmp_path):
