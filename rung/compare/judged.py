@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rung.climb.hosted import PAID_FILE
+from rung.climb.hosted import PAID_FILE, hosted_models
 from rung.climb.judging import agreement, agreement_text, bar_of, ready_to_pay
 from rung.compare.asked import Asked
 from rung.compare.sides import Side
@@ -112,7 +112,8 @@ def _judge_prices(asked: Asked) -> dict[tuple[str, str], TokenPrice] | None:
     if asked.metric != "judge" or asked.prepared is None:
         return None
     model = hosted(_spec(asked).model)
-    return None if model is None else prices(asked.prepared.task, [model])
+    # As a climb prices it: among all hosted models of the task.
+    return None if model is None else prices(asked.prepared.task, hosted_models(asked.prepared.task))
 
 
 def _spec(asked: Asked) -> JudgeSpec:

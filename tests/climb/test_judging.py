@@ -1,21 +1,26 @@
 """Whole climbs by a judge: what is said and paid, what people have to confirm, and what may not judge."""
 
 import json
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from rung.checks.judge import FEWEST_CHECKED
+from rung.checks.rows import prepare
 from rung.cli.main import run as command
 from rung.climb.again import rows_again
 from rung.climb.climb import Options, climb
-from rung.climb.hosted import PAID_FILE
+from rung.climb.hosted import PAID_FILE, till_for
 from rung.climb.judging import agreement_text
 from rung.climb.sealed import TEST_FILE
 from rung.climb.sheet import SheetOptions, verdict_rungs, write_sheet
 from rung.climb.stored import CLIMB_FILE, load_climb
+from rung.compare.asked import Asked, asked_rows
 from rung.compare.compare import CompareOptions, Wanted, compare
+from rung.compare.judged import till_of
+from rung.compare.sides import side
 from rung.compare.words import verdict as compared_verdict
 from rung.errors import EngineError, RungError, TaskError
 from rung.judgement import Agreement
@@ -25,7 +30,7 @@ from rung.report.html import write_report
 from rung.report.summary import facts
 from rung.scoring.verdicts import pair_score
 from tests.fixtures_climb import Log, make_tiny_gguf, number_rows, text_rows, write_rows
-from tests.fixtures_hosted import Hosted
+from tests.fixtures_hosted import PRICES, Hosted
 from tests.fixtures_judge import is_judging, judged_task, says, verdict
 
 
@@ -230,6 +235,43 @@ def test_a_comparison_rests_on_the_same_judge_and_asks_nothing_anew(done):
     assert alike and all(change.first != change.second for change in alike)
 
 
+def test_what_the_judge_said_in_the_second_ones_run_is_not_paid_for_again(done, tmp_path):
+    one, two = (Path(shutil.copytree(done.run, tmp_path / name)) for name in ("one", "two"))
+    (one / JUDGE_FOLDER / JUDGEMENTS_FILE).unlink()
+    lines = (one / PAID_FILE).read_text().splitlines(keepends=True)
+    (one / PAID_FILE).write_text("".join(line for line in lines if json.loads(line)["model"] != "judge"))
+    before = len(done.server.seen)
+    compare(f"{one}:api", f"{two}:prompt", CompareOptions(), Log())
+    asked = [body["messages"][-1]["content"] for body in done.server.seen[before:]]
+    # The one run lost these answers, and neither has a verdict on them.
+    assert {verdict(text) for text in asked} == {"maybe"}
+
+
+def test_a_comparison_may_pay_as_much_as_the_climb_and_says_where_more_is_allowed(done, tmp_path):
+    sides = (side(f"{done.run}:prompt"), side(f"{done.run}:api"))
+    asked = asked_rows(*sides, Wanted())
+    assert asked.prepared is not None
+    for limit, cap in ((0.001, done.result.paid_cap_usd), (9.0, 9.0)):
+        limits = asked.prepared.task.limits.model_copy(update={"api_usd": limit})
+        task = asked.prepared.task.model_copy(update={"limits": limits})
+        made = till_of(sides, replace(asked, prepared=replace(asked.prepared, task=task)), done.run)
+        assert made is not None and made.cap_usd == cap
+        with pytest.raises(EngineError, match="they are kept: raise limits.api_usd in task.yaml and run"):
+            with made.reserved(PRICES.per_token, 10**9, 1):
+                pass
+
+
+def test_a_comparison_prices_the_judge_as_the_climb_does(tiny, tmp_path):
+    with Hosted(says) as server:
+        task = judged_task(tmp_path / "task", tiny, server, judge={"model": "anthropic:claude-sonnet-4-5"})
+        prepared = prepare(task, Options())
+    asked = Asked(examples=(), split="dev", metric="judge", told="", prepared=prepared)
+    climbs, compares = till_for(prepared.task, Options(), tmp_path), till_of((), asked, tmp_path)
+    assert climbs is not None and compares is not None
+    place = next(place for place in climbs.prices if place[1] == "claude-sonnet-4-5")
+    assert compares.prices[place] == climbs.prices[place] != PRICES.per_token
+
+
 def test_a_comparison_whose_judge_cannot_be_asked_counts_no_look_at_the_sealed_test(done):
     known = (done.run / TEST_FILE).rename(done.run / "aside.jsonl")
     task = json.loads(done.task.read_text())
@@ -291,8 +333,6 @@ def test_a_judge_that_cannot_judge_is_refused_before_anything_is_built(tiny, tmp
 
 
 def test_a_judge_of_the_teachers_family_is_warned_of_and_so_is_a_sheet_with_few_marks(tiny, tmp_path):
-    from rung.checks.rows import prepare
-
     sheet = tmp_path / "checked.jsonl"
     pair = {"input": "i", "answer": "a", "other": "b"}
     write_rows(sheet, [{**pair, "better": "tie"}, {**pair, "input": "j", "better": ""}])
