@@ -21,6 +21,8 @@ from rung.rungs.base import Reporter
 from rung.system import Pool, System
 from rung.task.model import JudgeSpec, Limits
 
+CAP_KEY = "limits.api_usd in task.yaml"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trust:
@@ -37,9 +39,10 @@ def place_of(system: System) -> tuple[str, str]:
 
 
 def till_of(sides: Sequence[Side], asked: Asked, home: Path) -> Till | None:
-    """What a hosted side and a hosted judge are paid out of, under the task's cap; None without any.
+    """What a hosted side and a hosted judge are paid out of; None without any.
 
-    It is that of the run of the hosted side, else of `home`. Raises TaskError for two sides, and for one that
+    It is that of the run of the hosted side, else of `home`, and its cap the larger of the task's and of that
+    run's climb: a climb may have been allowed more. Raises TaskError for two sides, and for one that
     no climb has priced.
     """
     known, folder = _judge_prices(asked), home
@@ -57,8 +60,9 @@ def till_of(sides: Sequence[Side], asked: Asked, home: Path) -> Till | None:
             )
         known, folder = {**known, place_of(one.system): price}, one.origin.folder
     task = None if asked.prepared is None else asked.prepared.task
-    cap = Limits().api_usd if task is None else task.limits.api_usd
-    return Till(folder / PAID_FILE, cap, known)
+    caps = [one.origin.climb.paid_cap_usd for one in sides if one.origin and one.origin.folder == folder]
+    cap = max(Limits().api_usd if task is None else task.limits.api_usd, *caps, 0.0)
+    return Till(folder / PAID_FILE, cap, known, raised_by=CAP_KEY)
 
 
 def judge_for(

@@ -25,12 +25,14 @@ BYTES_A_TOKEN = 3
 class Till:
     """Answers of hosted models by what was asked, in one append-only file. For several threads at once.
 
-    `prices` go by (URL, model), `spent_on` by the model alone. Raises RunError where the file is damaged.
+    `prices` go by (URL, model), `spent_on` by the model alone. `raised_by` is what a user raises the cap by.
+    Raises RunError where the file is damaged.
     """
 
     path: Path
     cap_usd: float
     prices: Mapping[tuple[str, str], TokenPrice]
+    raised_by: str = "--api-usd"
     spent_usd: float = field(init=False, default=0.0)
     spent_on: dict[str, float] = field(init=False, default_factory=dict)
     _known: dict[str, Completion] = field(init=False, default_factory=dict)
@@ -70,8 +72,8 @@ class Till:
             if self.spent_usd + self._reserved_usd + most > self.cap_usd:
                 raise EngineError(
                     f"${self.spent_usd:.4f} was paid for {self.answers:,} answers of hosted models, and one "
-                    f"more could pass the cap of ${self.cap_usd:g}; they are kept: raise --api-usd and run "
-                    "the same command again"
+                    f"more could pass the cap of ${self.cap_usd:g}; they are kept: raise {self.raised_by} "
+                    "and run the same command again"
                 )
             self._reserved_usd += most
         try:
