@@ -83,9 +83,17 @@ class Judge:
     _tried: set[str] = field(init=False, default_factory=set)
 
     def __post_init__(self) -> None:
-        for line in read_jsonl(self.path):
+        self.read(self.path)
+
+    def read(self, path: Path) -> None:
+        """Know what this judge said in another file, too. RunError for a damaged one."""
+        for line in read_jsonl(path):
             if line["judge"] == self.system.digest:
-                self.known |= {pair: _judgement(*said) for pair, said in line["said"].items()}
+                found = {pair: _judgement(*said) for pair, said in line["said"].items()}
+                # A broken verdict takes the place of none.
+                self.known |= {
+                    n: it for n, it in found.items() if it.score is not None or n not in self.known
+                }
 
     def judge(self, pairs: Sequence[Pairing], pool: Pool) -> list[Judgement]:
         """What each answer wins, in order. Texts that are the same but for space around them tie unasked.

@@ -12,7 +12,7 @@ from rung.data.checked import read_checked
 from rung.engines.till import Till
 from rung.errors import TaskError
 from rung.hosted import hosted_of
-from rung.judging import JUDGE_FOLDER, Judge, judge_of
+from rung.judging import JUDGE_FOLDER, JUDGEMENTS_FILE, Judge, judge_of
 from rung.models.family import family_of
 from rung.models.hosted import hosted
 from rung.records import TokenPrice
@@ -68,9 +68,9 @@ def till_of(sides: Sequence[Side], asked: Asked, home: Path) -> Till | None:
 def judge_for(
     sides: Sequence[Side], asked: Asked, home: Path, pool: Pool, reporter: Reporter
 ) -> Judge | None:
-    """The judge of the rows' task, with what it said in the run `home`; None where the metric is another.
+    """The judge of the rows' task, with what it said in the runs of both; None where the metric is another.
 
-    Raises TaskError where the task has none, or a side is of its family.
+    What it says anew is kept in `home`. Raises TaskError where the task has none, or a side is of its family.
     """
     if asked.metric != "judge":
         return None
@@ -81,6 +81,8 @@ def judge_for(
         ready_to_pay(model, pool)
     task = asked.prepared.task
     judge = judge_of(task.name, spec, task.about, home / JUDGE_FOLDER, pool)
+    for folder in dict.fromkeys(one.origin.folder for one in sides if one.origin is not None):
+        judge.read(folder / JUDGE_FOLDER / JUDGEMENTS_FILE)
     judge.on_done = bar_of(reporter, judge.given)
     return judge
 
