@@ -12,7 +12,7 @@ from rung.climb import sealed
 from rung.climb.options import base_model
 from rung.compare.asked import Asked, Wanted, asked_rows
 from rung.compare.judged import Trust, judge_for, place_of, till_of, trusted
-from rung.compare.outcome import Outcome, outcome, row_change
+from rung.compare.outcome import Found, Outcome, outcome, row_change
 from rung.compare.sides import Side, need_two, side
 from rung.compare.specs import Difference, differences
 from rung.errors import TaskError
@@ -89,6 +89,13 @@ class Compared:
     openings: int | None
     notes: tuple[str, ...]
     trust: Trust | None = None
+
+    @property
+    def found(self) -> Found:
+        """What the comparison decides: nothing, on the word of a judge that people don't back."""
+        if self.trust is None or self.trust.backed or self.outcome.found == "too_few":
+            return self.outcome.found
+        return "open"
 
 
 def compare(first: str, second: str, options: CompareOptions, reporter: Reporter) -> Compared:

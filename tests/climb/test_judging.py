@@ -9,6 +9,7 @@ import pytest
 
 from rung.checks.judge import FEWEST_CHECKED
 from rung.checks.rows import prepare
+from rung.cli.comparing import as_json
 from rung.cli.main import run as command
 from rung.climb.again import rows_again
 from rung.climb.climb import Options, climb
@@ -224,10 +225,13 @@ def test_a_comparison_rests_on_the_same_judge_and_asks_nothing_anew(done):
     before = len(done.server.seen)
     found = compare(f"{done.run}:prompt", f"{done.run}:api", CompareOptions(), Log())
     assert len(done.server.seen) == before
-    assert found.outcome.found == "second_better"
+    assert (found.outcome.found, found.found) == ("second_better", "open")
     said = compared_verdict(found)
     assert said.startswith("Judge-only, not decided: by the judge alone, B is better than A: ")
     assert f"Judged by openai:judge@{done.server.url}" in said
+    shown = as_json(found)
+    assert shown["found"] == "open" and shown["trust"]["backed"] is False
+    assert said.endswith(shown["trust"]["said"])
     scores = [r.dev.score for r in done.result.results if r.dev is not None]
     assert [found.first.measurement.score, found.second.measurement.score] == scores
     assert {change.way for change in found.changes} == {"up", "other"}
