@@ -192,14 +192,20 @@ def test_a_sheet_hides_who_wrote_what_and_a_finished_climb_is_decided_by_it(done
     assert judged is not None and judged.agreement is not None and judged.agreement.enough
     shown = {(one.rung, one.split): one for one in judged.rungs}
     assert shown.keys() == {(rung, split) for rung in ("prompt", "api") for split in ("dev", "test")}
+    drawn = {rung: [line for line in lines if rung in line["drawn"]] for rung in ("prompt", "api")}
+    assert all(line["drawn"][rung] == len(drawn[rung]) for rung in drawn for line in drawn[rung])
+    assert sum(map(len, drawn.values())) >= 60
     for one in shown.values():
-        assert one.corrected is not None and one.corrected.checked == 30
+        assert one.corrected is not None and one.corrected.checked == len(drawn[one.rung])
         assert one.corrected.score == pytest.approx(one.score)
         assert one.corrected.low < one.score < one.corrected.high
         assert one.steady < one.pairs
     assert shown["api", "dev"].similar_pairs == shown["api", "dev"].pairs
     terms = dict(facts(found))
-    assert "both orders alike on" in terms["Judged api"] and "corrected by 30 human" in terms["Judged api"]
+    assert (
+        "both orders alike on" in terms["Judged api"]
+        and f"corrected by {len(drawn['api'])} human" in terms["Judged api"]
+    )
     assert "sign test" in terms["api against prompt"]
     write_report(found, tmp_path / "report.html")
     assert "Human verdicts" in (tmp_path / "report.html").read_text(encoding="utf-8")
