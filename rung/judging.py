@@ -5,6 +5,7 @@ pairs: who is killed while it judges loses the chunk in flight and no other.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -125,7 +126,8 @@ class Judge:
 
     def _ask(self, chunk: Sequence[tuple[str, Pairing]], pool: Pool) -> None:
         rows = [row for name, pair in chunk for row in both_orders(name, pair)]
-        answers = self.system.answer(rows, pool)
+        with pool.till.judging() if pool.till is not None else nullcontext():
+            answers = self.system.answer(rows, pool)
         said = {
             name: [_said(answers[2 * at]), _said(answers[2 * at + 1])] for at, (name, _) in enumerate(chunk)
         }
@@ -183,7 +185,8 @@ def _hosted(parts: Spec, model: Hosted, folder: Path, pool: Pool) -> Spec:
     kept = folder / REPORTED_FILE.format(digest_of(model.given)[:12])
     if not kept.exists():
         row = both_orders("0" * 8, Pairing(input="1 + 1", answer="2", other="3"))[0]
-        (found,) = complete(made, pool.engine(hosted_engine_spec(model)), [row], [[]])
+        with pool.till.judging() if pool.till is not None else nullcontext():
+            (found,) = complete(made, pool.engine(hosted_engine_spec(model)), [row], [[]])
         if found.failure is not None:
             raise EngineError(f"the judge {model.given} can't be asked: {found.failure}")
         write_json(kept, {"given": model.given, "reported": found.reported})

@@ -117,6 +117,20 @@ def test_each_judge_of_a_folder_has_the_name_that_its_own_server_reports(server,
     assert again.system.digest == judge.system.digest
 
 
+def test_what_it_is_paid_stands_apart_from_what_its_model_is_paid_otherwise(server, tmp_path):
+    judge, pool = opened(server, tmp_path)
+    with pool:
+        judge.judge(PAIRS, pool)
+        till = pool.till
+        assert till is not None and till.judging_usd == till.spent_usd > 0 and till.spent_on == {}
+        rows = both_orders("0" * 8, Pairing(input="else", answer="a", other="b"))
+        judge.system.answer(rows, pool)
+        assert till.spent_on == {"judge": pytest.approx(till.spent_usd - till.judging_usd)}
+        assert till.spent_on["judge"] > 0
+    again = Till(till.path, 1.0, till.prices)
+    assert (again.judging_usd, again.spent_on) == (till.judging_usd, till.spent_on)
+
+
 def test_texts_that_are_the_same_but_for_space_tie_unasked(server, tmp_path):
     judge, pool = opened(server, tmp_path)
     with pool:
