@@ -5,6 +5,7 @@ pairs: who is killed while it judges loses the chunk in flight and no other.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -23,7 +24,8 @@ from rung.wording import question
 
 JUDGE_FOLDER = "judge"
 JUDGEMENTS_FILE = "judgements.jsonl"
-REPORTED_FILE = "reported.json"
+REPORTED_FILE = "reported-{}.json"
+"""One for each judge: a comparison may have another one than the run that it keeps its verdicts in."""
 BROKE = "the judge: "
 """What the failure of an answer begins with that got no verdict."""
 CHUNK_PAIRS = 32
@@ -82,9 +84,17 @@ class Judge:
     _tried: set[str] = field(init=False, default_factory=set)
 
     def __post_init__(self) -> None:
-        for line in read_jsonl(self.path):
+        self.read(self.path)
+
+    def read(self, path: Path) -> None:
+        """Know what this judge said in another file, too. RunError for a damaged one."""
+        for line in read_jsonl(path):
             if line["judge"] == self.system.digest:
-                self.known |= {pair: _judgement(*said) for pair, said in line["said"].items()}
+                found = {pair: _judgement(*said) for pair, said in line["said"].items()}
+                # A broken verdict takes the place of none.
+                self.known |= {
+                    n: it for n, it in found.items() if it.score is not None or n not in self.known
+                }
 
     def judge(self, pairs: Sequence[Pairing], pool: Pool) -> list[Judgement]:
         """What each answer wins, in order. Texts that are the same but for space around them tie unasked.
@@ -116,7 +126,8 @@ class Judge:
 
     def _ask(self, chunk: Sequence[tuple[str, Pairing]], pool: Pool) -> None:
         rows = [row for name, pair in chunk for row in both_orders(name, pair)]
-        answers = self.system.answer(rows, pool)
+        with pool.till.judging() if pool.till is not None else nullcontext():
+            answers = self.system.answer(rows, pool)
         said = {
             name: [_said(answers[2 * at]), _said(answers[2 * at + 1])] for at, (name, _) in enumerate(chunk)
         }
@@ -171,10 +182,11 @@ def _hosted(parts: Spec, model: Hosted, folder: Path, pool: Pool) -> Spec:
         "answer": AnswerSpec(form="schema", max_tokens=MOST_TOKENS),
     }
     made = parts.model_copy(update=wanted)
-    kept = folder / REPORTED_FILE
+    kept = folder / REPORTED_FILE.format(digest_of(model.given)[:12])
     if not kept.exists():
         row = both_orders("0" * 8, Pairing(input="1 + 1", answer="2", other="3"))[0]
-        (found,) = complete(made, pool.engine(hosted_engine_spec(model)), [row], [[]])
+        with pool.till.judging() if pool.till is not None else nullcontext():
+            (found,) = complete(made, pool.engine(hosted_engine_spec(model)), [row], [[]])
         if found.failure is not None:
             raise EngineError(f"the judge {model.given} can't be asked: {found.failure}")
         write_json(kept, {"given": model.given, "reported": found.reported})

@@ -105,6 +105,8 @@ def as_json(found: "Compared") -> dict[str, Any]:
         "a": _side(found.first),
         "b": _side(found.second),
         **asdict(found.outcome),
+        "found": found.found,
+        "trust": None if found.trust is None else asdict(found.trust),
         "changed": {"up": ways.count("up"), "down": ways.count("down"), "other": ways.count("other")},
         "differences": [{"part": d.part, "a": d.first, "b": d.second} for d in found.differences],
         "test_openings": found.openings,

@@ -1,6 +1,6 @@
 """What lies behind judged scores: lengths, how steady the judge was, and how people correct it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
 
@@ -12,25 +12,24 @@ from rung.records import Example, Measurement, RungResult
 from rung.scoring.verdicts import powered_mean, similar_length
 
 FEWEST_CORRECTED = 20
-"""Answers of one System that people judged: with fewer its score isn't corrected by them."""
+"""Answers of one System's sample that people judged: with fewer its score isn't corrected by them."""
 
 
 def judged_rungs(
     results: Sequence[RungResult], prepared: Prepared, judge: Judge, checked: Sequence[Checked]
 ) -> Iterator[JudgedRung]:
-    """What lies behind each rung's scores, corrected by people where they judged enough dev answers of it."""
-    verdicts = {(one.input, one.context, one.answer.strip(), one.other.strip()): one for one in checked}
+    """What lies behind each rung's scores, corrected by people where they judged a random sample of it."""
     dev = {e.id: e for e in prepared.splits.dev}
     test = {e.id: e for e in prepared.splits.test}
     for result in results:
         if result.dev is None:
             continue
-        pairs = list(_checked_scores(result.dev, dev, verdicts))
+        pairs = sampled_scores(result.rung, result.dev, dev, checked)
         for found, rows in ((result.dev, dev), (result.test, test)):
             if found is not None:
                 told = _judged_rung(result.rung, found, rows, judge)
-                enough = len(pairs) >= FEWEST_CORRECTED and result.stopped is None
-                yield replace(told, corrected=_corrected(found, rows, pairs)) if enough else told
+                use = pairs and result.stopped is None
+                yield replace(told, corrected=_corrected(found, rows, pairs)) if use else told
 
 
 def _judged_rung(rung: str, found: Measurement, rows: dict[str, Example], judge: Judge) -> JudgedRung:
@@ -54,23 +53,34 @@ def _judged_rung(rung: str, found: Measurement, rows: dict[str, Example], judge:
     )
 
 
-def _checked_scores(
-    found: Measurement,
-    rows: dict[str, Example],
-    verdicts: dict[tuple[str, str | None, str, str], Checked],
-) -> Iterator[tuple[float, float]]:
-    """What people and the judge say that an answer wins against its row's output, wherever people said it."""
+def sampled_scores(
+    rung: str, found: Measurement, rows: Mapping[str, Example], checked: Sequence[Checked]
+) -> list[tuple[float, float]]:
+    """What people and the judge say that answers of a rung's random sample win against their rows' outputs.
+
+    None where people judged fewer than 20 of them, or not all: which ones they left out may hang on what
+    stands in them, and so may which answers another rung shares. Lines that no sheet drew for this rung don't
+    count.
+    """
+    own = [one for one in checked if rung in one.drawn]
+    verdicts = {(one.input, one.context, one.answer.strip(), one.other.strip()): one for one in own}
+    scores, used = list[tuple[float, float]](), set[tuple[str | None, ...]]()
     for one in found.predictions:
         row, text = rows[one.example_id], one.answer.text.strip()
         wanted = str(row.output).strip()
+        if one.score is None or one.answer.value is None or text == wanted:
+            continue
         as_answer = verdicts.get((row.input, row.context, text, wanted))
         as_other = verdicts.get((row.input, row.context, wanted, text))
-        if one.score is None or text == wanted:
-            continue
         if as_answer is not None:
-            yield {"answer": 1.0, "tie": 0.5, "other": 0.0}[as_answer.better], one.score
+            scores.append(({"answer": 1.0, "tie": 0.5, "other": 0.0}[as_answer.better], one.score))
         elif as_other is not None:
-            yield {"answer": 0.0, "tie": 0.5, "other": 1.0}[as_other.better], one.score
+            scores.append(({"answer": 0.0, "tie": 0.5, "other": 1.0}[as_other.better], one.score))
+        else:
+            continue
+        used.add((row.input, row.context, text, wanted))
+    whole = {one.drawn[rung] for one in own} == {len(used)}
+    return scores if whole and len(used) >= FEWEST_CORRECTED else []
 
 
 def _corrected(

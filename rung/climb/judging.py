@@ -167,7 +167,7 @@ def with_judge(done: Climb, bench: Bench, prepared: Prepared) -> Climb:
         return done
     checked = read_checked(spec.checked)[0] if spec.checked is not None else ()
     found = agreement(judge, checked, bench.pool) if checked else None
-    model, till = hosted(spec.model), bench.pool.till
+    till = bench.pool.till
     held = [one for one in judge.known.values() if one.score is not None]
     judged = Judged(
         model=judge.given,
@@ -175,7 +175,7 @@ def with_judge(done: Climb, bench: Bench, prepared: Prepared) -> Climb:
         pairs=len(held),
         steady=sum(one.steady for one in held),
         broken=len(judge.known) - len(held),
-        paid_usd=till.spent_on.get(model.model, 0.0) if model is not None and till is not None else 0.0,
+        paid_usd=till.judging_usd if till is not None else 0.0,
         agreement=found,
         checked=checked_digest(spec.checked),
         rungs=tuple(judged_rungs(done.results, prepared, judge, checked)),

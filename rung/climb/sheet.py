@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TypeAlias
 from rung.climb.again import rows_again
 from rung.climb.stored import load_climb
 from rung.errors import RunError, TaskError
-from rung.records import Climb, Example, Measurement
+from rung.records import Climb, Example, Json, Measurement
 from rung.runs import write_text
 
 SHEET_PAIRS = 60
@@ -39,9 +40,10 @@ class Sheet:
 def write_sheet(run: Path, options: SheetOptions) -> Sheet:
     """Write random dev answers of a judged climb, each beside its row's output, in either order.
 
-    They are of the rungs that the verdict is about, as many of each. Answers that equal the output and those
-    that couldn't be read are left out: they need no judge. Raises RungError where the run has no judged
-    answers, and where the file is there already: it may hold somebody's work.
+    They are of the rungs that the verdict is about; each line names those that gave its answer, with how many
+    lines were drawn for each: a score is corrected by its whole sample or not at all. Answers that equal the
+    output and those that couldn't be read are left out: they need no judge. Raises RungError where the run
+    has no judged answers, and where the file is there already: it may hold somebody's work.
     """
     if options.out.exists():
         raise TaskError(f"--out {str(options.out)!r} is there already; name another file")
@@ -59,15 +61,11 @@ def write_sheet(run: Path, options: SheetOptions) -> Sheet:
     if unknown:
         raise RunError(f"{str(run)!r} measured no rung {unknown[0]!r}; name one of {', '.join(measured)}")
     dice = random.Random(options.seed)
-    drawn: dict[str, _Pair] = {}
-    for place, name in enumerate(names):
-        # What one rung lacks goes to the next.
-        wanted = (options.pairs - len(drawn)) // (len(names) - place)
-        fresh = {key: pair for key, pair in _pairs(measured[name], rows).items() if key not in drawn}
-        drawn |= {key: fresh[key] for key in dice.sample(sorted(fresh), min(wanted, len(fresh)))}
+    drawn = draw({name: _pairs(measured[name], rows) for name in names}, options.pairs, dice)
     if not drawn:
         raise RunError(f"no answer of {' and '.join(names)} differs from its row's output: nothing to check")
-    lines = [_either_way(pair, dice) for pair in drawn.values()]
+    counts = Counter(name for _, of in drawn for name in of)
+    lines = [_either_way(pair, {name: counts[name] for name in of}, dice) for pair, of in drawn]
     dice.shuffle(lines)
     write_text(options.out, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     return Sheet(pairs=len(lines), rungs=tuple(names))
@@ -83,6 +81,20 @@ def verdict_rungs(found: Climb) -> list[str]:
     return list(dict.fromkeys(name for name in named if name is not None))[:2]
 
 
+def draw(
+    pairs: Mapping[str, Mapping[str, _Pair]], most: int, dice: random.Random
+) -> list[tuple[_Pair, tuple[str, ...]]]:
+    """Random pairs out of all that the rungs have, by what stands in each; with the rungs that have it.
+
+    What falls to a rung is a simple random sample of its own pairs, as a part of one is (Cochran 1977,
+    Sampling Techniques, chapter 2, on subpopulations). Samples drawn one after another, each from what is
+    left, aren't: the later ones lack what rungs have in common.
+    """
+    every = {key: pair for of_rung in pairs.values() for key, pair in of_rung.items()}
+    drawn = dice.sample(sorted(every), min(most, len(every)))
+    return [(every[key], tuple(name for name in pairs if key in pairs[name])) for key in drawn]
+
+
 def _pairs(found: Measurement, rows: Mapping[str, Example]) -> dict[str, _Pair]:
     """The answers that were compared with their row's output, each by what stands in it."""
     pairs: dict[str, _Pair] = {}
@@ -96,7 +108,7 @@ def _pairs(found: Measurement, rows: Mapping[str, Example]) -> dict[str, _Pair]:
     return pairs
 
 
-def _either_way(pair: _Pair, dice: random.Random) -> _Pair:
+def _either_way(pair: _Pair, drawn: Mapping[str, int], dice: random.Random) -> dict[str, Json]:
     """The pair to be marked; which of the two the System wrote isn't said."""
     answer, other = dice.sample([pair["answer"], pair["other"]], 2)
-    return {**pair, "answer": answer, "other": other, "better": ""}
+    return {**pair, "answer": answer, "other": other, "drawn": dict(drawn), "better": ""}

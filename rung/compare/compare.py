@@ -12,7 +12,7 @@ from rung.climb import sealed
 from rung.climb.options import base_model
 from rung.compare.asked import Asked, Wanted, asked_rows
 from rung.compare.judged import Trust, judge_for, place_of, till_of, trusted
-from rung.compare.outcome import Outcome, outcome, row_change
+from rung.compare.outcome import Found, Outcome, outcome, row_change
 from rung.compare.sides import Side, need_two, side
 from rung.compare.specs import Difference, differences
 from rung.errors import TaskError
@@ -90,6 +90,13 @@ class Compared:
     notes: tuple[str, ...]
     trust: Trust | None = None
 
+    @property
+    def found(self) -> Found:
+        """What the comparison decides: nothing, on the word of a judge that people don't back."""
+        if self.trust is None or self.trust.backed or self.outcome.found == "too_few":
+            return self.outcome.found
+        return "open"
+
 
 def compare(first: str, second: str, options: CompareOptions, reporter: Reporter) -> Compared:
     """Compare what two texts name: runs, RUN:RUNG, Systems' folders, tags, base models.
@@ -111,8 +118,8 @@ def compare(first: str, second: str, options: CompareOptions, reporter: Reporter
         systems = [_system(one, asked, home, pool, reporter) for one in sides]
         if systems[0].digest == systems[1].digest:
             raise TaskError(f"{first!r} and {second!r} are one System ({systems[0].digest}); name two others")
-        _count_looks(folders, systems, asked)
         judge = judge_for(sides, asked, home, pool, reporter)
+        _count_looks(folders, systems, asked)
         a, b = (
             _scored(one.given, system, _bench(folder, asked, pool, judge), asked, reporter)
             for one, system, folder in zip(sides, systems, folders, strict=True)

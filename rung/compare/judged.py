@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rung.climb.hosted import PAID_FILE
+from rung.climb.hosted import PAID_FILE, hosted_models
 from rung.climb.judging import agreement, agreement_text, bar_of, ready_to_pay
 from rung.compare.asked import Asked
 from rung.compare.sides import Side
@@ -12,7 +12,7 @@ from rung.data.checked import read_checked
 from rung.engines.till import Till
 from rung.errors import TaskError
 from rung.hosted import hosted_of
-from rung.judging import JUDGE_FOLDER, Judge, judge_of
+from rung.judging import JUDGE_FOLDER, JUDGEMENTS_FILE, Judge, judge_of
 from rung.models.family import family_of
 from rung.models.hosted import hosted
 from rung.records import TokenPrice
@@ -20,6 +20,8 @@ from rung.rungs.api import prices
 from rung.rungs.base import Reporter
 from rung.system import Pool, System
 from rung.task.model import JudgeSpec, Limits
+
+CAP_KEY = "limits.api_usd in task.yaml"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,9 +39,10 @@ def place_of(system: System) -> tuple[str, str]:
 
 
 def till_of(sides: Sequence[Side], asked: Asked, home: Path) -> Till | None:
-    """What a hosted side and a hosted judge are paid out of, under the task's cap; None without any.
+    """What a hosted side and a hosted judge are paid out of; None without any.
 
-    It is that of the run of the hosted side, else of `home`. Raises TaskError for two sides, and for one that
+    It is that of the run of the hosted side, else of `home`, and its cap the larger of the task's and of that
+    run's climb: a climb may have been allowed more. Raises TaskError for two sides, and for one that
     no climb has priced.
     """
     known, folder = _judge_prices(asked), home
@@ -57,16 +60,17 @@ def till_of(sides: Sequence[Side], asked: Asked, home: Path) -> Till | None:
             )
         known, folder = {**known, place_of(one.system): price}, one.origin.folder
     task = None if asked.prepared is None else asked.prepared.task
-    cap = Limits().api_usd if task is None else task.limits.api_usd
-    return Till(folder / PAID_FILE, cap, known)
+    caps = [one.origin.climb.paid_cap_usd for one in sides if one.origin and one.origin.folder == folder]
+    cap = max(Limits().api_usd if task is None else task.limits.api_usd, *caps, 0.0)
+    return Till(folder / PAID_FILE, cap, known, raised_by=CAP_KEY)
 
 
 def judge_for(
     sides: Sequence[Side], asked: Asked, home: Path, pool: Pool, reporter: Reporter
 ) -> Judge | None:
-    """The judge of the rows' task, with what it said in the run `home`; None where the metric is another.
+    """The judge of the rows' task, with what it said in the runs of both; None where the metric is another.
 
-    Raises TaskError where the task has none, or a side is of its family.
+    What it says anew is kept in `home`. Raises TaskError where the task has none, or a side is of its family.
     """
     if asked.metric != "judge":
         return None
@@ -77,6 +81,8 @@ def judge_for(
         ready_to_pay(model, pool)
     task = asked.prepared.task
     judge = judge_of(task.name, spec, task.about, home / JUDGE_FOLDER, pool)
+    for folder in dict.fromkeys(one.origin.folder for one in sides if one.origin is not None):
+        judge.read(folder / JUDGE_FOLDER / JUDGEMENTS_FILE)
     judge.on_done = bar_of(reporter, judge.given)
     return judge
 
@@ -112,7 +118,8 @@ def _judge_prices(asked: Asked) -> dict[tuple[str, str], TokenPrice] | None:
     if asked.metric != "judge" or asked.prepared is None:
         return None
     model = hosted(_spec(asked).model)
-    return None if model is None else prices(asked.prepared.task, [model])
+    # As a climb prices it: among all hosted models of the task.
+    return None if model is None else prices(asked.prepared.task, hosted_models(asked.prepared.task))
 
 
 def _spec(asked: Asked) -> JudgeSpec:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -17,7 +17,11 @@ TEXTS = ("input", "answer", "other")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checked:
-    """A pair of answers to one input, and which of them a person found better."""
+    """A pair of answers to one input, and which of them a person found better.
+
+    `drawn` names the rungs in whose random sample of answers the pair stands, each with the sample's size;
+    none where somebody chose the pair.
+    """
 
     input: str
     answer: str
@@ -25,14 +29,15 @@ class Checked:
     better: Better
     context: str | None = None
     where: str = ""
+    drawn: Mapping[str, int] = field(default_factory=dict)
 
 
 def read_checked(path: Path) -> tuple[tuple[Checked, ...], int]:
     """The pairs that somebody judged, and how many rows aren't filled in yet.
 
-    A row is {"input", "context"?, "answer", "other" or "reference", "better"}. Raises DataError, naming the
-    line, for a row that lacks a text, for another verdict than answer, other or tie, and for a pair that
-    stands there twice.
+    A row is {"input", "context"?, "answer", "other" or "reference", "drawn"?, "better"}. Raises DataError,
+    naming the line, for a row that lacks a text, for another verdict than answer, other or tie, for another
+    `drawn` than a sheet has, and for a pair that stands there twice.
     """
     found: dict[tuple[str, str | None, frozenset[str]], Checked] = {}
     empty = 0
@@ -63,6 +68,9 @@ def _checked(where: str, line: dict[str, Any]) -> Checked:
         raise DataError(
             f"{where}: better: {shown(line['better'])} is not one of {', '.join(get_args(Better))}"
         )
+    drawn = line.get("drawn") or {}
+    if not isinstance(drawn, dict) or not all(type(count) is int and count > 0 for count in drawn.values()):
+        raise DataError(f"{where}: drawn: {shown(drawn)} isn't what `rung judge sheet` wrote; leave it out")
     return Checked(
         input=line["input"],
         answer=line["answer"],
@@ -70,6 +78,7 @@ def _checked(where: str, line: dict[str, Any]) -> Checked:
         better=better,
         context=context,
         where=where,
+        drawn=drawn,
     )
 
 

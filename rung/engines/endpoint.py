@@ -254,7 +254,7 @@ class EndpointEngine:
         if self._till.spent_usd + usd > self._till.cap_usd:
             raise EngineError(
                 f"{self._place}: a call that broke may have cost ${usd:.4f}, and another try could pass the "
-                f"cap of ${self._till.cap_usd:g}; what was paid for is kept: raise --api-usd"
+                f"cap of ${self._till.cap_usd:g}; what was paid for is kept: raise {self._till.raised_by}"
             )
 
     def _tried(self, body: dict[str, Json], lost: Callable[[], None] = lambda: None) -> Completion:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rung.engines.base import Completion
 from rung.errors import EngineError
-from rung.records import TokenPrice
+from rung.records import Json, TokenPrice
 from rung.runs import append_jsonl, read_jsonl
 from rung.scoring.cost import tokens_usd
 
@@ -25,14 +25,19 @@ BYTES_A_TOKEN = 3
 class Till:
     """Answers of hosted models by what was asked, in one append-only file. For several threads at once.
 
-    `prices` go by (URL, model), `spent_on` by the model alone. Raises RunError where the file is damaged.
+    `prices` go by (URL, model), `spent_on` by the model alone; what was paid for judging is `judging_usd` and
+    no part of it: a judge may be a model that has another task as well. `raised_by` is what a user raises the
+    cap by. Raises RunError where the file is damaged.
     """
 
     path: Path
     cap_usd: float
     prices: Mapping[tuple[str, str], TokenPrice]
+    raised_by: str = "--api-usd"
     spent_usd: float = field(init=False, default=0.0)
     spent_on: dict[str, float] = field(init=False, default_factory=dict)
+    judging_usd: float = field(init=False, default=0.0)
+    _judging: bool = field(init=False, default=False)
     _known: dict[str, Completion] = field(init=False, default_factory=dict)
     _reserved_usd: float = field(init=False, default=0.0)
     _lock: threading.Lock = field(init=False, default_factory=threading.Lock)
@@ -42,7 +47,7 @@ class Till:
             # One that broke was paid for, too; whether it breaks again is for the next try to show.
             if line.get("answer") is not None and line["answer"].get("failure") is None:
                 self._known[line["asked"]] = Completion(**line["answer"], tokens=(), logprob=math.nan)
-            self._count(line["model"], line["usd"])
+            self._count(line["model"], line["usd"], judging=line.get("judging", False))
 
     @property
     def answers(self) -> int:
@@ -70,8 +75,8 @@ class Till:
             if self.spent_usd + self._reserved_usd + most > self.cap_usd:
                 raise EngineError(
                     f"${self.spent_usd:.4f} was paid for {self.answers:,} answers of hosted models, and one "
-                    f"more could pass the cap of ${self.cap_usd:g}; they are kept: raise --api-usd and run "
-                    "the same command again"
+                    f"more could pass the cap of ${self.cap_usd:g}; they are kept: raise {self.raised_by} "
+                    "and run the same command again"
                 )
             self._reserved_usd += most
         try:
@@ -80,11 +85,20 @@ class Till:
             with self._lock:
                 self._reserved_usd -= most
 
+    @contextmanager
+    def judging(self) -> Iterator[None]:
+        """What is paid meanwhile is paid for judging; nothing else may be asked then."""
+        self._judging = True
+        try:
+            yield
+        finally:
+            self._judging = False
+
     def lose(self, model: str, usd: float) -> None:
         """Write down what a call may have cost that brought no answer. RunError where that can't be done."""
         with self._lock:
-            append_jsonl(self.path, [{"model": model, "usd": usd}])
-            self._count(model, usd)
+            append_jsonl(self.path, [{"model": model, "usd": usd, **self._purpose()}])
+            self._count(model, usd, judging=self._judging)
 
     def keep(self, asked: str, model: str, answer: Completion, price: TokenPrice) -> None:
         """Write down an answer and what it cost. Raises RunError where it can't be written."""
@@ -92,10 +106,17 @@ class Till:
         # NaN, which a hosted model's log-probability is, has no place in JSON.
         fields = {k: v for k, v in asdict(answer).items() if k not in ("tokens", "logprob")}
         with self._lock:
-            append_jsonl(self.path, [{"asked": asked, "model": model, "usd": usd, "answer": fields}])
+            line = {"asked": asked, "model": model, "usd": usd, "answer": fields, **self._purpose()}
+            append_jsonl(self.path, [line])
             self._known[asked] = answer
-            self._count(model, usd)
+            self._count(model, usd, judging=self._judging)
 
-    def _count(self, model: str, usd: float) -> None:
+    def _purpose(self) -> dict[str, Json]:
+        return {"judging": True} if self._judging else {}
+
+    def _count(self, model: str, usd: float, *, judging: bool) -> None:
         self.spent_usd += usd
-        self.spent_on[model] = self.spent_on.get(model, 0.0) + usd
+        if judging:
+            self.judging_usd += usd
+        else:
+            self.spent_on[model] = self.spent_on.get(model, 0.0) + usd

@@ -166,7 +166,7 @@ def inputs(context: Context) -> tuple[Example, ...]:
     """What the teacher is asked: inputs without outputs, else training rows to be said in other words."""
     if context.unlabelled:
         return context.unlabelled[:MOST_ASKED]
-    return context.train[:MOST_ASKED] if context.bench.metric == "rouge_l" else ()
+    return context.train[:MOST_ASKED] if context.bench.metric in ("rouge_l", "judge") else ()
 
 
 def teach(context: Context, teacher: System, rows: Sequence[Example]) -> Taught:

@@ -1,22 +1,29 @@
 """Whole climbs by a judge: what is said and paid, what people have to confirm, and what may not judge."""
 
 import json
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from rung.checks.judge import FEWEST_CHECKED
+from rung.checks.rows import prepare
+from rung.cli.comparing import as_json
 from rung.cli.main import run as command
 from rung.climb.again import rows_again
 from rung.climb.climb import Options, climb
-from rung.climb.hosted import PAID_FILE
+from rung.climb.hosted import PAID_FILE, till_for
 from rung.climb.judging import agreement_text
+from rung.climb.sealed import TEST_FILE
 from rung.climb.sheet import SheetOptions, verdict_rungs, write_sheet
 from rung.climb.stored import CLIMB_FILE, load_climb
+from rung.compare.asked import Asked, asked_rows
 from rung.compare.compare import CompareOptions, Wanted, compare
+from rung.compare.judged import till_of
+from rung.compare.sides import side
 from rung.compare.words import verdict as compared_verdict
-from rung.errors import RungError, TaskError
+from rung.errors import EngineError, RungError, TaskError
 from rung.judgement import Agreement
 from rung.judging import BROKE, JUDGE_FOLDER, JUDGEMENTS_FILE
 from rung.records import Climb, Example
@@ -24,7 +31,7 @@ from rung.report.html import write_report
 from rung.report.summary import facts
 from rung.scoring.verdicts import pair_score
 from tests.fixtures_climb import Log, make_tiny_gguf, number_rows, text_rows, write_rows
-from tests.fixtures_hosted import Hosted
+from tests.fixtures_hosted import PRICES, Hosted
 from tests.fixtures_judge import is_judging, judged_task, says, verdict
 
 
@@ -185,14 +192,20 @@ def test_a_sheet_hides_who_wrote_what_and_a_finished_climb_is_decided_by_it(done
     assert judged is not None and judged.agreement is not None and judged.agreement.enough
     shown = {(one.rung, one.split): one for one in judged.rungs}
     assert shown.keys() == {(rung, split) for rung in ("prompt", "api") for split in ("dev", "test")}
+    drawn = {rung: [line for line in lines if rung in line["drawn"]] for rung in ("prompt", "api")}
+    assert all(line["drawn"][rung] == len(drawn[rung]) for rung in drawn for line in drawn[rung])
+    assert sum(map(len, drawn.values())) >= 60
     for one in shown.values():
-        assert one.corrected is not None and one.corrected.checked == 30
+        assert one.corrected is not None and one.corrected.checked == len(drawn[one.rung])
         assert one.corrected.score == pytest.approx(one.score)
         assert one.corrected.low < one.score < one.corrected.high
         assert one.steady < one.pairs
     assert shown["api", "dev"].similar_pairs == shown["api", "dev"].pairs
     terms = dict(facts(found))
-    assert "both orders alike on" in terms["Judged api"] and "corrected by 30 human" in terms["Judged api"]
+    assert (
+        "both orders alike on" in terms["Judged api"]
+        and f"corrected by {len(drawn['api'])} human" in terms["Judged api"]
+    )
     assert "sign test" in terms["api against prompt"]
     write_report(found, tmp_path / "report.html")
     assert "Human verdicts" in (tmp_path / "report.html").read_text(encoding="utf-8")
@@ -218,15 +231,70 @@ def test_a_comparison_rests_on_the_same_judge_and_asks_nothing_anew(done):
     before = len(done.server.seen)
     found = compare(f"{done.run}:prompt", f"{done.run}:api", CompareOptions(), Log())
     assert len(done.server.seen) == before
-    assert found.outcome.found == "second_better"
+    assert (found.outcome.found, found.found) == ("second_better", "open")
     said = compared_verdict(found)
     assert said.startswith("Judge-only, not decided: by the judge alone, B is better than A: ")
     assert f"Judged by openai:judge@{done.server.url}" in said
+    shown = as_json(found)
+    assert shown["found"] == "open" and shown["trust"]["backed"] is False
+    assert said.endswith(shown["trust"]["said"])
     scores = [r.dev.score for r in done.result.results if r.dev is not None]
     assert [found.first.measurement.score, found.second.measurement.score] == scores
     assert {change.way for change in found.changes} == {"up", "other"}
     alike = [change for change in found.changes if change.way == "other" and change.first_score is not None]
     assert alike and all(change.first != change.second for change in alike)
+
+
+def test_what_the_judge_said_in_the_second_ones_run_is_not_paid_for_again(done, tmp_path):
+    one, two = (Path(shutil.copytree(done.run, tmp_path / name)) for name in ("one", "two"))
+    (one / JUDGE_FOLDER / JUDGEMENTS_FILE).unlink()
+    lines = (one / PAID_FILE).read_text().splitlines(keepends=True)
+    (one / PAID_FILE).write_text("".join(line for line in lines if json.loads(line)["model"] != "judge"))
+    before = len(done.server.seen)
+    compare(f"{one}:api", f"{two}:prompt", CompareOptions(), Log())
+    asked = [body["messages"][-1]["content"] for body in done.server.seen[before:]]
+    # The one run lost these answers, and neither has a verdict on them.
+    assert {verdict(text) for text in asked} == {"maybe"}
+
+
+def test_a_comparison_may_pay_as_much_as_the_climb_and_says_where_more_is_allowed(done, tmp_path):
+    sides = (side(f"{done.run}:prompt"), side(f"{done.run}:api"))
+    asked = asked_rows(*sides, Wanted())
+    assert asked.prepared is not None
+    for limit, cap in ((0.001, done.result.paid_cap_usd), (9.0, 9.0)):
+        limits = asked.prepared.task.limits.model_copy(update={"api_usd": limit})
+        task = asked.prepared.task.model_copy(update={"limits": limits})
+        made = till_of(sides, replace(asked, prepared=replace(asked.prepared, task=task)), done.run)
+        assert made is not None and made.cap_usd == cap
+        with pytest.raises(EngineError, match="they are kept: raise limits.api_usd in task.yaml and run"):
+            with made.reserved(PRICES.per_token, 10**9, 1):
+                pass
+
+
+def test_a_comparison_prices_the_judge_as_the_climb_does(tiny, tmp_path):
+    with Hosted(says) as server:
+        task = judged_task(tmp_path / "task", tiny, server, judge={"model": "anthropic:claude-sonnet-4-5"})
+        prepared = prepare(task, Options())
+    asked = Asked(examples=(), split="dev", metric="judge", told="", prepared=prepared)
+    climbs, compares = till_for(prepared.task, Options(), tmp_path), till_of((), asked, tmp_path)
+    assert climbs is not None and compares is not None
+    place = next(place for place in climbs.prices if place[1] == "claude-sonnet-4-5")
+    assert compares.prices[place] == climbs.prices[place] != PRICES.per_token
+
+
+def test_a_comparison_whose_judge_cannot_be_asked_counts_no_look_at_the_sealed_test(done):
+    known = (done.run / TEST_FILE).rename(done.run / "aside.jsonl")
+    task = json.loads(done.task.read_text())
+    task["judge"] = {"model": "openai:nobody@http://127.0.0.1:9/v1"}
+    other = done.task.with_name("other.yaml")
+    other.write_text(json.dumps(task), encoding="utf-8")
+    try:
+        with pytest.raises(EngineError, match="the judge openai:nobody@.* can't be asked"):
+            wanted = Wanted(task=other, test=True)
+            compare(f"{done.run}:prompt", f"{done.run}:api", CompareOptions(wanted=wanted), Log())
+        assert not (done.run / TEST_FILE).exists()
+    finally:
+        known.rename(done.run / TEST_FILE)
 
 
 def test_a_comparison_by_a_judge_needs_a_task_that_names_one(done, tmp_path):
@@ -275,8 +343,6 @@ def test_a_judge_that_cannot_judge_is_refused_before_anything_is_built(tiny, tmp
 
 
 def test_a_judge_of_the_teachers_family_is_warned_of_and_so_is_a_sheet_with_few_marks(tiny, tmp_path):
-    from rung.checks.rows import prepare
-
     sheet = tmp_path / "checked.jsonl"
     pair = {"input": "i", "answer": "a", "other": "b"}
     write_rows(sheet, [{**pair, "better": "tie"}, {**pair, "input": "j", "better": ""}])

@@ -136,7 +136,8 @@ def test_only_texts_are_learned_anew_from_training_rows(context, tiny, tmp_path,
     assert inputs(replace(context, unlabelled=())) == ()
     with opened(tiny, write_rows(tmp_path / "t.jsonl", text_rows(60)), tmp_path) as found:
         text = beside(found, server, tmp_path)
-        assert inputs(text) == text.train
+        judged = replace(text, bench=replace(text.bench, metric="judge"))
+        assert inputs(judged) == inputs(text) == text.train
         found = taught(text)
         assert {row.output for row in found.rows} == {row.output for row in text.train}
         server.says = lambda said, body: "nothing like it"

@@ -103,6 +103,34 @@ def test_another_rubric_is_another_judge_and_judges_anew(server, tmp_path):
     assert len(server.seen) == 2 * len(PAIRS)
 
 
+def test_each_judge_of_a_folder_has_the_name_that_its_own_server_reports(server, tmp_path):
+    judge, pool = opened(server, tmp_path)
+    with pool, Hosted(says) as beside:
+        beside.reports = "oracle-2026-02-02"
+        assert pool.till is not None
+        pool.till.prices = {**pool.till.prices, (beside.url, "oracle"): PRICES.per_token}
+        spec = JudgeSpec(model=f"openai:oracle@{beside.url}")
+        other = judge_of("shouts", spec, "", tmp_path / "judge", pool)
+        assert [one.failure for one in other.judge(PAIRS, pool)] == [None] * len(PAIRS)
+        assert "oracle-2026-02-02" in other.system.ref.digest
+        again = judge_of("shouts", JudgeSpec(model=judge.given), "", tmp_path / "judge", pool)
+    assert again.system.digest == judge.system.digest
+
+
+def test_what_it_is_paid_stands_apart_from_what_its_model_is_paid_otherwise(server, tmp_path):
+    judge, pool = opened(server, tmp_path)
+    with pool:
+        judge.judge(PAIRS, pool)
+        till = pool.till
+        assert till is not None and till.judging_usd == till.spent_usd > 0 and till.spent_on == {}
+        rows = both_orders("0" * 8, Pairing(input="else", answer="a", other="b"))
+        judge.system.answer(rows, pool)
+        assert till.spent_on == {"judge": pytest.approx(till.spent_usd - till.judging_usd)}
+        assert till.spent_on["judge"] > 0
+    again = Till(till.path, 1.0, till.prices)
+    assert (again.judging_usd, again.spent_on) == (till.judging_usd, till.spent_on)
+
+
 def test_texts_that_are_the_same_but_for_space_tie_unasked(server, tmp_path):
     judge, pool = opened(server, tmp_path)
     with pool:
