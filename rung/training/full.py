@@ -8,13 +8,13 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-import psutil
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from rung.engines.lora import block_linears
 from rung.engines.parallel import workers
+from rung.engines.room import free_bytes
 from rung.engines.rows import Network
 from rung.errors import ModelError, TrainingError
 from rung.training.learned import Learned
@@ -65,11 +65,6 @@ def require_memory(parameters: list[torch.Tensor]) -> None:
             f"{needed / 2**30:.1f} GiB more, and {free / 2**30:.1f} GiB are free; write `method: lora` under "
             "tuning in task.yaml, which needs a fraction, or take a smaller model"
         )
-
-
-def free_bytes(device: torch.device) -> int:
-    """Memory that may still be taken on a device."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
 
 
 def write_folder(base: Path, tuned: Path, out: Path) -> Path:
