@@ -113,8 +113,9 @@ def stretches(
         except TrainingError as error:
             notes.append(f"ended early: {error}")
             return
-        if ticks:
-            loss = statistics.fmean(tick.loss for tick in ticks)
+        losses = [tick.loss for tick in ticks if tick.loss is not None]
+        if losses:
+            loss = statistics.fmean(losses)
             state.note({"kind": "stretch", "arm": arm.name, "step": stop, "loss": loss})
         found = state.score(arm, stop, course.rows)
         yield arm, found

@@ -205,9 +205,11 @@ class Tune(AbstractContextManager["Tune"]):
                 ticks.append(tick)
                 self.pace.steps += 1
                 self.pace.training_s += self.batch / tick.rows_per_s
-                smooth = tick.loss if smooth is None else 0.95 * smooth + 0.05 * tick.loss
+                if tick.loss is not None:
+                    smooth = tick.loss if smooth is None else 0.95 * smooth + 0.05 * tick.loss
+                loss = "" if smooth is None else f"loss {smooth:.3f} · "
                 self.context.reporter.advance(
-                    bar, tick.step, tick.said or f"loss {smooth:.3f} · {tick.rows_per_s:.0f} rows/s"
+                    bar, tick.step, tick.said or f"{loss}{tick.rows_per_s:.0f} rows/s"
                 )
         finally:
             self.context.reporter.end(bar)

@@ -45,6 +45,7 @@ class Learner:
     values: dict[int, float] = field(default_factory=dict)
     breaks: int = 10**6
     late: int = 10**6
+    losses: dict[int, float | None] = field(default_factory=dict)
 
     def __post_init__(self):
         self.context: Any = SimpleNamespace(
@@ -63,7 +64,7 @@ class Learner:
             self.note({"kind": "rollout", "arm": arm.name, "step": number, **drawn})
             if number == self.breaks:
                 raise TrainingError("no answer earned anything")
-        return [SimpleNamespace(loss=1.0)] * (until - step)
+        return [SimpleNamespace(loss=self.losses.get(number, 1.0)) for number in range(step, until)]
 
     def find(self, **wanted):
         return next((r for r in self.records if all(r.get(k) == v for k, v in wanted.items())), None)
@@ -145,6 +146,13 @@ def test_a_course_that_breaks_or_runs_out_of_time_leaves_what_was_best_before():
     learner = Learner(values={10: 0.6}, late=30)
     assert "ended before step 30, for want of time" in reinforced(learner).notes
     assert learner.scored == [0, 10, 20]
+
+
+def test_steps_that_drew_nothing_are_left_out_of_a_stretchs_loss():
+    learner = Learner(losses=dict.fromkeys(range(5), None) | dict.fromkeys(range(10, 20), None))
+    reinforced(learner)
+    told = {r["step"]: r["loss"] for r in learner.records if r["kind"] == "stretch"}
+    assert told == dict.fromkeys((10, 30, 40, 50, 60), 1.0)
 
 
 def test_the_gates_figures_and_a_part_of_dev_are_told():
