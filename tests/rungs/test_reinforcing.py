@@ -149,7 +149,10 @@ def test_a_course_that_breaks_or_runs_out_of_time_leaves_what_was_best_before():
 
 
 def test_steps_that_drew_nothing_are_left_out_of_a_stretchs_loss():
-    learner = Learner(losses=dict.fromkeys(range(5), None) | dict.fromkeys(range(10, 20), None))
+    better = dict.fromkeys(range(10, 70, 10), 0.6)
+    learner = Learner(
+        values=better, losses=dict.fromkeys(range(5), None) | dict.fromkeys(range(10, 20), None)
+    )
     reinforced(learner)
     told = {r["step"]: r["loss"] for r in learner.records if r["kind"] == "stretch"}
     assert told == dict.fromkeys((10, 30, 40, 50, 60), 1.0)
