@@ -163,6 +163,11 @@ def test_a_teacher_that_looks_up_examples_is_asked_no_training_row(context, teac
     assert ids("none") == ids("fixed") == free | {e.id for e in context.train}
 
 
+def test_too_few_inputs_for_a_course_are_not_told_as_too_little_time(context, teacher):
+    found = on_policy(context, teacher, made_of(teacher, 0.5, 20), context.unlabelled[:32])
+    assert "the inputs are enough for 4 steps, and fewer than 5 teach" in found.notes[-1]
+
+
 def test_the_rung_distill_goes_on_on_policy_with_a_teacher_of_the_same_tokens(
     begin, tiny, tmp_path, monkeypatch
 ):
