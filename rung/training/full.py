@@ -67,7 +67,7 @@ def require_memory(parameters: list[torch.Tensor]) -> None:
         )
 
 
-def write_folder(base: Path, tuned: Path, out: Path) -> Path:
+def write_folder(base: Path, tuned: Path, out: Path) -> None:
     """The base's safetensors folder `base` with the weights in `tuned`, a folder of `full`, as `out`.
 
     In the type that the model runs in here, which is that of the tuned weights. Raises ModelError where those
@@ -83,7 +83,6 @@ def write_folder(base: Path, tuned: Path, out: Path) -> Path:
     for name in COPIED:
         if (base / name).is_file():
             shutil.copyfile(base / name, out / name)
-    return out
 
 
 def _save(found: Mapping[str, torch.Tensor], folder: Path) -> None:
