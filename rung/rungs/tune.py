@@ -13,7 +13,7 @@ from pathlib import Path
 from rung.asking import ask
 from rung.engines import lora
 from rung.engines.base import EngineSpec
-from rung.engines.torch import TorchEngine, load_model
+from rung.engines.torch import TorchEngine, load_model, off_gpu
 from rung.errors import RunError, TrainingError
 from rung.evaluate import counted_answers
 from rung.models.weights import dequantised
@@ -135,6 +135,8 @@ class Tune(AbstractContextManager["Tune"]):
         weights = dequantised(context.model)
         device = self.method.loads_on if self.lesson.start is None else None
         self.model = load_model(weights, attention=attention, device=device)
+        if device is None and (why := off_gpu(self.model)) is not None:
+            context.reporter.say(f"{self.lesson.name}: {why}")
         self.start = None
         if self.lesson.start is None:
             self.learned = begun(self.model, self.tuning, plan.seed)

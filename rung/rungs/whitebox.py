@@ -13,7 +13,7 @@ from rung.asking import context_of
 from rung.engines.packed import Packed, packed
 from rung.engines.room import GIB, free_bytes, weight_bytes
 from rung.engines.rows import Network
-from rung.engines.torch import best_device, best_dtype, load_adapter, load_model
+from rung.engines.torch import best_dtype, load_adapter, load_model
 from rung.errors import EngineError, ModelError, TrainingError
 from rung.models.weights import dequantised
 from rung.records import Example
@@ -119,7 +119,7 @@ def _learn(
     )
     arm = Arm(form=form, rate=RATE)
     bounds = Bounds(most_steps=MOST_STEPS, most_passes=MOST_PASSES, fewest_steps=FEWEST_STEPS)
-    with Tune(context, {form: start.spec}, plan, lesson) as state, _reader(context, teacher) as reader:
+    with Tune(context, {form: start.spec}, plan, lesson) as state, _reader(state, teacher) as reader:
         state.objective = Taught(
             lambda batch, step: (_shown(state, pupil, reader, batch, step), ""), reader.model.lm_head
         )
@@ -169,16 +169,17 @@ def _pupil(context: Context, teacher: System, spec: Spec, inputs: Sequence[Examp
 
 
 @contextmanager
-def _reader(context: Context, teacher: System) -> Iterator[_Reader]:
+def _reader(state: Tune, teacher: System) -> Iterator[_Reader]:
     """The teacher, its adapter included, beside the student. TrainingError where memory is short for both."""
-    weights = teacher.weights or dequantised(teacher.model(context.pool))
-    needed, free = int(ROOM * weight_bytes(weights, best_dtype())), free_bytes(best_device())
+    weights = teacher.weights or dequantised(teacher.model(state.context.pool))
+    device = state.engine.device
+    needed, free = int(ROOM * weight_bytes(weights, best_dtype())), free_bytes(device)
     if needed > free:
         raise TrainingError(
             f"the teacher needs about {needed / GIB:.1f} GiB beside its student, and {free / GIB:.1f} GiB "
             "are free; a smaller teacher would do"
         )
-    model = load_model(weights)
+    model = load_model(weights, device=str(device))
     if teacher.adapter is not None:
         load_adapter(model, teacher.adapter)
     for parameter in model.parameters():

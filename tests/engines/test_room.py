@@ -5,7 +5,10 @@ import json
 import torch
 from safetensors.torch import save_file
 
+from rung.engines import torch as engine
 from rung.engines.room import free_bytes, weight_bytes
+from rung.engines.torch import load_model, off_gpu
+from tests.fixtures_tiny import tiny
 
 
 def test_the_weights_are_counted_in_the_type_that_they_are_loaded_in(tmp_path):
@@ -40,3 +43,18 @@ def test_what_cannot_be_read_counts_nothing(tmp_path):
 
 def test_some_memory_is_free():
     assert free_bytes("cpu") > 2**20
+
+
+def test_a_model_that_the_gpu_has_no_room_for_is_read_by_the_processor_and_that_is_told(
+    tmp_path, monkeypatch
+):
+    model = tiny()
+    model.save_pretrained(tmp_path)
+    assert off_gpu(load_model(tmp_path)) is None
+    # As where there is a GPU whose memory is full.
+    monkeypatch.setattr(engine, "best_device", lambda: "cuda")
+    monkeypatch.setattr(engine, "free_bytes", lambda device: 10_000)
+    read = load_model(tmp_path)
+    assert read.lm_head.weight.device.type == "cpu"
+    assert "don't fit the free memory of the GPU" in str(off_gpu(read))
+    assert engine.roomy_device(10_000) == "cuda"
