@@ -17,13 +17,18 @@ from rung.rungs.sft import Sft
 from rung.rungs.whitebox import no_white_box, on_policy
 from rung.spec import ShotSpec
 from rung.system import System
-from tests.fixtures_climb import json_rows, label_rows, make_tiny_gguf, number_rows, opened, write_rows
+from tests.fixtures_climb import label_rows, make_tiny_gguf, number_rows, opened, write_rows
 from tests.rungs.test_reinforce_rung import weakened
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     return make_tiny_gguf(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
+
+
+def short_rows(count: int) -> list[dict]:
+    """Rows whose answer is an object of one key, so that drawing it takes few tokens."""
+    return [{**row, "output": {"topic": row["output"]}} for row in label_rows(count)]
 
 
 def tuned(tiny, folder, rows: list[dict], epochs: int) -> System:
@@ -38,7 +43,7 @@ def tuned(tiny, folder, rows: list[dict], epochs: int) -> System:
 
 @pytest.fixture(scope="module")
 def teacher(tiny, tmp_path_factory) -> System:
-    return tuned(tiny, tmp_path_factory.mktemp("teacher"), json_rows(160), 6)
+    return tuned(tiny, tmp_path_factory.mktemp("teacher"), short_rows(160), 4)
 
 
 @pytest.fixture
@@ -61,7 +66,7 @@ def begin(tiny, tmp_path):
 
 @pytest.fixture
 def context(begin):
-    return begin(json_rows(140))
+    return begin(short_rows(140))
 
 
 def journal(context) -> list[dict]:
