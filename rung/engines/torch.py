@@ -3,6 +3,7 @@
 The numerical reference, and on CPUs the faster engine for long prompts and for choosing among labels.
 """
 
+import gc
 import math
 import time
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ from rung.engines.held import HeldRows, empty_rows
 from rung.engines.logits import logits_of, next_logits
 from rung.engines.packed import Packed, packed
 from rung.engines.parallel import portion, side_by_side, workers
+from rung.engines.room import GIB, free_bytes
 from rung.engines.rows import Network, Rows, attention_windows, in_batches, pad_right, shared_prefix
 from rung.engines.trie import Search, Trie
 from rung.errors import EngineError
@@ -54,14 +56,33 @@ def best_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def roomy_device(needed: int) -> str:
+    """The best device, but the processor where the GPU has fewer than `needed` bytes free."""
+    if best_device() == "cpu" or needed <= free_bytes("cuda"):
+        return best_device()
+    gc.collect()  # a model that nothing uses any more may still lie there
+    return "cuda" if needed <= free_bytes("cuda") else "cpu"
+
+
+def off_gpu(model: Network) -> str | None:
+    """Why a model isn't on the GPU that there is; None where it is there, or there is none."""
+    if best_device() == model.lm_head.weight.device.type:
+        return None
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    return (
+        f"the weights in 16 bits, {size / GIB:.1f} GiB, don't fit the free memory of the GPU, so the "
+        "processor reads them: that is slow"
+    )
+
+
 def load_model(
     folder: Path, dtype: torch.dtype | None = None, attention: str = "sdpa", device: str | None = None
 ) -> Network:
     """A causal language model from a safetensors folder, in eval mode.
 
-    On the GPU when there is one, or on another `device`. `attention` is "sdpa" or "eager". Raises EngineError
-    for a folder or an architecture that can't be used, or that lacks weights: those would be random. No code
-    that comes with a model is ever run.
+    On the GPU when there is one with room for it, or on another `device`. `attention` is "sdpa" or "eager".
+    Raises EngineError for a folder or an architecture that can't be used, or that lacks weights: those would
+    be random. No code that comes with a model is ever run.
     """
     try:
         with quiet():
@@ -88,7 +109,8 @@ def load_model(
     for parameter in model.parameters():
         # Out of the mapped file, whose pages count as this process's as long as one tensor reads them.
         parameter.data = parameter.data.clone()
-    model.to(device or best_device()).eval()
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    model.to(device or roomy_device(size)).eval()
     require_plain(model)
     return model
 

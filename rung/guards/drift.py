@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rung.engines import lora
-from rung.engines.packed import packed
+from rung.engines.packed import Packed, packed
 from rung.engines.parallel import portion
 from rung.engines.prefix import prefix_of
 from rung.engines.rows import Network, in_batches, pad_right
@@ -44,21 +44,24 @@ def divergence(model: Network, rows: Sequence[Row], base: Network | None = None)
     if not tokens:
         raise ValueError("no positions to compare two models at")
     device = model.lm_head.weight.device
+    made = packed(model) if prefix_of(model) is not None else None
     sums = torch.zeros(3, dtype=torch.float64)
     with torch.inference_mode():
         for part in in_batches([row.tokens for row in rows], 0, portion(TOKENS_AT_ONCE, device)):
-            sums += _sums(model, [rows[i] for i in part], base)
+            sums += _sums(model, [rows[i] for i in part], base, made)
     kl, before, tuned = (float(total) / tokens for total in sums)
     return Divergence(tokens=tokens, kl=max(kl, 0.0), base_loss=before, tuned_loss=tuned)
 
 
-def _sums(model: Network, batch: Sequence[Row], other: Network | None) -> torch.Tensor:
-    """The batch's sums of KL, of the base's loss and of the tune's [3]."""
+def _sums(model: Network, batch: Sequence[Row], other: Network | None, made: Packed | None) -> torch.Tensor:
+    """The batch's sums of KL, of the base's loss and of the tune's [3].
+
+    `made` is a model with a learned prefix over packs.
+    """
     device = model.lm_head.weight.device
     ids = pad_right([(*row.prompt, *row.answer[:-1]) for row in batch]).to(device)
     rows, columns, targets = (part.to(device) for part in completion_targets(batch))
     if prefix_of(model) is not None:
-        made = packed(model)
         assert made is not None, "a prefix stands before no other model"
         tuned, *_ = packed_states(made, batch, 0)
         base = model.model(ids, use_cache=False).last_hidden_state[rows, columns]
@@ -68,7 +71,8 @@ def _sums(model: Network, batch: Sequence[Row], other: Network | None) -> torch.
         with lora.switched_off(model):
             base = model.model(ids, use_cache=False).last_hidden_state[rows, columns]
     else:
-        base = other.model(ids, use_cache=False).last_hidden_state[rows, columns]
+        beside = ids.to(other.lm_head.weight.device)
+        base = other.model(beside, use_cache=False).last_hidden_state.to(device)[rows, columns]
     return _compared(model, base, tuned, targets)
 
 

@@ -9,10 +9,13 @@ from rung.records import Measurement
 from rung.rungs.base import Context
 from rung.system import System
 
-LABELS_ALONE = (
-    "as it is served it gives labels alone, so that matters where its weights are merged or other requests "
-    "reach its adapter"
-)
+LABELS_ALONE = "as it is served it gives labels alone, so that matters where"
+REACHED_BY = {
+    "adapter": "its weights are merged or other requests reach its adapter",
+    "prefix": "other requests are read after its prefix",
+    "weights": "other requests reach its weights",
+}
+"""By what a System has of its own: how anything but its labels could come of it."""
 
 
 def guards(context: Context, system: System, dev: Measurement, *, forget: bool) -> Guards:
@@ -31,9 +34,17 @@ def guards(context: Context, system: System, dev: Measurement, *, forget: bool) 
     if again is not None and again.memorised:
         warnings.append(f"{again.share:.0%} of its dev answers are near-copies of training outputs")
     if gate is not None and gate.verdict == "block":
-        only = f"; {LABELS_ALONE}" if system.spec.kind == "label" else ""
+        only = f"; {labels_alone(system)}" if system.spec.kind == "label" else ""
         warnings.append(f"it forgot: it {'; it '.join(gate.reasons)}{only}")
     return Guards(forgetting=gate, overfit=fit, collapse=same, copied=again, warnings=tuple(warnings))
+
+
+def labels_alone(system: System) -> str:
+    """Where it matters that a tuned System which is asked for labels forgot what else its base could do."""
+    form = "weights" if system.weights is not None else "adapter"
+    if system.adapter_form == "prefix":
+        form = "prefix"
+    return f"{LABELS_ALONE} {REACHED_BY[form]}"
 
 
 def _fit(context: Context, system: System, dev: Measurement) -> Overfit | None:

@@ -30,10 +30,14 @@ class Bounds:
 
 @dataclass(frozen=True, kw_only=True)
 class Course:
-    """So many steps, of which `fewest` are needed, and the dev rows by which they are scored on the way."""
+    """So many steps, of which `fewest` are needed, and the dev rows by which they are scored on the way.
+
+    The inputs are enough for `allowed` steps, whatever the time.
+    """
 
     steps: int
     fewest: int
+    allowed: int
     rows: Sequence[Example]
     tuning_s: float
     closing_s: float
@@ -49,6 +53,11 @@ class Course:
         """Why it's no use to begin; None where it is."""
         if self.steps >= self.fewest:
             return None
+        if self.allowed < self.fewest:
+            return (
+                f"the inputs are enough for {self.allowed} steps, and fewer than {self.fewest} teach next to "
+                "nothing; more inputs are needed, not more time"
+            )
         return (
             f"{self.steps} steps fit the time that is left, and fewer than {self.fewest} teach next to "
             "nothing; raise --budget"
@@ -70,19 +79,20 @@ def settled_course(state: Tune, arm: Arm, bounds: Bounds, draw_s: float = 0.0) -
         rows = min(len(context.dev), max(FEWEST_SCORED, int(scoring_s / (LOOKS + 1) / row_s)))
         looks = state.note({"kind": "looks", "row_s": row_s, "closing_s": closing_s, "rows": rows})
     state.score(arm, 0, context.dev[: looks["rows"]])
+    allowed = bounds.most_passes * state.trainer(arm).steps_per_epoch
     known = state.find(kind="course")
     if known is None:
         step_s = _step_s(state, arm, draw_s)
         scoring_s = LOOKS * looks["rows"] * looks["row_s"]
         left_s = USED_SHARE * (context.seconds_left - state.plan.reserve_s - looks["closing_s"])
-        most = min(bounds.most_steps, bounds.most_passes * state.trainer(arm).steps_per_epoch)
-        steps = min(most, PROBE_STEPS + max(0, int((left_s - scoring_s) / step_s)))
+        steps = min(bounds.most_steps, allowed, PROBE_STEPS + max(0, int((left_s - scoring_s) / step_s)))
         tuning_s = (steps - PROBE_STEPS) * step_s + scoring_s
         pace = asdict(state.pace)
         known = state.note({"kind": "course", "steps": steps, "tuning_s": tuning_s, "pace": pace})
     return Course(
         steps=known["steps"],
         fewest=bounds.fewest_steps,
+        allowed=allowed,
         rows=context.dev[: looks["rows"]],
         tuning_s=known["tuning_s"],
         closing_s=looks["closing_s"],
@@ -113,8 +123,9 @@ def stretches(
         except TrainingError as error:
             notes.append(f"ended early: {error}")
             return
-        if ticks:
-            loss = statistics.fmean(tick.loss for tick in ticks)
+        losses = [tick.loss for tick in ticks if tick.loss is not None]
+        if losses:
+            loss = statistics.fmean(losses)
             state.note({"kind": "stretch", "arm": arm.name, "step": stop, "loss": loss})
         found = state.score(arm, stop, course.rows)
         yield arm, found

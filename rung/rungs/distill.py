@@ -99,6 +99,9 @@ class Distill:
         why = no_white_box(context, teacher, spec)
         if why is None and kept_s < FEWEST_S:
             why = f"{max(0.0, kept_s):.0f} s could be kept for that, {FEWEST_S:.0f} s are needed"
+        asked = _for_on_policy(plain, teacher)
+        if why is None and not asked:
+            why = "its prompt shows the training rows' own answers, and there are no other inputs"
         if why is not None:
             made = tuned(context, self.name)
             if teacher.is_hosted:
@@ -106,8 +109,7 @@ class Distill:
             note = f"only the teacher's answers were learned from, not its probabilities: {why}"
             return replace(made, notes=(*made.notes, note))
         made = tuned(replace(context, deadline=context.deadline - kept_s), self.name)
-        asked = {e.id: e for e in (*plain.train, *inputs(plain))}
-        return on_policy(context, teacher, made, tuple(asked.values()))
+        return on_policy(context, teacher, made, asked)
 
     def _least_usd(self, context: Context) -> float:
         """About what the fewest inputs cost, and the teacher's own score."""
@@ -167,6 +169,18 @@ def inputs(context: Context) -> tuple[Example, ...]:
     if context.unlabelled:
         return context.unlabelled[:MOST_ASKED]
     return context.train[:MOST_ASKED] if context.bench.metric in ("rouge_l", "judge") else ()
+
+
+def _for_on_policy(context: Context, teacher: System) -> tuple[Example, ...]:
+    """What a student answers beside its teacher: training rows and the inputs without outputs.
+
+    A teacher that looks up the nearest worked examples would find a training row itself, and its answer.
+    """
+    asked = {e.id: e for e in (*context.train, *inputs(context))}
+    if teacher.spec.shots.choice == "nearest":
+        known = {e.id for e in context.train}
+        asked = {key: e for key, e in asked.items() if key not in known}
+    return tuple(asked.values())
 
 
 def teach(context: Context, teacher: System, rows: Sequence[Example]) -> Taught:

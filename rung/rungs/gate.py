@@ -20,12 +20,11 @@ LEAST_REWARD, MOST_REWARD = 0.05, 0.9
 
 @dataclass(frozen=True, kw_only=True)
 class Gate:
-    """Of so many prompts: the mean reward, the share with unlike rewards, and an answer's mean tokens."""
+    """Of so many prompts: the mean reward, and the share with unlike rewards."""
 
     prompts: int
     reward: float
     mixed: float
-    tokens: float
     asked_s: float
     out_of_time: bool = False
 
@@ -86,7 +85,6 @@ def gate(state: Tune, arm: Arm, given: Prompts) -> Gate:
         prompts=asked,
         reward=mean("reward"),
         mixed=mean("mixed"),
-        tokens=mean("tokens"),
         asked_s=sum(one["seconds"] for one in chunks),
         out_of_time=_hopeless(chunks, state.plan.budget_s),
     )

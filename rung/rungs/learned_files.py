@@ -3,24 +3,29 @@
 import json
 from pathlib import Path
 
+from rung.errors import RunError
 from rung.models.weights import dequantised
 from rung.rungs.base import Context
-from rung.runs import writing
+from rung.runs import Shared, atomic_folder, writing
 from rung.system import ADAPTER_FOLDER, ADAPTER_GGUF, WEIGHTS_FOLDER, WEIGHTS_GGUF
 
 GGUF_TYPE = "f16"
 """Of whole weights: what was trained, rounded no more than it was while it learned."""
 
 
-def torch_files(context: Context, tuned: Path) -> dict[str, Path]:
-    """An adapter as PEFT has it, or the whole weights, which are made of the base's and what was tuned."""
-    folder, name = tuned, ADAPTER_FOLDER
-    if is_full(tuned):
-        folder, name = _whole(context, tuned), WEIGHTS_FOLDER
-    return {f"{name}/{p.name}": p for p in sorted(folder.iterdir()) if p.is_file()}
+def torch_files(context: Context, tuned: Path) -> dict[str, Path | Shared]:
+    """An adapter as PEFT has it, or the whole weights, which are made of the base's and what was tuned.
+
+    Those are as large as the model: Systems may share them with the folder that they were made in. Raises
+    RunError where they can't be written.
+    """
+    if not is_full(tuned):
+        return {f"{ADAPTER_FOLDER}/{p.name}": p for p in sorted(tuned.iterdir()) if p.is_file()}
+    whole = _whole(context, tuned)
+    return {f"{WEIGHTS_FOLDER}/{p.name}": Shared(p) for p in sorted(whole.iterdir()) if p.is_file()}
 
 
-def llama_files(context: Context, tuned: Path) -> dict[str, Path]:
+def llama_files(context: Context, tuned: Path) -> dict[str, Path | Shared]:
     """The same in llama.cpp's format. Raises RunError where it can't be written."""
     from rung.training.gguf_file import write_merged
     from rung.training.lora_delta import wholes_by_gguf_name
@@ -32,8 +37,10 @@ def llama_files(context: Context, tuned: Path) -> dict[str, Path]:
     out = context.work / WEIGHTS_GGUF
     wholes = wholes_by_gguf_name(tuned, _config(context))
     with writing(context.work):
+        # Another file under that name: an earlier System may go on having the one that was there.
+        out.unlink(missing_ok=True)
         write_merged(context.model.gguf, wholes, out, wanted=WRITTEN[GGUF_TYPE], changes={})
-    return {WEIGHTS_GGUF: out}
+    return {WEIGHTS_GGUF: Shared(out)}
 
 
 def without_llama(context: Context, tuned: Path) -> str | None:
@@ -68,12 +75,18 @@ def is_full(tuned: Path) -> bool:
 
 
 def _whole(context: Context, tuned: Path) -> Path:
-    """The folder of whole weights, made beside the tune's."""
+    """The folder of whole weights, beside the tune's; whole or not at all, and each time of new files."""
+    from safetensors import SafetensorError
+
     from rung.training.full import write_folder
 
-    out = tuned.with_name(f"{tuned.name}-whole")
-    with writing(context.work):
-        return write_folder(dequantised(context.model), tuned, out)
+    out, base = tuned.with_name(f"{tuned.name}-whole"), dequantised(context.model)
+    try:
+        with atomic_folder(out) as draft:
+            write_folder(base, tuned, draft)
+    except SafetensorError as error:
+        raise RunError(f"can't write {str(out)!r}: {error}; free some space and go on") from None
+    return out
 
 
 def _config(context: Context) -> dict:

@@ -208,7 +208,7 @@ def _prefer(tune: _Begun) -> Outcome:
     what = f"{kind}, β {BETA:g}, {best['arm']}, {best['step']} steps of {BATCH} from sft's adapter on"
     return Outcome(
         adapter=None if best is start else state.plan.folder / BEST_FOLDER,
-        what="sft's adapter as it was: no step was better on dev" if best is start else what,
+        what=what,
         passes=last * BATCH / len(tune.material.items),
         trials=tuple(trials),
         notes=tuple(notes),

@@ -124,7 +124,7 @@ def _reinforce(tune: _Begun, course: Course) -> Outcome:
     what = f"GRPO, {arm.name}, {best['step']} steps of {PROMPTS} × {GROUP} answers from sft's adapter on"
     return Outcome(
         adapter=None if best is start else state.plan.folder / BEST_FOLDER,
-        what="sft's adapter as it was: no step was better on dev" if best is start else what,
+        what=what,
         passes=len(rollouts) * PROMPTS / len(tune.given.rows),
         trials=tuple(trials),
         notes=tuple(notes),

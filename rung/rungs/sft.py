@@ -232,6 +232,7 @@ def prove(context: Context, spec: Spec, systems: dict[EngineName, System]) -> Pa
 
     Raises TrainingError where they disagree beyond rounding and chance (`parity.clearly_apart`).
     """
+    from rung.engines.torch import TorchEngine, off_gpu
     from rung.training import parity
 
     chat = context.pool.chat(context.model)
@@ -251,9 +252,10 @@ def prove(context: Context, spec: Spec, systems: dict[EngineName, System]) -> Pa
             f"no dev row fits the model's {context.limit:,} tokens, so the tune can't be proved; "
             "shorten the inputs"
         )
-    found = parity.compare(
-        systems["torch"].open(context.pool), systems["llama"].open(context.pool), fitting, options
-    )
+    reference = systems["torch"].open(context.pool)
+    if isinstance(reference, TorchEngine) and (why := off_gpu(reference.model)) is not None:
+        context.reporter.say(f"{spec.rung}, its proof: {why}")
+    found = parity.compare(reference, systems["llama"].open(context.pool), fitting, options)
     if parity.clearly_apart(found):
         raise TrainingError(
             f"the tuned model isn't the same in both engines: they agree on {found.agreement:.1%} of "

@@ -13,7 +13,7 @@ from pathlib import Path
 from rung.asking import ask
 from rung.engines import lora
 from rung.engines.base import EngineSpec
-from rung.engines.torch import TorchEngine, load_model
+from rung.engines.torch import TorchEngine, load_model, off_gpu
 from rung.errors import RunError, TrainingError
 from rung.evaluate import counted_answers
 from rung.models.weights import dequantised
@@ -135,6 +135,8 @@ class Tune(AbstractContextManager["Tune"]):
         weights = dequantised(context.model)
         device = self.method.loads_on if self.lesson.start is None else None
         self.model = load_model(weights, attention=attention, device=device)
+        if device is None and (why := off_gpu(self.model)) is not None:
+            context.reporter.say(f"{self.lesson.name}: {why}")
         self.start = None
         if self.lesson.start is None:
             self.learned = begun(self.model, self.tuning, plan.seed)
@@ -205,9 +207,11 @@ class Tune(AbstractContextManager["Tune"]):
                 ticks.append(tick)
                 self.pace.steps += 1
                 self.pace.training_s += self.batch / tick.rows_per_s
-                smooth = tick.loss if smooth is None else 0.95 * smooth + 0.05 * tick.loss
+                if tick.loss is not None:
+                    smooth = tick.loss if smooth is None else 0.95 * smooth + 0.05 * tick.loss
+                loss = "" if smooth is None else f"loss {smooth:.3f} · "
                 self.context.reporter.advance(
-                    bar, tick.step, tick.said or f"loss {smooth:.3f} · {tick.rows_per_s:.0f} rows/s"
+                    bar, tick.step, tick.said or f"{loss}{tick.rows_per_s:.0f} rows/s"
                 )
         finally:
             self.context.reporter.end(bar)

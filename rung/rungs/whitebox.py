@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from rung.asking import context_of
-from rung.engines.packed import packed
+from rung.engines.packed import Packed, packed
+from rung.engines.room import GIB, free_bytes, weight_bytes
 from rung.engines.rows import Network
-from rung.engines.torch import load_adapter, load_model
-from rung.errors import TrainingError
+from rung.engines.torch import best_dtype, load_adapter, load_model
+from rung.errors import EngineError, ModelError, TrainingError
 from rung.models.weights import dequantised
 from rung.records import Example
 from rung.rungs.base import Built, Context
@@ -40,6 +41,8 @@ TIME_SHARE = 0.35
 """Of the rung's time that is left once the teacher's answers are in, kept back from the tune on those."""
 FEWEST_S = 90.0
 """With less than that nothing is kept back."""
+ROOM = 1.1
+"""Of the memory that the teacher's weights take, for what it needs to read a batch."""
 
 
 def no_white_box(context: Context, teacher: System, spec: Spec) -> str | None:
@@ -66,6 +69,14 @@ class _Pupil:
     asked: Sequence[tuple[int, ...]]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Reader:
+    """The teacher as transformers has it, and over packs where it can be read so."""
+
+    model: Network
+    packed: Packed | None
+
+
 def on_policy(context: Context, teacher: System, made: Built, inputs: Sequence[Example]) -> Built:
     """Go on from what was learned of the teacher's answers; that, or what it was, whichever is better on dev.
 
@@ -76,7 +87,7 @@ def on_policy(context: Context, teacher: System, made: Built, inputs: Sequence[E
     try:
         outcome = _learn(apart, teacher, made.system, inputs, planned(apart))
         found = built_on(apart, made.system, made.system.spec.rung, outcome)
-    except TrainingError as error:
+    except (TrainingError, ModelError, EngineError) as error:
         return replace(made, notes=(*made.notes, f"nothing was learned from the teacher on policy: {error}"))
     notes = (*made.notes, *found.notes)
     before = tuple(replace(trial, chosen=False) for trial in made.trials)
@@ -108,9 +119,9 @@ def _learn(
     )
     arm = Arm(form=form, rate=RATE)
     bounds = Bounds(most_steps=MOST_STEPS, most_passes=MOST_PASSES, fewest_steps=FEWEST_STEPS)
-    with Tune(context, {form: start.spec}, plan, lesson) as state, _weights(context, teacher) as model:
+    with Tune(context, {form: start.spec}, plan, lesson) as state, _reader(state, teacher) as reader:
         state.objective = Taught(
-            lambda batch, step: (_shown(state, pupil, model, batch, step), ""), model.lm_head
+            lambda batch, step: (_shown(state, pupil, reader, batch, step), ""), reader.model.lm_head
         )
         course = settled_course(state, arm, bounds)
         if course.refusal is not None:
@@ -158,26 +169,40 @@ def _pupil(context: Context, teacher: System, spec: Spec, inputs: Sequence[Examp
 
 
 @contextmanager
-def _weights(context: Context, teacher: System) -> Iterator[Network]:
-    """The teacher as transformers has it, its adapter included."""
-    model = load_model(teacher.weights or dequantised(teacher.model(context.pool)))
+def _reader(state: Tune, teacher: System) -> Iterator[_Reader]:
+    """The teacher, its adapter included, beside the student. TrainingError where memory is short for both."""
+    weights = teacher.weights or dequantised(teacher.model(state.context.pool))
+    device = state.engine.device
+    needed, free = int(ROOM * weight_bytes(weights, best_dtype())), free_bytes(device)
+    if needed > free:
+        raise TrainingError(
+            f"the teacher needs about {needed / GIB:.1f} GiB beside its student, and {free / GIB:.1f} GiB "
+            "are free; a smaller teacher would do"
+        )
+    model = load_model(weights, device=str(device))
     if teacher.adapter is not None:
         load_adapter(model, teacher.adapter)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    yield model
+    yield _Reader(model=model, packed=packed(model))
 
 
-def _shown(state: Tune, pupil: _Pupil, model: Network, batch: Sequence[int], step: int) -> list[Shown]:
-    """The student's answers to a step's inputs, read by the teacher after its own prompts."""
+def _shown(state: Tune, pupil: _Pupil, reader: _Reader, batch: Sequence[int], step: int) -> list[Shown]:
+    """The student's answers to a step's inputs, read by the teacher after its own prompts.
+
+    Raises TrainingError where none could be drawn.
+    """
     asked, found = drawn_answers(state, pupil.given, batch, f"step {step}", 1)
+    broken = [one.failure for (one,) in found if one.failure is not None]
+    if len(broken) == len(found):
+        raise TrainingError(f"no answer could be drawn to the inputs: {broken[0]}")
     drawn = [
         (item, requests[0], one[0])
         for item, requests, one in zip(batch, asked, found, strict=True)
         if one[0].failure is None and one[0].drawn
     ]
     read = [Row(prompt=pupil.asked[item], answer=one.drawn) for item, _, one in drawn]
-    states = answer_states(model, read, packed(model))
+    states = answer_states(reader.model, read, reader.packed)
     return [
         Shown(
             row=Row(prompt=request.prompt, answer=one.drawn),

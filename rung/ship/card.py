@@ -61,7 +61,7 @@ def readme(
     if origin is not None:
         lines += ["", "## Scores", "", *_scores(origin)]
     if origin is not None and (beside := told.lines(origin.result, origin.climb.metric)):
-        lines += ["", "## Beside its job", "", *_beside(beside)]
+        lines += ["", "## Beside its job", "", *_beside(beside, _learned(subject), kind)]
     lines += ["", "## Parity", "", *_parity(gate)]
     lines += ["", "## Limits", "", *_limits(subject, gate, origin)]
     lines += ["", "## Licence", "", *_licence(subject)]
@@ -97,11 +97,12 @@ def _learned(subject: Subject) -> str:
 def _front_matter(subject: Subject, kind: str, origin: Climbed | None) -> list[str]:
     """YAML as model hubs read it. JSON strings are YAML strings."""
     tags = ["rung", "text-classification" if subject.spec.kind == "label" else "text-generation"]
+    form = "prefix-tuning" if _learned(subject) == "prefix" else "lora"
     fields: dict[str, Any] = {
         "license": _licence_name(subject).replace("unknown", "other"),
         "library_name": "peft" if kind == ADAPTER else "transformers",
         "pipeline_tag": "text-generation",
-        "tags": [*tags, "lora"] if kind == ADAPTER else tags,
+        "tags": [*tags, form] if kind == ADAPTER else tags,
     }
     if subject.hub_id is not None:
         fields["base_model"] = subject.hub_id
@@ -187,10 +188,14 @@ def _scores(origin: Climbed) -> list[str]:
     return lines
 
 
-def _beside(lines: list[str]) -> list[str]:
+def _beside(lines: list[str], learned: str, kind: str) -> list[str]:
     """What the guards found: what the tune does to the base model for other questions."""
+    without = {
+        "prefix": ", which is intact without the prefix",
+        "adapter": ", which is intact without the adapter" if kind == ADAPTER else "",
+    }.get(learned, "")
     return [
-        "What isn't its job it may do worse than its base model, which is intact without the adapter:",
+        f"What isn't its job it may do worse than its base model{without}:",
         "",
         *(f"- {line[0].upper()}{line[1:]}." for line in lines),
     ]

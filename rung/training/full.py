@@ -8,13 +8,13 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-import psutil
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from rung.engines.lora import block_linears
 from rung.engines.parallel import workers
+from rung.engines.room import free_bytes
 from rung.engines.rows import Network
 from rung.errors import ModelError, TrainingError
 from rung.training.learned import Learned
@@ -67,12 +67,7 @@ def require_memory(parameters: list[torch.Tensor]) -> None:
         )
 
 
-def free_bytes(device: torch.device) -> int:
-    """Memory that may still be taken on a device."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-
-
-def write_folder(base: Path, tuned: Path, out: Path) -> Path:
+def write_folder(base: Path, tuned: Path, out: Path) -> None:
     """The base's safetensors folder `base` with the weights in `tuned`, a folder of `full`, as `out`.
 
     In the type that the model runs in here, which is that of the tuned weights. Raises ModelError where those
@@ -88,7 +83,6 @@ def write_folder(base: Path, tuned: Path, out: Path) -> Path:
     for name in COPIED:
         if (base / name).is_file():
             shutil.copyfile(base / name, out / name)
-    return out
 
 
 def _save(found: Mapping[str, torch.Tensor], folder: Path) -> None:

@@ -62,10 +62,13 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tick:
-    """What a progress bar shows after a step; what was drawn is `said` where answers are."""
+    """What a progress bar shows after a step; what was drawn is `said` where answers are.
+
+    A step that drew nothing to learn from has no `loss`.
+    """
 
     step: int
-    loss: float
+    loss: float | None
     grad_norm: float
     rows_per_s: float
     tokens_per_s: float
@@ -153,8 +156,8 @@ class Trainer:
             if isinstance(self.objective, OnPolicy):
                 self._items = self.objective.draw(batch, self.step)
                 batch = list(range(len(self._items)))
-            loss, norm = self._update(batch, self._rate(decay)) if batch else (0.0, 0.0)
-            if not math.isfinite(loss) or not math.isfinite(norm):
+            loss, norm = self._update(batch, self._rate(decay)) if batch else (None, 0.0)
+            if loss is not None and not math.isfinite(loss + norm):
                 raise TrainingError(
                     f"the loss became {loss} and its gradient's norm {norm} at step {self.step + 1} with "
                     f"learning rate {self.settings.learning_rate:g}; a lower rate is needed"

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from rung.engines import lora
+from rung.engines import lora, prefix
+from rung.engines.packed import packed
 from rung.guards import drift
 from rung.guards.drift import divergence
 from rung.training.batches import Row
@@ -67,6 +68,19 @@ def test_how_many_rows_are_read_together_changes_nothing(monkeypatch):
     apart = divergence(model, ROWS)
     assert apart.kl == pytest.approx(whole.kl, rel=1e-6)
     assert apart.tuned_loss == pytest.approx(whole.tuned_loss, rel=1e-6)
+
+
+def test_a_model_with_a_prefix_is_made_ready_once_for_all_batches(monkeypatch):
+    model, made = tiny(), []
+    prefix.attach(model, 4, 0)
+
+    def counted(given):
+        made.append(packed(given))
+        return made[-1]
+
+    monkeypatch.setattr(drift, "packed", counted)
+    monkeypatch.setattr(drift, "TOKENS_AT_ONCE", 1)
+    assert divergence(model, ROWS).kl > 0 and len(made) == 1
 
 
 def test_a_larger_update_moves_further():

@@ -16,7 +16,7 @@ from rung.evaluate import measure
 from rung.guarded import Forgetting
 from rung.guards import forgetting as gate
 from rung.guards.fit import collapse, gap, overfit
-from rung.guards.gate import LABELS_ALONE, guards
+from rung.guards.gate import guards, labels_alone
 from rung.guards.items import general_items
 from rung.models.weights import dequantised
 from rung.records import Answer, Example, Interval, Measurement, Prediction, RungResult, Stopped
@@ -84,6 +84,12 @@ def tuned_whole(context, size: float, name: str):
     save_file({n: w.detach().contiguous() for n, w in moved.items()}, folder / TUNED_FILE)
     spec = answer_forms(context)["words"].model_copy(update={"engine": "torch"})
     return save(context.folder / name, spec, torch_files(context, folder))
+
+
+def test_where_it_matters_that_labels_forgot_is_told_by_what_was_learned(context):
+    whole, adapted = tuned_whole(context, 0.0, "same"), tuned(context, 0.0)
+    assert labels_alone(whole).endswith("that matters where other requests reach its weights")
+    assert "its weights are merged or other requests reach its adapter" in labels_alone(adapted)
 
 
 def base_of(context):
@@ -215,7 +221,7 @@ def test_a_tune_that_forgot_is_warned_of_and_is_out_where_the_task_wants_that(co
     found = guarded(result_of(dev), system, context, by)
     assert found.guards.forgetting.verdict == "block"
     (warning,) = (w for w in found.guards.warnings if "it forgot: it" in w)
-    assert warning.endswith(LABELS_ALONE) == (context.kind == "label")
+    assert context.kind == "label" and warning.endswith("other requests reach its adapter")
     assert len(found.over_limits) == out
     stopped = replace(result_of(dev), stopped=Stopped(rows=1, of=2, rival="head", worse=True))
     assert guarded(stopped, system, context, by) is stopped

@@ -13,6 +13,7 @@ from rung.climb.options import Options, config_of
 from rung.engines import lora
 from rung.errors import TaskError
 from rung.guards.drift import divergence, open_pair
+from rung.guards.gate import labels_alone
 from rung.models.resolve import resolve
 from rung.models.weights import dequantised
 from rung.rungs.learned_files import as_gguf
@@ -127,6 +128,7 @@ def test_a_prefix_is_answered_by_torch_as_it_was_trained(gguf, tmp_path, monkeyp
         assert base is None
         read = divergence(model, rows_of(context, spec, context.dev[:10]))
         assert read.kl > 0.01 and read.tuned_loss < read.base_loss
+        assert labels_alone(system).endswith("other requests are read after its prefix")
 
 
 def test_a_dora_is_answered_by_torch_as_it_was_trained(gguf, tmp_path):

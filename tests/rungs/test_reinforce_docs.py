@@ -3,9 +3,14 @@
 import re
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, get_args
 
 from rung.cli.main import app
 from rung.rungs import coursing, gate, reinforce, reinforcing, rewards, rollouts
+from rung.rungs.following import no_lora
+from rung.task import Tuning
+from rung.task.model import TuningMethod
 from rung.training.learned import B_RATE
 from rung.training.onpolicy import CLIP
 
@@ -26,6 +31,13 @@ def test_the_metrics_that_it_names_are_those_that_reward():
     assert {*told, "mae"} == rewards.CHECKED.keys()
     assert all(rewards.no_reward(name, "text") for name in ("rouge_l", "style"))
     assert rewards.no_reward("accuracy", "label") is not None
+
+
+def test_the_methods_without_a_lora_are_named_among_the_reasons_to_skip():
+    for method in get_args(TuningMethod):
+        tuning: Any = SimpleNamespace(task=SimpleNamespace(tuning=Tuning(method=method)))
+        assert (no_lora(tuning) is None) == (method not in ("full", "prefix"))
+    assert "`tuning.method` is `full` or `prefix`: there is no LoRA to go on from" in TEXT
 
 
 def test_its_numbers_are_those_of_the_program():

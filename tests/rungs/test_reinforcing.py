@@ -34,7 +34,7 @@ from rung.training.batches import Row
 STEPS = 60
 DEV = list(range(40))
 ARM = Arm(form="free", rate=RATE)
-GATE = Gate(prompts=100, reward=0.4, mixed=0.5, tokens=9.0, asked_s=1.0)
+GATE = Gate(prompts=100, reward=0.4, mixed=0.5, asked_s=1.0)
 SPEC: Any = None
 
 
@@ -45,6 +45,7 @@ class Learner:
     values: dict[int, float] = field(default_factory=dict)
     breaks: int = 10**6
     late: int = 10**6
+    losses: dict[int, float | None] = field(default_factory=dict)
 
     def __post_init__(self):
         self.context: Any = SimpleNamespace(
@@ -63,7 +64,7 @@ class Learner:
             self.note({"kind": "rollout", "arm": arm.name, "step": number, **drawn})
             if number == self.breaks:
                 raise TrainingError("no answer earned anything")
-        return [SimpleNamespace(loss=1.0)] * (until - step)
+        return [SimpleNamespace(loss=self.losses.get(number, 1.0)) for number in range(step, until)]
 
     def find(self, **wanted):
         return next((r for r in self.records if all(r.get(k) == v for k, v in wanted.items())), None)
@@ -88,7 +89,7 @@ class Learner:
 
 
 def reinforced(learner: Learner, rows=DEV):
-    course = Course(steps=STEPS, fewest=FEWEST_STEPS, rows=rows, tuning_s=1.0, closing_s=1.0)
+    course = Course(steps=STEPS, fewest=FEWEST_STEPS, allowed=300, rows=rows, tuning_s=1.0, closing_s=1.0)
     given = Prompts(spec=SPEC, examples=[], rows=[Row(prompt=(1,), answer=(2,))] * 80, left_out=0)
     begun: Any = _Begun(state=learner, given=given, arm=ARM, gate=GATE, course=course)  # type: ignore[arg-type]
     return _reinforce(begun, course)
@@ -99,7 +100,6 @@ def test_the_start_is_kept_where_no_step_is_better_a_tie_included():
     outcome = reinforced(learner)
     assert outcome.adapter is None and not learner.kept
     assert learner.scored == [0, 10, 20, 30, 40, 50, 60]
-    assert outcome.what == "sft's adapter as it was: no step was better on dev"
     assert outcome.passes == STEPS * 8 / 80
 
 
@@ -147,6 +147,16 @@ def test_a_course_that_breaks_or_runs_out_of_time_leaves_what_was_best_before():
     assert learner.scored == [0, 10, 20]
 
 
+def test_steps_that_drew_nothing_are_left_out_of_a_stretchs_loss():
+    better = dict.fromkeys(range(10, 70, 10), 0.6)
+    learner = Learner(
+        values=better, losses=dict.fromkeys(range(5), None) | dict.fromkeys(range(10, 20), None)
+    )
+    reinforced(learner)
+    told = {r["step"]: r["loss"] for r in learner.records if r["kind"] == "stretch"}
+    assert told == dict.fromkeys((10, 30, 40, 50, 60), 1.0)
+
+
 def test_the_gates_figures_and_a_part_of_dev_are_told():
     notes = reinforced(Learner(), rows=DEV[:30]).notes
     assert notes[0].startswith("of 100 training prompts with 8 answers each 50 % had answers with unlike")
@@ -155,15 +165,22 @@ def test_the_gates_figures_and_a_part_of_dev_are_told():
 
 @given(st.integers(FEWEST_STEPS, 300))
 def test_the_stops_come_after_the_timed_steps_and_end_with_the_last_one(steps):
-    course = Course(steps=steps, fewest=FEWEST_STEPS, rows=[], tuning_s=0.0, closing_s=0.0)
+    course = Course(steps=steps, fewest=FEWEST_STEPS, allowed=300, rows=[], tuning_s=0.0, closing_s=0.0)
     assert course.stops[-1] == steps and len(course.stops) == LOOKS
     assert all(PROBE_STEPS <= stop <= steps for stop in course.stops)
 
 
 def test_too_few_steps_are_not_begun():
-    few = Course(steps=9, fewest=FEWEST_STEPS, rows=[], tuning_s=0.0, closing_s=0.0)
+    few = Course(steps=9, fewest=FEWEST_STEPS, allowed=300, rows=[], tuning_s=0.0, closing_s=0.0)
     assert few.refusal is not None and few.refusal.startswith("9 steps fit the time")
-    assert Course(steps=10, fewest=FEWEST_STEPS, rows=[], tuning_s=0.0, closing_s=0.0).refusal is None
+    kept = few.refusal
+    of_inputs = replace(few, allowed=9).refusal
+    assert "raise --budget" in kept and of_inputs is not None and "budget" not in of_inputs
+    assert of_inputs.startswith("the inputs are enough for 9 steps, and fewer than 10 teach next to nothing")
+    assert (
+        Course(steps=10, fewest=FEWEST_STEPS, allowed=300, rows=[], tuning_s=0.0, closing_s=0.0).refusal
+        is None
+    )
 
 
 @pytest.mark.parametrize(
@@ -177,7 +194,7 @@ def test_too_few_steps_are_not_begun():
     ],
 )
 def test_the_gate_opens_where_rewards_are_neither_rare_nor_certain_and_often_unlike(mean, mixed, said):
-    found = Gate(prompts=100, reward=mean, mixed=mixed, tokens=1.0, asked_s=1.0).refusal
+    found = Gate(prompts=100, reward=mean, mixed=mixed, asked_s=1.0).refusal
     if said is None:
         assert found is None
     else:

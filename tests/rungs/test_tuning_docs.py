@@ -6,7 +6,7 @@ from pathlib import Path
 import yaml
 
 from rung.task import Tuning
-from rung.training.loop import SAVE_ALL_EVERY_S
+from rung.training.loop import SAVE_ALL_EVERY_S, SAVE_EVERY_S
 from rung.training.methods import ALPHA, METHODS, RANK, RS_ALPHA
 
 PAGE = (Path(__file__).parents[2] / "docs" / "tuning.md").read_text(encoding="utf-8")
@@ -34,4 +34,10 @@ def test_its_numbers_are_those_of_the_program():
     assert f"a LoRA of rank {Tuning().rank} on all linear layers" in TEXT and RANK == Tuning().rank
     assert f"alpha being {ALPHA:g} for `lora` and {RS_ALPHA:g} for `rslora`" in TEXT
     assert SAVE_ALL_EVERY_S == 30 and "of `full` twice a minute" in TEXT
+    assert SAVE_EVERY_S == 1 and "on a GPU once a second at most" in TEXT
     assert "1 to 512" in TEXT
+
+
+def test_the_rungs_that_train_and_those_that_need_a_lora_are_all_named():
+    assert "(`sft`, `distill`, `preference`, `reinforce`)" in TEXT
+    assert "`preference` and `reinforce`, which go on from a LoRA, are skipped" in TEXT

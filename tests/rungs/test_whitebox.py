@@ -8,20 +8,27 @@ from typing import Any
 
 import pytest
 
+from rung.errors import EngineError, ModelError
 from rung.records import Trial
-from rung.rungs import tuning, whitebox
+from rung.rungs import distill, tuning, whitebox
 from rung.rungs.base import Built, Context
 from rung.rungs.distill import Distill
 from rung.rungs.sft import Sft
 from rung.rungs.whitebox import no_white_box, on_policy
+from rung.spec import ShotSpec
 from rung.system import System
-from tests.fixtures_climb import json_rows, label_rows, make_tiny_gguf, number_rows, opened, write_rows
+from tests.fixtures_climb import label_rows, make_tiny_gguf, number_rows, opened, write_rows
 from tests.rungs.test_reinforce_rung import weakened
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     return make_tiny_gguf(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
+
+
+def short_rows(count: int) -> list[dict]:
+    """Rows whose answer is an object of one key, so that drawing it takes few tokens."""
+    return [{**row, "output": {"topic": row["output"]}} for row in label_rows(count)]
 
 
 def tuned(tiny, folder, rows: list[dict], epochs: int) -> System:
@@ -36,7 +43,7 @@ def tuned(tiny, folder, rows: list[dict], epochs: int) -> System:
 
 @pytest.fixture(scope="module")
 def teacher(tiny, tmp_path_factory) -> System:
-    return tuned(tiny, tmp_path_factory.mktemp("teacher"), json_rows(160), 6)
+    return tuned(tiny, tmp_path_factory.mktemp("teacher"), short_rows(160), 4)
 
 
 @pytest.fixture
@@ -59,7 +66,7 @@ def begin(tiny, tmp_path):
 
 @pytest.fixture
 def context(begin):
-    return begin(json_rows(140))
+    return begin(short_rows(140))
 
 
 def journal(context) -> list[dict]:
@@ -116,6 +123,54 @@ def test_a_course_without_time_leaves_the_student_and_says_so(context, teacher):
     assert found.system is teacher and found.trials == made.trials
     assert "nothing was learned from the teacher on policy: " in found.notes[-1]
     assert "of the budget are left to tune in" in found.notes[-1]
+
+
+def test_a_teacher_that_the_free_memory_does_not_hold_is_told_of_and_not_loaded(
+    context, teacher, monkeypatch
+):
+    monkeypatch.setattr(whitebox, "free_bytes", lambda device: 10_000)
+    made = made_of(teacher, 0.5, 20)
+    found = on_policy(context, teacher, made, context.unlabelled)
+    assert found.system is teacher and found.trials == made.trials
+    assert "the teacher needs about 0.0 GiB beside its student, and 0.0 GiB are free" in found.notes[-1]
+
+
+@pytest.mark.parametrize("error", [EngineError("it died"), ModelError("no such adapter")])
+def test_a_teacher_that_cannot_be_read_leaves_the_student_and_says_so(context, teacher, monkeypatch, error):
+    def broken(*_):
+        raise error
+
+    monkeypatch.setattr(whitebox, "load_adapter", broken)
+    made = made_of(teacher, 0.5, 20)
+    found = on_policy(context, teacher, made, context.unlabelled)
+    assert found.system is teacher
+    assert found.notes[-1] == f"nothing was learned from the teacher on policy: {error}"
+
+
+def test_a_step_in_which_every_answer_breaks_ends_the_course(context, teacher, monkeypatch):
+    def broken(state, given, items, place, count):
+        failed = SimpleNamespace(failure="it died", drawn=())
+        return [(None,) for _ in items], [(failed,) for _ in items]
+
+    monkeypatch.setattr(whitebox, "drawn_answers", broken)
+    found = on_policy(context, teacher, made_of(teacher, 0.5, 20), context.unlabelled)
+    assert found.notes[-1].endswith("no answer could be drawn to the inputs: it died")
+
+
+def test_a_teacher_that_looks_up_examples_is_asked_no_training_row(context, teacher):
+    def ids(choice: str) -> set[str]:
+        shots = ShotSpec(choice=choice, k=0 if choice == "none" else 2)
+        spec = teacher.spec.model_copy(update={"shots": shots})
+        return {e.id for e in distill._for_on_policy(context, System(teacher.folder, spec))}
+
+    free = {e.id for e in context.unlabelled}
+    assert ids("nearest") == free
+    assert ids("none") == ids("fixed") == free | {e.id for e in context.train}
+
+
+def test_too_few_inputs_for_a_course_are_not_told_as_too_little_time(context, teacher):
+    found = on_policy(context, teacher, made_of(teacher, 0.5, 20), context.unlabelled[:32])
+    assert "the inputs are enough for 4 steps, and fewer than 5 teach" in found.notes[-1]
 
 
 def test_the_rung_distill_goes_on_on_policy_with_a_teacher_of_the_same_tokens(

@@ -1,0 +1,60 @@
+"""What weights take by their files' headers."""
+
+import json
+
+import torch
+from safetensors.torch import save_file
+
+from rung.engines import torch as engine
+from rung.engines.room import free_bytes, weight_bytes
+from rung.engines.torch import load_model, off_gpu
+from tests.fixtures_tiny import tiny
+
+
+def test_the_weights_are_counted_in_the_type_that_they_are_loaded_in(tmp_path):
+    save_file({"a": torch.zeros(3, 4, dtype=torch.float16)}, tmp_path / "model.safetensors")
+    save_file({"a": torch.zeros(3, 4)}, tmp_path / "consolidated.safetensors")
+    assert weight_bytes(tmp_path, torch.float32) == 48
+    assert weight_bytes(tmp_path, torch.bfloat16) == 24
+
+
+def test_the_parts_that_an_index_names_are_counted_once_each_and_nothing_outside_the_folder(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for part, size in (("one", 2), ("two", 5)):
+        save_file({part: torch.zeros(size)}, folder / f"{part}.safetensors")
+    save_file({"far": torch.zeros(99)}, tmp_path / "far.safetensors")
+    named = {
+        "a": "one.safetensors",
+        "b": "one.safetensors",
+        "c": "two.safetensors",
+        "d": "../far.safetensors",
+    }
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": named}))
+    assert weight_bytes(folder, torch.float32) == 28
+
+
+def test_what_cannot_be_read_counts_nothing(tmp_path):
+    assert weight_bytes(tmp_path, torch.float32) == 0
+    (tmp_path / "model.safetensors").write_bytes(b"no weights")
+    (tmp_path / "model.safetensors.index.json").write_text("[]")
+    assert weight_bytes(tmp_path, torch.float32) == 0
+
+
+def test_some_memory_is_free():
+    assert free_bytes("cpu") > 2**20
+
+
+def test_a_model_that_the_gpu_has_no_room_for_is_read_by_the_processor_and_that_is_told(
+    tmp_path, monkeypatch
+):
+    model = tiny()
+    model.save_pretrained(tmp_path)
+    assert off_gpu(load_model(tmp_path)) is None
+    # As where there is a GPU whose memory is full.
+    monkeypatch.setattr(engine, "best_device", lambda: "cuda")
+    monkeypatch.setattr(engine, "free_bytes", lambda device: 10_000)
+    read = load_model(tmp_path)
+    assert read.lm_head.weight.device.type == "cpu"
+    assert "don't fit the free memory of the GPU" in str(off_gpu(read))
+    assert engine.roomy_device(10_000) == "cuda"
