@@ -94,14 +94,14 @@ SETS = {
     "wikisql_partial_header": Set(
         task="about: Write the question as one SQLite query on the table whose columns are given.\n"
         "output: {kind: sql}\nmetric: execution\n",
-        rungs="prompt,few_shot,sft",
+        rungs="prompt,few_shot,sft,reinforce",
         train=4000,
         test=400,
     ),
     "bfcl_v4_single_turn": Set(
         task="about: Call the functions that answer the request, with the arguments that it gives; no call "
         "where none of them can.\n",
-        rungs="prompt,sft",
+        rungs="prompt,sft,reinforce",
         test=400,
     ),
     "shakespeare_style": Set(
@@ -121,7 +121,7 @@ SETS = {
     ),
     "gsm8k": Set(
         task="about: Solve the sum and give its result as a number.\noutput: {kind: number}\nmetric: exact\n",
-        rungs="prompt,few_shot,workflow,sft",
+        rungs="prompt,few_shot,workflow,sft,reinforce",
         train=3000,
         test=300,
         row=last_number,
@@ -161,16 +161,21 @@ def made(chosen: Set, source: Path, folder: Path) -> None:
     """A task folder of the set's rows."""
     folder.mkdir(parents=True, exist_ok=True)
     for part, count in (("train", chosen.train), ("test", chosen.test)):
-        rows = [json.loads(line) for line in (source / f"{part}.jsonl").read_text("utf-8").splitlines()]
+        rows = lines_of(source / f"{part}.jsonl")
         if count is not None and count < len(rows):
             rows = random.Random(0).sample(rows, count)
         written(folder / f"{part}.jsonl", [chosen.row(row) for row in rows])
     if "documents" in chosen.data:
-        pages = [json.loads(line) for line in (source / "documents.jsonl").read_text("utf-8").splitlines()]
+        pages = lines_of(source / "documents.jsonl")
         named = [{"id": p["doc_id"], "title": p["title"], "text": p["text"]} for p in pages]
         written(folder / "documents.jsonl", named)
     data = f"data: {{train: train.jsonl, test: test.jsonl{chosen.data}}}"
     (folder / "task.yaml").write_text(f"name: {source.name}\n{data}\n{chosen.task}", encoding="utf-8")
+
+
+def lines_of(path: Path) -> list[Line]:
+    """Rows of JSONL; a text may hold line breaks of Unicode that JSON leaves as they are."""
+    return [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
 
 
 def written(path: Path, rows: list[Line]) -> None:
