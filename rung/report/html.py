@@ -97,7 +97,8 @@ def parted(sentence: str) -> tuple[str, str]:
     cut = re.search(r"(?<=[\w)])[.;](?= [A-Za-z])", sentence)
     if cut is None:
         return sentence, ""
-    return f"{sentence[: cut.start()]}.", sentence[cut.end() :].strip()
+    rest = sentence[cut.end() :].strip()
+    return f"{sentence[: cut.start()]}.", rest[0].upper() + rest[1:]
 
 
 def environment() -> Any:

@@ -69,7 +69,7 @@ def hostile_page():
         (
             "Ship sft: .9 on 400 rows; it beats head's .8 (p < .001).",
             "Ship sft: .9 on 400 rows.",
-            "it beats head's .8 (p < .001).",
+            "It beats head's .8 (p < .001).",
         ),
         ("Ship head: .9 on 400 test rows.", "Ship head: .9 on 400 test rows.", ""),
     ],
