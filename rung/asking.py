@@ -101,10 +101,12 @@ def ask(  # noqa: PLR0913 (all that calls of one kind may differ in)
     every_label: bool = False,
     contexts: Sequence[str | None] = (),
     seeds: Sequence[int | None] = (),
+    most: Sequence[int] = (),
 ) -> list[Answer]:
     """Put rendered prompts to an engine and read its answers as the Spec says.
 
-    `contexts` are those of the questions, of which calls need them: the functions stand there.
+    `contexts` are those of the questions, of which calls need them: the functions stand there. `most` are
+    the tokens that may be written after each prompt, where the Spec's own limit isn't meant.
     What has a seed among `seeds`, one for each prompt, is drawn at the temperature of the Spec's steps.
     """
     if spec.answer.form in ("words", "codes"):
@@ -118,6 +120,8 @@ def ask(  # noqa: PLR0913 (all that calls of one kind may differ in)
         heat = spec.steps.temperature
         drawn = zip(requests, seeds, strict=True)
         requests = [r if seed is None else replace(r, temperature=heat, seed=seed) for r, seed in drawn]
+    if most:
+        requests = [replace(r, max_tokens=end) for r, end in zip(requests, most, strict=True)]
     written = engine.generate(requests, progress=progress)
     return [answer_of_completion(spec, one, of) for one, of in zip(written, told, strict=True)]
 

@@ -51,27 +51,25 @@ class Plan:
 
 @dataclass(kw_only=True)
 class Pace:
-    """The steps and answers so far, and the seconds they took; kept with every score in the journal."""
+    """The steps so far, their seconds, and those of an answer; kept with every score in the journal.
+
+    `answer_s` is that of the last rows asked, in a batch: what a tune writes at first, before it has learned
+    where an answer ends, says little about its later ones.
+    """
 
     steps: int = 0
     training_s: float = 0.0
-    answers: int = 0
-    answering_s: float = 0.0
+    answer_s: float = 0.0
 
     @property
     def known(self) -> bool:
         """Whether there was anything to measure."""
-        return self.steps > 0 and self.answers > 0
+        return self.steps > 0 and self.answer_s > 0
 
     @property
     def step_s(self) -> float:
         """Seconds per step."""
         return self.training_s / self.steps
-
-    @property
-    def answer_s(self) -> float:
-        """Seconds per answer, in batches."""
-        return self.answering_s / self.answers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,11 +215,16 @@ class Tune(AbstractContextManager["Tune"]):
             self.context.reporter.end(bar)
         return ticks
 
-    def answers(self, arm: Arm, rows: Sequence[Example]) -> list[Answer]:
-        """What the arm as it is now answers, with a progress bar."""
+    def answers(self, arm: Arm, rows: Sequence[Example], *, cut: bool = False) -> list[Answer]:
+        """What the arm as it is now answers, with a progress bar.
+
+        `cut`: what is written ends where the row's output would, so the time is that of a tune which has
+        learned to answer, and the answers are of no use.
+        """
         self.trainer(arm)
         spec = self.specs[arm.form]
         prompts = prompts_of(self.context, spec, rows)
+        ends = self._ends(spec, rows) if cut else ()
         reporter = self.context.reporter
         bar = reporter.begin(f"{self.lesson.name}: {arm.name} on {len(rows)} dev rows", len(rows))
         start = time.perf_counter()
@@ -233,11 +236,16 @@ class Tune(AbstractContextManager["Tune"]):
                 prompts,
                 lambda done, _: reporter.advance(bar, done),
                 contexts=[e.context for e in rows],
+                most=ends,
             )
         finally:
-            self.pace.answers += len(rows)
-            self.pace.answering_s += time.perf_counter() - start
+            self.pace.answer_s = (time.perf_counter() - start) / len(rows)
             reporter.end(bar)
+
+    def _ends(self, spec: Spec, rows: Sequence[Example]) -> list[int]:
+        """How many tokens an answer may have that is as long as the row's output, the last one included."""
+        outputs = [self.chat.answer_ids(self.context.target(e), spec.style) for e in rows]
+        return [min(spec.answer.max_tokens, len(output)) for output in outputs]
 
     def score(self, arm: Arm, step: int, rows: Sequence[Example]) -> dict:
         """The arm's dev score and loss after `step` steps, from the journal when it is there.
@@ -260,7 +268,7 @@ class Tune(AbstractContextManager["Tune"]):
         start = time.perf_counter()
         first = _first(self.dev_rows[arm.form][: len(rows)], LOSS_TOKENS)
         loss = dev_loss(self.model, first, self.trainer(arm).packed)
-        self.pace.answering_s += time.perf_counter() - start
+        self.pace.answer_s += (time.perf_counter() - start) / len(rows)
         texts = [a.text for a in answers if a.failure is None]
         return self.note(
             {

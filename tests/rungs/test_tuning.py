@@ -40,6 +40,8 @@ class Learner:
     commonest: float = 0.5
     cold: float = 1.0
     answer_s: float = 0.0
+    too_long: float = 1.0
+    learns_to_end: int = 0
 
     def __post_init__(self):
         bench = SimpleNamespace(metric="accuracy")
@@ -75,10 +77,10 @@ class Learner:
         self.context.seconds_left -= sum(BATCH / tick.rows_per_s for tick in ticks)
         return ticks
 
-    def answers(self, arm, rows):
-        self.pace.answers += len(rows)
-        self.pace.answering_s += len(rows) * self.answer_s
-        self.context.seconds_left -= len(rows) * self.answer_s
+    def answers(self, arm, rows, *, cut=False):
+        long = 1.0 if cut or self.steps.get(arm.name, 0) >= self.learns_to_end else self.too_long
+        self.pace.answer_s = max(1e-9, long * self.answer_s)
+        self.context.seconds_left -= len(rows) * long * self.answer_s
         return []
 
     def find(self, **wanted):
@@ -213,6 +215,42 @@ def test_slow_answers_leave_time_to_train_and_for_the_last_look_at_dev(answer_s,
     assert learner.spent_s >= 0.4 * (learner.budget_s - last_look_s)
     scored = [r for r in learner.records if r["kind"] == "score"]
     assert len(scored) >= 2 and scored[-1]["step"] == max(learner.steps.values())
+
+
+@pytest.mark.parametrize(("too_long", "learns_to_end"), [(2.0, 20), (5.0, 20), (10.0, 16)])
+@pytest.mark.parametrize("budget_s", [150.0, 500.0])
+def test_answers_that_run_on_at_first_take_no_time_to_train_from_a_tune(too_long, learns_to_end, budget_s):
+    curves = {f"as it is, rate {rate:g}": rising(0.1) for rate in RATES}
+    learner = Learner(
+        curves=curves,
+        forms=("as it is",),
+        answer_s=0.1,
+        too_long=too_long,
+        learns_to_end=learns_to_end,
+        budget_s=budget_s,
+        n_rows=5000,
+    )
+    tuned(learner)
+    last_look_s = len(DEV) * learner.answer_s
+    left_s = learner.context.seconds_left - learner.plan.reserve_s - last_look_s
+    assert -0.01 * budget_s <= left_s <= 0.3 * budget_s
+    assert learner.spent_s >= 0.4 * (budget_s - last_look_s)
+
+
+@pytest.mark.parametrize("learns_to_end", [60, 10**9])
+def test_answers_that_stay_too_long_hardly_overdraw_the_time(learns_to_end):
+    curves = {f"as it is, rate {rate:g}": rising(0.1) for rate in RATES}
+    learner = Learner(
+        curves=curves,
+        forms=("as it is",),
+        answer_s=0.1,
+        too_long=4.0,
+        learns_to_end=learns_to_end,
+        n_rows=5000,
+    )
+    tuned(learner)
+    left_s = learner.context.seconds_left - learner.plan.reserve_s - len(DEV) * learner.pace.answer_s
+    assert left_s >= -0.05 * learner.budget_s
 
 
 def test_where_dev_stops_rising_the_rate_decays_early_over_as_many_steps_as_were_done():
