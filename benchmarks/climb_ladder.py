@@ -61,6 +61,11 @@ def last_number(row: Line) -> Line:
     return {"input": row["input"], "output": float(row["meta"]["answer"].replace(",", ""))}
 
 
+def accepted_calls(row: Line) -> Line:
+    """The calls with every answer that the leaderboard takes as right."""
+    return {"input": row["input"], "context": row["context"], "output": row["meta"]["possible_answers"]}
+
+
 SETS = {
     "glue_sst2": Set(
         task="about: Tell whether a sentence of a film review is positive or negative.\n",
@@ -103,6 +108,7 @@ SETS = {
         "where none of them can.\n",
         rungs="prompt,sft,reinforce",
         test=400,
+        row=accepted_calls,
     ),
     "shakespeare_style": Set(
         task="about: Say the sentence as a character in a play by Shakespeare would.\noutput: {kind: text}\n"

@@ -27,6 +27,8 @@ LOOK_ROWS = 32
 """After so many rows each time it is asked whether that is enough of them."""
 PACED_ROWS, FEWEST_PACED = LOOK_ROWS, 4
 """All up to the first look, which are asked anyway: whether a variant is stopped there is known by then."""
+JUDGED_ROWS = 8
+"""For a judge's pace: these are among the rows that any screening has judged."""
 WARM_ROWS = 2
 TIMED_ROWS = 20
 FEWEST_TIMED = 5
@@ -110,6 +112,11 @@ class Bench:
     metric: MetricName
     judge: Judge | None = None
 
+    @property
+    def judging_s(self) -> float:
+        """Seconds that the judge took for an answer; 0 where there is none, or it wasn't asked yet."""
+        return 0.0 if self.judge is None else self.judge.pair_s
+
 
 def answers_of(
     system: System,
@@ -164,7 +171,10 @@ def kept_answers(system: System, examples: Sequence[Example], bench: Bench) -> l
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pace:
-    """Seconds of one answer alone and of each more in a batch, and how many rows were asked for that."""
+    """Seconds of one answer alone and of each more in a batch, and how many rows were asked for that.
+
+    `row_s` has what a judge takes for an answer in it, `alone_s` hasn't.
+    """
 
     alone_s: float
     row_s: float
@@ -179,8 +189,8 @@ class Pace:
 def pace(system: System, examples: Sequence[Example], bench: Bench, most_s: float) -> Pace:
     """How fast a System answers the first examples: up to PACED_ROWS, what takes `most_s` if one by one.
 
-    Four rows at least; their answers are kept. The first one waits for what the engine sets up and tells
-    nothing.
+    Four rows at least; their answers are kept, and a judge is asked of the first few. The first one waits for
+    what the engine sets up and tells nothing.
     """
     if len(examples) < FEWEST_PACED:
         raise ValueError(f"a pace needs {FEWEST_PACED} rows, not {len(examples)}")
@@ -190,7 +200,10 @@ def pace(system: System, examples: Sequence[Example], bench: Bench, most_s: floa
     rows = examples[2 : min(PACED_ROWS, max(FEWEST_PACED, int(most_s / max(alone_s, 1e-6))))]
     together_s = _ask(system, rows, bench, known)
     row_s = max(0.0, together_s - alone_s) / (len(rows) - 1)
-    return Pace(alone_s=alone_s, row_s=row_s, asked=2 + len(rows))
+    if bench.judge is not None:
+        first = examples[: min(JUDGED_ROWS, 2 + len(rows))]
+        counted_answers(first, [known[e.id].answer for e in first], bench)
+    return Pace(alone_s=alone_s, row_s=row_s + bench.judging_s, asked=2 + len(rows))
 
 
 def _ask(

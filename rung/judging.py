@@ -4,6 +4,7 @@ It is a System of its own that answers with A, B or tie. What it said is kept on
 pairs: who is killed while it judges loses the chunk in flight and no other.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -82,9 +83,16 @@ class Judge:
     on_done: Callable[[int, int], None] = lambda done, total: None
     known: dict[str, Judgement] = field(init=False, default_factory=dict)
     _tried: set[str] = field(init=False, default_factory=set)
+    _asked: int = field(init=False, default=0)
+    _asking_s: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
         self.read(self.path)
+
+    @property
+    def pair_s(self) -> float:
+        """Seconds that a pair took, in both orders, as far as this process asked; 0 before that."""
+        return self._asking_s / max(1, self._asked)
 
     def read(self, path: Path) -> None:
         """Know what this judge said in another file, too. RunError for a damaged one."""
@@ -126,8 +134,11 @@ class Judge:
 
     def _ask(self, chunk: Sequence[tuple[str, Pairing]], pool: Pool) -> None:
         rows = [row for name, pair in chunk for row in both_orders(name, pair)]
+        start = time.perf_counter()
         with pool.till.judging() if pool.till is not None else nullcontext():
             answers = self.system.answer(rows, pool)
+        self._asking_s += time.perf_counter() - start
+        self._asked += len(chunk)
         said = {
             name: [_said(answers[2 * at]), _said(answers[2 * at + 1])] for at, (name, _) in enumerate(chunk)
         }

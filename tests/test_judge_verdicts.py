@@ -3,11 +3,13 @@
 import json
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from rung.engines.till import Till
 from rung.errors import EngineError, TaskError
+from rung.evaluate import JUDGED_ROWS, Bench, Store, pace
 from rung.judging import (
     BROKE,
     CHUNK_PAIRS,
@@ -73,6 +75,33 @@ def test_each_pair_is_asked_in_both_orders_at_no_temperature_under_a_schema(serv
     told = server.seen[0]["messages"][0]
     assert told["role"] == "system"
     assert RUBRIC in told["content"] and "The job: Answer in capitals." in told["content"]
+
+
+def test_the_seconds_of_a_pair_are_those_of_what_was_asked(server, tmp_path):
+    judge, pool = opened(server, tmp_path)
+    with pool:
+        assert judge.pair_s == 0
+        judge.judge(PAIRS, pool)
+        pace = judge.pair_s
+        assert pace > 0
+        judge.judge(PAIRS, pool)
+        assert judge.pair_s == pace
+
+
+def test_what_a_judge_takes_is_in_the_pace_of_answers(server, tmp_path):
+    judge, pool = opened(server, tmp_path)
+    rows = [Example(id=str(i), input=f"speak {i}", output="quiet") for i in range(40)]
+
+    def answer(asked, pool, progress=None):
+        return [Answer(text="LOUD", value="LOUD") for _ in asked]
+
+    system = SimpleNamespace(digest="loud", answer=answer)
+    with pool:
+        server.seen.clear()
+        bench = Bench(pool=pool, store=Store(tmp_path / "answers"), metric="judge", judge=judge)
+        found = pace(system, rows, bench, 1000.0)  # type: ignore[arg-type]
+        assert found.row_s >= judge.pair_s == bench.judging_s > 0
+    assert len(server.seen) == 2 * JUDGED_ROWS
 
 
 def test_nothing_is_asked_twice_not_even_the_other_way_round_or_in_a_later_process(server, tmp_path):

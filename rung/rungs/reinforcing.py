@@ -9,7 +9,7 @@ from rung.errors import TrainingError
 from rung.rungs.base import Context, Outlook
 from rung.rungs.coursing import Bounds, Course, settled_course, stretches
 from rung.rungs.following import Outcome, kept_best
-from rung.rungs.gate import Gate, gate
+from rung.rungs.reward_gate import Gate, gate
 from rung.rungs.rollouts import GROUP, Prompts, drawn_groups, lesson_of, prompts_to_draw, red_flag, yield_of
 from rung.rungs.sft import RESERVE_USED
 from rung.rungs.tune import BEST_FOLDER, Arm, Lesson, Plan, Tune

@@ -239,7 +239,7 @@ class Tune(AbstractContextManager["Tune"]):
                 most=ends,
             )
         finally:
-            self.pace.answer_s = (time.perf_counter() - start) / len(rows)
+            self.pace.answer_s = (time.perf_counter() - start) / len(rows) + self.context.bench.judging_s
             reporter.end(bar)
 
     def _ends(self, spec: Spec, rows: Sequence[Example]) -> list[int]:

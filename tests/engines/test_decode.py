@@ -1,5 +1,6 @@
 import json
 import math
+from types import SimpleNamespace
 
 import jsonschema
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rung.engines.base import EngineSpec, Request
+from rung.engines.decode import drawn
 from rung.engines.grammar import Grammars
 from rung.engines.logits import logits_of, next_logits
 from rung.engines.torch import TorchEngine, load_model
@@ -127,13 +129,13 @@ def test_the_first_stop_string_cuts_whatever_its_length_and_wherever_tokens_part
 
 def test_sampling_follows_the_distribution_and_the_seed(engine):
     requests = [ask(PROMPTS[0], 1, temperature=1.3, seed=seed) for seed in range(2000)]
-    drawn = [c.tokens[0] if c.tokens else END for c in engine.generate(requests)]
-    assert drawn[:50] == [c.tokens[0] if c.tokens else END for c in engine.generate(requests[:50])]
+    found = [c.tokens[0] if c.tokens else END for c in engine.generate(requests)]
+    assert found[:50] == [c.tokens[0] if c.tokens else END for c in engine.generate(requests[:50])]
     logprobs = reference_logprobs(engine.model, PROMPTS[0])[-1]
     expected = (logprobs / 1.3).softmax(-1)
     for token in expected.topk(3).indices.tolist():
-        share, true = drawn.count(token) / len(drawn), expected[token].item()
-        assert abs(share - true) < 4 * math.sqrt(true * (1 - true) / len(drawn)) + 1e-3
+        share, true = found.count(token) / len(found), expected[token].item()
+        assert abs(share - true) < 4 * math.sqrt(true * (1 - true) / len(found)) + 1e-3
 
 
 def test_the_answers_to_a_schema_parse_and_validate_and_end_with_the_value(engine):
@@ -256,3 +258,30 @@ def test_greedy_answers_of_a_real_model_are_those_of_transformers():
             )
         expected = whole[0, len(prompt) :].tolist()
         assert list(completion.tokens) == (expected[: expected.index(2)] if 2 in expected else expected)
+
+
+def row_of(seed, temperature=1.0, top_p=1.0):
+    request = Request(prompt=PROMPTS[0], max_tokens=1, temperature=temperature, top_p=top_p)
+    return SimpleNamespace(request=request, generator=torch.Generator().manual_seed(seed))
+
+
+def test_what_a_row_draws_hangs_on_no_other_row():
+    logits = torch.randn(40, 300, generator=torch.Generator().manual_seed(1))
+    kinds = [(1.0, 1.0), (0.3, 1.0), (1.5, 0.9), (1.0, 0.2)]
+    together = drawn(logits, [row_of(seed, *kinds[seed % 4]) for seed in range(40)])
+    alone = [drawn(logits[seed : seed + 1], [row_of(seed, *kinds[seed % 4])])[0] for seed in range(40)]
+    assert together == alone
+    assert len(set(together)) > 10
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.8])
+def test_tokens_are_drawn_as_often_as_they_are_likely_and_masked_ones_never(top_p):
+    shares = torch.tensor([0.0, 0.45, 0.0, 0.36, 0.14, 0.05, 0.0])
+    count = 20_000
+    found = drawn(shares.log().expand(count, -1), [row_of(seed, top_p=top_p) for seed in range(count)])
+    kept = shares if top_p == 1 else torch.tensor([0.0, 0.45, 0.0, 0.36, 0.0, 0.0, 0.0])
+    wanted = kept / kept.sum()
+    seen = torch.bincount(torch.tensor(found), minlength=7) / count
+    assert (seen[wanted == 0] == 0).all()
+    # Four standard errors.
+    assert ((seen - wanted).abs() <= 4 * (wanted * (1 - wanted) / count).sqrt()).all()

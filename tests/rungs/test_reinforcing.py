@@ -14,8 +14,8 @@ from rung.errors import TrainingError
 from rung.records import Answer, Example
 from rung.rungs import gate as gates
 from rung.rungs.coursing import LOOKS, PROBE_STEPS, Course
-from rung.rungs.gate import Gate, gate
 from rung.rungs.reinforcing import FEWEST_STEPS, RATE, _Begun, _reinforce
+from rung.rungs.reward_gate import Gate, gate
 from rung.rungs.rewards import CHECKED, no_reward, reward
 from rung.rungs.rollouts import (
     EVEN_STEPS,

@@ -48,6 +48,7 @@ def test_filling_changes_neither_the_loss_nor_its_gradient(kind, prefix, batch):
     assert torch.allclose(slope, 1 + runs * whole, rtol=1e-8, atol=1e-9)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 100_000), st.sampled_from([4, 8]))
 def test_sizes_are_few_and_hardly_larger(size, parts):
     filled = grid(size, parts)
