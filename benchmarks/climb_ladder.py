@@ -29,12 +29,18 @@ Line = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Set:
-    """A public set as a task: the text of task.yaml after `data`, its rungs, and how many rows are taken."""
+    """A public set as a task: the text of task.yaml after `data`, its rungs, and how many rows are taken.
+
+    `source` is the set's folder where that has another name. So many `unlabelled` rows of the others are
+    written without their outputs.
+    """
 
     task: str
     rungs: str
     train: int | None = None
     test: int | None = None
+    unlabelled: int = 0
+    source: str = ""
     row: Callable[[Line], Line] = lambda row: {k: row[k] for k in ("input", "output", "context") if k in row}
     data: str = ""
     options: tuple[str, ...] = ()
@@ -82,6 +88,15 @@ SETS = {
         task="about: Write the meaning of a sentence about a video game as a dialogue act with attributes.\n"
         "output: {kind: text}\nmetric: exact\n",
         rungs="prompt,few_shot,sft",
+        test=400,
+    ),
+    "viggo_few_labels": Set(
+        source="viggo_parse",
+        task="about: Write the meaning of a sentence about a video game as a dialogue act with attributes.\n"
+        "output: {kind: text}\nmetric: exact\n",
+        rungs="prompt,sft,distill",
+        train=250,
+        unlabelled=1000,
         test=400,
     ),
     "xquad_en": Set(
@@ -143,6 +158,7 @@ def main() -> None:
     parser.add_argument("--budget", default="20m")
     parser.add_argument("--models", default="smollm2-135m")
     parser.add_argument("--rungs", help="instead of the set's own")
+    parser.add_argument("--teacher", type=Path, help="a System's folder, for distill")
     parser.add_argument("--out", type=Path, default=Path("runs/ladder"))
     given = parser.parse_args()
     print(describe_machine())
@@ -150,7 +166,7 @@ def main() -> None:
     for name in given.sets:
         run, start = given.out / name, time.monotonic()
         chosen = SETS[name]
-        made(chosen, given.folder / name, run / "task")
+        made(chosen, given.folder / (chosen.source or name), run / "task", given.teacher)
         subprocess.run(
             [
                 *(sys.executable, "-m", "rung", "climb", run / "task"),
@@ -163,20 +179,30 @@ def main() -> None:
         show(name, load_climb(run / "run"), time.monotonic() - start)
 
 
-def made(chosen: Set, source: Path, folder: Path) -> None:
+def made(chosen: Set, source: Path, folder: Path, teacher: Path | None) -> None:
     """A task folder of the set's rows."""
     folder.mkdir(parents=True, exist_ok=True)
+    data, more = chosen.data, ""
     for part, count in (("train", chosen.train), ("test", chosen.test)):
         rows = lines_of(source / f"{part}.jsonl")
         if count is not None and count < len(rows):
-            rows = random.Random(0).sample(rows, count)
+            places = random.Random(0).sample(range(len(rows)), count)
+            if part == "train" and chosen.unlabelled:
+                left = [row for place, row in enumerate(rows) if place not in set(places)]
+                others = random.Random(1).sample(left, chosen.unlabelled)
+                written(folder / "unlabelled.jsonl", [{"input": row["input"]} for row in others])
+                data += ", unlabelled: unlabelled.jsonl"
+            rows = [rows[place] for place in places]
         written(folder / f"{part}.jsonl", [chosen.row(row) for row in rows])
+    if teacher is not None:
+        more = f"teacher: {json.dumps(str(teacher.resolve()))}\n"
     if "documents" in chosen.data:
         pages = lines_of(source / "documents.jsonl")
         named = [{"id": p["doc_id"], "title": p["title"], "text": p["text"]} for p in pages]
         written(folder / "documents.jsonl", named)
-    data = f"data: {{train: train.jsonl, test: test.jsonl{chosen.data}}}"
-    (folder / "task.yaml").write_text(f"name: {source.name}\n{data}\n{chosen.task}", encoding="utf-8")
+    listed = f"data: {{train: train.jsonl, test: test.jsonl{data}}}"
+    text = f"name: {source.name}\n{listed}\n{chosen.task}{more}"
+    (folder / "task.yaml").write_text(text, encoding="utf-8")
 
 
 def lines_of(path: Path) -> list[Line]:
