@@ -1,0 +1,93 @@
+"""The race of the engines, over Systems whose answers take as long as they are told: no model, no clock."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from rung.errors import EngineError
+from rung.rungs import probe
+from rung.rungs.probe import RACE_ROWS, race
+
+
+class Clock:
+    now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+CLOCK = Clock()
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch):
+    monkeypatch.setattr(probe, "time", CLOCK)
+
+
+class Runner:
+    """Answers take `alone_s` each, or `batch_s` in all where that is more; `broken` ones of them break."""
+
+    def __init__(self, alone_s: float = 0.0, batch_s: float = 0.0, broken: int = 0, error: str = "") -> None:
+        self.alone_s, self.batch_s, self.broken, self.error = alone_s, batch_s, broken, error
+        self.asked: list[int] = []
+
+    def answer(self, rows, pool):
+        if self.error:
+            raise EngineError(self.error)
+        self.asked.append(len(rows))
+        CLOCK.now += max(0.001, self.batch_s, self.alone_s * len(rows))
+        return [SimpleNamespace(failure="broke" if i < self.broken else None) for i in range(len(rows))]
+
+
+def raced(llama: Runner, torch: Runner, rows: int = 20):
+    context = SimpleNamespace(
+        dev=[SimpleNamespace(id=str(i)) for i in range(rows)],
+        too_long=set(),
+        pool=None,
+        reporter=SimpleNamespace(begin=lambda *told: 0, end=lambda bar: None),
+        settled=lambda name, made: made(),
+    )
+    return race(context, "it", {"llama": llama, "torch": torch})  # type: ignore[arg-type, dict-item]
+
+
+def test_an_engine_that_takes_no_longer_for_several_at_once_is_asked_for_several():
+    llama, torch = Runner(alone_s=0.02), Runner(batch_s=0.04)
+    engine, note = raced(llama, torch)
+    assert engine == "torch"
+    assert note == "engine torch: llama 20 ms and torch 7 ms per answer"
+    assert llama.asked == torch.asked == [1, RACE_ROWS]
+
+
+def test_where_answers_are_slow_both_engines_are_asked_the_same_fewer_rows(monkeypatch):
+    monkeypatch.setattr(probe, "RACE_S", 0.16)
+    llama, torch = Runner(alone_s=0.05), Runner(alone_s=0.2)
+    assert raced(llama, torch)[0] == "llama"
+    assert llama.asked == torch.asked == [1, 3]
+    slow = Runner(alone_s=0.3)
+    assert raced(slow, torch)[0] == "torch"
+    assert slow.asked == [1, 1]
+
+
+def test_llama_has_to_be_clearly_slower():
+    assert raced(Runner(alone_s=1.2), Runner(alone_s=1.0))[0] == "llama"
+    assert raced(Runner(alone_s=1.3), Runner(alone_s=1.0))[0] == "torch"
+
+
+def test_an_engine_that_breaks_more_answers_has_lost():
+    engine, note = raced(Runner(broken=1), Runner(alone_s=0.01))
+    assert (engine, note) == ("torch", "engine torch: fewer of its answers broke than of the other's")
+
+
+def test_an_engine_that_cannot_run_the_model_has_lost_and_its_error_is_told():
+    assert raced(Runner(error="no  such\narchitecture"), Runner()) == (
+        "torch",
+        "engine torch: llama can't run it (no such architecture)",
+    )
+    with pytest.raises(EngineError, match="no engine can run the model: llama: a; torch: b"):
+        raced(Runner(error="a"), Runner(error="b"))
+
+
+def test_a_race_needs_one_row():
+    llama = Runner()
+    raced(llama, Runner(), rows=1)
+    assert llama.asked == [1, 1]
