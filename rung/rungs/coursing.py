@@ -8,6 +8,7 @@ from rung.errors import TrainingError
 from rung.records import Example
 from rung.rungs.tune import Arm, Tune
 from rung.rungs.tuning import CLOSING_ROWS, FEWEST_SCORED, SCORING_SHARE, USED_SHARE, answer_s
+from rung.scoring.notation import duration_text
 
 PROBE_STEPS = 2
 """They come before the first score of a course, however short it is."""
@@ -32,7 +33,8 @@ class Bounds:
 class Course:
     """So many steps, of which `fewest` are needed, and the dev rows by which they are scored on the way.
 
-    The inputs are enough for `allowed` steps, whatever the time.
+    The inputs are enough for `allowed` steps, whatever the time. `missing_s` are the seconds that the fewest
+    would take beyond those that are left.
     """
 
     steps: int
@@ -41,6 +43,7 @@ class Course:
     rows: Sequence[Example]
     tuning_s: float
     closing_s: float
+    missing_s: float = 0.0
 
     @property
     def stops(self) -> list[int]:
@@ -60,7 +63,7 @@ class Course:
             )
         return (
             f"{self.steps} steps fit the time that is left, and fewer than {self.fewest} teach next to "
-            "nothing; raise --budget"
+            f"nothing; about {duration_text(self.missing_s)} more are needed here: raise --budget"
         )
 
 
@@ -87,8 +90,10 @@ def settled_course(state: Tune, arm: Arm, bounds: Bounds, draw_s: float = 0.0) -
         left_s = USED_SHARE * (context.seconds_left - state.plan.reserve_s - looks["closing_s"])
         steps = min(bounds.most_steps, allowed, PROBE_STEPS + max(0, int((left_s - scoring_s) / step_s)))
         tuning_s = (steps - PROBE_STEPS) * step_s + scoring_s
-        pace = asdict(state.pace)
-        known = state.note({"kind": "course", "steps": steps, "tuning_s": tuning_s, "pace": pace})
+        needed_s = (bounds.fewest_steps - PROBE_STEPS) * step_s + scoring_s
+        missing_s = max(0.0, needed_s - left_s) / USED_SHARE
+        course = {"steps": steps, "tuning_s": tuning_s, "missing_s": missing_s}
+        known = state.note({"kind": "course", **course, "pace": asdict(state.pace)})
     return Course(
         steps=known["steps"],
         fewest=bounds.fewest_steps,
@@ -96,6 +101,7 @@ def settled_course(state: Tune, arm: Arm, bounds: Bounds, draw_s: float = 0.0) -
         rows=context.dev[: looks["rows"]],
         tuning_s=known["tuning_s"],
         closing_s=looks["closing_s"],
+        missing_s=known["missing_s"],
     )
 
 

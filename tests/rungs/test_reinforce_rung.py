@@ -14,7 +14,7 @@ import torch
 from rung import system as systems
 from rung.errors import TrainingError
 from rung.records import Example
-from rung.rungs import gate, reinforcing, tuning
+from rung.rungs import reinforcing, reward_gate, tuning
 from rung.rungs.reinforce import Reinforce
 from rung.rungs.rollouts import drawn_groups, prompts_to_draw
 from rung.rungs.sft import Sft
@@ -48,7 +48,7 @@ def tuned(tiny, tmp_path_factory) -> System:
 def short(monkeypatch):
     """A course of few steps, whatever time there is."""
     monkeypatch.setattr(reinforcing, "MOST_STEPS", STEPS)
-    monkeypatch.setattr(gate, "MOST_PROMPTS", 40)
+    monkeypatch.setattr(reward_gate, "MOST_PROMPTS", 40)
 
 
 @pytest.fixture
@@ -168,13 +168,13 @@ import os, signal, sys
 from dataclasses import replace
 from pathlib import Path
 import torch
-from rung.rungs import gate, reinforcing
+from rung.rungs import reinforcing, reward_gate
 from rung.rungs.reinforce import Reinforce
 from rung.system import System
 from tests.fixtures_climb import opened
 from tests.rungs.test_preference_rung import Ending
 model, data, folder, start, most, threads, steps = sys.argv[1:]
-reinforcing.MOST_STEPS, gate.MOST_PROMPTS = int(steps), 40
+reinforcing.MOST_STEPS, reward_gate.MOST_PROMPTS = int(steps), 40
 torch.set_num_threads(int(threads))
 kill = Ending(int(most), lambda: os.kill(os.getpid(), signal.SIGKILL))
 built = {"sft": System.load(Path(start))}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rung.engines.base import Completion, Request
 from rung.errors import TrainingError
 from rung.records import Answer, Example
-from rung.rungs import gate as gates
+from rung.rungs import reward_gate as gates
 from rung.rungs.coursing import LOOKS, PROBE_STEPS, Course
 from rung.rungs.reinforcing import FEWEST_STEPS, RATE, _Begun, _reinforce
 from rung.rungs.reward_gate import Gate, gate
@@ -171,8 +171,11 @@ def test_the_stops_come_after_the_timed_steps_and_end_with_the_last_one(steps):
 
 
 def test_too_few_steps_are_not_begun():
-    few = Course(steps=9, fewest=FEWEST_STEPS, allowed=300, rows=[], tuning_s=0.0, closing_s=0.0)
+    few = Course(
+        steps=9, fewest=FEWEST_STEPS, allowed=300, rows=[], tuning_s=0.0, closing_s=0.0, missing_s=245.0
+    )
     assert few.refusal is not None and few.refusal.startswith("9 steps fit the time")
+    assert "about 4 m 05 s more are needed" in few.refusal
     kept = few.refusal
     of_inputs = replace(few, allowed=9).refusal
     assert "raise --budget" in kept and of_inputs is not None and "budget" not in of_inputs
