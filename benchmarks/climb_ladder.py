@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +158,7 @@ def main() -> None:
     parser.add_argument("--budget", default="20m")
     parser.add_argument("--models", default="smollm2-135m")
     parser.add_argument("--rungs", help="instead of the set's own")
+    parser.add_argument("--test-rows", type=int, help="fewer than the set has")
     parser.add_argument("--teacher", type=Path, help="a System's folder, for distill")
     parser.add_argument("--out", type=Path, default=Path("runs/ladder"))
     given = parser.parse_args()
@@ -165,7 +166,7 @@ def main() -> None:
     print(", ".join(f"{name} {number}" for name, number in versions()))
     for name in given.sets:
         run, start = given.out / name, time.monotonic()
-        chosen = SETS[name]
+        chosen = replace(SETS[name], test=given.test_rows or SETS[name].test)
         made(chosen, given.folder / (chosen.source or name), run / "task", given.teacher)
         subprocess.run(
             [
