@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any, get_args
 
 from rung.cli.main import app
-from rung.rungs import coursing, gate, reinforce, reinforcing, rewards, rollouts
+from rung.rungs import coursing, reinforce, reinforcing, reward_gate, rewards, rollouts
 from rung.rungs.following import no_lora
 from rung.task import Tuning
 from rung.task.model import TuningMethod
@@ -42,11 +42,13 @@ def test_the_methods_without_a_lora_are_named_among_the_reasons_to_skip():
 
 def test_its_numbers_are_those_of_the_program():
     assert f"fewer than {reinforce.FEWEST_ROWS} training rows" in TEXT
-    assert f"{rollouts.GROUP} answers are drawn to each of {gate.MOST_PROMPTS} training prompts" in TEXT
+    assert (
+        f"{rollouts.GROUP} answers are drawn to each of {reward_gate.MOST_PROMPTS} training prompts" in TEXT
+    )
     assert f"at temperature {rollouts.TEMPERATURE:g}" in TEXT
-    assert f"at least {100 * gate.LEAST_MIXED:.0f} % of the prompts" in TEXT
-    assert f"from {gate.LEAST_REWARD:g} to {gate.MOST_REWARD:g}" in TEXT
-    assert f"fewer prompts are asked, {gate.FEWEST_PROMPTS} at least" in TEXT
+    assert f"at least {100 * reward_gate.LEAST_MIXED:.0f} % of the prompts" in TEXT
+    assert f"from {reward_gate.LEAST_REWARD:g} to {reward_gate.MOST_REWARD:g}" in TEXT
+    assert f"fewer prompts are asked, {reward_gate.FEWEST_PROMPTS} at least" in TEXT
     assert f"draws {rollouts.GROUP} answers to each of {reinforcing.PROMPTS} rows" in TEXT
     assert f"reads {rollouts.GROUP * reinforcing.PROMPTS} answers" in TEXT
     assert CLIP.kind == "dapo" and CLIP.beta == 0
