@@ -381,6 +381,7 @@ class RungResult:
     In a climb on several models `rung` names one of them too, as in `sft@gemma-3-270m`. `model` is the model
     in short, None for a rung that asks none.
     `passes` say how often a tune went through its training rows; None for what doesn't learn so.
+    `cut_short`: its time ended before dev was seen to stop rising.
     `price` is that of a hosted model's tokens; None where this machine answers. `spent_usd` was paid to a
     hosted model for building the rung.
     `took_s` are the seconds from the forecast to the end of the dev score, `build_s` those from the first
@@ -397,6 +398,7 @@ class RungResult:
     folder: str | None = None
     what: str = ""
     passes: float | None = None
+    cut_short: bool = False
     dev: Measurement | None = None
     test: Measurement | None = None
     usd_per_1000: float = 0.0

@@ -350,6 +350,7 @@ class _Climbing:
             folder=str(folder.relative_to(self.run_folder)),
             what=built.what,
             passes=built.passes,
+            cut_short=built.cut_short,
             dev=dev,
             usd_per_1000=answers_usd(dev, built.price, self.prepared.task),
             over_limits=self.over_limits(dev),

@@ -6,7 +6,7 @@ from rung.climb.sentence import CLEARLY_CHEAPER, rounded
 from rung.records import Climb, Measurement, RungResult
 from rung.report.notation import clean
 from rung.report.summary import measured
-from rung.scoring.notation import duration_text, score_text
+from rung.scoring.notation import duration_text, passes_text, score_text
 from rung.scoring.scorers import SCORERS
 
 WAYS = {
@@ -70,14 +70,17 @@ def _does_not(chosen: RungResult, tuned: list[RungResult]) -> str:
         limits = "; ".join(tuned[0].over_limits)
         return f"Fine-tuning is out: the tuned model is over the limits ({clean(limits)})."
     whole = [one for one in inside if not one.stopped]
+    best = _best(whole or inside)
     reason = REASONS.get(rung_of(chosen.rung), "")
     because = f": {reason}" if reason else ""
+    more = _unfinished(best)
+    if more:
+        because = " in the time it had"
     if not whole:
         return (
             f"Fine-tuning doesn't pay here{because}. The tuned model was stopped early, when it could no "
-            f"longer beat {_way(chosen)}."
+            f"longer beat {_way(chosen)}.{more}"
         )
-    best = _best(whole)
     ours, theirs = _same_split(chosen, best)
     dearer = ""
     if chosen.usd_per_1000 > 0 and best.usd_per_1000 > CLEARLY_CHEAPER * chosen.usd_per_1000:
@@ -87,8 +90,16 @@ def _does_not(chosen: RungResult, tuned: list[RungResult]) -> str:
         chance = f", but {theirs.failures:,} of its calls broke"
     return (
         f"Fine-tuning doesn't pay here{because}. {_way(chosen, begins=True)} {_scores(ours)}, the "
-        f"tuned model {_also(theirs)}{chance}{dearer}."
+        f"tuned model {_also(theirs)}{chance}{dearer}.{more}"
     )
+
+
+def _unfinished(tuned: RungResult) -> str:
+    """A sentence where a tune may have had more to learn than its time allowed."""
+    if not tuned.cut_short or tuned.passes is None:
+        return ""
+    ended = f"Its training ended for want of time, {passes_text(tuned.passes)}"
+    return f" {ended}, and may have had more to learn: a longer --budget would tell."
 
 
 def _undecided(climb: Climb, chosen: RungResult, scored: dict[str, RungResult]) -> str:
@@ -102,9 +113,10 @@ def _undecided(climb: Climb, chosen: RungResult, scored: dict[str, RungResult]) 
         return f"Which way is best can't be told yet{more}."
     ours, theirs = _same_split(chosen, best)
     chance = ", which may be chance" if climb.decision.rows_needed is not None else ""
+    tuned = best if rung_of(best.rung) in TRAINED else chosen
     return (
         f"Whether fine-tuning pays can't be told yet: {_way(chosen)} {_scores(ours)}, {_way(best)} "
-        f"{_also(theirs)}{chance}{more}."
+        f"{_also(theirs)}{chance}{more}.{_unfinished(tuned)}"
     )
 
 

@@ -212,12 +212,14 @@ class Built:
     """What a rung made: its System, in a few words what it is, and what was tried on the way.
 
     `passes` say how often a tune went through its training rows; None where that is no matter of time.
+    `cut_short`: its time ended before dev was seen to stop rising.
     `price` is that of a hosted model which answers; `spent_usd` was paid to one for building.
     """
 
     system: System
     what: str
     passes: float | None = None
+    cut_short: bool = False
     trials: tuple[Trial, ...] = ()
     notes: tuple[str, ...] = ()
     parity: Parity | None = None

@@ -111,6 +111,7 @@ def tuned(context: Context, rung: str) -> Built:
         system=system,
         what=outcome.what if looked_up is None else f"{outcome.what}, {looked_up.said}",
         passes=outcome.passes,
+        cut_short=outcome.cut_short,
         trials=(*trials, final),
         notes=tuple(notes),
         parity=parity,

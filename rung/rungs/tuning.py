@@ -10,6 +10,7 @@ from rung.errors import TrainingError
 from rung.records import Example, Trial
 from rung.rungs.base import Context
 from rung.rungs.tune import BEST_FOLDER, Arm, Plan, Tune
+from rung.scoring.notation import passes_text
 from rung.spec import Spec
 from rung.training.loop import WARMUP
 from rung.training.methods import RATES
@@ -46,9 +47,10 @@ SCORING_SHARE = 0.25
 class Outcome:
     """The best adapter (a PEFT folder, or one of `full`), the answer form it was trained for, and the trials.
 
-    `passes` are those of its arm through the training rows, what was no better than the adapter included. It
-    has `step` steps at `rate`, which fell to nothing between the ends of `decay`, if at all; the same again,
-    with the answers to dev, would take `again_s`.
+    `passes` are those of its arm through the training rows, what was no better than the adapter included.
+    `cut_short`: their time ended before dev was seen to stop rising. It has `step` steps at `rate`, which
+    fell to nothing between the ends of `decay`, if at all; the same again, with the answers to dev, would
+    take `again_s`.
     """
 
     form: str
@@ -59,6 +61,7 @@ class Outcome:
     adapter: Path
     what: str
     passes: float
+    cut_short: bool
     trials: tuple[Trial, ...]
     notes: tuple[str, ...]
 
@@ -151,11 +154,11 @@ def _tune(state: Tune) -> Outcome:
             f"scored on {len(length.rows)} of {len(context.dev)} dev rows on the way: answers are slow"
         )
     winner, searched = _search(state, forms, length, notes)
-    best, decay = _train(state, winner, searched, length, notes)
+    best, decay, cut_short = _train(state, winner, searched, length, notes)
     if _collapsed(context, best, length.rows):
         notes.append(f"{winner.name} collapsed (score {best['score']:.3f}), so a third of the rate was tried")
         winner = Arm(form=winner.form, rate=winner.rate / 3)
-        best, decay = _train(state, winner, 0, length, notes)
+        best, decay, cut_short = _train(state, winner, 0, length, notes)
         if _collapsed(context, best, length.rows):
             raise TrainingError(
                 f"the tune collapsed twice: {best['commonest']:.0%} of its answers are the same and it "
@@ -163,6 +166,9 @@ def _tune(state: Tune) -> Outcome:
             )
     scored = [record for record in state.records if record["kind"] == "score"]
     steps = max(record["step"] for record in scored if record["arm"] == winner.name)
+    passes = steps * state.batch / len(state.rows[winner.form])
+    if cut_short:
+        notes.append(f"the time ended before dev stopped rising, {passes_text(passes)}")
     return Outcome(
         form=winner.form,
         rate=winner.rate,
@@ -174,7 +180,8 @@ def _tune(state: Tune) -> Outcome:
             f"{state.method.said(state.tuning.rank)}, {winner.name}, {best['step']} steps of {state.batch}, "
             f"answers as {winner.form}"
         ),
-        passes=steps * state.batch / len(state.rows[winner.form]),
+        passes=passes,
+        cut_short=cut_short,
         trials=tuple(_trial(record) for record in scored),
         notes=tuple(notes),
     )
@@ -335,11 +342,11 @@ def _ranked(
 
 def _train(
     state: Tune, arm: Arm, step: int, length: Length, notes: list[str]
-) -> tuple[dict, tuple[int, int] | None]:
+) -> tuple[dict, tuple[int, int] | None, bool]:
     """On from `step` at a constant rate until dev stops rising or half is done, then decay.
 
-    Returns the record of the best score, and the steps between which the rate fell. Where the loss breaks on
-    the way, what was best before stands.
+    Returns the record of the best score, the steps between which the rate fell, and whether it was the time
+    that ended it. Where the loss breaks on the way, what was best before stands.
     """
     best: dict | None = None
     decay: tuple[int, int] | None = None
@@ -364,8 +371,9 @@ def _train(
         if best is None:
             raise
         notes.append(f"{arm.name} ended early: {error}")
+    short = waited < PATIENCE and length.steps < MOST_EPOCHS * state.trainer(arm).steps_per_epoch
     # No time for a step after the probe: what that made is all there is.
-    return best or _better(state, arm, step, length, best), decay
+    return best or _better(state, arm, step, length, best), decay, short
 
 
 def _next_score(step: int, steps: int, evaluations: int) -> int:

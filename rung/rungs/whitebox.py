@@ -98,6 +98,7 @@ def on_policy(context: Context, teacher: System, made: Built, inputs: Sequence[E
         found,
         what=f"{made.what}; then {found.what}",
         passes=made.passes,
+        cut_short=made.cut_short,
         trials=(*before, *found.trials),
         notes=notes,
     )

@@ -52,6 +52,13 @@ def percents_text(interval: Interval) -> str:
     return f"{percent_text(interval.low)} to {percent_text(interval.high)}"
 
 
+def passes_text(passes: float) -> str:
+    """How often rows were gone through: `after 41 % of a pass through its rows`, `after 2.3 passes …`."""
+    if passes < 0.995:
+        return f"after {max(1, round(100 * passes))} % of a pass through its rows"
+    return f"after {passes:.1f} passes through its rows"
+
+
 def duration_text(seconds: float) -> str:
     """A span of time: `0.4 s`, `42 s`, `4 m 12 s`, `1 h 05 m`."""
     if seconds < 9.95:

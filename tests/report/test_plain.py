@@ -62,6 +62,24 @@ def test_a_tune_that_was_stopped_or_is_over_the_limits_says_so():
     )
 
 
+def test_a_tune_that_was_cut_short_does_not_pay_in_the_time_it_had():
+    cut = with_result(synthetic_climb(), "sft", cut_short=True, passes=0.41, test=None)
+    said = in_plain_words(shipping(cut, "head"))
+    assert said.startswith("Fine-tuning doesn't pay here in the time it had. A small classifier (head)")
+    ended = (
+        "Its training ended for want of time, after 41 % of a pass through its rows, and may have had more "
+        "to learn: a longer --budget would tell."
+    )
+    assert said.endswith(f" {ended}")
+    halted = Stopped(rows=64, of=400, rival="head", worse=True)
+    stopped = in_plain_words(shipping(with_result(cut, "sft", stopped=halted), "head"))
+    assert "doesn't pay here in the time it had. The tuned model was stopped early" in stopped
+    assert stopped.endswith(f" {ended}")
+    open_ = shipping(cut, "head", kind="undecided", best="sft", rows_needed=412)
+    assert in_plain_words(open_).endswith(f"about 420 more labelled rows would tell. {ended}")
+    assert "ended" not in in_plain_words(shipping(cut, "sft"))
+
+
 def test_an_undecided_verdict_says_how_many_rows_would_tell():
     climb = shipping(synthetic_climb(), "head", kind="undecided", best="sft", rows_needed=412)
     said = in_plain_words(climb)

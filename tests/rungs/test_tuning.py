@@ -18,6 +18,7 @@ from rung.rungs.tuning import (
     _settle_length,
     _tune,
 )
+from rung.scoring.notation import passes_text
 from rung.task import Tuning
 from rung.training.loop import Tick
 from rung.training.methods import METHODS, RATES
@@ -279,6 +280,25 @@ def test_the_passes_are_those_of_all_its_steps_though_an_early_score_was_the_bes
     assert found.passes == trained * BATCH / learner.n_rows
 
 
+def test_a_tune_whose_time_ends_while_dev_rises_says_so():
+    name = f"as it is, rate {SURE_RATE:g}"
+    short = Learner(forms=("as it is",), curves={name: rising(0.1)}, n_rows=5000)
+    found = tuned(short)
+    assert found.cut_short
+    assert found.passes == short.steps[name] * BATCH / 5000
+    assert f"the time ended before dev stopped rising, {passes_text(found.passes)}" in found.notes
+
+
+@pytest.mark.parametrize(
+    ("curve", "n_rows"), [(lambda steps: min(0.9, steps / 50), 5000), (lambda steps: steps / 1e4, 100)]
+)
+def test_a_tune_that_stopped_rising_or_had_all_its_passes_was_not_cut_short(curve, n_rows):
+    arms = {f"as it is, rate {rate:g}": curve for rate in RATES}
+    found = tuned(Learner(forms=("as it is",), curves=arms, n_rows=n_rows))
+    assert not found.cut_short
+    assert not any("time ended" in note for note in found.notes)
+
+
 def test_no_search_where_the_steps_are_few():
     learner = Learner(budget_s=100.0, row_s=0.2)
     outcome = tuned(learner)
@@ -338,3 +358,11 @@ def test_a_tune_that_was_killed_takes_the_same_decisions_again():
         assert again.records[:cut] == whole.records[:cut]
         assert again.kept["arm"] == whole.kept["arm"]
         assert not any(again.records.count(record) > 1 for record in again.records)
+
+
+@pytest.mark.parametrize(
+    ("passes", "said"),
+    [(0.0004, "1 % of a pass"), (0.41, "41 % of a pass"), (0.996, "1.0 passes"), (2.34, "2.3 passes")],
+)
+def test_passes_are_told_as_a_part_of_one_or_by_their_number(passes, said):
+    assert passes_text(passes) == f"after {said} through its rows"
