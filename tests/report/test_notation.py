@@ -13,7 +13,14 @@ from rung.report.notation import (
     short,
     usd_text,
 )
-from rung.scoring.notation import duration_text, gain_text, interval_text, percent_text, score_text
+from rung.scoring.notation import (
+    duration_text,
+    gain_text,
+    interval_text,
+    passes_text,
+    percent_text,
+    score_text,
+)
 
 
 @pytest.mark.parametrize(
@@ -134,3 +141,11 @@ def test_foreign_text_can_neither_drive_the_terminal_nor_fail_to_be_written():
     cleaned = clean("a\x1b[31m\x9b b\u202ec\ud800d\r\n")
     assert cleaned.encode() and not set(cleaned) & set("\x1b\x9b\u202e\r")
     assert clean("क्\u200dष \U0001f469\u200d\U0001f680") == "क्\u200dष \U0001f469\u200d\U0001f680"
+
+
+@pytest.mark.parametrize(
+    ("passes", "said"),
+    [(0.0004, "1 % of a pass"), (0.41, "41 % of a pass"), (0.996, "1.0 passes"), (2.34, "2.3 passes")],
+)
+def test_passes_are_told_as_a_part_of_one_or_by_their_number(passes, said):
+    assert passes_text(passes) == f"after {said} through its rows"

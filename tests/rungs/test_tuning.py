@@ -358,11 +358,3 @@ def test_a_tune_that_was_killed_takes_the_same_decisions_again():
         assert again.records[:cut] == whole.records[:cut]
         assert again.kept["arm"] == whole.kept["arm"]
         assert not any(again.records.count(record) > 1 for record in again.records)
-
-
-@pytest.mark.parametrize(
-    ("passes", "said"),
-    [(0.0004, "1 % of a pass"), (0.41, "41 % of a pass"), (0.996, "1.0 passes"), (2.34, "2.3 passes")],
-)
-def test_passes_are_told_as_a_part_of_one_or_by_their_number(passes, said):
-    assert passes_text(passes) == f"after {said} through its rows"
