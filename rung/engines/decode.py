@@ -63,13 +63,17 @@ class Decoder:
     ) -> list[Completion]:
         """Answer all requests together. `memory` holds the first `skip` tokens, which all prompts share.
 
+        A prompt that several requests have, as where answers are drawn, is read once.
         `latency_s` is the time from the start of the batch to the end of the answer.
         """
         start = time.perf_counter()
         answers = [self._begin(request, context) for request in requests]
-        size = len(answers)
-        rows = memory.spread(size) if memory else empty_rows(self.model, self.packed, size)
-        rows.feed([request.prompt[skip:] for request in requests])
+        places: dict[tuple[int, ...], int] = {}
+        reads = [places.setdefault(request.prompt, len(places)) for request in requests]
+        rows = memory.spread(len(places)) if memory else empty_rows(self.model, self.packed, len(places))
+        rows.feed([prompt[skip:] for prompt in places])
+        if len(places) < len(reads):
+            rows.keep(reads)
         live = answers
         while True:
             going = [place for place, answer in enumerate(live) if not answer.done]

@@ -28,6 +28,7 @@ from rung.training.graphs import Graphs
 from rung.training.learned import Learned, low_rank
 from rung.training.objectives import Objective
 from rung.training.onpolicy import OnPolicy, States
+from rung.training.parts import families, parts
 
 BETAS = (0.9, 0.999)
 WEIGHT_DECAY = 0.01
@@ -41,11 +42,6 @@ SAVE_EVERY_S = 1.0
 """On a GPU, where storing the state takes as long as a few steps."""
 SAVE_ALL_EVERY_S = 30.0
 """Where a model's own weights learn: their state is as large as several models."""
-PART_TOKENS = 120
-"""What a part costs beyond its tokens, as tokens: all weights are read and thousands of small operations
-started, for however few rows. On one core 0.2 to 0.3 s, and 2.1 ms a token (SmolLM2-135M)."""
-SLOT_TOKENS = 0.1
-"""What attention costs for each slot of a part, padding included, as tokens through the linear layers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,8 +116,8 @@ class Trainer:
         ahead = prefix_of(model) is not None
         if self.packed is not None and self.packed.device.type == "cuda" and objective is None and not ahead:
             self.graphs = Graphs(self.packed, self.parameters, self._slope)
-        alone = self.packed is None or ahead
-        self.shared = 0 if alone else _shared([row for item in rows for row in item.rows])
+        self._alone = self.packed is None or ahead
+        self.shared = 0 if self._alone else _shared([row for item in rows for row in item.rows])
         self.moments = [torch.zeros_like(self._flat) for _ in range(2)]
         self.checkpoint = Checkpoint(folder, [self._flat, *self.moments], digest)
         self.steps_per_epoch = -(-len(rows) // settings.batch_size)
@@ -216,11 +212,7 @@ class Trainer:
 
     def _add_slopes(self, batch: list[int]) -> float:
         """The mean loss of a batch; its gradient is added to the slopes."""
-        device = self.parameters[0].device
-        count, most = workers(device), tokens_at_once(device, self.packed)
-        lengths = [self._length(self._items[i]) for i in batch]
-        cut = parts(lengths, count, shared=self.shared, padded=self.packed is None, most=most)
-        drawn = [[batch[i] for i in part] for part in cut]
+        drawn = self._cut(batch)
         if self.objective is not None and not isinstance(self.objective, OnPolicy):
             self.objective.begin(batch, lambda rows: answer_logprobs(self.model, rows, self.packed))
         shares = self._shares(drawn)
@@ -237,19 +229,46 @@ class Trainer:
 
         loss = 0.0
         # In the parts' order, whichever ends first: the same rows give the same bits.
+        count = workers(self.parameters[0].device)
         for partial, found in side_by_side(slopes, list(zip(drawn, shares, strict=True)), count):
             loss += partial
             for total, more in zip(self._slopes, found, strict=True):
                 total.add_(more)
         return loss
 
+    def _cut(self, batch: Sequence[int]) -> list[list[int]]:
+        """The items of a batch in the parts that go through the model at once, the longest first."""
+        device = self.parameters[0].device
+        count, most = workers(device), tokens_at_once(device, self.packed)
+
+        def cut(chosen: Sequence[int], at_once: int, shared: int, room: int) -> list[list[int]]:
+            lengths = [_length(self._items[i], shared) for i in chosen]
+            found = parts(lengths, at_once, shared=shared, padded=self.packed is None, most=room)
+            return [[chosen[i] for i in part] for part in found]
+
+        if self.objective is None or self._alone:
+            return cut(batch, count, self.shared, most)
+        together, others = families(self._items, batch, self.shared)
+        found = cut(others, count, self.shared, most) if others else []
+        for members in together:
+            found += cut(members, 1, len(self._items[members[0]].rows[0].prompt) - 1, most // count)
+        return sorted(found, key=lambda part: -self._tokens(part)) if together else found
+
+    def _tokens(self, part: Sequence[int]) -> int:
+        """Tokens of a part that are read, what its rows share counted once."""
+        shared = self._read_once(self._of(part))
+        return shared + sum(_length(self._items[i], shared) - shared for i in part)
+
+    def _read_once(self, rows: Sequence[Row]) -> int:
+        """How many tokens that a part's rows begin with are read once; of one prompt all but its last."""
+        first = rows[0].prompt
+        if self.objective is None or self._alone or len(rows) == 1:
+            return self.shared
+        return len(first) - 1 if all(row.prompt == first for row in rows) else self.shared
+
     def _of(self, part: Sequence[int]) -> list[Row]:
         """The rows of some items."""
         return [row for i in part for row in self._items[i].rows]
-
-    def _length(self, item: Item) -> int:
-        """Tokens of an item, what all rows share counted once."""
-        return item.tokens - (len(item.rows) - 1) * self.shared
 
     def _shares(self, cut: Sequence[Sequence[int]]) -> list[float]:
         """What parts weigh: by their tokens, or by items where these have losses; 1 if weighed already."""
@@ -268,13 +287,13 @@ class Trainer:
             if self.packed is None:
                 return batch_loss(self.model, rows)
             return packed_loss(self.packed, rows, self.shared)
-        logprobs = summed_logprobs(self.model, rows, self.packed, self.shared)
+        logprobs = summed_logprobs(self.model, rows, self.packed, self._read_once(rows))
         return self.objective.losses(part, logprobs).mean()
 
     def _states(self, rows: Sequence[Row]) -> States:
         if self.packed is None:
             return _padded_states(self.model, rows)
-        return packed_states(self.packed, rows, self.shared)
+        return packed_states(self.packed, rows, self._read_once(rows))
 
     def _adamw(self, rate: float) -> None:
         """Decoupled weight decay Adam (Loshchilov & Hutter 2019), through torch's fused kernel."""
@@ -326,60 +345,9 @@ def tokens_at_once(device: torch.device, made: Packed | None) -> int:
     return most if made is None or device.type == "cpu" else min(most, made.room)
 
 
-def parts(
-    lengths: Sequence[int], count: int, *, shared: int, padded: bool, most: int = TOKENS_AT_ONCE
-) -> list[list[int]]:
-    """Indices of a batch's rows in parts that `count` workers finish soonest, as it seems; longest first.
-
-    A part has about `most / count` tokens at most, a shared prefix of `shared` tokens counted once
-    for each part, but as many of its own as that prefix at least; a longer row is one alone.
-    """
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    own = [length - shared for length in lengths]
-    room = max(most // count - shared, shared, max(own))
-    fewest = min(len(own), count * -(-sum(own) // (room * count)))
-    cuts = [
-        found
-        for number in range(fewest, min(len(own), fewest + count) + 1)
-        for found in (_contiguous(order, own, number), _evened(order, own, number))
-    ]
-
-    def cost(part: list[int]) -> float:
-        slots = len(part) * max(own[i] for i in part)
-        tokens = slots if padded else sum(own[i] for i in part) + SLOT_TOKENS * slots
-        return shared + tokens + PART_TOKENS
-
-    best = min(cuts, key=lambda cut: (_finished([cost(part) for part in cut], count), len(cut)))
-    return sorted(best, key=cost, reverse=True)
-
-
-def _contiguous(order: Sequence[int], sizes: Sequence[int], number: int) -> list[list[int]]:
-    """`order` cut where a `number`th of the tokens is full: rows of like length stay together."""
-    cut: list[list[int]] = [[] for _ in range(number)]
-    total, before = sum(sizes), 0
-    for i in order:
-        cut[min(number - 1, (2 * before + sizes[i]) * number // (2 * total))].append(i)
-        before += sizes[i]
-    return [part for part in cut if part]
-
-
-def _evened(order: Sequence[int], sizes: Sequence[int], number: int) -> list[list[int]]:
-    """Each row in turn into the part that has the fewest tokens so far."""
-    cut: list[list[int]] = [[] for _ in range(number)]
-    loads = [0] * number
-    for i in order:
-        place = loads.index(min(loads))
-        cut[place].append(i)
-        loads[place] += sizes[i]
-    return [part for part in cut if part]
-
-
-def _finished(costs: Sequence[float], count: int) -> float:
-    """When `count` workers are done that take the dearest first."""
-    loads = [0.0] * count
-    for cost in sorted(costs, reverse=True):
-        loads[loads.index(min(loads))] += cost
-    return max(loads)
+def _length(item: Item, shared: int) -> int:
+    """Tokens of an item, `shared` ones that all its rows begin with counted once."""
+    return item.tokens - (len(item.rows) - 1) * shared
 
 
 def _shared(rows: Sequence[Row]) -> int:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from rung.engines.base import EngineSpec, Request
 from rung.engines.decode import drawn
 from rung.engines.grammar import Grammars
+from rung.engines.held import HeldRows
 from rung.engines.logits import logits_of, next_logits
 from rung.engines.torch import TorchEngine, load_model
 from rung.errors import EngineError
@@ -136,6 +137,23 @@ def test_sampling_follows_the_distribution_and_the_seed(engine):
     for token in expected.topk(3).indices.tolist():
         share, true = found.count(token) / len(found), expected[token].item()
         assert abs(share - true) < 4 * math.sqrt(true * (1 - true) / len(found)) + 1e-3
+
+
+def test_a_prompt_that_is_asked_several_times_is_read_once_and_answered_as_if_alone(engine, monkeypatch):
+    order = [0, 1, 0, 2, 1, 0]
+    alone = [engine.generate([ask(PROMPTS[place], 12)])[0] for place in range(3)]
+    fed, feed = [], HeldRows.feed
+
+    def counted(rows, tokens):
+        fed.append(len(tokens))
+        return feed(rows, tokens)
+
+    monkeypatch.setattr(HeldRows, "feed", counted)
+    found = engine.generate([ask(PROMPTS[place], 12) for place in order])
+    assert fed[0] == 3 and fed[1] == len(order)
+    for place, one in zip(order, found, strict=True):
+        assert (one.tokens, one.prompt_tokens) == (alone[place].tokens, len(PROMPTS[place]))
+        assert one.logprob == pytest.approx(alone[place].logprob, abs=1e-4)
 
 
 def test_the_answers_to_a_schema_parse_and_validate_and_end_with_the_value(engine):

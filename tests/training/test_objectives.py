@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from rung.engines import lora
 from rung.engines.packed import packed
 from rung.errors import RunError
-from rung.training import loop
+from rung.training import loop, parts
 from rung.training.batches import Row, Tied, epoch
 from rung.training.loop import Settings, Trainer, answer_logprobs
 from rung.training.objectives import Judged, Pairs, balanced, mismatched
@@ -82,12 +82,15 @@ def plain_loss(kind: str, model, reference, batch: list[int], others) -> torch.T
     return torch.stack(found).mean()
 
 
+@pytest.mark.parametrize("part_tokens", [120, -1])
 @pytest.mark.parametrize("kind", ["pairs", "judged"])
-def test_steps_are_those_of_torchs_adamw_on_the_plain_loss(kind, tmp_path, monkeypatch):
+def test_steps_are_those_of_torchs_adamw_on_the_plain_loss(kind, part_tokens, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "TOKENS_AT_ONCE", 40)  # several parts
+    monkeypatch.setattr(parts, "PART_TOKENS", part_tokens)  # with -1 each prompt has its own
     (model, start), (theirs, _), (reference, _) = begun(), begun(), begun()
     items, objective = (PAIRS, pairs_of(model)) if kind == "pairs" else (ROWS, judged_of(model))
     ours = trainer(tmp_path, items, objective, model=model, start=start)
+    assert bool(parts.families(items, range(len(items)), ours.shared)[0]) == (part_tokens < 0)
     ticks = list(ours.run(4))
     weights = lora.parameters(theirs)
     groups = [{"params": weights[0::2], "times": 1}, {"params": weights[1::2], "times": 16}]

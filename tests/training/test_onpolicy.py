@@ -12,7 +12,7 @@ from rung.engines import lora
 from rung.engines.base import EngineSpec, Request
 from rung.engines.torch import TorchEngine
 from rung.errors import TrainingError
-from rung.training import loop
+from rung.training import loop, parts
 from rung.training.batches import Row
 from rung.training.loop import Settings, Trainer
 from rung.training.losses import token_logprobs
@@ -85,8 +85,12 @@ def plain_loss(model, drawn) -> torch.Tensor:
 @pytest.mark.parametrize("drawn", [DRAWN, CONSTRAINED], ids=["free", "constrained"])
 @pytest.mark.parametrize("tokens", [1024, 4])
 @pytest.mark.parametrize("packs", [True, False])
-def test_a_step_has_the_loss_and_the_gradient_of_trls_formula(tmp_path, monkeypatch, drawn, tokens, packs):
+@pytest.mark.parametrize("part_tokens", [120, 0])
+def test_a_step_has_the_loss_and_the_gradient_of_trls_formula(
+    tmp_path, monkeypatch, drawn, tokens, packs, part_tokens
+):
     monkeypatch.setattr(loop, "TOKENS_AT_ONCE", tokens)
+    monkeypatch.setattr(parts, "PART_TOKENS", part_tokens)  # with 0 the answers to one prompt are a part
     if not packs:
         monkeypatch.setattr(loop, "packed", lambda model: None)
     one = trainer(tmp_path, lambda batch, step: (drawn, "said"))

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rung.training.loop import parts
+from rung.training.batches import Row, Tied
+from rung.training.parts import PART_TOKENS, families, parts
 from tests.training.test_loop import trainer
 
 
@@ -26,7 +27,7 @@ def test_parts_hold_every_row_once_few_tokens_and_feed_all_workers(lengths, coun
 
 def test_workers_get_equal_shares_of_tokens():
     lengths = [7, 60, 9, 12, 30, 11, 8, 10, 14, 25, 9, 16]
-    cut = parts(lengths, 2, shared=0, padded=False)
+    cut = parts(lengths, 2, shared=0, padded=False, most=1024)
     loads = [sum(lengths[i] for i in part) for part in cut]
     assert len(cut) == 2
     assert max(loads) <= 0.55 * sum(lengths)
@@ -34,8 +35,24 @@ def test_workers_get_equal_shares_of_tokens():
 
 def test_a_shared_prefix_is_counted_once_for_each_part():
     """More parts would run it more often: a batch that fits stays in as many parts as there are workers."""
-    assert len(parts([315] * 32, 2, shared=300, padded=False)) == 2
-    assert len(parts([315] * 32, 2, shared=0, padded=False)) > 8
+    assert len(parts([315] * 32, 2, shared=300, padded=False, most=1024)) == 2
+    assert len(parts([315] * 32, 2, shared=0, padded=False, most=1024)) > 8
+
+
+def test_rows_with_one_prompt_are_together_where_reading_it_once_saves_more_than_a_part_costs():
+    long, short = tuple(range(100)), tuple(range(20))
+    items = [Row(prompt=prompt, answer=(i, 1)) for i, prompt in enumerate([long, short, long, short, long])]
+    apart = Row(prompt=(5, *long), answer=(9, 1))
+    items += [Tied(rows=(apart, apart)), Tied(rows=(apart, items[0]))]
+    saved = 2 * (len(long) - 1)
+    assert saved > PART_TOKENS > 100
+    found, others = families(items, range(7), 0)
+    assert found == [[0, 2, 4]]
+    assert others == [1, 3, 5, 6]
+    # What all rows begin with is read once anyway.
+    assert families(items, range(5), (saved - PART_TOKENS) // 2) == ([], [0, 1, 2, 3, 4])
+    again, _ = families([Tied(rows=(apart,) * 3)], [0], 0)
+    assert again == [[0]]
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
