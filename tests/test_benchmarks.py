@@ -24,6 +24,7 @@ SCRIPTS = (
     "label_scoring",
     "machine_limit",
     "memory",
+    "rollouts",
     "same_accuracy",
     "schema_close",
     "sentence_vectors",

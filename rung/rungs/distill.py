@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rung import evaluate
-from rung.errors import TrainingError
+from rung.errors import EngineError, ModelError, TrainingError
 from rung.records import Example, Measurement
 from rung.rungs.api import (
     before_paying,
@@ -69,6 +69,10 @@ class Distill:
         before_paying(context, model)
         teacher = teacher_system(context, str(context.task.teacher))
         scored = self._scored(context, teacher)
+        made, why = self._from_sft(context, teacher, scored)
+        if made is not None:
+            compare = compared(context, scored, made.system)
+            return replace(made, notes=(f"teacher {context.task.teacher}: {why}", *compare, *made.notes))
         taught = teach(context, teacher, self._affordable(context, teacher))
         spent = paid_here(context, model)
         context.reporter.say(f"distill: {taught.said}")
@@ -77,6 +81,7 @@ class Distill:
         made = self._made(replace(context, train=(*context.train, *taught.rows)), teacher, context)
         notes = (
             f"teacher {context.task.teacher}: {taught.said}",
+            *((why,) if why else ()),
             *((f"the teacher was paid ${spent:.4f}",) if spent else ()),
             *compared(context, scored, made.system),
             *made.notes,
@@ -85,6 +90,36 @@ class Distill:
             f"{len(taught.rows):,} rows of {context.task.teacher} beside {len(context.train):,}; {made.what}"
         )
         return replace(made, what=what, notes=notes, spent_usd=spent)
+
+    def _from_sft(self, context: Context, teacher: System, scored: Measurement) -> tuple[Built | None, str]:
+        """What goes on from sft on policy, and why; None where nothing does, and why it failed if it did.
+
+        So where the time allows fewer answers than there are rows: they would hardly add to what sft learned,
+        and the tune on all of them would have to be made again.
+        """
+        from rung.rungs.whitebox import from_sft, no_white_box
+
+        start = context.built.get("sft")
+        if start is None or start.adapter is None or no_white_box(context, teacher, start.spec) is not None:
+            return None, ""
+        each_s = draws_of(teacher) * scored.seconds_per_answer
+
+        def count() -> int:
+            return int(TEACHING_SHARE * max(0.0, context.seconds_left) / max(each_s, 1e-6))
+
+        fits = context.settled("answers that the time allows", count)
+        assert isinstance(fits, int), "written by this function"
+        asked = _for_on_policy(context, teacher)
+        if fits >= len(context.train) or fits >= len(inputs(context)) or not asked:
+            return None, ""
+        try:
+            why = (
+                f"there was time for its answers to about {fits:,} inputs, fewer than the "
+                f"{len(context.train):,} rows, so it taught sft's tune by its probabilities alone"
+            )
+            return from_sft(context, teacher, start, asked), why
+        except (TrainingError, ModelError, EngineError) as error:
+            return None, f"sft's tune couldn't be gone on from on policy: {error}"
 
     def _made(self, context: Context, teacher: System, plain: Context) -> Built:
         """The tune on all rows; then on policy, where the student has its teacher's tokens.

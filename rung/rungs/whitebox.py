@@ -104,6 +104,16 @@ def on_policy(context: Context, teacher: System, made: Built, inputs: Sequence[E
     )
 
 
+def from_sft(context: Context, teacher: System, start: System, inputs: Sequence[Example]) -> Built:
+    """The System of sft gone on from, without the teacher's answers; that as it was, where no step is better.
+
+    Raises TrainingError, ModelError or EngineError where it can't be done, or has no time.
+    """
+    apart = replace(context, folder=context.work / "on-policy")
+    apart.folder.mkdir(parents=True, exist_ok=True)
+    return built_on(apart, start, "distill", _learn(apart, teacher, start, inputs, planned(apart)))
+
+
 def _learn(
     context: Context, teacher: System, start: System, inputs: Sequence[Example], plan: Plan
 ) -> Outcome:

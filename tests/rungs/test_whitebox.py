@@ -192,6 +192,45 @@ def test_the_rung_distill_goes_on_on_policy_with_a_teacher_of_the_same_tokens(
     assert chosen.score == scored and made.system.spec.rung == "distill"
 
 
+def test_where_time_allows_few_answers_sfts_tune_is_gone_on_from_without_any(
+    context, teacher, tmp_path, monkeypatch
+):
+    sft = weakened(teacher, 0.3, tmp_path / "weak")
+    task = context.task.model_copy(update={"teacher": str(teacher.folder)})
+    named = replace(context, task=task, built={"sft": sft})
+    monkeypatch.setattr(whitebox, "MOST_PASSES", 6)
+    monkeypatch.setattr(whitebox, "RATE", 5e-4)
+    monkeypatch.setattr(distill, "TEACHING_SHARE", 1e-9)
+    before = context.measure(sft, context.dev, "before").score
+    made = Distill().build(named)
+    answers = [path.name for path in context.bench.store.folder.iterdir()]
+    assert not any("draw" in name for name in answers)
+    after = context.measure(made.system, context.dev, "after").score
+    assert after > before and made.system.spec.rung == "distill"
+    assert made.what.startswith("on policy, schema, rate 0.0005, ")
+    assert "its answers to about 0 inputs, fewer than the" in made.notes[0]
+    assert made.notes[1].startswith("the teacher scores ")
+    asked = len(context.train) + len(context.unlabelled)
+    assert any(f"of the student's own to {asked} inputs" in note for note in made.notes)
+
+
+def test_where_sfts_tune_cannot_be_gone_on_from_the_teachers_answers_are_asked(
+    begin, tiny, tmp_path, monkeypatch
+):
+    teacher = tuned(tiny, tmp_path / "teacher", number_rows(160), 3)
+    monkeypatch.setattr(tuning, "MOST_EPOCHS", 1)
+    context = begin(number_rows(140))
+    task = context.task.model_copy(update={"teacher": str(teacher.folder)})
+    named = replace(context, task=task, built={"sft": teacher})
+    made, why = Distill()._from_sft(named, teacher, context.measure(teacher, context.dev, "teacher"))
+    assert (made, why) == (None, "")
+    monkeypatch.setattr(distill, "TEACHING_SHARE", 1e-9)
+    monkeypatch.setattr(whitebox, "free_bytes", lambda device: 10_000)
+    fresh = replace(named, folder=tmp_path / "fresh")
+    made, why = Distill()._from_sft(fresh, teacher, context.measure(teacher, context.dev, "teacher"))
+    assert made is None and why.startswith("sft's tune couldn't be gone on from on policy: the teacher needs")
+
+
 def test_who_cannot_teach_so_is_told_of(context, teacher, tiny, tmp_path):
     spec = teacher.spec
     assert no_white_box(context, teacher, spec) is None
