@@ -18,7 +18,15 @@ from rung.rungs.api import (
 )
 from rung.rungs.base import Built, Context, no_room
 from rung.rungs.sft import FEWEST_ROWS, FEWEST_S, answer_forms, tuned, unable
-from rung.rungs.teacher import CHUNK_ROWS, DRAWS, drawn, draws_of, hosted_teacher, teacher_system
+from rung.rungs.teacher import (
+    CHUNK_ROWS,
+    DRAWS,
+    drawn,
+    draws_of,
+    hosted_teacher,
+    quickest,
+    teacher_system,
+)
 from rung.rungs.verified import verified, verified_by_gold
 from rung.scoring.notation import score_text
 from rung.system import System
@@ -225,6 +233,7 @@ def teach(context: Context, teacher: System, rows: Sequence[Example]) -> Taught:
     dropped: Counter[str] = Counter()
     found: list[Example] = []
     asked = 0
+    teacher = quickest(context, teacher, rows)
     bar = context.reporter.begin("the teacher answers", len(rows))
     try:
         for first in range(0, len(rows), CHUNK_ROWS):

@@ -1,18 +1,21 @@
 """A teacher: a hosted model, a larger local one or a System, as a System that answers the task's inputs."""
 
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from rung.asking import answer_of_completion, request_for
 from rung.engines.endpoint import Draw
-from rung.errors import TaskError
+from rung.errors import EngineError, ModelError, TaskError
 from rung.evaluate import to_ask
 from rung.hosted import hosted_of
 from rung.models.catalog import entry_named
 from rung.models.hosted import Hosted, hosted
 from rung.models.offered import offered_named
 from rung.models.resolve import HUB_ID, resolve
+from rung.models.weights import dequantised
 from rung.records import Answer, Example
 from rung.registry import resolve_system
 from rung.rungs.api import hosted_system, prompting
@@ -25,6 +28,8 @@ from rung.task import Task
 TEMPERATURE = 0.7
 DRAWS = 3
 """Of each input, where the teacher writes: two of them at least must agree."""
+FEWEST_RACED, RACE_ROWS = 64, 16
+"""Inputs, and those of them by which the engines are compared."""
 CHUNK_ROWS = 32
 """Asked together: so many rows' draws are lost at most when the program is killed."""
 
@@ -77,6 +82,49 @@ def teacher_system(context: Context, name: str) -> System:
         vectors=context.vectors_ref if given.shots.choice == "nearest" else None,
     )
     return save(context.work / "teacher", spec, given.files)
+
+
+def quickest(context: Context, system: System, rows: Sequence[Example]) -> System:
+    """The teacher under the engine that draws faster for inputs `rows` as they are asked, many at once.
+
+    llama.cpp, which serves it, is the faster one for a few callers; torch has all of a chunk in one batch. A
+    race costs a few answers, so there is none for few inputs. Settled once.
+    """
+    spec = system.spec
+    if spec.engine != "llama" or _settles(system) or len(rows) < FEWEST_RACED:
+        return system
+    files = {name: system.folder / name for name in spec.files}
+    torch = spec.model_copy(update={"engine": "torch", "files": {}})
+    other = save(context.work / "teacher-torch", torch, files)
+
+    def raced() -> str:
+        seconds = {one.spec.engine: _seconds(context, one, rows[:RACE_ROWS]) for one in (system, other)}
+        context.pool.drop(other if seconds["llama"] <= seconds["torch"] else system)
+        return min(seconds, key=lambda engine: seconds[engine])
+
+    bar = context.reporter.begin("the teacher: which engine draws faster", None)
+    try:
+        return other if context.settled("engine that draws", raced) == "torch" else system
+    finally:
+        context.reporter.end(bar)
+
+
+def _seconds(context: Context, system: System, rows: Sequence[Example]) -> float:
+    """What one draw for each of these rows takes; infinite where the engine can't run the model here."""
+    from rung.engines.room import free_bytes, weight_bytes
+    from rung.engines.torch import best_device, best_dtype
+
+    try:
+        if system.spec.engine == "torch":
+            weights = system.weights or dequantised(system.model(context.pool))
+            if weight_bytes(weights, best_dtype()) > free_bytes(best_device()):
+                return math.inf
+        _ask(context, system, rows[:1], 0)
+        start = time.perf_counter()
+        _ask(context, system, rows, 0)
+        return time.perf_counter() - start
+    except (EngineError, ModelError):
+        return math.inf
 
 
 def draws_of(system: System) -> int:

@@ -1,6 +1,7 @@
 """What a teacher is asked and what of its answers is kept, over HTTP and on a local model; no tune is run."""
 
 import json
+import math
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +14,10 @@ from rung.climb.hosted import hosted_models
 from rung.climb.synthesis import SynthOptions, synthesise
 from rung.errors import EngineError, TaskError
 from rung.evaluate import Store
+from rung.rungs import teacher as teaching
 from rung.rungs.base import Context
 from rung.rungs.distill import Distill, compared, inputs, teach
-from rung.rungs.teacher import DRAWS, TEMPERATURE, draws_of, hosted_teacher, teacher_system
+from rung.rungs.teacher import DRAWS, TEMPERATURE, draws_of, hosted_teacher, quickest, teacher_system
 from rung.spec import AnswerSpec, Spec
 from rung.system import System, ref_to, save
 from tests.fixtures_climb import Log, label_rows, make_tiny_gguf, opened, text_rows, write_rows
@@ -43,6 +45,43 @@ def context(tiny, tmp_path, server):
 
 def taught(context: Context):
     return teach(context, teacher_system(context, str(context.task.teacher)), inputs(context))
+
+
+def drawing(tiny, tmp_path, monkeypatch, seconds: dict[str, float], count: int = 64) -> System:
+    """A written teacher's System after the race, in which the engines take so many seconds."""
+    monkeypatch.setattr(teaching, "_seconds", lambda context, system, rows: seconds[system.spec.engine])
+    with opened(tiny, write_rows(tmp_path / "texts.jsonl", text_rows(120)), tmp_path) as context:
+        name = str(tiny)
+        system = teacher_system(context, name)
+        rows = [replace(context.train[0], id=str(i), output=None) for i in range(count)]
+        found = quickest(context, system, rows)
+        # Settled: the clock isn't asked again.
+        monkeypatch.setattr(teaching, "_seconds", lambda *_: 1 / 0)
+        assert quickest(context, system, rows).digest == found.digest
+        return found
+
+
+@pytest.mark.parametrize(("llama", "torch", "engine"), [(1.0, 2.0, "llama"), (2.0, 1.0, "torch")])
+def test_a_local_teacher_draws_under_the_engine_that_is_faster(
+    tiny, tmp_path, monkeypatch, llama, torch, engine
+):
+    found = drawing(tiny, tmp_path, monkeypatch, {"llama": llama, "torch": torch})
+    assert found.spec.engine == engine
+
+
+def test_no_engines_race_for_a_few_inputs(tiny, tmp_path, monkeypatch):
+    assert drawing(tiny, tmp_path, monkeypatch, {}, count=63).spec.engine == "llama"
+
+
+def test_both_engines_of_a_teacher_draw_and_one_that_cannot_takes_for_ever(tiny, tmp_path, monkeypatch):
+    with opened(tiny, write_rows(tmp_path / "texts.jsonl", text_rows(120)), tmp_path) as context:
+        system = teacher_system(context, str(tiny))
+        rows = [replace(context.train[0], id=str(i), output=None) for i in range(3)]
+        other = save(tmp_path / "other", system.spec.model_copy(update={"engine": "torch"}), {})
+        assert 0 < teaching._seconds(context, system, rows) < 600
+        assert 0 < teaching._seconds(context, other, rows) < 600
+        monkeypatch.setattr("rung.engines.room.free_bytes", lambda device: 10)
+        assert teaching._seconds(context, other, rows) == math.inf
 
 
 def elsewhere(context: Context, folder: Path) -> Context:
