@@ -350,7 +350,7 @@ def _train(
     """
     best: dict | None = None
     decay: tuple[int, int] | None = None
-    waited = 0
+    waited, short = 0, False
     try:
         while waited < PATIENCE:
             length = _fitted(state, arm, step, length)
@@ -367,11 +367,11 @@ def _train(
             decay = (step, stops[-1])
             state.run(arm, stop, decay=decay)
             best = _better(state, arm, stop, length, best)
+        short = waited < PATIENCE and length.steps < MOST_EPOCHS * state.trainer(arm).steps_per_epoch
     except TrainingError as error:
         if best is None:
             raise
         notes.append(f"{arm.name} ended early: {error}")
-    short = waited < PATIENCE and length.steps < MOST_EPOCHS * state.trainer(arm).steps_per_epoch
     # No time for a step after the probe: what that made is all there is.
     return best or _better(state, arm, step, length, best), decay, short
 

@@ -289,6 +289,13 @@ def test_a_tune_whose_time_ends_while_dev_rises_says_so():
     assert f"the time ended before dev stopped rising, {passes_text(found.passes)}" in found.notes
 
 
+def test_a_tune_whose_loss_broke_was_not_cut_short_by_its_time():
+    name = f"as it is, rate {SURE_RATE:g}"
+    broken = Learner(forms=("as it is",), curves={name: rising(0.1)}, n_rows=5000, breaks={name: 300})
+    found = tuned(broken)
+    assert not found.cut_short and any("ended early" in note for note in found.notes)
+
+
 @pytest.mark.parametrize(
     ("curve", "n_rows"), [(lambda steps: min(0.9, steps / 50), 5000), (lambda steps: steps / 1e4, 100)]
 )
