@@ -70,8 +70,8 @@ class Course:
 def settled_course(state: Tune, arm: Arm, bounds: Bounds, draw_s: float = 0.0) -> Course:
     """How many steps fit the time, from the speed of a few of them and of a few answers; settled once.
 
-    The start is scored first: the steps that are timed are those of the course. Drawing the answers of a step
-    took `draw_s`, as far as that is known.
+    The start is scored first: the steps that are timed are those of the course, and answers are foretold by
+    those, many at once. Drawing the answers of a step took `draw_s`, as far as that is known.
     """
     context = state.context
     looks = state.find(kind="looks")
@@ -80,19 +80,21 @@ def settled_course(state: Tune, arm: Arm, bounds: Bounds, draw_s: float = 0.0) -
         closing_s = (len(context.dev) + CLOSING_ROWS) * row_s
         scoring_s = SCORING_SHARE * (context.seconds_left - state.plan.reserve_s - closing_s)
         rows = min(len(context.dev), max(FEWEST_SCORED, int(scoring_s / (LOOKS + 1) / row_s)))
-        looks = state.note({"kind": "looks", "row_s": row_s, "closing_s": closing_s, "rows": rows})
+        looks = state.note({"kind": "looks", "rows": rows})
     state.score(arm, 0, context.dev[: looks["rows"]])
     allowed = bounds.most_passes * state.trainer(arm).steps_per_epoch
     known = state.find(kind="course")
     if known is None:
+        row_s = state.pace.answer_s
         step_s = _step_s(state, arm, draw_s)
-        scoring_s = LOOKS * looks["rows"] * looks["row_s"]
-        left_s = USED_SHARE * (context.seconds_left - state.plan.reserve_s - looks["closing_s"])
+        scoring_s = LOOKS * looks["rows"] * row_s
+        closing_s = (len(context.dev) + CLOSING_ROWS) * row_s
+        left_s = USED_SHARE * (context.seconds_left - state.plan.reserve_s - closing_s)
         steps = min(bounds.most_steps, allowed, PROBE_STEPS + max(0, int((left_s - scoring_s) / step_s)))
         tuning_s = (steps - PROBE_STEPS) * step_s + scoring_s
         needed_s = (bounds.fewest_steps - PROBE_STEPS) * step_s + scoring_s
         missing_s = max(0.0, needed_s - left_s) / USED_SHARE
-        course = {"steps": steps, "tuning_s": tuning_s, "missing_s": missing_s}
+        course = {"steps": steps, "tuning_s": tuning_s, "missing_s": missing_s, "closing_s": closing_s}
         known = state.note({"kind": "course", **course, "pace": asdict(state.pace)})
     return Course(
         steps=known["steps"],
@@ -100,7 +102,7 @@ def settled_course(state: Tune, arm: Arm, bounds: Bounds, draw_s: float = 0.0) -
         allowed=allowed,
         rows=context.dev[: looks["rows"]],
         tuning_s=known["tuning_s"],
-        closing_s=looks["closing_s"],
+        closing_s=known["closing_s"],
         missing_s=known["missing_s"],
     )
 
