@@ -3,6 +3,7 @@
 import base64
 import binascii
 import math
+import re
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -16,12 +17,13 @@ from rung.content import content_kept
 from rung.errors import RunError
 from rung.judging import Judge, judged_answers
 from rung.records import Answer, Example, Json, Measurement, MetricName, SplitName
-from rung.runs import append_jsonl, read_json, read_jsonl, write_json
+from rung.runs import append_jsonl, read_json, read_jsonl, write_json, write_text
 from rung.scoring.measure import Timing, measurement
 from rung.scoring.scorers import SCORERS
 from rung.system import Pool, System
 
 CHUNK = 128
+DIGEST = re.compile(r"[0-9A-Za-z_-]+")
 VECTORS_FOLDER = "vectors"
 LOOK_ROWS = 32
 """After so many rows each time it is asked whether that is enough of them."""
@@ -60,10 +62,28 @@ class Store:
     folder: Path
     tried: set[tuple[str, str]] = field(default_factory=set)
 
+    def same(self, system: str, other: str) -> None:
+        """Have a System's answers be those of another one, which is asked the same with the same files.
+
+        An engine may answer the same request otherwise beside other requests: asked twice, one System would
+        seem two.
+        """
+        write_text(self.folder / f"{system}.same", self.name(other))
+
+    def name(self, system: str) -> str:
+        """Under which System's name a System's answers are kept. Raises RunError where that is damaged."""
+        path = self.folder / f"{system}.same"
+        if not path.exists():
+            return system
+        found = path.read_text(encoding="utf-8")
+        if not DIGEST.fullmatch(found):
+            raise RunError(f"{str(path)!r} names no System; remove it and run the same command again")
+        return found
+
     def load(self, system: str) -> "dict[str, Kept]":
         """Answers by row id."""
         found = {}
-        for batch in read_jsonl(self.folder / f"{system}.jsonl"):
+        for batch in read_jsonl(self.folder / f"{self.name(system)}.jsonl"):
             size = len(batch["answers"])
             for row, fields in batch["answers"].items():
                 for key in ("options", "steps"):
@@ -77,15 +97,16 @@ class Store:
         answers = {example.id: _bare(asdict(replace(answer, distribution=()))) for example, answer in rows}
         packed = {example.id: _packed(answer) for example, answer in rows if answer.distribution}
         line = {"wall_s": wall_s, "answers": answers} | ({"distributions": packed} if packed else {})
-        append_jsonl(self.folder / f"{system}.jsonl", [line])
-        self.tried.update((system, example.id) for example, _ in rows)
+        name = self.name(system)
+        append_jsonl(self.folder / f"{name}.jsonl", [line])
+        self.tried.update((name, example.id) for example, _ in rows)
 
     def distributions(self, system: str) -> dict[str, np.ndarray]:
         """Probabilities [labels], in the System's order, by row id, of the rows where each is known.
 
         Raises RunError where they are damaged.
         """
-        path = self.folder / f"{system}.jsonl"
+        path = self.folder / f"{self.name(system)}.jsonl"
         found = {}
         try:
             for batch in read_jsonl(path):
@@ -100,7 +121,7 @@ class Store:
 
     def timing_path(self, system: str) -> Path:
         """Where the times of single requests are kept."""
-        return self.folder / f"{system}.timing.json"
+        return self.folder / f"{self.name(system)}.timing.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +154,7 @@ def answers_of(
     """
     known = bench.store.load(system.digest)
     total, step = len(examples), LOOK_ROWS if enough else max(1, len(examples))
-    warm = any(asked == system.digest for asked, _ in bench.store.tried)
+    warm = any(asked == bench.store.name(system.digest) for asked, _ in bench.store.tried)
     for end in (*range(step, total, step), total):
         part = examples[(end - 1) // step * step : end]
         missing = [e for e in part if to_ask(system.digest, e, known, bench.store)]
@@ -347,4 +368,6 @@ def to_ask(system: str, example: Example, known: dict[str, Kept], store: Store) 
     """Whether a row has no answer yet, or only a broken one from an earlier process."""
     if example.id not in known:
         return True
-    return known[example.id].answer.failure is not None and (system, example.id) not in store.tried
+    return (
+        known[example.id].answer.failure is not None and (store.name(system), example.id) not in store.tried
+    )

@@ -243,6 +243,31 @@ def test_a_pace_is_told_by_rows_whose_answers_are_kept(bench):
         pace(Echo(), rows(3), bench, 1.0)
 
 
+class Twin(Echo):
+    """The same System under another name."""
+
+    digest = "twin"
+
+
+def test_a_system_that_is_the_same_as_another_has_its_answers_and_its_times(bench):
+    echo, twin = Echo(broken=["0003"]), Twin()
+    found = timed(measure(echo, rows(40), bench, split="dev"), echo, rows(40), bench)
+    bench.store.same("twin", "echo")
+    again = timed(measure(twin, rows(40), bench, split="dev"), twin, rows(40), bench)
+    assert replace(again, system="echo") == found and twin.asked == []
+    bench.store.same("third", "twin")
+    assert bench.store.name("third") == "echo"
+    measure(twin, rows(50), bench, split="dev")
+    assert len(twin.asked) == 10 and len(bench.store.load("echo")) == 50
+
+
+def test_a_damaged_name_of_another_system_is_said_to_be_so(bench):
+    bench.store.same("twin", "echo")
+    (bench.store.folder / "twin.same").write_text("../../etc")
+    with pytest.raises(RunError, match="names no System"):
+        bench.store.load("twin")
+
+
 def test_small_batches_do_not_count_in_the_seconds_per_answer(bench):
     echo = Echo()
     bench.store.append("echo", [(rows(1)[0], Answer(text="yes", value="yes"))], 1000.0)

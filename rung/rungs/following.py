@@ -71,9 +71,11 @@ def built_on(context: Context, start: System, rung: str, outcome: Outcome) -> Bu
 
 
 def _again(context: Context, start: System, rung: str) -> System:
-    """The start as a System of this rung: the same files under the same engine."""
+    """The start as a System of this rung: the same files under the same engine, and the same answers."""
     files = {name: start.folder / name for name in start.spec.files}
-    return save(context.work / "start", start.spec.model_copy(update={"rung": rung}), files)
+    system = save(context.work / "start", start.spec.model_copy(update={"rung": rung}), files)
+    context.bench.store.same(system.digest, start.digest)
+    return system
 
 
 def _trial(context: Context, system: System) -> Trial:

@@ -139,6 +139,8 @@ def test_an_arm_whose_better_answers_fall_is_stopped_and_not_scored(begin, monke
     assert len(stopped) == len(preferring.RATES)
     assert [r["step"] for r in journal(context) if r["kind"] == "score"] == [0]
     assert "as it was" in made.what
+    # One System under two names is asked once.
+    assert context.bench.store.name(made.system.digest) == context.built["sft"].digest
 
 
 def test_judged_answers_are_learned_from_and_told_apart_on_dev(begin):
