@@ -152,6 +152,12 @@ def test_a_page_without_a_run_named_points_at_the_winner_beside_it(tmp_path):
     assert f"rung ask {tmp_path / 'winner'}" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
+def test_scores_of_style_on_unlike_numbers_of_rows_are_said_not_to_compare(page):
+    said = "scores on dev and on test aren't to be compared"
+    styled = report_html(replace(synthetic_climb(), metric="style"), RUN)
+    assert said in Reader(styled).text and said not in Reader(page).text
+
+
 def test_only_the_first_disagreements_are_shown_and_the_page_says_so():
     climb = synthetic_climb()
     many = replace(climb, disagreements=climb.disagreements * 8)
