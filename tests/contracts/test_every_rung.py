@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import pytest
 
 from rung.records import Example, Splits
-from rung.rungs import LADDER, gate, reinforcing
+from rung.rungs import LADDER, reinforcing, reward_gate
 from rung.rungs.base import SETTLED_FILE, Context, Following, Foreseen, Rung, no_start
 from rung.system import System
 from rung.task import Tuning
@@ -179,7 +179,7 @@ def few_steps():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reinforcing, "MOST_STEPS", 10)
         patch.setattr(reinforcing, "PROMPTS", 2)
-        patch.setattr(gate, "MOST_PROMPTS", 30)
+        patch.setattr(reward_gate, "MOST_PROMPTS", 30)
         yield
 
 

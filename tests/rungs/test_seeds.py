@@ -82,6 +82,7 @@ def outcome(**changes) -> Outcome:
         adapter=None,  # pyright: ignore[reportArgumentType]
         what="",
         passes=1.0,
+        cut_short=False,
         trials=(),
         notes=(),
     )

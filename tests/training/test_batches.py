@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rung.training.batches import Row, epoch
-from rung.training.loop import parts
+from rung.training.loop import TOKENS_AT_ONCE
+from rung.training.parts import parts
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 
@@ -25,7 +26,7 @@ def in_parts(rows, cut) -> list[list[int]]:
     return [
         [batch[i] for i in part]
         for batch in cut
-        for part in parts([rows[i].tokens for i in batch], 2, shared=0, padded=True)
+        for part in parts([rows[i].tokens for i in batch], 2, shared=0, padded=True, most=TOKENS_AT_ONCE)
     ]
 
 
