@@ -124,6 +124,7 @@ SETS = {
         rungs="prompt,sft,reinforce",
         test=400,
         row=accepted_calls,
+        options=("--accept", "secrets,targets"),
     ),
     "shakespeare_style": Set(
         task="about: Say the sentence as a character in a play by Shakespeare would.\noutput: {kind: text}\n"
