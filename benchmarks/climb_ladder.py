@@ -190,7 +190,8 @@ def made(chosen: Set, source: Path, folder: Path, teacher: Path | None) -> None:
         if count is not None and count < len(rows):
             places = random.Random(0).sample(range(len(rows)), count)
             if part == "train" and chosen.unlabelled:
-                left = [row for place, row in enumerate(rows) if place not in set(places)]
+                taken = set(places)
+                left = [row for place, row in enumerate(rows) if place not in taken]
                 others = random.Random(1).sample(left, chosen.unlabelled)
                 written(folder / "unlabelled.jsonl", [{"input": row["input"]} for row in others])
                 data += ", unlabelled: unlabelled.jsonl"

@@ -210,8 +210,8 @@ class Pace:
 def pace(system: System, examples: Sequence[Example], bench: Bench, most_s: float) -> Pace:
     """How fast a System answers the first examples: up to PACED_ROWS, what takes `most_s` if one by one.
 
-    Four rows at least; their answers are kept, and a judge is asked of the first few. The first one waits for
-    what the engine sets up and tells nothing.
+    Four rows at least; their answers are kept, and a judge whose pace isn't known is asked of the first few.
+    The first one waits for what the engine sets up and tells nothing.
     """
     if len(examples) < FEWEST_PACED:
         raise ValueError(f"a pace needs {FEWEST_PACED} rows, not {len(examples)}")
@@ -221,7 +221,7 @@ def pace(system: System, examples: Sequence[Example], bench: Bench, most_s: floa
     rows = examples[2 : min(PACED_ROWS, max(FEWEST_PACED, int(most_s / max(alone_s, 1e-6))))]
     together_s = _ask(system, rows, bench, known)
     row_s = max(0.0, together_s - alone_s) / (len(rows) - 1)
-    if bench.judge is not None:
+    if bench.judge is not None and not bench.judging_s:
         first = examples[: min(JUDGED_ROWS, 2 + len(rows))]
         counted_answers(first, [known[e.id].answer for e in first], bench)
     return Pace(alone_s=alone_s, row_s=row_s + bench.judging_s, asked=2 + len(rows))

@@ -367,7 +367,9 @@ def _train(
             decay = (step, stops[-1])
             state.run(arm, stop, decay=decay)
             best = _better(state, arm, stop, length, best)
-        short = waited < PATIENCE and length.steps < MOST_EPOCHS * state.trainer(arm).steps_per_epoch
+        last = stops[-1] if stops else step
+        passes_left = length.steps < MOST_EPOCHS * state.trainer(arm).steps_per_epoch
+        short = passes_left and waited < PATIENCE and best is not None and best["step"] == last
     except TrainingError as error:
         if best is None:
             raise

@@ -109,7 +109,8 @@ def from_sft(context: Context, teacher: System, start: System, inputs: Sequence[
 
     Raises TrainingError, ModelError or EngineError where it can't be done, or has no time.
     """
-    apart = replace(context, folder=context.work / "on-policy")
+    # A folder of its own: where this is refused, `on_policy` begins from another start later on.
+    apart = replace(context, folder=context.work / "from-sft")
     apart.folder.mkdir(parents=True, exist_ok=True)
     return built_on(apart, start, "distill", _learn(apart, teacher, start, inputs, planned(apart)))
 

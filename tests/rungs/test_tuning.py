@@ -289,6 +289,14 @@ def test_a_tune_whose_time_ends_while_dev_rises_says_so():
     assert f"the time ended before dev stopped rising, {passes_text(found.passes)}" in found.notes
 
 
+def test_a_tune_that_had_fallen_when_its_time_ended_was_not_cut_short():
+    name = f"as it is, rate {SURE_RATE:g}"
+    curves = {name: lambda steps: 0.6 if steps < 20 else 0.55}
+    found = tuned(Learner(forms=("as it is",), curves=curves, budget_s=100.0, answer_s=0.2, n_rows=5000))
+    assert found.step < 20 <= found.passes * 5000 / BATCH
+    assert not found.cut_short
+
+
 def test_a_tune_whose_loss_broke_was_not_cut_short_by_its_time():
     name = f"as it is, rate {SURE_RATE:g}"
     broken = Learner(forms=("as it is",), curves={name: rising(0.1)}, n_rows=5000, breaks={name: 300})

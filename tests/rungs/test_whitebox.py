@@ -173,17 +173,20 @@ def test_too_few_inputs_for_a_course_are_not_told_as_too_little_time(context, te
     assert "the inputs are enough for 4 steps, and fewer than 5 teach" in found.notes[-1]
 
 
-def test_the_rung_distill_goes_on_on_policy_with_a_teacher_of_the_same_tokens(
-    begin, tiny, tmp_path, monkeypatch
-):
-    # Numbers of a few tokens, on which its draws agree.
+@pytest.fixture
+def numbers(begin, tiny, tmp_path, monkeypatch) -> tuple[Context, System]:
+    """A context whose teacher was tuned on numbers of a few tokens, on which its draws agree; and that."""
     teacher = tuned(tiny, tmp_path / "teacher", number_rows(160), 3)
     monkeypatch.setattr(tuning, "MOST_EPOCHS", 1)
     context = begin(number_rows(140))
     task = context.task.model_copy(update={"teacher": str(teacher.folder)})
-    named = replace(context, task=task)
-    assert Distill().skip(named) is None
-    made = Distill().build(named)
+    return replace(context, task=task), teacher
+
+
+def test_the_rung_distill_goes_on_on_policy_with_a_teacher_of_the_same_tokens(numbers):
+    context, _ = numbers
+    assert Distill().skip(context) is None
+    made = Distill().build(context)
     (told,) = [note for note in made.notes if note.startswith("on policy: ")]
     inputs = len(context.train) + len(context.unlabelled)
     assert f"of 16 answers of the student's own to {inputs} inputs" in told
@@ -214,21 +217,29 @@ def test_where_time_allows_few_answers_sfts_tune_is_gone_on_from_without_any(
     assert any(f"of the student's own to {asked} inputs" in note for note in made.notes)
 
 
-def test_where_sfts_tune_cannot_be_gone_on_from_the_teachers_answers_are_asked(
-    begin, tiny, tmp_path, monkeypatch
+def test_where_there_is_time_for_answers_or_no_memory_sfts_tune_is_not_gone_on_from(
+    numbers, tmp_path, monkeypatch
 ):
-    teacher = tuned(tiny, tmp_path / "teacher", number_rows(160), 3)
-    monkeypatch.setattr(tuning, "MOST_EPOCHS", 1)
-    context = begin(number_rows(140))
-    task = context.task.model_copy(update={"teacher": str(teacher.folder)})
-    named = replace(context, task=task, built={"sft": teacher})
-    made, why = Distill()._from_sft(named, teacher, context.measure(teacher, context.dev, "teacher"))
-    assert (made, why) == (None, "")
+    context, teacher = numbers
+    named = replace(context, built={"sft": teacher})
+    scored = context.measure(teacher, context.dev, "teacher")
+    assert Distill()._from_sft(named, teacher, scored) == (None, "")
     monkeypatch.setattr(distill, "TEACHING_SHARE", 1e-9)
     monkeypatch.setattr(whitebox, "free_bytes", lambda device: 10_000)
-    fresh = replace(named, folder=tmp_path / "fresh")
-    made, why = Distill()._from_sft(fresh, teacher, context.measure(teacher, context.dev, "teacher"))
+    made, why = Distill()._from_sft(replace(named, folder=tmp_path / "fresh"), teacher, scored)
     assert made is None and why.startswith("sft's tune couldn't be gone on from on policy: the teacher needs")
+
+
+def test_after_a_course_from_sft_that_was_refused_the_teachers_answers_are_learned_from(numbers, monkeypatch):
+    context, teacher = numbers
+    monkeypatch.setattr(distill, "TEACHING_SHARE", 1e-9)
+    monkeypatch.setattr(whitebox, "FEWEST_STEPS", 10_000)
+    made = Distill().build(replace(context, built={"sft": teacher}))
+    assert " rows of " in made.what
+    first = next(note for note in made.notes if note.startswith("sft's tune couldn't be gone on from"))
+    assert "fewer than 10000 teach next to nothing" in first
+    # The second course has another start, and a state of its own.
+    assert any(note.startswith("nothing was learned from the teacher on policy: ") for note in made.notes)
 
 
 def test_who_cannot_teach_so_is_told_of(context, teacher, tiny, tmp_path):
