@@ -1,10 +1,10 @@
-"""Other ways to tune here beside rung's LoRA: every weight in fp32, and a LoRA over packed weights.
+"""Other ways to tune here beside rung's LoRA: over the blocks of the GGUF file, and every weight in fp32.
 
     python benchmarks/full_and_qlora.py ../shared/data/banking77 --peer-python ../peers/bin/python
 
-`full` is a plain loop of transformers and torch's AdamW. `packed` loads the GGUF file with its weights left
-in their blocks (transformers' GgufConfig) and PEFT's LoRA on top; where that can't be done here the reason is
-printed and no number.
+`blocks` is rung's own (`tuning: {method: qlora}` without a GPU). `full` is a plain loop of transformers and
+torch's AdamW. `packed` loads the GGUF file with its weights left in their blocks (transformers' GgufConfig),
+with PEFT's LoRA on top; where that can't be done here the reason is printed and no number.
 """
 
 from typing import Any
@@ -21,7 +21,8 @@ from common import (
 )
 
 WARM = 2
-SIDES = ("rung", "full", "packed")
+SIDES = ("rung", "blocks", "full", "packed")
+OURS = ("rung", "blocks")
 
 
 def main() -> None:
@@ -30,6 +31,7 @@ def main() -> None:
     with_peer(parser)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     given = parser.parse_args()
     from rung.models.resolve import resolve
 
@@ -42,17 +44,17 @@ def main() -> None:
         "steps": given.steps,
         "recipe": "own",
     }
-    found: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
+    found: dict[str, list[dict[str, Any]]] = {side: [] for side in given.sides}
     for number in range(given.runs):
-        for side in SIDES:
+        for side in given.sides:
             if any("refusal" in run for run in found[side]):
                 continue
-            asked = job | {"seed": number, "variant": side}
-            if side == "rung":
+            asked = job | {"seed": number, "variant": side, "in_blocks": side == "blocks"}
+            if side in OURS:
                 found[side].append(in_child("ours_train.py", asked))
             else:
                 found[side].append(in_child("peer_train.py", asked, given.peer_python))
-    print_machine(found["full"][0]["versions"])
+    print_machine(next(iter(found.values()))[0]["versions"])
     ours = [speed(run) for run in found["rung"]]
     lines = []
     for side, runs in found.items():

@@ -32,7 +32,13 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
     lengths = sorted(row.tokens for row in rows)
     short = lengths[int(0.95 * (len(lengths) - 1))] <= PLAIN_ROWS
     dtype = torch.float32 if job.get("fp32") else None
-    model = load_model(Path(job["weights"]), dtype, attention="eager" if short else "sdpa")
+    attention = "eager" if short else "sdpa"
+    if job.get("in_blocks"):
+        from rung.training.blocked import load_in_blocks
+
+        model = load_in_blocks(Path(job["weights"]), Path(job["gguf"]), attention)
+    else:
+        model = load_model(Path(job["weights"]), dtype, attention=attention)
     decay = None
     settings = loop.Settings(
         learning_rate=job["rate"], batch_size=job["batch"], rank=RANK, alpha=ALPHA, seed=job["seed"]

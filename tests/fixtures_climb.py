@@ -155,6 +155,27 @@ def make_tiny_gguf(path: Path, context: int = 512, template: str | None = CHATML
     return path
 
 
+def make_tiny_gguf_in_blocks(path: Path, kind: str) -> Path:
+    """The same model with the matrices of its decoder blocks in a type of blocks, such as `q4_1`."""
+    from rung.models.resolve import read_header
+    from rung.training.gguf_file import write_merged
+    from rung.training.lora_delta import Delta
+    from rung.training.weight_types import WRITTEN
+
+    plain = make_tiny_gguf(path.with_suffix(".plain.gguf"))
+    nothing = {
+        tensor.name: Delta(
+            a=np.zeros((1, tensor.shape[1]), np.float32),
+            b=np.zeros((tensor.shape[0], 1), np.float32),
+            scale=1.0,
+        )
+        for tensor in read_header(plain).tensors
+        if tensor.name.startswith("blk.") and len(tensor.shape) == 2
+    }
+    write_merged(plain, nothing, path, wanted=WRITTEN[kind], changes={})
+    return path
+
+
 def tiny_vocabulary() -> tuple[list[str], list[str]]:
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 

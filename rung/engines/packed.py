@@ -18,6 +18,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from rung.engines import fused
+from rung.engines.block_weight import joined
 from rung.engines.lora import LoraLinear, gained, gains
 from rung.engines.parallel import portion
 from rung.engines.rows import Network, attention_windows
@@ -474,7 +475,10 @@ def _together(parent: Any, *names: str) -> _Group:
     members = [_part(parent, name) for name in names]
     if not all(isinstance(member, (nn.Linear, LoraLinear)) for member in members):
         raise _UnknownError
-    whole = side_by_side([member.weight for member in members]).view(-1, members[0].weight.shape[1])
+    weights = [member.weight for member in members]
+    whole = joined(weights)
+    if whole is None:
+        whole = side_by_side(weights).view(-1, weights[0].shape[1])
     bias = torch.cat([_bias(m) for m in members]) if any(m.bias is not None for m in members) else None
     return _Group(frozen=fused.Weights(weight=whole, bias=bias), parent=parent, names=names)
 

@@ -68,9 +68,16 @@ class Sft:
 
 def unable(context: Context) -> str | None:
     """What the task's way to tune needs that isn't here; None where nothing is lacking."""
-    if context.task.tuning.method == "qlora" and find_spec(FOUR_BIT_PACKAGE) is None:
-        return f"tuning.method qlora needs {FOUR_BIT_PACKAGE}: pip install 'rung[qlora]', or take lora"
-    return None
+    if context.task.tuning.method != "qlora" or find_spec(FOUR_BIT_PACKAGE) is not None:
+        return None
+    from rung.training.blocked import blocks_for
+
+    if blocks_for(context.model, "qlora") is not None:
+        return None
+    return (
+        f"tuning.method qlora needs {FOUR_BIT_PACKAGE} where there is a GPU, or no GGUF file of blocks: pip "
+        "install 'rung[qlora]', or take lora"
+    )
 
 
 def tuned(context: Context, rung: str) -> Built:

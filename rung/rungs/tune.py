@@ -24,6 +24,7 @@ from rung.runs import append_jsonl, atomic_folder, digest_of, read_jsonl
 from rung.scoring.measure import measurement
 from rung.spec import Spec
 from rung.training.batches import Item, Row
+from rung.training.blocked import blocks_for, load_in_blocks, said_of_blocks
 from rung.training.learned import low_rank
 from rung.training.loop import WARMUP, Settings, Tick, Trainer, dev_loss
 from rung.training.methods import ALPHA, METHODS, begun
@@ -132,9 +133,13 @@ class Tune(AbstractContextManager["Tune"]):
         attention = "eager" if lengths[int(0.95 * (len(lengths) - 1))] <= PLAIN_ROWS else "sdpa"
         weights = dequantised(context.model)
         device = self.method.loads_on if self.lesson.start is None else None
-        self.model = load_model(weights, attention=attention, device=device)
+        if (blocks := blocks_for(context.model, self.tuning.method)) is not None:
+            self.model = load_in_blocks(weights, blocks, attention)
+        else:
+            self.model = load_model(weights, attention=attention, device=device)
         if device is None and (why := off_gpu(self.model)) is not None:
             context.reporter.say(f"{self.lesson.name}: {why}")
+        self.base_said = said_of_blocks(self.model) or self.method.caveat
         self.start = None
         if self.lesson.start is None:
             self.learned = begun(self.model, self.tuning, plan.seed)
@@ -166,6 +171,7 @@ class Tune(AbstractContextManager["Tune"]):
             rows = self.rows[arm.form]
             taught = [[(row.prompt, row.answer) for row in item.rows] for item in rows]
             method = [] if self.tuning.method == "lora" else [self.tuning.method]
+            method += [] if blocks_for(self.context.model, self.tuning.method) is None else ["blocks"]
             digest = digest_of([str(settings), taught, self.lesson.start_digest, *method])[:16]
             folder = self.plan.folder / arm.name.replace(", rate ", "-")
             made = Trainer(

@@ -146,7 +146,7 @@ def foresee(context: Context, specs: dict[str, Spec], plan: Plan) -> tuple[float
 def _tune(state: Tune) -> Outcome:
     context, forms = state.context, list(state.specs)
     length = _settle_length(state, Arm(form=forms[0], rate=state.method.rates[1]), forms)
-    notes = [state.method.caveat] if state.method.caveat else []
+    notes = [state.base_said] if state.base_said else []
     if state.left_out:
         notes.append(f"{state.left_out} rows longer than {context.limit:,} tokens were left out of training")
     if len(length.rows) < len(context.dev):

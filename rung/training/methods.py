@@ -11,6 +11,7 @@ from rung.engines.nf4 import Nf4
 from rung.engines.rows import Network
 from rung.engines.torch import best_device
 from rung.task.model import Tuning, TuningMethod
+from rung.training.blocked import in_blocks
 from rung.training.full import full
 from rung.training.learned import Learned, low_rank
 
@@ -27,7 +28,8 @@ class Method:
     """A way to tune. `rates` are tried, the one in the middle where there's no time for a search.
 
     `title` is what notes call it; `attach` prepares a model and tells what of it learns. The model is loaded
-    on the device `loads_on`, where it isn't to lie whole on the one it's trained on.
+    on the device `loads_on`, where it isn't to lie whole on the one it's trained on. A model that lies
+    `in_blocks` already needs neither that nor the `caveat`.
     """
 
     title: str
@@ -62,6 +64,8 @@ def _full(model: Network, rank: int, seed: int) -> Learned:
 
 
 def _qlora(model: Network, rank: int, seed: int) -> Learned:
+    if in_blocks(model):
+        return _lora(model, rank, seed)
     device = torch.device(best_device())
     lora.attach_over_blocks(model, lambda layer: Nf4(layer, device), rank=rank, alpha=ALPHA, seed=seed)
     model.to(device)

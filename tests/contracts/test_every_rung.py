@@ -46,7 +46,7 @@ WITHOUT = {
 FOUR_BITS = (
     {}
     if find_spec("bitsandbytes")
-    else {"qlora needs bitsandbytes: pip install": lambda c: with_task(c, tuning=Tuning(method="qlora"))}
+    else {"qlora needs bitsandbytes .*: pip install": lambda c: with_task(c, tuning=Tuning(method="qlora"))}
 )
 SKIPS = {
     "head": {"the output is text": lambda c: with_kind(c, "text")},

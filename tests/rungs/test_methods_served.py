@@ -22,8 +22,16 @@ from rung.rungs.tune import BEST_FOLDER, Arm, Plan, Tune, rows_of
 from rung.ship.export import ExportOptions, export
 from rung.system import System, save
 from rung.task import Tuning
+from rung.training.blocked import blocks_for
 from rung.training.methods import METHODS
-from tests.fixtures_climb import Log, label_rows, make_tiny_gguf, opened, write_rows
+from tests.fixtures_climb import (
+    Log,
+    label_rows,
+    make_tiny_gguf,
+    make_tiny_gguf_in_blocks,
+    opened,
+    write_rows,
+)
 from tests.fixtures_serve import Server, said
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -160,6 +168,17 @@ def test_what_qlora_learned_is_a_plain_adapter_over_the_bases_own_weights(gguf, 
         system, parity, note = settled_system(context, spec, adapter)
         assert parity is not None and parity.agreement >= 0.99
         assert system.adapter_gguf is not None and note.startswith("engine ")
+
+
+def test_what_was_learned_over_a_files_own_blocks_is_served_over_them(tmp_path):
+    """llama.cpp answers over the numbers that were learned over; no package is needed for it."""
+    model = make_tiny_gguf_in_blocks(tmp_path / "blocks.gguf", "q4_1")
+    with tuned(model, tmp_path, method="qlora") as (context, spec, adapter, before):
+        assert blocks_for(context.model, "qlora") == model
+        system, parity, note = settled_system(context, spec, adapter)
+        assert parity is not None and parity.agreement >= 0.99
+        assert system.adapter_gguf is not None and note.startswith("engine ")
+        assert values(system.answer(context.dev, context.pool)) == values(before)
 
 
 @pytest.mark.parametrize(
