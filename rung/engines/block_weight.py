@@ -21,57 +21,55 @@ DENSE_AT_ONCE = 1 << 19
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
 class Blocks:
-    """A matrix [out, in] as scale · (code − zero) + least, in fp32.
+    """A matrix [out, in] as factor · (scale · code + bias) − least, in fp32, on the CPU.
 
-    `codes` [out, in] are bytes or, where `paired`, [out, in / 2]: the low four bits are the first half of a
-    row, the high ones the second. `scale` and `least` [out, blocks of a row] are in fp16 where that loses
-    nothing, else in fp32. There is either a `zero` or a `least`.
+    `rows` [out, blocks of a row, bytes] hold a block's codes, then its scale and its bias, as torch's
+    embedding tables do, whose kernels unpack them: where `paired`, two codes to a byte and the others in fp16,
+    else a byte each and fp32. `factor` and `least` [out, …] are there where fp16 couldn't hold a scale. Of all
+    types that are read here every product and sum but the last is exact.
     """
 
-    codes: torch.Tensor
+    rows: torch.Tensor
     paired: bool
-    scale: torch.Tensor
-    zero: int
-    least: torch.Tensor | None
+    factor: torch.Tensor | None = None
+    least: torch.Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
         """[out, in] of the matrix."""
-        rows, width = self.codes.shape
-        return rows, 2 * width if self.paired else width
+        rows, blocks, size = self.rows.shape
+        return rows, blocks * (2 * (size - 4) if self.paired else size - 8)
 
     @property
     def bytes(self) -> int:
         """What is held in memory."""
-        held = (self.codes, self.scale, *([] if self.least is None else [self.least]))
+        held = [part for part in (self.rows, self.factor, self.least) if part is not None]
         return sum(tensor.numel() * tensor.element_size() for tensor in held)
 
     def write(self, out: torch.Tensor) -> None:
         """The dense matrix into `out` [out, in], rounded to its type: a number of rows at a time."""
         rows, width = self.shape
         step = max(1, DENSE_AT_ONCE // width)
-        wide = torch.empty(min(step, rows), width, device=out.device)
         for first in range(0, rows, step):
-            codes = self.codes[first : first + step]
-            found = wide[: len(codes)]
-            if self.paired:
-                found[:, : width // 2] = codes & 15
-                found[:, width // 2 :] = codes >> 4
-            else:
-                found.copy_(codes)
-            if self.zero:
-                found.sub_(self.zero)
-            blocks = found.view(*self.scale[first : first + step].shape, -1)
-            blocks.mul_(self.scale[first : first + step, :, None])
-            if self.least is not None:
-                blocks.add_(self.least[first : first + step, :, None])
-            out[first : first + step] = found
+            out[first : first + step] = self.wide(first, first + step)
+
+    def wide(self, first: int = 0, last: int | None = None) -> torch.Tensor:
+        """Rows of the dense matrix [rows, in], in fp32."""
+        some = self.rows[first:last]
+        quantized = torch.ops.quantized
+        unpack = quantized.embedding_bag_4bit_unpack if self.paired else quantized.embedding_bag_byte_unpack
+        found: torch.Tensor = unpack(some.flatten(0, 1)).view(len(some), -1)
+        for numbers, apply in ((self.factor, torch.Tensor.mul_), (self.least, torch.Tensor.sub_)):
+            if numbers is not None:
+                part = numbers[first:last, :, None]
+                apply(found.view(*part.shape[:2], -1), part)
+        return found
 
     def in_order(self, rows: Array) -> "Blocks":
         """The matrix with its rows in another order."""
         order = torch.from_numpy(rows)
-        least = None if self.least is None else self.least[order]
-        return replace(self, codes=self.codes[order], scale=self.scale[order], least=least)
+        factor, least = (part if part is None else part[order] for part in (self.factor, self.least))
+        return replace(self, rows=self.rows[order], factor=factor, least=least)
 
 
 class BlockWeight(torch.Tensor):
@@ -87,7 +85,7 @@ class BlockWeight(torch.Tensor):
         """`parts` have the same number of columns."""
         shape = (sum(part.shape[0] for part in parts), parts[0].shape[1])
         made: BlockWeight = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
-            cls, shape, dtype=dtype, device=parts[0].codes.device
+            cls, shape, dtype=dtype, device=parts[0].rows.device
         )
         made.parts = tuple(parts)
         return made
@@ -97,6 +95,8 @@ class BlockWeight(torch.Tensor):
 
     def dense(self) -> torch.Tensor:
         """The matrix [out, in]."""
+        if len(self.parts) == 1 and self.dtype == torch.float32:
+            return self.parts[0].wide()
         out = torch.empty(self.shape, dtype=self.dtype, device=self.device)
         sizes = [part.shape[0] for part in self.parts]
         for part, into in zip(self.parts, out.split(sizes), strict=True):
@@ -137,28 +137,25 @@ def blocks_of(data: Array, kind: int, shape: tuple[int, int]) -> Blocks | None:
         return None
     count, size = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
     rows, width = shape
-    raw = data.reshape(rows, width // count, size)
-    codes, scale, zero, least, paired = known(raw)
-    codes = codes.reshape(rows, width)
-    if paired and width % 2 == 0:
-        codes = codes[:, : width // 2] | codes[:, width // 2 :] << 4
-    return Blocks(
-        codes=torch.from_numpy(np.ascontiguousarray(codes)),
-        paired=paired and width % 2 == 0,
-        scale=_held(scale.reshape(rows, -1)),
-        zero=zero,
-        least=None if least is None else _held(least.reshape(rows, -1)),
-    )
+    return known(data.reshape(rows, width // count, size))
 
 
-def _held(numbers: Array) -> torch.Tensor:
-    with np.errstate(over="ignore"):
-        small = numbers.astype(np.float16)
-    return torch.from_numpy(small if np.array_equal(small, numbers, equal_nan=True) else numbers)
+def _in_bytes(codes: Array, scale: Array, bias: Array) -> Blocks:
+    """Of codes [rows, …, size], with scales and biases [rows, …]."""
+    held = np.stack([scale, bias], axis=-1, dtype=np.float32).view(np.uint8)
+    return Blocks(rows=_laid(np.concatenate([codes, held], axis=-1)), paired=False)
 
 
-Read: TypeAlias = tuple[Array, Array, int, Array | None, bool]
-"""Codes, scales, zero, least, and whether the codes have four bits."""
+def _in_pairs(codes: Array, scale: Array, bias: Array, **rest: torch.Tensor) -> Blocks:
+    """The same of codes of four bits, with scales and biases that fp16 holds."""
+    held = np.stack([scale, bias], axis=-1).astype(np.float16).view(np.uint8)
+    pairs = codes[..., 0::2] | codes[..., 1::2] << 4
+    return Blocks(rows=_laid(np.concatenate([pairs, held], axis=-1)), paired=True, **rest)
+
+
+def _laid(rows: Array) -> torch.Tensor:
+    """[rows, …, bytes] → [rows, blocks, bytes]."""
+    return torch.from_numpy(np.ascontiguousarray(rows.reshape(len(rows), -1, rows.shape[-1])))
 
 
 def _halves(raw: Array) -> Array:
@@ -167,8 +164,8 @@ def _halves(raw: Array) -> Array:
 
 
 def _f16(raw: Array) -> Array:
-    """Two bytes as a number, in fp32: [..., 2] → [..., 1]."""
-    return np.ascontiguousarray(raw).view(np.float16).astype(np.float32)
+    """Two bytes as a number, in fp32: [..., 2] → [...]."""
+    return np.ascontiguousarray(raw).view(np.float16)[..., 0].astype(np.float32)
 
 
 def _fifth(raw: Array) -> Array:
@@ -176,29 +173,38 @@ def _fifth(raw: Array) -> Array:
     return np.unpackbits(np.ascontiguousarray(raw), axis=-1, bitorder="little") << 4
 
 
-def _q4_0(raw: Array) -> Read:
-    return _halves(raw[..., 2:]), _f16(raw[..., :2]), 8, None, True
+def _q4_0(raw: Array) -> Blocks:
+    scale = _f16(raw[..., :2])
+    return _centred(_halves(raw[..., 2:]), scale, 8)
 
 
-def _q4_1(raw: Array) -> Read:
-    return _halves(raw[..., 4:]), _f16(raw[..., :2]), 0, _f16(raw[..., 2:4]), True
+def _q4_1(raw: Array) -> Blocks:
+    return _in_pairs(_halves(raw[..., 4:]), _f16(raw[..., :2]), _f16(raw[..., 2:4]))
 
 
-def _q5_0(raw: Array) -> Read:
-    return _halves(raw[..., 6:]) | _fifth(raw[..., 2:6]), _f16(raw[..., :2]), 16, None, False
+def _q5_0(raw: Array) -> Blocks:
+    scale = _f16(raw[..., :2])
+    return _in_bytes(_halves(raw[..., 6:]) | _fifth(raw[..., 2:6]), scale, -16 * scale)
 
 
-def _q5_1(raw: Array) -> Read:
+def _q5_1(raw: Array) -> Blocks:
     codes = _halves(raw[..., 8:]) | _fifth(raw[..., 4:8])
-    return codes, _f16(raw[..., :2]), 0, _f16(raw[..., 2:4]), False
+    return _in_bytes(codes, _f16(raw[..., :2]), _f16(raw[..., 2:4]))
 
 
-def _q8_0(raw: Array) -> Read:
+def _q8_0(raw: Array) -> Blocks:
+    scale = _f16(raw[..., :2])
     # Signed to unsigned: the highest bit turned.
-    return raw[..., 2:] ^ 128, _f16(raw[..., :2]), 128, None, False
+    return _in_bytes(raw[..., 2:] ^ 128, scale, -128 * scale)
 
 
-def _scales_of_eight(raw: Array) -> tuple[Array, Array]:
+def _centred(codes: Array, scale: Array, zero: int) -> Blocks:
+    """scale · (code − zero), in pairs where fp16 holds the product: it has no room above 65,504."""
+    made = _in_pairs if bool((np.abs(zero * scale) <= np.finfo(np.float16).max).all()) else _in_bytes
+    return made(codes, scale, -zero * scale)
+
+
+def _factors_of_eight(raw: Array) -> tuple[Array, Array]:
     """The factors of eight blocks' scales and least, six bits each, in twelve bytes: [..., 12] → [..., 8]."""
     first, second, rest = raw[..., :4], raw[..., 4:8], raw[..., 8:]
     scale = np.concatenate([first & 63, rest & 15 | first >> 6 << 4], axis=-1)
@@ -206,38 +212,41 @@ def _scales_of_eight(raw: Array) -> tuple[Array, Array]:
     return scale.astype(np.float32), least.astype(np.float32)
 
 
-def _eight(raw: Array) -> tuple[Array, Array, Array]:
-    """Of 256 weights in eight blocks: four bits of each [..., 256], scales and least [..., 8]."""
-    scale, least = _scales_of_eight(raw[..., 4:16])
-    codes = raw[..., -128:].reshape(*raw.shape[:-1], 4, 32)
-    return (
-        _halves(codes).reshape(*raw.shape[:-1], 256),
-        _f16(raw[..., :2]) * scale,
-        -(_f16(raw[..., 2:4]) * least),
+def _four_bits_of_eight(raw: Array) -> Array:
+    """The low bits of eight blocks of 32 codes: [..., 128] → [..., 8, 32]."""
+    chunks = raw.reshape(*raw.shape[:-1], 4, 32)
+    return _halves(chunks).reshape(*raw.shape[:-1], 8, 32)
+
+
+def _q4_k(raw: Array) -> Blocks:
+    scale, least = _factors_of_eight(raw[..., 4:16])
+    low = _f16(raw[..., 2:4])[..., None] * least
+    return _in_pairs(
+        _four_bits_of_eight(raw[..., 16:]),
+        scale,
+        np.zeros_like(scale),
+        factor=torch.from_numpy(_f16(raw[..., :2])),
+        least=torch.from_numpy(low.reshape(len(raw), -1)),
     )
 
 
-def _q4_k(raw: Array) -> Read:
-    codes, scale, least = _eight(raw)
-    return codes, scale, 0, least, True
-
-
-def _q5_k(raw: Array) -> Read:
-    codes, scale, least = _eight(raw)
+def _q5_k(raw: Array) -> Blocks:
+    scale, least = _factors_of_eight(raw[..., 4:16])
     # Bit i of byte j is of weight j of block i.
     bits = np.unpackbits(np.ascontiguousarray(raw[..., 16:48, None]), axis=-1, bitorder="little")
-    return codes | bits.swapaxes(-1, -2).reshape(codes.shape) << 4, scale, 0, least, False
+    codes = _four_bits_of_eight(raw[..., 48:]) | bits.swapaxes(-1, -2) << 4
+    return _in_bytes(codes, _f16(raw[..., :2])[..., None] * scale, -(_f16(raw[..., 2:4])[..., None] * least))
 
 
-def _q6_k(raw: Array) -> Read:
+def _q6_k(raw: Array) -> Blocks:
     low, high = (part.reshape(*raw.shape[:-1], 2, -1) for part in (raw[..., :128], raw[..., 128:192]))
     # Of each half of 128: the low bits of 64 in one nibble, of 64 in the other; two high bits by quarters.
     codes = _halves(low) | np.concatenate([(high >> 2 * n & 3) << 4 for n in range(4)], axis=-1)
-    scales = np.ascontiguousarray(raw[..., 192:208]).view(np.int8).astype(np.float32)
-    return codes.reshape(*raw.shape[:-1], 256), _f16(raw[..., 208:]) * scales, 32, None, False
+    scale = np.ascontiguousarray(raw[..., 192:208]).view(np.int8) * _f16(raw[..., 208:])[..., None]
+    return _in_bytes(codes.reshape(*raw.shape[:-1], 16, 16), scale, -32 * scale)
 
 
-READ: Final[Mapping[int, Callable[[Array], Read]]] = {
+READ: Final[Mapping[int, Callable[[Array], Blocks]]] = {
     int(kind): read
     for kind, read in {
         GGMLQuantizationType.Q4_0: _q4_0,

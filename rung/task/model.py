@@ -196,7 +196,7 @@ class Tuning(_Frozen):
 
     method: TuningMethod = Field(
         default="lora",
-        description="How: lora, rslora, dora, qlora (over four-bit weights), prefix, or full (all weights).",
+        description="How: lora, rslora, dora, qlora (over weights of a few bits), prefix, or full (all of them).",
     )
     rank: int = Field(
         default=16,
