@@ -24,9 +24,9 @@ class Blocks:
     """A matrix [out, in] as factor · (scale · code + bias) − least, in fp32, on the CPU.
 
     `rows` [out, blocks of a row, bytes] hold a block's codes, then its scale and its bias, as torch's
-    embedding tables do, whose kernels unpack them: where `paired`, two codes to a byte and the others in fp16,
-    else a byte each and fp32. `factor` and `least` [out, …] are there where fp16 couldn't hold a scale. Of all
-    types that are read here every product and sum but the last is exact.
+    embedding tables do, whose kernels unpack them: where `paired`, two codes to a byte and the others in
+    fp16, else a byte each and fp32. `factor` and `least` [out, …] are there where fp16 couldn't hold a scale.
+    Of all types that are read here every product and sum but the last is exact.
     """
 
     rows: torch.Tensor

@@ -196,7 +196,7 @@ class Tuning(_Frozen):
 
     method: TuningMethod = Field(
         default="lora",
-        description="How: lora, rslora, dora, qlora (over weights of a few bits), prefix, or full (all of them).",
+        description="How: lora, rslora, dora, qlora (over weights of a few bits), prefix, or full.",
     )
     rank: int = Field(
         default=16,
