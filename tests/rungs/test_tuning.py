@@ -50,6 +50,7 @@ class Learner:
             dev=DEV, kind="label", bench=bench, limit=512, seconds_left=self.budget_s + 60
         )
         self.pace, self.tuning, self.method = Pace(), Tuning(), METHODS["lora"]
+        self.base_said = None
         self.specs = dict.fromkeys(self.forms)
         self.rows = {form: range(self.n_rows) for form in self.forms}
         self.batch, self.left_out = BATCH, 0
