@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     given = parser.parse_args()
+    sides = [side for side in SIDES if side == "rung" or side in given.sides]
     from rung.models.resolve import resolve
 
     gguf = resolve("smollm2-135m").gguf
@@ -44,9 +45,9 @@ def main() -> None:
         "steps": given.steps,
         "recipe": "own",
     }
-    found: dict[str, list[dict[str, Any]]] = {side: [] for side in given.sides}
+    found: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
     for number in range(given.runs):
-        for side in given.sides:
+        for side in sides:
             if any("refusal" in run for run in found[side]):
                 continue
             asked = job | {"seed": number, "variant": side, "in_blocks": side == "blocks"}
@@ -54,7 +55,7 @@ def main() -> None:
                 found[side].append(in_child("ours_train.py", asked))
             else:
                 found[side].append(in_child("peer_train.py", asked, given.peer_python))
-    print_machine(next(iter(found.values()))[0]["versions"])
+    print_machine(found["rung"][0]["versions"])
     ours = [speed(run) for run in found["rung"]]
     lines = []
     for side, runs in found.items():

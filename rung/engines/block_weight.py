@@ -72,25 +72,50 @@ class Blocks:
         return replace(self, rows=self.rows[order], factor=factor, least=least)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False, slots=True)
+class Plain:
+    """A dense matrix [out, in] beside others that are blocks."""
+
+    weight: torch.Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[out, in] of the matrix."""
+        return tuple(self.weight.shape)
+
+    @property
+    def bytes(self) -> int:
+        """What is held in memory."""
+        return self.weight.numel() * self.weight.element_size()
+
+    def write(self, out: torch.Tensor) -> None:
+        """The matrix into `out` [out, in]."""
+        out.copy_(self.weight)
+
+    def wide(self) -> torch.Tensor:
+        """The matrix in fp32."""
+        return self.weight.to(torch.float32, copy=True)
+
+
 class BlockWeight(torch.Tensor):
     """A frozen matrix that operations see dense, in `dtype`, and that is held as blocks.
 
     It may be made up of several, one under the other: matrices that read the same input.
     """
 
-    parts: tuple[Blocks, ...]
+    parts: tuple[Blocks | Plain, ...]
 
     @staticmethod
-    def __new__(cls, parts: Sequence[Blocks], dtype: torch.dtype) -> "BlockWeight":
+    def __new__(cls, parts: Sequence[Blocks | Plain], dtype: torch.dtype) -> "BlockWeight":
         """`parts` have the same number of columns."""
         shape = (sum(part.shape[0] for part in parts), parts[0].shape[1])
         made: BlockWeight = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
-            cls, shape, dtype=dtype, device=parts[0].rows.device
+            cls, shape, dtype=dtype, device=torch.device("cpu")
         )
         made.parts = tuple(parts)
         return made
 
-    def __init__(self, parts: Sequence[Blocks], dtype: torch.dtype) -> None:
+    def __init__(self, parts: Sequence[Blocks | Plain], dtype: torch.dtype) -> None:
         """Nothing more to do: torch makes its tensors in `__new__`."""
 
     def dense(self) -> torch.Tensor:
@@ -123,11 +148,12 @@ def _dense(value: Any) -> Any:
 
 
 def joined(weights: Sequence[torch.Tensor]) -> BlockWeight | None:
-    """Matrices one under the other, held once; None unless all are blocks of one type."""
-    found = [weight for weight in weights if isinstance(weight, BlockWeight)]
-    if len(found) < len(weights) or len({weight.dtype for weight in found}) > 1:
+    """Matrices one under the other, each held once; None where none of them is in blocks."""
+    first = next((weight for weight in weights if isinstance(weight, BlockWeight)), None)
+    if first is None:
         return None
-    return BlockWeight([part for weight in found for part in weight.parts], found[0].dtype)
+    parts = [w.parts if isinstance(w, BlockWeight) else (Plain(weight=w.detach()),) for w in weights]
+    return BlockWeight([part for some in parts for part in some], first.dtype)
 
 
 def blocks_of(data: Array, kind: int, shape: tuple[int, int]) -> Blocks | None:

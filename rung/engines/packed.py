@@ -18,11 +18,10 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from rung.engines import fused
-from rung.engines.block_weight import joined
 from rung.engines.lora import LoraLinear, gained, gains
 from rung.engines.parallel import portion
 from rung.engines.rows import Network, attention_windows
-from rung.engines.storage import side_by_side
+from rung.engines.storage import stacked
 
 SHORT_ROWS = 96
 """Up to this many tokens a row's attention is taken at once, beyond in blocks."""
@@ -475,10 +474,7 @@ def _together(parent: Any, *names: str) -> _Group:
     members = [_part(parent, name) for name in names]
     if not all(isinstance(member, (nn.Linear, LoraLinear)) for member in members):
         raise _UnknownError
-    weights = [member.weight for member in members]
-    whole = joined(weights)
-    if whole is None:
-        whole = side_by_side(weights).view(-1, weights[0].shape[1])
+    whole = stacked([member.weight for member in members])
     bias = torch.cat([_bias(m) for m in members]) if any(m.bias is not None for m in members) else None
     return _Group(frozen=fused.Weights(weight=whole, bias=bias), parent=parent, names=names)
 

@@ -4,6 +4,14 @@ from collections.abc import Sequence
 
 import torch
 
+from rung.engines.block_weight import joined
+
+
+def stacked(weights: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Matrices [out, in] one under the other, each a part of the whole from now on."""
+    found = joined(weights)
+    return side_by_side(weights).view(-1, weights[0].shape[1]) if found is None else found
+
 
 def side_by_side(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
     """One flat tensor of which the given ones are consecutive parts from now on.

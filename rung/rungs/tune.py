@@ -24,7 +24,7 @@ from rung.runs import append_jsonl, atomic_folder, digest_of, read_jsonl
 from rung.scoring.measure import measurement
 from rung.spec import Spec
 from rung.training.batches import Item, Row
-from rung.training.blocked import blocks_for, load_in_blocks, said_of_blocks
+from rung.training.blocked import blocks_for, in_blocks, load_in_blocks, said_of_blocks
 from rung.training.learned import low_rank
 from rung.training.loop import WARMUP, Settings, Tick, Trainer, dev_loss
 from rung.training.methods import ALPHA, METHODS, begun
@@ -171,7 +171,7 @@ class Tune(AbstractContextManager["Tune"]):
             rows = self.rows[arm.form]
             taught = [[(row.prompt, row.answer) for row in item.rows] for item in rows]
             method = [] if self.tuning.method == "lora" else [self.tuning.method]
-            method += [] if blocks_for(self.context.model, self.tuning.method) is None else ["blocks"]
+            method += ["blocks"] if in_blocks(self.model) else []
             digest = digest_of([str(settings), taught, self.lesson.start_digest, *method])[:16]
             folder = self.plan.folder / arm.name.replace(", rate ", "-")
             made = Trainer(

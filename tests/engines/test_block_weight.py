@@ -102,4 +102,7 @@ def test_matrices_one_under_the_other_are_held_once():
     both = joined([first, second])
     assert both is not None and both.parts == (*first.parts, *second.parts)
     assert torch.equal(both.dense(), torch.cat([first.dense(), second.dense()]))
-    assert joined([first, torch.zeros(2, 512)]) is None
+    dense = torch.ones(2, 512)
+    mixed = joined([first, dense])
+    assert mixed is not None and torch.equal(mixed.dense(), torch.cat([first.dense(), dense]))
+    assert joined([dense, dense]) is None

@@ -104,6 +104,7 @@ def test_numbers_that_are_not_the_folders_are_not_taken(model, monkeypatch, tmp_
     odd = weights.pop(name.removesuffix(".weight"))
     assert not isinstance(odd, BlockWeight) and torch.equal(odd, stored[name])
     assert all(isinstance(weight, BlockWeight) for weight in weights.values())
+    assert packed(network) is not None
 
 
 def test_a_folder_that_lacks_a_weight_is_refused(model, tmp_path):
