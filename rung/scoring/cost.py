@@ -58,8 +58,8 @@ def break_even_requests(
 
     Local ones are paid by the time that they take, and for building a month's share. 0 where that is nothing.
     """
-    saved = (usd_per_1000_hosted - usd_per_1000_local) / 1000
-    return build_usd / AMORTISED_MONTHS / saved if saved > 0 else None
+    saved_per_1000 = usd_per_1000_hosted - usd_per_1000_local
+    return build_usd / AMORTISED_MONTHS / saved_per_1000 * 1000 if saved_per_1000 > 0 else None
 
 
 def rented_usd(requests: float, seconds_per_answer: float, usd_per_hour: float, build_usd: float) -> float:

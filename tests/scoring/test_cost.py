@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rung.records import TokenPrice
@@ -74,6 +74,7 @@ def test_a_machine_that_is_on_all_month_has_to_earn_its_rent():
 
 @settings(deadline=None)
 @given(st.floats(0, 1e3), st.floats(0, 10), st.floats(0, 10))
+@example(build=0.0, here=0.0, there=5e-324)
 def test_at_break_even_a_month_costs_the_same_here_and_there(build, here, there):
     requests = break_even_requests(build, here, there)
     if requests is None:
