@@ -30,6 +30,7 @@ from rung.engines.room import GIB, free_bytes
 from rung.engines.rows import Network, Rows, attention_windows, in_batches, pad_right, shared_prefix
 from rung.engines.trie import Search, Trie
 from rung.errors import EngineError
+from rung.memory import give_back
 from rung.models.processor import multiplies_bf16
 from rung.models.weights import lost_weights, quiet
 
@@ -112,6 +113,7 @@ def load_model(
     size = sum(p.numel() * p.element_size() for p in model.parameters())
     model.to(device or roomy_device(size)).eval()
     require_plain(model)
+    give_back()
     return model
 
 
@@ -283,6 +285,7 @@ class TorchEngine:
         self._model = None
         for made in ("_decoder", "_packed"):
             self.__dict__.pop(made, None)
+        give_back()
 
     def _refusal(self, prompt: Tokens, more: int = 0) -> str | None:
         """Why a prompt and `more` tokens can't be read, if so."""

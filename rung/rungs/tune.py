@@ -16,6 +16,7 @@ from rung.engines.base import EngineSpec
 from rung.engines.torch import TorchEngine, load_model, off_gpu
 from rung.errors import RunError, TrainingError
 from rung.evaluate import counted_answers
+from rung.memory import give_back
 from rung.models.weights import dequantised
 from rung.records import Answer, Example
 from rung.rungs.base import Context, strict_score
@@ -275,6 +276,7 @@ class Tune(AbstractContextManager["Tune"]):
         first = _first(self.dev_rows[arm.form][: len(rows)], LOSS_TOKENS)
         loss = dev_loss(self.model, first, self.trainer(arm).packed)
         self.pace.answer_s += (time.perf_counter() - start) / len(rows)
+        give_back()
         texts = [a.text for a in answers if a.failure is None]
         return self.note(
             {

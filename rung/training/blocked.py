@@ -15,6 +15,7 @@ from rung.engines.lora import block_linears
 from rung.engines.rows import Network
 from rung.engines.torch import best_device, best_dtype, require_plain
 from rung.errors import ModelError
+from rung.memory import give_back
 from rung.models.resolve import Model, read_header
 from rung.models.weights import quiet
 from rung.task.model import TuningMethod
@@ -75,6 +76,7 @@ def load_in_blocks(folder: Path, gguf: Path, attention: str = "sdpa") -> Network
     _fill(model, folder, _Packed(gguf, config.to_dict()))
     model.eval()
     require_plain(model)
+    give_back()
     return model
 
 
