@@ -1,19 +1,25 @@
-"""Training state in a memory-mapped file: it survives kill -9 to the last stored step.
+"""Training state in a file that survives kill -9 to the last stored step.
 
-Two slots take turns. A step's state is copied into the slot that doesn't hold the newest one, and then
-that slot's head gets the step's number and the sum of the state. The kernel keeps the pages when the
-process dies. When the machine dies it may have written any of them: a slot whose sum isn't right is
-never used, so what is left is the other slot or, at worst, the beginning.
+Two slots take turns. A step's state is written into the slot that doesn't hold the newest one, and then
+that slot's head gets the step's number and the sum of the state. The kernel keeps what was written when the
+process dies. When the machine dies it may have written any of it: a slot whose sum isn't right is never
+used, so what is left is the other slot or, at worst, the beginning.
+
+The file isn't mapped into memory: both slots would count as this process's, and a disk that gives an error
+would end it with SIGBUS.
 """
 
-import mmap
 import os
 import struct
 import time
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from rung.errors import RunError
 from rung.runs import read_json, write_json, writing
@@ -21,7 +27,10 @@ from rung.runs import read_json, write_json, writing
 FLUSH_EVERY_S = 30.0
 PAGE = 4096
 """The two heads have a page of their own; the slots follow."""
+AT_ONCE = 2**22
+"""Bytes that are read at a time where nothing but their sum is wanted."""
 _HEAD = struct.Struct("<qq")
+Raw: TypeAlias = NDArray[np.uint8]
 
 
 class Checkpoint:
@@ -35,19 +44,17 @@ class Checkpoint:
         self.path = folder / "state.bin"
         self._tensors = list(tensors)
         dtype = self._tensors[0].dtype
-        self._numbers = sum(t.numel() for t in self._tensors)
-        self._bytes = -(-self._numbers * dtype.itemsize // PAGE) * PAGE
+        self._sizes = [t.numel() * dtype.itemsize for t in self._tensors]
+        self._bytes = -(-sum(self._sizes) // PAGE) * PAGE
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
         made_of = [list(t.shape) for t in self._tensors]
         self._settle(folder / "state.json", {"digest": digest, "shapes": made_of, "type": str(dtype)})
-        with self.path.open("r+b") as file:
-            self._map = mmap.mmap(file.fileno(), 0)
-        whole = torch.frombuffer(self._map, dtype=torch.int64)
-        self._slots = [whole[start // 8 : (start + self._bytes) // 8] for start in (PAGE, PAGE + self._bytes)]
-        self._dtype = dtype
-        self._flushed = time.monotonic()
-        self._newest = self._find_newest()
+        with writing(self.path):
+            self._file = self.path.open("r+b")
+            weakref.finalize(self, self._file.close)  # of a run that nobody ended
+            self._flushed = time.monotonic()
+            self._newest = self._find_newest()
 
     @property
     def step(self) -> int:
@@ -55,29 +62,39 @@ class Checkpoint:
         return self._head(self._newest)[0]
 
     def save(self, step: int) -> None:
-        """Store the tensors as the state after `step` steps."""
-        slot = 1 - self._newest
-        for part, tensor in self._parts(slot):
-            part.copy_(tensor.detach())
-        self._map[slot * _HEAD.size : (slot + 1) * _HEAD.size] = _HEAD.pack(step, self._sum(slot))
+        """Store the tensors as the state after `step` steps. Raises RunError where the disk refuses it."""
+        slot, total = 1 - self._newest, 0
+        with writing(self.path):
+            self._file.seek(self._begin(slot))
+            for tensor in self._tensors:
+                raw = _bytes(tensor.detach().cpu())
+                self._file.write(raw.data)
+                total += _sum(raw)
+            self._file.flush()
+            self._write_head(slot, step, total)
+            if time.monotonic() - self._flushed > FLUSH_EVERY_S:
+                os.fsync(self._file.fileno())
+                self._flushed = time.monotonic()
         self._newest = slot
-        if time.monotonic() - self._flushed > FLUSH_EVERY_S:
-            self._map.flush()
-            self._flushed = time.monotonic()
 
     def load(self) -> int:
         """Fill the tensors with the stored state and return its step; leaves them alone at step 0."""
         if self.step:
-            for part, tensor in self._parts(self._newest):
-                tensor.detach().copy_(part)
+            self._file.seek(self._begin(self._newest))
+            for tensor in self._tensors:
+                stored = tensor.detach()
+                if stored.device.type != "cpu":
+                    stored = torch.empty_like(stored, device="cpu")
+                self._read(_bytes(stored))
+                tensor.detach().copy_(stored)
         return self.step
 
     def close(self) -> None:
-        """Flush and unmap. Safe to call twice."""
-        if not self._map.closed:
-            self._map.flush()
-            self._slots = []
-            self._map.close()
+        """Have it on the disk, and close. Safe to call twice."""
+        if not self._file.closed:
+            with writing(self.path):
+                os.fsync(self._file.fileno())
+                self._file.close()
 
     def _settle(self, head: Path, wanted: dict) -> None:
         """Take up the folder's state file, or make one."""
@@ -97,7 +114,7 @@ class Checkpoint:
             raise RunError(f"{self.path} is missing or damaged; remove {head.parent} to start again")
 
     def _create(self, size: int) -> None:
-        """Take the blocks now: a memory-mapped file on a full disk would end the process with SIGBUS."""
+        """Take the blocks now, so that a full disk is told before the first step."""
         try:
             with self.path.open("wb") as file:
                 if hasattr(os, "posix_fallocate"):
@@ -112,25 +129,53 @@ class Checkpoint:
                 "free some space or choose another run folder with --out"
             ) from None
 
+    def _begin(self, slot: int) -> int:
+        return PAGE + slot * self._bytes
+
     def _head(self, slot: int) -> tuple[int, int]:
-        return _HEAD.unpack_from(self._map, slot * _HEAD.size)
+        self._file.seek(slot * _HEAD.size)
+        return _HEAD.unpack(self._file.read(_HEAD.size))
+
+    def _write_head(self, slot: int, step: int, total: int) -> None:
+        self._file.seek(slot * _HEAD.size)
+        self._file.write(_HEAD.pack(step, _signed(total)))
+        self._file.flush()
 
     def _find_newest(self) -> int:
         """The slot with the newest whole state. Wipes a torn one, so that it's never taken for whole."""
         for slot in (0, 1):
             step, total = self._head(slot)
-            if step and total != self._sum(slot):
-                self._map[slot * _HEAD.size : (slot + 1) * _HEAD.size] = _HEAD.pack(0, 0)
+            if step and total != _signed(self._stored_sum(slot)):
+                self._write_head(slot, 0, 0)
         return max((0, 1), key=lambda slot: self._head(slot)[0])
 
-    def _sum(self, slot: int) -> int:
-        """The sum of the slot's bytes as 64-bit integers, modulo 2⁶⁴: at the speed of memory."""
-        return int(self._slots[slot].sum())
+    def _stored_sum(self, slot: int) -> int:
+        self._file.seek(self._begin(slot))
+        return sum(_sum(raw) for size in self._sizes for raw in self._pieces(size))
 
-    def _parts(self, slot: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        stored = self._slots[slot].view(self._dtype)[: self._numbers]
-        sizes = [t.numel() for t in self._tensors]
-        return [
-            (part.view(tensor.shape), tensor)
-            for part, tensor in zip(stored.split(sizes), self._tensors, strict=True)
-        ]
+    def _pieces(self, size: int) -> Iterator[Raw]:
+        for begin in range(0, size, AT_ONCE):
+            raw = np.empty(min(AT_ONCE, size - begin), dtype=np.uint8)
+            self._read(raw)
+            yield raw
+
+    def _read(self, into: Raw) -> None:
+        if self._file.readinto(into.data) != into.size:
+            raise RunError(f"{self.path} ended too early; remove {self.path.parent} to start again")
+
+
+def _bytes(tensor: torch.Tensor) -> Raw:
+    """The bytes of a tensor on the CPU whose numbers stand one after another, shared with it."""
+    return tensor.view(-1).view(torch.uint8).numpy()
+
+
+def _sum(raw: Raw) -> int:
+    """The sum of 64-bit integers, and of the bytes left over as one more: at the speed of memory."""
+    whole = raw.size // 8 * 8
+    words = int(torch.from_numpy(raw[:whole]).view(torch.int64).sum()) if whole else 0
+    return words + int.from_bytes(raw[whole:].tobytes(), "little")
+
+
+def _signed(total: int) -> int:
+    """Modulo 2⁶⁴, as a signed integer."""
+    return (total + 2**63) % 2**64 - 2**63

@@ -163,3 +163,34 @@ def test_no_room_is_said_before_training_starts_and_leaves_nothing_behind(tmp_pa
     assert "--out" in said
     assert not any((tmp_path / "run").iterdir())
     assert limited(tmp_path / "run", 2**22) == "made\n"
+
+
+REFUSED = """
+import resource, sys
+from pathlib import Path
+import torch
+from rung.errors import RunError
+from rung.training.checkpoint import Checkpoint
+state = [torch.ones(2**18)]
+checkpoint = Checkpoint(Path(sys.argv[1]), state, "d")
+checkpoint.save(1)
+resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, resource.RLIM_INFINITY))
+state[0].fill_(2)
+try:
+    checkpoint.save(2)
+except RunError as error:
+    print(error)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+print(checkpoint.load(), float(state[0].min()), float(state[0].max()))
+"""
+
+
+@pytest.mark.skipif(resource.getrlimit(resource.RLIMIT_FSIZE)[1] != resource.RLIM_INFINITY, reason="limited")
+def test_a_step_that_the_disk_refuses_is_told_and_the_one_before_stays(tmp_path):
+    child = subprocess.run(
+        [sys.executable, "-c", REFUSED, str(tmp_path)], capture_output=True, text=True, timeout=120
+    )
+    assert child.returncode == 0, child.stderr
+    said, state = child.stdout.splitlines()
+    assert "can't write" in said and "state.bin" in said
+    assert state == "1 1.0 1.0"
