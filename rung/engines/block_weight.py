@@ -4,6 +4,8 @@ They are made dense where they are multiplied, and let go again. Block layouts:
 https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h
 """
 
+import math
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
@@ -15,8 +17,8 @@ from torch.utils._pytree import tree_map
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
-DENSE_AT_ONCE = 1 << 19
-"""Weights that are held in fp32 at once."""
+DENSE_AT_ONCE = 1 << 17
+"""Weights that are held in fp32 at once: half a megabyte, which a core's own cache holds."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
@@ -92,9 +94,32 @@ class Plain:
         """The matrix into `out` [out, in]."""
         out.copy_(self.weight)
 
-    def wide(self) -> torch.Tensor:
-        """The matrix in fp32."""
-        return self.weight.to(torch.float32, copy=True)
+
+class Scratch:
+    """Memory for a dense matrix in each thread, taken again as soon as nothing reads it any more.
+
+    Made and freed at each use, matrices would lie among what a step keeps for its way back, and leave gaps
+    there that hold more than the blocks save.
+    """
+
+    def __init__(self) -> None:
+        self._own = threading.local()
+
+    def empty(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+        """A matrix whose numbers are still to be written."""
+        held: torch.UntypedStorage | None = getattr(self._own, "held", None)
+        if held is not None and _users(held) > 1:
+            return torch.empty(shape, dtype=dtype)
+        size = math.prod(shape) * dtype.itemsize
+        if held is None or held.nbytes() < size:
+            held = self._own.held = None  # before the larger one is made
+            held = self._own.held = torch.UntypedStorage(size)
+        return torch.empty(0, dtype=dtype).set_(held, 0, tuple(shape), (shape[1], 1))
+
+
+def _users(storage: torch.UntypedStorage) -> int:
+    """How many tensors and objects share the memory, this object among them."""
+    return torch._C._storage_Use_Count(storage._cdata)  # type: ignore[attr-defined]
 
 
 class BlockWeight(torch.Tensor):
@@ -104,25 +129,28 @@ class BlockWeight(torch.Tensor):
     """
 
     parts: tuple[Blocks | Plain, ...]
+    scratch: Scratch
 
     @staticmethod
-    def __new__(cls, parts: Sequence[Blocks | Plain], dtype: torch.dtype) -> "BlockWeight":
-        """`parts` have the same number of columns."""
+    def __new__(
+        cls, parts: Sequence[Blocks | Plain], dtype: torch.dtype, scratch: Scratch | None = None
+    ) -> "BlockWeight":
+        """`parts` have the same number of columns. Matrices of one model share a `scratch`."""
         shape = (sum(part.shape[0] for part in parts), parts[0].shape[1])
         made: BlockWeight = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
             cls, shape, dtype=dtype, device=torch.device("cpu")
         )
-        made.parts = tuple(parts)
+        made.parts, made.scratch = tuple(parts), scratch or Scratch()
         return made
 
-    def __init__(self, parts: Sequence[Blocks | Plain], dtype: torch.dtype) -> None:
+    def __init__(
+        self, parts: Sequence[Blocks | Plain], dtype: torch.dtype, scratch: Scratch | None = None
+    ) -> None:
         """Nothing more to do: torch makes its tensors in `__new__`."""
 
     def dense(self) -> torch.Tensor:
         """The matrix [out, in]."""
-        if len(self.parts) == 1 and self.dtype == torch.float32:
-            return self.parts[0].wide()
-        out = torch.empty(self.shape, dtype=self.dtype, device=self.device)
+        out = self.scratch.empty(self.shape, self.dtype)
         sizes = [part.shape[0] for part in self.parts]
         for part, into in zip(self.parts, out.split(sizes), strict=True):
             part.write(into)
@@ -139,7 +167,7 @@ class BlockWeight(torch.Tensor):
     ) -> Any:
         """The operation on the dense matrix; a detached one stays as it is."""
         if func is torch.ops.aten.detach.default:
-            return cls(args[0].parts, args[0].dtype)
+            return cls(args[0].parts, args[0].dtype, args[0].scratch)
         return func(*tree_map(_dense, args), **tree_map(_dense, dict(kwargs or {})))
 
 
@@ -153,7 +181,7 @@ def joined(weights: Sequence[torch.Tensor]) -> BlockWeight | None:
     if first is None:
         return None
     parts = [w.parts if isinstance(w, BlockWeight) else (Plain(weight=w.detach()),) for w in weights]
-    return BlockWeight([part for some in parts for part in some], first.dtype)
+    return BlockWeight([part for some in parts for part in some], first.dtype, first.scratch)
 
 
 def blocks_of(data: Array, kind: int, shape: tuple[int, int]) -> Blocks | None:

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.initialization import no_init_weights
 
-from rung.engines.block_weight import READ, Blocks, BlockWeight, blocks_of
+from rung.engines.block_weight import READ, Blocks, BlockWeight, Scratch, blocks_of
 from rung.engines.lora import block_linears
 from rung.engines.rows import Network
 from rung.engines.torch import best_device, best_dtype, require_plain
@@ -107,7 +107,7 @@ def _stands_for(blocks: Blocks, stored: torch.Tensor) -> bool:
 
 def _fill(model: Network, folder: Path, packed: _Packed) -> None:
     linears = {f"{name}.weight": layer for name, layer in block_linears(model)}
-    missing = dict(model.named_parameters())
+    missing, scratch = dict(model.named_parameters()), Scratch()
     for shard in sorted(folder.glob("*.safetensors")):
         with safe_open(shard, framework="pt") as tensors:
             for key in tensors.keys() & missing.keys():
@@ -121,7 +121,8 @@ def _fill(model: Network, folder: Path, packed: _Packed) -> None:
                 if layer is None or found is None or not _stands_for(found, stored):
                     parameter.data.copy_(stored)
                     continue
-                layer.weight = nn.Parameter(BlockWeight([found], parameter.dtype), requires_grad=False)
+                held = BlockWeight([found], parameter.dtype, scratch)
+                layer.weight = nn.Parameter(held, requires_grad=False)
     if missing:
         first = next(iter(missing))
         raise ModelError(

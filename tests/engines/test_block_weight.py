@@ -1,5 +1,8 @@
 """Weights held in a GGUF file's blocks: the numbers are ggml's, and operations see a dense matrix."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import gguf
 import numpy as np
 import pytest
@@ -8,7 +11,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rung.engines.block_weight import DENSE_AT_ONCE, READ, BlockWeight, blocks_of, joined
+from rung.engines.block_weight import DENSE_AT_ONCE, READ, BlockWeight, Scratch, blocks_of, joined
 
 KINDS = [GGMLQuantizationType(kind) for kind in READ]
 
@@ -106,3 +109,61 @@ def test_matrices_one_under_the_other_are_held_once():
     mixed = joined([first, dense])
     assert mixed is not None and torch.equal(mixed.dense(), torch.cat([first.dense(), dense]))
     assert joined([dense, dense]) is None
+
+
+def pair(scratch: Scratch, dtype: torch.dtype = torch.float32) -> tuple[BlockWeight, BlockWeight]:
+    """Two matrices of one model, the second one larger."""
+    found = [weight(GGMLQuantizationType.Q4_1), weight(GGMLQuantizationType.Q6_K, rows=9, seed=1)]
+    first, second = (BlockWeight(one.parts, dtype, scratch) for one in found)
+    return first, second
+
+
+def test_a_dense_matrix_takes_the_memory_of_the_last_one_that_nobody_reads():
+    first, second = pair(Scratch())
+    second.dense()
+    place = second.dense().data_ptr()
+    assert first.dense().data_ptr() == place
+    kept = torch.nn.Parameter(first, requires_grad=False).detach().dense()
+    assert kept.data_ptr() == place
+    assert second.dense().data_ptr() != place
+
+
+@pytest.mark.parametrize("read", [lambda m: m, lambda m: m.t(), lambda m: m[1:3], lambda m: m.view(-1)[5:9]])
+def test_what_is_read_still_is_never_written_over(read):
+    first, second = pair(Scratch())
+    second.dense()  # so there is room for both
+    kept = read(first.dense())
+    before = kept.clone()
+    for other in (second, first, second):
+        other.dense()
+        other @ torch.ones(512)
+    assert torch.equal(kept, before)
+
+
+def test_a_way_back_that_keeps_dense_matrices_gets_those_it_kept():
+    first, second = pair(Scratch())
+    x, y = (torch.linspace(-1, 1, 512, requires_grad=True) for _ in range(2))
+    found = (first.t() @ torch.tanh(first @ x)).square().sum() + (second @ x).square().sum()
+    plain = [one.dense() for one in (first, second)]
+    expected = (plain[0].t() @ torch.tanh(plain[0] @ y)).square().sum() + (plain[1] @ y).square().sum()
+    found.backward()
+    expected.backward()
+    assert torch.equal(x.grad, y.grad)
+
+
+def test_memory_first_taken_without_gradients_serves_with_them_and_each_thread_has_its_own():
+    first, second = pair(Scratch())
+    with torch.inference_mode():
+        second.dense()
+    x = torch.ones(512, requires_grad=True)
+    (first @ x).sum().backward()
+    assert torch.equal(x.grad, first.dense().sum(0))
+    begun = threading.Barrier(2)
+
+    def own(_: int) -> int:
+        place = first.dense().data_ptr()
+        begun.wait()
+        return place
+
+    with ThreadPoolExecutor(2) as threads:
+        assert len({*threads.map(own, range(2))}) == 2
