@@ -31,6 +31,9 @@ RESERVE_SHARE = 0.25
 """Kept back from the rung's time for the export, parity and the dev score: the less of the two."""
 RESERVE_USED = 0.5
 """Of those seconds so many are used, as a rule."""
+PROOF_SHARE, FEWEST_PROVED = 0.5, 50
+"""Of the time that is left once a tune is trained, so much may go to comparing the engines, on so many
+prompts at least: on two cores without AVX-512 the 190 of the demo took 73 s, and their tune 19."""
 FEWEST_S = 45.0
 """With less time than this no tune is begun."""
 
@@ -263,7 +266,14 @@ def prove(context: Context, spec: Spec, systems: dict[EngineName, System]) -> Pa
     reference = systems["torch"].open(context.pool)
     if isinstance(reference, TorchEngine) and (why := off_gpu(reference.model)) is not None:
         context.reporter.say(f"{spec.rung}, its proof: {why}")
-    found = parity.compare(reference, systems["llama"].open(context.pool), fitting, options)
+
+    def enough(seconds_each: float) -> int:
+        within = PROOF_SHARE * context.seconds_left
+        count = max(FEWEST_PROVED, int(within / seconds_each))
+        kept = context.settled("prompts to compare the engines on", lambda: min(count, len(fitting)))
+        return TypeAdapter(int).validate_python(kept)
+
+    found = parity.compare(reference, systems["llama"].open(context.pool), fitting, options, enough)
     if parity.clearly_apart(found):
         raise TrainingError(
             f"the tuned model isn't the same in both engines: they agree on {found.agreement:.1%} of "

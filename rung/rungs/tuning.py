@@ -368,14 +368,15 @@ def _train(
             state.run(arm, stop, decay=decay)
             best = _better(state, arm, stop, length, best)
         last = stops[-1] if stops else step
+        # No time for a step after the probe: what that made is all there is.
+        best = best or _better(state, arm, step, length, best)
         passes_left = length.steps < MOST_EPOCHS * state.trainer(arm).steps_per_epoch
-        short = passes_left and waited < PATIENCE and best is not None and best["step"] == last
+        short = passes_left and waited < PATIENCE and best["step"] == last
     except TrainingError as error:
         if best is None:
             raise
         notes.append(f"{arm.name} ended early: {error}")
-    # No time for a step after the probe: what that made is all there is.
-    return best or _better(state, arm, step, length, best), decay, short
+    return best, decay, short
 
 
 def _next_score(step: int, steps: int, evaluations: int) -> int:

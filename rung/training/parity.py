@@ -1,6 +1,7 @@
 """Whether the engine that serves says what the engine that trained says, adapter and all."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 from rung.engines.base import Choice, Engine
 from rung.engines.trie import log_sum
@@ -25,10 +26,12 @@ def compare(
     serving: Engine,
     prompts: Sequence[Tokens],
     candidates: Sequence[Tokens],
+    enough: Callable[[float], int] | None = None,
 ) -> Parity:
     """Next-token log-probabilities on 20 prompts, and the choice among `candidates` on all prompts.
 
-    The compared tokens are the candidates' first ones. Differences are absolute, in nats, over the
+    On the first so many of them where `enough` is given: it's told the seconds that a prompt takes both
+    engines. The compared tokens are the candidates' first ones. Differences are absolute, in nats, over the
     full-vocabulary log-probabilities that at least one engine gives more than 1 % probability. Raises
     TrainingError without prompts, and when an engine fails on one.
     """
@@ -36,7 +39,10 @@ def compare(
         raise TrainingError("no rows to compare the engines on")
     first = sorted({c[0] for c in candidates})
     rows = prompts[:LOGPROB_ROWS]
+    start = time.perf_counter()
     ours, theirs = reference.next_logprobs(rows, first), serving.next_logprobs(rows, first)
+    if enough is not None:
+        prompts = prompts[: enough((time.perf_counter() - start) / len(rows))]
     differences = [
         abs(a - b)
         for mine, other in zip(ours, theirs, strict=True)

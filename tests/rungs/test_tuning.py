@@ -330,6 +330,13 @@ def test_slow_steps_leave_a_short_tune_that_is_scored_as_it_is(row_s):
     assert learner.kept["step"] >= PROBE_STEPS
 
 
+def test_a_tune_with_no_time_for_a_step_after_the_probe_was_cut_short():
+    learner = Learner(budget_s=100.0, row_s=50.0)
+    outcome = tuned(learner)
+    assert learner.kept["step"] == PROBE_STEPS
+    assert outcome.cut_short and any("the time ended before dev stopped rising" in n for n in outcome.notes)
+
+
 def test_a_rate_that_breaks_is_left_out_and_named():
     learner = Learner(
         curves={f"codes, rate {r:g}": rising(r * 1000) for r in RATES},

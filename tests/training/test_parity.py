@@ -33,6 +33,21 @@ def test_an_engine_agrees_with_itself_entirely():
     assert (found.max_difference, found.mean_difference) == (0.0, 0.0)
 
 
+def test_where_time_is_short_the_first_prompts_alone_are_chosen_on():
+    told = []
+
+    def enough(seconds_each: float) -> int:
+        told.append(seconds_each)
+        return 7
+
+    right = {prompt: LABELS[n % 4] for n, prompt in enumerate(PROMPTS)}
+    wrong = right | {PROMPTS[3]: LABELS[0]} | {prompt: LABELS[0] for prompt in PROMPTS[7:]}
+    found = compare(fake(answers=right), fake(answers=wrong), PROMPTS, LABELS, enough)
+    assert (found.rows, found.agreement_rows) == (LOGPROB_ROWS, 7)
+    assert found.agreement == pytest.approx(6 / 7) and found.clear_disagreements == 1
+    assert len(told) == 1 and told[0] > 0
+
+
 def test_other_weights_disagree_clearly():
     found = compare(fake(), fake(seed=1), PROMPTS, LABELS)
     assert found.agreement < 0.7
