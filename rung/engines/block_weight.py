@@ -55,7 +55,7 @@ class Blocks:
         for first in range(0, rows, step):
             out[first : first + step] = self.wide(first, first + step)
 
-    def wide(self, first: int = 0, last: int | None = None) -> torch.Tensor:
+    def wide(self, first: int, last: int) -> torch.Tensor:
         """Rows of the dense matrix [rows, in], in fp32."""
         some = self.rows[first:last]
         quantized = torch.ops.quantized

@@ -238,6 +238,11 @@ def settled_system(context: Context, spec: Spec, adapter: Path) -> tuple[System,
     return save(context.work / "tuned", torch_alone, files), parity, note
 
 
+def to_prove(prompts: int, left_s: float, each_s: float) -> int:
+    """On how many of the prompts the engines are compared, with `left_s` left, where one takes `each_s`."""
+    return min(prompts, max(FEWEST_PROVED, int(PROOF_SHARE * left_s / each_s)))
+
+
 def prove(context: Context, spec: Spec, systems: dict[EngineName, System]) -> Parity:
     """torch with what was learned against llama with the same in its own format.
 
@@ -267,10 +272,9 @@ def prove(context: Context, spec: Spec, systems: dict[EngineName, System]) -> Pa
     if isinstance(reference, TorchEngine) and (why := off_gpu(reference.model)) is not None:
         context.reporter.say(f"{spec.rung}, its proof: {why}")
 
-    def enough(seconds_each: float) -> int:
-        within = PROOF_SHARE * context.seconds_left
-        count = max(FEWEST_PROVED, int(within / seconds_each))
-        kept = context.settled("prompts to compare the engines on", lambda: min(count, len(fitting)))
+    def enough(each_s: float) -> int:
+        count = to_prove(len(fitting), context.seconds_left, each_s)
+        kept = context.settled("prompts to compare the engines on", lambda: count)
         return TypeAdapter(int).validate_python(kept)
 
     found = parity.compare(reference, systems["llama"].open(context.pool), fitting, options, enough)

@@ -45,7 +45,7 @@ class Checkpoint:
         self._tensors = list(tensors)
         dtype = self._tensors[0].dtype
         self._sizes = [t.numel() * dtype.itemsize for t in self._tensors]
-        self._bytes = -(-sum(self._sizes) // PAGE) * PAGE
+        self._slot_bytes = -(-sum(self._sizes) // PAGE) * PAGE
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
         made_of = [list(t.shape) for t in self._tensors]
@@ -98,7 +98,7 @@ class Checkpoint:
 
     def _settle(self, head: Path, wanted: dict) -> None:
         """Take up the folder's state file, or make one."""
-        size = PAGE + 2 * self._bytes
+        size = PAGE + 2 * self._slot_bytes
         if not head.exists():
             self._create(size)
             write_json(head, wanted)
@@ -130,7 +130,7 @@ class Checkpoint:
             ) from None
 
     def _begin(self, slot: int) -> int:
-        return PAGE + slot * self._bytes
+        return PAGE + slot * self._slot_bytes
 
     def _head(self, slot: int) -> tuple[int, int]:
         self._file.seek(slot * _HEAD.size)
