@@ -75,6 +75,8 @@ def tiny(
     for name, module in list(model.named_modules()):
         if "RMSNorm" in type(module).__name__:
             parent, _, leaf = name.rpartition(".")
+            # As drawn, they are all 1 or all 0, which hides what is done with them.
+            module.weight.data.add_(torch.empty_like(module.weight).uniform_(-0.5, 0.5))
             norm = Norm(module.weight, 1.0 if kind == "gemma" else 0.0)
             setattr(model.get_submodule(parent), leaf, norm)
     model.set_attn_implementation(attention)

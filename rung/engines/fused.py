@@ -133,7 +133,8 @@ class _AddNorm(Function):
         normed = wide.to(total.dtype)
         ctx.save_for_backward(normed, inverse, weight)
         ctx.style = style
-        out = normed * weight if style == "llama" else wide.mul_(weight.to(wide.dtype) + 1).to(total.dtype)
+        # Not in place: where the model is in fp32, `normed` is `wide`, and is kept for the way back.
+        out = normed * weight if style == "llama" else (wide * (weight.to(wide.dtype) + 1)).to(total.dtype)
         return total, out
 
     @staticmethod
@@ -141,7 +142,7 @@ class _AddNorm(Function):
         grad_total, grad_out = grads
         normed, inverse, weight = ctx.saved_tensors
         if grad_out is None:
-            return grad_total, grad_total, None, None, None
+            return grad_total, grad_total if ctx.needs_input_grad[1] else None, None, None, None
         wide = normed.to(inverse.dtype)
         if ctx.style == "llama":
             slope = (grad_out * weight).to(inverse.dtype)
