@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rung.engines import fused
-from rung.engines.packed import ROUND, Block, Memory, Packed, size_of, through, up
+from rung.engines import attention, fused
+from rung.engines.layout import ROUND, up
+from rung.engines.packed import Block, Memory, Packed, size_of, through
 from rung.engines.prefix import memory_of
 from rung.engines.rows import GAP, Network, Rows, sizes_of
 
@@ -170,7 +171,7 @@ class HeldRows:
         pairs.append((keys.flatten(0, 1), values.flatten(0, 1)))
         before = self.shared[number] if self.shared is not None else None
         seen = step.seen[block.window][:, None]
-        mixed = fused.attend_to_all(q, before, pairs, seen, block.scale)
+        mixed = attention.attend_to_all(q, before, pairs, seen, block.scale)
         mixed = mixed.view(rows, block.heads, longest, -1).transpose(1, 2)
         return mixed.reshape(rows * longest, -1).index_select(0, step.slots)
 

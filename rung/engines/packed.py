@@ -7,7 +7,7 @@ recognised by their parts and proved against transformers' own forward pass befo
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import pairwise
 from typing import Any, TypeAlias
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from rung.engines import fused
+from rung.engines import attention, fused
+from rung.engines.layout import Pack, pack
 from rung.engines.lora import LoraLinear, gained, gains
 from rung.engines.parallel import portion
 from rung.engines.rows import Network, attention_windows
@@ -25,9 +26,6 @@ from rung.engines.storage import stacked
 
 SHORT_ROWS = 96
 """Up to this many tokens a row's attention is taken at once, beyond in blocks."""
-ROUND = 16
-"""Tokens are filled up to a multiple of this: each new shape costs the matrix library a new kernel."""
-ROUND_ROWS = 4
 READ_TOKENS = 1024
 """Tokens that are read at once: more fall out of the processor's caches."""
 KEPT_TOKENS = 4096
@@ -36,7 +34,7 @@ with more than its free memory holds."""
 KEPT_SHARE = 0.5
 """Of a GPU's free memory, for what is kept for the way back."""
 
-Memory: TypeAlias = list[fused.Pair]
+Memory: TypeAlias = list[attention.Pair]
 """Keys and values by layer: [key heads, tokens, size] of a prefix, [rows, key heads, slots, size] of rows."""
 
 Angles: TypeAlias = tuple[Tensor, Tensor]
@@ -45,120 +43,9 @@ Mix: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 to mixed values [tokens, query heads · size]."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Pack:
-    """Where the tokens of a batch stand.
-
-    ids [tokens]: the shared prefix, then the rows one after the other; rows of filling come last. positions
-    [tokens]: places in their own rows. For attention the rows are laid out as [rows, longest] slots: `tokens`
-    says which token, counted after the prefix, is in each slot, and `slots` in which slot each token is.
-    `ahead` tokens stand before each row: the prefix, or what a memory holds. `starts` and `sizes` are those
-    of the rows without the filling.
-    """
-
-    ids: Tensor
-    positions: Tensor
-    prefix: int
-    ahead: int
-    rows: int
-    longest: int
-    tokens: Tensor
-    slots: Tensor
-    starts: tuple[int, ...]
-    sizes: tuple[int, ...]
-    _masks: dict[tuple[int, int, int | None], Tensor] = field(default_factory=dict)
-
-    def places(self, rows: Sequence[int], columns: Sequence[int]) -> Tensor:
-        """Flat places of tokens, given by their rows and by their columns among the row's own tokens."""
-        flat = [self.starts[row] + column for row, column in zip(rows, columns, strict=True)]
-        return torch.tensor(flat, device=self.ids.device)
-
-    def ends(self) -> Tensor:
-        """Flat places of each row's last token, filling left out."""
-        return self.places(range(len(self.sizes)), [size - 1 for size in self.sizes])
-
-    def seen(self, ahead: int, size: int, window: int | None, dtype: torch.dtype) -> Tensor:
-        """What is added to the scores of a row's tokens [size, ahead + size].
-
-        0 where a token may look: at itself and at what is before it, `window` tokens at most; else -inf.
-        """
-        key = (ahead, size, window)
-        if key not in self._masks:
-            device = self.ids.device
-            back = torch.arange(size, device=device)[:, None] + ahead
-            back = back - torch.arange(ahead + size, device=device)
-            seen = (back >= 0) if window is None else (back >= 0) & (back < window)
-            added = torch.zeros(seen.shape, dtype=dtype, device=device)
-            self._masks[key] = added.masked_fill_(~seen, float("-inf"))
-        return self._masks[key]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Shape:
-    """What a pack is filled up to: tokens in all, rows, and slots of each row."""
-
-    tokens: int
-    rows: int
-    longest: int
-
-
-def pack(
-    rows: Sequence[Sequence[int]],
-    device: torch.device,
-    *,
-    prefix: Sequence[int] = (),
-    known: int = 0,
-    shape: Shape | None = None,
-) -> Pack:
-    """Rows of token ids, all of which continue `prefix`, or `known` tokens that a memory holds.
-
-    `shape` must have room for them, and for rows of filling as long as itself. Raises ValueError for an
-    empty row.
-    """
-    if not all(rows):
-        raise ValueError("a row of a pack has no token of its own")
-    ahead = known + len(prefix)
-    own = [list(row) for row in rows]
-    longest = shape.longest if shape else up(max(map(len, own)), ROUND_ROWS)
-    total = len(prefix) + sum(map(len, own))
-    filling = (shape.tokens if shape else up(total, ROUND)) - total
-    own += [own[0][:1] * min(longest, filling - done) for done in range(0, filling, longest)]
-    ids, positions = list(prefix), list(range(known, ahead))
-    tokens: list[int] = []
-    slots: list[int] = []
-    starts = []
-    for number, row in enumerate(own):
-        first = len(slots)
-        starts.append(len(ids))
-        ids += row
-        positions += range(ahead, ahead + len(row))
-        tokens += [*range(first, first + len(row)), *[first] * (longest - len(row))]
-        slots += range(number * longest, number * longest + len(row))
-    if shape is not None:
-        # Rows of no token: what stands in their slots is read by nobody.
-        tokens += [0] * (longest * (shape.rows - len(own)))
-    return Pack(
-        ids=torch.tensor(ids, device=device),
-        positions=torch.tensor(positions, device=device),
-        prefix=len(prefix),
-        ahead=ahead,
-        rows=shape.rows if shape else len(own),
-        longest=longest,
-        tokens=torch.tensor(tokens, device=device),
-        slots=torch.tensor(slots, device=device),
-        starts=tuple(starts[: len(rows)]),
-        sizes=tuple(map(len, rows)),
-    )
-
-
 def size_of(memory: Memory | None) -> int:
     """How many tokens a prefix's memory holds."""
     return memory[0][0].shape[1] if memory else 0
-
-
-def up(number: int, step: int) -> int:
-    """The next multiple of `step`."""
-    return -(-number // step) * step
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -172,7 +59,7 @@ class _Group:
     parent: Any
     names: tuple[str, ...]
 
-    def __call__(self, x: Tensor, activation: str | None = None) -> Tensor:
+    def __call__(self, x: Tensor, entry: fused.Entry = fused.AS_IT_IS) -> Tensor:
         slices, matrices, start = [], [], 0
         members = [getattr(self.parent, name) for name in self.names]
         for member in members:
@@ -181,8 +68,8 @@ class _Group:
                 matrices += [member.lora_a, member.lora_b]
             start += len(member.weight)
         if (gain := gains(members)) is None:
-            return fused.linear(x, self.frozen, slices, matrices, activation)
-        out = fused.linear(x, self.frozen.unbiased, slices, matrices, activation)
+            return fused.linear(x, self.frozen, slices, matrices, entry)
+        out = fused.linear(x, self.frozen.unbiased, slices, matrices, entry)
         return gained(out, gain, self.frozen.bias)
 
 
@@ -230,7 +117,8 @@ class Packed:
     ) -> Tensor:
         """Normed states [places, width] of a pack's tokens.
 
-        `memory` holds the tokens before the pack; `kept` takes each layer's keys and values of its rows.
+        `memory` holds the tokens before the pack; `kept` takes each layer's keys and values of its first
+        group, which all rows given are in.
         """
         total: Tensor = self.model.model.embed_tokens(pack.ids)
         angles = self.angles(total, pack.positions)
@@ -283,7 +171,7 @@ class Packed:
         return [rows[first:last] for first, last in pairwise([*cut, len(rows)])]
 
     def _read(self, rows: Sequence[Sequence[int]], memory: Memory | None, kept: Memory | None) -> Tensor:
-        one = pack(rows, self.device, known=size_of(memory))
+        one = pack(rows, self.device, known=size_of(memory), together=kept is not None)
         return self.hidden(one, one.ends(), memory, kept)
 
     def angles(self, like: Tensor, positions: Tensor) -> dict[str, Angles]:
@@ -300,24 +188,24 @@ def through(
     block: Block, total: Tensor, delta: Tensor | None, angles: Angles, mix: Mix, places: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """A block's residual and what is still to be added to it; of the tokens at `places` alone if given."""
-    total, normed = fused.add_norm(total, delta, block.before)
-    mixed = mix(*_projected(block, normed, angles))
+    total, normed, entry = fused.add_norm_for(total, delta, block.before)
+    mixed = mix(*_projected(block, block.qkv(normed, entry), angles))
     if places is not None:
         total, mixed = fused.pick(total, places), fused.pick(mixed, places)
     mixed = block.out(mixed)
     if block.after_attention is not None:
         mixed = fused.add_norm(mixed, None, block.after_attention)[1]
-    total, normed = fused.add_norm(total, mixed, block.between)
-    widened = block.down(block.gate_up(normed), block.activation)
+    total, normed, entry = fused.add_norm_for(total, mixed, block.between)
+    widened = block.down(block.gate_up(normed, entry), fused.Entry(activation=block.activation))
     if block.after_mlp is not None:
         widened = fused.add_norm(widened, None, block.after_mlp)[1]
     return total, widened
 
 
-def _projected(block: Block, normed: Tensor, angles: Angles) -> tuple[Tensor, Tensor]:
-    """Turned queries and keys, and values, of flat tokens [tokens, width]."""
+def _projected(block: Block, mixed: Tensor, angles: Angles) -> tuple[Tensor, Tensor]:
+    """Turned queries and keys, and values, of all three of flat tokens [tokens, widths]."""
     both = block.heads + block.key_heads
-    mixed = block.qkv(normed).view(len(normed), both + block.key_heads, -1)
+    mixed = mixed.view(len(mixed), both + block.key_heads, -1)
     turning, values = mixed.split([both, block.key_heads], 1)
     if block.q_norm is not None and block.k_norm is not None:
         queries, keys = turning.split([block.heads, block.key_heads], 1)
@@ -329,25 +217,37 @@ def _projected(block: Block, normed: Tensor, angles: Angles) -> tuple[Tensor, Te
 def _mixed(
     block: Block,
     pack: Pack,
-    memory: fused.Pair | None,
+    memory: attention.Pair | None,
     kept: Memory | None,
     turned: Tensor,
     values: Tensor,
 ) -> Tensor:
     """Attention of a pack's flat tokens."""
     if not pack.prefix:
-        mixed, *_ = _rows(block, *_laid(pack, turned, values), pack, pack.longest, memory, kept)
-        return fused.pick(mixed, pack.slots)
+        return _own(block, pack, memory, kept, turned, values)
     sizes = [pack.prefix, len(turned) - pack.prefix]
     (first, turned), (first_values, values) = turned.split(sizes), values.split(sizes)
     once, keys, old = _rows(block, first, first_values, pack, pack.prefix, None, None)
-    mixed, *_ = _rows(block, *_laid(pack, turned, values), pack, pack.longest, (keys[0], old[0]), kept)
-    return torch.cat([once, fused.pick(mixed, pack.slots)])
+    return torch.cat([once, _own(block, pack, (keys[0], old[0]), kept, turned, values)])
 
 
-def _laid(pack: Pack, turned: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """The tokens of the rows in their slots."""
-    return fused.fill(turned, pack.tokens, pack.slots), fused.fill(values, pack.tokens, pack.slots)
+def _own(
+    block: Block,
+    pack: Pack,
+    before: attention.Pair | None,
+    kept: Memory | None,
+    turned: Tensor,
+    values: Tensor,
+) -> Tensor:
+    """Attention of the tokens of a pack's rows, group by group, to each other and to `before`."""
+    slots = [rows * longest for rows, longest in pack.groups]
+    turned, values = (fused.fill(t, pack.tokens, pack.slots) for t in (turned, values))
+    cut = zip(turned.split(slots), values.split(slots), pack.groups, strict=True)
+    found = [
+        _rows(block, own, own_values, pack, longest, before, None if number else kept)[0]
+        for number, (own, own_values, (_, longest)) in enumerate(cut)
+    ]
+    return fused.pick(torch.cat(found) if len(found) > 1 else found[0], pack.slots)
 
 
 def _rows(  # noqa: PLR0913 (what attention needs)
@@ -356,7 +256,7 @@ def _rows(  # noqa: PLR0913 (what attention needs)
     values: Tensor,
     pack: Pack,
     size: int,
-    before: fused.Pair | None,
+    before: attention.Pair | None,
     kept: Memory | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Attention within rows of `size` slots each, and to `before`, which all of them see.
@@ -374,7 +274,7 @@ def _rows(  # noqa: PLR0913 (what attention needs)
         ahead = before[0].shape[1]
     added = pack.seen(ahead, size, block.window, turned.dtype)
     if size > SHORT_ROWS and turned.is_cuda:
-        mixed = fused.attend_by_kernel(queries, own, before, added, block.scale, block.window)
+        mixed = attention.attend_by_kernel(queries, own, before, added, block.scale, block.window)
     elif size > SHORT_ROWS:
         if before is not None:
             keys, values = (
@@ -383,11 +283,11 @@ def _rows(  # noqa: PLR0913 (what attention needs)
             )
         kv = keys.reshape(-1, *keys.shape[2:]), values.reshape(-1, *values.shape[2:])
         grouped = queries.unflatten(1, (block.key_heads, -1))
-        mixed = fused.attend_in_blocks(grouped, kv, added, block.scale, block.window)
+        mixed = attention.attend_in_blocks(grouped, kv, added, block.scale, block.window)
     else:
         grouped = queries.reshape(len(queries) * block.key_heads, -1, queries.shape[-1])
         kv = keys.flatten(0, 1), values.flatten(0, 1)
-        mixed = fused.attend(grouped, kv, before, added, block.scale)
+        mixed = attention.attend(grouped, kv, before, added, block.scale)
     mixed = mixed.reshape(len(queries), block.heads, size, -1)
     return mixed.transpose(1, 2).reshape(len(mixed) * size, -1), *own
 
@@ -414,25 +314,25 @@ class _UnknownError(Exception):
 
 
 def _block(layer: Any, windows: dict[str, int | None]) -> Block:
-    attention, mlp = _part(layer, "self_attn"), _part(layer, "mlp")
-    config = attention.config
+    mixer, mlp = _part(layer, "self_attn"), _part(layer, "mlp")
+    config = mixer.config
     activation = getattr(config, "hidden_activation", None) or getattr(config, "hidden_act", None)
     kinds = getattr(config, "layer_types", None)
-    kind = kinds[attention.layer_idx] if kinds else ""
+    kind = kinds[mixer.layer_idx] if kinds else ""
     capped = getattr(config, "attn_logit_softcapping", None)
     if activation not in fused.ACTIVATIONS or capped is not None or kind not in windows:
         raise _UnknownError
     sandwiched = hasattr(layer, "pre_feedforward_layernorm")
     between = "pre_feedforward_layernorm" if sandwiched else "post_attention_layernorm"
-    normed = hasattr(attention, "q_norm")
-    queries, keys = (len(_part(attention, name).weight) for name in ("q_proj", "k_proj"))
-    size = attention.head_dim
+    normed = hasattr(mixer, "q_norm")
+    queries, keys = (len(_part(mixer, name).weight) for name in ("q_proj", "k_proj"))
+    size = mixer.head_dim
     return Block(
         before=_norm(_part(layer, "input_layernorm")),
-        qkv=_together(attention, "q_proj", "k_proj", "v_proj"),
-        q_norm=_norm(attention.q_norm) if normed else None,
-        k_norm=_norm(attention.k_norm) if normed else None,
-        out=_together(attention, "o_proj"),
+        qkv=_together(mixer, "q_proj", "k_proj", "v_proj"),
+        q_norm=_norm(mixer.q_norm) if normed else None,
+        k_norm=_norm(mixer.k_norm) if normed else None,
+        out=_together(mixer, "o_proj"),
         after_attention=_norm(layer.post_attention_layernorm) if sandwiched else None,
         between=_norm(_part(layer, between)),
         gate_up=_together(mlp, "gate_proj", "up_proj"),
@@ -441,7 +341,7 @@ def _block(layer: Any, windows: dict[str, int | None]) -> Block:
         after_mlp=_norm(_part(layer, "post_feedforward_layernorm")) if sandwiched else None,
         heads=queries // size,
         key_heads=keys // size,
-        scale=float(attention.scaling),
+        scale=float(mixer.scaling),
         window=windows[kind],
         kind=kind,
     )
@@ -451,7 +351,7 @@ def _kept_bytes(block: Block) -> int:
     """About what the way back of a block keeps for a token of a short row."""
     width, wide = block.before.weight.shape[0], len(block.gate_up.frozen.weight)
     projected = len(block.qkv.frozen.weight)
-    numbers = 8 * width + 3 * projected + wide + SHORT_ROWS * block.heads
+    numbers = 6 * width + 3 * projected + wide + SHORT_ROWS * block.heads
     return numbers * block.qkv.frozen.weight.element_size()
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rung.engines.packed import ROUND, Pack, Packed, Shape, pack, up
+from rung.engines.layout import ROUND, Pack, Shape, pack, up
+from rung.engines.packed import Packed
 from rung.training import losses
 from rung.training.batches import Row
 
@@ -43,7 +44,7 @@ class Graphs:
 
     def __init__(self, made: Packed, parameters: Sequence[Tensor], slope: Tensor) -> None:
         self.made, self.parameters, self.slope = made, list(parameters), slope
-        self._held: dict[tuple[Shape, int, int], _Held] = {}
+        self._held: dict[tuple[int | tuple[int, int], ...], _Held] = {}
         self._pool: Any = torch.cuda.graph_pool_handle() if made.device.type == "cuda" else None
 
     def add(self, rows: Sequence[Row], shared: int, share: float) -> float:
@@ -52,7 +53,7 @@ class Graphs:
         numbers, columns, targets = losses.completion_targets(rows)
         places = once.places(numbers.tolist(), (columns - shared).tolist())
         size = min(grid(len(places), OTHER_PARTS), len(once.ids))
-        key = (Shape(tokens=len(once.ids), rows=once.rows, longest=once.longest), shared, size)
+        key = (len(once.ids), *once.groups, shared, size)
         held = self._held.get(key)
         if held is None:
             held = self._held[key] = self._hold(once, size)

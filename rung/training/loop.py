@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import repeat
 from pathlib import Path
 
@@ -16,7 +17,8 @@ import torch
 from torch.optim.adamw import adamw
 
 from rung.engines import lora, storage
-from rung.engines.packed import Packed, pack, packed, size_of
+from rung.engines.layout import pack, slot_tokens
+from rung.engines.packed import Packed, packed, size_of
 from rung.engines.parallel import portion, side_by_side, workers
 from rung.engines.prefix import memory_of, prefix_of
 from rung.engines.rows import Network, in_batches, pad_right, shared_prefix
@@ -230,8 +232,8 @@ class Trainer:
         loss = 0.0
         # In the parts' order, whichever ends first: the same rows give the same bits.
         count = workers(self.parameters[0].device)
-        for partial, found in side_by_side(slopes, list(zip(drawn, shares, strict=True)), count):
-            loss += partial
+        for part_loss, found in side_by_side(slopes, list(zip(drawn, shares, strict=True)), count):
+            loss += part_loss
             for total, more in zip(self._slopes, found, strict=True):
                 total.add_(more)
         return loss
@@ -240,10 +242,11 @@ class Trainer:
         """The items of a batch in the parts that go through the model at once, the longest first."""
         device = self.parameters[0].device
         count, most = workers(device), tokens_at_once(device, self.packed)
+        slots = None if self.packed is None else partial(slot_tokens, device=device)
 
         def cut(chosen: Sequence[int], at_once: int, shared: int, room: int) -> list[list[int]]:
             lengths = [_length(self._items[i], shared) for i in chosen]
-            found = parts(lengths, at_once, shared=shared, padded=self.packed is None, most=room)
+            found = parts(lengths, at_once, shared=shared, slots=slots, most=room)
             return [[chosen[i] for i in part] for part in found]
 
         if self.objective is None or self._alone:

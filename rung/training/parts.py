@@ -1,14 +1,16 @@
 """A step's batch cut into parts that go through the model at once, and what is read once for several rows."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 from rung.training.batches import Item
 
 PART_TOKENS = 120
 """What a part costs beyond its tokens, as tokens: all weights are read and thousands of small operations
 started, for however few rows. On one core 0.2 to 0.3 s, and 2.1 ms a token (SmolLM2-135M)."""
-SLOT_TOKENS = 0.1
-"""What attention costs for each slot of a part, padding included, as tokens through the linear layers."""
+
+Slots: TypeAlias = Callable[[Sequence[int]], float]
+"""What attention to rows of some sizes costs, as tokens through the linear layers."""
 
 
 def families(items: Sequence[Item], batch: Sequence[int], shared: int) -> tuple[list[list[int]], list[int]]:
@@ -31,11 +33,14 @@ def families(items: Sequence[Item], batch: Sequence[int], shared: int) -> tuple[
     return found, [i for i in batch if i not in taken]
 
 
-def parts(lengths: Sequence[int], count: int, *, shared: int, padded: bool, most: int) -> list[list[int]]:
+def parts(
+    lengths: Sequence[int], count: int, *, shared: int, slots: Slots | None, most: int
+) -> list[list[int]]:
     """Indices of a batch's rows in parts that `count` workers finish soonest, as it seems; longest first.
 
     A part has about `most / count` tokens at most, a shared prefix of `shared` tokens counted once
-    for each part, but as many of its own as that prefix at least; a longer row is one alone.
+    for each part, but as many of its own as that prefix at least; a longer row is one alone. `slots` is None
+    where rows are padded, in the linear layers, too.
     """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     own = [length - shared for length in lengths]
@@ -48,8 +53,8 @@ def parts(lengths: Sequence[int], count: int, *, shared: int, padded: bool, most
     ]
 
     def cost(part: list[int]) -> float:
-        slots = len(part) * max(own[i] for i in part)
-        tokens = slots if padded else sum(own[i] for i in part) + SLOT_TOKENS * slots
+        sizes = [own[i] for i in part]
+        tokens = len(sizes) * max(sizes) if slots is None else sum(sizes) + slots(sizes)
         return shared + tokens + PART_TOKENS
 
     best = min(cuts, key=lambda cut: (_finished([cost(part) for part in cut], count), len(cut)))

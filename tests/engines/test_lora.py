@@ -5,7 +5,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from rung.engines import lora
-from rung.engines.packed import pack, packed
+from rung.engines.layout import pack
+from rung.engines.packed import packed
 from rung.errors import ModelError
 from tests.fixtures_tiny import DEVICE, randomise, tiny
 

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GraniteConfig, GraniteForCausalLM, Phi3Config, Phi3ForCausalLM
 
-from rung.engines import fused, lora, packed
-from rung.engines.packed import ROUND, pack
+from rung.engines import attention, layout, lora, packed
+from rung.engines.layout import ROUND, pack
 from tests.fixtures_tiny import DEVICE, SIZES, randomise, tiny
 
 KINDS = ("llama", "qwen2", "qwen3", "gemma")
@@ -41,23 +41,61 @@ def same(ours, theirs) -> bool:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("short", [packed.SHORT_ROWS, 0], ids=["at once", "in blocks"])
+@pytest.mark.parametrize(
+    ("short", "kept"),
+    [(packed.SHORT_ROWS, 0), (0, attention.KEPT_PLACES), (0, 0)],
+    ids=["at once", "in blocks", "in blocks, their weights made again"],
+)
 @settings(max_examples=15, deadline=None)
 @given(
     prefix=st.lists(st.integers(1, 299), max_size=9).map(tuple), rows=st.lists(ids, min_size=1, max_size=6)
 )
-def test_states_and_gradients_are_those_of_each_row_alone(kind, short, prefix, rows):
+def test_states_and_gradients_are_those_of_each_row_alone(kind, short, kept, prefix, rows):
     model = MODELS[kind]
     made = packed.packed(model)
     assert made is not None
     theirs = torch.stack([alone(model, prefix + row) for row in rows])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(packed, "SHORT_ROWS", short)
-        patch.setattr(fused, "BLOCK", 4)
+        patch.setattr(attention, "KEPT_PLACES", kept)
+        patch.setattr(attention, "BLOCK", 4)
+        patch.setattr(layout, "GROUP_TOKENS", 0)
         one = pack(rows, made.device, prefix=prefix)
         ours = made.hidden(one, one.ends())
         assert torch.allclose(ours, theirs, rtol=1e-9, atol=1e-10)
         assert same(slopes(model, ours), slopes(model, theirs))
+
+
+@pytest.mark.parametrize("prefix", [(), (1, 2, 3, 4)])
+def test_long_rows_beside_short_ones_are_those_of_each_row_alone(prefix):
+    """As laid out in a training step: some groups at once, others in blocks."""
+    model = MODELS["gemma"]
+    made = packed.packed(model)
+    rows = [tuple((7 * i + size) % 299 + 1 for i in range(size)) for size in (3, 5, 40, 41, 9, 100, 4, 200)]
+    one = pack(rows, made.device, prefix=prefix)
+    if made.device.type == "cpu":
+        assert len(one.groups) == 4
+    ours = made.hidden(one, one.ends())
+    theirs = torch.stack([alone(model, prefix + row) for row in rows])
+    assert torch.allclose(ours, theirs, rtol=1e-9, atol=1e-10)
+    assert same(slopes(model, ours), slopes(model, theirs))
+
+
+def test_the_weights_of_long_rows_are_not_kept():
+    made = packed.packed(MODELS["llama"])
+    sizes: list[torch.Size] = []
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        sizes.append(tensor.shape)
+        return tensor
+
+    for size, kept in ((attention.KEPT_PLACES, True), (attention.KEPT_PLACES + ROUND, False)):
+        one = pack([[5] * size], made.device)
+        sizes.clear()
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            made.hidden(one, one.ends())
+        if made.device.type == "cpu":
+            assert any(shape[-2:] == (2 * attention.BLOCK, size) for shape in sizes) is kept
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -116,18 +154,6 @@ def test_layers_may_have_an_adapter_or_none_and_may_get_one_later():
     for made in (plain, packed.packed(model)):
         assert torch.allclose(made.last([(5, 6, 7)])[0], alone(model, (5, 6, 7)), atol=1e-10)
         assert not torch.allclose(made.last([(5, 6, 7)]), before, atol=1e-3)
-
-
-def test_tokens_are_filled_up_and_what_is_filled_is_a_row_of_its_own():
-    one = pack([(5, 6, 7), (8,) * 30], torch.device("cpu"), prefix=(1, 2))
-    assert len(one.ids) % ROUND == 0
-    assert len(one.ids) - 35 < ROUND
-    assert one.sizes == (3, 30)
-    assert one.rows == 3
-    assert one.positions[:6].tolist() == [0, 1, 2, 3, 4, 2]
-    assert len(set(one.slots.tolist())) == len(one.slots)
-    with pytest.raises(ValueError, match="no token of its own"):
-        pack([(1,), ()], torch.device("cpu"))
 
 
 @pytest.mark.parametrize(

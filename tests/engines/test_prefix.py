@@ -8,7 +8,8 @@ from peft import PeftModel, PrefixTuningConfig, get_peft_model
 
 from rung.engines import prefix
 from rung.engines.base import EngineSpec, Request
-from rung.engines.packed import pack, packed, size_of
+from rung.engines.layout import pack
+from rung.engines.packed import packed, size_of
 from rung.engines.torch import TorchEngine, load_adapter
 from rung.errors import ModelError
 from tests.fixtures_tiny import DEVICE, tiny, tiny_folder

@@ -1,13 +1,18 @@
 """A batch cut among workers: nothing lost, nothing changed, all of them busy."""
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rung.engines.layout import slot_tokens
 from rung.training.batches import Row, Tied
 from rung.training.parts import PART_TOKENS, families, parts
 from tests.training.test_loop import trainer
+
+SLOTS = partial(slot_tokens, device=torch.device("cpu"))
 
 
 @given(
@@ -18,7 +23,7 @@ from tests.training.test_loop import trainer
     st.booleans(),
 )
 def test_parts_hold_every_row_once_few_tokens_and_feed_all_workers(lengths, count, tokens, shared, padded):
-    cut = parts(lengths, count, shared=shared, padded=padded, most=tokens)
+    cut = parts(lengths, count, shared=shared, slots=None if padded else SLOTS, most=tokens)
     assert sorted(i for part in cut for i in part) == list(range(len(lengths)))
     own = [sum(lengths[i] - shared for i in part) for part in cut]
     room = max(tokens // count - shared, shared, max(lengths) - shared)
@@ -27,7 +32,7 @@ def test_parts_hold_every_row_once_few_tokens_and_feed_all_workers(lengths, coun
 
 def test_workers_get_equal_shares_of_tokens():
     lengths = [7, 60, 9, 12, 30, 11, 8, 10, 14, 25, 9, 16]
-    cut = parts(lengths, 2, shared=0, padded=False, most=1024)
+    cut = parts(lengths, 2, shared=0, slots=SLOTS, most=1024)
     loads = [sum(lengths[i] for i in part) for part in cut]
     assert len(cut) == 2
     assert max(loads) <= 0.55 * sum(lengths)
@@ -35,8 +40,8 @@ def test_workers_get_equal_shares_of_tokens():
 
 def test_a_shared_prefix_is_counted_once_for_each_part():
     """More parts would run it more often: a batch that fits stays in as many parts as there are workers."""
-    assert len(parts([315] * 32, 2, shared=300, padded=False, most=1024)) == 2
-    assert len(parts([315] * 32, 2, shared=0, padded=False, most=1024)) > 8
+    assert len(parts([315] * 32, 2, shared=300, slots=SLOTS, most=1024)) == 2
+    assert len(parts([315] * 32, 2, shared=0, slots=SLOTS, most=1024)) > 8
 
 
 def test_rows_with_one_prompt_are_together_where_reading_it_once_saves_more_than_a_part_costs():
