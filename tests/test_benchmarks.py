@@ -32,6 +32,7 @@ SCRIPTS = (
     "serve_schemathesis",
     "serve_soak",
     "shared_prefix",
+    "step_memory",
     "train_gpu",
     "train_step",
     "train_vs_trl",
