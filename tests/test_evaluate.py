@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -241,6 +242,34 @@ def test_a_pace_is_told_by_rows_whose_answers_are_kept(bench):
     assert pace(Echo(), rows(50), later(bench), 0.0).asked == 4
     with pytest.raises(ValueError, match="needs 4 rows, not 3"):
         pace(Echo(), rows(3), bench, 1.0)
+
+
+class Slow(Echo):
+    """Takes what its rows are said to take, one after the other, or all at once: as long as the longest."""
+
+    def __init__(self, monkeypatch, seconds, *, at_once=False):
+        super().__init__()
+        self.seconds, self.at_once, self.now = seconds, at_once, 0.0
+        monkeypatch.setattr("rung.evaluate.time", SimpleNamespace(perf_counter=lambda: self.now))
+
+    def answer(self, examples, pool, *, progress=lambda done, total: None):
+        taken = [self.seconds[int(example.id)] for example in examples]
+        self.now += max(taken) if self.at_once else sum(taken)
+        return super().answer(examples, pool, progress=progress)
+
+
+def test_what_a_row_takes_is_near_the_mean_of_a_batch_whatever_the_one_that_was_asked_alone_took(
+    bench, monkeypatch
+):
+    short_alone = pace(Slow(monkeypatch, [9, 5, 24, 8]), rows(50), bench, 0.0)
+    assert (short_alone.alone_s, short_alone.row_s) == (5, 16)
+    long_alone = pace(Slow(monkeypatch, [9, 30, 10, 8]), rows(50), later(bench), 0.0)
+    assert (long_alone.alone_s, long_alone.row_s) == (30, 4.5)
+    alike = pace(Slow(monkeypatch, [9, 5, 5, 5]), rows(50), later(bench), 0.0)
+    assert (alike.alone_s, alike.row_s) == (5, 5)
+    at_once = pace(Slow(monkeypatch, [5] * 50, at_once=True), rows(50), later(bench), 1000.0)
+    assert (at_once.alone_s, at_once.asked) == (5, LOOK_ROWS)
+    assert at_once.row_s == pytest.approx(5 / (LOOK_ROWS - 2) / 2)
 
 
 class Twin(Echo):
