@@ -66,7 +66,7 @@ def _again(context: Context, spec: Spec, outcome: Outcome, number: int) -> Path:
     """One tune more, from another start and with the rows in another order; its adapter as PEFT has it."""
     seed = context.seed + number
     folder = context.work / f"seed-{number}"
-    plan = Plan(folder=folder, budget_s=0.0, reserve_s=0.0, seed=seed)
+    plan = Plan(folder=folder, budget_s=0.0, reserve_s=0.0, seed=seed, batch=outcome.batch)
     arm = Arm(form=outcome.form, rate=outcome.rate)
     with Tune(context, {outcome.form: spec}, plan) as state:
         if outcome.decay is not None:

@@ -20,6 +20,7 @@ from rung.memory import give_back
 from rung.models.weights import dequantised
 from rung.records import Answer, Example
 from rung.rungs.base import Context, strict_score
+from rung.rungs.batching import TRAINING_SHARE, batch_size, fewer
 from rung.rungs.rendered import prompts_of, rendered
 from rung.runs import append_jsonl, atomic_folder, digest_of, read_jsonl
 from rung.scoring.measure import measurement
@@ -31,6 +32,7 @@ from rung.training.loop import WARMUP, Settings, Tick, Trainer, dev_loss
 from rung.training.methods import ALPHA, METHODS, begun
 from rung.training.objectives import Objective
 from rung.training.onpolicy import OnPolicy
+from rung.training.passes import token_s
 
 PLAIN_ROWS = 192
 """Up to this many tokens plain attention is faster on a CPU than torch's fused kernel and its backward, for
@@ -43,12 +45,16 @@ BEST_FOLDER = "best"
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Where a tune keeps its state, its seed, and the seconds it may take; `reserve_s` more come after."""
+    """Where a tune keeps its state, its seed, and the seconds it may take; `reserve_s` more come after.
+
+    A `batch` is how many rows a step learns from, where that isn't settled by the tune itself.
+    """
 
     folder: Path
     budget_s: float
     reserve_s: float
     seed: int
+    batch: int | None = None
 
 
 @dataclass(kw_only=True)
@@ -151,11 +157,23 @@ class Tune(AbstractContextManager["Tune"]):
             engine="torch", weights=weights, context=context.limit, threads=context.pool.threads
         )
         self.engine = TorchEngine(spec, model=self.model)
-        self.batch, self.warmup = self.lesson.batch, self.lesson.warmup
+        settled = self.find(kind="batch")
+        self.batch = plan.batch or (settled["rows"] if settled else self.lesson.batch)
+        self.warmup = self.lesson.warmup
         self.objective: Objective | OnPolicy | None = None
         self._current: tuple[str, Trainer] | None = None
         paces = [record["pace"] for record in self.records if "pace" in record]
         self.pace = Pace(**paces[-1]) if paces else Pace()
+
+    def settle_batch(self, form: str) -> None:
+        """Before anything is learned: fewer rows a step where time is short; settled once."""
+        if self.plan.batch is not None or self.find(kind="batch") is not None:
+            return
+        rows = [row for item in self.rows[form] for row in item.rows]
+        tokens = sum(row.tokens for row in rows) / len(self.rows[form])
+        fitting = TRAINING_SHARE * self.plan.budget_s / (tokens * token_s(self.model, self.learned, rows))
+        self.batch = fewer(self.lesson.batch, fitting=fitting, tokens=tokens)
+        self.note({"kind": "batch", "rows": self.batch})
 
     def trainer(self, arm: Arm) -> Trainer:
         """The arm's trainer, its state loaded into the model."""
@@ -342,14 +360,3 @@ def _first(rows: Sequence[Row], tokens: int) -> Sequence[Row]:
         if total > tokens:
             return rows[: max(1, count)]
     return rows
-
-
-def batch_size(rows: int) -> int:
-    """Rows per step: small sets get more steps, large ones the better use of the processor.
-
-    On banking77's 9,500 rows 32 beat 16 and 64 after the same 3,200 rows (.83, .75, .68 on dev), and in time.
-    """
-    for most, size in ((200, 4), (2000, 8), (5000, 16)):
-        if rows < most:
-            return size
-    return 32

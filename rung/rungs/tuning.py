@@ -48,13 +48,14 @@ class Outcome:
     """The best adapter (a PEFT folder, or one of `full`), the answer form it was trained for, and the trials.
 
     `passes` are those of its arm through the training rows, what was no better than the adapter included.
-    `cut_short`: their time ended before dev was seen to stop rising. It has `step` steps at `rate`, which
-    fell to nothing between the ends of `decay`, if at all; the same again, with the answers to dev, would
-    take `again_s`.
+    `cut_short`: their time ended before dev was seen to stop rising. It has `step` steps of `batch` rows at
+    `rate`, which fell to nothing between the ends of `decay`, if at all; the same again, with the answers to
+    dev, would take `again_s`.
     """
 
     form: str
     rate: float
+    batch: int
     step: int
     decay: tuple[int, int] | None
     again_s: float
@@ -172,6 +173,7 @@ def _tune(state: Tune) -> Outcome:
     return Outcome(
         form=winner.form,
         rate=winner.rate,
+        batch=state.batch,
         step=best["step"],
         decay=decay if decay is not None and best["step"] > decay[0] else None,
         again_s=_seconds_again(state, best["step"]),
@@ -210,6 +212,7 @@ def _settle_length(state: Tune, arm: Arm, forms: Sequence[str]) -> Length:
     dev, stretches = state.context.dev, _stretches(forms)
     known = state.find(kind="plan")
     if known is None:
+        state.settle_batch(arm.form)
         # A tune that was killed before it knew its length probes again, from the step that it is at.
         begun = state.trainer(arm).step
         ticks = state.run(arm, begun + PROBE_STEPS)[COLD_STEPS:]

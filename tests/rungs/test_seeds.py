@@ -76,6 +76,7 @@ def outcome(**changes) -> Outcome:
     made = Outcome(
         form="words",
         rate=1e-3,
+        batch=4,
         step=6,
         decay=(4, 8),
         again_s=1.0,
@@ -100,6 +101,7 @@ def test_seeds_differ_from_each_other_and_are_the_same_again(tiny, tmp_path, mon
     real = seeds.Tune.run
 
     def seen(self, arm, until, decay=None):
+        assert self.batch == 8, "as many rows a step as the first seed had"
         runs.append((self.plan.seed, until, decay))
         return real(self, arm, until, decay)
 
@@ -107,11 +109,11 @@ def test_seeds_differ_from_each_other_and_are_the_same_again(tiny, tmp_path, mon
     for name in ("one", "two"):
         with opened(tiny, data, tmp_path / name) as context:
             spec = answer_forms(context)["words"]
-            adapters, why = retrained(context, spec, outcome(), "close")
+            adapters, why = retrained(context, spec, outcome(batch=8), "close")
             assert why == "close" and len(adapters) == 2
             found.append([load_file(a / "adapter_model.safetensors") for a in adapters])
             if name == "two":
-                again, _ = retrained(context, spec, outcome(), "close")
+                again, _ = retrained(context, spec, outcome(batch=8), "close")
                 assert again == adapters
     assert runs[:4] == [(1, 4, None), (1, 6, (4, 8)), (2, 4, None), (2, 6, (4, 8))]
     key = next(iter(found[0][0]))

@@ -59,6 +59,9 @@ class Learner:
         self.steps: dict[str, int] = {}
         self.decays: list[tuple[int, int]] = []
 
+    def settle_batch(self, form):
+        """As it is."""
+
     def trainer(self, arm):
         return SimpleNamespace(step=self.steps.get(arm.name, 0), steps_per_epoch=-(-self.n_rows // BATCH))
 
