@@ -3,7 +3,7 @@
 ENOUGH_STEPS = 64
 """With fewer in all, half as many rows a step learn more in the same time (docs/benchmarks-training.md)."""
 FEWEST_ROWS = 4
-FEWEST_TOKENS = 240
+FEWEST_TOKENS = 60
 """Of a step: a smaller one costs as much."""
 TRAINING_SHARE = 0.6
 """Of a tune's time; the rest is for scores."""

@@ -33,8 +33,8 @@ def test_long_rows_get_small_steps_and_short_ones_keep_theirs():
     assert fewer(16, fitting=300, tokens=427) == 4
     assert fewer(32, fitting=1900, tokens=76) == 16
     assert fewer(32, fitting=1e4, tokens=76) == 32
-    assert fewer(32, fitting=300, tokens=15) == 16
-    assert fewer(8, fitting=60, tokens=15) == 8
+    assert fewer(32, fitting=300, tokens=15) == 4
+    assert fewer(32, fitting=300, tokens=5) == 16
     assert [batch_size(rows) for rows in (10, 199, 200, 1999, 2000, 5000)] == [4, 4, 8, 8, 16, 32]
 
 
