@@ -220,9 +220,8 @@ def pace(system: System, examples: Sequence[Example], bench: Bench, most_s: floa
     alone_s = _ask(system, examples[1:2], bench, known)
     rows = examples[2 : min(PACED_ROWS, max(FEWEST_PACED, int(most_s / max(alone_s, 1e-6))))]
     together_s = _ask(system, rows, bench, known)
-    # The one that was asked alone may have had a short answer, or a long one: few rows would mislead then.
-    mean_s = together_s / len(rows)
-    row_s = min(mean_s, max(mean_s / 2, (together_s - alone_s) / (len(rows) - 1)))
+    # The one that was asked alone may have had a short answer; few rows would then seem to take far too long.
+    row_s = min(max(0.0, together_s - alone_s) / (len(rows) - 1), together_s / len(rows))
     if bench.judge is not None and not bench.judging_s:
         first = examples[: min(JUDGED_ROWS, 2 + len(rows))]
         counted_answers(first, [known[e.id].answer for e in first], bench)

@@ -26,7 +26,7 @@ def in_parts(rows, cut) -> list[list[int]]:
     return [
         [batch[i] for i in part]
         for batch in cut
-        for part in parts([rows[i].tokens for i in batch], 2, shared=0, padded=True, most=TOKENS_AT_ONCE)
+        for part in parts([rows[i].tokens for i in batch], 2, shared=0, slots=None, most=TOKENS_AT_ONCE)
     ]
 
 
