@@ -5,8 +5,6 @@ ENOUGH_STEPS = 64
 FEWEST_ROWS = 4
 FEWEST_TOKENS = 60
 """Of a step: a smaller one costs as much."""
-TRAINING_SHARE = 0.6
-"""Of a tune's time; the rest is for scores."""
 
 
 def batch_size(rows: int) -> int:

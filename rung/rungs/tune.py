@@ -20,7 +20,7 @@ from rung.memory import give_back
 from rung.models.weights import dequantised
 from rung.records import Answer, Example
 from rung.rungs.base import Context, strict_score
-from rung.rungs.batching import TRAINING_SHARE, batch_size, fewer
+from rung.rungs.batching import batch_size, fewer
 from rung.rungs.rendered import prompts_of, rendered
 from rung.runs import append_jsonl, atomic_folder, digest_of, read_jsonl
 from rung.scoring.measure import measurement
@@ -165,14 +165,14 @@ class Tune(AbstractContextManager["Tune"]):
         paces = [record["pace"] for record in self.records if "pace" in record]
         self.pace = Pace(**paces[-1]) if paces else Pace()
 
-    def settle_batch(self, form: str) -> None:
-        """Before anything is learned: fewer rows a step where time is short; settled once."""
+    def settle_batch(self, form: str, training_s: float) -> None:
+        """Before anything is learned: fewer rows a step where training has little time; settled once."""
         if self.plan.batch is not None or self.find(kind="batch") is not None:
             return
-        rows = [row for item in self.rows[form] for row in item.rows]
-        tokens = sum(row.tokens for row in rows) / len(self.rows[form])
-        fitting = TRAINING_SHARE * self.plan.budget_s / (tokens * token_s(self.model, self.learned, rows))
-        self.batch = fewer(self.lesson.batch, fitting=fitting, tokens=tokens)
+        items = self.rows[form]
+        tokens = sum(item.tokens for item in items) / len(items)
+        row_s = tokens * token_s(self.model, self.learned, [row for item in items for row in item.rows])
+        self.batch = fewer(self.lesson.batch, fitting=training_s / row_s, tokens=tokens)
         self.note({"kind": "batch", "rows": self.batch})
 
     def trainer(self, arm: Arm) -> Trainer:

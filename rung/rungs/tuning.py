@@ -212,7 +212,7 @@ def _settle_length(state: Tune, arm: Arm, forms: Sequence[str]) -> Length:
     dev, stretches = state.context.dev, _stretches(forms)
     known = state.find(kind="plan")
     if known is None:
-        state.settle_batch(arm.form)
+        state.settle_batch(arm.form, USED_SHARE * (1 - SCORING_SHARE) * state.plan.budget_s)
         # A tune that was killed before it knew its length probes again, from the step that it is at.
         begun = state.trainer(arm).step
         ticks = state.run(arm, begun + PROBE_STEPS)[COLD_STEPS:]

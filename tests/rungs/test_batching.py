@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rung.engines import lora
-from rung.rungs.batching import ENOUGH_STEPS, FEWEST_ROWS, FEWEST_TOKENS, TRAINING_SHARE, batch_size, fewer
+from rung.rungs.batching import ENOUGH_STEPS, FEWEST_ROWS, FEWEST_TOKENS, batch_size, fewer
 from rung.rungs.tune import Plan, Tune
 from rung.training.batches import Row
 from rung.training.learned import low_rank
@@ -51,16 +51,16 @@ def a_tune(plan: Plan, records: list[dict]) -> Tune:
 
 def test_a_batch_is_settled_once_by_the_time_that_a_token_takes(tmp_path, monkeypatch):
     monkeypatch.setattr("rung.rungs.tune.token_s", lambda *_: 0.01)
-    plan = Plan(folder=tmp_path, budget_s=600.0, reserve_s=0.0, seed=0)
+    plan = Plan(folder=tmp_path, budget_s=0.0, reserve_s=0.0, seed=0)
     first = a_tune(plan, [])
-    first.settle_batch("words")
-    assert TRAINING_SHARE * 600 / 0.01 / 401 < ENOUGH_STEPS * 4
+    first.settle_batch("words", 360.0)
+    assert 360.0 / 0.01 / 401 < ENOUGH_STEPS * 4
     assert first.batch == 4
     assert first.find(kind="batch") == {"kind": "batch", "rows": 4}
     monkeypatch.setattr("rung.rungs.tune.token_s", lambda *_: pytest.fail("it's settled"))
-    first.settle_batch("words")
+    first.settle_batch("words", 360.0)
     given = a_tune(Plan(folder=tmp_path, budget_s=0.0, reserve_s=0.0, seed=0, batch=8), [])
-    given.settle_batch("words")
+    given.settle_batch("words", 360.0)
     assert given.records == []
 
 

@@ -59,7 +59,7 @@ class Learner:
         self.steps: dict[str, int] = {}
         self.decays: list[tuple[int, int]] = []
 
-    def settle_batch(self, form):
+    def settle_batch(self, form, training_s):
         """As it is."""
 
     def trainer(self, arm):
