@@ -6,7 +6,7 @@ import math
 import re
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
@@ -123,6 +123,10 @@ class Store:
         """Where the times of single requests are kept."""
         return self.folder / f"{self.name(system)}.timing.json"
 
+    def race_path(self, system: str) -> Path:
+        """Where it's kept which engine answers a System's requests faster, under the System's own name."""
+        return self.folder / f"{system}.race.json"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
@@ -192,7 +196,7 @@ def kept_answers(system: System, examples: Sequence[Example], bench: Bench) -> l
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pace:
-    """Seconds of one answer alone and of each more in a batch, and how many rows were asked for that.
+    """Seconds of one answer alone and of each more in a batch, and of how many first rows answers are known.
 
     `row_s` has what a judge takes for an answer in it, `alone_s` hasn't.
     """
@@ -211,21 +215,35 @@ def pace(system: System, examples: Sequence[Example], bench: Bench, most_s: floa
     """How fast a System answers the first examples: up to PACED_ROWS, what takes `most_s` if one by one.
 
     Four rows at least; their answers are kept, and a judge whose pace isn't known is asked of the first few.
-    The first one waits for what the engine sets up and tells nothing.
+    The first one waits for what the engine sets up and tells nothing. Where the run has its pace from before,
+    under another budget, nothing is asked.
     """
     if len(examples) < FEWEST_PACED:
         raise ValueError(f"a pace needs {FEWEST_PACED} rows, not {len(examples)}")
     known = bench.store.load(system.digest)
-    _ask(system, examples[:1], bench, known)
-    alone_s = _ask(system, examples[1:2], bench, known)
-    rows = examples[2 : min(PACED_ROWS, max(FEWEST_PACED, int(most_s / max(alone_s, 1e-6))))]
-    together_s = _ask(system, rows, bench, known)
+    if not (rows := _paced(examples, known)):
+        _ask(system, examples[:1], bench, known)
+        alone_s = _ask(system, examples[1:2], bench, known)
+        rows = examples[2 : min(PACED_ROWS, max(FEWEST_PACED, int(most_s / max(alone_s, 1e-6))))]
+        _ask(system, rows, bench, known)
+    alone_s, together_s = known[examples[1].id].share_s, sum(known[e.id].share_s for e in rows)
     # The one that was asked alone may have had a short answer; few rows would then seem to take far too long.
     row_s = min(max(0.0, together_s - alone_s) / (len(rows) - 1), together_s / len(rows))
     if bench.judge is not None and not bench.judging_s:
         first = examples[: min(JUDGED_ROWS, 2 + len(rows))]
         counted_answers(first, [known[e.id].answer for e in first], bench)
-    return Pace(alone_s=alone_s, row_s=row_s + bench.judging_s, asked=2 + len(rows))
+    asked = next((at for at, e in enumerate(examples) if e.id not in known), len(examples))
+    return Pace(alone_s=alone_s, row_s=row_s + bench.judging_s, asked=asked)
+
+
+def _paced(examples: Sequence[Example], known: Mapping[str, Kept]) -> Sequence[Example]:
+    """The rows that were asked together for a pace, after one alone; none where that isn't known."""
+    held = [known.get(e.id) for e in examples[:PACED_ROWS]]
+    batches = [kept.batch if kept and kept.answer.failure is None else 0 for kept in held]
+    size = batches[2]
+    if batches[:2] != [1, 1] or size < FEWEST_PACED - 2 or batches[2 : 2 + size] != [size] * size:
+        return ()
+    return examples[2 : 2 + size]
 
 
 def _ask(

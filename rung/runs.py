@@ -184,29 +184,32 @@ def digest_of(value: object) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
-def open_run(folder: Path, config: Mapping) -> bool:
-    """Make the run folder or take it up again; True when it was there already.
+def open_run(folder: Path, config: Mapping, free: Sequence[str] = ()) -> dict | None:
+    """Make the run folder or take it up again; the settings that it has, where it was there already.
 
     Raises RunError when it can't be made, is no run, or belongs to other settings or data, naming what
-    differs.
+    differs. Of the `free` settings any will do.
     """
     path = folder / RUN_FILE
     wanted = json.loads(json.dumps(config, default=str))
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{str(folder)!r} is a file and a run is a folder; choose another place with --out")
     if path.exists():
-        if differing := _differences(read_json(path), wanted):
+        found = read_json(path)
+        if not found.keys() >= set(free):
+            raise RunError(_damaged(path, f"it lacks {' and '.join(sorted(set(free) - found.keys()))}"))
+        if differing := _differences(found, {**wanted, **{key: found[key] for key in free}}):
             raise RunError(
                 f"{str(folder)!r} belongs to another climb: {'; '.join(differing)}. Choose another folder "
                 "with --out, or remove this one to start again"
             )
-        return True
+        return found
     with writing(folder):
         strangers = folder.exists() and any(not p.name.startswith(".") for p in folder.iterdir())
     if strangers:
         raise RunError(f"{str(folder)!r} isn't empty and isn't a run; choose another folder with --out")
     write_json(path, wanted)
-    return False
+    return None
 
 
 def _differences(found: Mapping, wanted: Mapping) -> list[str]:

@@ -12,6 +12,7 @@ import pytest
 from rung.errors import EngineError, RunError
 from rung.evaluate import (
     CHUNK,
+    FEWEST_PACED,
     LOOK_ROWS,
     Bench,
     Pace,
@@ -25,6 +26,7 @@ from rung.evaluate import (
     timed_s,
 )
 from rung.records import Answer, Example
+from rung.runs import read_jsonl
 from rung.system import Pool
 
 ROOT = Path(__file__).parents[1]
@@ -239,16 +241,37 @@ def test_a_pace_is_told_by_rows_whose_answers_are_kept(bench):
     assert found.asked == len(echo.asked) == LOOK_ROWS
     answers_of(echo, rows(50), bench)
     assert len(echo.asked) == 50
-    assert pace(Echo(), rows(50), later(bench), 0.0).asked == 4
     with pytest.raises(ValueError, match="needs 4 rows, not 3"):
         pace(Echo(), rows(3), bench, 1.0)
+
+
+def test_a_pace_that_is_known_from_before_is_not_taken_again(bench, tmp_path, monkeypatch):
+    seconds = [9, 5, *[2] * 48]
+    first = pace(Slow(monkeypatch, seconds), rows(50), bench, 30.0)
+    assert (first.asked, first.alone_s, first.row_s) == (6, 5, 1)
+    again = Slow(monkeypatch, [0] * 50)
+    assert pace(again, rows(50), later(bench), 1000.0) == first and again.asked == []
+    answers_of(again, rows(50)[:40], later(bench))
+    more = pace(again, rows(50), later(bench), 1000.0)
+    assert more == replace(first, asked=40), "more answers are known by now; the times are those of the pace"
+    torn = read_jsonl(tmp_path / "answers" / "echo.jsonl")[:2]
+    (tmp_path / "answers" / "echo.jsonl").write_text("".join(json.dumps(line) + "\n" for line in torn))
+    assert pace(Slow(monkeypatch, seconds), rows(50), later(bench), 0.0).asked == FEWEST_PACED
+
+
+def test_a_pace_of_calls_that_broke_is_taken_again(bench):
+    pace(Echo(broken=["0002"]), rows(50), bench, 1000.0)
+    mended = Echo()
+    pace(mended, rows(50), later(bench), 1000.0)
+    assert len(mended.asked) == LOOK_ROWS
 
 
 class Slow(Echo):
     """Takes what its rows are said to take, one after the other, or all at once: as long as the longest."""
 
-    def __init__(self, monkeypatch, seconds, *, at_once=False):
+    def __init__(self, monkeypatch, seconds, *, at_once=False, digest="echo"):
         super().__init__()
+        self.digest = digest
         self.seconds, self.at_once, self.now = seconds, at_once, 0.0
         monkeypatch.setattr("rung.evaluate.time", SimpleNamespace(perf_counter=lambda: self.now))
 
@@ -261,11 +284,11 @@ class Slow(Echo):
 def test_a_row_takes_no_longer_than_those_of_a_batch_did_on_average(bench, monkeypatch):
     short_alone = pace(Slow(monkeypatch, [9, 5, 24, 8]), rows(50), bench, 0.0)
     assert (short_alone.alone_s, short_alone.row_s) == (5, 16)
-    long_alone = pace(Slow(monkeypatch, [9, 30, 10, 8]), rows(50), later(bench), 0.0)
+    long_alone = pace(Slow(monkeypatch, [9, 30, 10, 8], digest="long"), rows(50), bench, 0.0)
     assert (long_alone.alone_s, long_alone.row_s) == (30, 0)
-    alike = pace(Slow(monkeypatch, [9, 5, 5, 5]), rows(50), later(bench), 0.0)
+    alike = pace(Slow(monkeypatch, [9, 5, 5, 5], digest="alike"), rows(50), bench, 0.0)
     assert (alike.alone_s, alike.row_s) == (5, 5)
-    at_once = pace(Slow(monkeypatch, [9, 5, 5, 5], at_once=True), rows(50), later(bench), 0.0)
+    at_once = pace(Slow(monkeypatch, [9, 5, 5, 5], at_once=True, digest="once"), rows(50), bench, 0.0)
     assert (at_once.alone_s, at_once.row_s) == (5, 0)
 
 

@@ -182,14 +182,14 @@ def test_a_digest_depends_on_the_value_and_not_on_the_order_of_its_keys():
 
 
 def test_a_run_is_made_once_and_taken_up_again(tmp_path):
-    assert open_run(tmp_path / "run", CONFIG) is False
-    assert open_run(tmp_path / "run", CONFIG) is True
+    assert open_run(tmp_path / "run", CONFIG) is None
+    assert open_run(tmp_path / "run", CONFIG) == CONFIG
 
 
 def test_a_run_whose_first_write_was_cut_off_is_begun_again(tmp_path):
     (tmp_path / ".run.json.draft-x").write_text("{")
     (tmp_path / ".lock").write_text("")
-    assert open_run(tmp_path, CONFIG) is False
+    assert open_run(tmp_path, CONFIG) is None
 
 
 def test_another_config_is_refused_naming_what_differs(tmp_path):

@@ -38,11 +38,21 @@ from rung.climb.hosted import answers_usd, hosted_models, models_of, till_for
 from rung.climb.judging import bench_of, with_judge
 from rung.climb.machine import Watch, describe_machine, versions
 from rung.climb.options import Options, chosen_rungs, config_of
+from rung.climb.rebudget import BUDGET, name_of, under_budget
 from rung.climb.steps import Base, Step, bases, steps_of
-from rung.climb.stored import CLIMB_FILE, kept_system, load, load_climb
+from rung.climb.stored import (
+    CLIMB_FILE,
+    CLOCK_FILE,
+    CURVE_FOLDER,
+    RESULT_FILE,
+    RUNGS_FOLDER,
+    WINNER_FOLDER,
+    kept_system,
+    load,
+    load_climb,
+)
 from rung.errors import EngineError, RunError, RungError, TaskError
 from rung.records import (
-    Candidate,
     Climb,
     Decision,
     Example,
@@ -67,11 +77,6 @@ from rung.rungs.rival import Rival, rival
 from rung.runs import digest_of, held, open_run, read_json, write_json, write_text
 from rung.system import Pool, System, copy
 
-RESULT_FILE = "result.json"
-CLOCK_FILE = "clock.json"
-WINNER_FOLDER = "winner"
-CURVE_FOLDER = "curve"
-
 
 def climb(source: Path, options: Options, reporter: Reporter) -> tuple[Climb, Path]:
     """Climb the ladder for a task folder, a task.yaml or a bare data file.
@@ -94,13 +99,15 @@ def climb(source: Path, options: Options, reporter: Reporter) -> tuple[Climb, Pa
     reading_s = time.monotonic() - start
     models = bases(prepared.task.models, reporter)
     config = config_of(prepared, [base.model for base in models], options)
-    run = options.out or Path("runs") / f"{prepared.task.name}-{digest_of(config)[:8]}"
-    resumed = open_run(run, config)
+    run = options.out or Path("runs") / f"{prepared.task.name}-{name_of(config)}"
+    before = open_run(run, config, free=(BUDGET,))
     with held(run):
-        if resumed and is_complete(run, options, prepared.task):
+        if before is not None:
+            options = under_budget(run, before, config, options, reporter)
+        if before is not None and is_complete(run, options, prepared.task):
             reporter.say(f"{run} is complete: nothing was run again")
             return load_climb(run), run
-        if resumed:
+        if before is not None:
             reporter.say(f"going on with {run}")
         keep_source(run, source, prepared, options)
         till = till_for(prepared.task, options, run)
@@ -207,7 +214,7 @@ class _Climbing:
 
     def step(self, step: Step, before: Sequence[RungResult], later: Sequence[str]) -> RungResult:
         """Build a rung and score it on dev, or take its result from the run folder; `later` ones follow."""
-        folder = self.run_folder / "rungs" / step.name
+        folder = self.run_folder / RUNGS_FOLDER / step.name
         kept = folder / RESULT_FILE
         if kept.exists():
             result = load(kept, RungResult)
@@ -301,14 +308,14 @@ class _Climbing:
 
     def out(self, step: Step) -> bool:
         """Whether a step to come is skipped for sure, and so needs no time to be kept for it."""
-        folder = self.run_folder / "rungs" / step.name
+        folder = self.run_folder / RUNGS_FOLDER / step.name
         chosen = {rung.name for _, rung in chosen_rungs(self.options)}
         return is_out(step.rung, self.prepared.task, chosen, lambda: self.context(step, folder, (), ()))
 
     def rival(self, before: Sequence[RungResult]) -> Rival | None:
         """The best rung so far. None where there is none, or dev has too few rows for a verdict."""
         dev = self.rows("dev")
-        found = to_beat(self.candidates(before, "dev"), {e.id: e.output for e in dev})
+        found = to_beat(ordering.candidates(before, "dev", self.prepared.task), {e.id: e.output for e in dev})
         if found is None or len(dev) < MIN_ROWS or self.count < 2:
             return None
         best, needed = found
@@ -396,31 +403,11 @@ class _Climbing:
             found.append(f"memory {dev.memory_mb:.0f} MB is over {limits.memory_mb:g} MB")
         return tuple(found)
 
-    def candidates(self, results: Sequence[RungResult], split: SplitName) -> list[Candidate]:
-        """The rungs that were measured on one split, as the decision sees them."""
-        ordered = ordering.in_cost_order(results, self.prepared.task)
-        measured = [(r, r.dev if split == "dev" else r.test) for r in ordered]
-        return [
-            Candidate(
-                rung=r.rung,
-                system=r.system or "",
-                order=place,
-                measurement=m,
-                usd_per_1000=r.usd_per_1000,
-                build_s=r.build_s,
-                over_limits=r.over_limits,
-                stopped=r.stopped,
-                warnings=r.guards.warnings if r.guards is not None else (),
-            )
-            for place, (r, m) in enumerate(measured)
-            if m is not None
-        ]
-
     def decide(self, results: list[RungResult], split: SplitName, margin: float | None = None) -> Decision:
         """The decision on the rows of one split, over the rungs that were measured there."""
         groups = {e.id: e.group for e in self.rows(split) if e.group is not None}
         return decide(
-            self.candidates(results, split),
+            ordering.candidates(results, split, self.prepared.task),
             targets={e.id: e.output for e in self.rows(split)},
             groups=groups or None,
             seed=self.prepared.task.seed,

@@ -84,6 +84,7 @@ def config_of(prepared: Prepared, models: Sequence[Model], options: Options) -> 
             exclude={"data": True, "judge": True, "limits": {"api_usd"}, **usual},
         ),
         "data": prepared.splits.digest,
+        "dev_rows": len(prepared.splits.dev),
         **({"model": digests[0]} if len(digests) == 1 else {"models": digests}),
         "rungs": [rung.name for _, rung in chosen_rungs(options)],
         "budget_s": options.budget_s,

@@ -6,7 +6,7 @@ more a month, building included as a twelfth of it: at a small volume that may b
 
 from collections.abc import Sequence
 
-from rung.records import RungResult
+from rung.records import Candidate, RungResult, SplitName
 from rung.scoring.cost import monthly_usd
 from rung.task import Task
 
@@ -38,3 +38,23 @@ def in_cost_order(results: Sequence[RungResult], task: Task) -> list[RungResult]
         last = max((found.index(r) for r in cheaper), default=-1) if one.dev else len(found) - 1
         found.insert(last + 1, one)
     return found
+
+
+def candidates(results: Sequence[RungResult], split: SplitName, task: Task) -> list[Candidate]:
+    """The rungs that were measured on one split, as the decision sees them: the cheapest first."""
+    measured = [(r, r.dev if split == "dev" else r.test) for r in in_cost_order(results, task)]
+    return [
+        Candidate(
+            rung=r.rung,
+            system=r.system or "",
+            order=place,
+            measurement=m,
+            usd_per_1000=r.usd_per_1000,
+            build_s=r.build_s,
+            over_limits=r.over_limits,
+            stopped=r.stopped,
+            warnings=r.guards.warnings if r.guards is not None else (),
+        )
+        for place, (r, m) in enumerate(measured)
+        if m is not None
+    ]

@@ -9,7 +9,8 @@ from rung.errors import RunError, SystemFolderError
 from rung.records import Climb
 from rung.system import System
 
-CLIMB_FILE = "climb.json"
+CLIMB_FILE, RESULT_FILE, CLOCK_FILE = "climb.json", "result.json", "clock.json"
+RUNGS_FOLDER, WINNER_FOLDER, CURVE_FOLDER = "rungs", "winner", "curve"
 
 T = TypeVar("T")
 

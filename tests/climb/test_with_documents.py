@@ -54,7 +54,7 @@ def test_a_run_is_bound_to_what_its_documents_say_and_not_to_where_they_lie(task
 
 def test_a_run_without_documents_is_bound_to_what_it_always_was(task, tiny):
     found = config(task.parent / "rows.jsonl", tiny)
-    assert found.keys() == {"task", "data", "model", "rungs", "budget_s", "rung", "python"}
+    assert found.keys() == {"task", "data", "dev_rows", "model", "rungs", "budget_s", "rung", "python"}
 
 
 def test_documents_that_cannot_be_read_are_told_of_the_first_by_name(task, tmp_path):

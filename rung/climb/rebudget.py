@@ -1,0 +1,98 @@
+"""A run under another budget: one that isn't finished goes on with it, a finished one is climbed again.
+
+What was asked stays: answers, sentence vectors and what hosted models were paid lie beside the rungs, under
+names that say what they belong to. So a longer budget pays for what it adds.
+"""
+
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from rung.climb.again import ROWS_FILE
+from rung.climb.options import Options
+from rung.climb.stored import (
+    CLIMB_FILE,
+    CLOCK_FILE,
+    CURVE_FOLDER,
+    RESULT_FILE,
+    RUNGS_FOLDER,
+    WINNER_FOLDER,
+)
+from rung.errors import SystemFolderError
+from rung.rungs.base import SETTLED_FILE, Reporter
+from rung.runs import RUN_FILE, digest_of, read_jsonl, write_json, writing
+from rung.scoring.notation import duration_text
+from rung.system import System, copy
+
+BUDGET = "budget_s"
+"""The one setting under which a run folder may be taken up again when it's another."""
+EARLIER_FOLDER, REPORT_FILE = "earlier", "report.html"
+"""A finished climb that was climbed again lies in a folder there, as a run of its own without its answers."""
+
+
+def name_of(config: Mapping) -> str:
+    """What tells a run's folder from those of other settings: the same one under every budget."""
+    return digest_of({key: value for key, value in config.items() if key != BUDGET})[:8]
+
+
+def under_budget(
+    run: Path, before: Mapping, config: Mapping, options: Options, reporter: Reporter
+) -> Options:
+    """The options under which a run goes on that was begun with the settings `before`.
+
+    A finished climb stays as it is under a shorter budget. Under a longer one all rungs are built again, each
+    with its new share, and the climb so far goes to `earlier/BUDGET`. An unfinished one goes on under either:
+    rungs that were built stay, those that were left out for want of time are asked again.
+    """
+    had_s, wanted_s = float(before[BUDGET]), options.budget_s
+    if had_s == wanted_s:
+        return options
+    had, wanted = duration_text(had_s), duration_text(wanted_s)
+    finished = (run / CLIMB_FILE).exists()
+    if finished and wanted_s < had_s:
+        reporter.say(f"{run} was climbed with a budget of {had}: for one with {wanted} name another --out")
+        return replace(options, budget_s=had_s)
+    if finished:
+        kept = Path(EARLIER_FOLDER) / had.replace(" ", "")
+        reporter.say(
+            f"{run} was climbed with a budget of {had} and is climbed again with {wanted}: answers that are "
+            f"known aren't asked again, and the climb so far is kept in {kept}"
+        )
+        _put_aside(run, run / kept)
+    else:
+        reporter.say(f"{run} was begun with a budget of {had} and goes on with {wanted}")
+        _ask_again(run)
+    write_json(run / RUN_FILE, config)
+    return options
+
+
+def _put_aside(run: Path, kept: Path) -> None:
+    """Move what the budget shaped; the winner stays where it is served from until there is a new one.
+
+    The climb's record goes last: killed before that, the run is still a finished one, and this is done again.
+    """
+    with writing(kept):
+        kept.mkdir(parents=True, exist_ok=True)
+        with suppress(SystemFolderError):  # there is none, or one that was changed; it lies with its rung too
+            copy(System.load(run / WINNER_FOLDER), kept / WINNER_FOLDER)
+        for name in (ROWS_FILE, RUN_FILE):
+            shutil.copyfile(run / name, kept / name)
+        shutil.rmtree(run / CURVE_FOLDER, ignore_errors=True)
+        (run / CLOCK_FILE).unlink(missing_ok=True)
+        for name in (RUNGS_FOLDER, REPORT_FILE, CLIMB_FILE):
+            if not (run / name).exists():
+                continue
+            if (kept / name).is_dir():
+                shutil.rmtree(kept / name)
+            (run / name).replace(kept / name)
+
+
+def _ask_again(run: Path) -> None:
+    """Forget the forecasts by which rungs were left out."""
+    for folder in sorted((run / RUNGS_FOLDER).glob("*")):
+        lines = read_jsonl(folder / SETTLED_FILE)
+        told = next((line["answer"] for line in lines if line["question"] == "forecast"), None)
+        if not (folder / RESULT_FILE).exists() and told is not None and told[1] is not None:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,151 @@
+"""The same climb with another budget: what was asked isn't asked again, and what was found stays."""
+
+import json
+import shutil
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from rung.climb.climb import Options, climb, load_climb
+from rung.errors import RunError
+from rung.system import System
+from tests.climb.test_climb import Always, no_engine, with_ladder
+from tests.climb.test_stopping import Counts, Told
+from tests.fixtures_climb import Log, label_rows, make_tiny_gguf, write_rows
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return make_tiny_gguf(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory):
+    return write_rows(tmp_path_factory.mktemp("task") / "topics.jsonl", label_rows(270))
+
+
+@pytest.fixture
+def options(tiny, tmp_path):
+    return Options(models=(str(tiny),), out=tmp_path / "run", budget_s=600)
+
+
+@dataclass
+class Noted(Counts):
+    """A rung that notes how much time it was given."""
+
+    given: list[float] = field(default_factory=list)
+
+    def build(self, context):
+        self.given.append(context.seconds_left)
+        return super().build(context)
+
+
+def kept(run):
+    return {path.name: path.read_bytes() for path in (run / "answers").iterdir()}
+
+
+def test_a_finished_climb_is_climbed_again_with_more_time_and_stays_readable(task, options, monkeypatch):
+    names = with_ladder(monkeypatch, good := Noted("good"), Told("one", least_s=1000.0))
+    options = replace(options, rungs=names)
+    first, run = climb(task, options, Log())
+    (run / "report.html").write_text("the page so far")
+    assert [r.dev is None for r in first.results] == [False, True]
+    log = Log()
+    second, again = climb(task, replace(options, budget_s=6000), log)
+    assert again == run and "with a budget of 10 m 00 s and is climbed again with 1 h 40 m" in log.text
+    assert "aren't asked again, and the climb so far is kept in earlier/10m00s" in log.text
+    assert [r.dev is None for r in second.results] == [False, False]
+    assert good.given[0] < 600 < good.given[1]
+    earlier = run / "earlier" / "10m00s"
+    assert load_climb(earlier) == first and (earlier / "report.html").read_text() == "the page so far"
+    assert System.load(earlier / "winner").digest == System.load(run / "winner").digest
+    assert System.load(earlier / str(first.results[0].folder)).digest == first.results[0].system
+    assert load_climb(run) == second and not (run / "report.html").exists()
+    assert json.loads((run / "run.json").read_text())["budget_s"] == 6000
+    assert json.loads((earlier / "run.json").read_text())["budget_s"] == 600
+    assert second.openings == 1, "the same System on the same rows"
+    third, _ = climb(task, replace(options, budget_s=6000), Log())
+    assert third == second
+
+
+@pytest.mark.models
+def test_nothing_that_is_known_is_asked_again(task, options, monkeypatch):
+    options = replace(options, rungs=("prompt",))
+    first, run = climb(task, options, Log())
+    before = kept(run)
+    assert any(name.endswith(".race.json") for name in before)
+    no_engine(monkeypatch)
+    second, _ = climb(task, replace(options, budget_s=900), Log())
+    assert kept(run) == before
+    assert [r.system for r in second.results] == [r.system for r in first.results]
+    assert second.results[0].dev == first.results[0].dev and second.decision == first.decision
+    told, was = second.results[0].forecast, first.results[0].forecast
+    assert told is not None and was is not None and told.seconds is not None and was.seconds is not None
+    assert told.seconds < was.seconds, "answers that are known take no time"
+
+
+def test_a_finished_climb_stays_as_it_is_with_less_time(task, options, monkeypatch):
+    names = with_ladder(monkeypatch, good := Noted("good"))
+    first, run = climb(task, replace(options, rungs=names), Log())
+    log = Log()
+    second, _ = climb(task, replace(options, rungs=names, budget_s=60), log)
+    assert second == first and len(good.given) == 1 and not (run / "earlier").exists()
+    assert "was climbed with a budget of 10 m 00 s: for one with 1 m 00 s name another --out" in log.text
+    assert json.loads((run / "run.json").read_text())["budget_s"] == 600
+    more, _ = climb(task, replace(options, rungs=names, budget_s=60, test_all=True), Log())
+    assert dict(more.digests) == dict(first.digests) and len(good.given) == 1
+
+
+@pytest.mark.parametrize("budget_s", [60.0, 6000.0])
+def test_an_unfinished_climb_goes_on_with_the_time_that_it_has_now(task, options, monkeypatch, budget_s):
+    names = with_ladder(monkeypatch, good := Noted("good"), Told("one", least_s=1000.0), Always("two"))
+    options = replace(options, rungs=names)
+    first, run = climb(task, options, Log())
+    (run / "climb.json").unlink()
+    log = Log()
+    second, _ = climb(task, replace(options, budget_s=budget_s), log)
+    assert "was begun with a budget of 10 m 00 s and goes on with" in log.text
+    assert len(good.given) == 1 and second.results[0] == first.results[0]
+    assert (second.results[1].dev is not None) == (budget_s == 6000), "it was left out for want of time"
+    assert second.results[2] == first.results[2] and not (run / "earlier").exists()
+    assert load_climb(run) == second
+
+
+def test_one_that_was_killed_while_it_was_put_aside_loses_nothing(task, options, monkeypatch):
+    names = with_ladder(monkeypatch, Counts("good"))
+    first, run = climb(task, replace(options, rungs=names), Log())
+    whole = shutil.copytree(run, run.parent / "copy")
+
+    def killed(*_args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as dying:
+        dying.setattr("rung.climb.rebudget.write_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            climb(task, replace(options, rungs=names, budget_s=6000), Log())
+    assert load_climb(run / "earlier" / "10m00s") == first
+    second, _ = climb(task, replace(options, rungs=names, budget_s=6000), Log())
+    assert load_climb(run / "earlier" / "10m00s") == first and second.decision == first.decision
+    # The rungs are moved before the record: here the record wasn't.
+    (whole / "earlier" / "10m00s").mkdir(parents=True)
+    (whole / "rungs").rename(whole / "earlier" / "10m00s" / "rungs")
+    third, _ = climb(task, replace(options, rungs=names, out=whole, budget_s=6000), Log())
+    assert load_climb(whole / "earlier" / "10m00s") == first and third.decision == first.decision
+
+
+def test_the_folder_is_the_same_one_whatever_the_budget(task, options, tmp_path, monkeypatch):
+    names = with_ladder(monkeypatch, Counts("good"))
+    monkeypatch.chdir(tmp_path)
+    options = replace(options, rungs=names, out=None)
+    _, first = climb(task, options, Log())
+    _, second = climb(task, replace(options, budget_s=900), Log())
+    _, other = climb(task, replace(options, seed=7), Log())
+    assert first == second != other and len(list((tmp_path / "runs").iterdir())) == 2
+
+
+def test_other_settings_are_refused_and_the_budget_is_not_what_differs(task, options, monkeypatch):
+    names = with_ladder(monkeypatch, Counts("good"))
+    climb(task, replace(options, rungs=names), Log())
+    with pytest.raises(RunError, match=r"task\.seed is 0 there and 7 here") as caught:
+        climb(task, replace(options, rungs=names, budget_s=900, seed=7), Log())
+    assert "budget" not in str(caught.value)
