@@ -49,6 +49,10 @@ class Draw:
     number: int = 0
 
 
+class _LimitRenamed(Exception):
+    """The model takes another limit than it was sent, under which an answer may cost more."""
+
+
 GREEDY = Draw()
 REASONING_TOKENS = 4096
 """Added to the limit of models that think first (those that take `max_completion_tokens` only): their
@@ -230,13 +234,26 @@ class EndpointEngine:
 
     def _ask(self, body: dict[str, Json], draw: int) -> Completion:
         """One conversation's answer, paid for once. Raises EngineError at the till's cap."""
+        asked = digest_of([str(self._url), body, draw])
+        if self._till is not None and (known := self._till.known(asked)) is not None:
+            return known
+        while True:
+            limit = int(str(body["max_tokens"]))
+            sent = body
+            if "max_tokens" in self._unsupported:
+                limit += REASONING_TOKENS
+                sent = {key: value for key, value in body.items() if key != "max_tokens"}
+                sent["max_completion_tokens"] = limit
+            try:
+                return self._bought(sent, asked, limit)
+            except _LimitRenamed:
+                continue  # it refused the other name, which costs nothing; what this one may cost is more
+
+    def _bought(self, body: dict[str, Json], asked: str, limit: int) -> Completion:
+        """The answer, of at most `limit` tokens; where there is a till it's kept there as that to `asked`."""
         if self._till is None or self._price is None:
             return self._tried(body)
-        asked = digest_of([str(self._url), body, draw])
-        if (known := self._till.known(asked)) is not None:
-            return known
-        most = int(str(body["max_tokens"])) + REASONING_TOKENS * ("max_tokens" in self._unsupported)
-        with self._till.reserved(self._price, len(json.dumps(body)), most) as usd:
+        with self._till.reserved(self._price, len(json.dumps(body)), limit) as usd:
             answer = self._tried(body, lambda: self._lost(usd))
             if not answer.prompt_tokens:
                 self._till.lose(self._model, usd)
@@ -292,16 +309,21 @@ class EndpointEngine:
                 raise Refused(f"{reason} (tried {tried} times)")
 
     def _send(self, body: dict[str, Json]) -> httpx.Response:
-        """Post once, or twice where the server says which parameter it doesn't take.
+        """Post, and again without a parameter of which the server says that it doesn't take it.
 
-        Raises EngineError where no request can succeed, Refused where this one can't.
+        Models that think refuse two, one answer after the other. Raises EngineError where no request can
+        succeed, Refused where this one can't, _LimitRenamed where it can with another limit.
         """
         key = os.environ.get(self._key_variable, "")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        response = self._client.post(self._url, json=self._adapted(body), headers=headers)
-        if response.status_code == 400 and (parameter := unsupported_parameter(response)) in body:
+        sent = self._adapted(body)
+        response = self._client.post(self._url, json=sent, headers=headers)
+        while response.status_code == 400 and (parameter := unsupported_parameter(response)) in sent:
             self._unsupported.add(parameter)
-            response = self._client.post(self._url, json=self._adapted(body), headers=headers)
+            if parameter == "max_tokens":
+                raise _LimitRenamed
+            sent = self._adapted(body)
+            response = self._client.post(self._url, json=sent, headers=headers)
         status = response.status_code
         if status in HOPELESS:
             state = "set" if key else "not set"
@@ -317,13 +339,8 @@ class EndpointEngine:
         return response
 
     def _adapted(self, body: dict[str, Json]) -> dict[str, Json]:
-        """`body` without what this server has refused; the newer name for the token limit if it was that."""
-        body = {**body}
-        if "temperature" in self._unsupported:
-            del body["temperature"]
-        if "max_tokens" in self._unsupported:
-            body["max_completion_tokens"] = int(str(body.pop("max_tokens"))) + REASONING_TOKENS
-        return body
+        """`body` without a temperature if this server has refused one."""
+        return {k: v for k, v in body.items() if k != "temperature" or k not in self._unsupported}
 
     def _said(self, response: httpx.Response) -> str:
         """Status and start of the body, without the key should the server repeat it."""

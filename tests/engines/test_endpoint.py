@@ -2,7 +2,7 @@ import email.utils
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -28,18 +28,19 @@ def reply(text: str | None, **changes) -> dict:
 
 
 class Server(Posted):
-    """A tiny OpenAI-compatible server: `script` holds what it says to the calls to come.
+    """A tiny OpenAI-compatible server: `script` holds what it says to the calls to come, or what says that.
 
     Its last entry is repeated.
     """
 
     def __init__(self) -> None:
-        self.script: list[Said] = [(200, reply("fine"), {})]
+        self.script: list[Said | Callable[[dict], Said]] = [(200, reply("fine"), {})]
         super().__init__(self.answer)
 
     def answer(self, body: dict, path: str) -> Said:
         body["path"] = path
-        return self.script.pop(0) if len(self.script) > 1 else self.script[0]
+        said = self.script.pop(0) if len(self.script) > 1 else self.script[0]
+        return said(body) if callable(said) else said
 
 
 @pytest.fixture
@@ -196,6 +197,24 @@ def test_a_model_that_takes_the_newer_parameters_only_gets_them(server, engine):
     assert server.seen[-1]["max_completion_tokens"] == 9 + REASONING_TOKENS
     assert not server.seen[-1].keys() & {"max_tokens", "temperature"}
     assert len(server.seen) == 5
+
+
+@pytest.mark.parametrize("form", [None, {"type": "object"}])
+def test_a_model_that_refuses_two_parameters_one_after_the_other_is_asked_under_the_schema(
+    server, engine, form
+):
+    def thinks(body: dict) -> tuple[int, dict, dict]:
+        for parameter in ("max_tokens", "temperature"):
+            if parameter in body:
+                return 400, {"error": {"code": "unsupported_value", "param": parameter}}, {}
+        return 200, reply("fine"), {}
+
+    server.script = [thinks]
+    found = engine.chat_many([ASK] * 5, max_tokens=9, schema=form)
+    assert [answer.text for answer in found] == ["fine"] * 5 and all(a.failure is None for a in found)
+    assert ("response_format" in server.seen[-1]) == (form is not None)
+    server.seen.clear()
+    assert engine.chat(ASK, max_tokens=9, schema=form).text == "fine" and len(server.seen) == 1
 
 
 def test_an_answer_cut_at_its_limit_is_truncated_and_a_refusal_is_a_failure(server, engine):

@@ -4,7 +4,7 @@ from contextlib import closing
 
 import pytest
 
-from rung.engines.endpoint import EndpointEngine
+from rung.engines.endpoint import REASONING_TOKENS, EndpointEngine
 from rung.engines.till import Till
 from rung.errors import EngineError
 from rung.hosted import hosted_engine_spec
@@ -14,6 +14,7 @@ from rung.rungs.api import prices
 from rung.task import Task
 from rung.task.model import DataFiles, Limits, Prices
 from tests.fixtures_hosted import Hosted
+from tests.fixtures_http import Said
 
 PRICE = TokenPrice(input_usd_per_m=1.0, output_usd_per_m=4.0, cached_input_usd_per_m=0.1)
 
@@ -63,6 +64,28 @@ def test_an_answer_that_is_no_chat_completion_may_have_cost_and_the_cap_holds_fo
         ask(server, till)
     assert 0 < till.spent_usd <= till.cap_usd
     assert 1 <= len(server.seen) < 5
+
+
+def test_thoughts_that_are_to_come_are_under_the_cap_before_they_are_asked_for(server, tmp_path):
+    """A model that thinks refuses `max_tokens`; under the other name it may write, and bill, far more."""
+
+    def thinks(body: dict) -> Said:
+        if "max_tokens" in body:
+            return 400, {"error": {"code": "unsupported_parameter", "param": "max_tokens"}}, {}
+        return 200, server.completion(body), {}
+
+    server.whole = thinks
+    short_usd, long_usd = (PRICE.output_usd_per_m * tokens / 1e6 for tokens in (8, REASONING_TOKENS))
+    with pytest.raises(EngineError, match="one more could pass the cap"):
+        ask(server, till_of(server, tmp_path, cap_usd=long_usd))
+    assert ["max_tokens" in sent for sent in server.seen] == [True], "nothing was billed"
+    till = till_of(server, tmp_path, cap_usd=3 * long_usd)
+    model = hosted(server.name)
+    assert model is not None
+    with closing(EndpointEngine(hosted_engine_spec(model), till=till, backoff_s=0.001)) as engine:
+        found = engine.chat_many([[("user", f"Is it {i}?")] for i in range(2)], max_tokens=8)
+    assert [answer.text for answer in found] == ["yes", "yes"] and short_usd < till.spent_usd < long_usd
+    assert ask(server, till, "Is it 0?").text == "yes" and till.answers == 2, "known under either name"
 
 
 def test_a_failure_that_was_paid_for_is_tried_again_by_the_next_run(server, tmp_path):
