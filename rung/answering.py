@@ -8,7 +8,7 @@ from typing import TypeAlias
 from rung.engines.base import Progress, no_progress
 from rung.errors import EngineError, TaskError
 from rung.records import Answer, Example, Json
-from rung.registry import resolve_system
+from rung.registry import load_system
 from rung.system import Pool, System
 from rung.task.outputs import check_text, shown
 
@@ -74,7 +74,7 @@ def load(system: Path | str) -> Answerer:
 
     Raises SystemFolderError where there is none or it isn't whole.
     """
-    return Answerer(System.load(system if isinstance(system, Path) else resolve_system(system)))
+    return Answerer(System.load(system) if isinstance(system, Path) else load_system(system)[0])
 
 
 def distribution(

@@ -31,10 +31,15 @@ class _Stored(BaseModel):
     digest: str
 
 
+def calibration_digest(system: str, calibration: Calibration) -> str:
+    """What names a calibration of the System with this digest, and shows that it wasn't changed."""
+    return digest_of({"system": system, "calibration": asdict(calibration)})
+
+
 def write_calibration(folder: Path, system: str, calibration: Calibration) -> None:
     """Put a calibration into the folder of the System with this digest. RunError where it can't be."""
     fields = {"format": 1, "system": system, "calibration": asdict(calibration)}
-    write_json(folder / CALIBRATION_FILE, {**fields, "digest": _digest(system, calibration)})
+    write_json(folder / CALIBRATION_FILE, {**fields, "digest": calibration_digest(system, calibration)})
 
 
 def read_calibration(folder: Path, system: str) -> Calibration | None:
@@ -55,7 +60,7 @@ def read_calibration(folder: Path, system: str) -> Calibration | None:
         raise _refused(path, f"can't be read: {error.strerror}") from None
     if found.system != system:
         raise _refused(path, f"belongs to the System {found.system[:16]!r}, and this one is {system!r}")
-    if found.digest != _digest(system, found.calibration):
+    if found.digest != calibration_digest(system, found.calibration):
         raise _refused(path, "was changed since it was written")
     if not _usable(found.calibration.map):
         raise _refused(path, f"holds a map that can't be used: {found.calibration.map!r}")
@@ -102,10 +107,6 @@ def _with_one(answer: Answer, chance: float) -> Answer:
         raw_probability=answer.probability,
         options=((answer.text, chance),),
     )
-
-
-def _digest(system: str, calibration: Calibration) -> str:
-    return digest_of({"system": system, "calibration": asdict(calibration)})
 
 
 def _usable(by: CalibrationMap) -> bool:

@@ -82,4 +82,5 @@ def _of_the_same(spec: Spec, found: Completion) -> Completion:
         found,
         failure=f"{ref.name!r} is answered by {found.reported!r} now and the System was made with "
         f"{made_with!r}; climb again, or name a dated model",
+        final=True,
     )

@@ -1,8 +1,9 @@
 """The registry of tags: which System a name such as `helpdesk:1.2` points at, and which it did before.
 
 A tagged System is copied in, under its digest, so that a tag still has its System when the run is removed.
-Copied and not linked: a file that is edited in the run would change the tagged System too. A name's history
-is one file that is only ever appended to.
+Copied and not linked: a file that is edited in the run would change the tagged System too. Its calibration,
+which its digest leaves out, lies under a digest of its own. A name's history is one file that is only ever
+appended to.
 """
 
 import re
@@ -17,9 +18,10 @@ from typing import Literal
 
 from pydantic import AwareDatetime, TypeAdapter, ValidationError
 
+from rung.calibration import calibration_digest, read_calibration, write_calibration
 from rung.errors import RunError, SystemFolderError, TaskError
 from rung.home import home_dir
-from rung.records import Interval, MetricName, SplitName, VerdictKind
+from rung.records import Calibration, Interval, MetricName, SplitName, VerdictKind
 from rung.runs import LOCK_FILE, append_jsonl, locked, writing
 from rung.system import SPEC_FILE, System, copy
 from rung.task.outputs import shown
@@ -27,6 +29,9 @@ from rung.task.outputs import shown
 REGISTRY_FOLDER = "registry"
 TAGS_FOLDER = "tags"
 SYSTEMS_FOLDER = "systems"
+CALIBRATIONS_FOLDER = "calibrations"
+BESIDE = "beside"
+"""The calibration of a tag that was made before they were named: the file in the stored System's folder."""
 LATEST = "latest"
 TAG_FORM = (
     "a tag is NAME or NAME:VERSION; the name has small letters and digits with . _ or - between them, the "
@@ -35,7 +40,8 @@ TAG_FORM = (
 LONGEST = 64
 _NAME = re.compile(r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*", re.ASCII)
 _VERSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*", re.ASCII)
-_EARLIER = re.compile(r"(?P<name>[^@]*)@(?P<system>[0-9a-f]{16})", re.ASCII)
+DIGEST_CHARS = 16
+_EARLIER = re.compile(r"(?P<name>[^@]*)@(?P<which>[0-9a-f]{16}(?:-(?:[0-9a-f]{16}|none|beside))?)", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,7 +90,8 @@ class Pointed:
     """A line of a name's history: a tag was pointed at a System, or was removed and points nowhere.
 
     `source` is the folder or the tag that was given, `system` the System's digest, `size` the bytes of its
-    folder. `origin` says in words why there is none where that is so.
+    folder, `calibration` the digest of its calibration or None without one. `origin` says in words why there
+    is none where that is so.
     """
 
     at: AwareDatetime
@@ -98,11 +105,17 @@ class Pointed:
     models: tuple[TaggedModel, ...]
     size: int
     origin: Origin | str
+    calibration: str | None = BESIDE
 
     @property
     def tag(self) -> Tag:
         """The tag that was pointed."""
         return Tag(name=self.name, version=self.version)
+
+    @property
+    def which(self) -> str:
+        """The System with this very calibration, as it is named after an @."""
+        return f"{self.system}-{self.calibration or 'none'}"
 
 
 _POINTED = TypeAdapter(Pointed)
@@ -157,6 +170,7 @@ def point(
     with _held():
         history(tag.name)  # A damaged one is told of before it is added to.
         size = _size(_stored(system))
+        calibration = _stored_calibration(system)
         events = [
             Pointed(
                 at=datetime.now(UTC),
@@ -170,6 +184,7 @@ def point(
                 models=tuple(TaggedModel(name=r.name, digest=r.digest, licence=r.licence) for r in refs),
                 size=size,
                 origin=origin,
+                calibration=calibration,
             )
             for version in versions
         ]
@@ -190,26 +205,34 @@ def remove(tag: Tag) -> Pointed:
 def prune() -> tuple[list[str], int]:
     """Remove the stored Systems at which no tag points now: their digests, and the bytes that they took.
 
-    Histories stay. Raises RunError, and removes nothing, where one of them is damaged.
+    The calibrations that no tag names go with them. Histories stay. Raises RunError, and removes nothing,
+    where one of them is damaged.
     """
     removed, size = [], 0
     with _held(), writing(_systems()):
-        kept = {pointed.system for pointed in tags()}
-        for folder in sorted(_systems().iterdir()) if _systems().is_dir() else []:
-            if folder.name not in kept:
-                size += _size(folder)
-                shutil.rmtree(folder)
-                # A draft, of a process that was killed, begins with a dot.
-                removed += [] if folder.name.startswith(".") else [folder.name]
+        pointed = tags()
+        for place, kept in (
+            (_systems(), {p.system for p in pointed}),
+            (_calibrations(), {p.calibration for p in pointed}),
+        ):
+            for folder in sorted(place.iterdir()) if place.is_dir() else []:
+                if folder.name not in kept:
+                    size += _size(folder)
+                    shutil.rmtree(folder)
+                    # A draft, of a process that was killed, begins with a dot.
+                    removed += [folder.name] if place == _systems() and folder.name[0] != "." else []
     return removed, size
 
 
 def find(text: str) -> Pointed | None:
-    """What a tag points at, or for `NAME@DIGEST` what one of that name's tags once did; None for no tag."""
+    """What a tag points at, or for `NAME@DIGEST` what one of that name's tags once did; None for no tag.
+
+    Of several calibrations that a System had there the last one is meant, unless it is named too.
+    """
     if earlier := _EARLIER.fullmatch(text):
-        name, system = earlier["name"], earlier["system"]
-        past = history(name) if _fits(_NAME, name) else []
-        return next((p for p in reversed(past) if p.system == system and p.action == "tag"), None)
+        name, which = earlier["name"], earlier["which"]
+        past = [p for p in history(name) if p.action == "tag"] if _fits(_NAME, name) else []
+        return next((p for p in reversed(past) if which in (p.system, p.which)), None)
     try:
         tag = read_tag(text)
     except TaskError:
@@ -217,10 +240,23 @@ def find(text: str) -> Pointed | None:
     return _now(tag.name).get(tag.version)
 
 
+def load_system(text: str) -> tuple[System, Pointed | None]:
+    """Load the System of a folder, a tag or NAME@DIGEST, with its calibration; and the line of the history.
+
+    That is None for a folder. Raises SystemFolderError as `locate` does, or where it isn't whole.
+    """
+    folder, pointed = locate(text)
+    system = System.load(folder)
+    if pointed is not None and pointed.calibration != BESIDE:
+        system.calibration = _calibration(pointed)
+    return system, pointed
+
+
 def resolve_system(text: str) -> Path:
     """The folder of a System: `text` is such a folder itself, else a tag, or NAME@DIGEST from a history.
 
-    Raises SystemFolderError where it is neither, naming the nearest tags, or the System was pruned.
+    A tag's calibration isn't in that folder: `load_system` brings it along. Raises SystemFolderError where it
+    is neither, naming the nearest tags, or the System was pruned.
     """
     return locate(text)[0]
 
@@ -287,16 +323,43 @@ def _append(name: str, events: Iterable[Pointed]) -> None:
 
 
 def _stored(system: System) -> Path:
-    """The System's folder in the registry, copied there unless it is there and whole."""
+    """The System's folder in the registry, copied there unless it is there and whole.
+
+    Raises SystemFolderError where the calibration that an older tag has there is damaged.
+    """
     folder = system_folder(system.digest)
+    beside = read_calibration(folder, system.digest)
     try:
-        kept = System.load(folder)
-        whole = kept.spec == system.spec and kept.calibration == system.calibration
+        whole = System.load(folder).spec == system.spec
     except SystemFolderError:
         whole = False
     if not whole:
-        copy(system, folder)
+        plain = System(system.folder, system.spec)
+        plain.calibration = beside
+        copy(plain, folder)
     return folder
+
+
+def _stored_calibration(system: System) -> str | None:
+    """The digest under which the registry has the System's calibration; None where it has none."""
+    if system.calibration is None:
+        return None
+    digest = calibration_digest(system.digest, system.calibration)[:DIGEST_CHARS]
+    write_calibration(_calibrations() / digest, system.digest, system.calibration)
+    return digest
+
+
+def _calibration(pointed: Pointed) -> Calibration | None:
+    """The calibration that a tag names. Raises SystemFolderError where it is gone or damaged."""
+    if pointed.calibration is None:
+        return None
+    found = read_calibration(_calibrations() / pointed.calibration, pointed.system)
+    if found is None:
+        raise SystemFolderError(
+            f"the calibration {pointed.calibration} of {str(pointed.tag)!r} is in the registry no longer; "
+            "tag its folder again"
+        )
+    return found
 
 
 def _size(folder: Path) -> int:
@@ -321,6 +384,10 @@ def _registry() -> Path:
 
 def _systems() -> Path:
     return _registry() / SYSTEMS_FOLDER
+
+
+def _calibrations() -> Path:
+    return _registry() / CALIBRATIONS_FOLDER
 
 
 def _history_file(name: str) -> Path:

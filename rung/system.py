@@ -6,6 +6,7 @@ weights of a model that was tuned whole.
 """
 
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
@@ -15,17 +16,10 @@ from typing import Literal, TypeAlias
 import numpy as np
 from pydantic import ValidationError
 
-from rung.asking import (
-    answer_of_completion,
-    ask,
-    context_of,
-    fitted,
-    prompts_for,
-    room_for_answer,
-)
+from rung.asking import answer_of_completion, ask, context_of, fitted, prompts_for, room_for_answer
 from rung.calibration import calibrated_answers, read_calibration, write_calibration
 from rung.engines import start
-from rung.engines.base import Engine, EngineSpec, Progress, no_progress
+from rung.engines.base import Completion, Engine, EngineSpec, Progress, no_progress
 from rung.engines.cores import available_cores
 from rung.engines.till import Till
 from rung.errors import SystemFolderError, TaskError
@@ -35,7 +29,7 @@ from rung.models.chat import Chat, load_chat
 from rung.models.embed import Embedder
 from rung.models.head import Head, answers, load_head
 from rung.models.offered import offered_named
-from rung.models.resolve import Model, resolve
+from rung.models.resolve import Model, limited, resolve
 from rung.models.weights import dequantised
 from rung.records import Answer, Calibration, Example
 from rung.runs import Shared, atomic_folder, file_digest, place, write_text
@@ -63,7 +57,10 @@ Index: TypeAlias = tuple[list[Shot], np.ndarray | None]
 
 @dataclass
 class Pool(AbstractContextManager["Pool"]):
-    """Engines, tokenisers and models that open Systems share. Hosted ones are paid out of the `till`."""
+    """Engines, tokenisers and models that open Systems share. Hosted ones are paid out of the `till`.
+
+    Several threads may ask hosted models through it at once, beside one that does anything else.
+    """
 
     threads: int = 0
     parallel: int = 8
@@ -76,6 +73,7 @@ class Pool(AbstractContextManager["Pool"]):
     indexes: dict[str, Index] = field(default_factory=dict)
     passages: dict[str, PassageIndex] = field(default_factory=dict)
     embedder: Embedder = field(default_factory=Embedder)
+    _change: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         # As many as the torch engine takes: a vector's last digits hang on their number.
@@ -101,13 +99,19 @@ class Pool(AbstractContextManager["Pool"]):
 
     def engine(self, spec: EngineSpec) -> Engine:
         """A running engine for the spec; the longest unused makes room when `keep` are open (None: never)."""
-        if spec in self.engines:
-            self.engines[spec] = self.engines.pop(spec)
-        else:
+        with self._change:
+            if (found := self.engines.pop(spec, None)) is not None:
+                self.engines[spec] = found
+                return found
             while self.keep is not None and len(self.engines) >= self.keep:
                 self.engines.pop(next(iter(self.engines))).close()
-            self.engines[spec] = start(spec, self.till)
-        return self.engines[spec]
+        # Not under the lock: whoever asks for another engine doesn't wait while weights are loaded.
+        made = start(spec, self.till)
+        with self._change:
+            found = self.engines.setdefault(spec, made)
+        if found is not made:
+            made.close()
+        return found
 
     def drop(self, system: "System", beside: Sequence["System"] = ()) -> None:
         """Let go of what a System alone needs, and none of those `beside` it."""
@@ -119,16 +123,20 @@ class Pool(AbstractContextManager["Pool"]):
             self.passages.pop(system.index_key, None)
         if system.spec.model is not None:
             spec = system.engine_spec(self)
-            others = [other for other in beside if other.spec.model is not None]
-            if spec in self.engines and spec not in {other.engine_spec(self) for other in others}:
-                self.engines.pop(spec).close()
+            others = {other.engine_spec(self) for other in beside if other.spec.model is not None}
+            with self._change:
+                unused = None if spec in others else self.engines.pop(spec, None)
+            if unused is not None:
+                unused.close()
 
     def close(self) -> None:
         """Close every engine, also when one of them can't be."""
-        with ExitStack() as stack:
-            for engine in self.engines.values():
-                stack.callback(engine.close)
+        with self._change:
+            engines = [*self.engines.values()]
             self.engines.clear()
+        with ExitStack() as stack:
+            for engine in engines:
+                stack.callback(engine.close)
 
     def __exit__(self, *exc: object) -> None:
         self.close()
@@ -266,15 +274,21 @@ class System:
         self, examples: Sequence[Example], pool: Pool, draw: Draw = GREEDY, progress: Progress = no_progress
     ) -> list[Answer]:
         """What a hosted model answers. Raises EngineError if it refuses the key, or the till is shut."""
-        told = self._shots(examples, pool)
-        found = complete(self.spec, self.open(pool), examples, told, draw=draw, progress=progress)
+        found = self.hosted_completions(examples, pool, draw, progress)
         return [
             answer_of_completion(self.spec, one, e.context) for one, e in zip(found, examples, strict=True)
         ]
 
+    def hosted_completions(
+        self, examples: Sequence[Example], pool: Pool, draw: Draw = GREEDY, progress: Progress = no_progress
+    ) -> list[Completion]:
+        """The same before it is read as the Spec says."""
+        told = self._shots(examples, pool)
+        return complete(self.spec, self.open(pool), examples, told, draw=draw, progress=progress)
+
     def model(self, pool: Pool) -> Model:
         """The base model. Raises SystemFolderError where the System has none, or other weights lie there."""
-        return pool.model(self.ref)
+        return limited(pool.model(self.ref), self.spec.context_tokens)
 
     def chat(self, pool: Pool) -> Chat:
         """How the base model is talked to."""

@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -8,10 +9,12 @@ import pytest
 
 import rung
 from rung.errors import RunError, SystemFolderError, TaskError
+from rung.records import Calibration, CalibrationMap
 from rung.registry import (
     Tag,
     find,
     history,
+    load_system,
     point,
     prune,
     read_tag,
@@ -21,7 +24,8 @@ from rung.registry import (
     tags,
 )
 from rung.runs import locked
-from rung.system import System
+from rung.ship.tagging import tag_system
+from rung.system import System, copy, keep_calibration
 from tests.fixtures_tagged import make_head
 
 ROOT = Path(__file__).parents[1]
@@ -138,6 +142,83 @@ def test_a_changed_system_is_not_stored(first):
     with pytest.raises(SystemFolderError, match="was changed since the System was made"):
         tagged(first, "a:1")
     assert tags() == []
+
+
+def calibrated(folder, temperature):
+    """The System of the first folder again, with a calibration; None: without one."""
+    made = make_head(folder, "one")
+    if temperature is not None:
+        found = CalibrationMap(method="temperature", temperature=temperature)
+        keep_calibration(made, Calibration(map=found, rows=99, rows_digest="d", every_label=True, note=""))
+    return made
+
+
+def temperature(text):
+    found = load_system(text)[0].calibration
+    with rung.load(text) as answer:
+        assert answer.system.calibration == found
+    return None if found is None else found.map.temperature
+
+
+def test_a_tag_keeps_its_calibration_though_the_same_system_is_tagged_with_another_or_none(tmp_path):
+    wanted = {"a:1": 0.5, "b:1": 4.0, "c:1": None, "d:1": 0.25}
+    for tag, value in wanted.items():
+        tagged(calibrated(tmp_path / tag[0], value), tag)
+    assert {tag: temperature(tag) for tag in wanted} == wanted
+    assert len({p.system for p in tags()}) == 1
+
+
+def test_rolling_back_brings_the_calibration_back(tmp_path):
+    for number, value in enumerate((0.5, 4.0, None), start=1):
+        tagged(calibrated(tmp_path / str(number), value), f"a:{number}")
+    assert temperature("a") is None
+    tag_system("a:1", "a:latest")
+    assert temperature("a") == 0.5
+    second, third = (p for p in tags("a") if p.version in ("2", "3"))
+    remove(second.tag)
+    tag_system(f"a@{second.which}", "a:latest")
+    assert temperature("a") == 4.0
+    assert third.which == f"{third.system}-none" and temperature(f"a@{third.which}") is None
+    assert temperature(f"a@{third.system}") == 4.0  # the last that was tagged
+
+
+def without_names(home, system):
+    """The registry of a calibrated System as it was before calibrations were named."""
+    copy(system, system_folder(system.digest))
+    for file in (home / "registry" / "tags").iterdir():
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        file.write_text("".join(json.dumps({**line, "calibration": None}) + "\n" for line in lines))
+        file.write_text(file.read_text().replace(', "calibration": null', ""))
+
+
+def test_a_tag_of_before_has_the_calibration_in_its_systems_folder_and_keeps_it(tmp_path, home):
+    system = calibrated(tmp_path / "old", 0.5)
+    tagged(system, "a:1")
+    without_names(home, system)
+    assert [p.calibration for p in history("a")] == ["beside", "beside"] and temperature("a:1") == 0.5
+    tagged(calibrated(tmp_path / "other", 4.0), "b:1")
+    tagged(calibrated(tmp_path / "none", None), "c:1")
+    assert (temperature("a:1"), temperature("b:1"), temperature("c:1")) == (0.5, 4.0, None)
+    next(system_folder(system.digest).glob("*.safetensors")).write_bytes(b"")
+    tagged(calibrated(tmp_path / "none", None), "c:2")
+    assert (temperature("a:1"), temperature("c:2")) == (0.5, None)
+    tag_system("a:1", "a:2")
+    assert temperature("a:2") == 0.5 and find("a:2").calibration not in (None, "beside")
+
+
+def test_a_calibration_that_no_tag_names_is_pruned_and_one_that_is_gone_is_said(tmp_path, home):
+    for tag, value in (("a:1", 0.5), ("b:1", 4.0)):
+        tagged(calibrated(tmp_path / tag[0], value), tag)
+    gone = remove(read_tag("b:1"))
+    remove(read_tag("b"))
+    removed, size = prune()
+    assert removed == [] and size > 0
+    assert [path.name for path in (home / "registry" / "calibrations").iterdir()] == [find("a").calibration]
+    assert temperature("a:1") == 0.5
+    with pytest.raises(
+        SystemFolderError, match=f"the calibration {gone.calibration} of 'b:latest' is in the"
+    ):
+        load_system(f"b@{gone.which}")
 
 
 def test_every_event_is_kept_in_order(first, second):

@@ -1,7 +1,8 @@
 """The commands `tag` and `tags`: point a tag at a System, and see where tags point and pointed."""
 
 import json as json_format
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rung.cli.switch import Switch
@@ -35,10 +36,11 @@ def tag(system: str, name: str, /, *, keep_latest: Switch = False) -> None:
 
     made = tag_system(system, name, keep_latest=keep_latest)
     past = history(made[0].name)
+    named = _named(past)
     for pointed in made:
         before = [p for p in past if p.version == pointed.version][-2:-1]
-        moved = f", and no longer at {before[0].system}" if _left(before, pointed) else ""
-        print(f"{pointed.tag} points at {pointed.system}{moved}")
+        moved = f", and no longer at {named(before[0])}" if _left(before, pointed) else ""
+        print(f"{pointed.tag} points at {named(pointed)}{moved}")
     first = made[0]
     if isinstance(first.origin, str):
         print(f"no score is tied to it: {first.origin}")
@@ -127,11 +129,12 @@ def _events(past: Sequence["Pointed"]) -> "Table":
     from rung.report.notation import clean
 
     table = _columns("when", "tag", "", "system", "from")
+    named = _named(past)
     for p in reversed(past):
         gone = "" if system_folder(p.system).is_dir() else " (pruned)"
         what = "pointed at" if p.action == "tag" else "removed from"
         source = clean(p.source) if p.action == "tag" else ""
-        table.add_row(f"{p.at.astimezone():%Y-%m-%d %H:%M}", str(p.tag), what, f"{p.system}{gone}", source)
+        table.add_row(f"{p.at.astimezone():%Y-%m-%d %H:%M}", str(p.tag), what, f"{named(p)}{gone}", source)
     return table
 
 
@@ -163,7 +166,13 @@ def _licence(pointed: "Pointed") -> str:
 
 
 def _left(before: Sequence["Pointed"], now: "Pointed") -> bool:
-    return any(p.action == "tag" and p.system != now.system for p in before)
+    return any(p.action == "tag" and p.which != now.which for p in before)
+
+
+def _named(past: Sequence["Pointed"]) -> Callable[["Pointed"], str]:
+    """How an event's System is named: with its calibration where it had several."""
+    seen = Counter(system for system, _ in {(p.system, p.which) for p in past})
+    return lambda p: p.which if seen[p.system] > 1 else p.system
 
 
 def _whole(found: Sequence["Pointed"], past: Sequence["Pointed"], name: str | None) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from rung.errors import RunError, SystemFolderError, TaskError
 from rung.models.catalog import entry_named
 from rung.models.offered import offered_named
 from rung.models.resolve import HUB_ID
-from rung.registry import locate
+from rung.registry import load_system, locate
 from rung.runs import RUN_FILE
 from rung.ship.climbed import Climbed, climbed, run_of
 from rung.system import System
@@ -35,13 +35,13 @@ def side(text: str) -> Side:
     if run and _is_run(run):
         return _of_run(text, Path(run), rung)
     try:
-        folder, pointed = locate(text)
+        locate(text)
     except SystemFolderError as error:
         if _is_model(text):
             return Side(given=text, system=None, model=text)
         raise SystemFolderError(f"{error}; nor is it a run, RUN:RUNG or a model") from None
-    system = System.load(folder)
-    at = run_of(folder)
+    system, pointed = load_system(text)
+    at = run_of(system.folder)
     if at is None and pointed is not None and not isinstance(pointed.origin, str):
         # A tagged System was copied into the registry; the run may still be where it was.
         at = Path(pointed.origin.run) if _is_run(pointed.origin.run) else None

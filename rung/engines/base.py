@@ -43,7 +43,8 @@ class Completion:
     """`logprob` is the sum over the answer's tokens (natural log). `truncated`: max_tokens was reached.
 
     A truncated answer under a schema is cut earlier and closed with tokens that make it valid: they are
-    in `text` and `tokens`, but the model didn't choose them, so `logprob` leaves them out.
+    in `text` and `tokens`, but the model didn't choose them, so `logprob` leaves them out. The first
+    `own_characters` of such a text are the model's. What has a `failure` that is `final` would fail again.
     `logprob` is NaN where the engine can't tell. An endpoint names no token ids: `tokens` is empty and
     `completion_tokens` what it billed, `cached_tokens` what it had of the prompt, and `reported` the model
     that it says has answered. `drawn` are all tokens that the model chose, in order: the one that ended the
@@ -61,6 +62,8 @@ class Completion:
     cached_tokens: int = 0
     reported: str = ""
     drawn: tuple[int, ...] = ()
+    final: bool = False
+    own_characters: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -32,6 +32,7 @@ KEPT = 64
 class Closed:
     """An answer that is valid under its schema. The first `own` of its tokens are the model's.
 
+    `own_characters` is how many characters of the text they spell.
     `cut`: the model's answer broke off, and what follows its own tokens was put there to close it.
     `final`: nothing but a token that ends the answer may follow.
     """
@@ -39,6 +40,7 @@ class Closed:
     tokens: tuple[int, ...]
     text: str
     own: int
+    own_characters: int
     cut: bool
     final: bool
 
@@ -162,7 +164,12 @@ class Closings:
         if not closed.cut:
             return replace(completion, truncated=completion.truncated and not closed.final)
         return replace(
-            completion, tokens=closed.tokens, text=closed.text, logprob=logprob(closed.own), truncated=True
+            completion,
+            tokens=closed.tokens,
+            text=closed.text,
+            logprob=logprob(closed.own),
+            truncated=True,
+            own_characters=closed.own_characters,
         )
 
     def closer(self, schema: Json, limit: int) -> Closer:
@@ -222,7 +229,9 @@ def _closed(
     vocabulary: Vocabulary, tokens: Sequence[int], own: int, *, cut: bool = False, final: bool = False
 ) -> Closed:
     text = b"".join(map(vocabulary.text_of, tokens)).decode()
-    return Closed(tokens=tuple(tokens), text=text, own=own, cut=cut, final=final)
+    # A character that the model began and the closing ended is the closing's.
+    mine = b"".join(map(vocabulary.text_of, tokens[:own])).decode(errors="ignore")
+    return Closed(tokens=tuple(tokens), text=text, own=own, own_characters=len(mine), cut=cut, final=final)
 
 
 def _compile(schema: Json, vocabulary: Vocabulary) -> Compiled:

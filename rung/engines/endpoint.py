@@ -198,6 +198,7 @@ class EndpointEngine:
                     prompt_tokens=0,
                     latency_s=time.perf_counter() - start,
                     failure=f"chat: {self._place}: {refusal}",
+                    final=refusal.status is not None,
                 )
 
         if self._stopped.is_set():

@@ -74,6 +74,7 @@ def read_chat(answer: Mapping, latency_s: float) -> Completion:
         latency_s=latency_s,
         truncated=reason == "length",
         failure=f"the model gave no text (finish reason {reason!r})" if silent else None,
+        final=silent,
         completion_tokens=int(usage.get("completion_tokens") or 0),
         cached_tokens=min(prompt_tokens, _cached(usage)),
         reported=str(answer.get("model") or ""),

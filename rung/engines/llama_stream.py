@@ -12,7 +12,11 @@ from rung.engines.llama_calls import Call, Calls, Steps
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shown:
-    """Text that is certain to stay, with what the server says beside each of its tokens."""
+    """Text that is certain to stay, with what the server says beside tokens that are certain to count.
+
+    Those are the text's own, but where it was held back: then the last one may belong to a stop string, and
+    comes with the next text.
+    """
 
     text: str
     probabilities: tuple[Mapping, ...]
@@ -35,6 +39,8 @@ class Reading:
     _tokens: list[int] = field(default_factory=list)
     _content: str = ""
     _seen: int = 0
+    _held: list[Mapping] = field(default_factory=list)
+    _unsure: list[Mapping] = field(default_factory=list)
     _stop_type: str = "limit"
     _start: float = field(default_factory=time.perf_counter)
 
@@ -75,9 +81,12 @@ class Reading:
         self._content += event["content"]
         certain = self._closer is None or all(self._closer.take(token) for token in new)
         if not event["content"] or not certain:
+            self._held += found
             return None
         self.sent += event["content"]
-        return Shown(text=event["content"], probabilities=tuple(found))
+        counted = [*self._unsure, *(self._held or found)]
+        self._unsure, self._held = (found if self._held else []), []
+        return Shown(text=event["content"], probabilities=tuple(counted))
 
     def whole(self) -> Steps[Completion]:
         """The whole answer, cut at a stop token that the model went on after, and closed under a schema."""

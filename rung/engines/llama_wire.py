@@ -12,6 +12,10 @@ FORCED = 1e6
 """Added to the logit of a token that must be sampled; the model's own log-probabilities don't show it."""
 EVERY_TOKEN = 1 << 24
 """More probabilities than any vocabulary has; the server gives all it has."""
+DRAWN_SEED = 0xFFFFFFFF
+"""With this seed the server draws one itself, another one each time."""
+IN_ITS_PLACE = 0x9E3779B9
+"""A seed far from those that are counted up from -1 or below."""
 
 Wire = dict[str, object]
 
@@ -28,7 +32,7 @@ def completion_call(request: Request, room: int, slot: int, probabilities: int =
         "temperature": request.temperature,
         "samplers": ["temperature", "top_p"] if request.top_p < 1 else ["temperature"],
         "top_p": request.top_p,
-        "seed": request.seed & 0xFFFFFFFF,
+        "seed": IN_ITS_PLACE if (seed := request.seed & 0xFFFFFFFF) == DRAWN_SEED else seed,
         "stop": list(request.stop),
     }
     if request.schema is not None:

@@ -7,13 +7,15 @@ came back). So every schema is checked before it is sent.
 
 import json
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from rung.errors import EngineError
 from rung.records import Json
 
 if TYPE_CHECKING:
-    from llguidance import LLMatcher
+    from llguidance import LLMatcher, LLTokenizer
 
 MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
@@ -21,36 +23,39 @@ BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 END = 261
 """The token that ends a text in llguidance's vocabulary of single bytes."""
 SINGLE = ("items", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames")
+MOST_SUBSCHEMAS = 1_000
+"""Of a schema that comes with a request."""
+MOST_VALUES = 10_000
+"""The same of everything in it: entries of lists and objects, and these themselves."""
+MOST_FAULTS = 5
+"""Parts that are named of those that can't be enforced."""
+SEARCHED = 1 << 20
+"""Characters of JSON that are given to llguidance to find these parts."""
+
+
+def require_small(schema: Json) -> None:
+    """Raise EngineError for a schema so large that looking through it would take long."""
+    count = sum(1 for _ in islice(subschemas(schema), MOST_SUBSCHEMAS + 1))
+    if count > MOST_SUBSCHEMAS:
+        raise EngineError(f"the schema has more than {MOST_SUBSCHEMAS:,} subschemas: write a smaller one")
+    if sum(1 for _ in islice(_values(schema), MOST_VALUES + 1)) > MOST_VALUES:
+        raise EngineError(f"the schema holds more than {MOST_VALUES:,} values: write a smaller one")
 
 
 def check_schema(schema: Json) -> tuple[str, ...]:
-    """What can't be enforced of `schema`, each with its path; empty when all of it can.
+    """What can't be enforced of `schema`, the first few parts with their paths; empty when all of it can.
 
     A path is a JSON pointer, `#/properties/total`; the message names the keyword.
     """
-    loose = tuple(
+    loose = (
         f"{path}: {message}"
         for path, part in subschemas(schema)
         for message in (_repeated_keys(part), _excluded_bound(part))
         if message is not None
     )
-    whole = _complaint(schema)
-    if whole is None:
-        return loose
-    definitions = {
-        key: schema[key] for key in ("$defs", "definitions") if isinstance(schema, dict) and key in schema
-    }
-    faults = {
-        path: message
-        for path, part in subschemas(schema)
-        if (message := _complaint({**definitions, **part})) is not None
-    }
-    deepest = [
-        f"{path}: {message}"
-        for path, message in faults.items()
-        if not any(other.startswith(path + "/") for other in faults)
-    ]
-    return (*(deepest or [f"#: {whole}"]), *loose)
+    whole = _complaint(json.dumps(schema))
+    refused = () if whole is None else _refused(schema, whole)
+    return tuple(islice((*refused, *islice(loose, MOST_FAULTS)), MOST_FAULTS))
 
 
 def require_schema(schema: Json) -> None:
@@ -137,29 +142,72 @@ def _closed(part: Json) -> Json:
 
 def subschemas(schema: Json, path: str = "#") -> Iterator[tuple[str, dict[str, Json]]]:
     """Every schema object in `schema`, itself first, with its JSON pointer."""
+    if isinstance(schema, dict):
+        yield path, schema
+    for below, part in _parts(schema, path):
+        yield from subschemas(part, below)
+
+
+def _parts(schema: Json, path: str) -> Iterator[tuple[str, dict[str, Json]]]:
+    """The schema objects right under `schema`, each with its JSON pointer."""
     if not isinstance(schema, dict):
         return
-    yield path, schema
     for key in MAPS:
         named = schema.get(key)
         if isinstance(named, dict):
-            for name, part in named.items():
-                yield from subschemas(part, f"{path}/{key}/{name}")
+            yield from ((f"{path}/{key}/{name}", p) for name, p in named.items() if isinstance(p, dict))
     for key in LISTS:
-        parts = schema.get(key)
-        if isinstance(parts, list):
-            for index, part in enumerate(parts):
-                yield from subschemas(part, f"{path}/{key}/{index}")
+        listed = schema.get(key)
+        if isinstance(listed, list):
+            yield from ((f"{path}/{key}/{at}", p) for at, p in enumerate(listed) if isinstance(p, dict))
     for key in SINGLE:
-        yield from subschemas(schema.get(key), f"{path}/{key}")
+        part = schema.get(key)
+        if isinstance(part, dict):
+            yield f"{path}/{key}", part
 
 
-def _complaint(schema: Json) -> str | None:
-    """What llguidance has against `schema`, warnings included, as one line."""
+def _values(schema: Json) -> Iterator[Json]:
+    """Every value in the JSON."""
+    left = [schema]
+    while left:
+        value = left.pop()
+        yield value
+        left += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+
+
+def _refused(schema: Json, whole: str) -> tuple[str, ...]:
+    """The deepest parts that llguidance has something against, the first few; `whole` is what it says of all.
+
+    A part is looked at with the definitions, and only under one that is refused itself.
+    """
+    definitions = {
+        key: schema[key] for key in ("$defs", "definitions") if isinstance(schema, dict) and key in schema
+    }
+    found: list[str] = []
+    left: list[tuple[str, Json, str]] = [("#", schema, whole)]
+    given = 0
+    while left and len(found) < MOST_FAULTS:
+        path, refused, message = left.pop(0)
+        deeper: list[tuple[str, Json, str]] = []
+        for below, part in _parts(refused, path):
+            text = json.dumps({**definitions, **part})
+            given += len(text)
+            if given > SEARCHED or len(deeper) == MOST_FAULTS:
+                break
+            if (complaint := _complaint(text)) is not None:
+                deeper.append((below, part, complaint))
+        left = [*deeper, *left]
+        if not deeper:
+            found.append(f"{path}: {message}")
+    return tuple(found)
+
+
+def _complaint(schema: str) -> str | None:
+    """What llguidance has against a schema, which is JSON text, warnings included, as one line."""
     from llguidance import LLMatcher
 
     try:
-        text = LLMatcher.grammar_from_json_schema(json.dumps(schema))
+        text = LLMatcher.grammar_from_json_schema(schema)
     except ValueError as error:
         return " ".join(str(error).split())
     _, messages = LLMatcher.validate_grammar_with_warnings(text)
@@ -183,23 +231,49 @@ def _excluded_bound(schema: dict[str, Json]) -> str | None:
         for key in BOUNDS
         if isinstance(value := schema.get(key), int | float) and not isinstance(value, bool)
     }
-    number: dict[str, Json] = {"type": "number", **bounds}
+    if not bounds.keys() & {"exclusiveMinimum", "exclusiveMaximum"}:
+        return None
+    return _let_through(json.dumps({"type": "number", **bounds}))
+
+
+@lru_cache(maxsize=4096)
+def _let_through(number: str) -> str | None:
+    """The same of a schema that is nothing but a number's bounds, as JSON text."""
+    if _complaint(number) is not None:
+        return None
+    bounds = json.loads(number)
+    matcher = _byte_grammar(number)
     for key in sorted(bounds.keys() & {"exclusiveMinimum", "exclusiveMaximum"}):
         spelt = [f"{sign}{abs(bounds[key]):{form}}" for sign in ("", "-") for form in (".0f", ".1f")]
-        same = [text for text in spelt if float(text) == bounds[key]]
-        if _complaint(number) is None and any(accepts(number, text) for text in same):
+        if any(float(text) == bounds[key] and _takes(matcher, text) for text in spelt):
             return f"{key} {bounds[key]}: with these bounds {bounds[key]} itself would be let through"
     return None
 
 
 def accepts(schema: Json, text: str) -> bool:
     """Whether the grammar of `schema` lets exactly `text` through."""
-    matcher = byte_grammar(schema)
-    return matcher.validate_tokens([*text.encode(), END]) == len(text.encode()) + 1
+    return _takes(byte_grammar(schema), text)
 
 
 def byte_grammar(schema: Json) -> "LLMatcher":
     """A matcher over llguidance's vocabulary of single bytes; in a state of error where there is none."""
-    from llguidance import LLMatcher, LLTokenizer
+    return _byte_grammar(json.dumps(schema))
 
-    return LLMatcher(LLTokenizer("byte"), LLMatcher.grammar_from_json_schema(json.dumps(schema)))
+
+def _byte_grammar(schema: str) -> "LLMatcher":
+    from llguidance import LLMatcher
+
+    return LLMatcher(_bytes(), LLMatcher.grammar_from_json_schema(schema))
+
+
+@lru_cache(maxsize=1)
+def _bytes() -> "LLTokenizer":
+    """Kept: to make it takes longer than to compile most schemas."""
+    from llguidance import LLTokenizer
+
+    return LLTokenizer("byte")
+
+
+def _takes(matcher: "LLMatcher", text: str) -> bool:
+    """Whether a matcher that has read nothing lets exactly `text` through; it stays as it is."""
+    return matcher.validate_tokens([*text.encode(), END]) == len(text.encode()) + 1

@@ -378,7 +378,13 @@ def _even(lengths: Sequence[int | None], shared: int, budget: int, count: int) -
 
 def _failed_completion(prompt: Tokens, failure: str) -> Completion:
     return Completion(
-        text="", tokens=(), logprob=0.0, prompt_tokens=len(prompt), latency_s=0.0, failure=failure
+        text="",
+        tokens=(),
+        logprob=0.0,
+        prompt_tokens=len(prompt),
+        latency_s=0.0,
+        failure=failure,
+        final=True,
     )
 
 

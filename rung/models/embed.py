@@ -1,6 +1,7 @@
 """Sentence vectors: mean-pooled, normalised outputs of a small BERT, and their cache on disk."""
 
 import hashlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -32,11 +33,15 @@ def no_rows(done: int, total: int) -> None:
 
 
 class Embedder:
-    """Texts to unit vectors with one model; the weights load when the first text comes."""
+    """Texts to unit vectors with one model; the weights load when the first text comes.
+
+    Threads that ask at once are answered one after the other.
+    """
 
     def __init__(self, name: str = "minilm-l6", threads: int = 0) -> None:
         """Take the model called `name`, as `resolve` understands it; 0 threads: as many as torch has."""
         self.name, self.threads = name, threads
+        self._turn = threading.Lock()
 
     @cached_property
     def model(self) -> Model:
@@ -56,6 +61,10 @@ class Embedder:
         tokens is cut. Batches hold texts of like length, so little is padded. In bf16 where the processor
         multiplies it: the cosine to the vector in fp32 is .9999 then.
         """
+        with self._turn:
+            return self._vectors(texts, progress)
+
+    def _vectors(self, texts: Sequence[str], progress: Rows) -> Vectors:
         import torch
 
         if not texts:

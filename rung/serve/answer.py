@@ -3,12 +3,13 @@
 What is asked of an engine, and how its answer is read, is `rung.system`'s business: here is who waits for it.
 """
 
+import asyncio
 import json
 import math
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 from rung.asking import answer_of_choice, answer_of_completion, context_of, request_for
 from rung.engines.base import Completion, Request
@@ -18,11 +19,13 @@ from rung.errors import RungError
 from rung.models.chat import Message
 from rung.records import Answer, Example, Json
 from rung.search import Passages
-from rung.serve.faults import bad, broken, overloaded
+from rung.serve.faults import bad, broken, final, overloaded
 from rung.serve.host import Broken
 from rung.serve.lanes import Full
 from rung.serve.systems import Served, Systems
+from rung.spec import Spec
 
+R = TypeVar("R")
 Tokens = tuple[int, ...]
 
 
@@ -59,13 +62,19 @@ class Piece:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reply:
-    """A whole answer."""
+    """A whole answer.
+
+    `own_characters`: so many at its beginning are the model's, and what follows closes an answer that was
+    cut; all are where it's None. `may_hold_calls`: what reads as calls in it is calls.
+    """
 
     text: str
     finish: Literal["stop", "length"]
     prompt_tokens: int
     completion_tokens: int
     chances: tuple[Chance, ...] = ()
+    own_characters: int | None = None
+    may_hold_calls: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +150,7 @@ async def reply(systems: Systems, served: Served, question: Asked, wish: Wish) -
         async with systems.using(served):
             if served.labelled:
                 found = await _label(systems, served, question, every=bool(wish.top))
-                return _of_answer(found, served.spec.labels, wish)
+                return _of_answer(found, served.spec, wish)
             if served.system.is_hosted:
                 return await _forwarded(systems, served, question, wish)
             if served.spec.steps is not None:
@@ -197,19 +206,25 @@ async def _pieces(served: Served, question: Asked, wish: Wish) -> AsyncGenerator
     """The pieces of a streamed answer and the whole; ends at a stop token that the model goes on after."""
     host = served.host
     assert host is not None, "streams come from llama.cpp"
-    reading = Reading(calls=host.calls, request=_request(served, question, wish))
+    reading = await _aside(
+        served, wish, lambda: Reading(calls=host.calls, request=_request(served, question, wish))
+    )
     made = host.stream(question.prompt, served.adapter, lambda slot: reading.call(slot, _beside(wish.top)))
+    told = 0
     async with aclosing(made) as events:
         async for event in events:
             if shown := reading.take(event):
+                told += len(shown.probabilities)
                 yield Piece(text=shown.text, chances=_chances(shown.probabilities, wish.top))
             if reading.over:
                 break
     found = await host.drive(reading.whole())
-    whole = _reply(served, found, _chances(reading.probabilities[: len(found.tokens)], wish.top))
+    chances = _chances(reading.probabilities[: len(found.tokens)], wish.top)
+    whole = await _aside(served, wish, lambda: _reply(served, question, found, chances))
     # What the schema made uncertain was held back, and a cut answer is closed by what nobody generated.
-    if len(whole.text) > len(reading.sent):
-        yield Piece(text=whole.text[len(reading.sent) :])
+    rest, untold = whole.text[len(reading.sent) :], chances[told:] if found.own_characters is None else ()
+    if rest or untold:
+        yield Piece(text=rest, chances=untold)
     yield whole
 
 
@@ -249,13 +264,13 @@ async def _forwarded(systems: Systems, served: Served, question: Asked, wish: Wi
     if wish.schema is not None:
         raise bad("this System forwards to a hosted model: schemas aren't passed on", "response_format")
     as_scored(wish, "this System forwards to a hosted model")
-    answer = await _answered(systems, served, question)
-    return Reply(
-        text=answer.text if not served.spec.labels or answer.value is None else str(answer.value),
-        finish="stop",
-        prompt_tokens=answer.prompt_tokens,
-        completion_tokens=answer.completion_tokens,
+    completion = await systems.bench.ask(
+        (served.name, served.system.digest),
+        question.example,
+        lambda rows: served.system.hosted_completions(rows, systems.pool),
     )
+    _require(completion)
+    return await _aside(served, wish, lambda: _reply(served, question, completion))
 
 
 async def _from_bench(systems: Systems, served: Served, question: Asked, wish: Wish) -> Reply:
@@ -263,16 +278,21 @@ async def _from_bench(systems: Systems, served: Served, question: Asked, wish: W
     if wish.top is not None:
         engine = served.spec.engine
         raise bad(f"this System runs under {engine}, which tells no log-probabilities here", "logprobs")
-    request = _request(served, question, wish)
+    request = await _aside(served, wish, lambda: _request(served, question, wish))
     completion = await systems.bench.ask(
         # Of one schema: an engine refuses requests together where it can't hold one of them to its own.
         (served.name, served.system.digest, json.dumps(request.schema)),
         request,
         lambda requests: served.system.open(systems.pool).generate(requests),
     )
+    _require(completion)
+    return await _aside(served, wish, lambda: _reply(served, question, completion))
+
+
+def _require(completion: Completion) -> None:
+    """Raise Fault for one that failed."""
     if completion.failure is not None:
-        raise broken(completion.failure)
-    return _reply(served, completion, ())
+        raise (final if completion.final else broken)(completion.failure)
 
 
 def as_scored(wish: Wish, why: str) -> None:
@@ -291,7 +311,7 @@ def as_scored(wish: Wish, why: str) -> None:
 async def _in_steps(systems: Systems, served: Served, question: Asked, wish: Wish) -> Reply:
     """What a System of several calls says, which a client can't change: it answers as it was scored."""
     as_scored(wish, "this System makes an answer of several calls")
-    return _of_answer(await _answered(systems, served, question), served.spec.labels, wish)
+    return _of_answer(await _answered(systems, served, question), served.spec, wish)
 
 
 async def _answered(systems: Systems, served: Served, question: Asked) -> Answer:
@@ -324,24 +344,44 @@ def _request(served: Served, question: Asked, wish: Wish) -> Request:
     )
 
 
-def _reply(served: Served, completion: Completion, chances: tuple[Chance, ...]) -> Reply:
-    answer = answer_of_completion(served.spec, completion)
+async def _aside(served: Served, wish: Wish, make: Callable[[], R]) -> R:
+    """What `make` gives; on a thread where it may meet a schema for the first time, which takes a while."""
+    new = wish.schema is not None or served.spec.kind == "tool_call"
+    return await asyncio.to_thread(make) if new else make()
+
+
+def _reply(
+    served: Served, question: Asked, completion: Completion, chances: tuple[Chance, ...] = ()
+) -> Reply:
+    """What was written to a question, read as the System's own answer is."""
+    answer = answer_of_completion(served.spec, completion, question.example.context)
+    # A hosted model names its label in JSON.
+    named = served.system.is_hosted and served.spec.labels and answer.value is not None
     return Reply(
-        text=answer.text,
+        text=str(answer.value) if named else answer.text,
         finish="length" if completion.truncated else "stop",
         prompt_tokens=completion.prompt_tokens,
         completion_tokens=answer.completion_tokens,
         chances=chances,
+        own_characters=completion.own_characters,
+        may_hold_calls=_may_hold_calls(served.spec, answer),
     )
 
 
-def _of_answer(answer: Answer, labels: Sequence[str], wish: Wish) -> Reply:
+def _may_hold_calls(spec: Spec, answer: Answer) -> bool:
+    """Whether calls are to be read in an answer: not where the System itself reads none."""
+    return spec.kind != "tool_call" or bool(answer.value) or answer.text == "[]"
+
+
+def _of_answer(answer: Answer, spec: Spec, wish: Wish) -> Reply:
     """A whole answer as a reply; a label is one token, as far as log-probabilities go."""
     chances: tuple[Chance, ...] = ()
     if wish.top is not None:
         options = answer.options
         if answer.distribution:
-            options = sorted(zip(labels, answer.distribution, strict=True), key=lambda option: -option[1])
+            options = sorted(
+                zip(spec.labels, answer.distribution, strict=True), key=lambda option: -option[1]
+            )
         ranked = tuple((name, math.log(max(p, 1e-300)), _bytes(name)) for name, p in options)
         chances = (
             Chance(
@@ -357,6 +397,7 @@ def _of_answer(answer: Answer, labels: Sequence[str], wish: Wish) -> Reply:
         prompt_tokens=answer.prompt_tokens,
         completion_tokens=answer.completion_tokens,
         chances=chances,
+        may_hold_calls=_may_hold_calls(spec, answer),
     )
 
 

@@ -32,7 +32,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
         404: "Nothing is served under that name.",
         413: "The body is too large.",
         429: "Too many requests wait; Retry-After says when to try again.",
-        503: "The engine broke.",
+        503: "The engine broke, or the server stops.",
         504: "The request's time is over.",
         # Without this FastAPI would add a 422 in a form of its own.
         "4XX": "The request can't be answered otherwise.",

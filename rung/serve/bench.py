@@ -1,45 +1,71 @@
-"""Everything that blocks, on one thread: heads, torch engines, sentence vectors, kNN prompts.
+"""Everything that blocks: heads, torch engines, sentence vectors, kNN prompts, and hosted models.
 
-What waits for the same System is answered as one batch, as large as what came while the last one ran.
+What computes has one thread. What waits for the same System is answered as one batch, as large as what came
+while the last one ran. What waits for another computer has threads of its own, so that nothing else waits
+for it.
 """
 
 import asyncio
+import threading
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from rung.serve.lanes import FIRST_GUESS_S, Full
 
 LARGEST_BATCH = 32
+MOST_AWAY = 32
+"""Items of one key that are asked of another computer at a time."""
 Batch: TypeAlias = Callable[[Sequence[Any]], Sequence[Any]]
+Entry: TypeAlias = tuple[Any, asyncio.Future[Any], Batch]
+
+
+def nothing_away(key: Hashable) -> bool:
+    """No key waits for another computer."""
+    return False
 
 
 @dataclass
 class Bench:
-    """One thread, and what waits for it by key. `room`: at most so many wait. For one event loop."""
+    """The threads, and what waits for them by key. For one event loop.
+
+    `room`: at most so many wait for the thread that computes, and as many for each key that is `away`, which
+    waits for another computer.
+    """
 
     room: int
-    running: int = 0
-    _waiting: dict[Hashable, deque[tuple[Any, asyncio.Future[Any], Batch]]] = field(default_factory=dict)
+    away: Callable[[Hashable], bool] = nothing_away
+    _busy: int = 0
+    _waiting: dict[Hashable, deque[Entry]] = field(default_factory=dict)
     _thread: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(max_workers=1, thread_name_prefix="bench")
     )
     _worker: asyncio.Task[None] | None = None
     _mean_s: float = FIRST_GUESS_S
+    _away: dict[Hashable, "_Away"] = field(default_factory=dict)
+
+    @property
+    def running(self) -> int:
+        """Items that a thread is at."""
+        return self._busy + sum(one.running for one in self._away.values())
 
     @property
     def waiting(self) -> int:
-        """Items that wait for the thread."""
-        return sum(map(len, self._waiting.values()))
+        """Items that wait for a thread."""
+        return self._queued + sum(len(one.waiting) for one in self._away.values())
 
     async def ask(self, key: Hashable, item: Any, call: Batch) -> Any:
         """What `call` gives for the item: it is called with items of the same key. Raises what it raises.
 
-        Keys take turns. Raises lanes.Full at once where too much waits.
+        Keys take turns. Raises lanes.Full at once where too much waits. One that is away is called with each
+        item alone.
         """
-        if (waiting := self.waiting) >= self.room:
+        if self.away(key):
+            return await self._away.setdefault(key, _Away(self.room)).ask(item, call)
+        if (waiting := self._queued) >= self.room:
             raise Full(waiting, waiting * self._mean_s)
         loop = asyncio.get_running_loop()
         mine: asyncio.Future[Any] = loop.create_future()
@@ -49,14 +75,20 @@ class Bench:
         return await mine
 
     async def run(self, call: Callable[[], Any]) -> Any:
-        """What `call` gives, on the thread."""
+        """What `call` gives, on the thread that computes."""
         return await self.ask(object(), None, lambda items: [call()])
 
     def close(self) -> None:
-        """End the thread when what it is at is done."""
+        """End the thread that computes when what it is at is done; nobody waits for the others."""
         if self._worker is not None:
             self._worker.cancel()
         self._thread.shutdown(wait=False, cancel_futures=True)
+        for one in self._away.values():
+            one.waiting.clear()
+
+    @property
+    def _queued(self) -> int:
+        return sum(map(len, self._waiting.values()))
 
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
@@ -69,22 +101,81 @@ class Bench:
             batch = [entry for entry in batch if not entry[1].done()]
             if not batch:
                 continue
-            self.running = len(batch)
+            self._busy = len(batch)
             start = loop.time()
             try:
                 items = [item for item, _, _ in batch]
                 found = await loop.run_in_executor(self._thread, _answered, batch[0][2], items)
             except Exception as error:  # noqa: BLE001 - carried to those who asked and raised there
                 for _, mine, _ in batch:
-                    if not mine.done():
-                        mine.set_exception(error)
+                    _settle(mine, error)
             else:
                 for (_, mine, _), result in zip(batch, found, strict=True):
-                    if not mine.done():
-                        mine.set_result(result)
+                    _settle(mine, None, result)
             finally:
-                self.running = 0
+                self._busy = 0
             self._mean_s += 0.1 * ((loop.time() - start) / len(batch) - self._mean_s)
+
+
+@dataclass
+class _Away:
+    """What is asked of another computer under one key: a thread for each item, MOST_AWAY at a time."""
+
+    room: int
+    running: int = 0
+    waiting: deque[Entry] = field(default_factory=deque)
+    mean_s: float = FIRST_GUESS_S
+
+    async def ask(self, item: Any, call: Batch) -> Any:
+        """What `call` gives for the item alone. Raises what it raises, lanes.Full where too much waits."""
+        if (waiting := len(self.waiting)) >= self.room:
+            raise Full(waiting, waiting * self.mean_s / MOST_AWAY)
+        mine: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        entry = (item, mine, call)
+        self.waiting.append(entry)
+        self._start()
+        try:
+            return await mine
+        finally:
+            if entry in self.waiting:  # who asked has left
+                self.waiting.remove(entry)
+
+    def _start(self) -> None:
+        """Start what there are places for."""
+        loop = asyncio.get_running_loop()
+        while self.waiting and self.running < MOST_AWAY:
+            item, mine, call = self.waiting.popleft()
+            if mine.done():
+                continue
+            self.running += 1
+
+            def work(item: Any = item, mine: asyncio.Future[Any] = mine, call: Batch = call) -> None:
+                start, error, found = loop.time(), None, None
+                try:
+                    (found,) = _answered(call, [item])
+                except Exception as fault:  # noqa: BLE001 - carried to who asked and raised there
+                    error = fault
+                with suppress(RuntimeError):  # the loop has ended, and nobody waits any more
+                    loop.call_soon_threadsafe(self._done, mine, error, found, loop.time() - start)
+
+            # A daemon: an answer that is long in coming must not keep the server from ending.
+            threading.Thread(target=work, name="away", daemon=True).start()
+
+    def _done(self, mine: asyncio.Future[Any], error: Exception | None, found: Any, took_s: float) -> None:
+        self.running -= 1
+        self.mean_s += 0.1 * (took_s - self.mean_s)
+        _settle(mine, error, found)
+        self._start()
+
+
+def _settle(mine: asyncio.Future[Any], error: Exception | None, found: Any = None) -> None:
+    """Tell who asked, unless they left."""
+    if mine.done():
+        return
+    if error is not None:
+        mine.set_exception(error)
+    else:
+        mine.set_result(found)
 
 
 def _answered(call: Batch, items: Sequence[Any]) -> Sequence[Any]:

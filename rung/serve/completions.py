@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from rung.data.conversations import Question, read_turns
 from rung.data.conversations import asked as read_question
-from rung.engines.schema import check_schema
+from rung.engines.schema import require_schema, require_small
 from rung.errors import EngineError, ModelError, TaskError
 from rung.models.chat import Message
 from rung.records import Example, Json
@@ -103,8 +103,9 @@ async def _chat_pairs(gateway: Gateway, served: Served, body: ChatRequest) -> li
 
 async def _chat_question(gateway: Gateway, served: Served, body: ChatRequest) -> Asked:
     functions = offered(body.may_call)
+    messages = [_written(turn) for turn in body.messages]
     try:
-        question = read_question(body.messages, functions or None)
+        question = read_question(messages, functions or None)
     except ValueError as error:
         raise bad(str(error), "messages") from None
     if not served.bare:
@@ -113,7 +114,7 @@ async def _chat_question(gateway: Gateway, served: Served, body: ChatRequest) ->
         Message(role="assistant", content=turn.text)
         if turn.role == "assistant"
         else Message(role="user", content=turn.text if turn.role == "user" else f"Result: {turn.text}")
-        for turn in read_turns(body.messages, "messages")
+        for turn in read_turns(messages, "messages")
         if turn.role != "system"
     ]
     system = "\n\n".join(part for part in (question.context, HOW if functions else None) if part)
@@ -124,6 +125,14 @@ async def _chat_question(gateway: Gateway, served: Served, body: ChatRequest) ->
         )
     except ModelError as error:
         raise bad(str(error), "messages") from None
+
+
+def _written(turn: dict[str, Any]) -> dict[str, Any]:
+    """A turn with what the assistant said, where OpenAI's clients give back its refusal or nothing at all."""
+    calls = turn.get("tool_calls") is not None or turn.get("function_call") is not None
+    if turn.get("role") != "assistant" or turn.get("content") is not None or calls:
+        return turn
+    return {**turn, "content": turn.get("refusal") or ""}
 
 
 async def _text_pairs(
@@ -181,16 +190,18 @@ async def _schema(served: Served, body: ChatRequest) -> Json:
 async def _enforced(served: Served, schema: Json, param: str) -> Json:
     """The schema, where every answer can be held to it. Raises Fault."""
     try:
-        check_sense(schema, "the schema")
-        faults = check_schema(schema)
-        if not faults and served.host is not None:
-            # Compiled here, on a thread: a large schema takes a while, in which others are answered.
-            await asyncio.to_thread(served.host.calls.closings.least_tokens, schema)
+        # On a thread: a large schema takes a while, in which others are answered.
+        await asyncio.to_thread(_check, served, schema)
     except (TaskError, EngineError, RecursionError) as error:
         raise bad(str(error) or "the schema is nested too deeply", param) from None
-    if faults:
-        raise bad(f"answers can't be held to this JSON Schema: {'; '.join(faults)}", param)
     return schema
+
+
+def _check(served: Served, schema: Json) -> None:
+    """Raise TaskError or EngineError for a schema that answers can't be held to; compile it."""
+    require_small(schema)
+    check_sense(schema, "the schema")
+    (require_schema if served.host is None else served.host.calls.closings.least_tokens)(schema)
 
 
 def _form(served: Served) -> str:
@@ -251,7 +262,7 @@ async def _counted(gateway: Gateway, served: Served, question: Asked, wish: Wish
 
 
 def _chat_choice(place: int, found: Reply, body: ChatRequest) -> dict[str, Any]:
-    content, calls = read_calls(found.text) if body.may_call else (found.text, [])
+    content, calls, finish = _read(found, body)
     message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
     if calls:
         message["tool_calls"] = calls
@@ -259,8 +270,20 @@ def _chat_choice(place: int, found: Reply, body: ChatRequest) -> dict[str, Any]:
         "index": place,
         "message": message,
         "logprobs": chat_logprobs(found.chances) if body.logprobs else None,
-        "finish_reason": "tool_calls" if calls else found.finish,
+        "finish_reason": finish,
     }
+
+
+def _read(found: Reply, body: ChatRequest) -> tuple[str | None, list[dict[str, Any]], str]:
+    """(words, calls, finish reason) of an answer; only calls of functions that the request offers are any."""
+    if not body.may_call or not found.may_hold_calls:
+        return found.text, [], found.finish
+    content, calls = read_calls(found.text, found.own_characters)
+    names = {tool.function.name for tool in body.may_call}
+    if not all(call["function"]["name"] in names for call in calls):
+        return found.text, [], found.finish
+    # An answer that was cut might have called more.
+    return content, calls, "tool_calls" if calls and found.finish == "stop" else found.finish
 
 
 async def _chat_chunks(gateway: Gateway, served: Served, body: ChatRequest) -> AsyncGenerator[object]:
@@ -283,14 +306,12 @@ async def _chat_chunks(gateway: Gateway, served: Served, body: ChatRequest) -> A
                 continue
             replies.append(piece)
             gateway.metrics.tokens(served.name, piece.prompt_tokens, piece.completion_tokens)
-            finish: str = piece.finish
             last: dict[str, Any] = dict(role)
+            content, calls, finish = _read(piece, body)
             if body.may_call:
-                content, calls = read_calls(piece.text)
                 last["role"] = "assistant"
                 if calls:
                     last["tool_calls"] = [{"index": at, **call} for at, call in enumerate(calls)]
-                    finish = "tool_calls"
                 else:
                     last["content"] = content
             cites = sources(pairs[place][0], piece.text)
@@ -324,7 +345,7 @@ async def _text_chunks(
                 choice["text"] = piece.text
                 if body.logprobs is not None:
                     choice["logprobs"] = text_logprobs(piece.chances, sent[place])
-                sent[place] += len(piece.text)
+                    sent[place] += sum(len(chance.text) for chance in piece.chances)
             else:
                 replies[place] = piece
                 gateway.metrics.tokens(served.name, piece.prompt_tokens, piece.completion_tokens)

@@ -89,6 +89,17 @@ def too_slow(limit_s: float) -> Fault:
     )
 
 
+def final(message: str) -> Fault:
+    """422: there is no answer to this, and would be none if it were asked again, which may cost money."""
+    return Fault(
+        status=422,
+        message=message,
+        kind="server_error",
+        code="no_answer",
+        headers={"X-Should-Retry": "false"},
+    )
+
+
 def broken(message: str) -> Fault:
     """503: an engine broke twice over the request, or can't start."""
     return Fault(

@@ -1,5 +1,6 @@
 """What stands before every route: API keys, the size of bodies, and pages of other sites."""
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
@@ -55,7 +56,13 @@ class Guard:
         except Fault as fault:
             await _refuse(fault, send)
             return
-        await self.app(scope, _limited(receive, self.body_limit), send)
+        try:
+            await self.app(scope, _limited(receive, self.body_limit), send)
+        except asyncio.CancelledError:
+            # Only the end of the server, whose grace is over, breaks a request off. An answer that has begun
+            # is cut there: the connection is closed.
+            if not scope["state"].get("begun"):
+                await _refuse(_stopping(), send)
 
     def _admit(self, scope: Scope, headers: dict[str, str]) -> None:
         """Raise Fault for who may not ask. Notes in the scope whether the caller is an administrator."""
@@ -81,9 +88,10 @@ class Guard:
         scope["state"]["admin"] = key.role == "admin"
 
     def _watched(self, scope: Scope, send: Send) -> Send:
-        """`send`, which tells of refusals."""
+        """`send`, which tells of refusals and notes in the scope that a response has begun."""
 
         async def watched(message: MutableMapping[str, Any]) -> None:
+            scope["state"]["begun"] = True
             refused = message["type"] == "http.response.start" and message["status"] >= 400
             if refused and not scope["state"].get("counted"):
                 self.refused(scope["path"], message["status"])
@@ -142,6 +150,16 @@ def _limited(receive: Receive, limit: int) -> Receive:
 
 def _too_large(limit: int) -> str:
     return f"the request's body is larger than {limit:,} bytes; send less, or raise --body-limit"
+
+
+def _stopping() -> Fault:
+    return Fault(
+        status=503,
+        message="the server is stopping, and the time for what it had begun is over; ask again",
+        kind="server_error",
+        code="stopped",
+        headers={"Retry-After": "1"},
+    )
 
 
 async def _refuse(fault: Fault, send: Send) -> None:

@@ -7,6 +7,7 @@ is started again, and what it was asked is asked once more.
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +29,9 @@ Tokens = tuple[int, ...]
 
 WATCH_S = 0.5
 """How often it is looked whether the child lives."""
+LONGEST_PAUSE_S = 30.0
+"""Before a child that can't be started is tried again: WATCH_S at first, then twice as long each time, up to
+this."""
 DEATH_WAIT_S = 1.0
 """A connection broke: how long a dying process, which has given up its memory, may take to go."""
 
@@ -238,7 +242,7 @@ class Host:
         return response.json()
 
     async def renew(self, broken: Running | None = None) -> None:
-        """Start the child again if it died; whoever is first does it for all.
+        """Start the child again if it died or couldn't be started; whoever is first does it for all.
 
         `broken` is the one whose connection broke: it is given time to die.
         """
@@ -253,6 +257,7 @@ class Host:
                 self.restarts += 1
                 self._running = None
                 await _end(running)
+            if self._running is None and not self.asleep:
                 await self._switch(self._adapters)
 
     async def _switch(self, adapters: tuple[Path, ...]) -> None:
@@ -301,13 +306,23 @@ class Host:
         task.add_done_callback(self._endings.discard)
 
     async def _keep_alive(self) -> None:
-        """Start the child again when it dies while nobody asks it."""
+        """Start the child again when it dies while nobody asks it, over and over where that fails.
+
+        A server that isn't ready is sent no requests, so that none of them would start the child.
+        """
+        pause_s, again = WATCH_S, 0.0
         while True:
             await asyncio.sleep(WATCH_S)
-            if self._running is not None and self._running.child.died(wait_s=0):
-                # The next request tries again, and is told what is wrong.
-                with contextlib.suppress(EngineError):
-                    await self.renew()
+            if self._running is not None:
+                pause_s, again = WATCH_S, 0.0
+                if not self._running.child.died(wait_s=0):
+                    continue
+            if self.asleep or time.monotonic() < again:
+                continue
+            try:
+                await self.renew()
+            except EngineError:  # whoever asks is told what is wrong
+                again, pause_s = time.monotonic() + pause_s, min(2 * pause_s, LONGEST_PAUSE_S)
 
 
 class Broken(Exception):

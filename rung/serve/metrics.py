@@ -1,5 +1,7 @@
 """What a server counts, in Prometheus' text format."""
 
+import collections
+
 from rung.serve.systems import Systems
 
 ROUTES = {
@@ -69,10 +71,15 @@ class _Engines:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
         systems = self._systems
-        # Two bases may have the same file name: the digest tells them apart.
+        # Two bases may have the same file name: the digest tells them apart. One may have several contexts.
+        several = collections.Counter(digest for digest, _ in systems.hosts)
         hosts = [
-            (f"{host.spec.gguf.stem if host.spec.gguf else ''}-{digest[:8]}", host)
-            for digest, host in systems.hosts.items()
+            (
+                f"{host.spec.gguf.stem if host.spec.gguf else ''}-{digest[:8]}"
+                + (f"-{context}" if several[digest] > 1 else ""),
+                host,
+            )
+            for (digest, context), host in systems.hosts.items()
         ]
         running = GaugeMetricFamily("rung_running", "Requests that an engine is at.", labels=["engine"])
         waiting = GaugeMetricFamily("rung_waiting", "Requests that wait for an engine.", labels=["engine"])

@@ -27,6 +27,8 @@ BACKLOG = 2048
 KEEP_S = 75
 """How long a connection without requests stays open: longer than clients keep one, most of them 5 s. Else a
 request may meet a connection that is just being closed."""
+LAST_WORD_S = 2.0
+"""For telling those who weren't answered within the grace that they won't be."""
 TAGS_S = 2.0
 """How often it is looked whether a tag means another System now."""
 
@@ -135,6 +137,8 @@ async def _serve(
         finally:
             for task in others:
                 task.cancel()
+            if broken_off := server.server_state.tasks:
+                await asyncio.wait(broken_off, timeout=LAST_WORD_S)
     finally:
         listening.close()
         await systems.close()

@@ -2,10 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Hashable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeAlias
 
 from rung.asking import candidates, context_of
 from rung.engines.base import EngineSpec
@@ -18,7 +19,7 @@ from rung.models.chat import Chat
 from rung.models.offered import offered_named
 from rung.models.resolve import Model, resolve
 from rung.records import Example
-from rung.registry import locate
+from rung.registry import Pointed, load_system, locate
 from rung.serve.bench import Bench
 from rung.serve.host import Host
 from rung.serve.lanes import Full, Lanes
@@ -27,8 +28,13 @@ from rung.spec import AnswerSpec, Spec
 from rung.system import SPEC_FILE, Pool, System, ref_to
 
 WARM_UP = Example(id="warm-up", input="Is anybody there?", output=None)
+LOOK_S = 0.5
+"""How often it is looked whether a System's requests are over."""
 MODEL = "model"
 """The rung of a base model that is served as it is."""
+
+
+Meaning: TypeAlias = tuple[Path, str | None]
 
 
 @dataclass(eq=False, kw_only=True)
@@ -36,7 +42,8 @@ class Served:
     """One System, or a base model, under the name that requests call it by.
 
     `host` answers for Systems under llama.cpp, the bench for others, and for those of several calls. `tag` is
-    what it was found by, where that can come to mean another System. `options` are the labels' tokens.
+    what it was found by, where that can come to mean another System, and `meant` what it meant then: a folder
+    and a calibration. `options` are the labels' tokens.
     """
 
     name: str
@@ -48,6 +55,7 @@ class Served:
     adapter_mb: float
     options: Trie | None
     tag: str | None = None
+    meant: Meaning | None = None
     created: int = field(default_factory=lambda: int(time.time()))
     used: float = field(default_factory=time.monotonic)
     requests: int = 0
@@ -82,12 +90,14 @@ class Systems:
         self.limits = limits
         # No engine makes room for another one: each goes with the last System that needs it.
         self.pool = Pool(threads=limits.threads, keep=None)
-        self.bench = Bench(room=limits.queue)
-        self.hosts: dict[str, Host] = {}
+        self.bench = Bench(room=limits.queue, away=self._is_forwarded)
+        self.hosts: dict[tuple[str, int], Host] = {}
         self.embedders: set[str] = set()
         self._served: dict[str, Served] = {}
         self._change = asyncio.Lock()
-        self._refused: dict[str, Path] = {}
+        self._refused: dict[str, Meaning] = {}
+        self._forwarded: set[str] = set()
+        self._leaving: set[asyncio.Task[None]] = set()
 
     def __iter__(self):
         return iter(list(self._served.values()))
@@ -175,10 +185,10 @@ class Systems:
             if served.tag is None:
                 continue
             try:
-                folder = (await asyncio.to_thread(locate, served.tag))[0].resolve()
+                meant = _meaning(*await asyncio.to_thread(locate, served.tag))
             except RungError:
                 continue  # a tag that was removed goes on meaning what it meant
-            if folder in (served.system.folder.resolve(), self._refused.get(served.name)):
+            if meant in (served.meant, self._refused.get(served.name)):
                 continue
             try:
                 made = await self.add(served.tag, served.name)
@@ -186,7 +196,7 @@ class Systems:
             except Full:
                 continue  # the next time
             except (RungError, OSError) as error:
-                self._refused[served.name] = folder
+                self._refused[served.name] = meant
                 said.append(f"{served.name} stays as it was, what is tagged now can't be served: {error}")
         return said
 
@@ -200,6 +210,8 @@ class Systems:
 
     async def close(self) -> None:
         """End every engine."""
+        for task in self._leaving:
+            task.cancel()
         for host in self.hosts.values():
             await host.close()
         self.bench.close()
@@ -207,14 +219,14 @@ class Systems:
 
     def _load(self, given: str, name: str | None) -> Served:
         """Read a System and everything about it that can be wrong; starts nothing."""
-        tag = None
+        tag = meant = None
         if _is_model(given):
             system = _as_system(given)
         else:
-            folder, pointed = locate(given)
-            system = System.load(folder)
+            system, pointed = load_system(given)
             # NAME@DIGEST names one System for good; a tag may come to mean another.
             tag = None if pointed is None or "@" in given else str(pointed.tag)
+            meant = _meaning(system.folder, pointed)
         spec = system.spec
         model = system.model(self.pool) if spec.model is not None and not system.is_hosted else None
         if system.is_hosted and hosted_of(system.ref).key_missing:
@@ -222,6 +234,8 @@ class Systems:
                 f"{given!r} forwards to {system.ref.source!r}, and "
                 f"{hosted_of(system.ref).key_variable} isn't set: set it before serving"
             )
+        if system.is_hosted:
+            self._forwarded.add(system.digest)
         chat = system.chat(self.pool) if model is not None else None
         alone = spec.engine == "llama" and spec.steps is None
         host = self._host(_running(system, model)) if model is not None and alone else None
@@ -241,24 +255,27 @@ class Systems:
             adapter_mb=0.0 if adapter is None else adapter.stat().st_size / 2**20,
             options=options,
             tag=tag,
+            meant=meant,
         )
 
     def _host(self, model: Model) -> Host:
         if model.gguf is None:
             raise EngineError(f"{model.name!r} has no GGUF file, which llama.cpp needs")
-        if model.digest not in self.hosts:
-            limits = self.limits
+        limits = self.limits
+        context = min(model.context, limits.context or context_of(model))
+        key = model.digest, context  # one child gives all its slots as many tokens
+        if key not in self.hosts:
             spec = EngineSpec(
                 engine="llama",
                 gguf=model.gguf,
-                context=min(model.context, limits.context or context_of(model)),
+                context=context,
                 parallel=limits.slots,
                 threads=limits.threads,
             )
-            self.hosts[model.digest] = Host(
+            self.hosts[key] = Host(
                 spec=spec, lanes=Lanes(limits.slots, limits.queue), limit_s=limits.request_s
             )
-        return self.hosts[model.digest]
+        return self.hosts[key]
 
     async def _make_room(self, wanted: Served) -> None:
         """Put out what was longest unused, where memory would not do for another adapter."""
@@ -291,23 +308,46 @@ class Systems:
 
     async def _let_go(self, old: Served) -> None:
         """Free what only this System used, once its requests are over."""
+        if old.system.is_hosted:
+            task = asyncio.create_task(self._hang_up(old))
+            self._leaving.add(task)
+            task.add_done_callback(self._leaving.discard)
+            return
         if old.host is None:
-            kept = [served.system for served in self if served.host is None]
+            kept = self._without_host()
             await self.bench.run(lambda: [self.pool.drop(old.system, kept)])
             return
         if all(served.host is not old.host for served in self):
-            digest = next(digest for digest, host in self.hosts.items() if host is old.host)
-            del self.hosts[digest]
+            key = next(key for key, host in self.hosts.items() if host is old.host)
+            del self.hosts[key]
             old.host.leave()
         elif old.adapter is not None and not self._shared(old):
             old.host.forget(old.adapter)
             await old.host.rest()
+
+    async def _hang_up(self, old: Served) -> None:
+        """Close the connections of a forwarded System, unless another one has the same, when nobody waits."""
+        while old.requests:
+            await asyncio.sleep(LOOK_S)
+        self.pool.drop(old.system, self._without_host())
+
+    def _without_host(self) -> list[System]:
+        return [served.system for served in self if served.host is None]
+
+    def _is_forwarded(self, key: Hashable) -> bool:
+        """Whether a hosted model answers what waits under a key: a System's name and digest, and more."""
+        return isinstance(key, tuple) and len(key) > 1 and key[1] in self._forwarded
 
 
 def _running(system: System, model: Model) -> Model:
     """The model that llama.cpp holds for a System: its base, or the System's own weights."""
     own = system.weights_gguf
     return model if own is None else replace(model, gguf=own.resolve(), digest=system.digest)
+
+
+def _meaning(folder: Path, pointed: Pointed | None) -> Meaning:
+    """What a tag means now, as long as it isn't tagged anew."""
+    return folder.resolve(), None if pointed is None else pointed.calibration
 
 
 def _is_model(given: str) -> bool:

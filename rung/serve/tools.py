@@ -3,7 +3,8 @@
 import contextlib
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from rung.records import Json
 from rung.serve.wire import ChatRequest, NamedTool, Tool
@@ -42,10 +43,11 @@ def offered(tools: Sequence[Tool]) -> list[Json]:
     return [tool.model_dump(exclude_none=True) for tool in tools]
 
 
-def read_calls(text: str) -> tuple[str | None, list[dict[str, Json]]]:
+def read_calls(text: str, own_characters: int | None = None) -> tuple[str | None, list[dict[str, Any]]]:
     """(words, calls in OpenAI's form) of an answer; the words alone where it calls nothing.
 
-    Of an answer that was cut off these are the words so far, or the calls that are whole.
+    Of an answer that was cut off these are the words so far, or the calls that are whole. Where it was closed
+    again its first `own_characters` are the model's: what was put behind them is part of no call.
     """
     try:
         value = json.loads(text)
@@ -57,7 +59,10 @@ def read_calls(text: str) -> tuple[str | None, list[dict[str, Json]]]:
         return text, []
     calls = value.get(CALLS)
     if isinstance(calls, list) and calls and all(map(_is_call, calls)):
-        return None, [_call(call) for call in calls if isinstance(call, dict)]
+        if own_characters is not None:
+            ends = [end for _, end in _listed(text, text.index("[") + 1)]
+            calls = [call for call, end in zip(calls, ends, strict=True) if end <= own_characters]
+        return None if calls else "", [_call(call) for call in calls if isinstance(call, dict)]
     if isinstance(value.get(REPLY), str) and len(value) == 1:
         return _clean(str(value[REPLY])), []
     return ("" if calls == [] and len(value) == 1 else text), []
@@ -72,14 +77,16 @@ def _of_cut(text: str) -> Json:
                 return json.loads(text[:end] + '"}')
     if not text.startswith(_CALLS_BEGIN):
         return None
-    calls: list[Json] = []
-    at = len(_CALLS_BEGIN)
+    return {CALLS: [call for call, _ in _listed(text, len(_CALLS_BEGIN))]}
+
+
+def _listed(text: str, at: int) -> Iterator[tuple[Json, int]]:
+    """The whole values of a list of compact JSON whose first stands at a place, each with where it ends."""
     with contextlib.suppress(ValueError):
         while True:
-            call, at = _DECODER.raw_decode(text, at)
-            calls.append(call)
-            at += 1  # the comma
-    return {CALLS: calls}
+            value, end = _DECODER.raw_decode(text, at)
+            yield value, end
+            at = end + 1  # the comma
 
 
 def _is_call(call: Json) -> bool:
@@ -91,7 +98,7 @@ def _clean(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _call(call: dict[str, Json]) -> dict[str, Json]:
+def _call(call: dict[str, Json]) -> dict[str, Any]:
     arguments = _clean(json.dumps(call["arguments"], ensure_ascii=False, separators=(",", ":")))
     return {
         "id": f"call_{uuid.uuid4().hex[:24]}",

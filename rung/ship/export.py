@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 from rung import __version__
 from rung.climb.stored import CLIMB_FILE
 from rung.errors import RunError, TaskError
-from rung.registry import Origin, Pointed, locate
+from rung.registry import Origin, Pointed, load_system
 from rung.rungs.base import Reporter
 from rung.runs import atomic_folder, write_json
 from rung.ship.card import notice, readme
@@ -62,8 +62,7 @@ def export(system: Path | str, out: Path, options: ExportOptions, reporter: Repo
     SystemFolderError and ModelError for what can't be read, DataError for rows that can't be asked, and
     RunError where `out` isn't empty or the gate isn't passed. Nothing is written then.
     """
-    folder, pointed = (system, None) if isinstance(system, Path) else locate(system)
-    loaded = System.load(folder)
+    loaded, pointed = (System.load(system), None) if isinstance(system, Path) else load_system(system)
     target, kind = chosen(loaded, options)
     _require_new(out)
     origin = _origin(loaded, pointed)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from rung.errors import RunError
-from rung.registry import Origin, Pointed, locate, point, read_tag
+from rung.registry import Origin, Pointed, load_system, point, read_tag
 from rung.runs import RUN_FILE, digest_of, read_json
 from rung.ship.climbed import climbed, run_of
 from rung.system import System
@@ -17,13 +17,12 @@ def tag_system(source: str, tag: str, *, keep_latest: bool = False) -> list[Poin
     was changed, RunError where the registry can't be read or written.
     """
     wanted = read_tag(tag)
-    folder, known = locate(source)
-    system = System.load(folder)
+    system, known = load_system(source)
     return point(
         system,
         wanted,
-        source=str(folder.resolve()) if known is None else source,
-        origin=origin_of(folder, system) if known is None else known.origin,
+        source=str(system.folder.resolve()) if known is None else source,
+        origin=origin_of(system.folder, system) if known is None else known.origin,
         keep_latest=keep_latest,
     )
 

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from rung.cli.main import run
+from rung.records import Calibration, CalibrationMap
 from rung.serve.keys import Keys
+from rung.system import System, keep_calibration
 from tests.fixtures_tagged import make_head, make_run
 
 PAGE = Path(__file__).parents[2] / "docs" / "registry.md"
@@ -41,6 +43,22 @@ def test_the_commands_of_the_page_do_what_it_says(rung):
     said = {command: rung(*shlex.split(command)) for command in commands}
     assert said['ask helpdesk:1.0 "My parcel never came."'] == "delivery\n"
     assert "ana   admin" in said["keys"] and "ci    user" in said["keys"]
+
+
+def test_where_a_system_had_several_calibrations_the_events_say_which(rung, tmp_path):
+    system = System.load(tmp_path / "runs" / "demo" / "winner")
+    assert rung("tag", "runs/demo/winner", "helpdesk").startswith(
+        f"helpdesk:latest points at {system.digest}\n"
+    )
+    found = CalibrationMap(method="temperature", temperature=2.0)
+    keep_calibration(system, Calibration(map=found, rows=9, rows_digest="d", every_label=True, note=""))
+    said = rung("tag", "runs/demo/winner", "helpdesk").splitlines()[0]
+    names = rf"points at ({system.digest}-\w{{16}}), and no longer at ({system.digest}-none)"
+    now, before = re.fullmatch(f"helpdesk:latest {names}", said).groups()
+    assert now in rung("tags", "helpdesk") and before in rung("tags", "helpdesk")
+    assert rung("tag", f"helpdesk@{before}", "helpdesk").startswith(
+        f"helpdesk:latest points at {before}, and no"
+    )
 
 
 def test_tagging_says_what_is_tied_to_the_tag_and_where_it_lies(rung, home, tmp_path):

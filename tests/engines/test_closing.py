@@ -172,6 +172,8 @@ def test_an_answer_that_fits_is_left_as_it_is_and_one_too_long_keeps_all_that_fi
         closed = tools.closings.closed(PERSON, tokens[:limit], limit)
         assert closed.cut
         assert valid(PERSON, closed.text)
+        mine = tools.tokenizer.decode(list(closed.tokens[: closed.own]))
+        assert closed.text[: closed.own_characters] == mine
         assert text.startswith(tools.tokenizer.decode(list(closed.tokens[: closed.own])))
         owns.append(closed.own)
         assert limit - len(closed.tokens) <= 1, "hardly any room is left unused"

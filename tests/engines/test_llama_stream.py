@@ -54,6 +54,33 @@ def test_pieces_are_shown_as_they_come_and_make_the_whole():
     assert (whole.tokens, whole.completion_tokens) == ((4, 5), 2)
 
 
+def test_probabilities_of_text_that_was_held_back_come_with_what_is_shown():
+    found = reading(stop=("lox",))
+    shown = [
+        found.take(event("He", 4, predicted=1)),
+        found.take(event("", 5, predicted=2)),
+        found.take(event("", 6, predicted=3)),
+        # It might have ended with the stop string's beginning: the next piece shows that it didn't.
+        found.take(event("lo,", 7, predicted=4)),
+        found.take(event(" I", 8, predicted=5)),
+        found.take(event("", predicted=5, stop="limit")),
+    ]
+    ids = [[step["id"] for step in one.probabilities] for one in shown if one]
+    assert ids == [[4], [5, 6], [7, 8]]
+    assert [one.text for one in shown if one] == ["He", "lo,", " I"]
+
+
+def test_the_token_that_makes_a_stop_string_whole_is_not_counted():
+    found = reading(stop=("asta",))
+    first, held = found.take(event("t", 4, predicted=1)), found.take(event("", 5, predicted=2))
+    cut = found.take(event("le", 6, predicted=3))
+    found.take(event("", predicted=3, stop="word"))
+    assert held is None and first is not None and cut is not None
+    assert [[step["id"] for step in one.probabilities] for one in (first, cut)] == [[4], [5]]
+    whole = read(found, ["t", "tleas"])
+    assert (whole.text, whole.tokens) == ("tle", (4, 5))
+
+
 def test_a_cut_answer_is_truncated_and_half_a_character_leaves_a_mark():
     found = reading(max_tokens=2)
     found.take(event("a", 4, predicted=1))

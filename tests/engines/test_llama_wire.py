@@ -16,6 +16,15 @@ def test_an_answer_never_asks_for_more_than_the_context_has_room_for():
     assert wire.completion_call(request, 700, 0)["n_predict"] == 100
 
 
+def test_no_seed_is_the_one_with_which_the_server_draws_its_own():
+    sent = [
+        wire.completion_call(Request(prompt=(1,), max_tokens=1, seed=seed), 9, 0)["seed"]
+        for seed in (-1, 2**32 - 1, *range(-17, -1), *range(17))
+    ]
+    assert wire.DRAWN_SEED not in sent and sent[0] == sent[1]
+    assert len(set(sent[1:])) == len(sent) - 1
+
+
 def test_a_schema_travels_as_a_grammar_without_white_space():
     request = Request(prompt=(1,), max_tokens=5, schema={"type": "object", "properties": {"a": {}}})
     grammar = wire.completion_call(request, 9, 0)["grammar"]

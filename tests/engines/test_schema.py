@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rung.engines.schema import accepts, check_schema, require_schema, tight
+from rung.engines import schema as module
+from rung.engines.schema import MOST_FAULTS, accepts, check_schema, require_schema, require_small, tight
 from rung.errors import EngineError
 
 RECEIPT = {
@@ -116,6 +117,49 @@ def test_every_fault_is_reported_at_once():
         "properties": {"a": {"type": "array", "uniqueItems": True}, "b": {"not": {"type": "string"}}},
     }
     assert [fault.split(":")[0] for fault in check_schema(schema)] == ["#/properties/a", "#/properties/b"]
+
+
+def test_of_many_faults_the_first_few_are_reported():
+    named = {f"p{at}": {"not": {"type": "string"}} for at in range(100)}
+    faults = check_schema({"type": "object", "properties": named})
+    assert [fault.split(":")[0] for fault in faults] == [f"#/properties/p{at}" for at in range(MOST_FAULTS)]
+    bounded = {name: {"type": "number", "exclusiveMinimum": 1, "maximum": 1.5} for name in named}
+    assert len(check_schema({"type": "object", "properties": bounded})) == MOST_FAULTS
+
+
+def test_a_fault_among_many_definitions_is_found_without_trying_each_with_all(monkeypatch):
+    defined = {f"d{at}": {"type": "object", "properties": {"a": {"type": "string"}}} for at in range(400)}
+    schema = {"$defs": defined, "type": "object", "properties": {"x": {"not": {"type": "string"}}}}
+    given, complain = [], module._complaint
+
+    def counted(text):
+        given.append(len(text))
+        return complain(text)
+
+    monkeypatch.setattr(module, "_complaint", counted)
+    assert [fault.split(":")[0] for fault in check_schema(schema)] == ["#/properties/x"]
+    assert sum(given) < 2 * module.SEARCHED
+
+
+def test_a_bound_is_tried_once_however_many_numbers_have_it():
+    named = {f"p{at}": {"type": "number", "exclusiveMinimum": 41.125} for at in range(100)}
+    before = module._let_through.cache_info().misses
+    assert check_schema({"type": "object", "properties": named}) == ()
+    assert module._let_through.cache_info().misses <= before + 1
+
+
+def test_a_bound_that_no_float_holds_is_a_fault():
+    (fault,) = check_schema(inside({"type": "number", "exclusiveMinimum": 10**400}))
+    assert "out of range" in fault
+
+
+def test_a_large_schema_is_small_up_to_a_limit():
+    named = {f"p{at}": {"type": "string"} for at in range(999)}
+    require_small({"properties": named})
+    with pytest.raises(EngineError, match="more than 1,000 subschemas"):
+        require_small({"properties": {**named, "more": {}}})
+    with pytest.raises(EngineError, match="more than 10,000 values"):
+        require_small({"enum": [[at] for at in range(5_000)]})
 
 
 def test_a_schema_that_is_not_enforceable_is_an_error_with_a_way_out():

@@ -123,7 +123,7 @@ def test_log_probabilities_of_what_cannot_be_read_are_an_error_with_the_prompts_
 def test_an_empty_prompt_fails_alone(tmp_path):
     one = engine(tiny(), weights=tiny_folder(tmp_path, tiny()))
     wrong, right = one.generate([Request(prompt=(), max_tokens=2), Request(prompt=(5,), max_tokens=2)])
-    assert wrong.failure == "generate: the prompt is empty"
+    assert wrong.failure == "generate: the prompt is empty" and wrong.final
     assert right.failure is None
     wrong, right = one.choose([(), (5,)], [(1,), (2,)])
     assert wrong.failure == "choose: the prompt is empty"

@@ -1,6 +1,8 @@
-"""The one thread of what blocks: batches, their order, and what becomes of errors and of those who leave."""
+"""The threads of what blocks: batches, their order, and what becomes of errors and of those who leave."""
 
 import asyncio
+import subprocess
+import sys
 import threading
 import time
 from collections import defaultdict
@@ -10,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rung.serve.bench import LARGEST_BATCH, Bench
+from rung.serve.bench import LARGEST_BATCH, MOST_AWAY, Bench
 from rung.serve.lanes import Full
 
 
@@ -172,3 +174,54 @@ def test_the_loop_goes_on_while_the_thread_works():
         return turns
 
     assert asyncio.run(run()) > 5
+
+
+def test_what_waits_for_another_computer_holds_up_nothing_else_and_is_asked_alone():
+    async def run() -> None:
+        bench, far, near = Bench(room=50, away=lambda key: key == "far"), Work(closed=True), Work()
+        asked = [asyncio.ensure_future(bench.ask("far", item, far.double)) for item in range(MOST_AWAY + 3)]
+        asked.append(asyncio.ensure_future(bench.ask("far", 0, lambda items: [1 / 0])))
+        await asyncio.sleep(0.05)
+        assert (bench.running, bench.waiting) == (MOST_AWAY, 4)
+        assert await asyncio.wait_for(bench.ask("near", 1, near.double), 5) == 2
+        asked[-2].cancel()
+        await asyncio.sleep(0)
+        assert bench.waiting == 3
+        far.gate.set()
+        found = await closed_after(bench, asyncio.gather(*asked, return_exceptions=True))
+        assert isinstance(found, list)
+        assert found[:-2] == [2 * item for item in range(MOST_AWAY + 2)]
+        assert isinstance(found[-2], asyncio.CancelledError) and isinstance(found[-1], ZeroDivisionError)
+        assert sorted(far.batches) == [[item] for item in range(MOST_AWAY + 2)]
+        assert (bench.running, bench.waiting) == (0, 0)
+
+    asyncio.run(run())
+
+
+def test_each_that_is_away_has_room_of_its_own():
+    async def run() -> None:
+        bench, work = Bench(room=1, away=lambda key: key != "near"), Work(closed=True)
+        asked = [asyncio.ensure_future(bench.ask("far", item, work.double)) for item in range(MOST_AWAY + 1)]
+        await asyncio.sleep(0.05)
+        with pytest.raises(Full) as caught:
+            await bench.ask("far", 0, work.double)
+        assert caught.value.waiting == 1
+        assert await asyncio.wait_for(bench.ask("near", 1, Work().double), 5) == 2
+        assert await asyncio.wait_for(bench.ask("farther", 1, Work().double), 5) == 2
+        work.gate.set()
+        await closed_after(bench, asyncio.gather(*asked))
+
+    asyncio.run(run())
+
+
+def test_threads_that_are_away_do_not_keep_a_program_from_ending():
+    code = (
+        "import asyncio, time; from rung.serve.bench import Bench\n"
+        "async def run():\n"
+        "    bench = Bench(room=9, away=lambda key: True)\n"
+        "    asked = asyncio.ensure_future(bench.ask('far', 0, lambda items: time.sleep(60)))\n"
+        "    await asyncio.sleep(0.1); bench.close(); asked.cancel()\n"
+        "asyncio.run(run())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (0, "")

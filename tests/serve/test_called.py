@@ -30,7 +30,7 @@ def test_every_request_is_answered_with_calls_of_its_own_functions(tiny_gguf, tm
         engine="llama",
         model=ref_to(model, str(tiny_gguf)),
         instruction="Call.",
-        answer=AnswerSpec(form="calls", max_tokens=60),
+        answer=AnswerSpec(form="calls", max_tokens=120, most_calls=2),
     )
     folder = save(tmp_path / "calls", spec, {}).folder
     found = {"find": 0, "now": 0}

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import math
+import re
 
 import pytest
 
@@ -117,6 +118,23 @@ def test_streamed_logprobs_are_those_of_the_whole_answer(real):
     assert [step.token for step in steps] == [step.token for step in whole.logprobs.content]
 
 
+@pytest.mark.parametrize("question", ("hello", "parcel", "refund"))
+def test_streamed_logprobs_are_whole_beside_a_stop_string_that_holds_text_back(tiny, question):
+    options = {"max_tokens": 40, "temperature": 1.3, "seed": 3, "logprobs": True}
+    said_freely = text_of(ask(tiny, "base", said(question), **options))
+    written = re.findall(r"[!-~]{4,}", said_freely)[-1]
+    for stop in (["abcdefgh", "e q", "ththth"], ["invoices", "tax rates"], [written], [written[1:], "qq"]):
+        whole = ask(tiny, "base", said(question), stop=stop, **options).choices[0]
+        assert written not in stop or whole.finish_reason == "stop"
+        text, chunks = streamed(tiny, "base", said(question), stop=stop, **options)
+        found = [c.choices[0].logprobs for c in chunks if c.choices[0].logprobs]
+        steps = [step for one in found for step in one.content]
+        assert text == whole.message.content
+        assert [(s.token, s.logprob) for s in steps] == [
+            (s.token, pytest.approx(s.logprob, abs=0.01)) for s in whole.logprobs.content
+        ]
+
+
 @pytest.mark.parametrize("form", (*FORMS, "base"))
 def test_a_streamed_answer_is_the_same_text(tiny, form):
     for text in TEXTS:
@@ -217,6 +235,7 @@ def test_a_seed_repeats_an_answer_and_another_seed_gives_another(tiny):
         return text_of(ask(tiny, "base", said(TEXTS[0]), temperature=1, max_tokens=20, **options))
 
     assert drawn(seed=3) == drawn(seed=3) != drawn(seed=4)
+    assert drawn(seed=-1) == drawn(seed=-1) == drawn(seed=2**32 - 1) != drawn(seed=-2)
     # Two draws that nobody seeded are two draws.
     assert drawn() != drawn()
 
@@ -248,6 +267,19 @@ def test_the_turns_of_a_chat_are_asked_as_in_a_training_row(tiny, tiny_systems, 
     )
     found = ask(tiny, "text", several)
     assert text_of(found) == expected(f"User: my parcel\nAssistant: late\nUser: {question}", "one\n\ntwo")
+
+
+@pytest.mark.parametrize("form", ("base", "text", "desk"))
+def test_a_turn_of_the_assistant_without_content_is_its_refusal_or_empty(tiny, form):
+    def asked(**turn):
+        turns = [*said("a parcel"), {"role": "assistant", **turn}, *said("again")]
+        found = ask(tiny, form, turns, max_tokens=3) if form == "base" else ask(tiny, form, turns)
+        return text_of(found), found.usage.prompt_tokens
+
+    assert asked(content=None, refusal="no") == asked(content="no")
+    assert asked(content=None) == asked(content=None, tool_calls=None) == asked(content="")
+    back = ask(tiny, form, said("a parcel")).choices[0].message.model_dump()
+    assert asked(**{**back, "content": None, "refusal": None}) == asked(content="")
 
 
 def test_text_in_parts_is_the_text(tiny):

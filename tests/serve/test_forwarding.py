@@ -82,10 +82,53 @@ def test_what_is_not_passed_on_is_refused_and_a_fault_of_the_provider_is_told(se
     with pytest.raises(openai.InternalServerError, match="refused the key in RUNG_API_KEY") as raised:
         server.user.chat.completions.create(model="loud", messages=said("x"))
     assert KEY not in str(raised.value)
-    provider.reports, provider.faults = "another", []
-    with pytest.raises(openai.InternalServerError, match="answered by 'another' now"):
-        server.user.chat.completions.create(model="loud", messages=said("x"))
-    provider.reports = MODEL
+    provider.faults = []
+
+
+def told(content: str | None, reason: str, model: str = MODEL) -> dict:
+    """A provider's answer, which is billed."""
+    choice = {"message": {"role": "assistant", "content": content}, "finish_reason": reason}
+    usage = {"prompt_tokens": 3, "completion_tokens": 16}
+    return {"model": model, "choices": [choice], "usage": usage}
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (told("X", "stop", "another"), "by 'another' now"),
+        (told(None, "content_filter"), "gave no text .*content_filter"),
+        (told("", "length"), "gave no text .*length"),
+    ],
+)
+@pytest.mark.parametrize("stream", (False, True))
+def test_what_would_fail_again_is_not_asked_and_paid_for_again(server, provider, answer, words, stream):
+    paid = len(provider.seen)
+    provider.faults = [(200, answer, {})] * 3
+    client = server.client(max_retries=2)
+    with pytest.raises(openai.UnprocessableEntityError, match=words) as raised:
+        client.chat.completions.create(model="loud", messages=said("x"), stream=stream)
+    provider.faults = []
+    assert len(provider.seen) - paid == 1
+    assert raised.value.response.headers["x-should-retry"] == "false"
+    assert "retry-after" not in raised.value.response.headers
+
+
+def test_a_request_that_the_provider_does_not_take_is_not_tried_again(server, provider):
+    asked = len(provider.seen)
+    provider.faults = [(400, {"error": {"message": "too long"}}, {})] * 3
+    with pytest.raises(openai.UnprocessableEntityError, match="too long"):
+        server.client(max_retries=2).chat.completions.create(model="loud", messages=said("x"))
+    provider.faults = []
+    assert len(provider.seen) - asked == 1
+
+
+@pytest.mark.parametrize("stream", (False, True))
+def test_an_answer_that_the_provider_cut_is_told_as_cut(server, provider, stream):
+    provider.faults = [(200, told("HALF A SEN", "length"), {})]
+    found = server.user.chat.completions.create(model="loud", messages=said("x"), stream=stream)
+    choice = [*found][-1].choices[0] if stream else found.choices[0]
+    assert choice.finish_reason == "length"
+    assert stream or choice.message.content == "HALF A SEN"
 
 
 def test_a_system_whose_key_is_not_set_is_not_served(tmp_path):

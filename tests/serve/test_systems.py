@@ -7,8 +7,9 @@ import time
 import openai
 import pytest
 
+from rung.records import Calibration, CalibrationMap
 from rung.registry import point, read_tag, system_folder
-from rung.system import System
+from rung.system import System, keep_calibration
 from tests.fixtures_climb import label_rows, make_tiny_gguf
 from tests.fixtures_serve import LABELS, Server, eventually, make_head, said
 
@@ -198,3 +199,28 @@ def test_a_system_that_is_named_by_its_digest_stays_and_a_tag_that_cant_be_serve
         assert sum("stays as it was" in line for line in server.lines) == 1
         assert answer(server, "helpdesk").system_fingerprint.endswith(other.digest)
         assert answer(server, "pinned").system_fingerprint.endswith(desk.digest)
+
+
+def test_a_tag_is_followed_when_the_same_system_is_tagged_with_another_calibration(tmp_path, monkeypatch):
+    monkeypatch.setenv("RUNG_HOME", str(tmp_path))
+
+    def tag(temperature: float, name: str) -> None:
+        system = make_head(tmp_path / "made" / name)
+        found = CalibrationMap(method="temperature", temperature=temperature)
+        keep_calibration(system, Calibration(map=found, rows=9, rows_digest="d", every_label=True, note=""))
+        point(system, read_tag(f"{name}:1"), source="test", origin="made by a test")
+        point(system, read_tag("desk"), source="test", origin="made by a test")
+
+    tag(1.0, "mild")
+    with Server("desk", "mild", home=tmp_path) as server:
+
+        def sure(name: str) -> float:
+            question = {"type": "noul", "instructions": "?"}
+            body = {"model": name, "state": TEXTS[0], "questions": {LABELS[0]: question}}
+            return server.post("/v1/systemone", json=body).json()["answers"][LABELS[0]]["noul"]
+
+        before = sure("desk")
+        assert sure("mild") == before
+        tag(9.0, "bold")
+        eventually(lambda: sure("desk") != before)
+        assert sure("mild") == before

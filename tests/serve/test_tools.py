@@ -53,6 +53,17 @@ def test_an_answer_that_was_cut_off_keeps_the_calls_that_are_whole(end):
     assert words == (None if calls else "" if begun else whole[:end])
 
 
+@pytest.mark.parametrize("value", [CALLS, CALLS["calls"]])
+def test_a_call_that_was_closed_for_the_model_is_none(value):
+    whole = compact(value)
+    first, second = whole.index('},{"name"') + 1, whole.rindex("}]") + 1
+    for own in range(len(whole) + 1):
+        words, calls = read_calls(whole, own)
+        assert len(calls) == (own >= first) + (own >= second)
+        assert words == (None if calls else "")
+    assert read_calls('{"reply":"He"}', 12) == ("He", [])
+
+
 @given(st.text(st.characters(codec="utf-8")), st.booleans(), st.integers(0, 60))
 def test_a_reply_that_was_cut_off_is_the_words_so_far(text, ascii_only, end):
     whole = json.dumps({"reply": text}, ensure_ascii=ascii_only, separators=(",", ":"))
