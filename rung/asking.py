@@ -14,16 +14,14 @@ from rung.models.tagged_calls import STOPS
 from rung.records import Answer, Example
 from rung.scoring.extract import read_answer
 from rung.search import Passages
-from rung.spec import Spec
+from rung.spec import USUAL_TOKENS, Spec
 from rung.task.calls import functions_in, settled_calls, without_functions
 from rung.wording import Shot, label_texts, messages, with_passages
-
-ANSWER_CONTEXT = 2048
 
 
 def context_of(model: Model) -> int:
     """How many tokens a prompt and its answer may have together."""
-    return min(model.context, ANSWER_CONTEXT)
+    return min(model.context, model.limit)
 
 
 def room_for_answer(spec: Spec, chat: Chat) -> int:
@@ -38,7 +36,7 @@ def prompts_for(  # noqa: PLR0913 (all that prompts are made of)
     chat: Chat,
     examples: Sequence[Example],
     shots: Sequence[Sequence[Shot]],
-    limit: int = ANSWER_CONTEXT,
+    limit: int = USUAL_TOKENS,
     passages: Sequence[Passages] | None = None,
     after: Sequence[Sequence[Message]] | None = None,
 ) -> list[tuple[int, ...]]:

@@ -114,6 +114,12 @@ def holds(passage: Passage, answer: str) -> bool:
     return bool(wanted.strip()) and wanted in _plain(passage_text(passage))
 
 
+def held_by_any(passages: Passages, answers: Sequence[str]) -> list[bool]:
+    """Of each answer whether its words stand in one passage at least, as `holds` has it."""
+    text = "\n".join(_plain(passage_text(passage)) for passage in passages)
+    return [bool(wanted.strip()) and wanted in text for wanted in map(_plain, answers)]
+
+
 def cited(answer: Answer, passages: Passages) -> Answer:
     """The answer with the ids of the passages that its prompt held, and the first one that has its words."""
     if not passages:

@@ -66,6 +66,10 @@ class StepsSpec(Frozen):
     close: str = ""
 
 
+USUAL_TOKENS = 2048
+"""Of a prompt and its answer: enough for most narrow tasks, and little memory for each request at a time."""
+
+
 class RetrievalSpec(Frozen):
     """Passages of documents in the prompt: the `k` that a search ranks highest for each input.
 
@@ -100,6 +104,8 @@ class Spec(Frozen):
     steps: StepsSpec | None = None
     features: Literal["minilm", "tfidf", "both"] | None = None
     vectors: ModelRef | None = None
+    context_tokens: int | None = Field(default=None, ge=1)
+    """Of a prompt and its answer together, where it isn't the usual number."""
     files: dict[str, str] = {}
 
     @property
@@ -116,7 +122,7 @@ class Spec(Frozen):
         Systems are what they were before.
         """
         fields = self.model_dump(mode="json", exclude={"model": {"source"}, "vectors": {"source"}})
-        for later in ("steps", "retrieval"):
+        for later in ("steps", "retrieval", "context_tokens"):
             if fields[later] is None:
                 del fields[later]
         for later, unset in (("most_calls", None), ("written", "json")):

@@ -3,6 +3,7 @@
 from rung.checks.base import Outcome, Subject, finding, such_as
 from rung.models.chat import Chat, Message
 from rung.records import Splits
+from rung.rungs.base import more_tokens
 from rung.wording import question
 
 
@@ -37,8 +38,8 @@ def too_long_rows(subject: Subject) -> Outcome:
         return []
     counts = ", ".join(f"{len(rows):,} {name}" for name, rows in parts.items() if rows)
     message = (
-        f"rows longer than the model's {limit:,} tokens: {counts}, {such_as(found)}; a language "
-        "model neither learns from them nor answers them (counted as broken calls beside the score); shorten "
-        "the inputs or take a model with a longer context"
+        f"rows longer than {limit:,} tokens with their prompt and answer: {counts}, {such_as(found)}; a "
+        "language model neither learns from them nor answers them (counted as broken calls beside the "
+        f"score); shorten the inputs{more_tokens(subject.renders.context.model)}"
     )
     return [finding("too_long", "warn", message, found)]

@@ -20,7 +20,7 @@ from rung.climb.machine import versions
 from rung.errors import ModelError
 from rung.evaluate import Bench, Store
 from rung.models.embed import Embedder
-from rung.models.resolve import at_hand
+from rung.models.resolve import at_hand, limited
 from rung.records import Example
 from rung.rungs.base import Context, Reporter, vectors
 from rung.system import Pool
@@ -89,6 +89,8 @@ def check_rows(source: Path, options: CheckOptions, reporter: Reporter) -> Looke
     model = at_hand(task.models[0])
     with Pool() as pool:
         bench = Bench(pool=pool, store=Store(folder / "answers"), metric=metric_of(prepared))
+        if model is not None:
+            model = limited(model, task.context_tokens)
         context = rung_context(prepared, model, folder, bench, reporter) if model else None
         if options.show and context is None:
             raise ModelError(

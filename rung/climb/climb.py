@@ -97,7 +97,7 @@ def climb(source: Path, options: Options, reporter: Reporter) -> tuple[Climb, Pa
     if prepared.task.limits.forgetting == "block" and not options.forgetting:
         raise TaskError("limits.forgetting is block, which --no-forgetting would pass over: leave one out")
     reading_s = time.monotonic() - start
-    models = bases(prepared.task.models, reporter)
+    models = bases(prepared.task, reporter)
     config = config_of(prepared, [base.model for base in models], options)
     run = options.out or Path("runs") / f"{prepared.task.name}-{name_of(config)}"
     before = open_run(run, config, free=(BUDGET,))

@@ -21,8 +21,8 @@ from rung.climb.stored import (
     WINNER_FOLDER,
 )
 from rung.errors import SystemFolderError
-from rung.rungs.base import SETTLED_FILE, Reporter
-from rung.runs import RUN_FILE, digest_of, read_jsonl, write_json, writing
+from rung.rungs.base import JOURNAL_FILE, WORK_FOLDER, Reporter
+from rung.runs import RUN_FILE, digest_of, write_json, writing
 from rung.scoring.notation import duration_text
 from rung.system import System, copy
 
@@ -44,7 +44,7 @@ def under_budget(
 
     A finished climb stays as it is under a shorter budget. Under a longer one all rungs are built again, each
     with its new share, and the climb so far goes to `earlier/BUDGET`. An unfinished one goes on under either:
-    rungs that were built stay, those that were left out for want of time are asked again.
+    rungs that were built stay, those that were left out or failed for want of time are begun anew.
     """
     had_s, wanted_s = float(before[BUDGET]), options.budget_s
     if had_s == wanted_s:
@@ -90,9 +90,11 @@ def _put_aside(run: Path, kept: Path) -> None:
 
 
 def _ask_again(run: Path) -> None:
-    """Forget the forecasts by which rungs were left out."""
+    """Forget what the clock settled for rungs that were left out, or failed for want of time.
+
+    One in which a model is being trained keeps its course: hours may lie in that. Answers lie elsewhere.
+    """
     for folder in sorted((run / RUNGS_FOLDER).glob("*")):
-        lines = read_jsonl(folder / SETTLED_FILE)
-        told = next((line["answer"] for line in lines if line["question"] == "forecast"), None)
-        if not (folder / RESULT_FILE).exists() and told is not None and told[1] is not None:
+        begun = any((folder / WORK_FOLDER).rglob(JOURNAL_FILE))
+        if not (folder / RESULT_FILE).exists() and not begun:
             shutil.rmtree(folder, ignore_errors=True)

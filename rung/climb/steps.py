@@ -10,8 +10,9 @@ from rung.errors import TaskError
 from rung.models.catalog import entry_named
 from rung.models.hosted import hosted
 from rung.models.offered import offered_named
-from rung.models.resolve import Model, first_seen
+from rung.models.resolve import Model, first_seen, limited
 from rung.rungs.base import ModelFree, Reporter, Rung, slug
+from rung.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,7 @@ class Step:
         return None if isinstance(self.rung, ModelFree) else self.base.label
 
 
-def bases(names: Sequence[str], reporter: Reporter) -> tuple[Base, ...]:
+def bases(task: Task, reporter: Reporter) -> tuple[Base, ...]:
     """The models of a climb, the smallest first, brought where they aren't here yet.
 
     Raises RungError where one can't be had, or two are the same weights. Each one's licence is
@@ -49,8 +50,8 @@ def bases(names: Sequence[str], reporter: Reporter) -> tuple[Base, ...]:
     hub and wasn't tried here.
     """
     # A hosted model alone is no model to climb on, and is told so.
-    local = [given for given in names if hosted(given) is None] or names
-    found = [(given, base_model(given, reporter)) for given in local]
+    local = [given for given in task.models if hosted(given) is None] or task.models
+    found = [(given, limited(base_model(given, reporter), task.context_tokens)) for given in local]
     by_digest: dict[str, str] = {}
     for given, model in found:
         if model.digest in by_digest:

@@ -18,7 +18,7 @@ from rung.compare.specs import Difference, differences
 from rung.errors import TaskError
 from rung.evaluate import Bench, Store
 from rung.judging import Judge
-from rung.models.resolve import Model
+from rung.models.resolve import Model, limited
 from rung.records import Example, Json, Measurement, MetricName, Prediction
 from rung.rungs.base import Context, Reporter, slug
 from rung.rungs.instructions import answer_spec, instructions, spec_for
@@ -173,7 +173,7 @@ def _system(one: Side, asked: Asked, home: Path, pool: Pool, reporter: Reporter)
     assert one.model is not None, "a side is a System or a model"
     if asked.prepared is None:
         raise TaskError(f"{one.given!r} is a base model and has to be told what is asked; give --task TASK")
-    model = base_model(one.model, reporter)
+    model = limited(base_model(one.model, reporter), asked.prepared.task.context_tokens)
     pool.models[model.digest] = model
     context = _context(one.model, model, asked, home, pool, reporter)
     spec = spec_for(

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rung.spec import ModelRef, Spec, StepsSpec
+from rung.spec import USUAL_TOKENS, ModelRef, Spec, StepsSpec
 from rung.system import WEIGHTS_FOLDER, is_learned
 
 NONE = "none"
@@ -73,6 +73,7 @@ PARTS: tuple[tuple[str, Callable[[Spec], str]], ...] = (
     ("calls for an answer", lambda spec: "one" if spec.steps is None else _steps(spec.steps)),
     ("answer", _form),
     ("longest answer", lambda spec: NONE if spec.engine == "head" else f"{spec.answer.max_tokens} tokens"),
+    ("prompt and answer", lambda spec: f"{spec.context_tokens or USUAL_TOKENS} tokens"),
     ("most calls", lambda spec: NONE if spec.answer.most_calls is None else str(spec.answer.most_calls)),
     ("label codes", lambda spec: f"{len(spec.answer.codes)} tokens" if spec.answer.codes else NONE),
     ("features", lambda spec: spec.features or NONE),

@@ -31,8 +31,8 @@ class Offered:
     """A model of the hub: its safetensors (`hub`), and the file of a GGUF repository that is fetched.
 
     `gated`: the licence has to be accepted on the page of `hub`, which isn't so for the GGUF. `parameters`
-    are about right, `context` is in tokens. `template` replaces the chat template of the model's own files
-    where `quirks` say why.
+    are about right, and so are those of the `embedding` where Q4 files keep it at the bits of Q8. `context`
+    is in tokens. `template` replaces the chat template of the model's own files where `quirks` say why.
     """
 
     name: str
@@ -43,6 +43,7 @@ class Offered:
     context: int
     hub: str
     gguf: str
+    embedding: float = 0.0
     template: str | None = None
     quirks: tuple[str, ...] = ()
 
@@ -63,7 +64,8 @@ class Offered:
 
     def memory_mb(self, bits: Literal["Q4", "Q8"]) -> float:
         """About how many MB its weights take at so many bits, from their number alone."""
-        return self.parameters * BITS[bits] / 8 / 1e6
+        others = (self.parameters - self.embedding) * BITS[bits]
+        return (others + self.embedding * BITS["Q8"]) / 8 / 1e6
 
 
 _THINKS: Final = "It can think before it answers; that is switched off (enable_thinking=false)."
@@ -81,6 +83,7 @@ OFFERED: Final[tuple[Offered, ...]] = (
         context=32_768,
         hub="google/gemma-3-270m-it",
         gguf="ggml-org/gemma-3-270m-it-GGUF:gemma-3-270m-it-Q8_0.gguf",
+        embedding=168e6,
         quirks=(_NO_SYSTEM,),
     ),
     Offered(
@@ -92,6 +95,7 @@ OFFERED: Final[tuple[Offered, ...]] = (
         context=32_768,
         hub="google/functiongemma-270m-it",
         gguf="unsloth/functiongemma-270m-it-GGUF:functiongemma-270m-it-Q8_0.gguf",
+        embedding=168e6,
         quirks=("Untuned it may answer in the form of call that it was taught; a tune writes JSON.",),
     ),
     Offered(
@@ -137,6 +141,7 @@ OFFERED: Final[tuple[Offered, ...]] = (
         context=32_768,
         hub="google/gemma-3-1b-it",
         gguf="ggml-org/gemma-3-1b-it-GGUF:gemma-3-1b-it-Q4_K_M.gguf",
+        embedding=302e6,
         quirks=(_NO_SYSTEM,),
     ),
     Offered(

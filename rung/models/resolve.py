@@ -18,6 +18,7 @@ from rung.models.catalog import CATALOG, Entry, ModelKind, entry_named, entry_wi
 from rung.models.offered import OFFERED, Offered, offered_named
 from rung.models.trust import trust, trusted
 from rung.runs import file_digest
+from rung.spec import USUAL_TOKENS
 
 HUB_ID: Final = re.compile(r"(?:hf:)?(?P<repository>[\w.-]+/[\w.-]+)(?::(?P<file>[\w./-]+\.gguf))?")
 _EMBEDDERS: Final = ("bert", "nomic-bert", "jina-bert-v2", "t5encoder")
@@ -30,7 +31,8 @@ class Model:
 
     Exactly one of `gguf` (a file) and `folder` (safetensors, config.json, tokenizer.json) is set.
     `digest` is the SHA-256 of the GGUF file, or of a folder's file names and digests. `context` is in
-    tokens; `template` is the Jinja chat template, None for a model that has none.
+    tokens; `template` is the Jinja chat template, None for a model that has none. `limit` is how many tokens
+    a prompt and its answer may have together, if the context holds them: a task or a System sets it.
     """
 
     name: str
@@ -43,6 +45,12 @@ class Model:
     context: int
     parameters: int
     template: str | None
+    limit: int = USUAL_TOKENS
+
+
+def limited(model: Model, tokens: int | None) -> Model:
+    """The model where a prompt and its answer may have so many tokens together; None: the usual number."""
+    return replace(model, limit=tokens or USUAL_TOKENS)
 
 
 def resolve(name: str, *, progress: Progress = no_progress) -> Model:

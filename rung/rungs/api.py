@@ -163,9 +163,12 @@ def paid_text(context: Context) -> str:
     return f"${till.spent_usd:.4f} of ${till.cap_usd:g} were paid so far"
 
 
-def prompting(context: Context) -> Prompting:
-    """The best prompt of the rungs below by the dev rows that all of them answered; else the plainest one."""
-    best = best_prompting(context)
+def prompting(context: Context, *, nearest: bool = True) -> Prompting:
+    """The best prompt of the rungs below by the dev rows that all of them answered; else the plainest one.
+
+    With `nearest` false none that looks up the nearest training rows: for who is asked these rows.
+    """
+    best = best_prompting(context, nearest=nearest)
     if best is None:
         return Prompting(
             instruction=instructions(context)["plain"],

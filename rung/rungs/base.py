@@ -25,6 +25,8 @@ from rung.task import Task
 from rung.wording import answer_text, embedded_text
 
 SETTLED_FILE = "settled.jsonl"
+JOURNAL_FILE = "journal.jsonl"
+"""Of a tune: where it has begun there is one, below the folder of work."""
 WORK_FOLDER = "work"
 
 
@@ -319,10 +321,17 @@ def no_room(context: Context, *, learns: bool) -> str | None:
     for rows, name in ((context.train if learns else (), "training"), (context.dev, "dev")):
         if rows and all(e.id in context.too_long for e in rows):
             return (
-                f"none of the {len(rows):,} {name} rows fits the model's {context.limit:,} tokens; shorten "
-                "the inputs"
+                f"none of the {len(rows):,} {name} rows fits {context.limit:,} tokens with its prompt and "
+                f"answer; shorten the inputs{more_tokens(context.model)}"
             )
     return None
+
+
+def more_tokens(model: Model) -> str:
+    """What else helps where rows are too long for a prompt."""
+    if context_of(model) < model.context:
+        return f", or give them more with context_tokens in task.yaml: {model.name} holds {model.context:,}"
+    return ", or take a model with a longer context"
 
 
 def no_start(rung: Rung, context: Context) -> str | None:

@@ -10,13 +10,20 @@ PROMPTING = ("prompt", "few_shot", "optimise")
 """The rungs whose System is a prompt to the base model, in one call."""
 
 
-def best_prompting(context: Context, names: Sequence[str] = PROMPTING) -> System | None:
+def best_prompting(
+    context: Context, names: Sequence[str] = PROMPTING, *, nearest: bool = True
+) -> System | None:
     """Of the Systems of these rungs below the best on the dev rows that all of them answered; None without.
 
+    With `nearest` false one that shows each question its nearest training rows doesn't count.
     A tie goes to the cheaper one. Nothing is asked: their answers are kept.
     """
     # A rung that rests on no model is told of the Systems of every model, which its name tells apart.
-    found = [(name, s) for name, s in context.built.items() if s.spec.rung in names]
+    found = [
+        (name, s)
+        for name, s in context.built.items()
+        if s.spec.rung in names and (nearest or s.spec.shots.choice != "nearest")
+    ]
     known = dict(sorted(found, key=lambda one: names.index(one[1].spec.rung)))
     kept = {name: context.bench.store.load(system.digest) for name, system in known.items()}
     rows = [e for e in context.dev if all(e.id in answers for answers in kept.values())]

@@ -4,9 +4,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from pydantic import TypeAdapter
+
 from rung import evaluate
 from rung.errors import EngineError, ModelError, TrainingError
-from rung.records import Example, Measurement
+from rung.records import Example, Json, Measurement
 from rung.rungs.api import (
     before_paying,
     cannot_pay,
@@ -14,7 +16,6 @@ from rung.rungs.api import (
     paid_here,
     paid_text,
     price_of,
-    prompting,
 )
 from rung.rungs.base import Built, Context, no_room
 from rung.rungs.sft import FEWEST_ROWS, FEWEST_S, answer_forms, tuned, unable
@@ -25,9 +26,11 @@ from rung.rungs.teacher import (
     draws_of,
     hosted_teacher,
     quickest,
+    teacher_prompting,
     teacher_system,
 )
 from rung.rungs.verified import verified, verified_by_gold
+from rung.runs import read_json, write_json
 from rung.scoring.notation import score_text
 from rung.system import System
 from rung.task.tables import with_tables
@@ -38,6 +41,9 @@ FEWEST_ASKED = 20
 LEAST_S = 2 * FEWEST_S
 SCORED_ROWS = 100
 """Dev rows by which a teacher is told to be better or worse than its student."""
+TAUGHT_FILE = "taught.json"
+AS_IT_WAS = "word for word the row's own"
+"""Learned already."""
 TEACHING_SHARE = 0.5
 """Of the rung's time, and of the money that is left, that the teacher may take."""
 
@@ -164,11 +170,19 @@ class Distill:
         model = hosted_teacher(context.task)
         if model is None:
             return 0.0
-        return DRAWS * foretold_usd(context, price_of(context, model), prompting(context))
+        return DRAWS * foretold_usd(context, price_of(context, model), teacher_prompting(context))
 
     def _affordable(self, context: Context, teacher: System) -> tuple[Example, ...]:
-        """The inputs to ask: as many as the teacher's share of the money pays for. Settled once."""
+        """The inputs to ask: as many as the teacher's share of the money pays for. Settled once.
+
+        Raises TrainingError where its prompt would show it the answers.
+        """
         rows = inputs(context)
+        if shows_answers(context, teacher):
+            raise TrainingError(
+                "the teacher's prompt shows the training rows' own answers, and there are no other inputs; "
+                "give inputs without outputs as data.unlabelled (`rung synth` writes some)"
+            )
 
         def count() -> int:
             usd, till = self._answer_usd(context), context.pool.till
@@ -214,10 +228,15 @@ def inputs(context: Context) -> tuple[Example, ...]:
     return context.train[:MOST_ASKED] if context.bench.metric in ("rouge_l", "judge") else ()
 
 
+def shows_answers(context: Context, teacher: System) -> bool:
+    """Whether a teacher that is asked training rows would find the row itself among its nearest examples."""
+    return teacher.spec.shots.choice == "nearest" and not context.unlabelled
+
+
 def _for_on_policy(context: Context, teacher: System) -> tuple[Example, ...]:
     """What a student answers beside its teacher: training rows and the inputs without outputs.
 
-    A teacher that looks up the nearest worked examples would find a training row itself, and its answer.
+    A teacher that looks up the nearest worked examples is asked the latter alone.
     """
     asked = {e.id: e for e in (*context.train, *inputs(context))}
     if teacher.spec.shots.choice == "nearest":
@@ -227,7 +246,43 @@ def _for_on_policy(context: Context, teacher: System) -> tuple[Example, ...]:
 
 
 def teach(context: Context, teacher: System, rows: Sequence[Example]) -> Taught:
-    """Synthetic rows of the teacher's answers that stand up to checking, as far as time allows."""
+    """Synthetic rows of the teacher's answers that stand up to checking, as far as time allows.
+
+    Settled once they are all there: a call that broke may hold when it's made again, and a tune goes on with
+    the rows that it began with.
+    """
+    path = context.folder / TAUGHT_FILE
+    if not path.exists():
+        found = _taught(context, teacher, rows)
+        answers = {row.id: row.output for row in found.rows}
+        write_json(path, {"asked": found.asked, "dropped": found.dropped, "answers": answers})
+    kept = TypeAdapter(_Kept).validate_python(read_json(path))
+    made = [
+        replace(row, id=_taught_id(row), output=kept.answers[_taught_id(row)], synthetic=True)
+        for row in inputs(context)
+        if _taught_id(row) in kept.answers
+    ]
+    return Taught(
+        rows=tuple(with_tables(made, context.bench.metric, context.task.data.database)),
+        asked=kept.asked,
+        dropped=Counter(kept.dropped),
+    )
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """As `Taught`, on disk: the answers by the ids of the rows that are made of them."""
+
+    asked: int
+    dropped: dict[str, int]
+    answers: dict[str, Json]
+
+
+def _taught_id(row: Example) -> str:
+    return f"{row.id}-taught"
+
+
+def _taught(context: Context, teacher: System, rows: Sequence[Example]) -> Taught:
     kept_s = context.settled("seconds kept for the tune", lambda: (1 - TEACHING_SHARE) * context.seconds_left)
     assert isinstance(kept_s, (int, float)), "written by this function"
     dropped: Counter[str] = Counter()
@@ -247,11 +302,12 @@ def teach(context: Context, teacher: System, rows: Sequence[Example]) -> Taught:
                     kept = verified(answers, context.kind)
                 else:
                     kept = verified_by_gold(answers, row.output, context.bench.metric)
-                if kept.reason is None:
-                    taught = replace(row, id=f"{row.id}-taught", output=kept.value, synthetic=True)
-                    found += with_tables([taught], context.bench.metric, context.task.data.database)
-                else:
+                if kept.reason is not None:
                     dropped[kept.reason] += 1
+                elif row.output is not None and kept.value == row.output:
+                    dropped[AS_IT_WAS] += 1
+                else:
+                    found.append(replace(row, id=_taught_id(row), output=kept.value, synthetic=True))
             context.reporter.advance(bar, asked)
     finally:
         context.reporter.end(bar)

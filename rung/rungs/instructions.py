@@ -158,6 +158,7 @@ def spec_for(context: Context, rung: str, *, instruction: str | None, answer: An
         model=context.ref,
         instruction=instruction,
         answer=answer,
+        context_tokens=context.task.context_tokens,
     )
 
 

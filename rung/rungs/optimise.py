@@ -164,12 +164,7 @@ def drawn_shots(rows: Sequence[Example], k: int, dice: random.Random) -> list[Ex
 
 def _start(context: Context) -> System:
     """What a reflecting model begins with: the best System below whose prompt is the same for every row."""
-    below = [
-        name
-        for name in ("prompt", "few_shot")
-        if name in context.built and context.built[name].spec.shots.choice != "nearest"
-    ]
-    best = best_prompting(context, below)
+    best = best_prompting(context, ("prompt", "few_shot"), nearest=False)
     if best is not None:
         spec, files = best.spec, {name: best.folder / name for name in best.spec.files}
     else:

@@ -12,7 +12,7 @@ from rung.rungs.base import Context, Variant, strict_score
 from rung.rungs.paces import paces
 from rung.scoring.notation import score_text
 from rung.scoring.scorers import SCORERS
-from rung.search import DEPTH, PassageIndex, SearchKind, holds
+from rung.search import DEPTH, PassageIndex, SearchKind, held_by_any, holds
 from rung.system import System
 from rung.wording import answer_text, embedded_text, with_passages
 
@@ -23,6 +23,8 @@ JUDGED_AT, LEAST_RECALL = 5, 0.7
 """Below this recall@5 a System's score says more of the search than of the model."""
 SEARCHED_ROWS = 200
 """Rows by which a search is judged, where dev has no more."""
+FEWEST_JUDGED = 20
+"""Rows whose answers stand somewhere word for word: by fewer no search is told from another."""
 ORACLE_ROWS, FEWEST_ORACLE_ROWS = 60, 20
 ORACLE_SHARE = 0.2
 """Of the rung's time, at most."""
@@ -48,16 +50,32 @@ class Found:
         """The rows whose answer could stand in passages."""
         return [row for row, parts in enumerate(self.parts) if parts]
 
-    def recall(self, search: SearchKind, k: int) -> float:
-        """The share of rows whose answer's words stand in the first k passages, part by part.
+    @cached_property
+    def standing(self) -> list[int]:
+        """Those whose answer does stand there, each part of it in some passage, found or not.
 
-        Rows whose answer could stand nowhere (labels) aren't counted; there has to be one other.
+        Where an answer is worded otherwise than the documents are, no search finds its words.
+        """
+        parts = [(row, part) for row in self.asked for part in self.parts[row]]
+        held = held_by_any(self.index.passages, [part for _, part in parts])
+        lacking = {row for (row, _), there in zip(parts, held, strict=True) if not there}
+        return [row for row in self.asked if row not in lacking]
+
+    @property
+    def tells(self) -> bool:
+        """Whether there are rows enough by which one search is better than another."""
+        return len(self.standing) >= FEWEST_JUDGED
+
+    def recall(self, search: SearchKind, k: int) -> float:
+        """The share of the rows whose answer stands in passages that have it in their first k, part by part.
+
+        There has to be one such row.
         """
         hits = 0
-        for row in self.asked:
+        for row in self.standing:
             first = [self.index.passages[place] for place in self.ranked[search][row][:k]]
             hits += all(any(holds(one, part) for one in first) for part in self.parts[row])
-        return hits / len(self.asked)
+        return hits / len(self.standing)
 
     def gold(self, row: int) -> Passage | None:
         """The best-ranked passage that holds all of a row's answer; None where none of the first 100 does."""
@@ -121,18 +139,21 @@ def recall_notes(found: Found) -> list[str]:
     """recall@k of every search, and whether search is what limits."""
     if not found.asked:
         return ["no recall is told: a label isn't looked for in passages"]
-    rows, best = len(found.asked), max(found.recall(search, JUDGED_AT) for search in SEARCHES)
+    standing = f"the answers to {len(found.standing)} of {found.told} stand word for word in the documents"
+    if not found.tells:
+        return [f"no recall is told: {standing}, and {FEWEST_JUDGED} are needed to judge a search by"]
+    best = max(found.recall(search, JUDGED_AT) for search in SEARCHES)
     each = [
         f"{search} {' / '.join(score_text(found.recall(search, k), 'exact') for k in RECALLED)}"
         for search in SEARCHES
     ]
     at = "/".join(map(str, RECALLED))
-    notes = [f"recall@{at} (the answer's words stand in the passages, {found.told}): {', '.join(each)}"]
+    notes = [f"recall@{at} ({standing}): {', '.join(each)}"]
     if best < LEAST_RECALL:
         notes.append(
             f"search, not the model, is what limits: recall@{JUDGED_AT} is {score_text(best, 'exact')} at "
-            f"best, under {score_text(LEAST_RECALL, 'exact')}; {len(found.answerable)} of {rows} answers "
-            f"stand in one of the first {DEPTH} passages"
+            f"best, under {score_text(LEAST_RECALL, 'exact')}; {len(found.answerable)} of these answers "
+            f"stand whole in one of the first {DEPTH} passages"
         )
     return notes
 

@@ -77,7 +77,7 @@ def _variants(context: Context) -> tuple[list[Variant], Found, str]:
     counts = [k for k in RECALLED if k <= min(room, len(context.passages))] or [1]
     tried: list[tuple[SearchKind, int]] = [(_best_search(found, room), k) for k in counts]
     middle = counts[len(counts) // 2]
-    if not found.asked:
+    if not found.tells:
         tried.append(("bm25", middle))
     first = tried[0][0]
     shown, spec = RetrievalSpec(search=first, k=middle).said, _spec(context, first, middle)
@@ -103,7 +103,7 @@ def _kept(context: Context, index: PassageIndex, search: SearchKind) -> Sources:
 
 def _best_search(found: Found, room: int) -> SearchKind:
     """The one with the highest recall, the cheapest of equals; both rankings where recall can't be told."""
-    if not found.asked:
+    if not found.tells:
         return "fused"
     return max(SEARCHES, key=lambda search: found.recall(search, min(JUDGED_AT, room)))
 

@@ -187,6 +187,7 @@ def answer_forms(context: Context, rung: str = "sft") -> dict[str, Spec]:
         retrieval=looked_up and looked_up.spec.retrieval,
         vectors=looked_up and looked_up.spec.vectors,
         answer=answer_spec(context, constrained=True),
+        context_tokens=context.task.context_tokens,
     )
     if context.kind != "label":
         return {base.answer.form: base}

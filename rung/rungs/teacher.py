@@ -18,7 +18,7 @@ from rung.models.resolve import HUB_ID, resolve
 from rung.models.weights import dequantised
 from rung.records import Answer, Example
 from rung.registry import resolve_system
-from rung.rungs.api import hosted_system, prompting
+from rung.rungs.api import Prompting, hosted_system, prompting
 from rung.rungs.base import Context
 from rung.rungs.instructions import answer_schema, answer_spec
 from rung.spec import Spec
@@ -57,16 +57,24 @@ def is_model(name: str) -> bool:
     )
 
 
+def teacher_prompting(context: Context) -> Prompting:
+    """The best prompt of the rungs below for what the teacher is asked.
+
+    Without other inputs these are training rows, whose nearest worked examples would be the rows themselves.
+    """
+    return prompting(context, nearest=bool(context.unlabelled))
+
+
 def teacher_system(context: Context, name: str) -> System:
     """The teacher with the best prompt of the rungs below; a System is taken as it is.
 
     Raises TaskError for a System that answers something else.
     """
     if (model := hosted(name)) is not None:
-        return hosted_system(context, model, prompting(context), "teacher")
+        return hosted_system(context, model, teacher_prompting(context), "teacher")
     if not is_model(name):
         return _fitting(context, System.load(resolve_system(name)), name)
-    given, local = prompting(context), resolve(name)
+    given, local = teacher_prompting(context), resolve(name)
     context.pool.models[local.digest] = local
     spec = Spec(
         rung="teacher",
@@ -80,6 +88,7 @@ def teacher_system(context: Context, name: str) -> System:
         shots=given.shots,
         answer=answer_spec(context, constrained=True),
         vectors=context.vectors_ref if given.shots.choice == "nearest" else None,
+        context_tokens=context.task.context_tokens,
     )
     return save(context.work / "teacher", spec, given.files)
 

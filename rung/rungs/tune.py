@@ -19,7 +19,7 @@ from rung.evaluate import counted_answers
 from rung.memory import give_back
 from rung.models.weights import dequantised
 from rung.records import Answer, Example
-from rung.rungs.base import Context, strict_score
+from rung.rungs.base import JOURNAL_FILE, Context, more_tokens, strict_score
 from rung.rungs.batching import batch_size, fewer
 from rung.rungs.rendered import prompts_of, rendered
 from rung.runs import append_jsonl, atomic_folder, digest_of, read_jsonl
@@ -39,7 +39,6 @@ PLAIN_ROWS = 192
 models that transformers alone can run."""
 LOSS_TOKENS = 4096
 """Of the dev rows, for the loss that is shown beside a score and settles a tie."""
-JOURNAL_FILE = "journal.jsonl"
 BEST_FOLDER = "best"
 
 
@@ -134,7 +133,8 @@ class Tune(AbstractContextManager["Tune"]):
         self.left_out = self.lesson.left_out
         if not all(self.rows.values()):
             raise TrainingError(
-                f"no training row fits the model's {context.limit:,} tokens with its answer; shorten the rows"
+                f"no training row fits {context.limit:,} tokens with its answer; shorten the rows"
+                f"{more_tokens(context.model)}"
             )
         lengths = sorted(row.tokens for item in next(iter(self.rows.values())) for row in item.rows)
         attention = "eager" if lengths[int(0.95 * (len(lengths) - 1))] <= PLAIN_ROWS else "sdpa"

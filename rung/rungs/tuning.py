@@ -11,6 +11,7 @@ from rung.records import Example, Trial
 from rung.rungs.base import Context
 from rung.rungs.tune import BEST_FOLDER, Arm, Plan, Tune
 from rung.scoring.notation import passes_text
+from rung.scoring.scorers import SCORERS
 from rung.spec import Spec
 from rung.training.loop import WARMUP
 from rung.training.methods import RATES
@@ -406,9 +407,17 @@ def _better(state: Tune, arm: Arm, step: int, length: Length, best: dict | None)
 
 
 def _collapsed(context: Context, best: dict, rows: Sequence[Example]) -> bool:
-    """One answer to everything though the targets differ, or a score below that of the commonest label."""
+    """One answer to everything though the targets differ, or a score below that of the commonest label.
+
+    Where most rows have one label a good tune answers most of them with it, and scores more than it alone.
+    """
     targets = [str(e.output) for e in rows]
-    majority = max(map(targets.count, set(targets))) / len(targets)
-    if best["commonest"] > 0.95 and majority <= 0.95:
-        return True
-    return context.kind == "label" and context.bench.metric == "accuracy" and best["score"] < majority
+    first = max(sorted(set(targets)), key=targets.count)
+    majority = targets.count(first) / len(targets)
+    same = best["commonest"] > 0.95 and majority <= 0.95
+    if context.kind != "label":
+        return same
+    alone = SCORERS[context.bench.metric].summary([first] * len(targets), targets)
+    if same:
+        return best["score"] <= alone
+    return context.bench.metric == "accuracy" and best["score"] < alone

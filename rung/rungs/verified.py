@@ -12,6 +12,8 @@ from rung.task.outputs import canonical
 
 AGREED = 0.5
 """The share of draws that must give the same answer; of a text, their mean ROUGE-L with the kept one."""
+FEWEST_AGREEING = 2
+"""Where several draws were made: a call that broke says nothing for the others."""
 NEAR_GOLD = 0.5
 """ROUGE-L of a teacher's wording with a training row's own text: it says that in other words."""
 
@@ -29,7 +31,8 @@ class Kept:
 def verified(draws: Sequence[Answer], kind: OutputKind) -> Kept:
     """The answer on which the draws agree; one that was chosen among labels needs a probability of .5.
 
-    An answer that can't be read, by schema or labels, agrees with none. ValueError without draws.
+    Of several draws two have to agree at least, however many calls broke. An answer that can't be read, by
+    schema or labels, agrees with none. ValueError without draws.
     """
     if not draws:
         raise ValueError("no draws to verify")
@@ -41,11 +44,13 @@ def verified(draws: Sequence[Answer], kind: OutputKind) -> Kept:
         return Kept(reason="unreadable")
     if (sure := held[0].probability) is not None:
         return Kept(value=values[0]) if sure >= AGREED else Kept(reason="unsure")
+    if len(held) < min(FEWEST_AGREEING, len(draws)):
+        return Kept(reason="the call broke")
     if kind == "text":
         return _medoid([str(value) for value in values], len(held))
     spelled = [canonical(value) for value in values]
     commonest, count = Counter(spelled).most_common(1)[0]
-    if count < AGREED * len(held):
+    if count < max(AGREED * len(held), min(FEWEST_AGREEING, len(draws))):
         return Kept(reason="the draws disagree")
     return Kept(value=values[spelled.index(commonest)])
 

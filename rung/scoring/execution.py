@@ -2,12 +2,13 @@
 
 A query is a model's output, so it is run where it can do no harm: reading only, functions of a list only, one
 statement, a fixed number of SQLite's steps, of rows and of characters, and only so much memory. No clock
-decides, so a score is the same on every machine.
+decides, so a score is the same on every machine, but for a query whose few steps are made to take for ever.
 """
 
 import hashlib
 import re
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from rung.task.tables import TOKEN, Query, Tables
 
 MOST_STEPS = 50_000_000
 """Of SQLite's machine; a scan takes some five a row, a join for each pair of rows that it looks at."""
+MOST_CPU_S = 60.0
+"""Of the thread that asks, ten times what so many steps usually take: one call of a function is one step,
+however long the texts that it's given."""
 MOST_ROWS = 10_000
 MOST_CHARS = 100_000
 """In a value, and in a row."""
@@ -27,7 +31,7 @@ MOST_GIVEN_CHARS = 10_000_000
 """In all rows that a query gives."""
 MOST_BYTES = 512 * 1024 * 1024
 """That SQLite may hold in this process: there's no limit for one connection."""
-_LOOK_STEPS = 1000
+_LOOK_STEPS = 200
 _DIGITS = 12
 _KEPT = 8192
 
@@ -66,7 +70,9 @@ _LIMITS = {
     sqlite3.SQLITE_LIMIT_ATTACHED: 0,
     sqlite3.SQLITE_LIMIT_TRIGGER_DEPTH: 1,
 }
-_FENCE = re.compile(r"```[ \t]*\w*[ \t]*\n?(.*?)(?:```|\Z)", re.DOTALL)
+_BEGINS = r"(?:select|with|values)\b"
+_FENCE = re.compile(rf"```[ \t]*(?:(?!{_BEGINS})\w+)?[ \t]*\n?(.*?)(?:```|\Z)", re.DOTALL | re.IGNORECASE)
+_INLINE = re.compile(rf"(?!\s*{_BEGINS})[^`]*`\s*({_BEGINS}\s[^`]+)`(?!`)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,9 +122,13 @@ def tells(wanted: str, tables: Tables) -> bool:
 
 
 def query_in(text: str) -> str:
-    """The query that an answer holds: what stands in its first code fence, or else all of it."""
-    fence = _FENCE.search(text)
-    return (fence[1] if fence else text).strip().rstrip(";").rstrip()
+    """The query that an answer holds: what stands in its first code fence, or else all of it.
+
+    A word behind the fence is the language, unless a query begins with it. Where the answer itself doesn't
+    begin as a query, one between single backticks counts as fenced: in a query they stand around names.
+    """
+    found = _FENCE.search(text) or _INLINE.match(text)
+    return (found[1] if found else text).strip().rstrip(";").rstrip()
 
 
 def orders(query: str) -> bool:
@@ -196,12 +206,12 @@ def _held(connection: sqlite3.Connection, allowed: frozenset[int]) -> None:
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MOST_CHARS)
     connection.text_factory = _text
     connection.set_authorizer(_authorizer(allowed))
-    left = MOST_STEPS // _LOOK_STEPS
+    left, end_s = MOST_STEPS // _LOOK_STEPS, time.thread_time() + MOST_CPU_S
 
     def counted() -> bool:
         nonlocal left
         left -= 1
-        return left < 0
+        return left < 0 or time.thread_time() > end_s
 
     connection.set_progress_handler(counted, _LOOK_STEPS)
 

@@ -106,6 +106,10 @@ class DataFiles(_Frozen):
     )
     format: DataFormat = Field(default="auto", description="How a row is written; auto: seen from the rows.")
 
+    def written(self, asked: str) -> str:
+        """How rows are written: as the command line asks, or as the task file says where that is `auto`."""
+        return asked if asked != "auto" else self.format
+
 
 class Output(_Frozen):
     """What an answer is."""
@@ -123,11 +127,23 @@ class Output(_Frozen):
     )
 
     _written_kind: str | None = PrivateAttr(default=None)
+    _seen_from_rows: bool = PrivateAttr(default=False)
 
     @property
     def written_kind(self) -> str | None:
         """The synonym that the task file used for `kind`, if it did."""
         return self._written_kind
+
+    @property
+    def seen_from_rows(self) -> bool:
+        """Whether nobody gave the kind, and the rows decided."""
+        return self._seen_from_rows
+
+    def as_seen(self, kind: OutputKind) -> "Output":
+        """The same with the kind that the rows decided."""
+        made = self.model_copy(update={"kind": kind})
+        made._seen_from_rows = True
+        return made
 
     @model_validator(mode="wrap")
     @classmethod
@@ -255,6 +271,13 @@ class Task(_Frozen):
     )
     prices: Prices | None = Field(
         default=None, description="What the hosted models' tokens cost, where no price list knows them."
+    )
+    context_tokens: int | None = Field(
+        default=None,
+        ge=256,
+        strict=True,
+        description="Tokens that a prompt and its answer may have together, as far as the model holds them; "
+        "left out: 2048. More take more memory and time.",
     )
     tuning: Tuning = Field(default_factory=Tuning, description="How the rungs that train do it.")
     limits: Limits = Field(default_factory=Limits, description="What a System must keep to.")

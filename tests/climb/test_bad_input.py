@@ -151,7 +151,8 @@ def test_rows_longer_than_the_context_are_counted_and_break_nothing(tiny):
         log,
     )
     (found,) = [finding for finding in result.findings if finding.check == "too_long"]
-    assert "rows longer than the model's 512 tokens: " in found.message and found.message in log.text
+    assert "rows longer than 512 tokens with their prompt and answer: " in found.message
+    assert found.message in log.text
     counts = [int(word) for word in found.message.split(":")[1].replace(",", "").split() if word.isdigit()]
     assert sum(counts) == 60
     for part in result.results:
@@ -167,7 +168,7 @@ def test_rows_that_are_all_too_long_are_an_error_where_only_a_language_model_cou
     assert run(arguments) == 2
     last = capsys.readouterr().err.rstrip("\n").split("\n")[-1]
     assert last.startswith("error: no rung could be built: head: a linear head chooses among labels")
-    assert "prompt: none of the 12 dev rows fits the model's 512 tokens; shorten the inputs" in last
+    assert "prompt: none of the 12 dev rows fits 512 tokens with its prompt and answer; shorten" in last
 
 
 def test_a_model_that_was_exchanged_is_noticed(tiny, capsys):

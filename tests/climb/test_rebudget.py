@@ -7,7 +7,9 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from rung.climb.climb import Options, climb, load_climb
-from rung.errors import RunError
+from rung.errors import RunError, TrainingError
+from rung.rungs.base import JOURNAL_FILE
+from rung.runs import append_jsonl
 from rung.system import System
 from tests.climb.test_climb import Always, no_engine, with_ladder
 from tests.climb.test_stopping import Counts, Told
@@ -109,6 +111,33 @@ def test_an_unfinished_climb_goes_on_with_the_time_that_it_has_now(task, options
     assert (second.results[1].dev is not None) == (budget_s == 6000), "it was left out for want of time"
     assert second.results[2] == first.results[2] and not (run / "earlier").exists()
     assert load_climb(run) == second
+
+
+@dataclass
+class Late(Counts):
+    """A rung that needs more time than it has at first, and says so once it's built."""
+
+    trains: bool = False
+
+    def build(self, context):
+        if self.trains:
+            append_jsonl(context.work / "training" / JOURNAL_FILE, [{"kind": "start"}])
+        if not context.in_time("train", 1000.0):
+            raise TrainingError("there is too little time")
+        return super().build(context)
+
+
+@pytest.mark.parametrize("trains", [False, True])
+def test_what_failed_for_want_of_time_is_begun_anew_but_a_model_in_training_is_kept(
+    task, options, monkeypatch, trains
+):
+    names = with_ladder(monkeypatch, Counts("good"), Late("late", trains=trains))
+    options = replace(options, rungs=names)
+    first, run = climb(task, options, Log())
+    assert first.results[1].failed == "there is too little time"
+    (run / "climb.json").unlink()
+    second, _ = climb(task, replace(options, budget_s=60_000), Log())
+    assert (second.results[1].dev is None) == trains, "its course was settled when the training began"
 
 
 def test_one_that_was_killed_while_it_was_put_aside_loses_nothing(task, options, monkeypatch):

@@ -52,11 +52,11 @@ OUTPUTS: dict[str, list[Any]] = {
 }
 
 
-def resolved(task: Task) -> Task:
-    """The task with its paths in one spelling: a task file's may lead up and down again."""
+def resolved(task: Task) -> dict[str, Any]:
+    """What the task says, with its paths in one spelling: a task file's may lead up and down again."""
     data = task.data
     paths = {"train": data.train.resolve(), "test": data.test.resolve() if data.test else None}
-    return task.model_copy(update={"data": data.model_copy(update=paths)})
+    return task.model_copy(update={"data": data.model_copy(update=paths)}).model_dump()
 
 
 def lines(task_file: Path) -> list[str]:

@@ -12,6 +12,7 @@ from rung.climb.again import rows_again
 from rung.climb.climb import Options, climb, load_climb
 from rung.compare.asked import CHOSEN_BY, Wanted
 from rung.compare.compare import Change, CompareOptions, compare
+from rung.compare.outcome import outcome
 from rung.compare.specs import PARTS, differences
 from rung.compare.words import verdict
 from rung.errors import DataError, RunError, SystemFolderError, TaskError
@@ -90,6 +91,17 @@ def test_two_runs_of_the_same_rows_are_compared_on_their_dev_rows_without_asking
     parts = {d.part: (d.first, d.second) for d in found.differences}
     assert parts["rung"] == ("prompt", "head") and parts["model"][1] == "none"
     assert {"instruction", "engine", "features", "files"} <= parts.keys() and "labels" not in parts
+
+
+def test_rows_of_one_group_are_said_to_settle_nothing(runs, monkeypatch):
+    no_engine(monkeypatch)
+    found = compare(f"{runs / 'two'}:prompt", str(runs / "one"), CompareOptions(), Log())
+    a, b = found.first.measurement, found.second.measurement
+    ids = [p.example_id for p in a.predictions]
+    alone = outcome(a, b, targets=dict.fromkeys(ids, "billing"), groups=dict.fromkeys(ids, "g"), seed=0)
+    said = verdict(replace(found, outcome=alone))
+    assert said.startswith("Not settled: B scores ") and "more rows" not in said
+    assert said.endswith("all of one group, which alone shows no gain; it takes rows of 6 at least.")
 
 
 def test_the_seal_of_the_test_is_broken_on_request_alone_and_counted(runs, task, tmp_path):
@@ -295,9 +307,9 @@ def test_what_differs_is_named(change, part):
 
 def test_no_part_of_a_spec_that_decides_answers_is_passed_over():
     told = {"rung", "model", "instruction", "shots", "answer", "features", "vectors", "engine", "style"}
-    told |= {"labels", "schema_", "files", "retrieval", "steps"}
+    told |= {"labels", "schema_", "files", "retrieval", "steps", "context_tokens"}
     assert Spec.model_fields.keys() - told == {"format", "task", "kind"}
-    assert len(PARTS) == 18
+    assert len(PARTS) == 19
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,9 @@ def test_every_entry_has_a_name_of_its_own_a_licence_sizes_and_a_gguf_file() -> 
         assert entry.memory_mb("Q8") == pytest.approx(entry.parameters * BITS["Q8"] / 8 / 1e6)
         assert entry.memory_mb("Q4") < entry.memory_mb("Q8") < entry.parameters * 2 / 1e6
     assert offered_named("no-such") is None
+    known = next(entry for entry in CATALOG if entry.name == "gemma-3-270m")
+    same = offered_named("gemma-3-270m-it")
+    assert same is not None and same.memory_mb("Q4") == pytest.approx(known.size / 1e6, rel=0.1)
 
 
 def test_the_first_fetch_is_trusted_and_said_and_another_digest_later_is_refused(hub: Path) -> None:

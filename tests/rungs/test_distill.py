@@ -12,11 +12,13 @@ from rung.checks.rows import prepare
 from rung.climb.climb import Options
 from rung.climb.hosted import hosted_models
 from rung.climb.synthesis import SynthOptions, synthesise
-from rung.errors import EngineError, TaskError
+from rung.errors import EngineError, TaskError, TrainingError
 from rung.evaluate import Store
 from rung.rungs import teacher as teaching
 from rung.rungs.base import Context
-from rung.rungs.distill import Distill, compared, inputs, teach
+from rung.rungs.distill import AS_IT_WAS, TAUGHT_FILE, Distill, compared, inputs, shows_answers, teach
+from rung.rungs.few_shot import _kinds, _settings
+from rung.rungs.instructions import answer_spec, spec_for
 from rung.rungs.teacher import DRAWS, TEMPERATURE, draws_of, hosted_teacher, quickest, teacher_system
 from rung.spec import AnswerSpec, Spec
 from rung.system import System, ref_to, save
@@ -85,8 +87,8 @@ def test_both_engines_of_a_teacher_draw_and_one_that_cannot_takes_for_ever(tiny,
 
 
 def elsewhere(context: Context, folder: Path) -> Context:
-    """The context with none of the answers that are kept."""
-    return replace(context, bench=replace(context.bench, store=Store(folder)))
+    """The context with nothing that is kept."""
+    return replace(context, folder=folder / "rung", bench=replace(context.bench, store=Store(folder)))
 
 
 def test_a_hosted_teacher_is_drawn_from_and_its_rows_are_synthetic_and_right(context, server):
@@ -124,8 +126,64 @@ def test_no_answer_is_asked_or_paid_twice(context, server):
     first, count, spent = taught(context), len(server.seen), context.pool.till.spent_usd
     context.pool.close()
     context.pool.till = replace(context.pool.till)
+    (context.folder / TAUGHT_FILE).unlink()
     assert taught(context).rows == first.rows
     assert len(server.seen) == count and context.pool.till.spent_usd == pytest.approx(spent)
+
+
+def test_what_was_taught_stays_though_a_call_that_broke_would_hold_now(context, server):
+    system = teacher_system(context, str(context.task.teacher))
+    server.whole = lambda body: (
+        (400, {"error": {"message": "no"}}, {})
+        if body["messages"][-1]["content"] == context.unlabelled[3].input
+        else (200, server.completion(body), {})
+    )
+    first = teach(context, system, inputs(context))
+    server.whole = None
+    assert first.dropped == {"the call broke": 1}
+    later = replace(context, bench=replace(context.bench, store=Store(context.folder / "none")))
+    count = len(server.seen)
+    assert teach(later, system, inputs(later)) == first and len(server.seen) == count
+    assert teach(context, system, inputs(context)[:3]) == first, "a lower cap takes none of them away"
+
+
+@pytest.fixture
+def texts(tiny, tmp_path, server):
+    """A task of texts, with a few-shot System below that shows the nearest training rows."""
+    with opened(tiny, write_rows(tmp_path / "texts.jsonl", text_rows(60)), tmp_path) as found:
+        context = beside(found, server, tmp_path)
+        (kind, _) = _kinds(context, 4)
+        spec = spec_for(
+            context, "few_shot", instruction="Shout.", answer=answer_spec(context, constrained=True)
+        ).model_copy(update={**_settings(context, kind.shots), "engine": "torch"})
+        yield replace(context, built={"few_shot": save(tmp_path / "few", spec, kind.files)})
+
+
+def test_a_teacher_is_not_shown_the_answer_to_the_training_row_that_it_is_asked(texts, server):
+    def copies(text: str, body: dict) -> str:
+        last = body["messages"][-2]
+        return last["content"] if last["role"] == "assistant" else f"{text.upper()} TODAY"
+
+    server.says = copies
+    system = teacher_system(texts, str(texts.task.teacher))
+    assert system.spec.shots.choice != "nearest"
+    found = taught(texts)
+    golds = {e.id: e.output for e in texts.train}
+    assert found.rows and not [r for r in found.rows if r.output == golds[r.id.removesuffix("-taught")]]
+    shown = [turn["content"] for body in server.seen for turn in body["messages"] if turn["role"] != "user"]
+    assert not {str(output) for output in golds.values()} & set(shown)
+    few = texts.built["few_shot"]
+    assert shows_answers(texts, few)
+    with pytest.raises(TrainingError, match="shows the training rows' own answers"):
+        Distill()._affordable(texts, few)
+    assert not shows_answers(replace(texts, unlabelled=unlabelled(3)), few)
+
+
+def test_an_answer_that_is_the_rows_own_word_for_word_is_not_learned_twice(texts, server):
+    outputs = {e.input: str(e.output) for e in texts.train}
+    server.says = lambda text, body: outputs.get(text.split("\n")[-1], "?")
+    found = taught(texts)
+    assert found.rows == () and found.dropped == {AS_IT_WAS: len(texts.train)}
 
 
 def test_the_teacher_takes_half_of_the_money_at_most(context, server):
@@ -177,8 +235,10 @@ def test_only_texts_are_learned_anew_from_training_rows(context, tiny, tmp_path,
         text = beside(found, server, tmp_path)
         judged = replace(text, bench=replace(text.bench, metric="judge"))
         assert inputs(judged) == inputs(text) == text.train
+        outputs = {e.input: e.output for e in text.train}
+        server.says = lambda said, body: f"{outputs.get(said.split(chr(10))[-1])} NOW"
         found = taught(text)
-        assert {row.output for row in found.rows} == {row.output for row in text.train}
+        assert {row.output for row in found.rows} == {f"{row.output} NOW" for row in text.train}
         server.says = lambda said, body: "nothing like it"
         text.pool.till = None
         text.pool.close()

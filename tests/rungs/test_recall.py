@@ -15,6 +15,7 @@ from rung.rungs.recall import (
     oracle_test,
     recall_notes,
 )
+from rung.rungs.retrieval import _best_search
 from rung.search import PassageIndex
 from rung.system import Pool
 from rung.task import DataFiles, Output, Task
@@ -120,7 +121,7 @@ def test_the_right_passage_is_the_best_ranked_one_that_holds_the_answer(context)
 def test_a_low_recall_is_called_what_limits_and_a_high_one_is_not(context):
     (told,) = recall_notes(found(context, ranks(2)))
     assert told == (
-        "recall@1/3/5/8 (the answer's words stand in the passages, 24 dev rows): "
+        "recall@1/3/5/8 (the answers to 24 of 24 dev rows stand word for word in the documents): "
         "bm25 .000 / 1.000 / 1.000 / 1.000, dense .000 / .000 / .000 / .000, "
         "fused .000 / 1.000 / 1.000 / 1.000"
     )
@@ -131,6 +132,29 @@ def test_a_low_recall_is_called_what_limits_and_a_high_one_is_not(context):
     )
     high = [ranking if i < 17 else [] for i, ranking in enumerate(ranks(0))]
     assert len(recall_notes(found(context, high))) == 1
+
+
+def test_answers_in_other_words_than_the_documents_do_not_speak_against_a_search(context):
+    worded = tuple(replace(e, output=f"It must be {e.output}") if i < 4 else e for i, e in enumerate(ROWS))
+    some = found(context, ranks(0), rows=worded)
+    assert len(some.standing) == 20 and some.tells and some.recall("bm25", 1) == 1.0
+    (told,) = recall_notes(some)
+    assert "the answers to 20 of 24 dev rows stand word for word in the documents" in told
+    fewer = tuple(replace(e, output=f"It must be {e.output}") if i < 5 else e for i, e in enumerate(ROWS))
+    few = found(context, ranks(0), rows=fewer)
+    assert not few.tells and recall_notes(few) == [
+        "no recall is told: the answers to 19 of 24 dev rows stand word for word in the documents, "
+        "and 20 are needed to judge a search by"
+    ]
+    assert _best_search(few, 8) == "fused" and _best_search(some, 8) == "bm25"
+
+
+def test_an_answer_stands_there_whether_or_not_a_search_finds_it(context):
+    assert len(found(context, [[] for _ in ROWS]).standing) == 24
+    outputs = (["red", "blue"], ["red", "x"])
+    rows = tuple(Example(id=str(i), input="q", output=output) for i, output in enumerate(outputs))
+    made = replace(context, task=Task(data=DataFiles(train=Path("t")), output=Output(kind="json")))
+    assert found(made, [[], []], rows=rows).standing == [0], "its parts may stand in two passages"
 
 
 def test_where_the_right_passage_helps_it_is_a_knowledge_gap_and_else_one_of_behaviour(context):

@@ -10,15 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rung.errors import TrainingError
+from rung.records import Example
 from rung.rungs.tune import Arm, Pace, Plan
 from rung.rungs.tuning import (
     MOST_EPOCHS,
     PROBE_STEPS,
     USED_SHARE,
+    _collapsed,
     _settle_length,
     _tune,
 )
 from rung.scoring.notation import passes_text
+from rung.scoring.scorers import SCORERS
 from rung.task import Tuning
 from rung.training.loop import Tick
 from rung.training.methods import METHODS, RATES
@@ -370,6 +373,23 @@ def test_a_collapsed_tune_is_tried_again_at_a_third_of_its_rate():
 def test_a_tune_that_collapses_twice_is_given_up():
     with pytest.raises(TrainingError, match="collapsed twice: 96% of its answers are the same"):
         tuned(Learner(commonest=0.96))
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "macro_f1"])
+def test_a_tune_of_rows_that_mostly_have_one_label_has_not_collapsed_where_it_tells_the_others(metric):
+    targets = ["ham"] * 188 + ["spam"] * 12
+    rows = [Example(id=str(i), input="x", output=label) for i, label in enumerate(targets)]
+    context = SimpleNamespace(kind="label", bench=SimpleNamespace(metric=metric))
+
+    def collapsed(answers):
+        share = max(map(answers.count, set(answers))) / len(answers)
+        score = SCORERS[metric].summary(answers, targets)
+        return _collapsed(context, {"commonest": share, "score": score}, rows)
+
+    careful = ["ham"] * 191 + ["spam"] * 9
+    assert not collapsed(careful), "95.5 % of the answers are the same"
+    assert collapsed(["ham"] * 200) and collapsed(["spam"] * 200)
+    assert not collapsed(targets)
 
 
 def test_a_tune_that_was_killed_takes_the_same_decisions_again():

@@ -2,6 +2,7 @@ import copy
 import json
 import pickle
 import sqlite3
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -172,6 +173,20 @@ def test_the_limit_of_steps_is_no_clock(monkeypatch):
     execution.given.cache_clear()
 
 
+def test_a_query_of_few_steps_that_each_take_long_is_ended_by_the_processor_time(monkeypatch):
+    tables = Tables(statements=("CREATE TABLE n (i)", f"INSERT INTO n VALUES {', '.join(['(1)'] * 40)}"))
+    big = "replace(printf('%040000d', 0), '0', 'a')"
+    slow = f"SELECT sum(instr(replace({big}, 'a', 'aa') || i, {big} || 'b')) FROM (SELECT n.i FROM n, n m)"
+    monkeypatch.setattr(execution, "MOST_CPU_S", 0.05)
+    execution.given.cache_clear()
+    start = time.thread_time()
+    assert not runs(slow, Query("SELECT 1", tables))
+    assert time.thread_time() - start < 20, "it would take minutes"
+    monkeypatch.setattr(execution, "MOST_CPU_S", 60.0)
+    execution.given.cache_clear()
+    assert runs("SELECT 1", Query("SELECT 1", tables))
+
+
 cells = st.one_of(
     st.none(),
     st.integers(-9, 9),
@@ -243,6 +258,23 @@ def test_the_query_is_read_out_of_a_fence():
     assert query_in("So:\n```\nSELECT 1\n``` or ```SELECT 2```") == "SELECT 1"
     assert query_in("```sql\nSELECT 1") == "SELECT 1"
     assert query_in(" SELECT 1 ;; ") == "SELECT 1"
+
+
+@pytest.mark.parametrize(
+    ("answer", "query"),
+    [
+        ("```SELECT 1```", "SELECT 1"),
+        ("```with t AS (SELECT 1)\nSELECT * FROM t```", "with t AS (SELECT 1)\nSELECT * FROM t"),
+        ("```sql SELECT 1```", "SELECT 1"),
+        ("```selections\nSELECT 1```", "SELECT 1"),
+        ("`SELECT 1;`", "SELECT 1"),
+        ("It is `select a\nfrom t`.", "select a\nfrom t"),
+        ("SELECT `with tax`, `select` FROM `t`", "SELECT `with tax`, `select` FROM `t`"),
+        ("`name`", "`name`"),
+    ],
+)
+def test_a_query_that_begins_right_behind_its_backticks_is_read_whole(answer, query):
+    assert query_in(answer) == query
 
 
 def test_a_copy_of_an_expected_query_keeps_its_tables():
