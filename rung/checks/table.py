@@ -37,6 +37,7 @@ CHECKS: tuple[Check, ...] = (
     Check(number=2, name="turns", what="turns in the usual order", run=turns.turns),
     Check(number=3, name="train_rows", what="enough rows to train on", run=counts.train_rows),
     Check(number=3, name="test_rows", what="enough rows to test on", run=counts.test_rows),
+    Check(number=3, name="few_groups", what="enough groups to compare", run=counts.few_groups),
     Check(number=4, name="repeats", what="no row stands there twice", run=overlap.repeats),
     Check(number=5, name="leaks", what="no test input is in train", run=overlap.leaks),
     Check(number=6, name="near_leaks", what="no test input nearly in train", run=overlap.near_leaks),

@@ -81,6 +81,7 @@ def decide(
         shipped=shipped or path[-1],
         margin=margin,
         split=split,
+        one_group=_one_group(sorted(rows), groups),
     )
     kind, comparison = _kind(facts, settled=shipped is not None, bench=bench)
     rows_needed = None
@@ -120,11 +121,14 @@ def _in_the_running(one: Candidate) -> bool:
 
 
 def _without_broken(ladder: Sequence[Candidate], rows: int) -> list[Candidate]:
-    """The ladder, with what broke on many more rows than another rung over the limits."""
-    least = min(one.measurement.failures for one in ladder)
+    """The ladder, with what broke on many more rows than another rung over the limits.
+
+    One that was stopped was asked other rows, and is neither held against the others nor out for that.
+    """
+    least = min((one.measurement.failures for one in ladder if not one.stopped), default=0)
     return [
         replace(one, over_limits=(*one.over_limits, f"{one.measurement.failures:,} of {rows:,} calls broke"))
-        if one.measurement.failures - least > MOST_BROKEN * rows
+        if not one.stopped and one.measurement.failures - least > MOST_BROKEN * rows
         else one
         for one in ladder
     ]
@@ -143,6 +147,11 @@ class _Bench:
     min_gain: float
     stopped: Sequence[int]
     made: dict[tuple[str, str], Comparison]
+
+    @property
+    def least(self) -> float:
+        """The least gain that wins: one of 2 points may come out as 0.0199999."""
+        return self.min_gain * (1 - 1e-9)
 
 
 def _walk_up(pool: Sequence[Candidate], bench: _Bench) -> list[Candidate]:
@@ -173,8 +182,7 @@ def _family(
     for (one, pair), p, p_holm in zip(pairs, raw, adjusted, strict=True):
         gain = paired.gain(pair)
         interval = paired.gain_interval(pair, bench.seed)
-        # A gain of 2 points may come out as 0.0199999.
-        wins = p_holm <= ALPHA and gain >= bench.min_gain * (1 - 1e-9)
+        wins = p_holm <= ALPHA and gain >= bench.least
         comparison = Comparison(
             cheaper=current.rung,
             dearer=one.rung,
@@ -239,23 +247,30 @@ def _kind(facts: Facts, *, settled: bool, bench: _Bench) -> tuple[VerdictKind, C
     return "clear_winner" if clear else "tie", nearest
 
 
-def _rows_needed(facts: Facts, comparison: Comparison, bench: _Bench) -> int:
-    """How many more rows would settle it, were the gain what it seems to be: whichever way is shorter.
+def _rows_needed(facts: Facts, comparison: Comparison, bench: _Bench) -> int | None:
+    """How many more rows would settle it, were the gain what it seems to be; None where they're of one group.
 
-    Either the gain is proven, as large as seen but at least what a win needs; or, where it is under the
-    margin, it is shown to be.
+    A gain that is worth having is proven; one that isn't is shown to be under the margin. What is neither
+    would take rows that change it: as many as prove the least gain that wins.
     """
     pair = _pair(facts.shipped, facts.best, bench)
-    scale = pair.unit
-    spread = paired.spread(pair, comparison.interval) / scale**2
-    seen = comparison.gain / scale
+    if paired.units(pair) < 2:
+        return None
     tests = len(facts.pool) - 1 - facts.pool.index(facts.shipped)
     tests += sum(order > facts.shipped.order for order in bench.stopped)
-    effect = max(seen, bench.min_gain / scale)
-    needed = stats.rows_needed(effect, spread, alpha=2 * ALPHA / tests)
-    if seen < facts.margin / scale:
-        needed = min(needed, stats.rows_for_non_inferiority(seen, facts.margin / scale, spread, alpha=ALPHA))
-    return max(needed - comparison.n, 1)
+    ways = []
+    if comparison.gain < facts.margin:
+        ways.append(paired.rows_for_sameness(pair, bench.seed, facts.margin))
+    if comparison.gain >= bench.least or not ways:
+        effect = max(comparison.gain, bench.min_gain)
+        ways.append(paired.rows_for_gain(pair, comparison.interval, effect, ALPHA / tests))
+    return max(min(ways) - comparison.n, 1)
+
+
+def _one_group(rows: Sequence[str], groups: Mapping[str, str] | None) -> bool:
+    """Whether all rows are of one group."""
+    codes = stats.cluster_codes(rows, groups)
+    return codes is not None and not codes.any()
 
 
 def _pair(cheaper: Candidate, dearer: Candidate, bench: _Bench) -> paired.Pair:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from rung.climb.decide import MIN_ROWS
 from rung.errors import RunError
 from rung.records import Decision, Example, RungResult
 from rung.rungs.base import strict_score
@@ -18,14 +19,18 @@ def to_open(
 ) -> list[str]:
     """The rungs to score on the test: the cheapest in the running, the chosen and the best on dev; or all.
 
-    All, too, where dev has too few rows for a verdict of its own: then the test alone can give one.
+    All, too, where dev has too few rows for a verdict of its own: then the test alone can give one. Where dev
+    has none for another reason, no rung being inside the limits, the test has none either: the best on dev.
     """
     built = [r for r in results if r.dev is not None]
-    if everything or on_dev.chosen is None:
+    running = [r for r in built if not r.stopped] or built
+    inside = [r for r in running if not r.over_limits]
+    if everything or (inside and len(dev) < MIN_ROWS):
         return [r.rung for r in built]
+    if on_dev.chosen is None:
+        return [_best(inside or running, dev)]
     # The walk up starts with the cheapest: one over the limits could be compared with nothing.
     cheapest = on_dev.comparisons[0].cheaper if on_dev.comparisons else on_dev.chosen
-    inside = [r for r in built if not r.over_limits and not r.stopped]
     wanted = {cheapest, on_dev.chosen, on_dev.best, _best(inside, dev)}
     return [r.rung for r in built if r.rung in wanted]
 

@@ -7,13 +7,17 @@ from rung.judging import BROKE
 from rung.records import Candidate, Comparison, Decision, VerdictKind
 from rung.scoring.notation import score_text
 from rung.scoring.scorers import SCORERS
+from rung.scoring.stats import FEWEST_GROUPS
 
 CLEARLY_CHEAPER = 1.25
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Facts:
-    """What was found: all rungs, those in the running, the path walked up, the best and the one to ship."""
+    """What was found: all rungs, those in the running, the path walked up, the best and the one to ship.
+
+    `one_group` where the rows are all of one group.
+    """
 
     ladder: Sequence[Candidate]
     pool: Sequence[Candidate]
@@ -22,6 +26,7 @@ class Facts:
     shipped: Candidate
     margin: float
     split: str
+    one_group: bool
 
 
 def verdict(facts: Facts, kind: VerdictKind, comparison: Comparison | None, rows_needed: int | None) -> str:
@@ -41,7 +46,7 @@ def verdict(facts: Facts, kind: VerdictKind, comparison: Comparison | None, rows
             f"Undecided between {shipped.rung} ({_score(shipped)}) and {best.rung} ({_score(best)}) "
             f"on {rows}: the gain is neither a clear win nor shown to be under "
             f"{_amount(shipped, facts.margin)} ({_odds(shipped, comparison)}); "
-            f"label about {rounded(rows_needed or 1):,} more rows, or ship {shipped.rung}, the lower rung"
+            f"{_to_settle(rows_needed)}, or ship {shipped.rung}, the lower rung"
         )
     elif kind == "clear_winner" and len(facts.path) > 1:
         beaten = facts.path[-2]
@@ -64,6 +69,7 @@ def verdict(facts: Facts, kind: VerdictKind, comparison: Comparison | None, rows
         )
         said = f"{head}; {rival.rung}'s {_score(rival)} {claim} ({_odds(shipped, comparison)}), "
         said += "so the lower rung is as good"
+    said += _one_group(facts) if comparison else ""
     said += _halted(facts) + _cheaper_to_run(facts) + _broken(facts) + _over_limits(facts) + "."
     return said + _useless(facts) + _warned(facts)
 
@@ -73,11 +79,10 @@ def no_verdict(ladder: Sequence[Candidate], *, split: str, rows: int, min_rows: 
     scores = ", ".join(f"{one.rung} {_score(one)}" for one in ladder)
     if rows < min_rows:
         why = f"{rows:,} {split} rows are fewer than the {min_rows} that a verdict needs"
-    elif all(one.over_limits for one in ladder):
-        why = "every rung is over the limits (" + "; ".join(
-            f"{one.rung}: {', '.join(one.over_limits)}" for one in ladder
-        )
-        why += ")"
+    elif all(one.over_limits or one.stopped for one in ladder):
+        stopped = any(one.stopped and not one.over_limits for one in ladder)
+        why = f"every rung is over the limits{' or was stopped' if stopped else ''} ("
+        why += "; ".join(f"{one.rung}: {', '.join(one.over_limits) or 'stopped'}" for one in ladder) + ")"
     else:
         why = f"no rung inside the limits answered the {min_rows} {split} rows that a verdict needs"
     return Decision(
@@ -88,6 +93,20 @@ def no_verdict(ladder: Sequence[Candidate], *, split: str, rows: int, min_rows: 
         margin=0.0,
         sentence=f"No verdict: {why}; scores: {scores}.",
     )
+
+
+def _to_settle(rows_needed: int | None) -> str:
+    """What to do about an undecided verdict."""
+    if rows_needed is None:
+        return f"label rows of {FEWEST_GROUPS - 1} other groups at least"
+    return f"label about {rounded(rows_needed):,} more rows"
+
+
+def _one_group(facts: Facts) -> str:
+    """Say so where all rows are of one group: its rungs may differ as they do in no other."""
+    if not facts.one_group:
+        return ""
+    return f"; all {facts.split} rows are of one group, and one group alone shows no gain"
 
 
 def _rung(facts: Facts, name: str) -> Candidate:

@@ -26,7 +26,8 @@ class Outcome:
     `gain`, `interval`, `least` (a gain worth having) and `smallest_detectable_gain` are in the metric's
     units, more being better. `p_second` is the one-sided p of "the second isn't better", `p_first` of "the
     first isn't"; `narrow` is the 90 % interval, by which both are shown to be alike. `rows_needed` are about
-    how many more rows would settle an open outcome. Without common rows all but `found` and `n` say nothing.
+    how many more rows would settle an open outcome; None where all are of `one_group`, which alone shows
+    nothing. Without common rows all but `found` and `n` say nothing.
     """
 
     found: Found
@@ -40,6 +41,7 @@ class Outcome:
     smallest_detectable_gain: float = 0.0
     least: float = MIN_GAIN
     rows_needed: int | None = None
+    one_group: bool = False
 
 
 def outcome(
@@ -62,6 +64,7 @@ def outcome(
     back = paired.pair_up(second, first, targets=targets, groups=groups)
     interval, narrow = paired.gain_interval(there, seed), paired.gain_interval(there, seed, level=0.9)
     spread = paired.spread(there, interval)
+    one_group = there.groups is not None and paired.units(there) < 2
     gain, least = paired.gain(there), MIN_GAIN * there.unit
     p_second, p_first = paired.p_value(there, seed), paired.p_value(back, seed)
     found: Found = "open"
@@ -84,20 +87,22 @@ def outcome(
         discordant=paired.discordant_share(there),
         smallest_detectable_gain=stats.smallest_detectable_gain(there.n, spread, alpha=ALPHA),
         least=least,
-        rows_needed=_rows_needed(there, abs(gain), spread) if found == "open" else None,
+        rows_needed=_rows_needed(there, interval, seed) if found == "open" and not one_group else None,
+        one_group=one_group,
     )
 
 
-def _rows_needed(pair: paired.Pair, gain: float, spread: float) -> int:
+def _rows_needed(pair: paired.Pair, interval: Interval, seed: int) -> int:
     """How many more rows would settle it, were the gain what it seems: whichever way is shorter.
 
-    Either it is shown, as large as seen but at least two points; or, where it is under two, that it is.
+    Either it is shown, or, where it is under two points, that it is.
     """
-    seen, spread = gain / pair.unit, spread / pair.unit**2
-    needed = stats.rows_needed(max(seen, MIN_GAIN), spread, alpha=ALPHA)
-    if seen < MIN_GAIN:
-        needed = min(needed, stats.rows_for_non_inferiority(seen, MIN_GAIN, spread, alpha=ALPHA))
-    return max(needed - pair.n, 1)
+    seen, ways = abs(paired.gain(pair)), []
+    if seen > 0:
+        ways.append(paired.rows_for_gain(pair, interval, seen, ALPHA / 2))
+    if seen < MIN_GAIN * pair.unit:
+        ways.append(paired.rows_for_sameness(pair, seed, MIN_GAIN * pair.unit))
+    return max(min(ways) - pair.n, 1)
 
 
 def row_change(

@@ -5,6 +5,7 @@ from rung.compare.compare import Compared, Scored
 from rung.records import Interval, MetricName
 from rung.scoring.notation import score_text, signed
 from rung.scoring.scorers import SCORERS
+from rung.scoring.stats import FEWEST_GROUPS
 
 
 def verdict(found: Compared) -> str:
@@ -35,6 +36,8 @@ def _verdict(found: Compared) -> str:
         way = f"; take {cheaper}, which costs less to run" if cheaper else ""
         return f"Neither is better by {least} or more: {scores}, a gain of {gain}, {rows}{way}."
     more = "" if o.rows_needed is None else f"; about {rounded(o.rows_needed):,} more rows would settle it"
+    if o.one_group:
+        more = f", all of one group, which alone shows no gain; it takes rows of {FEWEST_GROUPS} at least"
     return f"Not settled: {scores}, a gain of {gain}, which may be chance or matter, {rows}{more}."
 
 

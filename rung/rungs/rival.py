@@ -34,9 +34,11 @@ class Rival:
     def stopped(self, examples: Sequence[Example], answers: Sequence[Answer], of: int) -> Stopped:
         """The record of a rung that was stopped after these rows."""
         gains = self._gains(examples, answers)
-        if SCORERS[self.metric].binary and not self.groups:
-            signs = Counter(gains.values())
-            worse = stats.log_e_value(signs[-1.0], signs[1.0]) >= -math.log(self.level)
+        if (SCORERS[self.metric].binary and not self.groups) or self._most_room() <= 0.0:
+            # Where nothing can be gained, no bet says how much was lost: the rows that differ are counted.
+            lost = self._short(examples, gains, 0.0)
+            down, up = sum(one > 0 for one in lost), sum(one < 0 for one in lost)
+            worse = stats.log_e_value(down, up) >= -math.log(self.level)
         else:
             worse = self._shown(examples, gains, 0.0)
         return Stopped(rows=len(examples), of=of, rival=self.rung, worse=worse)
@@ -71,12 +73,22 @@ class Rival:
             if answer.failure is None and example.id in self.scores
         }
 
-    def _room(self, row: str) -> float:
+    def _most_room(self) -> float:
         """The most that can be gained on a row."""
-        return (1.0 if SCORERS[self.metric].higher_is_better else 0.0) - self.scores[row]
+        top = 1.0 if SCORERS[self.metric].higher_is_better else 0.0
+        return max((top - score for score in self.scores.values()), default=0.0)
 
     def _shown(self, examples: Sequence[Example], gains: Mapping[str, float], bar: float) -> bool:
         """Whether the mean gain is shown to be under `bar`, whole groups being one draw each."""
+        room = self._most_room()
+        if room <= bar:
+            return True
+        widest = max(self.groups.values(), default=1)
+        short = self._short(examples, gains, bar)
+        return stats.log_e_above_zero(short, widest * (room - bar)) >= -math.log(self.level)
+
+    def _short(self, examples: Sequence[Example], gains: Mapping[str, float], bar: float) -> list[float]:
+        """How far each row, or group of which all rows were asked, stays under the `bar`."""
         asked = Counter(e.group for e in examples if e.group is not None)
         short: dict[tuple[bool, str], float] = defaultdict(float)
         for example in examples:
@@ -86,11 +98,7 @@ class Rival:
                 short[True, example.id] += bar - gains[example.id]
             elif asked[example.group] == self.groups[example.group]:
                 short[False, example.group] += bar - gains[example.id]
-        widest = max(self.groups.values(), default=1)
-        room = max(map(self._room, self.scores), default=0.0)
-        if room <= bar:
-            return True
-        return stats.log_e_above_zero(list(short.values()), widest * (room - bar)) >= -math.log(self.level)
+        return list(short.values())
 
 
 def rival(

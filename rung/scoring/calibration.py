@@ -58,7 +58,7 @@ def fitted(judged: Judged) -> tuple[CalibrationMap, str]:
         if _clearly_less(losses[method], losses[chosen]):
             chosen = method
     shown = ", ".join(f"{method} {found.mean():.4f}" for method, found in losses.items())
-    why = f"log-loss on rows held out, in {FOLDS} folds: {shown}"
+    why = f"log-loss on rows held out, in {len(folds(judged))} folds: {shown}"
     return FITS[chosen](judged), why
 
 
@@ -132,8 +132,13 @@ def _methods(judged: Judged) -> Sequence[CalibrationMethod]:
 
 
 def folds(judged: Judged) -> "list[tuple[Indices, Indices]]":
-    """Rows inside and outside of each fold; rows of one group are on one side."""
+    """Rows inside and outside of each fold; rows of one group are on one side.
+
+    Where all rows are of one group the rows are dealt: two or more never leave a fold's inside empty.
+    """
     units = np.arange(judged.rows) if judged.groups is None else judged.groups
+    if (units == units[:1]).all():
+        units = np.arange(judged.rows)
     names = np.unique(units)
     dealt = np.random.default_rng(_SEED).permutation(len(names)) % FOLDS
     fold = dealt[np.searchsorted(names, units)]

@@ -8,20 +8,47 @@ import math
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from typing import Any
 
 from rung.records import Json, OutputKind
 
-# Scripts written without spaces: one character is one word.
-_UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
-_WORD = re.compile(rf"[{_UNSPACED}]|(?:(?![{_UNSPACED}])[^\W_])+")
-_WORD_OR_SIGN = re.compile(rf"{_WORD.pattern}|[^\w\s]")
+# Scripts written without spaces: one character is one word. Chinese, Japanese and Korean; then the letters,
+# but not the digits, of Thai, Lao, Burmese and Khmer.
+_UNSPACED = (
+    "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
+    "\u0e01-\u0e3a\u0e40-\u0e4e\u0e81-\u0ece\u0edc-\u0edf\u1000-\u103f\u1050-\u108f\u1780-\u17d3"
+)
+_LAST_MARK = 0x20000
+"""Past the last combining mark, but for the selectors of how a character looks."""
+# Vowel points and the stroke that draws a word out, of Arabic (as Lucene's ArabicNormalizer has them, and
+# those of the Koran) and Hebrew, and the selectors of a look: the same word is mostly written without.
+_POINTS = re.compile(
+    "[\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0610-\u061a\u0640\u064b-\u0652\u0656-\u065f\u0670"
+    "\u06d6-\u06dc\u06df-\u06e4\u06e7\u06e8\u06ea-\u06ed\ufe00-\ufe0f\U000e0100-\U000e01ef]"
+)
 
 _NUMBER = re.compile(
-    r"(?:(?<!\w)(?P<sign>[-+\u2212])[$€£¥]?|(?<![A-Za-z_0-9]))"
-    r"(?P<digits>[0-9]{1,3}(?:[,\u00a0\u202f][0-9]{3})+(?![0-9])|[0-9]+|(?=\.[0-9]))"
-    r"(?P<fraction>\.[0-9]+)?(?P<exponent>[eE][-+]?[0-9]{1,4}(?![A-Za-z0-9]))?"
+    r"(?:(?<!\w)(?P<sign>[-+\u2212\u2013])[$€£¥]?|(?<![A-Za-z_0-9])(?<![0-9][.,'\u2019]))"
+    r"(?P<digits>(?:[1-9][0-9]{0,2}(?:[ \u00a0\u2009\u202f][0-9]{3})+(?![0-9])|[0-9]+)(?:[.,'\u2019][0-9]+)*"
+    r"|\.[0-9]+)"
+    r"(?P<exponent>[eE][-+]?[0-9]{1,4}(?![A-Za-z0-9]))?"
 )
+"""Digits with all that may stand between those of one number."""
+_WRITTEN = tuple(
+    re.compile(rf"(?P<whole>{whole})(?:{point}(?P<fraction>[0-9]+))?")
+    for whole, point in (
+        ("[0-9]*", r"\."),
+        ("[1-9][0-9]{0,2}(?:,[0-9]{3})+", r"\."),
+        ("[1-9][0-9]?(?:,[0-9]{2})+,[0-9]{3}", r"\."),
+        ("[1-9][0-9]{0,2}(?:['\u2019 \u00a0\u2009\u202f][0-9]{3})+", "[.,]"),
+        (r"[1-9][0-9]{0,2}(?:\.[0-9]{3})+", ","),
+        ("[0-9]+", ","),
+    )
+)
+"""Ways to write a number; what could be two of them is the first: 1,000 is a thousand, 1.000 one, 1,5 one and
+a half. The third is India's."""
+_LIST = re.compile(r"[0-9]+(?:,[0-9]{1,2}(?![0-9])|,[0-9]{4,}){2,}")
 _MAX_DIGITS = 300  # past this a float is infinite
 _MAX_DEPTH = 100
 
@@ -48,10 +75,34 @@ def read_answer(text: str, *, kind: OutputKind, labels: Sequence[str] = (), sche
 def words(text: str) -> list[str]:
     """Split `text` into case-folded words.
 
-    A word is a run of letters and digits; in scripts without spaces each character is one. ASCII text
-    gives the same words as the default tokenizer of the `rouge_score` package.
+    A word is a run of letters and digits with the marks on them, such as the vowels of Hindi; in scripts
+    without spaces each character is one. The points of Arabic and Hebrew are left out. ASCII text gives the
+    same words as the default tokenizer of the `rouge_score` package.
     """
-    return _WORD.findall(text.casefold())
+    return _word().findall(_folded(text))
+
+
+def _folded(text: str) -> str:
+    """Case folded and composed (NFC), without the points that the same word is mostly written without."""
+    folded = unicodedata.normalize("NFC", text).casefold()
+    return folded if folded.isascii() else _POINTS.sub("", unicodedata.normalize("NFC", folded))
+
+
+@cache
+def _word() -> re.Pattern[str]:
+    """A word with its combining marks (category M), which aren't among Python's word characters."""
+    marks = [char for char in map(chr, range(_LAST_MARK)) if unicodedata.category(char)[0] == "M"]
+    low, high = ("".join(m for m in marks if (m > "\uffff") is far) for far in (False, True))
+    # `re` looks through a set's characters past U+FFFF one after the other: only where one stands.
+    mark = rf"(?:[{low}]|(?=[\U00010000-\U0010ffff])[{high}])"
+    letter = rf"[^\W_{_UNSPACED}]"
+    return re.compile(rf"{letter}(?:{letter}|{mark})*|[{_UNSPACED}]{mark}*")
+
+
+@cache
+def _word_or_sign() -> re.Pattern[str]:
+    """A word, or any other character but a space."""
+    return re.compile(rf"{_word().pattern}|[^\w\s]")
 
 
 def _read_label(text: str, labels: Sequence[str]) -> str | None:
@@ -76,13 +127,13 @@ def _only_mention(text: str, labels: Sequence[str]) -> str | None:
     """Find the single label mentioned as a whole sequence of words; at each word the longest label counts."""
     by_tokens: dict[tuple[str, ...], str | None] = {}
     for label in labels:
-        key = tuple(_WORD_OR_SIGN.findall(unicodedata.normalize("NFC", label).casefold()))
+        key = tuple(_word_or_sign().findall(_folded(label)))
         by_tokens[key] = None if key in by_tokens else label
     lengths: dict[str, list[int]] = {}
     for key in by_tokens:
         if key and len(key) not in lengths.setdefault(key[0], []):
             lengths[key[0]].append(len(key))
-    tokens = _WORD_OR_SIGN.findall(unicodedata.normalize("NFC", text).casefold())
+    tokens = _word_or_sign().findall(_folded(text))
     found: str | None = None
     at = 0
     while at < len(tokens):
@@ -114,15 +165,24 @@ def _read_number(text: str) -> int | float | None:
 
 
 def _number(match: re.Match[str]) -> int | float | None:
-    """Turn a match into an int where it has neither fraction nor exponent; None past the range of floats."""
-    digits = re.sub("[^0-9]", "", match["digits"])
-    sign = -1 if match["sign"] in ("-", "\u2212") else 1
-    if not match["fraction"] and not match["exponent"]:
-        return sign * int(digits) if len(digits) <= _MAX_DIGITS else None
+    """Turn a match into an int where it has neither fraction nor exponent.
+
+    None past the range of floats, and for digits that aren't one number (1.2.3), whose last part would be
+    another. Of a list the last number counts, as it does with spaces.
+    """
+    written = match["digits"]
+    if _LIST.fullmatch(written):
+        written = written.rpartition(",")[2]
+    found = next((one for way in _WRITTEN if (one := way.fullmatch(written))), None)
+    if found is None:
+        return None
+    digits, fraction = re.sub("[^0-9]", "", found["whole"]), found["fraction"]
+    sign = 1 if match["sign"] in (None, "+") else -1
     if len(digits) > _MAX_DIGITS:
         return None
-    fraction = (match["fraction"] or "")[:_MAX_DIGITS]
-    value = sign * float((digits or "0") + fraction + (match["exponent"] or ""))
+    if fraction is None and not match["exponent"]:
+        return sign * int(digits)
+    value = sign * float(f"{digits or 0}.{(fraction or '0')[:_MAX_DIGITS]}{match['exponent'] or ''}")
     return value if math.isfinite(value) else None
 
 

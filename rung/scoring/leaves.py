@@ -9,11 +9,8 @@ Path: TypeAlias = tuple[str | int, ...]
 Leaf: TypeAlias = tuple[str, str | float]
 
 
-def leaves(value: Json, *, ordered: bool) -> list[tuple[Path, Leaf]]:
-    """Flatten a JSON value into (path, leaf); an empty object or list is a leaf too.
-
-    A leaf names its type, so that 1 and true differ. Items of a list share one path unless `ordered`.
-    """
+def leaves(value: Json) -> list[tuple[Path, Leaf]]:
+    """Flatten a JSON value into (path, leaf); an empty object or list is a leaf too."""
     found: list[tuple[Path, Leaf]] = []
     stack: list[tuple[Path, Json]] = [((), value)]
     while stack:
@@ -21,16 +18,21 @@ def leaves(value: Json, *, ordered: bool) -> list[tuple[Path, Leaf]]:
         if isinstance(item, dict) and item:
             stack.extend(((*path, key), child) for key, child in item.items())
         elif isinstance(item, list) and item:
-            stack.extend(((*path, at if ordered else 0), child) for at, child in enumerate(item))
-        elif isinstance(item, str):
-            found.append((path, ("text", unicodedata.normalize("NFC", item))))
-        elif isinstance(item, (int, float)) and not isinstance(item, bool):
-            found.append((path, ("number", item)))
+            stack.extend(((*path, at), child) for at, child in enumerate(item))
         else:
-            found.append((path, (type(item).__name__, str(item))))
+            found.append((path, leaf(item)))
     return found
+
+
+def leaf(value: Json) -> Leaf:
+    """What has no parts, with its type, so that 1 and true differ; text in NFC."""
+    if isinstance(value, str):
+        return "text", unicodedata.normalize("NFC", value)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return "number", value
+    return type(value).__name__, str(value)
 
 
 def same_value(one: Json, other: Json) -> bool:
     """Whether two JSON values are equal: 1 is 1.0 but not true, text is in NFC, keys in any order."""
-    return dict(leaves(one, ordered=True)) == dict(leaves(other, ordered=True))
+    return dict(leaves(one)) == dict(leaves(other))

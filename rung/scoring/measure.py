@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from rung.errors import EngineError
 from rung.records import Answer, Example, Interval, Json, Measurement, MetricName, Prediction, SplitName
 from rung.scoring import stats
-from rung.scoring.scorers import SCORERS, Scorer, secondary
+from rung.scoring.scorers import SCORERS, Scorer, secondary, worst_error
 
 if TYPE_CHECKING:
     import numpy as np
@@ -114,7 +114,10 @@ def _score(scored: _Scored) -> float:
 
 
 def _interval(scored: _Scored) -> Interval:
-    """Wilson for a rate, BCa or t for graded rows, the bootstrap for set metrics and for groups."""
+    """Wilson for a rate, BCa or t for graded rows, the bootstrap for set metrics and for groups.
+
+    Rows that are all of one group are one draw, as one row is.
+    """
     import numpy as np
 
     rows = np.array(scored.rows)
@@ -124,7 +127,9 @@ def _interval(scored: _Scored) -> Interval:
     if scored.scorer.shares and alike:
         # Rows that are all alike leave a bootstrap nothing to vary.
         return stats.wilson(score * units, units)
-    if scored.scorer.of_set is not None and units > 1:
+    if units < 2:
+        return _of_one_draw(scored, score)
+    if scored.scorer.of_set is not None:
         of_codes = scored.scorer.of_set.of_codes
         answers, targets = scored.scorer.of_set.encode(scored.answers, scored.targets)
         return stats.bootstrap_interval(
@@ -140,3 +145,12 @@ def _interval(scored: _Scored) -> Interval:
     return Interval(
         low=max(found.low, 0.0), high=min(found.high, 1.0) if scored.scorer.shares else found.high
     )
+
+
+def _of_one_draw(scored: _Scored, score: float) -> Interval:
+    """What one row or group tells of a score: Wilson's interval for a mean share, else the whole scale."""
+    if not scored.scorer.shares:
+        return Interval(low=0.0, high=max(worst_error(scored.targets), *scored.rows))
+    if scored.scorer.mean_of_rows:
+        return stats.wilson(score, 1)
+    return Interval(low=-1.0 if scored.scorer.name == "spearman" else 0.0, high=1.0)

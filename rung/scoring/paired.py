@@ -84,12 +84,19 @@ def discordant_share(pair: Pair) -> float:
     return int(_differs(pair).sum()) / pair.n
 
 
+def units(pair: Pair) -> int:
+    """How many draws the rows are: whole groups where there are any."""
+    return pair.n if pair.groups is None else int(pair.groups.max()) + 1
+
+
 def p_value(pair: Pair, seed: int) -> float:
     """The one-sided p-value of "the second System isn't better".
 
     Exact McNemar for right and wrong, sign flips for graded rows and for groups, swapped answers for a
-    set metric.
+    set metric. Rows that are all of one group are one draw, which shows nothing: 1.
     """
+    if pair.groups is not None and units(pair) < 2:
+        return 1.0
     if pair.scorer.of_set is not None:
         return stats.swap_greater(
             lambda codes: _of_codes(pair, codes), pair.first, pair.second, seed, groups=pair.groups
@@ -115,13 +122,56 @@ def gain_interval(pair: Pair, seed: int, level: float = 0.95) -> Interval:
 
     Bonett-Price for right and wrong; BCa or t for graded rows, the bootstrap for set metrics and groups,
     both as wide as if two more rows or groups had differed: near-sameness on a few rows proves no sameness.
-    They would by a whole row's worth; for errors without an upper end, by the largest that was made.
+    They would by a whole row's worth; for errors without an upper end, by the largest that was made. One row
+    or group alone tells nothing of others: by so much the gain may be up or down.
     """
     if pair.scorer.binary and pair.groups is None:
         return stats.bonett_price(*_discordant(pair), pair.n, level)
-    units = pair.n if pair.groups is None else int(pair.groups.max()) + 1
+    if units(pair) < 2:
+        most = max(_whole(pair), abs(gain(pair)))
+        return Interval(low=-most, high=most, level=level)
+    return stats.with_two_more(_seen_interval(pair, seed, level), gain(pair), units(pair), _whole(pair))
+
+
+def rows_for_gain(pair: Pair, interval: Interval, effect: float, alpha: float) -> int:
+    """About how many rows show a gain of `effect`, in the metric's units, one-sided at `alpha`.
+
+    `interval` is the gain's own. There have to be so many groups like these that their smallest p is `alpha`.
+    """
+    needed = stats.rows_needed(effect / pair.unit, spread(pair, interval) / pair.unit**2, alpha=2 * alpha)
+    if pair.groups is None:
+        return needed
+    return max(needed, math.ceil(math.ceil(-math.log2(alpha)) * pair.n / units(pair)))
+
+
+def rows_for_sameness(pair: Pair, seed: int, margin: float) -> int:
+    """About how many rows show that the gain, or the loss, is under `margin`, in the metric's units.
+
+    The 90 % interval that says so is taken as `gain_interval` would make it of so many rows like these.
+    """
+    n, at = pair.n, gain(pair)
+    if pair.scorer.binary and pair.groups is None:
+        down, up = sorted(_discordant(pair))
+        variance = (up + down) / n - at**2
+        return stats.rows_for_non_inferiority(
+            lambda rows: stats.bonett_price(up * rows / n, down * rows / n, rows, 0.9).high, margin, variance
+        )
+    seen = _seen_interval(pair, seed, 0.9)
+    half = max(seen.high - at if at >= 0 else at - seen.low, 0.0)
+
+    def end(rows: float) -> float:
+        part = half * math.sqrt(n / rows)
+        like = Interval(low=abs(at) - part, high=abs(at) + part, level=0.9)
+        return stats.with_two_more(like, abs(at), units(pair) * rows / n, _whole(pair)).high
+
+    variance = n * (half / stats.normal_quantile(0.95)) ** 2
+    return stats.rows_for_non_inferiority(end, margin, variance)
+
+
+def _whole(pair: Pair) -> float:
+    """A whole row's worth; for errors without an upper end, the largest that was made."""
     worst = 0.0 if pair.scorer.shares else -float(min(pair.first.min(), pair.second.min()))
-    return stats.with_two_more(_seen_interval(pair, seed, level), gain(pair), units, worst or pair.unit)
+    return worst or pair.unit
 
 
 def _seen_interval(pair: Pair, seed: int, level: float) -> Interval:

@@ -6,7 +6,6 @@ sort carries its set in arrays of codes, so that resampling it thousands of time
 
 import json
 import math
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +13,12 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from rung.records import Json, MetricName, OutputKind
+from rung.scoring import fields
 from rung.scoring.calls import same_calls, same_names
 from rung.scoring.execution import right, runs
 from rung.scoring.extract import words
-from rung.scoring.leaves import Leaf, Path, leaves, same_value
+from rung.scoring.fields import spaced
+from rung.scoring.leaves import same_value
 from rung.scoring.style import passing, placements
 from rung.task.accepted import bare_calls
 
@@ -127,37 +128,28 @@ def micro_f1(answers: Sequence[Json], targets: Sequence[Json]) -> float:
     """F1 over the fields of all rows pooled: long rows weigh more than in `field_f1`."""
     shared = total = 0
     for answer, target in zip(answers, targets, strict=True):
-        wanted = Counter(_fields(target))
-        given = Counter() if answer is None else Counter(_fields(answer))
-        shared += (wanted & given).total()
-        total += wanted.total() + given.total()
+        wanted = fields.parts(target)
+        total += fields.count(wanted)
+        if answer is not None:
+            given = fields.parts(answer)
+            shared += fields.shared(given, wanted)
+            total += fields.count(given)
     return 2 * shared / total
 
 
 def _same(answer: Json, target: Json) -> float:
     """1 if the values are equal: 1 is 1.0 but not true; key order, and white space in text, don't count."""
     if isinstance(answer, str) and isinstance(target, str):
-        return float(_spaced(answer) == _spaced(target))
+        return float(spaced(answer) == spaced(target))
     # The calls of a row may say what else is right, which no answer says; here they alone count.
     return float(same_value(answer, target) or same_value(answer, bare_calls(target)))
 
 
-def _spaced(text: str) -> str:
-    """NFC, with each run of white space as one space and none at the ends."""
-    return " ".join(unicodedata.normalize("NFC", text).split())
-
-
-def _fields(value: Json) -> list[tuple[Path, Leaf]]:
-    """The leaves of a JSON value as `field_f1` compares them: text without regard to case and spacing."""
-    return [
-        (path, (sort, _spaced(leaf).casefold() if isinstance(leaf, str) else leaf))
-        for path, (sort, leaf) in leaves(value, ordered=False)
-    ]
-
-
 def _field_f1(answer: Json, target: Json) -> float:
-    """F1 of the (path, value) leaves of one row. List items are compared as a multiset.
+    """F1 of the (path, value) leaves of one row. Items of a list have no order.
 
+    The objects in a list are matched one to one, so that the F1 is the highest: values that stand in another
+    object than they should are wrong.
     The metric of a set is the mean over rows, not the pooled F1, because only a mean can be compared
     row by row between two Systems.
     """
@@ -183,7 +175,7 @@ def _rouge() -> Any:
 def _rouge_l(answer: Json, target: Json) -> float:
     """ROUGE-L F-measure (Lin 2004), 1 where the texts are equal but have no words."""
     given, wanted = str(answer), str(target)
-    if _spaced(given) == _spaced(wanted):
+    if spaced(given) == spaced(wanted):
         return 1.0
     return float(_rouge().score(wanted, given)["rougeL"].fmeasure)
 

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     Numbers: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
     Indices: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 
+FEWEST_GROUPS = 6
+"""Of fewer whole groups no test here proves a gain among two or three rungs: of g no p is under 1 / 2^g."""
+MOST_ROWS = 10_000_000
+"""More than anyone labels: no estimate of rows goes further."""
 _BCA_ROWS = 200
 _BCA_RESAMPLES = 4999
 _BOOTSTRAP_RESAMPLES = 1999
@@ -28,7 +32,7 @@ _CHUNK = 2_000_000  # numbers held at once while resampling
 def cluster_codes(ids: Sequence[str], groups: Mapping[str, str] | None) -> "Indices | None":
     """Number the group of each row from 0; a row without one is a group of its own.
 
-    None where groups say nothing: no group has two of these rows, or all rows are in one.
+    None where groups say nothing: no group has two of these rows.
     """
     import numpy as np
 
@@ -38,7 +42,7 @@ def cluster_codes(ids: Sequence[str], groups: Mapping[str, str] | None) -> "Indi
         group = None if groups is None else groups.get(row)
         key = (True, row) if group is None else (False, group)
         rows.append(codes.setdefault(key, len(codes)))
-    return np.array(rows) if 1 < len(codes) < len(ids) else None
+    return np.array(rows) if len(codes) < len(ids) else None
 
 
 def wilson(successes: float, n: int, level: float = 0.95) -> Interval:
@@ -56,7 +60,7 @@ def wilson(successes: float, n: int, level: float = 0.95) -> Interval:
     return Interval(low=low, high=high, level=level)
 
 
-def bonett_price(b: int, c: int, n: int, level: float = 0.95) -> Interval:
+def bonett_price(b: float, c: float, n: float, level: float = 0.95) -> Interval:
     """The interval for a paired difference of two rates, (b - c) / n.
 
     Of n rows, b are right in the second System only and c in the first only. Adds one to each
@@ -69,7 +73,7 @@ def bonett_price(b: int, c: int, n: int, level: float = 0.95) -> Interval:
     return Interval(low=max(up - down - half, -1.0), high=min(up - down + half, 1.0), level=level)
 
 
-def with_two_more(interval: Interval, at: float, n: int, unit: float) -> Interval:
+def with_two_more(interval: Interval, at: float, n: float, unit: float) -> Interval:
     """The interval of a gain `at` of n rows, as wide as if two more differed: one up by a `unit`, one down.
 
     The variance that they bring, 2 unit² / (n + 2)², is what Bonett & Price (2012) add for right and wrong.
@@ -243,13 +247,27 @@ def rows_needed(gain: float, discordant: float, alpha: float = 0.05, power: floa
 
 
 def rows_for_non_inferiority(
-    gain: float, margin: float, discordant: float, alpha: float = 0.05, power: float = 0.8
+    end: Callable[[float], float], margin: float, variance: float, power: float = 0.8
 ) -> int:
-    """The rows at which a loss of `gain` is shown to be under `margin`, one-sided at `alpha`."""
-    if gain >= margin:
-        raise ValueError(f"gain {gain!r} is not under the margin {margin!r}")
-    root = (normal_quantile(1 - alpha) + normal_quantile(power)) / (margin - gain)
-    return math.ceil(root**2 * max(discordant - gain**2, 0.0))
+    """The rows at which a loss is shown to be under `margin` with `power`, by bisection.
+
+    `end` gives the upper end of the loss's interval for a number of rows, if it is what it seems, and
+    `variance` is that of one row's difference: an end that is seen lies z·sqrt(variance / n) higher at worst.
+    """
+    luck = normal_quantile(power) * math.sqrt(variance)
+
+    def enough(rows: int) -> bool:
+        return end(rows) + luck / math.sqrt(rows) < margin
+
+    few, many = 0, 1
+    while not enough(many):
+        few, many = many, 2 * many
+        if many > MOST_ROWS:
+            return MOST_ROWS
+    while many - few > 1:
+        middle = (few + many) // 2
+        few, many = (few, middle) if enough(middle) else (middle, many)
+    return many
 
 
 def non_inferior(gain: Interval, margin: float) -> bool:
@@ -317,7 +335,7 @@ def _members(n: int, groups: "Indices | None") -> "list[Indices]":
     return np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
 
 
-def _need_rows(n: int) -> None:
+def _need_rows(n: float) -> None:
     """Raise ValueError where there is nothing to count."""
     if n < 1:
         raise ValueError("no rows")

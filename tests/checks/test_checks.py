@@ -61,7 +61,7 @@ def only(found: tuple[Finding, ...], name: str, severity: str) -> Finding:
 
 
 def test_good_rows_give_no_finding_and_the_table_is_whole() -> None:
-    assert len(CHECKS) == len({one.name for one in CHECKS}) == 39
+    assert len(CHECKS) == len({one.name for one in CHECKS}) == 40
     assert check(splits(), LABELS) == ()
 
 
@@ -81,6 +81,22 @@ def test_few_test_rows_mean_no_verdict_and_a_middling_number_says_what_it_can_se
         "a gain under about 13 points" in only(check(splits(test=100), LABELS), "test_rows", "info").message
     )
     assert round(280 * math.sqrt(0.2 / 100)) == 13
+
+
+@pytest.mark.parametrize(
+    ("groups", "least"), [(1, "in 1 group, "), (2, "no p is under .250"), (5, "no p is under .031"), (6, "")]
+)
+def test_dev_or_test_rows_of_fewer_than_six_groups_warn(groups: int, least: str) -> None:
+    base = splits()
+    few = tuple(replace(row, group=f"g{n % groups}") for n, row in enumerate(base.test))
+    found = check(replace(base, test=few), LABELS)
+    if least:
+        assert least in only(found, "few_groups", "warn").message
+    assert bool(found) == bool(least)
+    beside = tuple(replace(row, group="g") if n < 10 else row for n, row in enumerate(base.dev))
+    assert check(replace(base, dev=beside), LABELS) == (), "a row without a group is one of its own"
+    dev = tuple(replace(row, group="g") for row in base.dev)
+    assert "20 rows of dev" in only(check(replace(base, dev=dev), LABELS), "few_groups", "warn").message
 
 
 def test_a_single_class_in_train_blocks() -> None:
@@ -114,6 +130,16 @@ def test_repeats_with_the_same_output_are_no_conflict() -> None:
     found = only(check(made, LABELS), "repeats", "warn")
     assert "198 rows (47.1%), such as train.jsonl:3" in found.message
     assert (found.count, len(found.rows)) == (198, 20)
+
+
+def test_pairs_with_another_rejected_answer_are_no_repeats() -> None:
+    base = splits(outputs=("one", "two"))
+    train = tuple(
+        replace(row, input=f"same {row.output}", rejected=f"{place}") for place, row in enumerate(base.train)
+    )
+    assert "repeats" not in {found.check for found in check(replace(base, train=train), TEXT)}
+    again = tuple(replace(row, rejected="no") for row in train)
+    assert "repeats" in {found.check for found in check(replace(base, train=again), TEXT)}
 
 
 def test_rows_removed_for_the_test_are_counted() -> None:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rung.climb.decide import decide, to_beat
-from rung.records import Answer, Candidate, Interval, Measurement, Prediction, Stopped
+from rung.climb.decide import decide
+from rung.records import Answer, Candidate, Interval, Measurement, Prediction
 from rung.scoring.scorers import SCORERS
 
 RUNGS = ("head", "prompt", "few_shot", "sft", "distill")
@@ -284,6 +284,42 @@ def test_groups_weaken_what_rows_seem_to_prove():
     assert verdict(head, sft, groups=blocks).chosen == "head"
 
 
+def test_rows_of_one_group_decide_nothing_and_the_verdict_says_why():
+    head, sft = candidate(0, right(120, (0, 60))), candidate(3, right(120, (0, 105)))
+    ids = [row.example_id for row in head.measurement.predictions]
+    found = verdict(head, sft, groups=dict.fromkeys(ids, "one"))
+    assert (found.kind, found.chosen, found.best, found.rows_needed) == ("undecided", "head", "sft", None)
+    assert found.comparisons[0].p == 1
+    assert found.sentence.endswith(
+        "(+37.5 points, -100.0 to +100.0, p = 1.000); label rows of 5 other groups at least, or ship head, "
+        "the lower rung; all test rows are of one group, and one group alone shows no gain."
+    )
+    back = verdict(replace(sft, order=0), replace(head, order=3), groups=dict.fromkeys(ids, "one"))
+    assert back.kind == "tie" and "are of one group" in back.sentence
+    assert "of one group" not in verdict(head, groups=dict.fromkeys(ids, "one")).sentence
+    assert verdict(head, sft).kind == "clear_winner"
+
+
+def test_equal_systems_measured_on_one_group_are_never_a_clear_winner():
+    """Each group has its own difference of ±15 points between them, of which the rows of one tell nothing."""
+    dice, groups = np.random.default_rng(0), {f"r{at:04}": "g" for at in range(120)}
+    for _ in range(40):
+        shares = np.clip(0.7 + np.array([-0.5, 0.5]) * dice.normal(0, 0.15), 0, 1)
+        first, second = ((dice.random(120) < share).astype(float).tolist() for share in shares)
+        assert verdict(candidate(0, first), candidate(3, second), groups=groups).chosen == "head"
+
+
+@pytest.mark.parametrize(("n", "every"), [(120, 120), (200, 100)])
+def test_where_a_small_gain_stays_open_more_than_a_row_is_asked_for(n, every):
+    """A hundred rows would find a gain of two points, but there is none of that size."""
+    dearer = right(n, (0, n))
+    cheaper = [0.0 if at % every == 0 else 1.0 for at in range(n)]
+    found = verdict(candidate(0, cheaper), candidate(3, dearer))
+    assert found.kind == "undecided" and found.rows_needed is not None
+    times = math.ceil((n + found.rows_needed) / n)
+    assert times > 1 and verdict(candidate(0, times * cheaper), candidate(3, times * dearer)).kind == "tie"
+
+
 def numbers(order, errors, *, metric="mae"):
     """A rung for a number task: row `at` has the target `at % 101`."""
     answers = [at % 101 + error for at, error in enumerate(errors)]
@@ -384,6 +420,7 @@ def test_every_verdict_is_consistent_with_itself(table, seed):
     assert found.best is not None
     assert scores[found.best] == max(scores.values())
     assert (found.rows_needed is not None) == (found.kind == "undecided")
+    assert found.rows_needed is None or found.rows_needed > 1
     assert found.chosen in RUNGS
     if found.kind == "undecided":
         assert scores[found.best] > scores[found.chosen or ""]
@@ -423,61 +460,3 @@ def test_of_equally_better_rungs_the_cheapest_is_chosen():
 
 def test_the_one_better_rung_is_found_however_dear():
     assert chosen_by([0.70, 0.72, 0.74, 0.76, 0.85], 500, 120, seed=2)["distill"] >= 0.95
-
-
-def halted(order, scores, *, of, rival="head", worse=True):
-    """A rung that was stopped after these row scores."""
-    stopped = Stopped(rows=len(scores), of=of, rival=rival, worse=worse)
-    return replace(candidate(order, scores), stopped=stopped)
-
-
-def test_a_rung_that_was_stopped_cannot_win_and_is_compared_with_none():
-    found = verdict(candidate(0, right(500, (0, 400))), halted(1, right(64, (0, 64)), of=500))
-    assert (found.kind, found.chosen, found.best, found.comparisons) == ("clear_winner", "head", "head", ())
-    assert found.sentence == (
-        "Ship head: .800 on 500 test rows; prompt was stopped after 64 dev rows: it can't beat head."
-    )
-
-
-def test_one_that_was_stopped_for_gaining_too_little_is_no_clear_loser():
-    found = verdict(candidate(0, right(500, (0, 400))), halted(1, right(64, (0, 50)), of=500, worse=False))
-    assert (found.kind, found.chosen) == ("tie", "head")
-
-
-def test_holm_counts_a_rung_that_was_stopped():
-    pair = [candidate(0, right(200, (0, 140))), candidate(3, right(200, (5, 155)))]
-    alone = verdict(*pair)
-    beside = verdict(*pair, halted(1, right(64, (0, 20)), of=200), halted(2, right(96, (0, 40)), of=200))
-    (before,), (after,) = alone.comparisons, beside.comparisons
-    assert (after.p, after.p_holm) == (before.p, pytest.approx(3 * before.p))
-    assert after.smallest_detectable_gain > before.smallest_detectable_gain
-    assert before.wins and not after.wins
-
-
-def test_a_rung_that_was_stopped_above_the_current_one_alone_counts():
-    pair = [candidate(1, right(200, (0, 140))), candidate(3, right(200, (4, 156)))]
-    (comparison,) = verdict(*pair, halted(0, right(64), of=200)).comparisons
-    assert comparison.p_holm == comparison.p
-
-
-def test_the_margin_takes_zero_shot_on_the_rows_that_it_was_asked():
-    whole = [candidate(0, right(400, (0, 320))), candidate(1, right(400, (0, 300)))]
-    cut = [whole[0], halted(1, right(100, (0, 96)), of=400)]
-    assert verdict(*whole).margin == pytest.approx(0.0125)
-    assert verdict(*cut).margin == pytest.approx(0.01)
-
-
-def test_the_rung_to_beat_is_the_best_that_can_still_win():
-    ladder = [
-        candidate(0, right(200, (0, 190)), over_limits=("p95",)),
-        halted(1, right(64, (0, 64)), of=200),
-        candidate(2, right(200, (0, 150))),
-        candidate(3, [*[None] * 11, *right(189, (0, 189))]),
-        candidate(4, right(200, (0, 140))),
-    ]
-    targets = {row.example_id: "a" for row in ladder[0].measurement.predictions}
-    found = to_beat(ladder, targets)
-    assert found is not None and found[0].rung == "few_shot"
-    assert found[1] == pytest.approx(0.02)
-    assert to_beat(ladder[:2], targets) is None
-    assert to_beat([candidate(0, right(49, (0, 49)))], targets) is None

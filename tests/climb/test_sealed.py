@@ -1,6 +1,7 @@
 """Which Systems the sealed test is opened for, and what the test's answers may decide: nothing."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -55,6 +56,22 @@ def test_the_cheapest_that_is_opened_is_one_that_the_chosen_can_be_compared_with
     assert decision.chosen == "sft"
     assert sealed.to_open(results, decision, DEV, everything=False) == opened
     assert sealed.to_open(results, decision, DEV, everything=True) == ["prompt", "few_shot", "sft"]
+
+
+def test_where_no_rung_is_inside_the_limits_the_best_alone_is_opened():
+    slow = ("p95 900 ms is over 100 ms",)
+    results = [result(order, rung, over_limits=slow) for order, rung in enumerate(RIGHT)]
+    decision = on_dev(results)
+    assert decision.chosen is None
+    assert sealed.to_open(results, decision, DEV, everything=False) == ["sft"]
+    assert sealed.to_open(results, decision, DEV, everything=True) == list(RIGHT)
+
+
+@pytest.mark.parametrize(("over_limits", "opened"), [((), list(RIGHT)), (("p95",), ["sft"])])
+def test_where_dev_has_too_few_rows_to_choose_all_are_opened_if_any_may_win(over_limits, opened):
+    results = [result(order, rung, over_limits=over_limits) for order, rung in enumerate(RIGHT)]
+    few = replace(on_dev(results), kind="no_verdict", chosen=None, best=None)
+    assert sealed.to_open(results, few, DEV[:49], everything=False) == opened
 
 
 def test_the_answers_of_a_carved_test_decide_nothing(tmp_path):

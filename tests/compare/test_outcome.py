@@ -141,6 +141,30 @@ def test_groups_are_one_draw_each(metric):
     assert grouped.p_second > 0.025 and grouped.found == "open"
 
 
+def test_rows_of_one_group_settle_nothing():
+    outputs = ["a", "b"] * 60
+    found = compared(
+        "accuracy", outputs, ["b"] * 120, outputs, groups={f"r{at:04}": "g" for at in range(120)}
+    )
+    assert (found.found, found.one_group, found.rows_needed) == ("open", True, None)
+    assert found.p_first == found.p_second == 1
+
+
+@pytest.mark.parametrize("metric", ["macro_f1", "style", "rouge_l", "accuracy", "mae", "spearman"])
+def test_one_common_row_is_too_few_whatever_the_metric(metric):
+    target, other = (3.0, 4.0) if metric in ("mae", "spearman") else ("a b", "b c")
+    found = compared(metric, [target], [target], [other])
+    assert (found.found, found.n) == ("too_few", 1)
+
+
+@pytest.mark.parametrize("n", [120, 160])
+def test_where_a_small_gain_stays_open_as_many_rows_are_asked_for_as_show_how_small_it_is(n):
+    few = right_and_wrong(n - 1, 1, 0, 0)
+    assert few.found == "open" and few.rows_needed is not None and few.rows_needed > 20
+    times = math.ceil((n + few.rows_needed) / n)
+    assert right_and_wrong(times * (n - 1), times, 0, 0).found == "alike"
+
+
 def test_without_a_common_row_there_is_nothing_to_say():
     found = compared("accuracy", ["a", "a"], ["a", "a"], ["a", "a"], broken=({0}, {1}))
     assert (found.found, found.n) == ("too_few", 0)

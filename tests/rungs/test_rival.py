@@ -71,6 +71,26 @@ def test_a_rival_without_a_fault_leaves_nothing_to_gain():
     assert stopped_at(rows(300), [*right[:-1], False], right) is None
 
 
+OBJECTS = [Example(id=f"{i:04d}", input="", output={"k": str(i)}) for i in range(200)]
+
+
+@pytest.mark.parametrize("lost", [0, 3, 20])
+@pytest.mark.parametrize("kind", ["graded", "binary", "grouped"])
+def test_a_tie_with_a_rival_without_a_fault_is_not_recorded_as_worse(kind, lost):
+    """Three rows of 32 may be chance, as for right and wrong; twenty aren't."""
+    examples = (
+        OBJECTS
+        if kind == "graded"
+        else rows(200, (lambda i: str(i // 2)) if kind == "grouped" else lambda i: None)
+    )
+    given = [Answer(text="", value=e.output) for e in examples]
+    bar = to_beat(examples, given, metric="field_f1" if kind == "graded" else "accuracy")
+    first, wrong = (64, 2 * lost) if kind == "grouped" else (32, lost)
+    second = [Answer(text="", value={"k": "?"} if kind == "graded" else "no")] * wrong + given[wrong:]
+    assert bar.beyond(examples[:first], second[:first])
+    assert bar.stopped(examples[:first], second[:first], 200).worse is (lost == 20)
+
+
 def test_rows_on_which_either_call_broke_say_nothing():
     examples = rows(64)
     bar = to_beat(examples, answers([True] * 40 + [False] * 24))

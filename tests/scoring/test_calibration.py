@@ -205,6 +205,19 @@ def test_every_row_is_outside_of_one_fold_and_groups_stay_together():
         assert not set(groups[inside]) & set(groups[outside])
 
 
+@pytest.mark.parametrize("sizes", [(300, 200), (320,), (60, 40), (2,)])
+def test_no_map_is_fitted_on_nothing_however_few_groups_there_are(sizes):
+    judged = replace(rows(sum(sizes)), groups=np.repeat(np.arange(len(sizes)), sizes))
+    for inside, outside in folds(judged):
+        held = judged.only(inside)
+        assert len(inside) and sorted((*inside, *outside)) == list(range(judged.rows))
+        assert held.rows < 2 or all(len(within) for within, _ in folds(held))
+    assert np.isfinite(cross_fitted(judged).confidence).all()
+    chosen, why = fitted(judged.only(np.arange(sizes[0])))
+    assert sizes[0] < 50 or "in 5 folds" in why
+    assert before_and_after(judged, chosen)[1].n == judged.rows
+
+
 def test_cross_fitted_scores_do_not_flatter():
     """Confidences that mean nothing: a map fitted on the rows themselves seems better than it is."""
     inside, across = [], []

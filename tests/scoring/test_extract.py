@@ -1,4 +1,5 @@
 import time
+import unicodedata
 
 import pytest
 from hypothesis import given, settings
@@ -62,7 +63,7 @@ def test_every_label_reads_as_itself(labels):
         ("-.5", -0.5),
         ("1,234,567.5", 1234567.5),
         ("1\u202f234", 1234),
-        ("1,2345", 2345),
+        ("1,2345", 1.2345),
         ("a, 1,2,3", 3),
         ("12 - 7 = 5.", 5),
         ("3-5", 5),
@@ -86,6 +87,58 @@ def test_the_last_finite_number_is_read(text, number):
     read = read_answer(text, kind="number")
     assert read == number
     assert type(read) is type(number)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("1 000", 1000),
+        ("#### 1 000 000", 1_000_000),
+        ("1\u2009234,5 km", 1234.5),
+        ("1'000", 1000),
+        ("CHF 1\u2019234.50", 1234.5),
+        ("12,5", 12.5),
+        ("3,14", 3.14),
+        ("0,123", 0.123),
+        ("1.000,50", 1000.5),
+        ("\u20ac 1.234,56", 1234.56),
+        ("1.234.567", 1_234_567),
+        ("1.234", 1.234),
+        ("1,234", 1234),
+        ("12,34,567", 1_234_567),
+        ("1,5e3", 1500.0),
+        ("\u20135", -5),
+        ("5\u201310", 10),
+        ("12, 345", 345),
+        ("5 10", 10),
+        ("0 123", 123),
+        ("1000 200", 200),
+        ("10,20,30", 30),
+        ("1.2.3", None),
+        ("20 in 1.2.3", None),
+        ("12,345,67", None),
+        ("1,000,5", None),
+        ("1,000.000.5", None),
+        ("gpt4.1", None),
+    ],
+)
+def test_a_number_is_read_whole_in_the_ways_it_is_written_or_not_at_all(text, number):
+    """A tail of the digits, as 0 of 1 000, would be another number that nobody wrote."""
+    read = read_answer(text, kind="number")
+    assert read == number
+    assert type(read) is type(number)
+
+
+@settings(deadline=None)
+@given(
+    st.integers(1, 10**12),
+    st.sampled_from([(",", "."), ("'", "."), (" ", ","), (" ", "."), ("\u202f", ","), (".", ",")]),
+    st.integers(0, 99),
+)
+def test_a_written_number_reads_as_itself_however_thousands_and_fractions_are_marked(whole, marks, cents):
+    thousands, point = marks
+    text = f"{whole:,}".replace(",", thousands) + f"{point}{cents:02}"
+    assert read_answer(f"In all {text} kg.", kind="number") == pytest.approx(whole + cents / 100, rel=1e-12)
 
 
 @settings(deadline=None)
@@ -146,8 +199,11 @@ MEGABYTE = 1_000_000
 
 HOSTILE = [
     *(("json", piece) for piece in ("[", "{", '["', '{"a":', "[1,", "{} ", "[1] ", "[[1] ", '"', "\\")),
-    *(("number", piece) for piece in ("1", "1,", "1,111", "-", ".", "1.", "1e", "#### ", "$")),
-    *(("label", piece) for piece in ("C+", "positiv ", "_", "(", "\ud800", "正")),
+    *(
+        ("number", piece)
+        for piece in ("1", "1,", "1,111", "-", ".", "1.", "1e", "#### ", "$", "1 111 ", "1'")
+    ),
+    *(("label", piece) for piece in ("C+", "positiv ", "_", "(", "\ud800", "正", "का", "\u0301", "กำ", "كِ")),
     ("text", " "),
 ]
 
@@ -175,3 +231,41 @@ def test_ascii_words_are_those_of_rouge_score(text):
 
 def test_words_know_letters_beyond_ascii():
     assert words("Straße, Größe_2: 日本x") == ["strasse", "grösse", "2", "日", "本", "x"]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("राम की किताब", ["राम", "की", "किताब"]),
+        ("নদীর তীরে", ["নদীর", "তীরে"]),
+        ("நாய் ஓடியது", ["நாய்", "ஓடியது"]),
+        ("ดีมาก ๑๒", ["ดี", "ม", "า", "ก", "๑๒"]),
+        ("ខ្មែរ", ["ខ្", "មែ", "រ"]),
+        ("Caf\u0065\u0301 nor", ["caf\u00e9", "nor"]),
+        ("\u1112\u1161\u11ab", ["한"]),
+        ("が", ["が"]),
+        ("I \u2764\ufe0f it, \u0301x", ["i", "it", "x"]),
+    ],
+)
+def test_a_word_goes_on_through_its_marks(text, found):
+    assert words(text) == found
+
+
+@pytest.mark.parametrize(
+    ("pointed", "plain"),
+    [("كِتَابٌ", "كتاب"), ("مُحَمَّد", "محمد"), ("كتـــاب", "كتاب"), ("שָׁלוֹם", "שלום"), ("葛\U000e0100城", "葛城")],
+)
+def test_arabic_and_hebrew_are_the_same_words_with_and_without_points(pointed, plain):
+    assert words(pointed) == words(plain)
+
+
+@settings(deadline=None)
+@given(st.text())
+def test_composed_and_decomposed_text_has_the_same_words(text):
+    assert words(unicodedata.normalize("NFD", text)) == words(text)
+
+
+def test_a_label_is_no_mention_of_itself_inside_a_word_with_marks():
+    labels = ("का", "की")
+    assert read_answer("उत्तर: की।", kind="label", labels=labels) == "की"
+    assert read_answer("उत्तर: काम", kind="label", labels=labels) is None

@@ -117,6 +117,20 @@ def test_a_perfect_score_on_few_rows_keeps_its_doubt():
     assert grouped.interval == stats.wilson(10, 10)
 
 
+@pytest.mark.parametrize("metric", ["accuracy", "field_f1", "macro_f1", "mae", "spearman"])
+@pytest.mark.parametrize("rows_of", [100, 1])
+def test_one_group_or_one_row_says_little_of_a_score(metric, rows_of):
+    outputs, wrong = [at % 4 for at in range(rows_of)], -1
+    if metric in ("accuracy", "macro_f1"):
+        outputs, wrong = [str(value) for value in outputs], "?"
+    if metric == "field_f1":
+        outputs, wrong = [{"a": 1, "b": value} for value in outputs], {"a": 1, "b": -1}
+    given = [wrong if at % 3 == 0 else value for at, value in enumerate(outputs)]
+    found = measure(metric, outputs, said(given), ["g"] * rows_of)
+    assert found.interval.low <= found.score <= found.interval.high
+    assert found.interval.high - found.interval.low > 0.7
+
+
 def test_rows_of_one_group_count_as_less_than_rows_apart():
     outputs = ["a"] * 100
     answers = said(["a" if at // 10 % 2 else "b" for at in range(100)])

@@ -124,6 +124,58 @@ def test_rows_of_one_group_prove_less():
     assert paired.spread(grouped, interval) > 2 * paired.spread(apart, paired.gain_interval(apart, 0))
 
 
+ALL_ONE = {f"r{at:04}": "g" for at in range(100)}
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "rouge_l", "macro_f1", "style", "mae", "spearman"])
+@pytest.mark.parametrize("groups", [ALL_ONE, None])
+def test_one_group_or_one_row_alone_shows_no_gain(metric, groups):
+    rows = 1 if groups is None else 100
+    outputs = [2 + at % 5 for at in range(rows)] if metric in ("mae", "spearman") else RIGHT[:rows]
+    worse = [0.5 if metric in ("mae", "spearman") else "b"] * rows
+    pair = pair_of(metric, outputs, worse, outputs, groups)
+    there, back = paired.p_value(pair, 0), paired.p_value(pair_of(metric, outputs, outputs, worse, groups), 0)
+    assert (there, back) == (1, 1) if groups else min(there, back) >= 0.5
+    interval = paired.gain_interval(pair, 0)
+    assert interval.low < 0 < paired.gain(pair) <= interval.high
+    assert groups is None or interval.low == -interval.high
+    assert not stats.non_inferior(paired.gain_interval(pair, 0, level=0.9), 0.02 * pair.unit)
+
+
+def graded(n, every):
+    """Objects of five fields, of which the first System has three right in one row of `every`."""
+    outputs = [dict.fromkeys("abcde", str(at)) for at in range(n)]
+    first = [row | ({"a": "?", "b": "?"} if at % every == 0 else {}) for at, row in enumerate(outputs)]
+    return "field_f1", outputs, first, outputs
+
+
+def binary(n, every):
+    return "accuracy", ["a"] * n, ["b" if at % every == 0 else "a" for at in range(n)], ["a"] * n
+
+
+@pytest.mark.parametrize("made", [graded, binary])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_the_rows_that_are_said_to_show_sameness_do_and_a_part_of_them_does_not(made, grouped):
+    """Rows like those that were seen, in their shares: a gain of .67 points."""
+
+    def high(n):
+        groups = {f"r{at:04}": str(at // 3) for at in range(n)} if grouped else None
+        return paired.gain_interval(pair_of(*made(n, every), groups), 0, level=0.9).high
+
+    every = 60 if made is graded else 150
+    groups = {f"r{at:04}": str(at // 3) for at in range(300)} if grouped else None
+    needed = paired.rows_for_sameness(pair_of(*made(300, every), groups), 0, 0.02)
+    assert high(max(needed // 300, 1) * 300 + 300) < 0.02
+    assert high(needed // 3) > 0.02
+
+
+def test_rows_for_a_gain_are_those_of_groups_enough_for_its_p():
+    groups = {f"r{at:04}": str(at // 34) for at in range(100)}
+    pair = pair_of("accuracy", RIGHT, ["b"] * 100, RIGHT, groups)
+    needed = paired.rows_for_gain(pair, paired.gain_interval(pair, 0), 1.0, 0.05 / 4)
+    assert needed == 234, "of three groups with 100 rows it takes seven: 1 / 2^7 is under .0125"
+
+
 def test_a_hair_of_a_difference_proves_no_more_than_none():
     outputs = ["one two three four five six seven"] * 50
     other = [*outputs[:-1], "one two three four five six"]

@@ -145,6 +145,11 @@ def test_rouge_l_is_that_of_rouge_score(answer, target):
     assert SCORERS["rouge_l"].row(answer, target) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(("answer", "target"), [("की", "का"), ("কি", "কা"), ("ม่", "ม้")])
+def test_rouge_l_tells_words_apart_that_differ_in_a_vowel_sign(answer, target):
+    assert SCORERS["rouge_l"].row(answer, target) == 0.0
+
+
 def test_rouge_l_scores_scripts_without_spaces_by_character():
     assert SCORERS["rouge_l"].row("日本", "日本語") == pytest.approx(0.8)
 

@@ -167,7 +167,9 @@ def test_groups_are_numbered_and_loners_stand_alone():
     assert codes is not None
     assert codes.tolist() == [0, 1, 0, 2]
     assert stats.cluster_codes(ids, {"a": "b"}) is None
-    assert stats.cluster_codes(ids, dict.fromkeys(ids, "x")) is None
+    one = stats.cluster_codes(ids, dict.fromkeys(ids, "x"))
+    assert one is not None and one.tolist() == [0, 0, 0, 0]
+    assert stats.cluster_codes(ids[:1], {"a": "x"}) is None
     assert stats.cluster_codes(ids, None) is None
 
 
@@ -215,7 +217,24 @@ def test_the_smallest_detectable_gains_are_those_of_the_table(n, points):
     [(0.02, 0.1, 1546), (0.02, 0.2, 3092), (0.03, 0.1, 687), (0.05, 0.2, 495)],
 )
 def test_the_rows_for_non_inferiority_are_those_of_the_table(margin, discordant, rows):
-    assert stats.rows_for_non_inferiority(0.0, margin, discordant) == pytest.approx(rows, rel=0.01)
+    def end(n):
+        return stats.normal_quantile(0.95) * math.sqrt(discordant / n)
+
+    assert stats.rows_for_non_inferiority(end, margin, discordant) == pytest.approx(rows, rel=0.01)
+    assert stats.rows_for_non_inferiority(lambda n: margin + end(n), margin, discordant) == stats.MOST_ROWS
+
+
+@settings(deadline=None)
+@given(st.floats(0.005, 0.2), st.floats(0.0, 0.5))
+def test_the_rows_for_non_inferiority_are_the_fewest_that_do(margin, discordant):
+    def end(n):
+        return stats.bonett_price(discordant * n / 2, discordant * n / 2, n, 0.9).high
+
+    def seen(n):
+        return end(n) + stats.normal_quantile(0.8) * math.sqrt(discordant / n)
+
+    rows = stats.rows_for_non_inferiority(end, margin, discordant)
+    assert seen(rows) < margin <= seen(rows - 1)
 
 
 @settings(deadline=None)
