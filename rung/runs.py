@@ -46,7 +46,11 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        way = "RUNG_HOME" if path.is_relative_to(home_dir()) else "--out"
+        way = (
+            "RUNG_HOME"
+            if path.is_relative_to(home_dir())
+            else "--out, or with the option that named this one"
+        )
         raise RunError(
             f"can't write {str(path)!r}: {error.strerror or error}; free some space, mend the permissions, "
             f"or choose another place with {way}"

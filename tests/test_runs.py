@@ -73,7 +73,8 @@ def test_a_text_that_does_not_fit_leaves_the_old_file_whole_and_is_a_run_error(t
 @pytest.mark.parametrize("write", [lambda p: write_text(p, "x"), lambda p: append_jsonl(p, [{"a": 1}])])
 def test_a_path_below_a_file_is_a_run_error(tmp_path, write):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match=r"can't write .*file/a\.json.*choose another place with --out"):
+    said = r"can't write .*file/a\.json.*another place with --out, or with the option that named this one"
+    with pytest.raises(RunError, match=said):
         write(tmp_path / "file" / "a.json")
 
 

@@ -1,5 +1,6 @@
 import contextlib
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 from rung.errors import DataError, RungError, TaskError
 from rung.records import Example, Json
 from rung.scoring.scorers import SCORERS
-from rung.task import DataFiles, Output, Task, as_kind, infer, load_task, settle_kind, shown
+from rung.task import DataFiles, Output, Task, as_kind, infer, is_of_kind, load_task, settle_kind, shown
 from rung.task.complete import METRICS
 from rung.task.schemas import infer_schema, is_inferred
 
@@ -138,6 +139,11 @@ def test_a_volume_is_counted_per_month(volume: object, per_month: float) -> None
         ("data: {train: rows.jsonl}\nmetric: judge", "judge: metric judge needs one; write judge: {model: "),
         ("data: {train: rows.jsonl}\njudge: {model: openai:x}", "metric judge, and metric is left out"),
         ("data: {train: rows.jsonl}\nmetric: judge\njudge: {}", "'judge.model' is missing; write 'judge: {"),
+        (
+            "data: {train: rows.jsonl}\nprices: {input_usd_per_m: 1}",
+            "'prices.output_usd_per_m' is missing; write 'prices: {input_usd_per_m: ",
+        ),
+        ("data: {test: rows.jsonl}", "key 'data.train' is missing; write 'data: {train: "),
         ("data: {train: rows.jsonl}\nmetric: judge\njudge: {modle: x}", "did you mean 'model'?"),
         ("data: {train: rows.jsonl}\nmetric: judge\njudge: x", "judge: needs keys and values: model, rubric"),
         ("data: {train: rows.jsonl, database: rows.jsonl}", "data.database: no SQLite file"),
@@ -202,6 +208,15 @@ def test_yes_no_and_clock_times_are_words_as_in_yaml_1_2(folder: Path) -> None:
     assert labels == ("yes", "no", "1:30", "2020-01-01", "007", "1", "true")
 
 
+def test_a_name_that_is_no_utf_8_is_refused(folder: Path) -> None:
+    other = folder / os.fsdecode(b"caf\xe9.jsonl")
+    other.write_text(ROWS)
+    with pytest.raises(TaskError, match="caf.udce9.jsonl' isn't UTF-8; rename that file or folder"):
+        load_task(other)
+    with pytest.raises(TaskError, match="isn't UTF-8"):
+        load_task(folder / "rows.jsonl", test=other)
+
+
 def test_a_missing_path_names_the_nearest_file(folder: Path) -> None:
     with pytest.raises(TaskError, match="did you mean 'rows.jsonl'"):
         load_task(folder / "row.jsonl")
@@ -227,7 +242,7 @@ def test_a_task_is_frozen_and_every_key_is_explained_in_its_json_schema() -> Non
     schema = Task.model_json_schema()
     Draft202012Validator.check_schema(schema)
     keys = [schema["properties"], *(part["properties"] for part in schema["$defs"].values())]
-    assert sum(map(len, keys)) == 14 + 6 + 3 + 4 + 3 + 2 + 3
+    assert sum(map(len, keys)) == 15 + 6 + 3 + 4 + 3 + 2 + 3
     assert all("description" in key or "$ref" in key for part in keys for key in part.values())
     assert "schema" in schema["$defs"]["Output"]["properties"]
 
@@ -252,6 +267,13 @@ def test_a_task_is_frozen_and_every_key_is_explained_in_its_json_schema() -> Non
         (['{"a": 1}', ' {"b": 2}'], "json"),
         (["[1]", "[2]", "[3]"], "text"),
         (['{"a": NaN}', '{"a": 1}', "x"], "text"),
+        ([{"a": 1}, '{"a": 2}'], "json"),
+        ([0.0, 1.0] * 10, "label"),
+        (["0.0", "1.0"] * 10, "label"),
+        ([float(n) for n in range(40)], "number"),
+        (["06550", "10115", "06550", "80331"] * 5, "label"),
+        ([f"{n * 997 % 100000:05}" for n in range(60)], "text"),
+        ([*map(str, range(1, 100)), "05"], "number"),
     ],
 )
 def test_the_kind_is_seen_from_the_outputs(outputs: list[Json], kind: str) -> None:
@@ -259,6 +281,70 @@ def test_the_kind_is_seen_from_the_outputs(outputs: list[Json], kind: str) -> No
     assert completed.output.kind == kind
     assert completed.metric == METRICS[completed.output.kind][0]
     assert notes[0].startswith(f"output.kind = {kind} (")
+
+
+SPOILED: list[tuple[list[Json], Json, str]] = [
+    ([json.dumps({"n": n}) for n in range(40)], '{"n": 4', "json"),
+    ([{"n": n} for n in range(40)], "n is 4", "json"),
+    ([f"{n}.5" for n in range(40)], "N/A", "number"),
+    ([n % 30 for n in range(120)], "N/A", "number"),
+    (["spam", "ham"] * 20, "This one is spam, since it wants me to call a number that is dear", "label"),
+    (["yes", "no"] * 20, "yes\nor no", "label"),
+]
+
+
+@pytest.mark.parametrize(("outputs", "odd", "kind"), SPOILED)
+def test_one_answer_of_another_kind_does_not_change_the_kind(
+    outputs: list[Json], odd: Json, kind: str
+) -> None:
+    made = rows(*outputs[:7], odd, *outputs[7:])
+    completed, notes = settled(task(), made)
+    assert completed.output.kind == settled(task(), rows(*outputs))[0].output.kind == kind
+    assert [row.where for row in made if not is_of_kind(completed, row)] == ["rows.jsonl:8"]
+    assert f"{len(outputs)} of {len(made)} outputs are of kind {kind}, rows.jsonl:8 " in notes[0]
+
+
+@pytest.mark.parametrize("numbers", [15, 19, 40])
+def test_few_outputs_that_are_alike_do_not_outweigh_the_others(numbers: int) -> None:
+    odd = ["N/A", "none", "-"] if numbers == 40 else ["N/A"]
+    completed, notes = settled(task(), rows(*(f"{n}.5" for n in range(numbers)), *odd))
+    assert completed.output.kind == "text"
+    assert f"{numbers} of {numbers + len(odd)} outputs are of kind number, rows.jsonl:" in notes[0]
+
+
+def test_a_kind_that_is_given_takes_long_labels() -> None:
+    made = rows(*SPOILED[4][0], SPOILED[4][1])
+    completed, _ = settled(task(kind="label"), made)
+    assert len(completed.output.labels or ()) == 3 and all(is_of_kind(completed, row) for row in made)
+    assert settled(task(kind="text"), made)[0].output.kind == "text"
+
+
+@pytest.mark.parametrize(
+    ("outputs", "said"),
+    [
+        ([1, 2, 3] * 10, "they are whole numbers: write 'output: {kind: number}' if nearness counts"),
+        ([1.0, 2.0] * 10, "they are whole numbers: write 'output: {kind: number}' if nearness counts"),
+        ([0.5, 1.0] * 10, "only 2 different numbers: write 'output: {kind: label}' if they name classes"),
+        ([n % 30 for n in range(120)], "only 30 different numbers: write 'output: {kind: label}' if they"),
+        (["06550", "10115"] * 10, "codes with zeros in front: write 'output: {kind: number}' if they are"),
+        (
+            [*(f"{n}.5" for n in range(30)), *"abcde"],
+            "30 of 35 outputs are of kind number, rows.jsonl:31 'a'",
+        ),
+        (
+            [*('{"a": 1}' for _ in range(30)), *"abcde"],
+            "isn't: write 'output: {kind: json}' if all should be",
+        ),
+    ],
+)
+def test_what_outputs_may_be_meant_as_is_said(outputs: list[Json], said: str) -> None:
+    assert said in settle_kind(task(), rows(*outputs))[1][0]
+
+
+def test_numbers_that_are_all_different_need_no_hint() -> None:
+    assert settle_kind(task(), rows(*range(40)))[1] == (
+        "output.kind = number (40 distinct outputs in 40 rows)",
+    )
 
 
 def test_what_was_inferred_is_said_in_sentences() -> None:

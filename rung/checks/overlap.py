@@ -26,14 +26,14 @@ SEMANTIC_SHARE = 0.05
 
 
 def repeats(subject: Subject) -> Outcome:
-    """Rows with the input and the output of another one of their part, white space and case aside."""
+    """Rows with the input and the answers of another one of their part, white space and case aside."""
     found: list[Example] = []
-    seen: set[tuple[int, int, str]] = set()
+    seen: set[tuple[int, int, str, str | None]] = set()
     ends = np.cumsum([len(subject.splits.train), len(subject.splits.dev)])
     for place in subject.asked_again.tolist():
         row = subject.rows[place]
         part = int(np.searchsorted(ends, place, "right"))
-        key = (part, int(subject.first_asked[place]), canonical(row.output))
+        key = (part, int(subject.first_asked[place]), canonical(row.output), row.rejected)
         if key in seen:
             found.append(row)
         seen.add(key)

@@ -7,7 +7,11 @@ from typing import Literal, TypeAlias
 
 from rung.checks.base import SEEN, SHOWN_ROWS, Outcome, Subject, finding, rows_text
 from rung.data.spots import texts_of
-from rung.records import Example, Severity
+from rung.models.hosted import hosted
+from rung.models.resolve import at_hand
+from rung.models.tokens import load_tokenizer
+from rung.records import Example, Finding, Severity
+from rung.task import Task
 from rung.task.outputs import shown
 
 Side: TypeAlias = Literal["input", "output"]
@@ -26,28 +30,66 @@ _ORDERS = re.compile(
     r"(?:prompt|instructions?)\b"
     r"|\byou are now (?:dan\b|in \w+ mode|unrestricted|jailbroken)|\bdo anything now\b"
     r"|\b(?:developer|god|jailbreak) mode (?:enabled|on|activated)\b"
-    r"|^\W*(?:new|updated) (?:system )?instructions?\s*:",
+    r"|^[^\w\n]*(?:new|updated) (?:system )?instructions?\s*:",
     re.IGNORECASE | re.MULTILINE,
 )
 _MARKUP = re.compile(
     r"</?(?:system|assistant|tool_call|tool_response|function_call)>"
-    r"|^\s*\[?(?:system|assistant)\]\s*:?"
-    r"|^\s*#{2,}\s*(?:system|instruction|response|assistant)\s*:"
-    r"|^\s*system\s*:\s*(?:you (?:are|must|will)|ignore|from now on|override)",
+    r"|^[ \t]*\[?(?:system|assistant)\]\s*:?"
+    r"|^[ \t]*#{2,}\s*(?:system|instruction|response|assistant)\s*:"
+    r"|^[ \t]*system\s*:\s*(?:you (?:are|must|will)|ignore|from now on|override)",
     re.IGNORECASE | re.MULTILINE,
 )
-_NEXT_TURN = re.compile(r"^\s*(?:user|human|assistant|system)\s*:(?!\S)", re.IGNORECASE | re.MULTILINE)
+_NEXT_TURN = re.compile(r"^[ \t]*(?:user|human|assistant|system)\s*:(?!\S)", re.IGNORECASE | re.MULTILINE)
 
 
 def special_tokens(subject: Subject) -> Outcome:
-    """What chat templates put between turns: inside a row it ends the turn, or opens one of another role."""
-    return _reported(
-        "special_tokens",
-        "block",
-        _first_of_each(subject, lambda text, _: _SPECIAL.search(text)),
-        "tokens of a chat template inside the rows",
-        "a model takes them for the end of a turn; take them out, or write the row as `messages`",
+    """What chat templates put between turns: inside a row it ends the turn, or opens one of another role.
+
+    Only the tokens of the task's own models do that. Where these aren't here any token is taken for theirs.
+    """
+    seen = _first_of_each(subject, lambda text, _: _SPECIAL.search(text))
+    if not seen:
+        return []
+    own, absent = _own_tokens(subject.task)
+    way_out = "take them out, or write the row as `messages`"
+    if absent:
+        way_out += (
+            f"; whether the task's model has them is known once it's here: rung models --fetch {absent}"
+        )
+    grave = _first_of_each(
+        subject, lambda text, _: next((hit for hit in _SPECIAL.finditer(text) if own(hit[0])), None)
     )
+    named = {row.id for row, _ in grave}
+    return [
+        *_reported(
+            "special_tokens",
+            "block",
+            grave,
+            "tokens of a chat template inside the rows",
+            f"a model takes them for the end of a turn; {way_out}",
+        ),
+        *_reported(
+            "special_tokens",
+            "warn",
+            [(row, said) for row, said in seen if row.id not in named],
+            "tokens of other models' chat templates inside the rows",
+            "the task's models read them as plain text; take them out if the rows are to serve others too",
+        ),
+    ]
+
+
+def _own_tokens(task: Task) -> tuple[Callable[[str], bool], str]:
+    """Whether a token is one of the task's models, and the first model that isn't on this machine.
+
+    Without all of them any token may be theirs.
+    """
+    local = [name for name in task.models if hosted(name) is None]
+    here = [model for name in local if (model := at_hand(name)) is not None]
+    if not here or len(here) < len(local):
+        return lambda token: True, next((name for name in local if at_hand(name) is None), "")
+    control = {token for model in here for token in load_tokenizer(model).control}
+    return lambda token: token in control or any(token in (model.template or "") for model in here), ""
 
 
 def injections(subject: Subject) -> Outcome:
@@ -63,7 +105,7 @@ def injections(subject: Subject) -> Outcome:
 
 def _reported(
     check: str, grave: Severity, found: list[tuple[Example, str]], what: str, way_out: str
-) -> Outcome:
+) -> list[Finding]:
     """A finding on rows and what was found in each; none without rows."""
     if not found:
         return []

@@ -47,17 +47,21 @@ def personal_data(subject: Subject) -> Outcome:
 
 
 def secrets(subject: Subject) -> Outcome:
-    """Keys, tokens and passwords, wherever they stand."""
+    """Keys, tokens and passwords, wherever they stand; what only may be a password is said, too."""
     hits = list(_hits(subject, keys))
-    if not hits:
-        return []
+    sure, perhaps = [hit for hit in hits if hit.grave], [hit for hit in hits if not hit.grave]
     harm = "take them back where they were issued, for the rows have been read"
-    return [_finding("secrets", "block", "keys or passwords", hits, harm)]
+    found = [_finding("secrets", "block", "keys or passwords", sure, harm)] if sure else []
+    if perhaps:
+        harm = "look whether they are, for the rows have been read"
+        found.append(_finding("secrets", "warn", "short or spoken passwords", perhaps, harm))
+    return found
 
 
 def _finding(check: str, severity: Severity, what: str, hits: list[Hit], harm: str) -> Finding:
-    rows = list({hit.row.where or hit.row.id: hit.row for hit in hits}.values())
-    counts = Counter(said for _, said in {(hit.row.where or hit.row.id, hit.said) for hit in hits})
+    # Files of one name have rows at the same places.
+    rows = list({(hit.row.where, hit.row.id): hit.row for hit in hits}.values())
+    counts = Counter(said for *_, said in {(hit.row.where, hit.row.id, hit.said) for hit in hits})
     kinds = ", ".join(f"{said} ({count})" for said, count in sorted(counts.items(), key=_commonest))
     first = hits[0]
     message = (

@@ -12,14 +12,14 @@ import numpy as np
 from rung.checks.base import Embed, rows_text
 from rung.data.held import held_by
 from rung.data.near import like_vectors
-from rung.data.rows import read_rows
+from rung.data.rows import as_json, read_rows
 from rung.data.sketches import as_groups
-from rung.data.sources import Source, read_source
+from rung.data.sources import Source, of_kind, read_source
 from rung.data.splits import question
 from rung.errors import DataError
 from rung.records import Example
-from rung.runs import append_jsonl, write_text, writing
-from rung.task import Task
+from rung.runs import atomic_folder
+from rung.task import Task, settle_kind
 from rung.task.outputs import canonical
 
 ASIDE_FILE = "set_aside.jsonl"
@@ -42,32 +42,35 @@ def repair(task: Task, format: str, out: Path, embed: Embed | None = None) -> Re
     """Write train.jsonl, and test.jsonl where the task has one, without the rows that do harm.
 
     Set aside, in `set_aside.jsonl` with file:line, check and reason: rows that can't be read, conversations
-    with odd turns, all but the first of rows with the same input and output in a file, and training rows
-    whose input the test holds, exactly or nearly. Rows keep their columns and order. With `embed`, training
+    with odd turns, the few outputs that aren't of the kind of all others, all but the first of rows with the
+    same input and answers in a file, and training rows whose input the test holds, exactly or nearly. Rows
+    keep their columns and order; what JSON doesn't have, as Parquet may, is written as text. `format` is
+    how rows are written where the task is to be read otherwise than its file says. With `embed`, training
     rows that stay and say nearly the same get one `group`. Nothing is changed in place; raises DataError
     where `out` holds something.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{str(out)!r} is there already and isn't an empty folder: name another for the copy")
-    train = read_source(task.data.train, format, lenient=True)
-    test = read_source(task.data.test, format, lenient=True) if task.data.test else None
+    written = task.data.written(format)
+    train = read_source(task.data.train, written, lenient=True)
+    test = read_source(task.data.test, written, lenient=True) if task.data.test else None
+    train, test = _of_one_kind(task, train, test)
     reasons = dict(_faults(train))
+    test_reasons = dict(_faults(test)) if test is not None else {}
     if test is not None:
-        reasons |= dict(_faults(test))
-        kept_test = [row for row in test.examples if row.where not in reasons]
+        kept_test = [row for row in test.examples if row.where not in test_reasons]
         held = held_by(kept_test, [row for row in train.examples if row.where not in reasons])
         for row, other in held.exact:
             reasons[row.where] = ("leaks", f"the test holds its input at {other.where}")
         for row, other in held.near:
             reasons[row.where] = ("near_leaks", f"the test holds nearly its input at {other.where}")
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
     stay = [row for row in train.examples if row.where not in reasons]
     groups = _alike(stay, embed) if embed is not None and stay else {}
-    kept = [("train.jsonl", _copy(task.data.train, out / "train.jsonl", reasons, out / ASIDE_FILE, groups))]
-    if task.data.test is not None:
-        kept.append(("test.jsonl", _copy(task.data.test, out / "test.jsonl", reasons, out / ASIDE_FILE, {})))
-    counts = Counter(check for check, _ in reasons.values())
+    with atomic_folder(out) as draft:
+        kept = [("train.jsonl", _copy(task.data.train, draft / "train.jsonl", reasons, groups))]
+        if task.data.test is not None:
+            kept.append(("test.jsonl", _copy(task.data.test, draft / "test.jsonl", test_reasons, {})))
+    counts = Counter(check for check, _ in (*reasons.values(), *test_reasons.values()))
     return Repair(folder=out, kept=tuple(kept), aside=tuple(sorted(counts.items())), alike=len(groups))
 
 
@@ -79,18 +82,27 @@ def repair_text(done: Repair) -> str:
     return f"{done.folder}: kept {kept}; set aside {aside} ({ASIDE_FILE}){alike}"
 
 
+def _of_one_kind(task: Task, train: Source, test: Source | None) -> tuple[Source, Source | None]:
+    """The files with outputs among the broken rows that aren't of the kind of all others."""
+    try:
+        settled, _ = settle_kind(task, train.examples)
+    except DataError:
+        return train, test  # the checks say why
+    return of_kind(settled, train), test and of_kind(settled, test)
+
+
 def _faults(source: Source) -> Iterator[tuple[str, tuple[str, str]]]:
     """The place of each row that can't stay, with the check that names it and the reason."""
     for broken in source.broken:
         yield broken.where, ("broken_rows", broken.reason)
-    first: dict[tuple[tuple[str, str], str], Example] = {}
+    first: dict[tuple[tuple[str, str], str, str | None], Example] = {}
     for row in source.examples:
         if row.faults:
             yield row.where, ("turns", "; ".join(row.faults))
             continue
-        key = (question(row), canonical(row.output))
+        key = (question(row), canonical(row.output), row.rejected)
         if key in first:
-            yield row.where, ("repeats", f"the same input and output as {first[key].where}")
+            yield row.where, ("repeats", f"the same input and answers as {first[key].where}")
         else:
             first[key] = row
 
@@ -114,24 +126,26 @@ def _alike(rows: list[Example], embed: Embed) -> dict[str, str]:
 
 
 def _copy(
-    source: Path,
-    target: Path,
-    reasons: Mapping[str, tuple[str, str]],
-    aside: Path,
-    groups: Mapping[str, str],
+    source: Path, target: Path, reasons: Mapping[str, tuple[str, str]], groups: Mapping[str, str]
 ) -> int:
-    """Write the rows that stay to `target` and append the others to `aside`; how many stayed."""
+    """Write the rows that stay to `target`, and append the others to what lies aside; how many stayed."""
     kept: list[str] = []
-    others: list[dict[str, Any]] = []
+    others: list[str] = []
     for where, row in read_rows(source):
-        columns = None if isinstance(row, DataError) else row
+        columns = None if isinstance(row, DataError) else as_json(row)
         if where in reasons:
             check, reason = reasons[where]
-            others.append({"where": where, "check": check, "reason": reason, "row": columns})
+            aside = {"file": target.name, "where": where, "check": check, "reason": reason, "row": columns}
+            others.append(_line(aside))
         else:
             if where in groups:
                 columns = {**(columns or {}), "group": groups[where]}
-            kept.append(json.dumps(columns, ensure_ascii=False) + "\n")
-    write_text(target, "".join(kept))
-    append_jsonl(aside, others)
+            kept.append(_line(columns))
+    target.write_text("".join(kept), encoding="utf-8")
+    with (target.parent / ASIDE_FILE).open("a", encoding="utf-8") as file:
+        file.write("".join(others))
     return len(kept)
+
+
+def _line(value: Mapping[str, Any] | None) -> str:
+    return json.dumps(value, ensure_ascii=False) + "\n"

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -16,7 +17,7 @@ from rung.data.judged import with_undesirable
 from rung.data.near import rows_alike
 from rung.data.passages import passages_of
 from rung.data.sketches import Progress, no_progress
-from rung.data.sources import Broken, conform, read_source
+from rung.data.sources import Broken, Source, conform, of_kind, read_source
 from rung.data.splits import split
 from rung.data.unlabelled import apart_from, read_unlabelled
 from rung.errors import DataError, TaskError
@@ -111,7 +112,7 @@ def prepare(source: Path, options: RowOptions, reporter: Reporter | None = None)
             f"--dev-rows {options.dev_rows} is too few to choose by; give at least {FEWEST_DEV_ROWS}"
         )
     task = _with_options(load_task(source, test=options.test), options)
-    chosen = options.format if options.format != "auto" else task.data.format
+    chosen = task.data.written(options.format)
     with bar(reporter, f"reading {task.data.train.name}", None) as advance:
         train = read_source(task.data.train, chosen, lenient=True, progress=advance)
     if len(train.examples) < FEWEST_ROWS:
@@ -124,6 +125,7 @@ def prepare(source: Path, options: RowOptions, reporter: Reporter | None = None)
     passages, documents = _documents(task, reporter)
     task, noted = settle_kind(task, train.examples)
     assert task.output.kind is not None, "just settled"
+    train, test = of_kind(task, train), test and of_kind(task, test)
     examples = conform(train.examples, task.output.kind)
     with bar(reporter, "near-duplicates", len(examples)) as advance:
         near = near_duplicates(examples, progress=lambda done, _: advance(done))
@@ -134,7 +136,7 @@ def prepare(source: Path, options: RowOptions, reporter: Reporter | None = None)
             held = held_by(tested, examples, progress=lambda done, _: advance(done))
     out = {row.id for row, _ in held.near} if held and not is_most(held, examples) else set[str]()
     local = sum(hosted(name) is None for name in task.models)
-    with bar(reporter, "splitting", None):
+    with bar(reporter, "splitting", None), _naming_unused(train):
         parts = split(
             [row for row in examples if row.id not in out] if out else examples,
             test=tested,
@@ -170,6 +172,17 @@ def prepare(source: Path, options: RowOptions, reporter: Reporter | None = None)
         unlabelled=unlabelled,
         passages=passages,
     )
+
+
+@contextmanager
+def _naming_unused(source: Source) -> Iterator[None]:
+    """Say of rows that can't be parted which columns, that may tell them apart, aren't read."""
+    try:
+        yield
+    except DataError as error:
+        if not source.unused:
+            raise
+        raise DataError(f"{error} (columns not used: {', '.join(source.unused)[:200]})") from None
 
 
 def _with_tables(parts: Splits, task: Task) -> Splits:

@@ -1,6 +1,6 @@
 """The commands: each turns its arguments into one library call and shows what comes back."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
@@ -230,6 +230,18 @@ def check(task: Path, /, *, choices: CheckChoices | None = None) -> None:
     stop_on_block(found.report.findings)
 
 
+def _alone(choices: CheckChoices, mode: str, served: tuple[str, ...]) -> None:
+    """Raises TaskError for a choice that does nothing beside --`mode`, which writes a copy and no report."""
+    from rung.errors import TaskError
+
+    given = [one.name for one in fields(choices) if getattr(choices, one.name) != one.default]
+    others = [f"--{name}" for name in given if name not in (mode, *served)]
+    if others:
+        raise TaskError(
+            f"--{mode} writes a copy and checks nothing: give {', '.join(others)} to a command of its own"
+        )
+
+
 def _fix(task: Path, choices: CheckChoices) -> None:
     from rung.checks.repair import repair, repair_text
     from rung.climb.checking import embedding
@@ -239,6 +251,7 @@ def _fix(task: Path, choices: CheckChoices) -> None:
 
     if choices.fix is None:
         raise DataError("--group goes with --fix OUT: the groups are written into a copy of the rows")
+    _alone(choices, "fix", ("test", "format", "group"))
     with Screen() as screen:
         embed = embedding(screen) if choices.group else None
         done = repair(load_task(task, test=choices.test), choices.format, choices.fix, embed)
@@ -252,6 +265,7 @@ def _redact(task: Path, choices: CheckChoices) -> None:
 
     if choices.redact is None:
         raise TaskError("--roster names whom a copy must not tell of: give --redact OUT too")
+    _alone(choices, "redact", ("test", "format", "roster"))
     done = redact_task(task, choices.redact, test=choices.test, roster=choices.roster)
     print("\n".join(redaction_lines(done)))
 
@@ -308,10 +322,10 @@ def ask(
     """
     from rung.answering import Answerer
     from rung.cli.answers import as_json, as_line, standard_input
-    from rung.registry import resolve_system
-    from rung.system import Pool, System
+    from rung.registry import load_system
+    from rung.system import Pool
 
-    loaded = System.load(resolve_system(system))
+    loaded, _ = load_system(system)
     said = standard_input() if text == "-" else text
     with Pool(parallel=1) as pool:
         answer = Answerer(loaded, pool).ask(said, context=context, every_label=json)

@@ -52,6 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run one command; its exit status."""
     yield_while_waiting()
+    strange = next((argument for argument in arguments if not _is_utf8(argument)), None)
+    if strange is not None:
+        return _fault(f"{strange!r} isn't UTF-8; rename that file or folder, or write the text in UTF-8")
     try:
         app(arguments, exit_on_error=False, print_error=False, result_action="return_none")
         sys.stdout.flush()
@@ -79,3 +82,12 @@ def _fault(message: str) -> int:
     line = " ".join(message.split())
     print(f"error: {line}", file=sys.stderr)
     return 2
+
+
+def _is_utf8(argument: str) -> bool:
+    """Whether an argument can be written down again: bytes of another encoding come as half characters."""
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -65,14 +65,25 @@ class Turn:
         return self.text if self.calls is None else {"calls": self.calls}
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Beside:
+    """What a row holds beside its turns: the functions that may be called, and a context."""
+
+    tools: Any = None
+    context: Any = None
+
+
+NOTHING = Beside()
+
+
 def conversation(
-    turns: Any, column: str, *, tools: Any = None, role_key: str = "role", text_key: str = "content"
+    turns: Any, column: str, beside: Beside = NOTHING, *, role_key: str = "role", text_key: str = "content"
 ) -> Fields:
     """The last turn, the assistant's, is the output; system turns are the context; the rest is the input."""
     read = read_turns(turns, column, role_key, text_key)
     if read[-1].role != "assistant":
         raise ValueError(f"{column} must end with the assistant's answer, not with {read[-1].role!r}")
-    return _fields(read[:-1], read[-1].answer, column, tools)
+    return _fields(read[:-1], read[-1].answer, column, beside)
 
 
 def asked(messages: Any, tools: Any = None) -> Question:
@@ -97,7 +108,7 @@ def asked(messages: Any, tools: Any = None) -> Question:
         raise ValueError(
             f"messages must end with a turn of the user or of a tool, not of the {turns[-1].role}"
         )
-    question = Question(input=_said(turns), context=_context(turns, tools) or None)
+    question = Question(input=_said(turns), context=_context(turns, Beside(tools=tools)) or None)
     if question.context is not None and not question.context.strip():
         raise ValueError(f"the system's text in messages is empty ({shown(question.context)}); leave it out")
     if len(question.input) + len(question.context or "") > MAX_ROW_BYTES:
@@ -105,17 +116,19 @@ def asked(messages: Any, tools: Any = None) -> Question:
     return question
 
 
-def preference(prompt: Any, chosen: Any, rejected: Any, columns: Sequence[str], tools: Any = None) -> Fields:
+def preference(
+    prompt: Any, chosen: Any, rejected: Any, columns: Sequence[str], beside: Beside = NOTHING
+) -> Fields:
     """The chosen answer is the output. Both answer the same conversation, each as in `completion`."""
     other, worse = _answered(rejected, columns[2])
     if _answered(chosen, columns[1])[0] != other:
         raise ValueError(
             f"{columns[1]} and {columns[2]} answer different conversations; write the same turns before both"
         )
-    return replace(completion(prompt, chosen, columns, tools), rejected=worse)
+    return replace(completion(prompt, chosen, columns, beside), rejected=worse)
 
 
-def completion(prompt: Any, answer: Any, columns: Sequence[str], tools: Any = None) -> Fields:
+def completion(prompt: Any, answer: Any, columns: Sequence[str], beside: Beside = NOTHING) -> Fields:
     """The answer, a text or a list of turns that ends with it, is the output; `columns` name both.
 
     Turns before the answer are those of the prompt, or follow them.
@@ -128,7 +141,19 @@ def completion(prompt: Any, answer: Any, columns: Sequence[str], tools: Any = No
     else:
         raise ValueError(f"{columns[0]} must be text or a list of turns, not {shown(prompt)}")
     asked = before if all(turn in before for turn in asked) else [*asked, *before]
-    return _fields(asked, output, columns[0], tools)
+    return _fields(asked, output, columns[0], beside)
+
+
+def says_beside_calls(turns: Any) -> bool:
+    """Whether a turn, as it is written, calls functions and says something too, which is left out."""
+    turns = turns.get("messages") if isinstance(turns, dict) else turns
+    written = [turn for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else []
+    called = (turn for turn in written if turn.get("tool_calls") or turn.get("function_call"))
+    return any(_is_said(turn.get("content") or turn.get("value")) for turn in called)
+
+
+def _is_said(content: Any) -> bool:
+    return bool(content.strip() if isinstance(content, str) else content)
 
 
 def read_turns(turns: Any, column: str, role_key: str = "role", text_key: str = "content") -> Sequence[Turn]:
@@ -151,13 +176,13 @@ def _turn(turn: Any, column: str, role_key: str, text_key: str) -> Turn:
     return Turn(role=role, text=text, images=images)
 
 
-def _fields(asked: Sequence[Turn], output: Json, column: str, tools: Any) -> Fields:
+def _fields(asked: Sequence[Turn], output: Json, column: str, beside: Beside) -> Fields:
     if not any(turn.role == "user" for turn in asked):
         raise ValueError(f"{column} holds no user turn before the answer; add it or delete the row")
     return Fields(
         input=_said(asked),
         output=output,
-        context=_context(asked, tools),
+        context=_context(asked, beside),
         images=tuple(image for turn in asked for image in turn.images),
         faults=_faults([*(turn.role for turn in asked), "assistant"]),
     )
@@ -171,10 +196,14 @@ def _said(turns: Sequence[Turn]) -> str:
     return "\n".join(f"{SPEAKERS[turn.role]}: {turn.text}" for turn in spoken)
 
 
-def _context(turns: Sequence[Turn], tools: Any) -> str:
-    """The context: the system's turns, and the functions that may be called."""
+def _context(turns: Sequence[Turn], beside: Beside) -> str:
+    """The context: the system's turns, the row's own unless they hold it, and the functions."""
     system = "\n\n".join(turn.text for turn in turns if turn.role == "system")
-    return "\n\n".join(part for part in (system, _functions(tools)) if part)
+    given = beside.context or ""
+    if not isinstance(given, str):
+        raise ValueError(f"context must be text, not {shown(given)}; write it as a string")
+    parts = (system, "" if given.strip() in system else given, _functions(beside.tools))
+    return "\n\n".join(part for part in parts if part)
 
 
 def _faults(roles: Sequence[str]) -> tuple[str, ...]:

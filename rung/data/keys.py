@@ -9,6 +9,12 @@ from rung.data.spots import Kind, Spot, apart
 ENTROPY = 3.0
 """Bits a character, by the value's own frequencies: eight different characters have three."""
 SHORTEST = 8
+FEWEST, DIFFERENT = 4, 3
+"""Characters of what may be a password at all, and different ones among them where it's told of unasked."""
+MOST = 200
+"""Characters of a value between quotes."""
+MOST_WORDS = 64
+"""Characters of several words that are one password."""
 
 _FORMATS: tuple[tuple[str, str], ...] = (
     ("AWS access key", r"\bA(?:KI|SI|BI|CC)A[A-Z0-9]{16}\b"),
@@ -31,47 +37,118 @@ _FORMATS: tuple[tuple[str, str], ...] = (
 )
 """What a key is called, and what it looks like."""
 
-_NAMES = (
-    r"(?:\w{0,30}[_-])?(?:password|passwd|passphrase|pwd|secret|token|api[_-]?key|apikey|access[_-]?key"
-    r"|secret[_-]?key|private[_-]?key|auth[_-]?key)"
+_PASSWORDS = (
+    r"(?:\w{0,30}[_-])?(?:password|passwd|passphrase|passcode|pwd|passwort|kennwort|mot de passe"
+    r"|contrase[nñ]a|senha|wachtwoord|hasło|lösenord|пароль|密码|密碼|パスワード|비밀번호)"
 )
+_NAMES = (
+    r"(?:\w{0,30}[_-])?(?:secret|token|api[ _-]?key|apikey|access[ _-]?key|secret[ _-]?key|private[ _-]?key"
+    r"|auth[ _-]?key)"
+)
+_BARE = r"[^\s\"'`][^\s\"`]*"
 _ASSIGNED = re.compile(
-    rf"(?<![A-Za-z0-9]){_NAMES}[\"']?\s{{0,3}}(?::|=|:=)\s{{0,3}}[\"']?(?P<value>[^\s\"'`,;<>{{}}()\[\]]+)",
+    rf"(?<![A-Za-z0-9])(?:(?P<password>{_PASSWORDS})|{_NAMES})[\"']?"
+    r"(?:\s{0,3}(?:=|:=|[:\uff1a])\s{0,3}|(?P<said>\s{1,3}(?:is|was|ist|lautet|est|es|é)\s{1,3}))"
+    rf"(?:\"(?P<double>(?:[^\"\\\n]|\\.){{1,{MOST}}})\"|'(?P<single>[^'\n]{{1,{MOST}}})'"
+    rf"|`(?P<back>[^`\n]{{1,{MOST}}})`|[\"'`]?(?P<bare>{_BARE}))",
     re.IGNORECASE,
 )
-_NAME = re.compile(_NAMES, re.IGNORECASE)
+_QUOTED = ("double", "single", "back")
+_NAME = re.compile(rf"(?P<password>{_PASSWORDS})|{_NAMES}", re.IGNORECASE)
+_CREDENTIALS = re.compile(
+    r"\bbearer\s{1,3}(?P<bearer>(?=[A-Za-z._~+/=-]*[0-9])[A-Za-z0-9._~+/=-]{16,})"
+    r"|\bauthorization[\"']?\s{0,3}[:=]\s{0,3}[\"']?basic\s{1,3}(?P<basic>[A-Za-z0-9+/]{8,}={0,2})",
+    re.IGNORECASE,
+)
 _IN_ADDRESS = re.compile(r"://[^\s/:@]{1,60}:(?P<value>[^\s/:@]{3,})@")
 _STAND_IN = re.compile(
-    r"^[<{\[]|\$|%|\*{3}|x{4}|your|example|placeholder|changeme|password|redacted", re.IGNORECASE
+    r"\$[A-Z_][A-Z0-9_]*|\$[a-z_]+|\$\d|\$\{[^}\n]*\}{1,2}|\$\([^)\n]*\)|%\w+%|%(?:\(\w+\))?[sdr]"
+    r"|<[^>\n]*>|\{[^}\n]*\}{1,2}|\[[^\]\n]*\]|[*x\u2022.#_-]{3,}|\u2026"
+    r"|(?i:(?:your|example|placeholder|change_?me|password|passwort|redacted|hidden|removed|none|null|true|false"
+    r"|undefined)(?:[_-][\w-]*)?)"
 )
-"""A variable, or a word that says to put one's own there."""
+"""A variable, what is in brackets, or a word that says to put one's own there."""
+_CALL = re.compile(r"[A-Za-z_][\w.]*[(\[]")
+"""How code goes on that gets a value from somewhere."""
+_ENDS = {".": "", ",": "", ";": "", ":": "", ")": "(", "]": "[", "}": "{", ">": "<", "'": "'"}
+"""What ends a sentence or closes a bracket: no part of a value, unless the bracket was opened in it."""
+_SIGN = re.compile(r"[@#$%^&*+=~|\\]")
+_GOES_ON = re.compile(r"[^\S\n]*[^\s,;.)\]}>\"'`]")
 _ANY = re.compile("|".join(f"(?P<k{n}>{pattern})" for n, (_, pattern) in enumerate(_FORMATS)), re.DOTALL)
 _KINDS = tuple(Kind(name="SECRET", said=said, grave=True) for said, _ in _FORMATS)
 _PASSWORD = Kind(name="SECRET", said="password or token", grave=True)
+_PERHAPS = Kind(name="SECRET", said="what may be a password")
 
 
-def keys(text: str, name: str = "") -> list[Spot]:
-    """Where a text holds keys or passwords, in order; `name` is the key of JSON that it stands under."""
+def keys(text: str, name: str = "", *, wary: bool = False) -> list[Spot]:
+    """Where a text holds keys or passwords, in order; `name` is the key of JSON that it stands under.
+
+    What only may be a password, be it that it's short, is of a kind that isn't grave. Who is `wary` is told
+    of words that may be passwords, too: those in `password: letmein`, and in `password: forgotten`.
+    """
     found = []
     for hit in _ANY.finditer(text):
         kind = _KINDS[int((hit.lastgroup or "k0")[1:])]
         found.append(Spot(kind=kind, start=hit.start(), end=hit.end()))
     for hit in _ASSIGNED.finditer(text):
-        if _random(hit["value"]):
-            found.append(Spot(kind=_PASSWORD, start=hit.start("value"), end=hit.end("value")))
+        if (spot := _assigned(text, hit, wary)) is not None:
+            found.append(spot)
+    for hit in _CREDENTIALS.finditer(text):
+        start, end = hit.span(hit.lastgroup or 0)
+        found.append(Spot(kind=_PASSWORD, start=start, end=end))
     for hit in _IN_ADDRESS.finditer(text):
-        if not _STAND_IN.search(hit["value"]):
+        if not _STAND_IN.fullmatch(hit["value"]):
             found.append(Spot(kind=_PASSWORD, start=hit.start("value"), end=hit.end("value")))
-    if name and _NAME.fullmatch(name) and _random(text):
-        found.append(Spot(kind=_PASSWORD, start=0, end=len(text)))
+    named = _NAME.fullmatch(name) if name else None
+    if named is not None and (kind := _kind(text, named["password"] is not None, wary)) is not None:
+        found.append(Spot(kind=kind, start=0, end=len(text)))
     return apart(found)
 
 
+def _assigned(text: str, hit: re.Match[str], wary: bool) -> Spot | None:
+    """The value that a name is given, up to white space or the closing quote; None where it's no secret."""
+    quoted = next((name for name in _QUOTED if hit[name] is not None), None)
+    start, end = hit.span(quoted or "bare")
+    stand_in = _STAND_IN.match(text, start)
+    if stand_in is not None and not text[stand_in.end() : end].strip("".join(_ENDS)):
+        return None
+    value = text[start:end] if quoted else _trimmed(text[start:end])
+    end = start + len(value)
+    last = quoted is not None or value.endswith("!") or _GOES_ON.match(text, end) is None
+    is_password, said = hit["password"] is not None, hit["said"] is not None
+    kind = _kind(value, is_password, wary and last and not said)
+    # `The password is` is how people talk of one, too.
+    return kind and Spot(kind=_PERHAPS if said else kind, start=start, end=end)
+
+
+def _trimmed(value: str) -> str:
+    while value and value[-1] in _ENDS and (_ENDS[value[-1]] or value[-1]) not in value[:-1]:
+        value = value[:-1]
+    return value
+
+
+def _kind(value: str, is_password: bool, wary: bool) -> Kind | None:
+    """What a value is that is given to a password or to another secret; None where it's none."""
+    if _STAND_IN.fullmatch(value):
+        return None
+    if _random(value):
+        return _PASSWORD
+    if not is_password or len(value) < FEWEST or (not wary and len(set(value)) < DIFFERENT):
+        return None
+    if any(map(str.isspace, value)) or _CALL.match(value):
+        return _PERHAPS if wary and len(value) <= MOST_WORDS else None
+    telling = _is_mixed(value) or _SIGN.search(value.rstrip("!?")) is not None
+    return _PERHAPS if wary or telling else None
+
+
+def _is_mixed(value: str) -> bool:
+    return any(map(str.isdigit, value)) and any(map(str.isalpha, value))
+
+
 def _random(value: str) -> bool:
-    """Whether a value looks drawn or invented, and not like a word or a stand-in for a password."""
-    if len(value) < SHORTEST or any(map(str.isspace, value)) or _STAND_IN.search(value):
+    """Whether a value looks drawn or invented, and like no word and no code that gets one."""
+    if len(value) < SHORTEST or any(map(str.isspace, value)) or _CALL.match(value):
         return False
-    mixed = any(map(str.isdigit, value)) and any(map(str.isalpha, value))
     counts = Counter(value)
     bits = -sum(count / len(value) * math.log2(count / len(value)) for count in counts.values())
-    return mixed and bits >= ENTROPY
+    return _is_mixed(value) and bits >= ENTROPY

@@ -22,12 +22,14 @@ class Recogniser:
     """One kind of personal data and the Presidio recogniser that finds it.
 
     Only texts in which `gate` finds something are looked at: the recognisers are slow, and loading them
-    takes seconds. `sure` has the last word on a hit, given the text, its start and its end.
+    takes seconds. It reads the text as `spelled`, sign for sign. `sure` has the last word on a hit, given the
+    text, its start and its end.
     """
 
     kind: Kind
     gate: re.Pattern[str]
     recogniser: str
+    spelled: Callable[[str], str] = lambda text: text
     sure: Callable[[str, int, int], bool] = lambda text, start, end: True
     from_score: float = FROM_SCORE
 
@@ -39,8 +41,28 @@ _PHONE_WORD = (
     r"\b(?:call|calling|phone|telephone|tel|mobile|cell|cellphone|fax|dial|ring|text|sms|whatsapp)\b"
 )
 _SAYS_PHONE = re.compile(_PHONE_WORD, re.IGNORECASE)
+_NAMES_KIND = re.compile(
+    r"\b(?:phone|telephone|tel|mobile|cell|cellphone|fax|ssn|social security|version)\b", re.IGNORECASE
+)
+"""Keys that say what stands under them; `text` and `call` say so in a sentence alone."""
 _SAYS_SSN = re.compile(r"\bssn\b|social security", re.IGNORECASE)
 _SAYS_VERSION = re.compile(r"\bversion\W{0,6}$", re.IGNORECASE)
+
+
+_IBAN_LIKE = re.compile(
+    r"\b[a-z]{2}\d{2}(?:[ -]?[a-z]{4})?(?:[ -]?(?=[a-z]{0,30}\d)[a-z0-9]{1,30}){1,10}",
+    re.IGNORECASE | re.ASCII,
+)
+_FILES = frozenset(
+    "bmp cfg conf css csv gif gz htm html ini jpeg jpg js json lock log mjs pdf png svg tar toml ts txt webp"
+    " xml yaml yml".split()
+)
+"""What names of files end with, and no address does: `icon@2x.png`."""
+
+
+def _capitals(text: str) -> str:
+    """The text with what may be an IBAN in capitals, sign for sign."""
+    return _IBAN_LIKE.sub(lambda hit: hit[0].upper(), text)
 
 
 def _issued(text: str, start: int, end: int) -> bool:
@@ -83,8 +105,9 @@ RECOGNISERS: tuple[Recogniser, ...] = (
     ),
     Recogniser(
         kind=Kind(name="IBAN", said="IBAN", grave=True),
-        gate=re.compile(r"[A-Z]{2}\d{2}[ -]?[A-Z0-9]{4}"),
+        gate=re.compile(r"[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]{4}){2}", re.IGNORECASE),
         recogniser="IbanRecognizer",
+        spelled=_capitals,
     ),
     Recogniser(
         kind=Kind(name="EMAIL", said="e-mail address"), gate=re.compile("@"), recogniser="EmailRecognizer"
@@ -125,7 +148,8 @@ def personal(text: str, name: str = "") -> list[Spot]:
 
     `name` is the key of JSON that it stands under: `phone` says of a number what it is.
     """
-    said = re.sub(r"(?<=[a-z])(?=[A-Z])|_", " ", name) + ": " if name else ""
+    said = re.sub(r"(?<=[a-z])(?=[A-Z])|_", " ", name) + ": "
+    said = said if _NAMES_KIND.search(said) else ""
     spots = apart(_found(said + text))
     return [
         Spot(kind=spot.kind, start=max(0, spot.start - len(said)), end=spot.end - len(said))
@@ -139,7 +163,7 @@ def _found(text: str) -> list[Spot]:
     for one in RECOGNISERS:
         if one.gate.search(text) is None:
             continue
-        for hit in _loaded(one.recogniser).analyze(text, entities=[]):
+        for hit in _loaded(one.recogniser).analyze(one.spelled(text), entities=[]):
             if hit.score >= one.from_score and one.sure(text, hit.start, hit.end):
                 found.append(Spot(kind=one.kind, start=hit.start, end=hit.end))
     return found
@@ -156,5 +180,11 @@ def _loaded(name: str) -> Any:
 
         # Left to itself the recogniser asks the network for a newer list.
         suffixes = tldextract.TLDExtract(cache_dir=None, suffix_list_urls=())
-        made.validate_result = lambda address: bool(suffixes(address).fqdn)
+        made.validate_result = lambda address: bool(suffixes(address).fqdn) or _may_be_inside(address)
     return made
+
+
+def _may_be_inside(address: str) -> bool:
+    """Whether an address may be one of a network of its own, such as `anna@corp.local`."""
+    last = address.rpartition(".")[2]
+    return len(last) > 1 and last.isalpha() and last.lower() not in _FILES

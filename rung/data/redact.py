@@ -14,7 +14,7 @@ from rung.data.keys import keys
 from rung.data.personal import personal
 from rung.data.roster import Roster
 from rung.data.rows import BOM, read_rows, separator
-from rung.data.spots import Kind, apart, is_long_number
+from rung.data.spots import Kind, Spot, apart, is_long_number
 from rung.errors import DataError
 from rung.records import Json
 from rung.runs import atomic_folder
@@ -31,7 +31,8 @@ _PLACEHOLDER = re.compile(r"\[[A-Z]+_[0-9]+\]")
 class Redaction:
     """What became of data files: the copies, their rows, and how often each kind of value was replaced.
 
-    `left_out` are the places of rows that can't be read and are in no copy.
+    `left_out` are the places of rows that can't be read and are in no copy; `unseen` are names of the roster
+    that stood nowhere, whole or in part.
     """
 
     copies: tuple[Path, ...]
@@ -39,6 +40,7 @@ class Redaction:
     left_out: tuple[str, ...]
     replaced: tuple[tuple[str, int], ...]
     placeholders: Path
+    unseen: tuple[str, ...] = ()
 
 
 class Redactor:
@@ -52,9 +54,15 @@ class Redactor:
         self.values: dict[str, str] = {}
         self.replaced: Counter[str] = Counter()
         self._roster = Roster(roster)
+        self._seen: set[str] = set()
         self._taken = taken
         self._given: dict[tuple[str, str], str] = {}
         self._last: Counter[str] = Counter()
+
+    @property
+    def unseen(self) -> tuple[str, ...]:
+        """The names of the roster that stood nowhere so far, whole or in part."""
+        return tuple(name for name in self._roster.names if name not in self._seen)
 
     def row(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """A row with every text replaced, and its columns' names kept."""
@@ -89,11 +97,13 @@ class Redactor:
         return text
 
     def _once(self, text: str, key: str) -> str:
-        names = {named.spot: named.name for named in self._roster.find(text)}
         marks = [hit.span() for hit in _PLACEHOLDER.finditer(text) if hit[0] in self.values]
+        named = [one for one in self._roster.find(text) if not _overlaps(one.spot, marks)]
+        self._seen.update(name for one in named for name in one.whose)
+        names = {one.spot: one.name for one in named}
         parts, end = [], 0
-        for spot in apart((*keys(text, key), *personal(text, key), *names)):
-            if any(start < spot.end and spot.start < last for start, last in marks):
+        for spot in apart((*keys(text, key, wary=True), *personal(text, key), *names)):
+            if _overlaps(spot, marks):
                 continue
             value = names.get(spot, text[spot.start : spot.end])
             parts += [text[end : spot.start], self._placeholder(spot.kind, value)]
@@ -127,6 +137,10 @@ class Redactor:
                 return made
 
 
+def _overlaps(spot: Spot, spans: Sequence[tuple[int, int]]) -> bool:
+    return any(start < spot.end and spot.start < end for start, end in spans)
+
+
 def redact(files: Sequence[Path], out: Path, roster: Sequence[str] = ()) -> Redaction:
     """Write copies of data files, in their own formats, into the new folder `out`, and what was replaced.
 
@@ -151,6 +165,7 @@ def redact(files: Sequence[Path], out: Path, roster: Sequence[str] = ()) -> Reda
         left_out=tuple(left_out),
         replaced=tuple(sorted(redactor.replaced.items())),
         placeholders=out / MAP_FILE,
+        unseen=redactor.unseen,
     )
 
 

@@ -15,6 +15,14 @@ PARTICLES = frozenset("al bin da das de del den der di do dos du el la le van vo
 CERTAIN = 3
 """Letters from which on a part counts however it is written; shorter ones, such as `An`, with a capital."""
 
+_CJK = "\u1100-\u11ff\u3005\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\uf900-\ufaff\uff66-\uff9f"
+_CJK += "\U00020000-\U0003ffff"
+_UNSPACED = re.compile(f"[{_CJK}\u0e01-\u0eff\u1000-\u109f\u1780-\u17ff]+")
+"""Chinese, Japanese and Korean; Thai, Lao, Burmese and Khmer: names there touch other words."""
+_SHORT = re.compile(f"[{_CJK}]{{2,}}")
+"""In these scripts two letters are a name."""
+_BETWEEN = ("", " ", "\u3000", "\u30fb", "\u00b7")
+"""What may stand between the parts of such a name."""
 _WORD = re.compile("[^\\W\\d_](?:[^\\W\\d_]|[\u0300-\u036f])*")
 _GAP = re.compile(r"[\s.,_\-'\u2019\u02bc]{1,3}")
 Folded: TypeAlias = tuple[str, ...]
@@ -22,30 +30,50 @@ Folded: TypeAlias = tuple[str, ...]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Named:
-    """A spot and whose name it is: the name as the list has it, or the part that several of it share."""
+    """A spot and whose name it is: the name as the list has it, or the part that several of it share.
+
+    `whose` are all names of the list that it may be.
+    """
 
     spot: Spot
     name: str
+    whose: tuple[str, ...]
 
 
 class Roster:
     """The names of a list, one a line, made ready to be looked for."""
 
     def __init__(self, names: Sequence[str]) -> None:
-        owners: dict[Folded, dict[str, None]] = defaultdict(dict)
-        for name in names:
+        self.names = tuple(dict.fromkeys(names))
+        parts: dict[Folded, dict[str, None]] = defaultdict(dict)
+        touching: dict[str, dict[str, None]] = defaultdict(dict)
+        for name in self.names:
             for part in _parts(name):
-                owners[part][name] = None
-        self._names: dict[Folded, str] = {}
+                parts[part][name] = None
+            for written in _touching(name):
+                touching[written][name] = None
+        self._whose: dict[Folded, tuple[str, ...]] = {part: tuple(whose) for part, whose in parts.items()}
         self._by_first: dict[str, list[Folded]] = defaultdict(list)
-        for part, whose in owners.items():
-            self._names[part] = next(iter(whose)) if len(whose) == 1 else " ".join(part)
+        for part in sorted(parts, key=lambda part: (-len(part), part)):
             self._by_first[part[0]].append(part)
-        for parts in self._by_first.values():
-            parts.sort(key=lambda part: (-len(part), part))
+        self._touching = {written: tuple(whose) for written, whose in touching.items()}
+        self._by_sign: dict[str, list[str]] = defaultdict(list)
+        for written in sorted(touching, key=lambda written: (-len(written), written)):
+            self._by_sign[written[0]].append(written)
 
     def find(self, text: str) -> Iterator[Named]:
-        """Where a name or a part of one stands, the longest at each place; not inside of longer words."""
+        """Where a name or a part of one stands, the longest at each place; not inside of longer words.
+
+        In scripts that have no blanks between words it's found wherever its letters stand.
+        """
+        found = [*self._words(text), *self._inside(text)]
+        end = 0
+        for named in sorted(found, key=lambda named: (named.spot.start, -named.spot.end)):
+            if named.spot.start >= end:
+                yield named
+                end = named.spot.end
+
+    def _words(self, text: str) -> Iterator[Named]:
         words = list(_WORD.finditer(text))
         folded = [_fold(word[0]) for word in words]
         place = 0
@@ -56,9 +84,22 @@ class Roster:
             if part is None:
                 place += 1
                 continue
-            end = words[place + len(part) - 1].end()
-            yield Named(spot=Spot(kind=NAME, start=words[place].start(), end=end), name=self._names[part])
+            start, end = words[place].start(), words[place + len(part) - 1].end()
+            yield _named(start, end, self._whose[part], " ".join(part))
             place += len(part)
+
+    def _inside(self, text: str) -> Iterator[Named]:
+        if not self._touching or _UNSPACED.search(text) is None:
+            return
+        place = 0
+        while place < len(text):
+            here = (one for one in self._by_sign.get(text[place], ()) if text.startswith(one, place))
+            written = next(here, None)
+            if written is None:
+                place += 1
+                continue
+            yield _named(place, place + len(written), self._touching[written], written)
+            place += len(written)
 
     def _here(self, text: str, words: Sequence[re.Match[str]], part: Folded, place: int) -> bool:
         here = words[place : place + len(part)]
@@ -67,6 +108,27 @@ class Roster:
         if len(part) == 1 and len(part[0]) < CERTAIN and not here[0][0][0].isupper():
             return False
         return all(_GAP.fullmatch(text, a.end(), b.start()) for a, b in zip(here, here[1:], strict=False))
+
+
+def _named(start: int, end: int, whose: tuple[str, ...], part: str) -> Named:
+    return Named(
+        spot=Spot(kind=NAME, start=start, end=end), name=whose[0] if len(whose) == 1 else part, whose=whose
+    )
+
+
+def _touching(name: str) -> Iterator[str]:
+    """The ways to write a name that may touch other words, and its parts."""
+    pieces = _UNSPACED.findall(name)
+    letters = "".join(pieces)
+    written = {piece for piece in pieces if _SHORT.fullmatch(piece) or _letters(piece) >= CERTAIN}
+    if len(letters) > 1 and letters == re.sub(r"[\s\u30fb\u00b7]", "", name):
+        written |= {between.join(pieces) for between in _BETWEEN}
+    for form in ("NFC", "NFD", "NFKC"):
+        yield from (unicodedata.normalize(form, one) for one in sorted(written))
+
+
+def _letters(text: str) -> int:
+    return sum(map(str.isalpha, text))
 
 
 def _parts(name: str) -> list[Folded]:

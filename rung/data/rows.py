@@ -1,7 +1,11 @@
 """Data files as streams of rows: JSON lines and lists, CSV, TSV, Parquet. Nothing is executed."""
 
+import base64
 import csv
+import json
+import math
 from collections.abc import Callable, Iterator
+from datetime import date, time
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -15,6 +19,9 @@ Row: TypeAlias = tuple[str, dict[str, Any] | DataError]
 MAX_ROW_BYTES = 1024 * 1024
 MAX_LIST_BYTES = 256 * 1024 * 1024
 BOM = b"\xef\xbb\xbf"
+BEFORE = 40
+"""Characters that are shown before the place of a fault."""
+ONE_A_LINE = "write one object per line, or a list of them as .json"
 
 
 def read_rows(path: Path) -> Iterator[Row]:
@@ -35,6 +42,24 @@ def read_rows(path: Path) -> Iterator[Row]:
         yield from reader(path)
     except OSError as error:
         raise DataError(f"{path.name}: can't be read: {error.strerror or error}") from error
+
+
+def as_json(value: Any) -> Any:
+    """A row or a cell of it as JSON has it.
+
+    What Parquet has besides becomes text: dates as in ISO 8601, bytes in base64. NaN becomes null.
+    """
+    if isinstance(value, dict):
+        return {name: as_json(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_json(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    if value is None or isinstance(value, (str, bool, int, float)):
+        return value
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode("ascii")
+    return value.isoformat() if isinstance(value, (date, time)) else str(value)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str | DataError]]:
@@ -68,6 +93,8 @@ def _sure(text: str | DataError) -> str:
 
 
 def _object(value: Any, where: str) -> dict[str, Any] | DataError:
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return DataError(f"{where}: a list of rows on one line: {ONE_A_LINE}")
     if not isinstance(value, dict):
         return DataError(f'{where}: a row must be an object such as {{"input": …}}, not {shown(value)}')
     return value
@@ -80,9 +107,11 @@ def _json_lines(path: Path) -> Iterator[Row]:
             yield where, text
         elif text.strip():
             try:
-                yield where, _object(read_json(text), where)
+                yield where, _object(read_json(text.rstrip()), where)
             except ValueError as error:
-                yield where, DataError(f"{where}: {error}: {shown(text.strip())}; correct the row")
+                spread = text.strip() in ("{", "[")
+                way_out = f"an object over several lines: {ONE_A_LINE}" if spread else "correct the row"
+                yield where, DataError(f"{where}: {error}: {shown(text.strip())}; {way_out}")
 
 
 def _json(path: Path) -> Iterator[Row]:
@@ -97,11 +126,23 @@ def _json(path: Path) -> Iterator[Row]:
     try:
         rows = read_json(text)
     except ValueError as error:
-        raise DataError(f"{path.name}: {error}: {shown(text.strip())}; correct the row") from error
+        raise DataError(_broken_list(path, text, error)) from error
     assert isinstance(rows, list), "it begins with a bracket"
     for number, value in enumerate(rows, start=1):
         where = f"{path.name}:item {number}"
         yield where, _object(value, where)
+
+
+def _broken_list(path: Path, text: str, error: ValueError) -> str:
+    """Why a JSON list can't be read, with the line that stopped it where that is known."""
+    cause = error.__cause__
+    if not isinstance(cause, json.JSONDecodeError):
+        return f"{path.name}: {error}: {shown(text.strip())}; correct the row"
+    line = text.split("\n")[cause.lineno - 1][max(0, cause.colno - 1 - BEFORE) :]
+    return (
+        f"{path.name}:{cause.lineno}: broken JSON at column {cause.colno} ({cause.msg}): "
+        f"{shown(line.strip())}; correct the row"
+    )
 
 
 def _table(path: Path) -> Iterator[Row]:

@@ -1,4 +1,4 @@
-"""Rows as Examples: one table of the formats that rows are written in, seen from the first row."""
+"""Rows of a data file as Examples, and what a user should know of them."""
 
 import hashlib
 import json
@@ -10,18 +10,27 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from rung.data.conversations import Fields, completion, conversation, preference
+from rung.data.conversations import says_beside_calls
+from rung.data.formats import (
+    BY_NUMBERS,
+    Format,
+    format_lacking,
+    format_of,
+    formats_named,
+    formats_of,
+    unlike_text,
+)
 from rung.data.images import IMAGE_COLUMNS, images_in
 from rung.data.provenance import MARK_COLUMNS, is_synthetic
 from rung.data.rows import MAX_ROW_BYTES, read_rows
 from rung.errors import DataError
 from rung.records import Example, Json, OutputKind
+from rung.task import Task, is_of_kind
 from rung.task.calls import functions_in, settled_calls
 from rung.task.model import DataFormat
 from rung.task.outputs import LABEL_CHARS, MAX_LABELS, as_kind, canonical, check_text, shown
 
 GROUP_COLUMNS = ("group", "doc_id", "user_id")
-TOOL_COLUMNS = ("tools", "functions")
 AT_ONCE = 1024
 """Rows between two calls of `progress`."""
 
@@ -40,7 +49,7 @@ class Source:
     """A data file, read: its rows, the format they are written in, and what a user should know of it.
 
     `broken` rows are among none of the `examples`, nor are `undesirable` ones, whose answers somebody judged
-    to be bad; None where the format has no such judgement.
+    to be bad; None where the format has no such judgement. `unused` are the columns that nothing is read of.
     """
 
     examples: tuple[Example, ...]
@@ -48,87 +57,7 @@ class Source:
     notes: tuple[str, ...]
     broken: tuple[Broken, ...] = ()
     undesirable: tuple[Example, ...] | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Format:
-    """One way of writing a row: the columns that show it, and how to read them.
-
-    `judged` is the column, if any, that says true or false of the answer.
-    """
-
-    name: DataFormat
-    needs: tuple[str, ...]
-    read: Callable[[Mapping[str, Any], tuple[str, ...]], Fields]
-    judged: str | None = None
-
-
-def _columns(row: Mapping[str, Any], needs: tuple[str, ...]) -> Fields:
-    return Fields(input=row[needs[0]], output=row[needs[1]], context=row.get("context"))
-
-
-def _alpaca(row: Mapping[str, Any], needs: tuple[str, ...]) -> Fields:
-    parts = [row["instruction"], row.get("input") or ""]
-    if not all(isinstance(part, str) for part in parts):
-        raise ValueError(f"instruction and input must be text, not {shown(parts)}")
-    text = "\n\n".join(part for part in parts if part.strip())
-    return Fields(input=text, output=row["output"], context=row.get("context"))
-
-
-def _chat(row: Mapping[str, Any], needs: tuple[str, ...]) -> Fields:
-    return conversation(row["messages"], "messages", tools=_tools(row))
-
-
-def _sharegpt(row: Mapping[str, Any], needs: tuple[str, ...]) -> Fields:
-    return conversation(
-        row["conversations"], "conversations", tools=_tools(row), role_key="from", text_key="value"
-    )
-
-
-def _preference(row: Mapping[str, Any], needs: tuple[str, ...]) -> Fields:
-    asked, tools = row[needs[0]], _tools(row)
-    if isinstance(asked, dict):
-        asked, tools = asked.get("messages"), asked.get("tools") or tools
-    fields = preference(asked, row[needs[1]], row[needs[2]], needs, tools)
-    return fields if fields.context else replace(fields, context=row.get("context"))
-
-
-def _unpaired(row: Mapping[str, Any], needs: tuple[str, ...]) -> Fields:
-    fields = completion(row[needs[0]], row[needs[1]], needs, _tools(row))
-    return fields if fields.context else replace(fields, context=row.get("context"))
-
-
-def _judgement(value: Any) -> bool | None:
-    """Whether an answer was judged desirable; None where the value isn't about that. CSV has it as text."""
-    said = value.strip().lower() if isinstance(value, str) else value
-    return JUDGEMENTS.get(said) if isinstance(said, (bool, str)) else None
-
-
-def _tools(row: Mapping[str, Any]) -> Any:
-    return next((row[column] for column in TOOL_COLUMNS if row.get(column)), None)
-
-
-JUDGEMENTS: dict[bool | str, bool] = {True: True, False: False, "true": True, "false": False}
-OPENAI_PREFERENCE = ("input", "preferred_output", "non_preferred_output")
-FORMATS: tuple[Format, ...] = (
-    Format(name="preference", needs=("prompt", "chosen", "rejected"), read=_preference),
-    Format(name="preference", needs=OPENAI_PREFERENCE, read=_preference),
-    Format(
-        name="unpaired_preference",
-        needs=("prompt", "completion", "label"),
-        read=_unpaired,
-        judged="label",
-    ),
-    Format(name="chat", needs=("messages",), read=_chat),
-    Format(name="sharegpt", needs=("conversations",), read=_sharegpt),
-    Format(name="alpaca", needs=("instruction", "output"), read=_alpaca),
-    Format(name="prompt_completion", needs=("prompt", "completion"), read=_columns),
-    Format(name="io", needs=("input", "output"), read=_columns),
-    Format(name="io", needs=("text", "label"), read=_columns),
-    Format(name="io", needs=("sentence", "label"), read=_columns),
-    Format(name="io", needs=("question", "answer"), read=_columns),
-)
-"""The first that fits a row is its format."""
+    unused: tuple[str, ...] = ()
 
 
 def read_source(
@@ -145,13 +74,11 @@ def read_source(
     DataError, one line with file:line, for a file that can't be read, and for a row that can't, lacks input
     or output, or is written unlike the first; a `lenient` reader puts such rows aside as broken.
     """
-    formats = [known for known in FORMATS if format in ("auto", known.name)]
-    if not formats:
-        names = ", ".join(dict.fromkeys(known.name for known in FORMATS))
-        raise DataError(f"unknown data format {format!r}; choose auto, {names}")
+    formats = formats_named(format)
     chosen: Format | None = None
     first = ""
-    unused: set[str] = set()
+    columns: set[str] = set()
+    said_beside: list[str] = []
     examples: list[Example] = []
     undesirable: list[Example] = []
     broken: list[Broken] = []
@@ -159,40 +86,65 @@ def read_source(
         try:
             if isinstance(row, DataError):
                 raise row
-            here = _format_of(row, formats)
             if chosen is None:
-                chosen, first = here or _no_format(row, where, formats), where
-            elif here is not chosen:
-                raise DataError(_other_format(row, where, chosen, here, first))
-            bad = chosen.judged is not None and _judgement(row[chosen.judged]) is False
+                formats = formats_of(path, row) if format == "auto" else formats
+                chosen, first = format_of(row, formats) or format_lacking(row, where, formats), where
+            elif (here := format_of(row, formats)) is not chosen:
+                raise DataError(unlike_text(row, where, chosen, here, first))
+            bad = chosen.judgement(row) is False
             (undesirable if bad else examples).append(_read(row, where, chosen))
-            unused |= row.keys()
+            columns |= row.keys()
+            said_beside += [where] if any(says_beside_calls(row[name]) for name in chosen.needs) else []
             if len(examples) % AT_ONCE == 0:
                 progress(len(examples))
         except DataError as error:
             if not lenient:
                 raise
-            columns = None if isinstance(row, DataError) else row
-            broken.append(Broken(where=where, row=columns, reason=str(error)))
+            cells = None if isinstance(row, DataError) else row
+            broken.append(Broken(where=where, row=cells, reason=str(error)))
     if chosen is None:
         raise DataError(broken[0].reason if broken else f"{path.name}: no rows; at least 10 are needed")
     if not examples and undesirable:
-        raise DataError(f"{path.name}: no row is desirable (label true); at least 10 are needed")
-    notes = _notes(path, chosen, examples, unused)
-    if undesirable:
-        said = (
-            "1 undesirable row (label false) is"
-            if len(undesirable) == 1
-            else (f"{len(undesirable):,} undesirable rows (label false) are")
-        )
-        notes += (f"{path.name}: {said} for the rung preference",)
+        raise DataError(f"{path.name}: no row is desirable (label true or 1); at least 10 are needed")
+    unused = _unused(chosen, columns)
+    notes = (
+        *_notes(path, chosen, examples, unused),
+        *_said_beside_note(path, said_beside),
+        *_judged_notes(path, chosen, undesirable),
+    )
     return Source(
         examples=_numbered(examples),
         format=chosen.name,
         notes=notes,
         broken=tuple(broken),
-        undesirable=tuple(undesirable) if chosen.judged is not None else None,
+        undesirable=tuple(undesirable) if chosen.judgements is not None else None,
+        unused=unused,
     )
+
+
+def of_kind(task: Task, source: Source) -> Source:
+    """The file with outputs among its broken rows that aren't of the kind that the others showed.
+
+    A kind that was given is left to the checks.
+    """
+    if not task.output.seen_from_rows:
+        return source
+    strange = [row for row in source.examples if not is_of_kind(task, row)]
+    if not strange or len(strange) == len(source.examples):
+        return source
+    kind, rows = task.output.kind, len(source.examples)
+    broken = (
+        Broken(
+            where=row.where,
+            row=None,
+            reason=f"{row.where}: output {shown(row.output)} is no {kind}, and {rows - len(strange):,} of "
+            f"{rows:,} outputs are; correct it, or write 'output: {{kind: text}}' if all are right as texts",
+        )
+        for row in strange
+    )
+    out = {id(row) for row in strange}
+    kept = tuple(row for row in source.examples if id(row) not in out)
+    return replace(source, examples=kept, broken=(*source.broken, *broken))
 
 
 def conform(examples: Iterable[Example], kind: OutputKind) -> tuple[Example, ...]:
@@ -210,41 +162,6 @@ def _read_as(example: Example, kind: OutputKind) -> Json:
     if kind == "tool_call" and isinstance(value, list):
         return settled_calls(value, functions_in(example.context))
     return value
-
-
-def _format_of(row: Mapping[str, Any], formats: Sequence[Format]) -> Format | None:
-    for known in formats:
-        if all(row.get(column) is not None for column in known.needs) and _says(row, known):
-            return known
-    return None
-
-
-def _says(row: Mapping[str, Any], format: Format) -> bool:
-    """Whether a column that must hold a judgement does: many a row has a `label` of its own."""
-    return format.judged is None or _judgement(row[format.judged]) is not None
-
-
-def _no_format(row: Mapping[str, Any], where: str, formats: Sequence[Format]) -> Format:
-    for known in formats:
-        if row.keys() >= set(known.needs) and _says(row, known):
-            return known
-    accepted = "; ".join(f"{_needs(known)} ({known.name})" for known in formats)
-    raise DataError(f"{where}: no known columns among {shown(list(row))}; accepted: {accepted}")
-
-
-def _other_format(row: Mapping[str, Any], where: str, chosen: Format, here: Format | None, first: str) -> str:
-    if here is None:
-        missing = [column for column in chosen.needs if row.get(column) is None]
-        return f"{where}: {missing[0]!r} is missing or empty; fill it in or delete the row"
-    return (
-        f"{where}: this row is written as {here.name} ({_needs(here)}), but {first} as "
-        f"{chosen.name} ({_needs(chosen)}); write all rows in one way"
-    )
-
-
-def _needs(format: Format) -> str:
-    """The columns in words."""
-    return " + ".join(format.needs) + (" of true or false" if format.judged is not None else "")
 
 
 def _read(row: Mapping[str, Any], where: str, format: Format) -> Example:
@@ -343,20 +260,50 @@ def _numbered(examples: Sequence[Example]) -> tuple[Example, ...]:
     return tuple(numbered)
 
 
-def _notes(path: Path, format: Format, examples: Sequence[Example], columns: set[str]) -> tuple[str, ...]:
-    mapping = f" ({format.needs[0]} → input, {format.needs[-1]} → output)" if format.read is _columns else ""
+def _notes(path: Path, format: Format, examples: Sequence[Example], unused: Sequence[str]) -> tuple[str, ...]:
+    two = format.name in ("io", "prompt_completion")
+    mapping = f" ({format.needs[0]} → input, {format.needs[-1]} → output)" if two else ""
     notes = [f"{path.name}: {len(examples):,} rows, format {format.name}{mapping}"]
     groups = {example.group for example in examples if example.group is not None}
     if groups:
         notes.append(f"{path.name}: {len(groups):,} groups; the rows of a group stay on one side of a split")
-    if format.read is _preference:
+    if format.name == "preference":
         notes.append(
             f"{path.name}: outputs are the chosen answers; the rejected ones are for the rung preference"
         )
-    used = {*format.needs, "input", "context", "meta", "id", *GROUP_COLUMNS, *IMAGE_COLUMNS, *MARK_COLUMNS}
-    if format.read in (_chat, _sharegpt, _preference, _unpaired):
-        used |= set(TOOL_COLUMNS)
-    ignored = sorted(str(column) for column in columns - used)
-    if ignored:
-        notes.append(f"{path.name}: columns not used: {', '.join(ignored)[:200]}")
+    if unused:
+        notes.append(f"{path.name}: columns not used: {', '.join(unused)[:200]}")
+    return tuple(notes)
+
+
+def _unused(format: Format, columns: set[str]) -> tuple[str, ...]:
+    used = {*format.needs, *format.reads, "meta", "id", *GROUP_COLUMNS, *IMAGE_COLUMNS, *MARK_COLUMNS}
+    return tuple(sorted(str(column) for column in columns - used))
+
+
+def _said_beside_note(path: Path, places: Sequence[str]) -> tuple[str, ...]:
+    if not places:
+        return ()
+    return (
+        f"{path.name}: {len(places):,} rows have a turn that calls functions and says something, such as "
+        f"{places[0]}; its calls alone are read",
+    )
+
+
+def _judged_notes(path: Path, format: Format, undesirable: Sequence[Example]) -> tuple[str, ...]:
+    """How judgements are read, where that isn't plain, and what becomes of undesirable answers."""
+    notes = []
+    if format is BY_NUMBERS:
+        notes.append(
+            f"{path.name}: label is read as a judgement, 1 desirable and 0 undesirable; if it's something "
+            "else write 'format: prompt_completion' under data"
+        )
+    if undesirable:
+        said = f"label {'0' if format is BY_NUMBERS else 'false'}"
+        rows = (
+            f"1 undesirable row ({said}) is"
+            if len(undesirable) == 1
+            else f"{len(undesirable):,} undesirable rows ({said}) are"
+        )
+        notes.append(f"{path.name}: {rows} for the rung preference")
     return tuple(notes)

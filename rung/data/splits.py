@@ -54,10 +54,7 @@ def split(
     placed = _place(_in_order(blocks, seed), shares, stratify)
     for name, rows in placed.items():
         if not rows:
-            raise DataError(
-                f"no rows are left for {name}: {len(examples):,} rows, {len(removed):,} of them in the given "
-                f"test, in {len(blocks):,} groups that can't be parted; give more rows or finer groups"
-            )
+            raise DataError(f"no rows are left for {name}: {_too_few(examples, removed, blocks)}")
     parts: dict[SplitName, tuple[Example, ...]] = {
         name: tuple(sorted(rows, key=lambda example: (example.id, canonical(example.output))))
         for name, rows in placed.items()
@@ -68,6 +65,20 @@ def split(
         test_given=test is not None,
         digest=_digest(parts),
         removed=tuple(sorted(removed, key=lambda example: example.id)),
+    )
+
+
+def _too_few(examples: Sequence[Example], removed: Sequence[Example], blocks: Sequence[Block]) -> str:
+    """Why rows don't make all parts, and what to do."""
+    rows = f"{len(examples):,} rows" + (f", {len(removed):,} of them in the given test" if removed else "")
+    if len({question(example) for example in examples}) == 1:
+        return f"{rows}, all with the same input; give rows that ask different things"
+    if not blocks:
+        return f"{rows}; give rows that the test doesn't hold"
+    one = f"{len(blocks):,} group{'' if len(blocks) == 1 else 's'}"
+    return (
+        f"{rows}, and they make {one} that can't be parted, by their `group` or by inputs that are the same "
+        "or nearly; give more rows or finer groups"
     )
 
 

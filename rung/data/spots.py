@@ -38,11 +38,12 @@ def masked(value: str) -> str:
 
 
 def apart(spots: Iterable[Spot]) -> list[Spot]:
-    """The spots in order, those that overlap joined into one of the first's kind."""
+    """The spots in order, those that overlap joined into one: of the first grave kind, or of the first."""
     found: list[Spot] = []
     for spot in sorted(spots, key=lambda spot: (spot.start, -spot.end)):
         if found and spot.start < found[-1].end:
-            found[-1] = replace(found[-1], end=max(found[-1].end, spot.end))
+            kind = spot.kind if spot.kind.grave and not found[-1].kind.grave else found[-1].kind
+            found[-1] = replace(found[-1], kind=kind, end=max(found[-1].end, spot.end))
         else:
             found.append(spot)
     return found

@@ -6,10 +6,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from rung.errors import DataError, TaskError
-from rung.records import Example, MetricName, OutputKind
+from rung.records import Example, Json, MetricName, OutputKind
 from rung.task.calls import functions_in
 from rung.task.model import Task
-from rung.task.outputs import are_calls, as_calls, as_kind, canonical, kind_of, shown
+from rung.task.outputs import (
+    are_calls,
+    are_codes,
+    are_labels,
+    as_calls,
+    as_kind,
+    canonical,
+    is_name,
+    kind_of,
+    mostly,
+    shown,
+)
 from rung.task.schemas import infer_schema
 from rung.task.tables import tables_of
 
@@ -31,10 +42,27 @@ def settle_kind(task: Task, rows: Sequence[Example]) -> tuple[Task, tuple[str, .
     if not rows:
         raise DataError(f"{task.data.train}: no rows; at least 10 are needed")
     notes: list[str] = []
-    kind = _kind(task, rows, notes)
+    given = _given_kind(task, notes)
+    if given is not None:
+        if given == "label":
+            _check_labels(task, rows)
+        return _with(task, {"kind": given}), tuple(notes)
+    kind = _seen_kind(rows, notes)
     if kind == "label":
         _check_labels(task, rows)
-    return _with(task, {"kind": kind}), tuple(notes)
+    return task.model_copy(update={"output": task.output.as_seen(kind)}), tuple(notes)
+
+
+def is_of_kind(task: Task, row: Example) -> bool:
+    """Whether a row's output is of the task's kind, which is settled.
+
+    Where the rows decided that it's label, one that is too long for the name of a class isn't.
+    """
+    output = task.output
+    assert output.kind is not None, "settle_kind comes first"
+    if output.kind == "label" and output.seen_from_rows:
+        return is_name(row.output)
+    return as_kind(row.output, output.kind) is not None
 
 
 def infer(task: Task, learned: Sequence[Example]) -> tuple[Task, tuple[str, ...]]:
@@ -62,7 +90,8 @@ def _with(task: Task, output: dict[str, Any]) -> Task:
     return task.model_copy(update={"output": task.output.model_copy(update=output)})
 
 
-def _kind(task: Task, rows: Sequence[Example], notes: list[str]) -> OutputKind:
+def _given_kind(task: Task, notes: list[str]) -> OutputKind | None:
+    """The kind that the task file names or shows by what else it has; None where it does neither."""
     if task.output.kind is not None:
         if task.output.written_kind:
             notes.append(
@@ -76,23 +105,56 @@ def _kind(task: Task, rows: Sequence[Example], notes: list[str]) -> OutputKind:
     if task.output.json_schema is not None:
         notes.append("output.kind = json (a schema is given)")
         return "json"
+    return None
+
+
+def _seen_kind(rows: Sequence[Example], notes: list[str]) -> OutputKind:
+    """The kind that all or nearly all outputs share."""
     values = [example.output for example in rows]
-    kind = kind_of(values)
+    kind, strange = kind_of(values)
     if kind is None:
         odd = next(example for example in rows if not isinstance(example.output, (dict, list)))
         raise DataError(
             f"{odd.where}: output {shown(odd.output)} is neither an object nor a list, but other rows have "
             "those; write all outputs in one way"
         )
-    if kind == "json" and all(map(_calls_its_own, rows)) and any(functions_in(e.context) for e in rows):
-        notes.append("output.kind = tool_call (every output calls functions that its row offers)")
+    left = set(strange)
+    alike = [row for place, row in enumerate(rows) if place not in left]
+    apart = f"; {_unlike_text(rows, strange, kind)}" if strange else ""
+    if kind == "json" and all(map(_calls_its_own, alike)) and any(functions_in(e.context) for e in alike):
+        every = f"{len(alike):,} of {len(rows):,} outputs call" if strange else "every output calls"
+        notes.append(f"output.kind = tool_call ({every} functions that its row offers){apart}")
         return "tool_call"
     distinct = len(Counter(map(canonical, values)))
-    notes.append(f"output.kind = {kind} ({distinct:,} distinct outputs in {len(rows):,} rows)")
-    whole = kind == "label" and all(as_kind(value, "number") is not None for value in values)
-    if whole:
-        notes[-1] += "; they are whole numbers: write 'output: {kind: number}' if nearness counts"
+    said = f"output.kind = {kind} ({distinct:,} distinct outputs in {len(rows):,} rows)"
+    notes.append(said + apart + _other_kind(kind, rows, [example.output for example in alike]))
     return kind
+
+
+def _other_kind(kind: OutputKind, rows: Sequence[Example], alike: Sequence[Json]) -> str:
+    """What else the outputs may be meant as, and how to say so; nothing where that's plain."""
+    numbers = all(as_kind(value, "number") is not None for value in alike)
+    if kind in ("label", "text") and numbers and are_codes(alike):
+        return "; they are codes with zeros in front: write 'output: {kind: number}' if they are amounts"
+    if kind == "label" and numbers:
+        return "; they are whole numbers: write 'output: {kind: number}' if nearness counts"
+    if kind == "number" and are_labels(alike):
+        few = len(Counter(map(canonical, alike)))
+        return f"; only {few:,} different numbers: write 'output: {{kind: label}}' if they name classes"
+    most = mostly([example.output for example in rows]) if kind == "text" else None
+    if most is None:
+        return ""
+    other, strange = most
+    return f"; {_unlike_text(rows, strange, other)}: write 'output: {{kind: {other}}}' if all should be"
+
+
+def _unlike_text(rows: Sequence[Example], strange: Sequence[int], kind: OutputKind) -> str:
+    """How many outputs are of the kind, and the first that isn't."""
+    first = rows[strange[0]]
+    return (
+        f"{len(rows) - len(strange):,} of {len(rows):,} outputs are of kind {kind}, "
+        f"{first.where} {shown(first.output, 40)} isn't"
+    )
 
 
 def _calls_its_own(example: Example) -> bool:

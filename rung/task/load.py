@@ -28,6 +28,13 @@ MODELS: dict[tuple[str, ...], type[BaseModel]] = {
     ("judge",): JudgeSpec,
 }
 
+WANTED: dict[tuple[str, ...], str] = {
+    (): "data: {train: rows.jsonl}",
+    ("judge",): "judge: {model: openai:NAME}",
+    ("prices",): "prices: {input_usd_per_m: 0.25, output_usd_per_m: 2.0}",
+}
+"""By the place, how keys are written that can't be left out."""
+
 
 class _Yaml(yaml.SafeLoader):
     """YAML 1.2 scalars (no is a word, 1:30 is no number), and no key twice."""
@@ -65,6 +72,7 @@ def load_task(path: Path, *, test: Path | None = None) -> Task:
     that can't be read, isn't known, or names a file that isn't there.
     """
     file = _task_file(path)
+    _check_name(file.absolute())
     if file.suffix in (".yaml", ".yml"):
         given = _read_yaml(file)
     else:
@@ -83,6 +91,8 @@ def load_task(path: Path, *, test: Path | None = None) -> Task:
         named: Path | None = getattr(task.data, key)
         if named is not None and not named.exists():
             raise TaskError(f"{file}: data.{key}: no such file: {str(named)!r}{_near(named)}")
+        if named is not None:
+            _check_name(named)
     if task.judge is not None and (sheet := task.judge.checked) is not None and not sheet.is_file():
         raise TaskError(f"{file}: judge.checked: no such file: {str(sheet)!r}{_near(sheet)}")
     if task.data.database is not None and not _is_database(task.data.database):
@@ -103,6 +113,14 @@ def _task_file(path: Path) -> Path:
     if not path.is_file():
         raise TaskError(f"no such file: {str(path)!r}{_near(path)}")
     return path
+
+
+def _check_name(path: Path) -> None:
+    """TaskError for a name that no report could hold."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise TaskError(f"the name {str(path)!r} isn't UTF-8; rename that file or folder") from None
 
 
 def _is_database(path: Path) -> bool:
@@ -198,8 +216,7 @@ def _fault(file: Path, fault: Any) -> str:
     if fault["type"] == "extra_forbidden":
         return f"{file}: unknown key {key!r}; {_nearest_key(place, str(fault['loc'][-1]))}"
     if fault["type"] == "missing":
-        wanted = "judge: {model: openai:NAME}" if place == ("judge",) else "data: {train: rows.jsonl}"
-        return f"{file}: key {key!r} is missing; write '{wanted}'"
+        return f"{file}: key {key!r} is missing; write '{WANTED.get(place, WANTED[()])}'"
     if fault["type"] == "value_error":
         return f"{file}: {key}: {fault['ctx']['error']}"
     message = str(fault["msg"]).removeprefix("Input ")

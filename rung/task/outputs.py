@@ -4,7 +4,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from rung.records import Json, OutputKind
 from rung.task.accepted import MORE_KEYS, is_leaderboard_call, more_of, of_leaderboard
@@ -15,12 +15,14 @@ MAX_LABELS = 300
 ROWS_PER_LABEL = 3
 INTEGER_LABELS = 20
 """Whole numbers with at most so many values are taken for class ids or stars, not for measurements."""
+NEARLY_ALL, FEWEST_ALIKE = 0.95, 20
+"""Where this share of the outputs is of one kind, and so many of them, the others are taken for faults."""
 
 MAX_DEPTH = 64
 
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
-_WHOLE = re.compile(r"[-+]?\d+", re.ASCII)
+_PADDED = re.compile(r"0\d+", re.ASCII)
 
 
 def shown(value: object, limit: int = 80) -> str:
@@ -70,7 +72,8 @@ def read_json(text: str) -> Json:
             text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_each_once
         )
     except json.JSONDecodeError as error:
-        raise ValueError(f"broken JSON at column {error.colno} ({error.msg})") from error
+        line = f"line {error.lineno}, " if error.lineno > 1 else ""
+        raise ValueError(f"broken JSON at {line}column {error.colno} ({error.msg})") from error
     except RecursionError as error:
         raise ValueError(f"nested deeper than {MAX_DEPTH} levels") from error
     if _HALF.search(text) or text.count("[") + text.count("{") > MAX_DEPTH:
@@ -153,32 +156,85 @@ def _read_call(value: Json) -> dict[str, Json]:
     return {"name": name, "arguments": arguments, **more}
 
 
-def kind_of(values: Sequence[Json]) -> OutputKind | None:
-    """The kind that all these outputs share, or None when some are objects or lists and some are not."""
-    structured = sum(isinstance(value, (dict, list)) for value in values)
-    if structured:
-        return "json" if structured == len(values) else None
-    if all(isinstance(_as_json(value), dict) for value in values):
-        return "json"
-    if all(_as_number(value) is not None for value in values):
-        whole = all(_WHOLE.fullmatch(str(value).strip()) for value in values)
-        few = len({str(value) for value in values}) <= INTEGER_LABELS
-        return "label" if whole and few and _are_labels(values) else "number"
-    return "label" if _are_labels(values) else "text"
+def kind_of(values: Sequence[Json]) -> tuple[OutputKind | None, tuple[int, ...]]:
+    """The kind that all these outputs share or nearly all of them, and the places of those that don't.
+
+    None when some are objects or lists and some are not, and neither are nearly all.
+    """
+    structured = _places(values, lambda value: isinstance(value, (dict, list)))
+    strange = _places(values, lambda value: _as_json(value) is None)
+    if structured and is_few(len(strange), len(values)):
+        return "json", strange
+    if structured and not is_few(len(structured), len(values)):
+        return None, ()
+    fitting = (found for found in _candidates(values) if is_few(len(found[1]), len(values)))
+    return next(fitting, ("text", structured))
 
 
-def _are_labels(values: Sequence[Json]) -> bool:
-    """Few distinct short strings, nearly every one of them seen more than once."""
-    labels = [_as_label(value) for value in values]
-    if any(label is None or len(label) > LABEL_CHARS or "\n" in label for label in labels):
+def mostly(values: Sequence[Json]) -> tuple[OutputKind, tuple[int, ...]] | None:
+    """The kind of more than half of the outputs, if any but text, and the places of the others."""
+    return next((found for found in _candidates(values) if 2 * len(found[1]) < len(values)), None)
+
+
+def _candidates(values: Sequence[Json]) -> Iterator[tuple[OutputKind, tuple[int, ...]]]:
+    """The kinds that outputs may be of, the narrowest first, each with the places of those that aren't."""
+    yield "json", _places(values, lambda value: not isinstance(_as_json(value), dict))
+    strange = _places(values, lambda value: _as_number(value) is None)
+    if not _are_ids(_without(values, strange)):
+        yield "number", strange
+    strange = _places(values, lambda value: not is_name(value))
+    if are_labels(_without(values, strange)):
+        yield "label", strange
+
+
+def is_few(strange: int, of: int) -> bool:
+    """Whether so few outputs are unlike the others that they are taken for faults; so is none at all."""
+    return not strange or (strange <= (1 - NEARLY_ALL) * of and of - strange >= FEWEST_ALIKE)
+
+
+def is_name(value: Json) -> bool:
+    """Whether an output is short enough to be the name of a class."""
+    label = _as_label(value)
+    return label is not None and len(label) <= LABEL_CHARS and "\n" not in label
+
+
+def are_labels(values: Sequence[Json]) -> bool:
+    """Whether outputs are few distinct short strings, nearly every one of them seen more than once."""
+    if not all(map(is_name, values)):
         return False
-    counts = Counter(labels)
+    counts = Counter(map(_as_label, values))
     once = sum(count == 1 for count in counts.values())
     return (
-        len(counts) <= min(MAX_LABELS, max(2, len(labels) // ROWS_PER_LABEL))
-        and once <= max(1, 0.05 * len(labels))
-        and once < len(labels)
+        len(counts) <= min(MAX_LABELS, max(2, len(values) // ROWS_PER_LABEL))
+        and once <= max(1, 0.05 * len(values))
+        and once < len(values)
     )
+
+
+def are_codes(values: Sequence[Json]) -> bool:
+    """Whether numbers are codes, such as postal ones: of one length, or often, with a zero in front."""
+    texts = [value.strip() for value in values if isinstance(value, str)]
+    padded = sum(_PADDED.fullmatch(text) is not None for text in texts)
+    of_one_length = len(texts) == len(values) and len(set(map(len, texts))) == 1
+    return bool(padded) and (of_one_length or not is_few(padded, len(values)))
+
+
+def _are_ids(numbers: Sequence[Json]) -> bool:
+    """Whether numbers are codes, or few whole ones that stand for classes."""
+    if are_codes(numbers):
+        return True
+    read = [_as_number(value) for value in numbers]
+    whole = all(number is not None and number.is_integer() for number in read)
+    return whole and len(set(read)) <= INTEGER_LABELS and are_labels(numbers)
+
+
+def _places(values: Sequence[Json], fits: Callable[[Json], bool]) -> tuple[int, ...]:
+    return tuple(place for place, value in enumerate(values) if fits(value))
+
+
+def _without(values: Sequence[Json], places: Collection[int]) -> list[Json]:
+    left = set(places)
+    return [value for place, value in enumerate(values) if place not in left]
 
 
 def _scalar_text(value: Json) -> str | None:

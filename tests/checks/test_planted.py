@@ -13,6 +13,7 @@ from rung.checks.examine import examined
 from rung.checks.rows import prepare
 from rung.checks.table import CHECKS
 from rung.climb.options import Options
+from rung.errors import DataError
 
 TOPICS = {
     "billing": "invoice refund charge price receipt tax amount total cost bank card cent fee".split(),
@@ -37,7 +38,7 @@ ELSEWHERE = {
 }
 
 
-OF_ALL_ROWS = ("train_rows", "test_rows", "majority", "imbalance", "audit")
+OF_ALL_ROWS = ("train_rows", "test_rows", "few_groups", "majority", "imbalance", "audit")
 """What no single row is to blame for."""
 
 
@@ -131,6 +132,7 @@ PLANTED = {
     "turns": ([LATE_SYSTEM, *AS_CHAT], CHAT_TEST),
     "train_rows": (TRAIN[:55], TEST),
     "test_rows": (TRAIN, TEST[:48]),
+    "few_groups": (TRAIN, [row | {"group": f"g{number % 5}"} for number, row in enumerate(TEST)]),
     "repeats": ([*TRAIN, *TRAIN[:12]], TEST),
     "leaks": ([*TRAIN, TEST[0]], TEST),
     "near_leaks": ([*TRAIN, *changed(TEST[:6], 6, text("now"))], TEST),
@@ -238,3 +240,26 @@ def test_hardly_any_undesirable_answers_are_found(tmp_path):
     (found,) = look(tmp_path, few, JUDGED_TEST)
     assert (found.check, found.severity) == ("preferences", "warn")
     assert "426 desirable answers beside 54 undesirable ones: 11.2% are undesirable" in found.message
+
+
+def test_an_output_that_was_cut_off_is_a_broken_row_and_the_kind_stays(tmp_path):
+    spelled = [row | {"output": json.dumps(row["output"])} for row in AS_JSON]
+    spoiled = changed(spelled, 1, lambda n, row: row | {"output": row["output"][:-2]})
+    (found,) = look(tmp_path, spoiled, JSON_TEST)
+    assert (found.check, found.severity, found.rows) == ("broken_rows", "block", ("train.jsonl:1",))
+    assert " is no json, and 319 of 320 outputs are; correct it, or write " in found.message
+    prepared = prepare(tmp_path / "train.jsonl", Options(test=tmp_path / "test.jsonl"))
+    assert prepared.task.output.kind == "json" and prepared.task.metric == "field_f1"
+    assert len(prepared.splits.train) + len(prepared.splits.dev) == 319
+    long = [
+        row | {"output": "a sentence that is no name of a class, since it goes on and on"} for row in TEST[:1]
+    ]
+    (found,) = look(tmp_path, TRAIN, [*TEST[1:], *long])
+    assert (found.check, found.rows) == ("broken_rows", ("test.jsonl:220",))
+
+
+def test_rows_that_ask_the_same_name_the_columns_that_are_not_read(tmp_path):
+    rows = [{"prompt": "Sort it.", "input": row["input"], "completion": row["output"]} for row in TRAIN]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(DataError, match=r"all with the same input; .* \(columns not used: input\)"):
+        prepare(tmp_path / "rows.jsonl", Options())

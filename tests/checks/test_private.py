@@ -1,3 +1,5 @@
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,9 @@ PERSONAL = [
     ("SSN", "number ", "219-09-9999", ""),
     ("SSN", "my SSN is ", "219 09 9999", ""),
     ("IBAN", "pay to ", "DE89 3704 0044 0532 0130 00", ""),
+    ("IBAN", "pay to ", "be68 5390 0754 7034", " thanks for it"),
+    ("EMAIL", "mail ", "anna@corp.local", ""),
+    ("EMAIL", "mail ", "anna.m@firma.intern", "."),
     ("IP", "from ", "8.8.8.8", ""),
     ("MAC", "card ", "00:1A:2B:3C:4D:5E", ""),
     ("NINO", "insured as ", "AB 12 34 56 C", ""),
@@ -60,6 +65,7 @@ def test_each_kind_is_found_where_it_stands(kind: str, before: str, value: str, 
         "@user thanks, it is 5 % of 2,000,000",
         "March 12 2019, 10:30:00 to 11:45:30",
         "version 219 09 9999",
+        "icon@2x.png and react@18.2.0",
     ],
 )
 def test_numbers_that_are_nobodys_are_left_alone(text: str) -> None:
@@ -70,6 +76,10 @@ def test_a_key_of_json_says_what_a_number_is() -> None:
     assert personal("0209460958") == []
     spots = personal("020 7946 0958", "phoneNumber")
     assert [(spot.kind.name, spot.start, spot.end) for spot in spots] == [("PHONE", 0, 13)]
+    for key in ("mobile", "fax", "cell_number"):
+        assert personal("020 7946 0958", key), key
+    for key in ("text", "call", "message", "sms"):
+        assert personal("order 4155552671 is late", key) == [], key
 
 
 SECRETS = {
@@ -102,10 +112,21 @@ def test_each_well_known_key_is_found_whole(said: str) -> None:
         ("password=Tr0ub4dor&3x", "Tr0ub4dor&3x"),
         ("db_password: 'k9v8x7w6q5'", "k9v8x7w6q5"),
         ("postgres://app:k9v8x7@db/x", "k9v8x7"),
+        ("postgres://app:$ecret1@db/x", "$ecret1"),
+        ("password: Tr0ub$4dor3x", "Tr0ub$4dor3x"),
+        ("password=aB3%dE6fG9", "aB3%dE6fG9"),
+        ("(password: Abc123xy)z9Qw)", "Abc123xy)z9Qw"),
+        ("password: Qx7!mPz2example", "Qx7!mPz2example"),
+        ('{"password": "ab\\"c123x9y"}', 'ab\\"c123x9y'),
+        ("Passwort: Tr0ub4dor3x", "Tr0ub4dor3x"),
+        ("\u5bc6\u7801\uff1aabc12345x", "abc12345x"),
+        ("Authorization: Bearer abcdef1234567890abcdef12", "abcdef1234567890abcdef12"),
+        ("authorization: Basic dXNlcjpwYXNz", "dXNlcjpwYXNz"),
     ],
 )
 def test_what_is_assigned_to_a_password_is_found(text: str, value: str) -> None:
     assert [text[spot.start : spot.end] for spot in keys(text)] == [value]
+    assert all(spot.kind.grave for spot in keys(text))
     assert [spot.end for spot in keys("k9v8x7w6q5", "api_key")] == [10]
 
 
@@ -119,10 +140,74 @@ def test_what_is_assigned_to_a_password_is_found(text: str, value: str) -> None:
         "password=aaaaaaa1",
         "a sk-long-word-that-is-hyphened-only",
         "tokens: 1234567890",
+        "password: $PASSWORD_2024",
+        "password=%DB_PASSWORD1%,",
+        "password: {{ secrets.DB_2024 }}",
+        "password: [SECRET_1]",
+        "password: ********",
+        "password: forgotten",
+        "password: letmein!",
+        "Password: 8-16 characters",
+        "reset password: click here",
+        "password reset",
+        "My password is expired, and it was changed",
+        "the password is 8 characters long",
+        "token = get_token(user1, key2)",
     ],
 )
 def test_talk_of_passwords_and_stand_ins_are_no_secrets(text: str) -> None:
     assert keys(text) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("password: hunter2", "hunter2"),
+        ("My password is Sommer2024, please reset it", "Sommer2024"),
+        ("Kennwort lautet Hase77x.", "Hase77x"),
+        ("password: p@ssword please", "p@ssword"),
+        ("my token is 3f2a9c0b1d3f2a9c0b1d", "3f2a9c0b1d3f2a9c0b1d"),
+    ],
+)
+def test_what_may_be_a_password_warns_and_blocks_nothing(text: str, value: str) -> None:
+    assert [text[spot.start : spot.end] for spot in keys(text)] == [value]
+    [one] = found(secrets(subject(row(1, "fine"), row(2, text))))
+    assert (one.severity, one.rows) == ("warn", ("train.jsonl:2",))
+    assert value not in one.message
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("password: letmein!", "letmein!"),
+        ("password: forgotten", "forgotten"),
+        ("password: Geheim, user: bob", "Geheim"),
+        ("password: 1234", "1234"),
+        ("password: 0000", "0000"),
+        ('password: "correct horse battery staple"', "correct horse battery staple"),
+        ("password=os.environ['PW1']", "os.environ['PW1']"),
+        ("reset password: click here", ""),
+        ("password: $PASSWORD", ""),
+        ("My password is expired", ""),
+    ],
+)
+def test_who_is_wary_is_told_of_words_after_a_password(text: str, value: str) -> None:
+    assert keys(text) == []
+    assert [text[spot.start : spot.end] for spot in keys(text, wary=True)] == [value][: bool(value)]
+
+
+@pytest.mark.parametrize("text", ["your_" * 20_000 + "!", "<" * 20_000, "a)" * 10_000, "{" * 20_000])
+def test_no_value_takes_long(text: str) -> None:
+    start = time.process_time()
+    keys(f"password: {text}", wary=True)
+    assert time.process_time() - start < 2
+
+
+def test_files_of_one_name_have_rows_at_the_same_places() -> None:
+    train, test = row(1, f"key {SECRETS['AWS access key']}"), row(1, f"a key {SECRETS['AWS access key']}")
+    splits = Splits(train=(train,), dev=(), test=(replace(test, id="t1"),), test_given=True, digest="")
+    [one] = found(secrets(Subject(task=TASK, splits=splits)))
+    assert one.count == 2 and "AWS access key (2) in 2 rows" in one.message
 
 
 def test_outputs_weigh_more_than_inputs_and_grave_kinds_more_than_others() -> None:

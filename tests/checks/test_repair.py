@@ -113,3 +113,87 @@ def test_rows_that_say_nearly_the_same_get_one_group(tmp_path):
     assert repair_text(done).endswith("; 8 rows grouped with rows that say nearly the same")
     again = read_source(tmp_path / "out" / "train.jsonl")
     assert [row.group for row in again.examples] == [g or rows[i].get("doc_id") for i, g in enumerate(groups)]
+
+
+def questions(count: int) -> list[str]:
+    """Inputs that are unlike each other."""
+    words = "parcel invoice account courier refund password ribbon station weather harbour".split()
+    return [
+        " ".join(words[(n * step + step) % 10] for step in range(1, 9)) + f" {n * 7919}" for n in range(count)
+    ]
+
+
+def test_a_fault_in_train_takes_no_row_out_of_a_test_whose_file_has_the_same_name(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    asked = questions(8)
+    rows = [{"input": text, "output": "ab"[n % 2]} for n, text in enumerate(asked[:3])]
+    train = written(tmp_path / "a" / "data.jsonl", [*rows, rows[0]])
+    tested = [{"input": text, "output": "ab"[n % 2]} for n, text in enumerate(asked[4:])]
+    test = written(tmp_path / "b" / "data.jsonl", tested)
+    done = repair(load_task(train, test=test), "auto", tmp_path / "out")
+    assert lines(tmp_path / "out" / "train.jsonl") == rows
+    assert lines(tmp_path / "out" / "test.jsonl") == tested
+    assert done.aside == (("repeats", 1),)
+    assert [(row["file"], row["where"]) for row in lines(tmp_path / "out" / ASIDE_FILE)] == [
+        ("train.jsonl", "data.jsonl:4")
+    ]
+
+
+def test_rows_are_read_in_the_format_that_the_task_file_names(tmp_path):
+    rows = [
+        {"prompt": text, "completion": "ab"[n % 2], "instruction": "Sort.", "output": "draft"}
+        for n, text in enumerate(questions(4))
+    ]
+    written(tmp_path / "rows.jsonl", rows)
+    (tmp_path / "task.yaml").write_text("data: {train: rows.jsonl, format: prompt_completion}\n")
+    task = load_task(tmp_path)
+    assert repair(task, "auto", tmp_path / "out").kept == (("train.jsonl", 4),)
+    assert repair(task, "alpaca", tmp_path / "other").kept == (("train.jsonl", 1),)
+
+
+def test_an_output_that_was_cut_off_is_set_aside(tmp_path):
+    rows = [{"input": text, "output": json.dumps({"n": n})} for n, text in enumerate(questions(40))]
+    rows[7]["output"] = rows[7]["output"][:-2]
+    done = repair(load_task(written(tmp_path / "train.jsonl", rows)), "auto", tmp_path / "out")
+    assert lines(tmp_path / "out" / "train.jsonl") == [*rows[:7], *rows[8:]]
+    (aside,) = lines(tmp_path / "out" / ASIDE_FILE)
+    assert (aside["check"], aside["row"]) == ("broken_rows", rows[7]) and done.aside == (("broken_rows", 1),)
+    assert "train.jsonl:8: output '{\"n\": ' is no json, and 39 of 40 outputs are; correct" in aside["reason"]
+
+
+def test_pairs_with_another_rejected_answer_are_no_repeats(tmp_path):
+    pairs = [{"prompt": "where is it", "chosen": "here", "rejected": said} for said in ("there", "no", "no")]
+    repair(load_task(written(tmp_path / "train.jsonl", pairs)), "auto", tmp_path / "out")
+    assert lines(tmp_path / "out" / "train.jsonl") == pairs[:2]
+
+
+def test_what_json_does_not_have_becomes_text(tmp_path):
+    from datetime import UTC, date, datetime
+    from decimal import Decimal
+
+    import pyarrow
+    from pyarrow import parquet
+
+    rows = [
+        {
+            "text": text,
+            "label": "ab"[n % 2],
+            "at": datetime(2024, 1, 2, 3, tzinfo=UTC),
+            "cells": {
+                "day": date(2024, 1, 2),
+                "raw": b"ab",
+                "price": Decimal("1.50"),
+                "none": [float("nan")],
+            },
+        }
+        for n, text in enumerate(questions(3))
+    ]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "train.parquet")
+    repair(load_task(tmp_path / "train.parquet"), "auto", tmp_path / "out")
+    found = lines(tmp_path / "out" / "train.jsonl")
+    cells = {"day": "2024-01-02", "raw": "YWI=", "price": "1.50", "none": [None]}
+    assert [row["text"] for row in found] == questions(3)
+    assert {row["at"] for row in found} == {"2024-01-02T03:00:00+00:00"}
+    assert all(row["cells"] == cells for row in found)
+    assert not read_source(tmp_path / "out" / "train.jsonl").broken

@@ -134,6 +134,13 @@ def test_a_damaged_climb_is_the_users_to_mend(finished):
     assert "climb.json" in error_line(run("report", folder=finished))
 
 
+def test_a_name_that_is_no_utf_8_is_a_mistake_too(tmp_path):
+    (tmp_path / os.fsdecode(b"caf\xe9.jsonl")).write_text('{"input": "a", "output": "b"}\n')
+    for arguments in (["check", b"caf\xe9.jsonl"], ["check", "rows.jsonl", "--fix", b"caf\xe9"]):
+        assert "udce9" in (said := error_line(run(*arguments, folder=tmp_path)))
+        assert "isn't UTF-8; rename that file or folder" in said
+
+
 @pytest.mark.parametrize("argument", ["report", "models", "--version"])
 def test_a_reader_that_has_left_gets_no_complaint(argument, finished):
     left, output = os.pipe()

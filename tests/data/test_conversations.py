@@ -96,6 +96,31 @@ def test_a_label_that_is_no_judgement_makes_no_preference(tmp_path: Path) -> Non
         assert (found.format, found.undesirable) == ("prompt_completion", None)
 
 
+@pytest.mark.parametrize("said", [(0, 1), (0.0, 1.0), ("0", "1")])
+def test_labels_of_nothing_but_1_and_0_are_judgements(tmp_path: Path, said: tuple[Any, Any]) -> None:
+    rows = [{"prompt": f"q{n}", "completion": f"a{n}", "label": said[n % 2]} for n in range(4)]
+    found = source(tmp_path, *rows)
+    assert found.format == "unpaired_preference"
+    assert [row.output for row in found.examples] == ["a1", "a3"]
+    assert [row.output for row in found.undesirable or ()] == ["a0", "a2"]
+    assert "label is read as a judgement, 1 desirable and 0 undesirable" in found.notes[1]
+    assert found.notes[2] == "rows.jsonl: 2 undesirable rows (label 0) are for the rung preference"
+    for other in (2, "spam"):
+        plain = source(tmp_path, *rows, {"prompt": "q", "completion": "a", "label": other})
+        assert (plain.format, len(plain.examples)) == ("prompt_completion", 5)
+        assert "rows.jsonl: columns not used: label" in plain.notes
+    given = read_source(tmp_path / "rows.jsonl", "prompt_completion")
+    assert (given.format, given.undesirable) == ("prompt_completion", None)
+
+
+def test_a_judgement_that_is_none_is_named_where_the_format_is_fixed(tmp_path: Path) -> None:
+    rows = [{"prompt": "q", "completion": "a", "label": label} for label in (True, "maybe")]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (broken,) = read_source(file, "unpaired_preference", lenient=True).broken
+    assert broken.reason.startswith("rows.jsonl:2: label 'maybe' is no judgement; needed are prompt + ")
+
+
 def test_rows_that_are_all_undesirable_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="rows.jsonl: no row is desirable"):
         source(tmp_path, JUDGED["texts"])
@@ -115,7 +140,7 @@ def test_a_preference_over_a_longer_conversation_keeps_its_turns_and_its_system_
         tmp_path, {"prompt": "q", "chosen": [*before, ANSWER], "rejected": [*before, WORSE], "context": "c"}
     )
     assert example.input == "User: q\nAssistant: what?\nUser: that"
-    assert (example.context, example.faults) == ("be kind", ())
+    assert (example.context, example.faults) == ("be kind\n\nc", ())
 
 
 def test_a_rejected_call_is_kept_as_json_text(tmp_path: Path) -> None:
@@ -167,6 +192,58 @@ def test_the_functions_that_may_be_called_end_the_context(tmp_path: Path, tools:
     found = source(tmp_path, row)
     assert found.examples[0].context == "s\n\nFunctions (JSON):\n" + json.dumps([WEATHER])
     assert not any("not used" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [ASK, ANSWER]},
+        {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "good"}]},
+        {"prompt": [ASK], "chosen": [ANSWER], "rejected": [WORSE]},
+        {"prompt": [ASK], "completion": [ANSWER], "label": True},
+    ],
+)
+def test_a_context_beside_turns_stands_between_the_system_and_the_functions(
+    tmp_path: Path, row: dict[str, Any]
+) -> None:
+    found = source(tmp_path, row | {"context": "c", "tools": [WEATHER], "input": "x", "functions": None})
+    functions = "Functions (JSON):\n" + json.dumps([WEATHER])
+    assert found.examples[0].context == f"c\n\n{functions}"
+    assert found.unused == ("input",) and "rows.jsonl: columns not used: input" in found.notes
+    named = next(name for name in ("messages", "conversations", "prompt") if name in row)
+    system = {"role": "system", "content": "s: c."} | {"from": "system", "value": "s: c."}
+    for context, whole in (("d", "s: c.\n\nd"), ("c", "s: c.")):
+        told = read(tmp_path, row | {named: [system, *row[named]], "context": context})
+        assert told.context == whole
+    assert "context must be text, not ['c']" in fault(tmp_path, row | {"context": ["c"]})
+
+
+def test_what_is_said_beside_calls_is_told_to_be_left_out(tmp_path: Path) -> None:
+    spoken = {"messages": [ASK, turn("assistant", "I will look.", tool_calls=[CALL])]}
+    silent = {"messages": [ASK, turn("assistant", "", tool_calls=[CALL])]}
+    found = source(tmp_path, silent, spoken, spoken)
+    assert [row.output for row in found.examples] == [CALLS] * 3
+    assert found.notes[-1] == (
+        "rows.jsonl: 2 rows have a turn that calls functions and says something, such as rows.jsonl:2; its "
+        "calls alone are read"
+    )
+    assert len(source(tmp_path, silent).notes) == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "unused"),
+    [
+        ({"prompt": "sort it", "input": "a review", "completion": "pos"}, ("input",)),
+        ({"instruction": "sort it", "input": "a review", "output": "pos", "system": "s"}, ("system",)),
+        ({"text": "q", "label": "a", "context": "c", "meta": {}, "tools": []}, ("tools",)),
+    ],
+)
+def test_columns_that_nothing_is_read_of_are_listed(
+    tmp_path: Path, row: dict[str, Any], unused: tuple[str, ...]
+) -> None:
+    found = source(tmp_path, row)
+    assert found.unused == unused
+    assert found.notes[-1] == f"rows.jsonl: columns not used: {', '.join(unused)}"
 
 
 def test_earlier_calls_and_their_results_are_part_of_what_is_asked(tmp_path: Path) -> None:

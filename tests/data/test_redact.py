@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rung.cli.main import run
+from rung.cli.redaction import redaction_lines
 from rung.data.keys import keys
 from rung.data.personal import personal
 from rung.data.redact import MAP_FILE, Redactor, read_roster, redact
@@ -109,6 +110,33 @@ def test_names_go_whole_and_in_parts_whatever_their_case(text: str, redacted: st
     assert Redactor(names).text(text) == redacted
 
 
+@pytest.mark.parametrize(
+    ("text", "redacted"),
+    [
+        ("张伟今天没来，请通知王小明。", "[NAME_1]今天没来，请通知[NAME_2]。"),
+        ("山田太郎さん、山田・太郎、太郎", "[NAME_1]さん、[NAME_1]、[NAME_1]"),
+        ("คุณสมชายใจดีมา", "คุณ[NAME_1]มา"),
+        ("김철수가 왔다", "[NAME_1]가 왔다"),
+        ("王芳和王", "[NAME_1]和王"),
+        ("Anna张伟", "Anna[NAME_1]"),
+    ],
+)
+def test_names_that_touch_other_words_are_found_where_a_script_has_no_blanks(
+    text: str, redacted: str
+) -> None:
+    names = ["张伟", "王小明", "王 芳", "山田 太郎", "김철수"]
+    assert Redactor([*names, "สมชาย ใจดี"]).text(text) == redacted
+
+
+def test_names_that_stand_nowhere_are_listed(tmp_path: Path) -> None:
+    rows = [{"input": f"write to anna.berg@mail.example.org or Bo, {CARD}", "output": "name"}]
+    names = ["Anna Schmidt", "Bo Nowak", "Name Card", "张伟", "Eve Stone"]
+    done = redact([lines(tmp_path / "rows.jsonl", list(rows))], tmp_path / "out", names)
+    assert done.unseen == ("张伟", "Eve Stone")
+    said = redaction_lines(done)
+    assert "Names of the roster that stand nowhere, written so: 张伟, Eve Stone" in said
+
+
 def test_a_part_that_two_people_share_is_neither_of_them() -> None:
     redactor = Redactor(["Anna Schmidt", "Anna Berg"])
     assert redactor.text("Anna, Anna Berg, Berg, Anna Schmidt") == "[NAME_1], [NAME_2], [NAME_2], [NAME_3]"
@@ -153,6 +181,31 @@ def test_nothing_is_found_in_what_was_redacted_and_the_rest_is_kept(parts: list[
     assert Redactor().text(redacted) == redacted
     restored = re.sub(r"\[[A-Z]+_\d+\]", lambda mark: redactor.values[mark[0]], redacted)
     assert restored == text
+
+
+PASSWORDS = {
+    "My password is Sommer2024, please reset": "My password is [SECRET_1], please reset",
+    "password: hunter2": "password: [SECRET_1]",
+    "password: letmein!": "password: [SECRET_1]",
+    "password: Abc123xy)z9Qw": "password: [SECRET_1]",
+    "password: Tr0ub$4dor3x": "password: [SECRET_1]",
+    "Authorization: Bearer abcdef1234567890abcdef12": "Authorization: Bearer [SECRET_1]",
+    "IBAN de89 3704 0044 0532 0130 00 now": "IBAN [IBAN_1] now",
+    "anna@corp.local": "[EMAIL_1]",
+    "reset password: click here": "reset password: click here",
+    "password=$PASSWORD": "password=$PASSWORD",
+}
+
+
+@pytest.mark.parametrize("text", PASSWORDS)
+def test_what_may_be_secret_is_replaced_whole(text: str) -> None:
+    assert Redactor().text(text) == PASSWORDS[text]
+    assert Redactor().text(PASSWORDS[text]) == PASSWORDS[text]
+
+
+def test_a_number_in_a_column_of_texts_is_no_telephone_number() -> None:
+    row = {"text": "order 4155552671 is late", "phone": "4155552671"}
+    assert Redactor().row(row) == {"text": "order 4155552671 is late", "phone": "[PHONE_1]"}
 
 
 def test_a_copy_of_a_copy_gives_no_placeholder_a_second_meaning(tmp_path: Path) -> None:
@@ -248,3 +301,17 @@ def test_the_command_writes_the_copy_and_tells_no_value(
     assert source.exists() and not (tmp_path / "runs").exists()
     assert run(["check", "rows.jsonl", "--roster", "names.txt"]) == 2
     assert "give --redact OUT too" in capsys.readouterr().err
+    for arguments, said in [
+        (
+            ["--fix", "a", "--redact", "b"],
+            "--fix writes a copy and checks nothing: give --redact to a command",
+        ),
+        (
+            ["--fix", "a", "--audit", "b", "--roster", "names.txt"],
+            "give --roster, --audit to a command of its",
+        ),
+        (["--redact", "b", "--audited", "x", "--out", "y"], "checks nothing: give --out, --audited to a"),
+    ]:
+        assert run(["check", "rows.jsonl", *arguments]) == 2
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "a").exists() and not (tmp_path / "b").exists()

@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from rung.data.formats import FORMATS
 from rung.data.rows import READERS
-from rung.data.sources import FORMATS, conform, read_source
+from rung.data.sources import conform, read_source
 from rung.errors import DataError, RungError
 from rung.records import Example
 from rung.task import DataFiles, Task, settle_kind
@@ -80,7 +81,7 @@ WRITTEN: dict[str, dict[str, Any]] = {
 
 
 def test_the_table_holds_every_format_that_a_task_file_can_name() -> None:
-    assert len(FORMATS) == 11
+    assert len(FORMATS) == 12
     assert {known.name for known in FORMATS} == set(get_args(DataFormat)) - {"auto"} == set(WRITTEN)
 
 
@@ -242,7 +243,30 @@ GOOD = b'{"input": "q", "output": "a"}\n'
         ("rows.jsonl", GOOD + b'{"input": ', "rows.jsonl:2: broken JSON at column"),
         ("rows.jsonl", GOOD + b"[1]", "rows.jsonl:2: a row must be an object"),
         ("rows.json", b'[{"input": "q", "output": "a"}, 3]', "rows.json:item 2: a row must be an object"),
-        ("rows.json", b'[{"input": "q"', "rows.json: broken JSON"),
+        ("rows.json", b'[{"input": "q"', "rows.json:1: broken JSON at column 15"),
+        (
+            "rows.json",
+            b'[\n{"input": "q"},\n{"input" "r"}\n]',
+            """rows.json:3: broken JSON at column 10 (E""",
+        ),
+        ("rows.json", b'[\n{"input" "' + b"q" * 200 + b'"}\n]', """: '{"input" "qqq"""),
+        (
+            "rows.json",
+            b'[{"a": "' + b"q" * 99 + b'"}, {"input": "q" "output"}]',
+            """qqq"}, {"input": "q" "output"}]""",
+        ),
+        ("rows.json", b'[\n{"input": NaN}\n]', "rows.json: NaN is no JSON value"),
+        ("rows.jsonl", b'{\n "input": "q"\n}', "several lines: write one object per line, or a list of them"),
+        (
+            "rows.jsonl",
+            b'[{"input": "q"}, {"input": "r"}]',
+            "a list of rows on one line: write one object per",
+        ),
+        (
+            "rows.json",
+            b'{"data": [{"input": "q"}]}',
+            "rows seem to lie inside of 'data': write one object per",
+        ),
         ("rows.jsonl", b'{"input": "q", "output": NaN}', "rows.jsonl:1: NaN is no JSON value"),
         ("rows.jsonl", b'{"input": "q", "output": -Infinity}', "-Infinity is no JSON value"),
         ("rows.jsonl", b'{"input": "q", "output": 1e999}', "number 1e999 is too large"),

@@ -131,7 +131,12 @@ def test_a_row_that_asks_what_a_given_test_asks_leaves_train_and_is_counted() ->
     ("examples", "test", "said"),
     [
         (rows(2), None, "no rows are left for"),
-        ([row(n, group="one") for n in range(50)], None, "in 1 groups that can't be parted"),
+        (
+            [row(n, group="one") for n in range(50)],
+            None,
+            "for dev: 50 rows, and they make 1 group that can't",
+        ),
+        ([row(n, text="The same") for n in range(50)], None, "50 rows, all with the same input; give rows"),
         (rows(20), rows(20), "20 of them in the given test"),
         (rows(20), [], "the test file holds no rows"),
     ],
