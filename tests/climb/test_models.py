@@ -22,6 +22,7 @@ from rung.rungs.prompt import Prompt
 from rung.scoring.measure import measurement
 from rung.spec import Spec
 from rung.system import System, save
+from rung.task import DataFiles, Task
 from tests.fixtures_climb import Log, constant_head, label_rows, make_tiny_gguf, write_rows
 
 
@@ -148,17 +149,21 @@ def test_the_budget_is_shared_by_all_models(models, task, tmp_path, monkeypatch)
     assert 400 < first < 500 and 800 < second < 1000
 
 
+def climbing_on(*models: Path) -> Task:
+    return Task(data=DataFiles(train=Path("rows.jsonl")), models=tuple(map(str, models)))
+
+
 def test_one_models_weights_under_two_names_are_refused(models, tmp_path):
     copied = tmp_path / "other.gguf"
     copied.write_bytes(models[0].read_bytes())
     with pytest.raises(TaskError, match="are the same weights; name one"):
-        bases((str(models[0]), str(copied)), Log())
+        bases(climbing_on(models[0], copied), Log())
 
 
 def test_models_of_one_name_are_told_apart_by_their_digests(models, tmp_path):
     copied = tmp_path / "wide.gguf"
     copied.write_bytes(models[1].read_bytes())
-    labels = [base.label for base in bases((str(models[0]), str(copied)), Log())]
+    labels = [base.label for base in bases(climbing_on(models[0], copied), Log())]
     digests = [resolve(str(path)).digest[:6] for path in (copied, models[0])]
     assert labels == [f"wide-{digest}" for digest in digests]
 

@@ -1,10 +1,13 @@
 """The race of the engines, over Systems whose answers take as long as they are told: no model, no clock."""
 
+import tempfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from rung.errors import EngineError
+from rung.evaluate import Store
 from rung.rungs import probe
 from rung.rungs.probe import RACE_ROWS, race
 
@@ -29,6 +32,7 @@ class Runner:
 
     def __init__(self, alone_s: float = 0.0, batch_s: float = 0.0, broken: int = 0, error: str = "") -> None:
         self.alone_s, self.batch_s, self.broken, self.error = alone_s, batch_s, broken, error
+        self.digest = f"{alone_s}-{batch_s}-{broken}"
         self.asked: list[int] = []
 
     def answer(self, rows, pool):
@@ -39,15 +43,17 @@ class Runner:
         return [SimpleNamespace(failure="broke" if i < self.broken else None) for i in range(len(rows))]
 
 
-def raced(llama: Runner, torch: Runner, rows: int = 20):
-    context = SimpleNamespace(
-        dev=[SimpleNamespace(id=str(i)) for i in range(rows)],
-        too_long=set(),
-        pool=None,
-        reporter=SimpleNamespace(begin=lambda *told: 0, end=lambda bar: None),
-        settled=lambda name, made: made(),
-    )
-    return race(context, "it", {"llama": llama, "torch": torch})  # type: ignore[arg-type, dict-item]
+def raced(llama: Runner, torch: Runner, rows: int = 20, store: Store | None = None):
+    with tempfile.TemporaryDirectory() as folder:
+        context = SimpleNamespace(
+            dev=[SimpleNamespace(id=str(i)) for i in range(rows)],
+            too_long=set(),
+            pool=None,
+            reporter=SimpleNamespace(begin=lambda *told: 0, end=lambda bar: None),
+            settled=lambda name, made: made(),
+            bench=SimpleNamespace(store=store or Store(Path(folder))),
+        )
+        return race(context, "it", {"llama": llama, "torch": torch})  # type: ignore[arg-type, dict-item]
 
 
 def test_an_engine_that_takes_no_longer_for_several_at_once_is_asked_for_several():
@@ -66,6 +72,15 @@ def test_where_answers_are_slow_both_engines_are_asked_the_same_fewer_rows(monke
     slow = Runner(alone_s=0.3)
     assert raced(slow, torch)[0] == "torch"
     assert slow.asked == [1, 1]
+
+
+def test_systems_race_once_whatever_settles_it_later(tmp_path):
+    llama, torch, store = Runner(alone_s=0.02), Runner(batch_s=0.04), Store(tmp_path)
+    first = raced(llama, torch, store=store)
+    assert raced(llama, Runner(error="it isn't asked"), store=store) == first
+    assert len(llama.asked) == 2
+    other = Runner(alone_s=0.01)
+    assert raced(other, torch, store=store)[1] != first[1] and other.asked, "another System"
 
 
 def test_llama_has_to_be_clearly_slower():
