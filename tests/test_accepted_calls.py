@@ -133,7 +133,7 @@ def test_what_else_is_accepted_is_checked_at_the_door_with_the_row_and_the_reaso
     rows[3]["messages"][-1]["tool_calls"][0]["function"]["name"] = "weather"
     prepared = prepare(write_rows(tmp_path / "calls.jsonl", rows), Options())
     assert prepared.task.output.kind == "tool_call"
-    (found,) = [f for f in examined(prepared, (), ("rows",)).findings if f.check == "targets"]
+    (found,) = [f for f in examined(prepared, (), ("rows",)).findings if f.check == "broken_rows"]
     assert found.severity == "block" and found.rows == ("calls.jsonl:4",)
     assert prepared.task.metric == "tool_call" and reason.split(";")[0].strip("\\")[:12] in found.message
 

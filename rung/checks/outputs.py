@@ -6,9 +6,9 @@ from typing import Any
 
 from rung.checks.base import Outcome, Subject, by_share, finding, rows_text, such_as
 from rung.errors import TaskError
-from rung.records import Example, Finding, Json, OutputKind, Severity
+from rung.records import Example, Finding, Json, Severity
 from rung.task.calls import call_fault, functions_in
-from rung.task.outputs import as_calls, as_kind, canonical, read_calls, shown
+from rung.task.outputs import as_calls, as_kind, canonical, shown, why_not
 from rung.task.schemas import is_inferred
 
 CONFLICTS_WARN, CONFLICTS_BLOCK = 0.01, 0.05
@@ -73,9 +73,10 @@ def targets(subject: Subject) -> Outcome:
     assert output.kind is not None, "infer completes the task before it is checked"
     unread = [example for example in subject.rows if as_kind(example.output, output.kind) is None]
     if unread:
+        first = unread[0].output
         message = (
             f"outputs that are no {output.kind}: {rows_text(len(unread))}, {such_as(unread)} "
-            f"{shown(unread[0].output)}{_reason(unread[0], output.kind)}; correct them, or set output.kind"
+            f"{shown(first)}{why_not(first, output.kind)}; correct them, or set output.kind"
         )
         return [finding("targets", "block", message, unread)]
     if output.kind == "tool_call":
@@ -93,17 +94,6 @@ def targets(subject: Subject) -> Outcome:
         f"{first.where}: {fault}; correct them or {way_out}"
     )
     return [finding("targets", "warn" if inferred else "block", message, [row for row, _ in faults])]
-
-
-def _reason(row: Example, kind: OutputKind) -> str:
-    """Why an output is no list of calls, which may be what else they accept; nothing of another kind."""
-    if kind != "tool_call":
-        return ""
-    try:
-        read_calls(row.output)
-    except ValueError as error:
-        return f": {error}"
-    return ""
 
 
 def _uncallable(rows: Sequence[Example]) -> list[Finding]:

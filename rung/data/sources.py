@@ -28,7 +28,7 @@ from rung.records import Example, Json, OutputKind
 from rung.task import Task, is_of_kind
 from rung.task.calls import functions_in, settled_calls
 from rung.task.model import DataFormat
-from rung.task.outputs import LABEL_CHARS, MAX_LABELS, as_kind, canonical, check_text, shown
+from rung.task.outputs import LABEL_CHARS, MAX_LABELS, as_kind, canonical, check_text, shown, why_not
 
 GROUP_COLUMNS = ("group", "doc_id", "user_id")
 AT_ONCE = 1024
@@ -133,12 +133,14 @@ def of_kind(task: Task, source: Source) -> Source:
     if not strange or len(strange) == len(source.examples):
         return source
     kind, rows = task.output.kind, len(source.examples)
+    assert kind is not None, "the rows showed it"
     broken = (
         Broken(
             where=row.where,
             row=None,
-            reason=f"{row.where}: output {shown(row.output)} is no {kind}, and {rows - len(strange):,} of "
-            f"{rows:,} outputs are; correct it, or write 'output: {{kind: text}}' if all are right as texts",
+            reason=f"{row.where}: output {shown(row.output)} is no {kind}{why_not(row.output, kind)}, and "
+            f"{rows - len(strange):,} of {rows:,} outputs are; correct it, or write 'output: {{kind: text}}' "
+            "if all are right as texts",
         )
         for row in strange
     )

@@ -107,6 +107,17 @@ def as_calls(value: Json) -> list[Json] | None:
         return None
 
 
+def why_not(value: Json, kind: OutputKind) -> str:
+    """Why an output is no list of calls, which may be what else they accept; nothing of another kind."""
+    if kind != "tool_call":
+        return ""
+    try:
+        read_calls(value)
+    except ValueError as error:
+        return f": {error}"
+    return ""
+
+
 def read_calls(value: Json) -> list[Json]:
     """An output as a list of calls, with what else they accept. ValueError says why it is none.
 

@@ -14,9 +14,10 @@ from rung.serve.systems import Systems
 from tests.fixtures_climb import make_tiny_gguf
 
 
-def kill_engine() -> None:
-    (engine,) = [p for p in psutil.Process().children() if any("llama_child" in part for part in p.cmdline())]
-    os.kill(engine.pid, signal.SIGKILL)
+def engines() -> set[int]:
+    """The processes of this one that are llama.cpp's."""
+    children = psutil.Process().children()
+    return {child.pid for child in children if any("llama_child" in part for part in child.cmdline())}
 
 
 def test_a_child_that_could_not_be_started_again_is_started_though_nobody_asks(tmp_path):
@@ -29,11 +30,13 @@ def test_a_child_that_could_not_be_started_again_is_started_though_nobody_asks(t
             await asyncio.sleep(0.05)
 
     async def run() -> None:
+        others = engines()
         systems = Systems(Limits(slots=1, threads=1))
         await systems.add(str(gguf), "base")
         (host,) = systems.hosts.values()
+        (engine,) = engines() - others
         away = gguf.rename(tmp_path / "away.gguf")
-        kill_engine()
+        os.kill(engine, signal.SIGKILL)
         await soon(host, ready=False)
         # It waits until the host's own try is over, which failed for the same reason.
         with pytest.raises(EngineError):
