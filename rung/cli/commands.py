@@ -26,7 +26,8 @@ class ClimbChoices:
         Folder of the run; by default a folder in ./runs named after the task.
     budget
         Time for checking, building and choosing, such as 90s, 30m or 1h30m. The final test isn't cut short.
-        With a longer one than before the same command climbs again and asks nothing twice.
+        With a longer one than before the same command climbs again and asks nothing twice, unless dev gets
+        more rows by it, as where answers are long: dev_rows keeps them.
     models
         Models to climb on instead of the task's, with commas between; `rung models` lists those known here.
     dev_rows

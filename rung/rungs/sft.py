@@ -11,7 +11,7 @@ from rung.asking import candidates
 from rung.errors import TrainingError
 from rung.guarded import SeedScores
 from rung.records import Json, Measurement, Parity, Trial
-from rung.rungs.base import Built, Context, Outlook, no_room, strict_score
+from rung.rungs.base import Built, Context, Outlook, more_tokens, no_room, strict_score
 from rung.rungs.instructions import answer_schema, answer_spec
 from rung.rungs.learned_files import llama_files, torch_files, without_llama
 from rung.rungs.probe import EngineName, race, under_each_engine
@@ -266,8 +266,8 @@ def prove(context: Context, spec: Spec, systems: dict[EngineName, System]) -> Pa
     fitting = [p for p in prompts if len(p) <= limit]
     if not fitting:
         raise TrainingError(
-            f"no dev row fits the model's {context.limit:,} tokens, so the tune can't be proved; "
-            "shorten the inputs"
+            f"no dev row fits {context.limit:,} tokens, so the tune can't be proved; shorten the inputs"
+            f"{more_tokens(context.model)}"
         )
     reference = systems["torch"].open(context.pool)
     if isinstance(reference, TorchEngine) and (why := off_gpu(reference.model)) is not None:
