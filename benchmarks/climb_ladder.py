@@ -31,14 +31,15 @@ Line = dict[str, Any]
 class Set:
     """A public set as a task: the text of task.yaml after `data`, its rungs, and how many rows are taken.
 
-    `source` is the set's folder where that has another name. So many `unlabelled` rows of the others are
-    written without their outputs.
+    `source` is the set's folder where that has another name. Rows of more than `longest` characters are left
+    out of both files. So many `unlabelled` rows of the others are written without their outputs.
     """
 
     task: str
     rungs: str
     train: int | None = None
     test: int | None = None
+    longest: int | None = None
     unlabelled: int = 0
     source: str = ""
     row: Callable[[Line], Line] = lambda row: {k: row[k] for k in ("input", "output", "context") if k in row}
@@ -126,6 +127,16 @@ SETS = {
         row=accepted_calls,
         options=("--accept", "secrets,targets"),
     ),
+    "bfcl_short": Set(
+        source="bfcl_v4_single_turn",
+        task="about: Call the functions that answer the request, with the arguments that it gives; no call "
+        "where none of them can.\n",
+        rungs="prompt,few_shot,sft,reinforce",
+        test=400,
+        longest=1600,
+        row=accepted_calls,
+        options=("--accept", "broken_rows,secrets,targets"),
+    ),
     "shakespeare_style": Set(
         task="about: Say the sentence as a character in a play by Shakespeare would.\noutput: {kind: text}\n"
         "metric: style\n",
@@ -186,7 +197,7 @@ def made(chosen: Set, source: Path, folder: Path, teacher: Path | None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     data, more = chosen.data, ""
     for part, count in (("train", chosen.train), ("test", chosen.test)):
-        rows = lines_of(source / f"{part}.jsonl")
+        rows = [row for row in lines_of(source / f"{part}.jsonl") if fits(row, chosen.longest)]
         if count is not None and count < len(rows):
             places = random.Random(0).sample(range(len(rows)), count)
             if part == "train" and chosen.unlabelled:
@@ -206,6 +217,11 @@ def made(chosen: Set, source: Path, folder: Path, teacher: Path | None) -> None:
     listed = f"data: {{train: train.jsonl, test: test.jsonl{data}}}"
     text = f"name: {source.name}\n{listed}\n{chosen.task}{more}"
     (folder / "task.yaml").write_text(text, encoding="utf-8")
+
+
+def fits(row: Line, longest: int | None) -> bool:
+    """Whether what a row shows the model is no longer than so many characters."""
+    return longest is None or len(row["input"]) + len(row.get("context", "")) <= longest
 
 
 def lines_of(path: Path) -> list[Line]:

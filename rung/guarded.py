@@ -1,4 +1,4 @@
-"""What the guards on a trained rung found: frozen records, as those of `records`, of numbers alone."""
+"""What was looked at beside the scores: frozen records, as those of `records`, of numbers and texts alone."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -111,6 +111,28 @@ class Copied:
     low: float
     high: float
     memorised: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Constant:
+    """What always giving one and the same `answer` scores: a rung that learned anything is above that.
+
+    It's the best such answer of the rows to learn from. `score` is on the `split` that the verdict's rung
+    was scored on, `low` and `high` its 95 % interval. `gain` is that of the rung to ship on the same rows,
+    with its interval and the one-sided `p` of a paired test; `beaten` where that is at most .05. A climb has
+    none where nothing ships or no such answer is known.
+    """
+
+    answer: str
+    split: str
+    score: float
+    low: float
+    high: float
+    gain: float
+    gain_low: float
+    gain_high: float
+    p: float
+    beaten: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

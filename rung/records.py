@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import JsonValue
 
-from rung.guarded import Guards, SeedScores
+from rung.guarded import Constant, Guards, SeedScores
 from rung.judgement import Decisive, Judged
 
 Json = JsonValue
@@ -420,7 +420,7 @@ class RungResult:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Disagreement:
-    """A row on which the measured Systems don't all give the same answer."""
+    """A row on which the measured Systems don't all give the same of `answers`: (rung, text, score)."""
 
     where: str
     input: str
@@ -464,9 +464,8 @@ class LearningCurve:
 class Climb:
     """A whole climb: every number that a report may show, and none of its formatting.
 
-    `openings` counts how often the sealed test was opened. `answers` of a Disagreement are
-    (rung, text, score). Money is in US dollars, times in seconds. `test_peak_mb` is the most memory held
-    while the test was answered. `paid_usd` went to hosted models, of `paid_cap_usd` at most.
+    `openings` counts how often the sealed test was opened, `test_peak_mb` is the most memory held then. Money
+    is in US dollars, times in seconds. `paid_usd` of at most `paid_cap_usd` went to hosted models.
     """
 
     task: str
@@ -498,3 +497,4 @@ class Climb:
     paid_usd: float = 0.0
     paid_cap_usd: float = 0.0
     judged: Judged | None = None
+    constant: Constant | None = None

@@ -33,6 +33,7 @@ from rung.climb.curve import Clock, curves, to_come
 from rung.climb.decide import ALPHA, MIN_ROWS, decide, to_beat
 from rung.climb.disagree import disagreements
 from rung.climb.ending import is_complete, with_dev
+from rung.climb.floor import floor, with_floor
 from rung.climb.guarding import guarded, guarding
 from rung.climb.hosted import answers_usd, hosted_models, models_of, till_for
 from rung.climb.judging import bench_of, with_judge
@@ -52,6 +53,7 @@ from rung.climb.stored import (
     load_climb,
 )
 from rung.errors import EngineError, RunError, RungError, TaskError
+from rung.guarded import Constant
 from rung.records import (
     Climb,
     Decision,
@@ -191,7 +193,10 @@ class _Climbing:
             margin = dev_decision.margin if dev_decision.chosen is not None else None
             decision = with_dev(self.decide(results, "test", margin), dev_decision, results)
             self.ship(decision.chosen)
-            return replace(self.summary(results, dev_decision, decision), curves=curves)
+            constant = self.floor(results, decision)
+            decision = with_floor(decision, constant, self.bench.metric)
+            done = self.summary(results, dev_decision, decision)
+            return replace(done, curves=curves, constant=constant)
         finally:
             with suppress(RunError):
                 self.stop_clock()
@@ -440,6 +445,12 @@ class _Climbing:
         except RungError as error:
             self.reporter.say(f"{result.rung} has no test score: {error}")
             return replace(result, notes=(*result.notes, f"no test score: {error}"))
+
+    def floor(self, results: Sequence[RungResult], decision: Decision) -> Constant | None:
+        """What one and the same answer to every row scores, beside the rung to ship."""
+        splits = self.prepared.splits
+        shipped = next((r for r in results if r.rung == decision.chosen), None)
+        return floor(shipped, splits.train, {"dev": splits.dev, "test": splits.test}, self.prepared.task.seed)
 
     def ship(self, chosen: str | None) -> None:
         """Copy the chosen System to `winner`; without one there is no such folder."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rung.judging import BROKE
-from rung.records import Candidate, Comparison, Decision, VerdictKind
+from rung.records import Candidate, Comparison, Decision, Interval, MetricName, VerdictKind
 from rung.scoring.notation import score_text
 from rung.scoring.scorers import SCORERS
 from rung.scoring.stats import FEWEST_GROUPS
@@ -119,22 +119,23 @@ def _score(candidate: Candidate) -> str:
 
 
 def _odds(candidate: Candidate, comparison: Comparison) -> str:
-    """The gain, its interval and, where there is one, how likely chance alone would give it."""
-    if _is_share(candidate):
-        gain, low, high = (
-            f"{100 * part:+.1f}"
-            for part in (comparison.gain, comparison.interval.low, comparison.interval.high)
-        )
-        gain += " points"
+    metric = candidate.measurement.metric
+    return odds_text(metric, comparison.gain, comparison.interval, comparison.p_holm)
+
+
+def odds_text(metric: MetricName, gain: float, interval: Interval, p: float) -> str:
+    """A gain, its interval and, where there is one, how likely chance alone would give it."""
+    parts = (gain, interval.low, interval.high)
+    if SCORERS[metric].shares:
+        told, low, high = (f"{100 * part:+.1f}" for part in parts)
+        told += " points"
     else:
-        gain, low, high = (
-            f"{part:+.4g}" for part in (comparison.gain, comparison.interval.low, comparison.interval.high)
-        )
-        gain = f"gain {gain}"
-    if comparison.gain <= 0:
-        return f"{gain}, {low} to {high}"
-    p = "p < .001" if comparison.p_holm < 0.001 else f"p = {comparison.p_holm:.3f}".replace("0.", ".", 1)
-    return f"{gain}, {low} to {high}, {p}"
+        told, low, high = (f"{part:+.4g}" for part in parts)
+        told = f"gain {told}"
+    if gain <= 0:
+        return f"{told}, {low} to {high}"
+    chance = "p < .001" if p < 0.001 else f"p = {p:.3f}".replace("0.", ".", 1)
+    return f"{told}, {low} to {high}, {chance}"
 
 
 def _amount(candidate: Candidate, margin: float) -> str:

@@ -21,6 +21,7 @@ FONT_SIZE = 13
 LETTER_PX = 7.4  # a generous mean for a sans-serif face of that size: labels must not touch
 LINE_PX = 16.0
 HEIGHT_PX = 340
+FLOOR_LABEL = "always one answer"
 
 # Vega wants real colours; these stand for what the page's style sheet decides, and are replaced in the SVG.
 INK, MUTED, LINE, ACCENT, PAGE = "#010101", "#020202", "#030303", "#040404", "#050505"
@@ -92,12 +93,51 @@ def quality_cost_svg(climb: Climb, width: int) -> str:
     return _described(_on_page(drawn), climb.metric, shown)
 
 
-def label_places(shown: Sequence[Point], across: Scale, upright: Scale) -> list[Place]:
-    """Where each label goes from its point: beside it, at an end of its bar, or shifted, where it is free."""
+def floor_drawn(climb: Climb) -> bool:
+    """Whether what one and the same answer scores lies on the chart, which isn't stretched for it."""
+    shown = points(climb)
+    if climb.constant is None or not shown:
+        return False
+    _, upright = _scales(shown, climb.metric, 1)
+    return upright.low < climb.constant.score < upright.high
+
+
+def floor_place(
+    shown: Sequence[Point], across: Scale, upright: Scale, score: float
+) -> tuple[float, float, Box]:
+    """Where the name of the line at `score` stands: x and y of its left end's middle (pixels), and its box.
+
+    Above or below the line, at its left or right end, wherever it meets the fewest points and bars.
+    """
+    wide, line = len(FLOOR_LABEL) * LETTER_PX, upright.pixel(score)
+    tries = [
+        (x, line + dy, (x, line + dy - LINE_PX / 2, x + wide, line + dy + LINE_PX / 2))
+        for dy in (-LINE_PX * 0.6, LINE_PX * 0.6)
+        for x in (across.start + 6, across.end - wide - 6)
+    ]
+    taken = _marks(shown, across, upright)
+    return min(tries, key=lambda t: sum(_overlap(t[2], other) for other in taken))
+
+
+def _marks(shown: Sequence[Point], across: Scale, upright: Scale) -> list[Box]:
+    """What points and bars cover."""
     dots = [(across.pixel(p.usd), upright.pixel(p.score)) for p in shown]
     ends = [sorted((upright.pixel(p.high), upright.pixel(p.low))) for p in shown]
-    taken: list[Box] = [(x - 7, y - 7, x + 7, y + 7) for x, y in dots]
-    taken += [(x - 1, top, x + 1, bottom) for (x, _), (top, bottom) in zip(dots, ends, strict=True)]
+    return [(x - 7, y - 7, x + 7, y + 7) for x, y in dots] + [
+        (x - 1, top, x + 1, bottom) for (x, _), (top, bottom) in zip(dots, ends, strict=True)
+    ]
+
+
+def label_places(
+    shown: Sequence[Point], across: Scale, upright: Scale, besides: Sequence[Box] = ()
+) -> list[Place]:
+    """Where each label goes from its point: beside it, at an end of its bar, or shifted, where it is free.
+
+    `besides` are boxes that something else is written in.
+    """
+    dots = [(across.pixel(p.usd), upright.pixel(p.score)) for p in shown]
+    ends = [sorted((upright.pixel(p.high), upright.pixel(p.low))) for p in shown]
+    taken = [*_marks(shown, across, upright), *besides]
     places = []
     for point, (x, y), (top, bottom) in zip(shown, dots, ends, strict=True):
         wide = len(point.label) * LETTER_PX
@@ -175,8 +215,25 @@ def _chart(climb: Climb, shown: Sequence[Point], across: Scale, upright: Scale) 
     )
     y_scale = alt.Scale(domain=[upright.low, upright.high], nice=False, zero=False)
     title = f"{metric_text(climb.metric)}, {split} rows"
-    layers = []
-    for point, (dx, dy, align) in zip(shown, label_places(shown, across, upright), strict=True):
+    layers, besides = [], []
+    floor = climb.constant
+    if floor is not None and floor_drawn(climb):
+        at, middle, box = floor_place(shown, across, upright, floor.score)
+        besides.append(box)
+        line = alt.Chart(alt.Data(values=[{"score": floor.score, "label": FLOOR_LABEL}]))
+        height = alt.Y("score:Q", title=title, scale=y_scale, axis=y_axis)
+        layers += [
+            line.mark_rule(strokeDash=[4, 4], color=MUTED).encode(y=height),
+            line.mark_text(
+                align="left",
+                baseline="middle",
+                fontSize=FONT_SIZE - 1,
+                color=MUTED,
+                dy=middle - upright.pixel(floor.score),
+            ).encode(x=alt.value(at), y=height, text="label:N"),
+        ]
+    places = label_places(shown, across, upright, besides)
+    for point, (dx, dy, align) in zip(shown, places, strict=True):
         colour = ACCENT if point.shipped else MUTED
         row = {
             "usd": point.usd,

@@ -10,7 +10,7 @@ from rung.climb.names import rung_of
 from rung.guards import told
 from rung.records import Climb, Finding
 from rung.report import notation, summary
-from rung.report.charts import quality_cost_svg
+from rung.report.charts import floor_drawn, quality_cost_svg
 from rung.report.curves import curve_svg
 from rung.report.plain import in_plain_words
 from rung.report.volume import charted, volume_cells, volume_svg, volumes
@@ -54,6 +54,7 @@ def _view(climb: Climb, run: Path) -> dict[str, Any]:
         "tried": [r for r in climb.results if r.trials or r.notes or r.parity],
         "wide_chart": Markup(quality_cost_svg(climb, WIDE_PX)),
         "narrow_chart": Markup(quality_cost_svg(climb, NARROW_PX)),
+        "floor_drawn": floor_drawn(climb),
         "calibrations": summary.calibrations(climb),
         "guarded": [r for r in climb.results if r.guards is not None or r.seeds is not None],
         "tuned": any(r.guards is not None and r.guards.collapse is not None for r in climb.results),

@@ -1,8 +1,11 @@
 """The verdict in one sentence for whoever pays: does fine-tuning pay here, and why?"""
 
+from dataclasses import replace
+
 from rung.climb.budget import TRAINED
 from rung.climb.names import rung_of
 from rung.climb.sentence import CLEARLY_CHEAPER, rounded
+from rung.guarded import Constant
 from rung.records import Climb, Measurement, RungResult
 from rung.report.notation import clean
 from rung.report.summary import measured
@@ -37,6 +40,8 @@ def in_plain_words(climb: Climb) -> str:
     tuned = [result for name, result in scored.items() if rung_of(name) in TRAINED]
     others = [result for name, result in scored.items() if rung_of(name) not in TRAINED]
     chosen = scored.get(climb.decision.chosen or "")
+    if chosen is not None and climb.constant is not None and not climb.constant.beaten:
+        return _no_better(chosen, climb.constant)
     if chosen is None:
         return "Whether fine-tuning pays can't be told from these rows."
     if not tuned:
@@ -46,6 +51,17 @@ def in_plain_words(climb: Climb) -> str:
     if rung_of(chosen.rung) in TRAINED:
         return _pays(chosen, others)
     return _does_not(chosen, tuned)
+
+
+def _no_better(chosen: RungResult, constant: Constant) -> str:
+    """The rung to ship isn't above the floor, so whether to fine-tune isn't the question yet."""
+    ours = _part(chosen)
+    always = _scores(replace(ours, score=constant.score))
+    odds = "" if constant.gain <= 0 else ", which may be chance"
+    return (
+        f"None of these ways does the job yet: always giving one and the same answer {always}, "
+        f"{_way(chosen)} {_also(ours)}{odds}."
+    )
 
 
 def _pays(chosen: RungResult, others: list[RungResult]) -> str:

@@ -3,12 +3,14 @@
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
+from rung.guarded import Constant
 from rung.records import (
     Calibration,
     CalibrationMap,
     Climb,
     Comparison,
     Disagreement,
+    Interval,
     Json,
     LearningCurve,
     Measurement,
@@ -32,7 +34,14 @@ from rung.report.notation import (
     value_text,
 )
 from rung.scoring.cost import break_even_answers, per_1000_correct
-from rung.scoring.notation import duration_text, gain_text, interval_text, percent_text, score_text
+from rung.scoring.notation import (
+    duration_text,
+    gain_text,
+    gains_text,
+    interval_text,
+    percent_text,
+    score_text,
+)
 from rung.scoring.scorers import SCORERS
 
 State: TypeAlias = Literal["shipped", "measured", "over limits", "stopped", "skipped", "failed"]
@@ -94,7 +103,6 @@ def facts(climb: Climb) -> list[tuple[str, str]]:
     if shown:
         _, measurement = shown
         told.insert(0, (f"Score of {decision.chosen}", f"{_scored(measurement)} on {measurement.split}"))
-        told += [("Commonest label", f"always giving it scores {v}") for v in _majority(measurement)]
         if shown[0].calibration:
             told.append(("Calibration", calibration_text(shown[0].calibration)))
     deciding = decisive(climb)
@@ -106,6 +114,8 @@ def facts(climb: Climb) -> list[tuple[str, str]]:
         )
         least = score_text(deciding.smallest_detectable_gain, climb.metric)
         told.append(("Smallest detectable gain", f"{least} with these rows"))
+    if climb.constant is not None:
+        told.append(("Always one answer", constant_text(climb.constant, decision.chosen, climb.metric)))
     told += judged_notes(climb)
     if decision.rows_needed:
         told.append(("To settle it", f"label about {count_text(decision.rows_needed, 'more test row')}"))
@@ -136,6 +146,16 @@ def comparison_text(comparison: Comparison, metric: MetricName) -> str:
         found = comparison.decisive
         odds += f"; better on {found.better:,} rows, worse on {found.worse:,}, sign test {p_text(found.p)}"
     return f"{gain_text(comparison.gain, metric)} ({low} to {high}){odds}"
+
+
+def constant_text(constant: Constant, chosen: str | None, metric: MetricName) -> str:
+    """What one answer to every row scores, and what the rung to ship gains over it."""
+    interval = interval_text(Interval(low=constant.low, high=constant.high), metric)
+    gains = gains_text(Interval(low=constant.gain_low, high=constant.gain_high), metric)
+    return (
+        f"“{short(constant.answer, 60)}” to every row scores {score_text(constant.score, metric)} "
+        f"({interval}) on {constant.split}; {chosen} against it {gain_text(constant.gain, metric)} ({gains})"
+    )
 
 
 def disagreement_answers(row: Disagreement, metric: MetricName) -> list[tuple[str, str, str, str]]:
@@ -357,10 +377,6 @@ def _cell(measurement: Measurement | None) -> tuple[str, str]:
 def _scored(measurement: Measurement) -> str:
     value, interval = _cell(measurement)
     return f"{value} ({interval}), {metric_text(measurement.metric)}"
-
-
-def _majority(measurement: Measurement) -> list[str]:
-    return [score_text(v, measurement.metric) for name, v in measurement.secondary if name == "majority"]
 
 
 def _usd_correct(result: RungResult, shown: Measurement) -> float | None:

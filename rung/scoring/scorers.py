@@ -6,7 +6,6 @@ sort carries its set in arrays of codes, so that resampling it thousands of time
 
 import json
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -98,17 +97,14 @@ def secondary(
 ) -> tuple[tuple[str, float], ...]:
     """The other numbers worth showing beside `metric`, as (name, value); the same names for every System.
 
-    `readable` is the share of answers that could be read as the task's kind; `majority` is what always
-    answering the commonest label would score; `micro_f1` pools the fields of all rows;
-    `runs` is the share of answers that hold a query which runs.
+    `readable` is the share of answers that could be read as the task's kind; `micro_f1` pools the fields of
+    all rows; `runs` is the share of answers that hold a query which runs.
     """
     shown: list[tuple[str, float]] = []
     if metric == "exact":
         targets = [bare_calls(target) for target in targets]
     for name in _beside_exact(targets) if metric == "exact" else _BESIDE[metric]:
-        if name == "majority":
-            shown.append((name, Counter(map(_key, targets)).most_common(1)[0][1] / len(targets)))
-        elif name == "micro_f1":
+        if name == "micro_f1":
             shown.append((name, micro_f1(answers, targets)))
         elif name == "names_right":
             pairs = zip(answers, targets, strict=True)
@@ -305,11 +301,11 @@ SCORERS: Mapping[MetricName, Scorer] = _table(
 `judge` scores verdicts: what asks the model that gives them puts each in its answer's place.
 """
 
-_Shown: TypeAlias = MetricName | Literal["majority", "micro_f1", "names_right", "runs"]
+_Shown: TypeAlias = MetricName | Literal["micro_f1", "names_right", "runs"]
 
 _BESIDE: Mapping[MetricName, tuple[_Shown, ...]] = {
-    "accuracy": ("macro_f1", "majority"),
-    "macro_f1": ("accuracy", "majority"),
+    "accuracy": ("macro_f1",),
+    "macro_f1": ("accuracy",),
     "field_f1": ("exact", "micro_f1"),
     "rouge_l": ("exact",),
     "style": ("rouge_l",),

@@ -72,6 +72,8 @@ def test_a_climb_ends_with_a_verdict_a_record_and_a_winner_that_answers(
     assert head.dev.score > 0.9 and 0 < head.dev.p50_s <= head.dev.p95_s
     assert memory[0] < head.dev.memory_mb < memory[1]
     assert head.usd_per_1000 > 0 and head.build_s > 0
+    assert result.constant is not None and result.constant.beaten
+    assert result.constant.score + result.constant.gain == pytest.approx(head.test.score)
 
 
 def test_the_checks_of_a_climb_bring_no_model_that_no_rung_needs(task, options, monkeypatch, tmp_path):

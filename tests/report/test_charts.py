@@ -4,7 +4,18 @@ from dataclasses import replace
 import pytest
 from climb_fixture import one_rung_climb, result, synthetic_climb
 
-from rung.report.charts import HEIGHT_PX, ON_PAGE, Point, Scale, label_places, points, quality_cost_svg
+from rung.report.charts import (
+    FLOOR_LABEL,
+    HEIGHT_PX,
+    ON_PAGE,
+    Point,
+    Scale,
+    floor_drawn,
+    floor_place,
+    label_places,
+    points,
+    quality_cost_svg,
+)
 
 SVG = "{http://www.w3.org/2000/svg}"
 NAMES = ["head", "prompt", "few_shot", "sft"]
@@ -63,6 +74,33 @@ def test_nothing_measured_gives_no_chart():
 
 def test_the_shipped_rung_alone_is_emphasised():
     assert [p.rung for p in points(synthetic_climb()) if p.shipped] == ["sft"]
+
+
+def test_what_one_answer_scores_is_a_named_line_where_it_lies_on_the_chart_and_stretches_nothing():
+    climb = synthetic_climb()
+    assert not floor_drawn(climb)
+    assert FLOOR_LABEL not in texts(quality_cost_svg(climb, 700))
+    near = replace(climb, constant=replace(climb.constant, score=0.7))
+    assert floor_drawn(near)
+    assert FLOOR_LABEL in texts(quality_cost_svg(near, 700))
+    assert "stroke-dasharray" in quality_cost_svg(near, 700)
+    assert not floor_drawn(one_rung_climb())
+
+
+@pytest.mark.parametrize("width", [290, 770])
+@pytest.mark.parametrize("score", [0.58, 0.62, 0.7, 0.75, 0.86, 0.93])
+def test_the_lines_name_stands_inside_the_chart_and_no_label_is_written_over_it(score, width):
+    shown = points(synthetic_climb())
+    across = Scale(low=0.00004, high=0.01, start=0, end=width, log=True)
+    upright = Scale(low=0.55, high=1.0, start=HEIGHT_PX, end=0)
+    x, _, box = floor_place(shown, across, upright, score)
+    assert 0 <= x and box[2] <= width
+    for point, (dx, dy, align) in zip(shown, label_places(shown, across, upright, [box]), strict=True):
+        wide = len(point.label) * 7.4
+        left = across.pixel(point.usd) + dx - {"left": 0, "center": wide / 2, "right": wide}[align]
+        middle = upright.pixel(point.score) + dy
+        apart = left >= box[2] or left + wide <= box[0] or middle + 8 <= box[1] or middle - 8 >= box[3]
+        assert apart, (point.label, box)
 
 
 def test_labels_of_neighbours_do_not_cover_each_other():

@@ -95,6 +95,9 @@ def test_the_facts_name_the_step_that_decided():
     assert facts["sft against head"].startswith("+.069 (+.035 to +.103)")
     assert facts["Test"] == "400 rows, carved from the rows, sealed; opened once"
     assert facts["Smallest detectable gain"] == ".051 with these rows"
+    assert facts["Always one answer"] == (
+        "“billing” to every row scores .310 (.267–.357) on test; sft against it +.621 (+.570 to +.660)"
+    )
 
 
 def test_an_unsettled_verdict_says_how_many_rows_would_settle_it():

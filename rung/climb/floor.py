@@ -1,0 +1,70 @@
+"""Whether the rung to ship is above the floor: one and the same answer to every row."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from rung.climb.decide import ALPHA
+from rung.climb.sentence import odds_text
+from rung.guarded import Constant
+from rung.records import Answer, Decision, Example, Interval, MetricName, RungResult, SplitName
+from rung.scoring import paired
+from rung.scoring.constant import constant_answer
+from rung.scoring.measure import measurement
+from rung.scoring.notation import score_text
+
+
+def floor(
+    shipped: RungResult | None,
+    train: Sequence[Example],
+    rows: Mapping[SplitName, Sequence[Example]],
+    seed: int,
+) -> Constant | None:
+    """What the best constant answer of the training rows scores where the rung to ship was scored.
+
+    `rows` are those of each split. None where nothing ships, or where no such answer is known.
+    """
+    found = shipped and (shipped.test or shipped.dev)
+    if not found:
+        return None
+    answer = constant_answer([e.output for e in train], found.metric)
+    if answer is None:
+        return None
+    text = answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False, sort_keys=True)
+    asked = rows[found.split]
+    constant = measurement(
+        system="constant",
+        split=found.split,
+        metric=found.metric,
+        examples=asked,
+        answers=[Answer(text=text, value=answer)] * len(asked),
+    )
+    groups = {e.id: e.group for e in asked if e.group is not None}
+    pair = paired.pair_up(constant, found, targets={e.id: e.output for e in asked}, groups=groups or None)
+    interval, p = paired.gain_interval(pair, seed), paired.p_value(pair, seed)
+    return Constant(
+        answer=text,
+        split=found.split,
+        score=constant.score,
+        low=constant.interval.low,
+        high=constant.interval.high,
+        gain=paired.gain(pair),
+        gain_low=interval.low,
+        gain_high=interval.high,
+        p=p,
+        beaten=p <= ALPHA,
+    )
+
+
+def with_floor(decision: Decision, constant: Constant | None, metric: MetricName) -> Decision:
+    """The decision, which says so where its rung isn't shown to be above the floor."""
+    if constant is None or constant.beaten:
+        return decision
+    interval = Interval(low=constant.gain_low, high=constant.gain_high)
+    odds = odds_text(metric, constant.gain, interval, constant.p)
+    said = (
+        f"One and the same answer to every row scores {score_text(constant.score, metric)} on "
+        f"{constant.split}, and {decision.chosen} "
+    )
+    said += "does worse" if constant.gain_high < 0 else "isn't shown to do better"
+    return replace(decision, sentence=f"{decision.sentence} {said} ({odds}).")
