@@ -53,7 +53,6 @@ from rung.climb.stored import (
     load_climb,
 )
 from rung.errors import EngineError, RunError, RungError, TaskError
-from rung.guarded import Constant
 from rung.records import (
     Climb,
     Decision,
@@ -65,6 +64,7 @@ from rung.records import (
     RungResult,
     SplitName,
 )
+from rung.records.guarded import Constant
 from rung.rungs.base import (
     WORK_FOLDER,
     Built,

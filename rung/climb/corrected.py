@@ -6,9 +6,9 @@ from statistics import fmean
 
 from rung.checks.rows import Prepared
 from rung.data.checked import Checked
-from rung.judgement import Corrected, JudgedRung
 from rung.judging import Judge, pairing
 from rung.records import Example, Measurement, RungResult
+from rung.records.judged import Corrected, JudgedRung
 from rung.scoring.verdicts import powered_mean, similar_length
 
 FEWEST_CORRECTED = 20

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from rung.climb.decide import ALPHA
 from rung.climb.sentence import odds_text
-from rung.guarded import Constant
-from rung.records import Answer, Decision, Example, Interval, MetricName, RungResult, SplitName
+from rung.records import Answer, Decision, Example, MetricName, RungResult, SplitName
+from rung.records.guarded import Constant
 from rung.scoring import paired
 from rung.scoring.constant import constant_answer
 from rung.scoring.measure import measurement
@@ -41,16 +41,14 @@ def floor(
     )
     groups = {e.id: e.group for e in asked if e.group is not None}
     pair = paired.pair_up(constant, found, targets={e.id: e.output for e in asked}, groups=groups or None)
-    interval, p = paired.gain_interval(pair, seed), paired.p_value(pair, seed)
+    p = paired.p_value(pair, seed)
     return Constant(
         answer=text,
         split=found.split,
         score=constant.score,
-        low=constant.interval.low,
-        high=constant.interval.high,
+        interval=constant.interval,
         gain=paired.gain(pair),
-        gain_low=interval.low,
-        gain_high=interval.high,
+        gain_interval=paired.gain_interval(pair, seed),
         p=p,
         beaten=p <= ALPHA,
     )
@@ -60,11 +58,10 @@ def with_floor(decision: Decision, constant: Constant | None, metric: MetricName
     """The decision, which says so where its rung isn't shown to be above the floor."""
     if constant is None or constant.beaten:
         return decision
-    interval = Interval(low=constant.gain_low, high=constant.gain_high)
-    odds = odds_text(metric, constant.gain, interval, constant.p)
+    odds = odds_text(metric, constant.gain, constant.gain_interval, constant.p)
     said = (
         f"One and the same answer to every row scores {score_text(constant.score, metric)} on "
         f"{constant.split}, and {decision.chosen} "
     )
-    said += "does worse" if constant.gain_high < 0 else "isn't shown to do better"
+    said += "does worse" if constant.gain_interval.high < 0 else "isn't shown to do better"
     return replace(decision, sentence=f"{decision.sentence} {said} ({odds}).")

@@ -7,9 +7,9 @@ from typing import Literal
 
 from rung.climb.budget import guard_s
 from rung.climb.options import Options
-from rung.guarded import Guards
 from rung.guards.gate import guards
 from rung.records import RungResult
+from rung.records.guarded import Guards
 from rung.rungs.base import Context
 from rung.system import System
 from rung.task import Task

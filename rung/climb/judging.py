@@ -13,10 +13,10 @@ from rung.data.checked import Checked, checked_digest, read_checked
 from rung.engines.till import BYTES_A_TOKEN
 from rung.errors import TaskError
 from rung.evaluate import Bench, Store
-from rung.judgement import Agreement, Judged
 from rung.judging import JUDGE_FOLDER, MOST_TOKENS, Judge, Pairing, both_orders, judge_of
 from rung.models.hosted import Hosted, hosted
 from rung.records import Climb, Decision, Example
+from rung.records.judged import Agreement, Judged
 from rung.rungs.base import Reporter
 from rung.scoring.cost import tokens_usd
 from rung.scoring.notation import percent_text, score_text

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from rung.guarded import Copied
 from rung.records import Example, Measurement
+from rung.records.guarded import Copied
 from rung.scoring import stats
 
 NEAR = 0.8

@@ -12,7 +12,7 @@ from rung.engines.parallel import portion
 from rung.engines.prefix import prefix_of
 from rung.engines.rows import Network, in_batches, pad_right
 from rung.engines.torch import load_adapter, load_model
-from rung.guarded import Divergence
+from rung.records.guarded import Divergence
 from rung.training.batches import Row
 from rung.training.loop import packed_states
 from rung.training.losses import completion_targets

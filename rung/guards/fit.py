@@ -5,8 +5,8 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 
-from rung.guarded import Collapse, Overfit
 from rung.records import Example, Measurement
+from rung.records.guarded import Collapse, Overfit
 from rung.rungs.base import Context
 from rung.scoring import stats
 from rung.scoring.scorers import SCORERS, worst_error

@@ -12,13 +12,13 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from rung.engines.base import Completion, Engine, Request
-from rung.guarded import Divergence, Forgetting, Items, KindScore
 from rung.guards.item_checks import pass_check
 from rung.guards.items import Item, general_items, prose, spread_items
 from rung.guards.limits import judged
 from rung.models._cache import cache_dir
 from rung.models.chat import Chat, Message
 from rung.models.weights import dequantised
+from rung.records.guarded import Divergence, Forgetting, Items, KindScore
 from rung.rungs.base import Context
 from rung.rungs.rendered import rendered
 from rung.runs import append_jsonl, digest_of, locked, read_jsonl, writing

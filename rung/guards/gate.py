@@ -1,11 +1,11 @@
 """All guards on a rung, and what they tell whoever ships it."""
 
 from rung.errors import RunError, RungError
-from rung.guarded import Forgetting, Guards, Overfit
 from rung.guards.copied import copied
 from rung.guards.fit import collapse, overfit
 from rung.guards.forgetting import forgetting
 from rung.records import Measurement
+from rung.records.guarded import Forgetting, Guards, Overfit
 from rung.rungs.base import Context
 from rung.system import System
 

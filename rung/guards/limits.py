@@ -2,7 +2,7 @@
 
 import math
 
-from rung.guarded import Divergence, GateVerdict, Items
+from rung.records.guarded import Divergence, GateVerdict, Items
 
 MARGIN = 0.05
 """Of the general items: a tune is sound where it's shown to have lost less."""

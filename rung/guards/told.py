@@ -3,9 +3,9 @@
 import math
 from dataclasses import dataclass
 
-from rung.guarded import Divergence, Forgetting, Guards, Items, SeedScores
 from rung.guards import limits
 from rung.records import MetricName, RungResult
+from rung.records.guarded import Divergence, Forgetting, Guards, Items, SeedScores
 from rung.scoring.notation import NOTHING, gain_text, percent_text, score_text, signed
 
 VERDICTS = {

@@ -1,8 +1,8 @@
 """What a report says of a judge: who it was, if people agree with it, and what lies behind its scores."""
 
 from rung.climb.judging import agreement_text
-from rung.judgement import Judged, JudgedRung
 from rung.records import Climb, Interval
+from rung.records.judged import Judged, JudgedRung
 from rung.report.notation import count_text, usd_text
 from rung.scoring.notation import interval_text, percent_text, percents_text, score_text
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 from rung.climb.budget import TRAINED
 from rung.climb.names import rung_of
 from rung.climb.sentence import CLEARLY_CHEAPER, rounded
-from rung.guarded import Constant
 from rung.records import Climb, Measurement, RungResult
+from rung.records.guarded import Constant
 from rung.report.notation import clean
 from rung.report.summary import measured
 from rung.scoring.notation import duration_text, passes_text, score_text

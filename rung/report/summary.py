@@ -3,14 +3,12 @@
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from rung.guarded import Constant
 from rung.records import (
     Calibration,
     CalibrationMap,
     Climb,
     Comparison,
     Disagreement,
-    Interval,
     Json,
     LearningCurve,
     Measurement,
@@ -19,6 +17,7 @@ from rung.records import (
     RungResult,
     Stopped,
 )
+from rung.records.guarded import Constant
 from rung.report.judged import judged_notes
 from rung.report.notation import (
     NOTHING,
@@ -150,8 +149,8 @@ def comparison_text(comparison: Comparison, metric: MetricName) -> str:
 
 def constant_text(constant: Constant, chosen: str | None, metric: MetricName) -> str:
     """What one answer to every row scores, and what the rung to ship gains over it."""
-    interval = interval_text(Interval(low=constant.low, high=constant.high), metric)
-    gains = gains_text(Interval(low=constant.gain_low, high=constant.gain_high), metric)
+    interval = interval_text(constant.interval, metric)
+    gains = gains_text(constant.gain_interval, metric)
     return (
         f"“{short(constant.answer, 60)}” to every row scores {score_text(constant.score, metric)} "
         f"({interval}) on {constant.split}; {chosen} against it {gain_text(constant.gain, metric)} ({gains})"

@@ -13,9 +13,9 @@ from pydantic import TypeAdapter
 from rung import evaluate
 from rung.asking import context_of
 from rung.evaluate import VECTORS_FOLDER, Bench
-from rung.guarded import SeedScores
 from rung.models.resolve import Model
 from rung.records import Example, Json, Measurement, OutputKind, Parity, Passage, SplitName, TokenPrice, Trial
+from rung.records.guarded import SeedScores
 from rung.rungs.rival import Rival
 from rung.runs import append_jsonl, read_jsonl, writing
 from rung.scoring.scorers import SCORERS

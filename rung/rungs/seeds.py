@@ -7,8 +7,8 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from rung.errors import TrainingError
-from rung.guarded import SeedScores
 from rung.records import Measurement, Trial
+from rung.records.guarded import SeedScores
 from rung.rungs.base import Context
 from rung.rungs.tune import BEST_FOLDER, Arm, Plan, Tune
 from rung.rungs.tuning import Outcome

@@ -9,8 +9,8 @@ from pydantic import TypeAdapter
 
 from rung.asking import candidates
 from rung.errors import TrainingError
-from rung.guarded import SeedScores
 from rung.records import Json, Measurement, Parity, Trial
+from rung.records.guarded import SeedScores
 from rung.rungs.base import Built, Context, Outlook, more_tokens, no_room, strict_score
 from rung.rungs.instructions import answer_schema, answer_spec
 from rung.rungs.learned_files import llama_files, torch_files, without_llama

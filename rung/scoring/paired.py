@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from rung.judgement import Decisive
 from rung.records import Interval, Json, Measurement
+from rung.records.judged import Decisive
 from rung.scoring import stats
 from rung.scoring.scorers import SCORERS, Scorer, worst_error
 

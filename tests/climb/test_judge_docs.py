@@ -10,8 +10,8 @@ from rung.climb.corrected import FEWEST_CORRECTED
 from rung.climb.judging import agreement_text
 from rung.climb.sheet import SHEET_PAIRS
 from rung.data.checked import read_checked
-from rung.judgement import Agreement
 from rung.judging import JUDGE_FOLDER, JUDGEMENTS_FILE
+from rung.records.judged import Agreement
 from rung.scoring.verdicts import SIMILAR
 from rung.task import load_task
 

@@ -24,9 +24,9 @@ from rung.compare.judged import till_of
 from rung.compare.sides import side
 from rung.compare.words import verdict as compared_verdict
 from rung.errors import EngineError, RungError, TaskError
-from rung.judgement import Agreement
 from rung.judging import BROKE, JUDGE_FOLDER, JUDGEMENTS_FILE
 from rung.records import Climb, Example
+from rung.records.judged import Agreement
 from rung.report.html import write_report
 from rung.report.summary import facts
 from rung.scoring.verdicts import pair_score

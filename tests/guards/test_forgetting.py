@@ -13,13 +13,13 @@ from rung.engines import lora
 from rung.engines.torch import load_model
 from rung.errors import EngineError
 from rung.evaluate import measure
-from rung.guarded import Forgetting
 from rung.guards import forgetting as gate
 from rung.guards.fit import collapse, gap, overfit
 from rung.guards.gate import guards, labels_alone
 from rung.guards.items import general_items
 from rung.models.weights import dequantised
 from rung.records import Answer, Example, Interval, Measurement, Prediction, RungResult, Stopped
+from rung.records.guarded import Forgetting
 from rung.rungs.learned_files import torch_files
 from rung.rungs.sft import answer_forms
 from rung.runs import read_jsonl

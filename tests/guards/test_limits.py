@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rung.guarded import Divergence, Items
 from rung.guards.forgetting import Said, scored
 from rung.guards.items import Item
 from rung.guards.limits import judged, perplexity_ratio
+from rung.records.guarded import Divergence, Items
 from rung.scoring.stats import bonett_price
 
 

@@ -7,7 +7,11 @@ from rich.console import Console
 
 from rung.climb.budget import GUARD_S, GUARD_SHARE, TRAINED, guard_s
 from rung.climb.decide import decide
-from rung.guarded import (
+from rung.guards import limits, told
+from rung.guards.item_checks import CHECKS
+from rung.guards.items import general_items, prose
+from rung.records import Candidate
+from rung.records.guarded import (
     Collapse,
     Copied,
     Divergence,
@@ -18,10 +22,6 @@ from rung.guarded import (
     Overfit,
     SeedScores,
 )
-from rung.guards import limits, told
-from rung.guards.item_checks import CHECKS
-from rung.guards.items import general_items, prose
-from rung.records import Candidate
 from rung.report.html import report_html
 from rung.report.text import show
 from rung.rungs import LADDER

@@ -3,7 +3,6 @@
 import random
 from dataclasses import replace
 
-from rung.guarded import Constant
 from rung.records import (
     Answer,
     Calibration,
@@ -31,6 +30,7 @@ from rung.records import (
     TokenPrice,
     Trial,
 )
+from rung.records.guarded import Constant
 
 CHECKS = (
     CheckRun(number=4, name="repeats", what="no row stands there twice", findings=0),
@@ -41,11 +41,9 @@ CONSTANT = Constant(
     answer="billing",
     split="test",
     score=0.31,
-    low=0.267,
-    high=0.357,
+    interval=Interval(low=0.267, high=0.357),
     gain=0.621,
-    gain_low=0.57,
-    gain_high=0.66,
+    gain_interval=Interval(low=0.57, high=0.66),
     p=1e-9,
     beaten=True,
 )

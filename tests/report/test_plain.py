@@ -83,12 +83,12 @@ def test_a_tune_that_was_cut_short_does_not_pay_in_the_time_it_had():
 def test_a_rung_that_is_not_above_one_answer_to_every_row_does_not_do_the_job():
     climb = synthetic_climb()
     assert climb.constant is not None
-    near = replace(climb.constant, score=0.92, gain=0.01, gain_low=-0.01, gain_high=0.03, beaten=False)
+    near = replace(climb.constant, score=0.92, gain=0.01, beaten=False)
     assert in_plain_words(replace(climb, constant=near)) == (
         "None of these ways does the job yet: always giving one and the same answer is right on 92 of 100 "
         "test rows, the tuned model on 93, which may be chance."
     )
-    above = replace(near, score=0.98, gain=-0.05, gain_low=-0.08, gain_high=-0.02)
+    above = replace(near, score=0.98, gain=-0.05)
     assert in_plain_words(replace(climb, constant=above)).endswith(
         "98 of 100 test rows, the tuned model on 93."
     )

@@ -1,7 +1,10 @@
-"""What was looked at beside the scores: frozen records, as those of `records`, of numbers and texts alone."""
+"""What was looked at beside the scores: forgetting, overfitting, collapse, copies, seeds, and the floor."""
 
 from dataclasses import dataclass
 from typing import Literal
+
+from rung.records.answers import Interval
+from rung.records.kinds import SplitName
 
 GateVerdict = Literal["pass", "warn", "block", "unknown"]
 
@@ -118,19 +121,17 @@ class Constant:
     """What always giving one and the same `answer` scores: a rung that learned anything is above that.
 
     It's the best such answer of the rows to learn from. `score` is on the `split` that the verdict's rung
-    was scored on, `low` and `high` its 95 % interval. `gain` is that of the rung to ship on the same rows,
-    with its interval and the one-sided `p` of a paired test; `beaten` where that is at most .05. A climb has
+    was scored on, with its 95 % interval. `gain` is that of the rung to ship on the same rows, with its
+    interval and the one-sided `p` of a paired test; `beaten` where that is at most .05. A climb has
     none where nothing ships or no such answer is known.
     """
 
     answer: str
-    split: str
+    split: SplitName
     score: float
-    low: float
-    high: float
+    interval: Interval
     gain: float
-    gain_low: float
-    gain_high: float
+    gain_interval: Interval
     p: float
     beaten: bool
 
