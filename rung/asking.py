@@ -183,4 +183,5 @@ def answer_of_completion(spec: Spec, completion: Completion, context: str | None
         cached_tokens=completion.cached_tokens,
         latency_s=completion.latency_s,
         failure=completion.failure,
+        cut=completion.truncated,
     )

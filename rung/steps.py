@@ -196,7 +196,8 @@ def _elected(spec: Spec, samples: Sequence[Answer], told: tuple[tuple[str, str],
     text = same[0].text if same else samples[0].text
     if value is not None and not same:
         text = answer_text(value, spec.kind, schema=spec.schema_)
-    made = _bare(_ended(replace(samples[0], text=text, value=value), samples, told))
+    cut = (same or samples)[0].cut
+    made = _bare(_ended(replace(samples[0], text=text, value=value, cut=cut), samples, told))
     return replace(made, latency_s=max(answer.latency_s for answer in samples))
 
 

@@ -40,8 +40,8 @@ def spec_of(kind, steps, form="free", **changes):
 class Script:
     """Answers in the order of a script, and keeps what was asked."""
 
-    def __init__(self, *texts: str, broken: str | None = None) -> None:
-        self.texts, self.broken = list(texts), broken
+    def __init__(self, *texts: str, broken: str | None = None, cut: str | None = None) -> None:
+        self.texts, self.broken, self.cut = list(texts), broken, cut
         self.asked: list[tuple[Spec, Call]] = []
 
     def __call__(self, spec: Spec, calls: Sequence[Call], progress: Progress) -> list[Answer]:
@@ -59,6 +59,7 @@ class Script:
                     prompt_tokens=10,
                     completion_tokens=2,
                     latency_s=1.0,
+                    cut=text == self.cut,
                 )
             )
             progress(len(found), len(calls))
@@ -82,6 +83,15 @@ def test_a_vote_draws_its_samples_with_fixed_seeds_and_gives_the_commonest():
     assert first.steps == tuple(("sample", text) for text in ("7", "8", "7", "9", "7.0"))
     assert (first.prompt_tokens, first.completion_tokens, first.latency_s) == (50, 10, 1.0)
     assert calls_of(first) == 5 and first.probability is None
+
+
+def test_an_answer_of_several_calls_is_cut_where_the_call_that_gave_it_was():
+    vote = answered(spec_of("number", VOTE), ROWS[:2], Script(*"72372", *"51551", cut="7"))
+    assert [(found.value, found.cut) for found in vote] == [(7, True), (5, False)]
+    (draft,) = answered(spec_of("text", REPAIR), ROWS[:1], Script("a draft", "", cut="a draft"))
+    assert (draft.text, draft.cut) == ("a draft", True)
+    (thought,) = answered(spec_of("text", THINK), ROWS[:1], Script("a thought", "the end", cut="a thought"))
+    assert not thought.cut
 
 
 def test_a_seed_hangs_on_the_question_alone():

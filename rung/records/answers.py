@@ -26,7 +26,7 @@ class Answer:
     broke: it is never scored. `steps` are (what, text) of each call that it took, and of each fault found,
     where there were several; tokens and seconds are those of all. `passages` are the ids of those that the
     prompt held, the best first; `source` is the first of them that holds the answer's words, None where none
-    does.
+    does. `cut`: the most tokens that it may have ended it.
     """
 
     text: str
@@ -43,6 +43,7 @@ class Answer:
     steps: tuple[tuple[str, str], ...] = ()
     passages: tuple[str, ...] = ()
     source: str | None = None
+    cut: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -63,7 +63,7 @@ class Row:
     usd_correct: str = NOTHING
     build: str = NOTHING
     memory: str = NOTHING
-    broken: str = ""
+    faults: str = ""
     took: str = ""
 
 
@@ -317,6 +317,12 @@ def _row(climb: Climb, result: RungResult) -> Row:
     what = short(result.what) if result.stopped is None else f"{stopped_text(result.stopped)}; {result.what}"
     correct = _usd_correct(result, shown)
     broken = sum(m.failures for m in (result.dev, result.test) if m)
+    faults = [f"{count_text(broken, 'call')} broke, counted beside the score"] if broken else []
+    if cut := sum(p.answer.cut for p in shown.predictions):
+        faults.append(
+            f"{cut:,} of {count_text(len(shown.predictions), f'{shown.split} answer')} ended at the most tokens "
+            "that an answer may have"
+        )
     return Row(
         rung=result.rung,
         state=state,
@@ -330,7 +336,7 @@ def _row(climb: Climb, result: RungResult) -> Row:
         usd_correct=NOTHING if correct is None else usd_text(correct),
         build=duration_text(result.build_s),
         memory=memory_text(shown.memory_mb),
-        broken=f"{count_text(broken, 'call')} broke, counted beside the score" if broken else "",
+        faults="; ".join(faults),
         took=took_text(result),
     )
 

@@ -94,7 +94,7 @@ def _table(rows: list[Row], width: int) -> list[Text | Padding | Table]:
         first, *rest = figures[row.rung]
         line = Text(_line(name, first, widths, indent), no_wrap=True)
         line.stylize(_STYLES.get(row.state, "bold"), 0, len(name))
-        said = Text(" · ".join(part for part in (row.what, row.broken) if part), style="dim")
+        said = Text(" · ".join(part for part in (row.what, row.faults) if part), style="dim")
         if row.mark:
             said = Text.assemble((row.mark, _STYLES.get(row.state, "bold")), (" · ", "dim"), said)
         shown += [

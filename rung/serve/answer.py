@@ -393,7 +393,7 @@ def _of_answer(answer: Answer, spec: Spec, wish: Wish) -> Reply:
         )
     return Reply(
         text=answer.text,
-        finish="stop",
+        finish="length" if answer.cut else "stop",
         prompt_tokens=answer.prompt_tokens,
         completion_tokens=answer.completion_tokens,
         chances=chances,

@@ -57,7 +57,19 @@ def test_broken_calls_stand_beside_the_score():
     climb = synthetic_climb()
     broken = replace(climb.results[0], test=measurement("head", "test", 390, 0.9, failures=10))
     row = row_of(replace(climb, results=(broken,)), "head")
-    assert row.broken == "10 calls broke, counted beside the score"
+    assert row.faults == "10 calls broke, counted beside the score"
+
+
+def test_answers_that_their_limit_of_tokens_ended_are_counted():
+    climb = synthetic_climb()
+    found = measurement("head", "test", 40, 0.5, failures=1)
+    first, *others = found.predictions
+    cut = replace(found, predictions=(replace(first, answer=replace(first.answer, cut=True)), *others))
+    row = row_of(replace(climb, results=(replace(climb.results[0], test=cut),)), "head")
+    assert row.faults == (
+        "1 call broke, counted beside the score; 1 of 40 test answers ended at the most tokens that an answer "
+        "may have"
+    )
 
 
 def test_a_rung_over_the_limits_says_which():
