@@ -319,10 +319,8 @@ def _row(climb: Climb, result: RungResult) -> Row:
     broken = sum(m.failures for m in (result.dev, result.test) if m)
     faults = [f"{count_text(broken, 'call')} broke, counted beside the score"] if broken else []
     if cut := sum(p.answer.cut for p in shown.predictions):
-        faults.append(
-            f"{cut:,} of {count_text(len(shown.predictions), f'{shown.split} answer')} ended at the most tokens "
-            "that an answer may have"
-        )
+        answers = count_text(len(shown.predictions), f"{shown.split} answer")
+        faults.append(f"{cut:,} of {answers} were cut off at the most tokens that one may have")
     return Row(
         rung=result.rung,
         state=state,

@@ -67,7 +67,7 @@ def test_answers_that_their_limit_of_tokens_ended_are_counted():
     cut = replace(found, predictions=(replace(first, answer=replace(first.answer, cut=True)), *others))
     row = row_of(replace(climb, results=(replace(climb.results[0], test=cut),)), "head")
     assert row.faults == (
-        "1 call broke, counted beside the score; 1 of 40 test answers ended at the most tokens that an answer "
+        "1 call broke, counted beside the score; 1 of 40 test answers were cut off at the most tokens that one "
         "may have"
     )
 
