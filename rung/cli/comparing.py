@@ -158,7 +158,14 @@ def show(found: "Compared", console: "Console", rows_out: Path | None = None) ->
 def _figures(found: "Compared") -> list[tuple[str, str, str]]:
     """(what, A's, B's): identity, score, times, memory, cost; then what the pair says."""
     from rung.report.notation import memory_text, metric_text, ms_text, p_text, usd_text
-    from rung.scoring.notation import gain_text, gains_text, interval_text, percent_text, score_text
+    from rung.scoring.notation import (
+        NOTHING,
+        gain_text,
+        gains_text,
+        interval_text,
+        percent_text,
+        score_text,
+    )
 
     o, sides = found.outcome, (found.first, found.second)
     metric = found.first.measurement.metric
@@ -180,11 +187,14 @@ def _figures(found: "Compared") -> list[tuple[str, str, str]]:
         both("licence", *(one.licence or "–" for one in sides)),
     ]
     if o.n:
+        smallest = (score_text(o.smallest_detectable_gain, metric), "that these rows can show")
+        if not o.discordant:
+            smallest = (NOTHING, "can't be told: on no row do they differ")
         lines += [
             both("gain of B", f"{gain_text(o.gain, metric)}", f"({gains_text(o.interval, metric)})"),
             both("one-sided p", f"A better: {p_text(o.p_first)}", f"B better: {p_text(o.p_second)}"),
             both("rows that differ", percent_text(o.discordant), f"of {o.n:,} answered by both"),
-            both("smallest gain", score_text(o.smallest_detectable_gain, metric), "that these rows can show"),
+            both("smallest gain", *smallest),
         ]
     return lines
 

@@ -51,7 +51,7 @@ def _over_limits(found: Guards, by: Guarding) -> tuple[str, ...]:
     if gate is None or by.limit != "block":
         return ()
     if gate.verdict == "unknown":
-        return ("what it forgot couldn't be measured; raise --budget",)
+        return ("what it forgot couldn't be measured in full; raise --budget",)
     return (f"it {'; it '.join(gate.reasons)}",) if gate.verdict == "block" else ()
 
 
@@ -60,5 +60,5 @@ def _told(rung: str, found: Guards, seconds: float) -> str:
     gate = found.forgetting
     if gate is None:
         return f"{rung}: guards took {seconds:.0f} s"
-    said = {"pass": "passed", "warn": "warns", "block": "blocks", "unknown": "couldn't be measured"}
+    said = {"pass": "passed", "warn": "warns", "block": "blocks", "unknown": "couldn't be measured in full"}
     return f"{rung}: the forgetting gate {said[gate.verdict]} ({seconds:.0f} s for all guards)"

@@ -10,15 +10,16 @@ WARN_KL, BLOCK_KL = 0.1, 0.5
 """Nats per token on general prompts. Rules of thumb, as are the next."""
 WARN_PERPLEXITY, BLOCK_PERPLEXITY = 1.05, 1.20
 """The tune's perplexity on prose over the base's."""
+BROKEN = "gives probabilities that are no numbers"
 
 
 def judged(
     items: Items | None, general: Divergence | None, text: Divergence | None
 ) -> tuple[GateVerdict, tuple[str, ...]]:
-    """The verdict and what it rests on; what wasn't measured doesn't speak.
+    """The verdict and what it rests on. What wasn't measured doesn't pass: without harm it's `unknown`.
 
     Items block where the tune clearly passes fewer of them and isn't shown to have lost under MARGIN, and
-    warn where neither is shown.
+    warn where neither is shown. Losses that are no numbers block.
     """
     warns, blocks = [], []
     if items is not None and items.gain_low <= -MARGIN:
@@ -27,16 +28,16 @@ def judged(
             f"(95 % sure: at most {-100 * items.gain_low:.1f} points lost)"
         )
         (blocks if items.gain_high < 0 else warns).append(said)
-    if general is not None and general.kl > WARN_KL:
+    if general is not None and not general.kl <= WARN_KL:
         said = f"strays from its base by {general.kl:.2f} nats per token on general prompts"
-        (blocks if general.kl > BLOCK_KL else warns).append(said)
-    if text is not None and (ratio := perplexity_ratio(text)) > WARN_PERPLEXITY:
+        (warns if general.kl <= BLOCK_KL else blocks).append(said if general.kl == general.kl else BROKEN)
+    if text is not None and not (ratio := perplexity_ratio(text)) <= WARN_PERPLEXITY:
         said = f"finds general text {ratio:.2f} times as perplexing as its base does"
-        (blocks if ratio > BLOCK_PERPLEXITY else warns).append(said)
-    if items is None and general is None and text is None:
-        return "unknown", ()
+        (warns if ratio <= BLOCK_PERPLEXITY else blocks).append(said if ratio == ratio else BROKEN)
+    if not blocks and (items is None or general is None or text is None):
+        return "unknown", tuple(warns)
     verdict: GateVerdict = "block" if blocks else "warn" if warns else "pass"
-    return verdict, (*blocks, *warns)
+    return verdict, (*dict.fromkeys(blocks), *warns)
 
 
 def perplexity_ratio(found: Divergence) -> float:

@@ -12,7 +12,7 @@ VERDICTS = {
     "pass": "passes the forgetting gate",
     "warn": "passes the forgetting gate with a warning",
     "block": "fails the forgetting gate",
-    "unknown": "wasn't put to the forgetting gate",
+    "unknown": "was put to a part of the forgetting gate at most",
 }
 KINDS = {
     "instruction": "following instructions",

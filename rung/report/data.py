@@ -49,12 +49,12 @@ def show_data(report: DataReport, console: Console, folder: Path) -> None:
         total = sum(count for _, count in report.parts)
         notes.add_row(
             "Sampled",
-            f"{names}: looked at {sampled[0].looked_at:,} of {total:,} rows, drawn at random",
+            Text(f"{names}: looked at {sampled[0].looked_at:,} of {total:,} rows, drawn at random"),
         )
     for number, line in enumerate(report.inferred):
         notes.add_row("Inferred" if number == 0 else "", Text(clean(line)))
     notes.add_row("Took", duration_text(report.seconds))
-    notes.add_row("Report", f"{folder / 'data_report.html'} and data_report.json")
+    notes.add_row("Report", Text(clean(f"{folder / 'data_report.html'} and data_report.json")))
     console.print(notes, width=width)
 
 

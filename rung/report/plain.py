@@ -25,7 +25,7 @@ WAYS = {
 
 REASONS = {
     "head": "the rows teach a classifier as much as they teach a language model",
-    "prompt": "the model can do it as it is, once it's told what is wanted",
+    "prompt": "telling the model what is wanted brings as much as training it does",
     "few_shot": "examples beside the request show it as well as training does",
     "retrieval": "what the model lacks is facts, and these are found rather than learned",
     "optimise": "the right instruction brings as much as training does",
@@ -41,7 +41,7 @@ def in_plain_words(climb: Climb) -> str:
     others = [result for name, result in scored.items() if rung_of(name) not in TRAINED]
     chosen = scored.get(climb.decision.chosen or "")
     if chosen is not None and climb.constant is not None and not climb.constant.beaten:
-        return _no_better(chosen, climb.constant)
+        return _no_better(chosen, climb.constant, list(scored.values()))
     if chosen is None:
         return "Whether fine-tuning pays can't be told from these rows."
     if not tuned:
@@ -53,15 +53,20 @@ def in_plain_words(climb: Climb) -> str:
     return _does_not(chosen, tuned)
 
 
-def _no_better(chosen: RungResult, constant: Constant) -> str:
+def _no_better(chosen: RungResult, constant: Constant, scored: list[RungResult]) -> str:
     """The rung to ship isn't above the floor, so whether to fine-tune isn't the question yet."""
     ours = _part(chosen)
     always = _scores(replace(ours, score=constant.score))
-    odds = "" if constant.gain <= 0 else ", which may be chance"
-    return (
-        f"None of these ways does the job yet: always giving one and the same answer {always}, "
+    odds = "" if constant.gain <= 0 else ", which may be chance on these rows"
+    said = (
+        f"What would ship isn't shown to do the job: always giving one and the same answer {always}, "
         f"{_way(chosen)} {_also(ours)}{odds}."
     )
+    outside = [one for one in scored if one.over_limits and _sign(one) * (_part(one).score - ours.score) > 0]
+    if not outside:
+        return said
+    best = _best(outside)
+    return f"{said} {_way(best, begins=True)} {_scores(_part(best))}, but is over the limits."
 
 
 def _pays(chosen: RungResult, others: list[RungResult]) -> str:
@@ -178,15 +183,23 @@ def _way(result: RungResult, *, begins: bool = False) -> str:
 def _scores(found: Measurement) -> str:
     """What a rung scores, as so many right in a hundred where each answer is right or wrong."""
     if SCORERS[found.metric].binary:
-        return f"is right on {100 * found.score:.0f} of 100 {found.split} rows"
+        return f"is right on {_of_100(found.score)} of 100 {found.split} rows"
     return f"scores {score_text(found.score, found.metric)} on {found.split} rows"
 
 
 def _also(found: Measurement) -> str:
     """The same where another rung's was just said."""
     if SCORERS[found.metric].binary:
-        return f"on {100 * found.score:.0f}"
+        return f"on {_of_100(found.score)}"
     return score_text(found.score, found.metric)
+
+
+def _of_100(share: float) -> str:
+    """So many of a hundred; all, and none, of the rows alone read so."""
+    written = f"{100 * share:.0f}"
+    if written == "100" and share < 1:
+        return f"{min(100 * share, 99.9):.1f}"
+    return f"{max(100 * share, 0.1):.1f}" if written == "0" and share > 0 else written
 
 
 def _times(ratio: float) -> str:

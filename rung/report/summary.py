@@ -111,8 +111,7 @@ def facts(climb: Climb) -> list[tuple[str, str]]:
             1,
             (f"{deciding.dearer} against {deciding.cheaper}{where}", comparison_text(deciding, climb.metric)),
         )
-        least = score_text(deciding.smallest_detectable_gain, climb.metric)
-        told.append(("Smallest detectable gain", f"{least} with these rows"))
+        told.append(("Smallest detectable gain", detectable_text(deciding, climb.metric)))
     if climb.constant is not None:
         told.append(("Always one answer", constant_text(climb.constant, decision.chosen, climb.metric)))
     told += judged_notes(climb)
@@ -145,6 +144,13 @@ def comparison_text(comparison: Comparison, metric: MetricName) -> str:
         found = comparison.decisive
         odds += f"; better on {found.better:,} rows, worse on {found.worse:,}, sign test {p_text(found.p)}"
     return f"{gain_text(comparison.gain, metric)} ({low} to {high}){odds}"
+
+
+def detectable_text(comparison: Comparison, metric: MetricName) -> str:
+    """The smallest gain that the rows can show; rows that are all alike don't tell."""
+    if not comparison.discordant:
+        return "can't be told: on no row do the two differ"
+    return f"{score_text(comparison.smallest_detectable_gain, metric)} with these rows"
 
 
 def constant_text(constant: Constant, chosen: str | None, metric: MetricName) -> str:

@@ -130,7 +130,16 @@ def gain_interval(pair: Pair, seed: int, level: float = 0.95) -> Interval:
     if units(pair) < 2:
         most = max(_whole(pair), abs(gain(pair)))
         return Interval(low=-most, high=most, level=level)
-    return stats.with_two_more(_seen_interval(pair, seed, level), gain(pair), units(pair), _whole(pair))
+    wide = stats.with_two_more(_seen_interval(pair, seed, level), gain(pair), units(pair), _whole(pair))
+    most = _most(pair)
+    return Interval(low=max(wide.low, -most), high=min(wide.high, most), level=level)
+
+
+def _most(pair: Pair) -> float:
+    """The largest gain that there can be: the whole of a share, twice that of a correlation."""
+    if not pair.scorer.shares:
+        return math.inf
+    return 2.0 if pair.scorer.name == "spearman" else 1.0
 
 
 def rows_for_gain(pair: Pair, interval: Interval, effect: float, alpha: float) -> int:
@@ -204,8 +213,11 @@ def spread(pair: Pair, interval: Interval) -> float:
     """
     if pair.scorer.of_set is None and pair.groups is None:
         return float(((pair.second - pair.first) ** 2).mean())
-    error = (interval.high - interval.low) / 2 / stats.normal_quantile((1 + interval.level) / 2)
-    return pair.n * error**2 + gain(pair) ** 2
+    at, half = gain(pair), (interval.high - interval.low) / 2
+    if max(-interval.low, interval.high) >= _most(pair):
+        half = max(at - interval.low, interval.high - at)  # one end was cut at what can be
+    error = half / stats.normal_quantile((1 + interval.level) / 2)
+    return pair.n * error**2 + at**2
 
 
 def _of_codes(pair: Pair, codes: "Numbers") -> float:

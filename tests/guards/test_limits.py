@@ -42,7 +42,11 @@ def moved(kl: float = 0.0, ratio: float = 1.0) -> Divergence:
         ((items(200, 0, 0), moved(), moved(ratio=1.06)), "warn"),
         ((items(200, 0, 0), moved(), moved(ratio=1.21)), "block"),
         ((None, moved(kl=0.51), None), "block"),
-        ((None, None, moved()), "pass"),
+        ((items(200, 15, 15), moved(kl=math.nan), moved()), "block"),
+        ((items(200, 15, 15), moved(), moved(ratio=math.nan)), "block"),
+        ((None, None, moved()), "unknown"),
+        ((None, moved(), moved()), "unknown"),
+        ((items(200, 15, 15), None, moved()), "unknown"),
         ((None, None, None), "unknown"),
     ],
 )
@@ -55,7 +59,7 @@ def test_the_gate_blocks_on_clear_harm_and_warns_where_harm_is_not_ruled_out(fou
 def test_a_loss_of_under_five_points_that_is_clear_passes():
     found = items(250, 0, 7)
     assert found.gain_high < 0 and found.gain_low > -0.05
-    assert judged(found, None, None) == ("pass", ())
+    assert judged(found, moved(), moved()) == ("pass", ())
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans(), st.booleans()), min_size=1, max_size=60))

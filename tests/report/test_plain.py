@@ -85,13 +85,23 @@ def test_a_rung_that_is_not_above_one_answer_to_every_row_does_not_do_the_job():
     assert climb.constant is not None
     near = replace(climb.constant, score=0.92, gain=0.01, beaten=False)
     assert in_plain_words(replace(climb, constant=near)) == (
-        "None of these ways does the job yet: always giving one and the same answer is right on 92 of 100 "
-        "test rows, the tuned model on 93, which may be chance."
+        "What would ship isn't shown to do the job: always giving one and the same answer is right on 92 of "
+        "100 test rows, the tuned model on 93, which may be chance on these rows."
     )
+    limited = with_result(climb, "sft", over_limits=("memory",))
+    head = in_plain_words(shipping(replace(limited, constant=near), "head"))
+    assert head.endswith("The tuned model is right on 93 of 100 test rows, but is over the limits.")
     above = replace(near, score=0.98, gain=-0.05)
     assert in_plain_words(replace(climb, constant=above)).endswith(
         "98 of 100 test rows, the tuned model on 93."
     )
+
+
+@pytest.mark.parametrize(("right", "said"), [(400, "100"), (399, "99.8"), (1, "0.2"), (0, "0")])
+def test_a_share_short_of_all_rows_never_reads_as_all_of_them(right, said):
+    found = measurement("sft", "test", 400, right / 400)
+    climb = with_result(synthetic_climb(), "sft", test=found)
+    assert f"the tuned model is right on {said} of 100 test rows" in in_plain_words(climb)
 
 
 def test_an_undecided_verdict_says_how_many_rows_would_tell():

@@ -3,6 +3,7 @@ from dataclasses import replace
 from climb_fixture import (
     calibrated_climb,
     calibration,
+    comparison,
     measurement,
     one_rung_climb,
     result,
@@ -60,6 +61,11 @@ def test_broken_calls_stand_beside_the_score():
     assert row.faults == "10 calls broke, counted beside the score"
 
 
+def test_rows_on_which_nothing_differs_show_no_smallest_gain():
+    same = replace(comparison("head", "sft", 0.5), discordant=0.0, smallest_detectable_gain=0.0)
+    assert summary.detectable_text(same, "accuracy").startswith("can't be told: on no row")
+
+
 def test_answers_that_their_limit_of_tokens_ended_are_counted():
     climb = synthetic_climb()
     found = measurement("head", "test", 40, 0.5, failures=1)
@@ -67,8 +73,8 @@ def test_answers_that_their_limit_of_tokens_ended_are_counted():
     cut = replace(found, predictions=(replace(first, answer=replace(first.answer, cut=True)), *others))
     row = row_of(replace(climb, results=(replace(climb.results[0], test=cut),)), "head")
     assert row.faults == (
-        "1 call broke, counted beside the score; 1 of 40 test answers were cut off at the most tokens that one "
-        "may have"
+        "1 call broke, counted beside the score; 1 of 40 test answers were cut off at the most tokens that "
+        "one may have"
     )
 
 

@@ -169,6 +169,27 @@ def test_the_rows_that_are_said_to_show_sameness_do_and_a_part_of_them_does_not(
     assert high(needed // 3) > 0.02
 
 
+@pytest.mark.parametrize(
+    ("metric", "outputs", "wrong", "groups", "most"),
+    [
+        ("field_f1", [{"a": at} for at in range(60)], [{"b": 1}] * 60, None, 1),
+        ("accuracy", ["a"] * 60, ["b"] * 60, {f"r{at:04}": str(at % 6) for at in range(60)}, 1),
+        ("spearman", list(range(60)), list(range(60, 0, -1)), None, 2),
+    ],
+)
+def test_an_interval_ends_where_a_gain_does(metric, outputs, wrong, groups, most):
+    pair = pair_of(metric, outputs, wrong, outputs, groups)
+    interval = paired.gain_interval(pair, 0)
+    assert paired.gain(pair) == pytest.approx(most)
+    assert 0.5 < interval.low < interval.high == most
+    mirrored = paired.gain_interval(pair_of(metric, outputs, outputs, wrong, groups), 0)
+    assert -most == mirrored.low < mirrored.high < -0.5
+    # What sample sizes are worked out from is no smaller for the cut.
+    whole = (most - interval.low) / stats.normal_quantile(0.975)
+    if metric != "field_f1":
+        assert paired.spread(pair, interval) == pytest.approx(pair.n * whole**2 + most**2)
+
+
 def test_rows_for_a_gain_are_those_of_groups_enough_for_its_p():
     groups = {f"r{at:04}": str(at // 34) for at in range(100)}
     pair = pair_of("accuracy", RIGHT, ["b"] * 100, RIGHT, groups)
