@@ -35,9 +35,9 @@ def outlook(
     def seconds(dice: Random) -> float:
         on = Rehearsal(context, found, first, dice)
         if halving:
-            _, screened, whole = halved(on, variants, few, dev, kept_s, [])
+            _, screened, whole = halved(on, variants, range(few), dev, kept_s, [])
         else:
-            screened, whole = tried(on, variants, few, dev, kept_s, [])
+            screened, whole = tried(on, variants, range(few), dev, kept_s, [])
         last = [one for one in (whole or screened) if one.variant.shippable and not one.stopped]
         best = max(last, key=lambda one: one.value, default=None)
         pace = best and found[best.variant.name]

@@ -107,10 +107,10 @@ def choose(
     on, dev = _OnDev(context), len(context.dev)
     heat: list[_Measured] = []
     if halving:
-        heat, screened, whole = halved(on, variants, few, dev, kept_s, notes)
+        heat, screened, whole = halved(on, variants, range(few), dev, kept_s, notes)
         few = min(dev, WIDER * few)
     else:
-        screened, whole = tried(on, variants, few, dev, kept_s, notes)
+        screened, whole = tried(on, variants, range(few), dev, kept_s, notes)
     if not any(one.variant.shippable for one in screened):
         raise EngineError("; ".join(notes))
     best = _best(context, screened, whole, all_at_once=dev <= few)
@@ -120,23 +120,24 @@ def choose(
 
 
 def tried(
-    on: Trying[T], variants: Sequence[Variant], few: int, dev: int, kept_s: float, notes: list[str]
+    on: Trying[T], variants: Sequence[Variant], few: range, dev: int, kept_s: float, notes: list[str]
 ) -> tuple[list[T], list[T]]:
-    """Every variant on the first `few` rows, then the better half on all `dev` rows, as far as time allows.
+    """Every variant on the `few` rows, then the better half on all `dev` rows, as far as time allows.
 
-    `kept_s` are the seconds that have to be left afterwards. `notes` are added to.
+    Those before the few have been answered. `kept_s` are the seconds that have to be left afterwards. `notes`
+    are added to.
     """
     screened = _screened(on, variants, few, dev, kept_s, notes)
     going = sorted((one for one in screened if not one.stopped), key=lambda one: -one.value)
     whole: list[T] = []
-    if dev > few:
+    if dev > few.stop:
         fit = [one for one in going if one.variant.shippable]
-        whole = _on_all(on, fit[: max(1, len(screened) // 2)], few, dev, kept_s, notes)
+        whole = _on_all(on, fit[: max(1, len(screened) // 2)], few.stop, dev, kept_s, notes)
     return screened, whole
 
 
 def halved(
-    on: Trying[T], variants: Sequence[Variant], few: int, dev: int, kept_s: float, notes: list[str]
+    on: Trying[T], variants: Sequence[Variant], few: range, dev: int, kept_s: float, notes: list[str]
 ) -> tuple[list[T], list[T], list[T]]:
     """Every variant on the first `few` rows, and `tried` of the SURVIVORS on WIDER times as many.
 
@@ -144,22 +145,25 @@ def halved(
     """
     heat = _screened(on, variants, few, dev, kept_s, notes)
     going = sorted((one for one in heat if not one.stopped), key=lambda one: -one.value)[:SURVIVORS]
-    if dev <= few or not going:
+    if dev <= few.stop or not going:
         return [], heat, []
-    return heat, *tried(on, [one.variant for one in going], min(dev, WIDER * few), dev, kept_s, notes)
+    more = range(few.stop, min(dev, WIDER * few.stop))
+    return heat, *tried(on, [one.variant for one in going], more, dev, kept_s, notes)
 
 
 def _screened(
-    on: Trying[T], variants: Sequence[Variant], few: int, dev: int, kept_s: float, notes: list[str]
+    on: Trying[T], variants: Sequence[Variant], few: range, dev: int, kept_s: float, notes: list[str]
 ) -> list[T]:
-    """Every variant on the first `few` rows, as far as time allows and engines hold."""
+    """Every variant on the `few` rows, as far as time allows and engines hold."""
     screened: list[T] = []
     for variant in variants:
-        if screened and not on.in_time(variant.name, SLACK * _to_come(screened, few, dev) + kept_s):
-            notes.append(f"{variant.name}: not tried, the rung's share of the budget was used up")
+        step = variant.name if few.start == 0 else f"{variant.name}, {few.stop} rows"
+        if screened and not on.in_time(step, SLACK * _to_come(screened, few, dev) + kept_s):
+            where = "" if few.start == 0 else f" on {few.stop} rows"
+            notes.append(f"{variant.name}: not tried{where}, the rung's share of the budget was used up")
             continue
         try:
-            screened.append(on.attempt(variant, few, variant.name))
+            screened.append(on.attempt(variant, few.stop, step))
         except EngineError as error:
             notes.append(f"{variant.name}: left out, {error}")
     return screened
@@ -197,11 +201,11 @@ def _best(
     return max(finished or fit, key=lambda one: one.value)
 
 
-def _to_come(screened: Sequence[Tried], few: int, dev: int) -> float:
+def _to_come(screened: Sequence[Tried], few: range, dev: int) -> float:
     """Seconds for one more variant, at least as slow as the last, and for the best on the other dev rows."""
     going = [one for one in screened if not one.stopped]
     best = max(going, key=lambda one: one.value, default=None)
-    return screened[-1].row_s * few + (best.row_s * (dev - few) if best else 0.0)
+    return screened[-1].row_s * len(few) + (best.row_s * (dev - few.stop) if best else 0.0)
 
 
 def first_value(context: Context, found: Measurement, rows: int) -> float:

@@ -265,7 +265,7 @@ def test_a_rehearsal_goes_the_way_of_the_choice_where_the_first_rows_are_like_th
     first = {name: [kept[name][e.id].answer for e in context.dev[:LOOK_ROWS]] for name in kept}
     on = Rehearsal(context, found, first, AsItIs(0))
     few = rows_to_screen(context, tries)
-    screened, whole = tried(on, tries, few, 200, closing_s(context, tries), [])
+    screened, whole = tried(on, tries, range(few), 200, closing_s(context, tries), [])
     _, trials, _ = choose(context, tries)
     told = [(one.variant.name, one.stopped) for one in (*screened, *whole)]
     assert sorted(told) == sorted((t.name, t.stopped) for t in trials)

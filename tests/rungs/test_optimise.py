@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
 
@@ -21,7 +22,7 @@ from rung.rungs.instructions import wordings
 from rung.rungs.optimise import Optimise, drawn_shots
 from rung.rungs.prompt import Prompt
 from rung.rungs.reflect import feedback, reflector
-from rung.rungs.variants import SURVIVORS, WIDER, choose
+from rung.rungs.variants import SURVIVORS, WIDER, Tried, _OnDev, choose, halved
 from rung.runs import digest_of, read_jsonl
 from rung.system import read_index
 from tests.fixtures_climb import TASKS, label_rows, make_tiny_gguf, opened, write_rows
@@ -106,6 +107,28 @@ def test_a_halving_asks_all_of_few_rows_and_few_of_all_rows(tmp_path, context):
     assert chosen.name == "v00" and notes == ()
     assert Counter(n for _, n, _ in names(trials)) == {32: 16, 32 * WIDER: SURVIVORS, 400: SURVIVORS // 2}
     assert [one.digest for one in systems if one.asked >= 400] == ["v00", "v01", "v02"]
+
+
+def test_a_halving_whose_time_is_over_goes_on_with_no_survivor_but_the_first(context, monkeypatch):
+    clock = {"now": 0.0}
+    monkeypatch.setattr("rung.rungs.base.time", SimpleNamespace(monotonic=lambda: clock["now"]))
+    asked: dict[str, int] = {}
+
+    class OnTheClock(_OnDev):
+        def attempt(self, variant, rows, what):
+            clock["now"] += rows - asked.get(variant.name, 0)
+            asked[variant.name] = rows
+            return Tried(variant=variant, value=-float(variant.name[1:]), row_s=1.0, stopped=False)
+
+    context = replace(context, deadline=16 * 32 + 80.0)
+    given = [Variant(name=f"v{i}", system=Guesser(f"v{i}", 0.0)) for i in range(16)]
+    notes: list[str] = []
+    heat, screened, whole = halved(OnTheClock(context), given, range(32), 190, 0.0, notes)
+    assert len(heat) == 12 and len(screened) == 1 and [one.variant.name for one in whole] == ["v0"]
+    assert notes == [
+        *(f"v{i}: not tried, the rung's share of the budget was used up" for i in range(12, 16)),
+        *(f"v{i}: not tried on 96 rows, the rung's share of the budget was used up" for i in range(1, 6)),
+    ]
 
 
 def test_a_halving_on_few_dev_rows_is_one_heat(context):
