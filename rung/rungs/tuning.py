@@ -157,14 +157,19 @@ def _tune(state: Tune) -> Outcome:
         )
     winner, searched = _search(state, forms, length, notes)
     best, decay, cut_short = _train(state, winner, searched, length, notes)
-    if _collapsed(context, best, length.rows):
+    if why := _collapsed(context, best, length.rows):
         notes.append(f"{winner.name} collapsed (score {best['score']:.3f}), so a third of the rate was tried")
         winner = Arm(form=winner.form, rate=winner.rate / 3)
-        best, decay, cut_short = _train(state, winner, 0, length, notes)
-        if _collapsed(context, best, length.rows):
+        enough = min(FEWEST_TRIAL_STEPS, MOST_EPOCHS * state.trainer(winner).steps_per_epoch)
+        if _fitted(state, winner, 0, length).steps < enough:
             raise TrainingError(
-                f"the tune collapsed twice: {best['commonest']:.0%} of its answers are the same and it "
-                f"scores {best['score']:.3f}; check the rows, or give it more with --budget"
+                f"the tune collapsed: {why}; a lower rate had no time: check the rows, or give it more with "
+                "--budget"
+            )
+        best, decay, cut_short = _train(state, winner, 0, length, notes)
+        if why := _collapsed(context, best, length.rows):
+            raise TrainingError(
+                f"the tune collapsed twice: {why}; check the rows, or give it more with --budget"
             )
     scored = [record for record in state.records if record["kind"] == "score"]
     steps = max(record["step"] for record in scored if record["arm"] == winner.name)
@@ -406,18 +411,23 @@ def _better(state: Tune, arm: Arm, step: int, length: Length, best: dict | None)
     return found
 
 
-def _collapsed(context: Context, best: dict, rows: Sequence[Example]) -> bool:
-    """One answer to everything though the targets differ, or a score below that of the commonest label.
+def _collapsed(context: Context, best: dict, rows: Sequence[Example]) -> str | None:
+    """How a tune collapsed, in words: one answer to everything though the targets differ, or worse than that.
 
-    Where most rows have one label a good tune answers most of them with it, and scores more than it alone.
+    Where most rows have one label a good tune answers most of them with it, and scores more than it alone. One
+    that scores less isn't good yet; it's broken where that's by two standard errors of so many rows.
     """
     targets = [str(e.output) for e in rows]
     first = max(sorted(set(targets)), key=targets.count)
     majority = targets.count(first) / len(targets)
     same = best["commonest"] > 0.95 and majority <= 0.95
+    said = f"{best['commonest']:.0%} of its answers are the same and it scores {best['score']:.3f}"
     if context.kind != "label":
-        return same
+        return said if same else None
     alone = SCORERS[context.bench.metric].summary([first] * len(targets), targets)
     if same:
-        return best["score"] <= alone
-    return context.bench.metric == "accuracy" and best["score"] < alone
+        return said if best["score"] <= alone else None
+    least = alone - 2 * math.sqrt(alone * (1 - alone) / len(targets))
+    if context.bench.metric != "accuracy" or best["score"] >= least:
+        return None
+    return f"it scores {best['score']:.3f} where always giving the commonest label scores {alone:.3f}"

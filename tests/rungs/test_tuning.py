@@ -375,6 +375,28 @@ def test_a_tune_that_collapses_twice_is_given_up():
         tuned(Learner(commonest=0.96))
 
 
+def test_a_collapsed_tune_that_has_no_time_for_a_lower_rate_says_so():
+    learner = Learner(budget_s=300.0, answer_s=0.15, commonest=0.96)
+    for form in learner.forms:
+        learner.curves |= {f"{form}, rate {r:g}": lambda steps: 0.2 + steps / 1e4 for r in RATES}
+    with pytest.raises(TrainingError, match="collapsed: 96% .* a lower rate had no time: .* --budget"):
+        tuned(learner)
+    assert learner.context.seconds_left > 0, "nothing was done after its time"
+
+
+def test_a_tune_a_little_below_the_commonest_label_is_kept_as_it_is():
+    learner = Learner()
+    for form in ("codes", "words"):
+        learner.curves |= {f"{form}, rate {r:g}": lambda steps: 0.48 for r in RATES}
+    outcome = tuned(learner)
+    assert not any("collapsed" in note for note in outcome.notes)
+    clearly = {"commonest": 0.6, "score": 0.42}
+    context = SimpleNamespace(kind="label", bench=SimpleNamespace(metric="accuracy"))
+    said = _collapsed(context, clearly, DEV)
+    assert said == "it scores 0.420 where always giving the commonest label scores 0.500"
+    assert _collapsed(context, clearly | {"score": 0.44}, DEV) is None
+
+
 @pytest.mark.parametrize("metric", ["accuracy", "macro_f1"])
 def test_a_tune_of_rows_that_mostly_have_one_label_has_not_collapsed_where_it_tells_the_others(metric):
     targets = ["ham"] * 188 + ["spam"] * 12
