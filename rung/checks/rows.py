@@ -31,6 +31,8 @@ from rung.task.tables import with_tables
 
 FEWEST_ROWS = 20
 FEWEST_DEV_ROWS = 20
+FEWEST_LEFT = 4
+"""Dev rows without which no rung's pace can be taken; as few are a fifth of the fewest rows."""
 SHOWN_NOTES = 3
 """Of documents that can't be read, in one line."""
 USUAL_DEV_ROWS = 500
@@ -145,6 +147,12 @@ def prepare(source: Path, options: RowOptions, reporter: Reporter | None = None)
             dev_rows=options.dev_rows
             or affordable(examples, task.output.kind, options.budget_s / max(1, local)),
             near=[group for group in near if on_one_side(len(group), len(examples))],
+        )
+    if len(parts.dev) < FEWEST_LEFT:
+        raise DataError(
+            f"{task.data.train.name}: of {len(examples):,} rows {len(parts.dev)} are left to choose by: rows "
+            "of one group, or that say nearly the same, stay on one side, and what the test holds is taken out; "
+            "give more rows, of more groups"
         )
     removed = (*parts.removed, *(row for row in examples if row.id in out))
     parts = replace(parts, dev=_in_asking_order(parts.dev, task.seed), removed=removed)

@@ -99,8 +99,8 @@ def _settings(context: Context, shots: ShotSpec) -> dict:
 
 def _kinds(context: Context, room: int) -> list[_Kind]:
     rows = [e for e in context.train if is_short(context, e)]
-    fixed = min(STRATIFIED, room)
-    counts = tuple(k for k in NEIGHBOURS if k <= room) or (room,)
+    fixed, most = min(STRATIFIED, room), min(room, len(rows))
+    counts = tuple(k for k in NEIGHBOURS if k <= most) or (most,)
     return [
         _Kind(
             shots=ShotSpec(choice="nearest", k=counts[len(counts) // 2]),

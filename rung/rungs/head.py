@@ -106,16 +106,16 @@ def _fitted(context: Context, late: list[str]) -> Iterator[tuple[str, LinearHead
             if some and not context.in_time(f"fitting {name}"):
                 late.append(f"{name}: not fitted, the rung's share of the budget was used up")
                 continue
-            if features == "minilm":
-                fitted = heads.fit_minilm(known(), targets, c)
-            else:
-                beside = known() if features == "both" else None
-                try:
+            try:
+                if features == "minilm":
+                    fitted = heads.fit_minilm(known(), targets, c)
+                else:
+                    beside = known() if features == "both" else None
                     fitted = heads.fit_tfidf(counts(), targets, c, context.seed, beside)
-                except ValueError as error:
-                    # Texts of single characters or emoji alone hold no words to count.
-                    late.append(f"{name}: left out, {error}")
-                    continue
+            except ValueError as error:
+                # Texts of single characters or emoji alone hold no words to count; one label is no choice.
+                late.append(f"{name}: left out, {error}")
+                continue
             some = True
             yield name, fitted, fitted.scores(dev, lambda _: asked())
 

@@ -2,13 +2,9 @@
 
 from rung.rungs.base import Built, Context, Outlook, no_room
 from rung.rungs.following import built_on, no_lora
-from rung.rungs.preferred import pairs
+from rung.rungs.preferred import few_judged, few_pairs, pairs
 from rung.rungs.sft import RESERVE_USED, planned
 from rung.system import System
-
-FEWEST_PAIRS = 50
-FEWEST_JUDGED = 10
-"""Of the answers that were judged to be bad."""
 
 
 class Preference:
@@ -22,18 +18,10 @@ class Preference:
         if reason := no_room(context, learns=True) or no_lora(context):
             return reason
         if count := pairs(context.train):
-            if count < FEWEST_PAIRS:
-                return f"{count} training rows have a rejected answer; at least {FEWEST_PAIRS} are needed"
-            return None
+            return few_pairs(count)
         if not context.undesirable:
             return "the rows hold no preferences: neither rejected answers nor answers judged true or false"
-        good, bad = len(context.train), len(context.undesirable)
-        if good + bad < FEWEST_PAIRS or bad < FEWEST_JUDGED:
-            return (
-                f"{good} training answers are judged to be good and {bad} to be bad; at least {FEWEST_PAIRS} "
-                f"are needed, {FEWEST_JUDGED} of them bad"
-            )
-        return None
+        return few_judged(len(context.train), len(context.undesirable))
 
     def outlook(self, context: Context) -> Outlook | None:
         """By how fast the answers are read and a few are given."""

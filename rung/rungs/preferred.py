@@ -13,6 +13,10 @@ from rung.task.outputs import canonical
 from rung.training.batches import Item, Row, Tied
 
 MOST_DEV_PAIRS = 200
+FEWEST_PAIRS = 50
+FEWEST_JUDGED = 10
+"""Of the answers that were judged to be bad."""
+LEFT_OUT = "too long, equal on both sides, or with a rejected answer that can't be given"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +60,30 @@ def material(context: Context, spec: Spec) -> Material:
         better=better[:MOST_DEV_PAIRS],
         worse=worse[: min(len(better), MOST_DEV_PAIRS)],
         left_out=lost + more,
+    )
+
+
+def too_few(found: Material) -> str | None:
+    """Why what can be learned from is too little to move a model; None where it isn't."""
+    if found.desirable:
+        return few_judged(sum(found.desirable), len(found.desirable) - sum(found.desirable))
+    return few_pairs(len(found.items))
+
+
+def few_pairs(count: int) -> str | None:
+    """Why so many pairs are too few; None where they aren't."""
+    if count >= FEWEST_PAIRS:
+        return None
+    return f"{count} training rows have a rejected answer; at least {FEWEST_PAIRS} are needed"
+
+
+def few_judged(good: int, bad: int) -> str | None:
+    """Why so many judged answers are too few; None where they aren't."""
+    if good + bad >= FEWEST_PAIRS and bad >= FEWEST_JUDGED:
+        return None
+    return (
+        f"{good} training answers are judged to be good and {bad} to be bad; at least {FEWEST_PAIRS} "
+        f"are needed, {FEWEST_JUDGED} of them bad"
     )
 
 

@@ -11,7 +11,7 @@ from rung.records import Example
 from rung.rungs.base import Context
 from rung.rungs.following import Outcome, kept_best
 from rung.rungs.margins import Margins, Side, margins, rate_text
-from rung.rungs.preferred import Material, material
+from rung.rungs.preferred import LEFT_OUT, Material, material, too_few
 from rung.rungs.tune import BEST_FOLDER, Arm, Lesson, Plan, Tune
 from rung.rungs.tuning import CLOSING_ROWS, FEWEST_SCORED, SCORING_SHARE, USED_SHARE, answer_s
 from rung.scoring.notation import percent_text
@@ -96,6 +96,8 @@ def _begun(context: Context, start: System, plan: Plan) -> Iterator[_Begun]:
     """The reference and the course, settled once and kept in the journal."""
     form = start.spec.answer.form
     found = material(context, start.spec)
+    if found.left_out and (few := too_few(found)):
+        raise TrainingError(f"{few}; {found.left_out} rows were left out: {LEFT_OUT}")
     if found.desirable and len(set(found.desirable)) == 1:
         which = "desirable" if found.desirable[0] else "undesirable"
         raise TrainingError(
@@ -268,10 +270,7 @@ def _first_notes(tune: _Begun) -> list[str]:
     if count < GOOD_MANY:
         notes.append(f"from fewer than {GOOD_MANY} preferences a gain is rare; more of them would help most")
     if found.left_out:
-        notes.append(
-            f"{found.left_out} rows were left out of training: too long, equal on both sides, or with a "
-            "rejected answer that can't be given"
-        )
+        notes.append(f"{found.left_out} rows were left out of training: {LEFT_OUT}")
     if course.steps < -(-count // BATCH):
         notes.append(f"{course.steps} steps of {BATCH}: less than one pass, for want of time")
     if course.rates < len(RATES):

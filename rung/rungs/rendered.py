@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from rung.asking import candidates, prompts_for, room_for_answer
 from rung.records import Example, Json
 from rung.rungs.base import Context
+from rung.scoring.extract import read_answer
 from rung.spec import Spec
 from rung.task.calls import call_fault, functions_in, rejected_calls
 from rung.task.outputs import as_kind
@@ -38,8 +39,8 @@ def prompts_of(context: Context, spec: Spec, examples: Sequence[Example]) -> lis
 def rendered_rejected(context: Context, spec: Spec, examples: Sequence[Example]) -> list[Row | None]:
     """The examples with their rejected answers; None where the System could never give that answer.
 
-    A label that is none of the task's is such a one, text where JSON is written, and calls that the functions
-    of the question don't take.
+    A label that is none of the task's is such a one, text where JSON is written, JSON that its schema doesn't
+    let through, and calls that the functions of the question don't take.
     """
     chat = context.pool.chat(context.model)
     prompts = prompts_of(context, spec, examples)
@@ -63,4 +64,6 @@ def _possible(spec: Spec, rejected: str, context: str | None) -> str | None:
         return rejected if spec.answer.form == "free" else None
     if isinstance(calls, list) and spec.answer.form == "calls" and call_fault(calls, functions_in(context)):
         return None
-    return answer_text(value, spec.kind, schema=spec.schema_)
+    text = answer_text(value, spec.kind, schema=spec.schema_)
+    closed = spec.answer.form == "schema" and spec.schema_ is not None
+    return None if closed and read_answer(text, kind="json", schema=spec.schema_) is None else text

@@ -414,8 +414,8 @@ def _better(state: Tune, arm: Arm, step: int, length: Length, best: dict | None)
 def _collapsed(context: Context, best: dict, rows: Sequence[Example]) -> str | None:
     """How a tune collapsed, in words: one answer to everything though the targets differ, or worse than that.
 
-    Where most rows have one label a good tune answers most of them with it, and scores more than it alone. One
-    that scores less isn't good yet; it's broken where that's by two standard errors of so many rows.
+    Where most rows have one label a good tune answers most of them with it, and scores more than it alone.
+    One that scores less isn't good yet; it's broken where that's by two standard errors of so many rows.
     """
     targets = [str(e.output) for e in rows]
     first = max(sorted(set(targets)), key=targets.count)

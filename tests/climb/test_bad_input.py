@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from rung.checks.rows import FEWEST_LEFT
 from rung.cli.main import run
 from rung.climb.climb import Options, climb, load_climb
+from rung.evaluate import FEWEST_PACED
 from tests.fixtures_climb import Log, label_rows, make_tiny_gguf, text_rows, write_rows
 
 ROOT = Path(__file__).parents[2]
@@ -71,6 +73,15 @@ def refused(capsys, *arguments) -> str:
 def test_rows_that_cannot_be_used_are_named_with_file_and_line(content, said, capsys):
     Path("rows.jsonl").write_bytes(content)
     assert re.search(said, refused(capsys, "rows.jsonl", "--rungs", "prompt"))
+
+
+def test_rows_of_which_too_few_are_left_to_choose_by_are_named_with_the_way_out(capsys):
+    groups = ["a"] * 18 + ["b"] * 3 + ["c"] * 3
+    rows = [row | {"group": group} for row, group in zip(GOOD[:24], groups, strict=True)]
+    write_rows(Path("rows.jsonl"), rows)
+    said = refused(capsys, "rows.jsonl", "--rungs", "prompt")
+    assert re.search(r"rows\.jsonl: of 24 rows [0-3] are left to choose by: .* of more groups", said)
+    assert FEWEST_LEFT == FEWEST_PACED
 
 
 def test_twenty_rows_are_enough_to_begin(tiny):

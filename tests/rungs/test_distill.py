@@ -159,6 +159,13 @@ def texts(tiny, tmp_path, server):
         yield replace(context, built={"few_shot": save(tmp_path / "few", spec, kind.files)})
 
 
+def test_no_more_nearest_examples_are_tried_than_there_are_rows(texts):
+    (nearest, _) = _kinds(replace(texts, train=texts.train[:12]), 64)
+    assert nearest.counts == (4, 8)
+    (nearest, _) = _kinds(replace(texts, train=texts.train[:3]), 64)
+    assert nearest.counts == (3,) and nearest.shots.k == 3
+
+
 def test_a_teacher_is_not_shown_the_answer_to_the_training_row_that_it_is_asked(texts, server):
     def copies(text: str, body: dict) -> str:
         last = body["messages"][-2]

@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 
 from rung.cli.main import app
-from rung.rungs import preference, preferring
+from rung.rungs import preferred, preferring
 from rung.training.learned import B_RATE
 
 PAGE = (Path(__file__).parents[2] / "docs" / "preference.md").read_text(encoding="utf-8")
@@ -21,8 +21,8 @@ def test_the_command_is_one_that_the_program_takes():
 
 
 def test_its_numbers_are_those_of_the_program():
-    assert f"| pairs, by DPO | {preference.FEWEST_PAIRS} training rows |" in TEXT
-    assert f"{preference.FEWEST_PAIRS} training answers, {preference.FEWEST_JUDGED} of them false" in TEXT
+    assert f"| pairs, by DPO | {preferred.FEWEST_PAIRS} training rows |" in TEXT
+    assert f"{preferred.FEWEST_PAIRS} training answers, {preferred.FEWEST_JUDGED} of them false" in TEXT
     assert f"Fewer than about {preferring.GOOD_MANY} seldom gain" in TEXT
     assert f"{preferring.BATCH} in a step, β = {preferring.BETA:g}" in TEXT
     assert preferring.RATES == (5e-6, 2e-5) and "(5·10⁻⁶ and 2·10⁻⁵ for" in TEXT

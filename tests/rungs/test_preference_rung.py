@@ -173,6 +173,13 @@ def test_answers_that_could_never_be_given_are_left_out(begin):
     assert kept is not None and kept.answer == chat.answer_ids('{"a":', "terse")
     (spelled,) = rendered_rejected(context, words, [replace(broken[0], rejected='{ "a": 2 }')])
     assert spelled is not None and spelled.answer == chat.answer_ids('{"a":2}', "terse")
+    schema = {"type": "object", "properties": {"a": {"type": "integer", "maximum": 3}}, "required": ["a"]}
+    closed = words.model_copy(update={"schema_": schema})
+    told = [replace(broken[0], rejected=text) for text in ('{"a": 2}', '{"a": 4}', '{"b": 2}')]
+    assert [one is None for one in rendered_rejected(context, closed, told)] == [False, True, True]
+    number = closed.model_copy(update={"kind": "number", "schema_": {"type": "number", "minimum": 0}})
+    told = [replace(broken[0], output=1, rejected=text) for text in ("2.5", "-3.75")]
+    assert [one is None for one in rendered_rejected(context, number, told)] == [False, True]
     same = replace(context, train=(replace(context.train[0], rejected=str(context.train[0].output)),))
     assert material(same, spec).items == [] and material(same, spec).left_out == 1
 
@@ -244,6 +251,20 @@ def test_a_rung_that_is_stopped_or_killed_wherever_it_is_goes_on_to_the_same_sys
         *([r for r in journal(each) if r["kind"] in kept] for each in (whole, context)), strict=True
     ):
         assert {**one, "pace": None, "row_s": 0} == {**other, "pace": None, "row_s": 0}
+
+
+@pytest.mark.parametrize("left", [0, 9])
+def test_pairs_of_which_too_few_can_be_learned_from_are_refused_with_the_reason(left, begin):
+    context = begin("pairs")
+    train = tuple(
+        replace(e, rejected="I don't know") if at >= left else e for at, e in enumerate(context.train)
+    )
+    assert Preference().skip(replace(context, train=train)) is None
+    said = (
+        rf"^{left} training rows have a rejected answer; at least 50 .* rows were left out: too long, equal"
+    )
+    with pytest.raises(TrainingError, match=said):
+        Preference().build(replace(context, train=train))
 
 
 def test_judged_answers_that_are_all_of_one_kind_are_refused(begin):
