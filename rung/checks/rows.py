@@ -151,7 +151,7 @@ def prepare(source: Path, options: RowOptions, reporter: Reporter | None = None)
     if len(parts.dev) < FEWEST_LEFT:
         raise DataError(
             f"{task.data.train.name}: of {len(examples):,} rows {len(parts.dev)} are left to choose by: rows "
-            "of one group, or that say nearly the same, stay on one side, and what the test holds is taken out; "
+            "of one group, or that say nearly the same, stay on one side, and what the test holds is out; "
             "give more rows, of more groups"
         )
     removed = (*parts.removed, *(row for row in examples if row.id in out))

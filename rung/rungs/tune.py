@@ -7,7 +7,7 @@ killed takes the same decisions again from there and goes on at the step after t
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from rung.asking import ask
@@ -24,6 +24,7 @@ from rung.rungs.batching import batch_size, fewer
 from rung.rungs.rendered import prompts_of, rendered
 from rung.runs import append_jsonl, atomic_folder, digest_of, read_jsonl
 from rung.scoring.measure import measurement
+from rung.scoring.scorers import SCORERS
 from rung.spec import Spec
 from rung.training.batches import Item, Row
 from rung.training.blocked import blocks_for, in_blocks, load_in_blocks, said_of_blocks
@@ -40,6 +41,9 @@ models that transformers alone can run."""
 LOSS_TOKENS = 4096
 """Of the dev rows, for the loss that is shown beside a score and settles a tie."""
 BEST_FOLDER = "best"
+LONG_TIMES, LONG_MORE = 2, 64
+"""On the way an answer that is right or wrong as a whole ends at so many times the tokens of its row's output
+and so many more: calls that a young tune makes on and on took 200 of the 340 seconds of a score."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,17 +65,24 @@ class Pace:
     """The steps so far, their seconds, and those of an answer; kept with every score in the journal.
 
     `answer_s` is that of the last rows asked, in a batch: what a tune writes at first, before it has learned
-    where an answer ends, says little about its later ones.
+    where an answer ends, says little about its later ones. `whole_s` is about what it would have been without
+    an end to answers that are too long to be right.
     """
 
     steps: int = 0
     training_s: float = 0.0
     answer_s: float = 0.0
+    whole_s: float = 0.0
 
     @property
     def known(self) -> bool:
         """Whether there was anything to measure."""
         return self.steps > 0 and self.answer_s > 0
+
+    @property
+    def served_s(self) -> float:
+        """Seconds of an answer as the System gives it, however long."""
+        return max(self.answer_s, self.whole_s)
 
     @property
     def step_s(self) -> float:
@@ -240,21 +251,24 @@ class Tune(AbstractContextManager["Tune"]):
             self.context.reporter.end(bar)
         return ticks
 
-    def answers(self, arm: Arm, rows: Sequence[Example], *, cut: bool = False) -> list[Answer]:
+    def answers(
+        self, arm: Arm, rows: Sequence[Example], *, cut: bool = False, bounded: bool = False
+    ) -> list[Answer]:
         """What the arm as it is now answers, with a progress bar.
 
         `cut`: what is written ends where the row's output would, so the time is that of a tune which has
-        learned to answer, and the answers are of no use.
+        learned to answer, and the answers are of no use. `bounded`: an answer that gets too long to be right
+        ends there, and has no value.
         """
         self.trainer(arm)
         spec = self.specs[arm.form]
         prompts = prompts_of(self.context, spec, rows)
-        ends = self._ends(spec, rows) if cut else ()
+        ends = self._ends(spec, rows) if cut else self._bounds(spec, rows) if bounded else ()
         reporter = self.context.reporter
         bar = reporter.begin(f"{self.lesson.name}: {arm.name} on {len(rows)} dev rows", len(rows))
         start = time.perf_counter()
         try:
-            return ask(
+            found = ask(
                 spec,
                 self.chat,
                 self.engine,
@@ -264,13 +278,30 @@ class Tune(AbstractContextManager["Tune"]):
                 most=ends,
             )
         finally:
-            self.pace.answer_s = (time.perf_counter() - start) / len(rows) + self.context.bench.judging_s
             reporter.end(bar)
+        seconds, most = (time.perf_counter() - start) / len(rows), spec.answer.max_tokens
+        long = [at for at, end in enumerate(ends) if bounded and found[at].cut and end < most]
+        written = sum(one.completion_tokens for one in found)
+        longer = sum(most - found[at].completion_tokens for at in long)
+        self.pace.answer_s = seconds + self.context.bench.judging_s
+        self.pace.whole_s = seconds * (1 + longer / max(1, written)) + self.context.bench.judging_s
+        for at in long:
+            found[at] = replace(found[at], value=None)
+        return found
 
-    def _ends(self, spec: Spec, rows: Sequence[Example]) -> list[int]:
-        """How many tokens an answer may have that is as long as the row's output, the last one included."""
+    def _bounds(self, spec: Spec, rows: Sequence[Example]) -> list[int]:
+        """How many tokens an answer may have and still be right; none where a part of it may be."""
+        if not SCORERS[self.context.bench.metric].binary or spec.answer.form in ("words", "codes"):
+            return []
+        return self._ends(spec, rows, LONG_TIMES, LONG_MORE)
+
+    def _ends(self, spec: Spec, rows: Sequence[Example], times: int = 1, more: int = 0) -> list[int]:
+        """How many tokens an answer may have that is as long as the row's output, the last one included.
+
+        Or so many times as long, and so many more.
+        """
         outputs = [self.chat.answer_ids(self.context.target(e), spec.style) for e in rows]
-        return [min(spec.answer.max_tokens, len(output)) for output in outputs]
+        return [min(spec.answer.max_tokens, times * len(output) + more) for output in outputs]
 
     def score(self, arm: Arm, step: int, rows: Sequence[Example]) -> dict:
         """The arm's dev score and loss after `step` steps, from the journal when it is there.
@@ -282,7 +313,7 @@ class Tune(AbstractContextManager["Tune"]):
         known = self.find(kind="score", arm=arm.name, step=step, n=len(rows))
         if known is not None:
             return known
-        answers, _ = counted_answers(rows, self.answers(arm, rows), self.context.bench)
+        answers, _ = counted_answers(rows, self.answers(arm, rows, bounded=True), self.context.bench)
         found = measurement(
             system=arm.name,
             split="dev",

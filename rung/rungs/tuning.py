@@ -200,7 +200,7 @@ def _seconds_again(state: Tune, steps: int) -> float:
     if not state.pace.known:
         return 0.0
     answers = len(state.context.dev) + CLOSING_ROWS
-    return steps * state.pace.step_s + answers * state.pace.answer_s
+    return steps * state.pace.step_s + answers * state.pace.served_s
 
 
 def _trial(record: dict) -> Trial:
@@ -285,7 +285,7 @@ def _fitted(state: Tune, arm: Arm, behind: int, length: Length) -> Length:
         steps = length.steps
         if state.pace.known:
             row_s = state.pace.answer_s
-            closing_s = (len(state.context.dev) + CLOSING_ROWS) * row_s
+            closing_s = (len(state.context.dev) + CLOSING_ROWS) * state.pace.served_s
             fit = _Fit(
                 step_s=state.pace.step_s,
                 score_s=len(length.rows) * row_s,
