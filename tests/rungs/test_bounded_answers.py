@@ -1,4 +1,4 @@
-"""On the way a tune's answers end where they are too long to be right, if they are right or wrong as a whole."""
+"""On the way a tune's answers end where they're too long to be right, if they're right or wrong as a whole."""
 
 from dataclasses import replace
 
