@@ -1,4 +1,4 @@
-"""On the way a tune's answers end where they're too long to be right, if they're right or wrong as a whole."""
+"""On the way a tune's answers end where they're too long to be right, where that's all or nothing."""
 
 from dataclasses import replace
 
