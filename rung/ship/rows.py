@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rung.climb.again import ROWS_FILE
+from rung.climb.again import ROWS_FILE, rows_again
 from rung.data.sources import conform, read_source
-from rung.errors import DataError, RunError
+from rung.data.splits import question
+from rung.errors import DataError, RunError, RungError
 from rung.records import Example
+from rung.rungs.base import Reporter
 from rung.runs import read_json
 from rung.ship.climbed import Climbed
 from rung.ship.parity import Asked
@@ -15,8 +17,13 @@ from rung.task.complete import METRICS
 from rung.task.tables import with_tables
 
 
-def asked_rows(system: System, origin: Climbed | None, given: Path | None, most: int) -> Asked:
-    """The first `most` dev rows of the climb, or of the file `given`: its dev rows alone if it has any.
+def asked_rows(
+    system: System, origin: Climbed | None, given: Path | None, most: int, reporter: Reporter | None = None
+) -> Asked:
+    """The first `most` dev rows of the climb, or rows of the file `given`.
+
+    Of a file that holds as many dev rows as would be asked without it, these alone are asked; of another all
+    rows but those that the climb is known to have learned from. The `reporter` is told how far that is.
 
     Raises DataError where the rows can't be read, aren't labelled or aren't those of the climb.
     """
@@ -37,8 +44,9 @@ def asked_rows(system: System, origin: Climbed | None, given: Path | None, most:
         told = f"dev rows of the climb, from {file.name}"
     else:
         found = _read(given, "auto", system)
-        rows = _dev(found, ids) or list(found)
-        told = f"rows of {given.name}" + (", dev rows of the climb" if _dev(found, ids) else "")
+        rows, told = _dev(found, ids), f"rows of {given.name}, dev rows of the climb"
+        if not rows or len(rows) < min(most, len(ids)):
+            rows, told = _unlearned(found, given, origin, reporter)
     if not rows:
         raise DataError("there are no rows to prove the export on; give labelled rows with --rows FILE")
     examples = with_tables(rows[:most], metric, _database_of(origin))
@@ -81,6 +89,27 @@ def _database_of(origin: Climbed | None) -> Path | None:
 
 def _read(file: Path, form: str, system: System) -> tuple[Example, ...]:
     return conform(read_source(file, form, lenient=True).examples, system.spec.kind)
+
+
+def _unlearned(
+    found: Sequence[Example], given: Path, origin: Climbed | None, reporter: Reporter | None
+) -> tuple[list[Example], str]:
+    """The rows of a file that the climb didn't learn from, as far as that is known, and which these are."""
+    learned: set[tuple[str, str]] = set()
+    if origin is not None:
+        try:
+            learned = {question(row) for row in rows_again(origin.folder, reporter).splits.train}
+        except RungError:
+            pass  # Which rows these were can't be told any more, and the comparison holds on any.
+    rows = [row for row in found if question(row) not in learned]
+    if found and not rows:
+        raise DataError(
+            f"the climb learned from every row of {given.name!r}, so they prove little; give others with "
+            "--rows FILE"
+        )
+    left_out = len(found) - len(rows)
+    told = f", without {left_out:,} that the climb learned from" if left_out else ""
+    return rows, f"rows of {given.name}{told}"
 
 
 def _dev(rows: Sequence[Example], ids: Sequence[str]) -> list[Example]:
