@@ -1,0 +1,104 @@
+"""Which rows of a file an export is proved on, by how many of the climb's dev rows it holds."""
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+
+from rung.checks.rows import Prepared, prepare
+from rung.climb.again import keep_source
+from rung.climb.options import Options
+from rung.climb.stored import CLIMB_FILE
+from rung.errors import DataError
+from rung.records import Answer, Climb, Example, Prediction
+from rung.ship.climbed import Climbed
+from rung.ship.rows import asked_rows
+from tests.fixtures_climb import label_rows, write_rows
+from tests.report.climb_fixture import one_rung_climb
+
+SYSTEM: Any = SimpleNamespace(spec=SimpleNamespace(kind="label"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("rows")
+
+
+@pytest.fixture(scope="module")
+def prepared(folder) -> Prepared:
+    return prepare(write_rows(folder / "tickets.jsonl", label_rows(300)), Options())
+
+
+@pytest.fixture(scope="module")
+def origin(folder, prepared) -> Climbed:
+    """A climb of these rows, which asked all of its dev rows."""
+    climb = one_rung_climb()
+    (found,) = climb.results
+    assert found.dev is not None
+    said = Answer(text="", value=None)
+    asked = tuple(Prediction(example_id=e.id, answer=said, score=0.0) for e in prepared.splits.dev)
+    found = replace(found, dev=replace(found.dev, predictions=asked, metric="accuracy"))
+    (folder / "run").mkdir()
+    keep_source(folder / "run", folder / "tickets.jsonl", prepared, Options())
+    digests = (("data", prepared.splits.digest),)
+    climb = replace(climb, kind="label", metric="accuracy", results=(found,), digests=digests)
+    (folder / "run" / CLIMB_FILE).write_bytes(TypeAdapter(Climb).dump_json(climb))
+    return Climbed(folder=folder / "run", climb=climb, result=found)
+
+
+def as_rows(examples) -> list[dict]:
+    return [{"input": e.input, "output": e.output} for e in examples]
+
+
+def inputs(examples: tuple[Example, ...]) -> set[str]:
+    return {e.input for e in examples}
+
+
+def test_one_dev_row_among_many_others_does_not_stand_for_the_file(folder, prepared, origin):
+    others = label_rows(300, seed=9)
+    file = write_rows(folder / "new.jsonl", [*others, *as_rows(prepared.splits.dev[:1])])
+    asked = asked_rows(SYSTEM, origin, file, 400)
+    learned = inputs(prepared.splits.train)
+    assert inputs(asked.examples) == {row["input"] for row in others} - learned | {
+        prepared.splits.dev[0].input
+    }
+    assert "dev rows" not in asked.told
+
+
+@pytest.mark.parametrize(("most", "held", "is_narrowed"), [(200, 60, True), (40, 45, True), (200, 59, False)])
+def test_a_file_with_all_dev_rows_that_would_be_asked_is_narrowed_to_them(
+    folder, prepared, origin, most, held, is_narrowed
+):
+    dev = prepared.splits.dev
+    assert len(dev) == 60
+    file = write_rows(folder / "moved.jsonl", [*as_rows(prepared.splits.test), *as_rows(dev[:held])])
+    asked = asked_rows(SYSTEM, origin, file, most)
+    assert asked.told.endswith("dev rows of the climb") == is_narrowed
+    if is_narrowed:
+        assert [e.id for e in asked.examples] == [e.id for e in dev[: min(most, held)]]
+    else:
+        assert len(asked.examples) == len(prepared.splits.test) + held
+
+
+def test_rows_that_the_climb_learned_from_prove_nothing_and_are_left_out(folder, prepared, origin):
+    train = prepared.splits.train
+    file = write_rows(folder / "mixed.jsonl", [*as_rows(train), *as_rows(prepared.splits.dev[:30])])
+    asked = asked_rows(SYSTEM, origin, file, 200)
+    assert inputs(asked.examples) == inputs(prepared.splits.dev[:30])
+    assert asked.told == f"rows of mixed.jsonl, without {len(train)} that the climb learned from"
+    alone = write_rows(folder / "train.jsonl", as_rows(train))
+    with pytest.raises(DataError, match="the climb learned from every row of 'train.jsonl'.*--rows FILE"):
+        asked_rows(SYSTEM, origin, alone, 200)
+
+
+def test_all_rows_are_asked_where_it_is_not_known_which_the_climb_learned_from(folder, prepared, origin):
+    train = prepared.splits.train
+    file = write_rows(folder / "unknown.jsonl", as_rows(train))
+    (folder / "elsewhere").mkdir()
+    moved = replace(origin, folder=folder / "elsewhere")
+    for known in (moved, None):
+        asked = asked_rows(SYSTEM, known, file, 1000)
+        assert len(asked.examples) == len(train) and asked.told == "rows of unknown.jsonl"
