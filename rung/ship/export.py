@@ -66,7 +66,7 @@ def export(system: Path | str, out: Path, options: ExportOptions, reporter: Repo
     target, kind = chosen(loaded, options)
     _require_new(out)
     origin = _origin(loaded, pointed)
-    asked = asked_rows(loaded, origin, options.rows, options.most)
+    asked = asked_rows(loaded, origin, options.rows, options.most, reporter)
     with Pool() as pool, atomic_folder(out) as draft:
         subject = load_subject(loaded, pool)
         reporter.say(f"exporting {subject.name} as {target}, {kind}")
@@ -157,11 +157,21 @@ def _refusal(system: System, target: Target) -> str | None:
 
 
 def _require_new(out: Path) -> None:
+    """Raise RunError where no folder can take the place of `out`, before any work is done for it."""
     if out.is_dir():
         if any(out.iterdir()):
             raise RunError(f"{str(out)!r} isn't empty; choose a new folder with --out")
     elif out.exists():
         raise RunError(f"{str(out)!r} is a file and an export is a folder; choose another with --out")
+    inside = f"name one in it, such as --out {str(out / 'export')!r}"
+    if out.is_symlink():
+        raise RunError(
+            f"{str(out)!r} is a link and an export is a folder of its own; choose another with --out"
+        )
+    if out.name == ".." or out.is_dir() and out.samefile(Path()):
+        raise RunError(f"an export is a new folder and {str(out)!r} doesn't name one; {inside}")
+    if out.is_mount():
+        raise RunError(f"{str(out)!r} is a mount point, which no new folder can replace; {inside}")
 
 
 def _working(reporter: Reporter, what: str, work: Callable[[], T]) -> T:
