@@ -24,12 +24,20 @@ from rung.ship.parity import Gate
 from rung.ship.subject import Subject
 from rung.ship.targets import ADAPTER, Target
 from rung.ship.usage import code_text, usage
-from rung.ship.ways import WayName
+from rung.ship.ways import ROOM_FOR_BLANKS, WayName
 
 GEMMA_NOTICE: Final = (
     "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms"
 )
 """What the Gemma Terms of Use want in a file called Notice, word for word."""
+LLAMA_NOTICE: Final = (
+    "Llama 3.2 is licensed under the Llama 3.2 Community License, Copyright © Meta Platforms, Inc. All "
+    "Rights Reserved."
+)
+"""The same of the Llama 3.2 Community License."""
+NOTICES: Final[Mapping[str, str]] = {"gemma": GEMMA_NOTICE, "llama3.2": LLAMA_NOTICE}
+SHOWN: Final[Mapping[str, str]] = {"llama3.2": "Built with Llama"}
+"""What a licence wants to be shown, word for word."""
 LABELS_ONLY: Final = "- It always gives one of its labels, also where none fits."
 WAY_TEXTS: Final[Mapping[WayName, str]] = {
     "as_served": "as the System is",
@@ -63,7 +71,7 @@ def readme(
     if origin is not None and (beside := told.lines(origin.result, origin.climb.metric)):
         lines += ["", "## Beside its job", "", *_beside(beside, _learned(subject), kind)]
     lines += ["", "## Parity", "", *_parity(gate)]
-    lines += ["", "## Limits", "", *_limits(subject, gate, origin)]
+    lines += ["", "## Limits", "", *_limits(subject, target, kind, gate, origin)]
     lines += ["", "## Licence", "", *_licence(subject)]
     return "\n".join(lines) + "\n"
 
@@ -80,8 +88,8 @@ def notice(subject: Subject) -> str:
         f"Made from {base} (weights with the SHA-256 {subject.model.digest}), {changed} by rung.",
         f"The licence of {base}: {_licence_name(subject)}.",
     ]
-    if _licence_name(subject) == "gemma":
-        lines.append(GEMMA_NOTICE)
+    if wanted := NOTICES.get(_licence_name(subject)):
+        lines.append(wanted)
     return "\n".join(lines) + "\n"
 
 
@@ -244,12 +252,20 @@ def _parity(gate: Gate) -> list[str]:
     ]
 
 
-def _limits(subject: Subject, gate: Gate, origin: Climbed | None) -> list[str]:
+def _limits(subject: Subject, target: Target, kind: str, gate: Gate, origin: Climbed | None) -> list[str]:
     lines = [
         "- It was made for one job and judged on rows of that job alone. Other texts get an answer too, "
         "which means nothing.",
         f"- A prompt and its answer have room for {context_of(subject.model):,} tokens.",
     ]
+    if subject.spec.answer.form == "schema" and target in ("gguf", "ollama"):
+        server = "llama.cpp's server" if target == "gguf" else "Ollama"
+        lines.append(
+            f"- {server} lets JSON have white space, and the System's answers have none. So an answer gets "
+            f"{ROOM_FOR_BLANKS} times the {subject.spec.answer.max_tokens:,} tokens that it was measured "
+            "with; one that takes more is cut."
+        )
+    lines += _paths(subject, target, kind)
     if subject.spec.labels:
         lines.append(LABELS_ONLY if gate.way != "written" else "- It may answer with what is no label.")
     if origin is None:
@@ -257,16 +273,31 @@ def _limits(subject: Subject, gate: Gate, origin: Climbed | None) -> list[str]:
     return lines
 
 
+def _paths(subject: Subject, target: Target, kind: str) -> list[str]:
+    """What an adapter's files say of this machine."""
+    if kind != ADAPTER or target == "gguf":
+        return []
+    named = ["`adapter_config.json`"] if subject.loadable_id is None else []
+    if subject.base_path is not None and target != "vllm":
+        named.append("the code above")
+    if not named:
+        return []
+    verb = "names" if len(named) == 1 else "name"
+    return [
+        f"- {' and '.join(named)} {verb} the base's folder on the machine that exported it: change it before "
+        "you pass this on."
+    ]
+
+
 def _licence(subject: Subject) -> list[str]:
-    entry = subject.entry
+    name = _licence_name(subject)
     base = code_text(subject.hub_id or subject.model.name)
     lines = [
-        f"The weights are made of {base}, so its licence holds for them: {code_text(_licence_name(subject))}."
+        f"The weights are made of {base}, so its licence holds for them: {code_text(name)}.",
+        subject.licence_note or "Read it before you pass this on.",
     ]
-    if entry is not None:
-        lines.append(entry.licence_note)
-    else:
-        lines.append("Read it before you pass this on.")
+    if wanted := SHOWN.get(name):
+        lines = [wanted, "", *lines]
     return [*lines, "`NOTICE` goes with every copy. The rows that it learned from may bind you, too."]
 
 

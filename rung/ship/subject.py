@@ -9,7 +9,7 @@ from pathlib import Path
 from rung.errors import TaskError
 from rung.models.catalog import Entry, entry_with
 from rung.models.chat import Chat
-from rung.models.offered import offered_named
+from rung.models.offered import Offered, offered_named
 from rung.models.resolve import Model
 from rung.models.weights import dequantised
 from rung.ship.frame import Frame, frame
@@ -70,12 +70,28 @@ class Subject:
         return self.spec.model.source if self.spec.model is not None else self.model.name
 
     @property
+    def offered(self) -> Offered | None:
+        """The base model's place among those of the hub that are offered by name, if it was asked for so."""
+        return offered_named(self.source)
+
+    @property
+    def licence_note(self) -> str | None:
+        """What the base's licence asks, where that is known."""
+        known = self.entry or self.offered
+        return None if known is None else known.licence_note
+
+    @property
+    def base_path(self) -> str | None:
+        """Where the base lies on this machine, if it was asked for by a path and not by a name."""
+        return self.source if Path(self.source).is_absolute() else None
+
+    @property
     def hub_id(self) -> str | None:
         """The hub id of the weights that the base was made of; None for files that came from elsewhere."""
         if self.entry is not None:
             return self.entry.origin
-        if (offered := offered_named(self.source)) is not None:
-            return offered.origin
+        if self.offered is not None:
+            return self.offered.origin
         match = _HUB_ID.fullmatch(self.source)
         return match["repository"] if match is not None and not Path(match[0]).exists() else None
 
@@ -95,6 +111,6 @@ def load_subject(system: System, pool: Pool) -> Subject:
             f"{str(system.folder)!r} calls functions: each answer is held to those of its own question, "
             "which no export carries yet; serve it with `rung serve`"
         )
-    model = pool.model(spec.model)
+    model = system.model(pool)
     shots = tuple(read_index(system.folder)[0]) if SHOTS_FILE in spec.files else ()
     return Subject(system=system, model=model, chat=pool.chat(model), shots=shots)

@@ -11,14 +11,13 @@ from rung.asking import context_of
 from rung.engines.base import Engine, EngineSpec
 from rung.errors import ModelError, TaskError
 from rung.models.chat import Message
-from rung.models.offered import offered_named
 from rung.ship import go_template
 from rung.ship.merged import TEMPLATE_FILE, FloatType, write_merged_folder
 from rung.ship.modelfile import Modelfile
 from rung.ship.parity import Loaded
 from rung.ship.quantising import write_gguf, write_pair
 from rung.ship.subject import Subject
-from rung.ship.ways import WayName, answer_tokens, label_names
+from rung.ship.ways import WayName, label_names, roomy_tokens
 from rung.system import ADAPTER_GGUF
 from rung.training.lora_delta import deltas_by_module
 from rung.training.weight_types import BLOCKS, MIXED, PLAIN
@@ -187,25 +186,24 @@ def readable(subject: Subject) -> bool:
 def modelfile(subject: Subject, weights: str) -> Modelfile:
     """The Modelfile of a System whose weights lie beside it."""
     spec, chat = subject.spec, subject.chat
-    stops = [*chat.stop_strings(spec.style), *(chat.tokens.texts[token] for token in chat.stop_ids)]
+    stops = [chat.tokens.texts[token] for token in chat.stop_ids]
+    if spec.answer.form != "schema":  # JSON ends by itself, and its white space may hold such a text
+        stops = [*chat.stop_strings(spec.style), *stops]
     return Modelfile(
         weights=weights,
         frame=subject.frame,
         instruction=spec.instruction,
         stops=stops,
         context=context_of(subject.model),
-        most_tokens=answer_tokens(spec, chat),
+        most_tokens=roomy_tokens(spec, chat),
         licence=licence_text(subject),
     )
 
 
 def licence_text(subject: Subject) -> str:
     """What is known of the base's licence, on one line, whatever a System's file says."""
-    entry = subject.entry
-    if entry is not None:
-        return entry.licence_note
-    if (offered := offered_named(subject.source)) is not None:
-        return offered.licence_note
+    if subject.licence_note is not None:
+        return subject.licence_note
     named = "".join(c for c in subject.model.licence if c.isprintable() and c != '"')[:200]
     return f"The base model's licence: {named or 'unknown'}. Read it before you pass this on."
 

@@ -10,13 +10,15 @@ from rung.models.chat import Chat
 from rung.ship.parity import Gate
 from rung.ship.subject import Subject
 from rung.ship.targets import ADAPTER, ADAPTER_FOLDER, BASE, MODEL_FOLDER, MODELFILE, Target, gguf_name
-from rung.ship.ways import answer_tokens, enum_schema, label_names
+from rung.ship.ways import answer_tokens, choices, closed_schema, enum_schema, label_names, roomy_tokens
 from rung.spec import Spec
 from rung.system import ADAPTER_GGUF
 
 SAMPLE: Final = "The text to answer"
 LLAMA_BIAS: Final = 1000
 """Added to the logits of the labels' codes, it leaves no other token a chance and their order as it is."""
+COMPACT: Final = '{"backend": "guidance", "disable_any_whitespace": true}'
+"""vLLM holds JSON as the torch engine does: by llguidance, without white space."""
 
 
 def usage(subject: Subject, target: Target, kind: str, gate: Gate) -> list[str]:
@@ -46,6 +48,8 @@ def vllm_command(subject: Subject, kind: str) -> str:
     words += ["--max-model-len", str(context_of(subject.model))]
     words += ["--chat-template", f"./{MODEL_FOLDER}/chat_template.jinja"]
     words += ["--override-generation-config", '{"temperature": 0}']
+    if subject.spec.answer.form == "schema":
+        words += ["--structured-outputs-config", COMPACT]
     return shlex.join(words) + "\n"
 
 
@@ -103,7 +107,8 @@ def _reading(subject: Subject) -> list[str]:
             f"The System takes the likeliest of its labels, however long they are: {code_text(names)}.",
         ]
     if spec.answer.form == "schema":
-        return ["", "The System's answers are JSON, decoded under this schema:", *_json(spec.schema_)]
+        said = "The System's answers are compact JSON, without white space, decoded under this schema:"
+        return ["", said, *_json(closed_schema(spec))]
     return []
 
 
@@ -116,6 +121,8 @@ def _peft(subject: Subject, kind: str, gate: Gate) -> list[str]:
         "weights:",
         "",
         "```python",
+        "from pathlib import Path",
+        "",
         "from peft import PeftModel",
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
         "",
@@ -125,8 +132,8 @@ def _peft(subject: Subject, kind: str, gate: Gate) -> list[str]:
         f"base = dequantised(resolve({json.dumps(subject.source)}))",
         'model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), ".")',
         "tokenizer = AutoTokenizer.from_pretrained(base)",
-        'tokenizer.chat_template = open("chat_template.jinja", encoding="utf-8").read()',
-        *_generate(subject),
+        'tokenizer.chat_template = Path("chat_template.jinja").read_text(encoding="utf-8")',
+        *_generate(subject, own_settings=False),
         "```",
         *_reading(subject),
     ]
@@ -139,31 +146,41 @@ def _merged(subject: Subject, kind: str, gate: Gate) -> list[str]:
         "",
         'model = AutoModelForCausalLM.from_pretrained(".")',
         'tokenizer = AutoTokenizer.from_pretrained(".")',
-        *_generate(subject),
+        *_generate(subject, own_settings=True),
         "```",
         *_reading(subject),
     ]
 
 
-def _generate(subject: Subject) -> list[str]:
+def _generate(subject: Subject, *, own_settings: bool) -> list[str]:
+    """The lines that ask the model. Without settings of its own it would have those of the base's folder."""
     most = answer_tokens(subject.spec, subject.chat)
+    asked = [f"written = model.generate(**prompt, max_new_tokens={most})"]
+    if not own_settings:
+        ends = json.dumps(list(subject.chat.stop_ids))
+        asked = [
+            "written = model.generate(",
+            f"    **prompt, max_new_tokens={most}, eos_token_id={ends},",
+            "    do_sample=False, repetition_penalty=1.0,",
+            ")",
+        ]
     return [
         f'turns = [{{"role": "user", "content": "{SAMPLE}"}}]',
         "prompt = tokenizer.apply_chat_template(",
         '    turns, add_generation_prompt=True, return_dict=True, return_tensors="pt"',
         ")",
-        f"written = model.generate(**prompt, max_new_tokens={most})",
+        *asked,
         'print(tokenizer.decode(written[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True))',
     ]
 
 
 def _gguf(subject: Subject, kind: str, gate: Gate) -> list[str]:
     spec = subject.spec
-    body: dict[str, Any] = {"max_tokens": answer_tokens(spec, subject.chat), "temperature": 0}
+    body: dict[str, Any] = {"max_tokens": roomy_tokens(spec, subject.chat), "temperature": 0}
     if spec.answer.form == "codes":
         body["logit_bias"] = {str(code): LLAMA_BIAS for code in spec.answer.codes}
     elif spec.answer.form == "schema":
-        body["response_format"] = {"type": "json_schema", "json_schema": {"schema": spec.schema_}}
+        body["response_format"] = {"type": "json_schema", "json_schema": {"schema": closed_schema(spec)}}
     elif spec.answer.form == "words":
         body["grammar"] = label_grammar(subject.spec, subject.chat)
     files = ["-m", gguf_name(subject, BASE), "--lora", ADAPTER_GGUF]
@@ -173,7 +190,7 @@ def _gguf(subject: Subject, kind: str, gate: Gate) -> list[str]:
         "The file holds its prompt as its chat template, so that llama.cpp's server needs nothing else:",
         "",
         "```sh",
-        shlex.join(["llama-server", *files, "-c", str(context_of(subject.model))]),
+        shlex.join(["llama-server", *files, "--jinja", "-c", str(context_of(subject.model))]),
         _curl("http://127.0.0.1:8080/v1/chat/completions", body),
         "```",
         *_codes_table(subject),
@@ -193,7 +210,7 @@ def _ollama(subject: Subject, kind: str, gate: Gate) -> list[str]:
     if gate.way == "listed":
         body["format"] = enum_schema(spec, subject.chat)
     elif spec.answer.form == "schema":
-        body["format"] = spec.schema_
+        body["format"] = closed_schema(spec)
     said = [
         "```sh",
         shlex.join(["ollama", "create", name, "-f", MODELFILE]),
@@ -231,11 +248,11 @@ def _vllm(subject: Subject, kind: str, gate: Gate) -> list[str]:
     if spec.answer.form == "codes":
         body["allowed_token_ids"] = list(spec.answer.codes)
     elif spec.answer.form == "words":
-        body["structured_outputs"] = {"choice": list(label_names(spec, subject.chat))}
+        body["structured_outputs"] = {"choice": choices(spec, subject.chat)}
     elif spec.answer.form == "schema":
         body["response_format"] = {
             "type": "json_schema",
-            "json_schema": {"name": "answer", "schema": spec.schema_},
+            "json_schema": {"name": "answer", "schema": closed_schema(spec)},
         }
     elif stops := subject.chat.stop_strings(spec.style):
         body["stop"] = list(stops)
@@ -247,10 +264,29 @@ def _vllm(subject: Subject, kind: str, gate: Gate) -> list[str]:
         _curl("http://127.0.0.1:8000/v1/chat/completions", body),
         "```",
         *_codes_table(subject),
+        *_vllm_answer(subject),
         "",
         "vLLM itself was not run: the weights were asked through transformers, with the prompts that the "
         "chat template gives.",
     ]
+
+
+def _vllm_answer(subject: Subject) -> list[str]:
+    """How an answer differs from one of the System, if it does."""
+    spec = subject.spec
+    if spec.answer.form == "words" and any(name.startswith(" ") for name in choices(spec, subject.chat)):
+        return [
+            "",
+            "Each choice begins with a blank, as what was scored does, since the prompt ends without one: "
+            "take it off the answer.",
+        ]
+    if spec.answer.form == "schema":
+        return [
+            "",
+            "`--structured-outputs-config` keeps white space out of the JSON, as the System does: an "
+            "answer's tokens might not do for both.",
+        ]
+    return []
 
 
 def _curl(url: str, body: dict[str, Any]) -> str:

@@ -7,8 +7,9 @@ from typing import Any, Final, Literal, TypeAlias
 
 from rung.asking import ask, candidates, room_for_answer
 from rung.engines.base import Completion, Engine, Request
+from rung.engines.schema import tight
 from rung.models.chat import Chat
-from rung.records import Answer
+from rung.records import Answer, Json
 from rung.spec import AnswerSpec, Spec
 from rung.wording import label_texts
 
@@ -18,6 +19,8 @@ Way: TypeAlias = Callable[[Spec, Chat, Engine, Sequence[Tokens]], list[Answer]]
 
 MORE_TOKENS: Final = 16
 """Tokens that quotes, and another spelling in them, may take beside a label's own."""
+ROOM_FOR_BLANKS: Final = 2
+"""Times the tokens of compact JSON: what JSON may take where a server lets it have white space."""
 
 
 def label_names(spec: Spec, chat: Chat) -> dict[str, str]:
@@ -38,6 +41,27 @@ def answer_tokens(spec: Spec, chat: Chat) -> int:
     if spec.answer.form == "codes":
         return 1
     return room_for_answer(spec, chat) + (MORE_TOKENS if spec.answer.form == "words" else 0)
+
+
+def roomy_tokens(spec: Spec, chat: Chat) -> int:
+    """The same of a server that lets JSON have white space, which the System's own answers don't have."""
+    return answer_tokens(spec, chat) * (ROOM_FOR_BLANKS if spec.answer.form == "schema" else 1)
+
+
+def choices(spec: Spec, chat: Chat) -> list[str]:
+    """The labels as they follow a prompt: after one that ends without a blank each begins with it."""
+    lead = " " if chat.plain and spec.style == "chat" else ""
+    return [lead + name for name in label_names(spec, chat)]
+
+
+def closed_schema(spec: Spec) -> Json:
+    """The JSON Schema that the System's answers are held to, in words that every server knows.
+
+    Objects admit no unnamed properties, as with `tight`. That white space is off stands in a keyword that
+    only llguidance has: it is for each server to be told otherwise.
+    """
+    found = tight(spec.schema_)
+    return {k: v for k, v in found.items() if k != "x-guidance"} if isinstance(found, dict) else found
 
 
 def enum_schema(spec: Spec, chat: Chat) -> dict[str, Any]:
