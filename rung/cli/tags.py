@@ -65,8 +65,8 @@ def tags(
     remove
         Remove this tag, NAME:VERSION. Its System and its history stay.
     prune
-        Remove the stored Systems at which no tag points any more, to free their space: nothing can be rolled
-        back to them then.
+        Remove the stored Systems, of all names, at which no tag points any more, to free their space: nothing
+        can be rolled back to them then.
     json
         Print the tags, and a name's history, as JSON.
     """
@@ -74,6 +74,8 @@ def tags(
     from rung.registry import prune as prune_systems
     from rung.registry import remove as remove_tag
 
+    if remove is not None or prune:
+        _alone(name, json=json, prune=prune)
     if remove is not None:
         gone = remove_tag(read_tag(remove))
         print(f"{gone.tag} is removed; it pointed at {gone.system}")
@@ -88,6 +90,16 @@ def tags(
         print(json_format.dumps(_whole(found, past, only), ensure_ascii=False, indent=2))
     else:
         _show(found, past)
+
+
+def _alone(name: str | None, *, json: bool, prune: bool) -> None:
+    """Raises TaskError for a choice that does nothing beside --prune or --remove, which list no tags."""
+    from rung.errors import TaskError
+
+    others = [*([repr(name)] if name is not None else []), *(["--json"] if json else [])]
+    if others:
+        what = "--prune removes Systems of all names" if prune else "--remove names its tag itself"
+        raise TaskError(f"{what} and lists nothing: give {', '.join(others)} to a command of its own")
 
 
 def size_text(size: int) -> str:

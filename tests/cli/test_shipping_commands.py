@@ -108,6 +108,34 @@ def test_tags_are_listed_with_their_scores_and_a_name_with_its_history(rung, tmp
     assert past.count("(pruned)") == 4
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["other", "--prune"], "--prune removes Systems of all names and lists nothing: give 'other' to"),
+        (["--prune", "--json"], "--prune removes Systems of all names and lists nothing: give --json to"),
+        (
+            ["other", "--remove", "helpdesk:1.0"],
+            "--remove names its tag itself and lists nothing: give 'other'",
+        ),
+        (["other", "--json", "--remove", "helpdesk:1.0"], "give 'other', --json to a command of its own"),
+    ],
+)
+def test_nothing_is_removed_where_a_listing_is_asked_for_too(rung, home, given, words):
+    rung("tag", "runs/demo/winner", "helpdesk:1.0", "--keep-latest")
+    make_head(home.parent / "other", "another")
+    rung("tag", "other", "other:1.0", "--keep-latest")
+    rung("tags", "--remove", "other:1.0")
+    before = sorted(home.rglob("*"))
+    said = rung("tags", *given, status=2)
+    assert words in said and len(said.splitlines()) == 1
+    assert sorted(home.rglob("*")) == before
+    assert json.loads(rung("tags", "--json"))["tags"][0]["version"] == "1.0"
+
+
+def test_the_help_of_prune_says_that_it_is_of_all_names(rung):
+    assert "Remove the stored Systems, of all names," in " ".join(rung("tags", "--help").split())
+
+
 def test_tags_are_told_to_programs_as_json(rung, home):
     rung("tag", "runs/demo/winner", "helpdesk:1.0")
     whole = json.loads(rung("tags", "--json"))
