@@ -96,7 +96,10 @@ def model(name: str, created: int = 0) -> dict[str, Any]:
 
 
 def system(served: Served) -> dict[str, Any]:
-    """An entry of /v1/systems: what a System is made of, and whether it is loaded."""
+    """An entry of /v1/systems: what a System is made of, and whether it is loaded.
+
+    `probabilities`: whether its answers are labels that `logprobs` weighs against the others.
+    """
     spec = served.spec
     return {
         "name": served.name,
@@ -108,6 +111,7 @@ def system(served: Served) -> dict[str, Any]:
         "labels": list(spec.labels),
         "schema": spec.schema_,
         "form": spec.answer.form,
+        "probabilities": served.labelled,
         "engine": spec.engine,
         "base": None
         if spec.model is None

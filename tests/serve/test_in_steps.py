@@ -10,9 +10,14 @@ from tests.fixtures_serve import LABELS, Server, row, said
 
 TEXTS = ("my refund please", "the parcel is late", "help with the password")
 STEPS = {
-    "json": ("llama", StepsSpec(kind="vote", samples=3, temperature=0.7)),
-    "words": ("llama", StepsSpec(kind="think", max_tokens=8, close="Now the answer.")),
-    "text": ("torch", StepsSpec(kind="repair", max_tokens=16, close="Check it.")),
+    "json": ("json", "llama", StepsSpec(kind="vote", samples=3, temperature=0.7)),
+    "words": ("words", "llama", StepsSpec(kind="think", max_tokens=8, close="Now the answer.")),
+    "voted": (
+        "words",
+        "llama",
+        StepsSpec(kind="think", samples=3, temperature=0.7, max_tokens=8, close="So?"),
+    ),
+    "text": ("text", "torch", StepsSpec(kind="repair", max_tokens=16, close="Check it.")),
 }
 
 
@@ -22,10 +27,10 @@ def stepped(tmp_path_factory, tiny_systems):
     return {
         name: save(
             folder / name,
-            tiny_systems[name].spec.model_copy(update={"steps": steps, "engine": engine, "rung": "workflow"}),
+            tiny_systems[base].spec.model_copy(update={"steps": steps, "engine": engine, "rung": "workflow"}),
             {},
         )
-        for name, (engine, steps) in STEPS.items()
+        for name, (base, engine, steps) in STEPS.items()
     }
 
 
@@ -66,6 +71,14 @@ def test_what_it_cant_do_in_several_calls_is_refused_by_name(wish, param, server
     with pytest.raises(openai.BadRequestError) as refused:
         server.user.chat.completions.create(model="text", messages=said(TEXTS[0]), **wish)
     assert refused.value.param == param and "several calls" in refused.value.message
+
+
+@pytest.mark.parametrize(("name", "told"), [("words", True), ("voted", False)])
+def test_logprobs_are_taken_of_the_labels_that_are_said_to_have_probabilities(name, told, server):
+    listed = {item["name"]: item["probabilities"] for item in server.get("/v1/systems").json()["data"]}
+    assert listed[name] is told
+    body = {"model": name, "messages": said(TEXTS[0]), "logprobs": True, "top_logprobs": len(LABELS)}
+    assert server.post("/v1/chat/completions", json=body).status_code == (200 if told else 400)
 
 
 def test_a_label_after_reasoning_has_a_probability_for_every_option(server, stepped, pool):

@@ -9,10 +9,16 @@ import pytest
 
 from rung.records import Calibration, CalibrationMap
 from rung.registry import point, read_tag, system_folder
+from rung.serve import shapes
+from rung.serve.systems import Served
+from rung.spec import AnswerSpec, StepsSpec
 from rung.system import System, keep_calibration
 from tests.fixtures_climb import label_rows, make_tiny_gguf
 from tests.fixtures_serve import LABELS, Server, eventually, make_head, said
 
+THINK = StepsSpec(kind="think", max_tokens=8, close="Now the answer.")
+REASONED = StepsSpec(kind="think", samples=3, temperature=0.7, max_tokens=8, close="Now the answer.")
+REPAIR = StepsSpec(kind="repair", max_tokens=8, close="{fault}: again.")
 TEXTS = [r["input"] for r in label_rows(8, seed=3)]
 
 
@@ -54,6 +60,36 @@ def test_systems_tell_what_they_are_made_of(tiny, tiny_systems):
         assert found["rung"] == system.spec.rung and found["task"] == system.spec.task
     assert listed["desk"]["base"] is None and sorted(listed["desk"]["labels"]) == sorted(LABELS)
     assert listed["json"]["base"]["name"] == "tiny" and listed["json"]["schema"]["type"] == "object"
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "told"),
+    [
+        ("desk", {}, True),
+        ("codes", {}, True),
+        ("words", {}, True),
+        ("words", {"steps": THINK}, True),
+        ("words", {"steps": REASONED}, False),
+        ("words", {"steps": REPAIR}, False),
+        ("words", {"engine": "endpoint", "answer": AnswerSpec(form="schema")}, False),
+        ("json", {}, False),
+        ("json", {"steps": THINK}, False),
+        ("text", {}, False),
+    ],
+)
+def test_a_system_says_whether_its_answers_are_labels_with_probabilities(name, changes, told, tiny_systems):
+    made = tiny_systems[name]
+    served = Served(
+        name=name,
+        system=System(made.folder, made.spec.model_copy(update=changes)),
+        model=None,
+        chat=None,
+        host=None,
+        adapter=None,
+        adapter_mb=0,
+        options=None,
+    )
+    assert shapes.system(served)["probabilities"] is told
 
 
 def test_a_system_is_loaded_asked_and_unloaded(changing, tiny_systems):

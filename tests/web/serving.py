@@ -14,8 +14,8 @@ import pytest
 
 from rung.models import head as heads
 from rung.models.resolve import resolve
-from rung.spec import AnswerSpec, Spec
-from rung.system import ref_to, save
+from rung.spec import AnswerSpec, Spec, StepsSpec
+from rung.system import System, ref_to, save
 from tests.fixtures_climb import TOPICS, label_rows, make_tiny_gguf
 
 ROOT = Path(__file__).parents[2]
@@ -49,6 +49,18 @@ def small_systems(folder: Path) -> dict[str, Path]:
     )
     save(folder / "prompt", prompt, {})
     return {"head": folder / "head", "prompt": folder / "prompt", "tiny": gguf}
+
+
+def several_calls(folder: Path, system: Path) -> dict[str, Path]:
+    """That label System with an answer of several calls: a label alone, and one with its probability."""
+    steps = {
+        "voted": StepsSpec(kind="think", samples=3, temperature=0.7, max_tokens=4, close="Now the answer."),
+        "thought": StepsSpec(kind="think", max_tokens=4, close="Now the answer."),
+    }
+    spec = System.load(system).spec
+    for name, made in steps.items():
+        save(folder / name, spec.model_copy(update={"steps": made, "rung": "workflow"}), {})
+    return {name: folder / name for name in steps}
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from playwright.sync_api import expect
 
 from rung.serve.faults import broken, overloaded
 from rung.serve.keys import KEYS_FILE, add_key
-from tests.web.serving import HOSTILE, browsing, serving, small_systems
+from tests.web.serving import HOSTILE, LABELS, browsing, serving, several_calls, small_systems
 
 LOGIN = "locked my password again please"
 BILLING = "the invoice with tax please"
@@ -32,6 +32,15 @@ def systems(tmp_path_factory):
 def server(systems, tmp_path_factory):
     given = [f"{name}={path}" for name, path in systems.items()]
     with serving(given, tmp_path_factory.mktemp("home")) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def calling(systems, tmp_path_factory):
+    """A server of label Systems that make several calls, and of one that makes none."""
+    made = several_calls(tmp_path_factory.mktemp("calls"), systems["prompt"])
+    given = [f"{name}={path}" for name, path in {"head": systems["head"], **made}.items()]
+    with serving(given, tmp_path_factory.mktemp("calling-home")) as address:
         yield address
 
 
@@ -140,6 +149,56 @@ def test_two_systems_answer_the_same_input_side_by_side(page, server):
     expect(page.locator("#difference")).to_have_text(words)
     rows = [[bar.inner_text() for bar in panel.locator(".bars bdi").all()] for panel in panels.all()]
     assert rows[0] == rows[1] and len(rows[0]) == 3
+
+
+def test_a_label_that_several_calls_voted_on_stands_alone(context, calling):
+    page = context.new_page()
+    page.goto(calling)
+    panel = ask(page, BILLING, "voted")
+    request = {"model": "voted", "messages": [{"role": "user", "content": BILLING}]}
+    text = answered(calling, request)["message"]["content"]
+    assert text in LABELS
+    expect(panel.locator(".label bdi")).to_have_text(text)
+    assert "tokens read" in panel.inner_text()
+    assert panel.locator(".bars, .chance, .bad, pre").count() == 0
+    panels = ask(page, BILLING, "voted", "head")
+    words = "Both answer billing." if text == "billing" else f"They differ: {text} and billing."
+    expect(page.locator("#difference")).to_have_text(words)
+    assert panels.nth(0).locator(".bars").count() == 0 and panels.nth(1).locator(".bars li").count() == 3
+
+
+def test_a_label_after_one_line_of_reasoning_has_its_bars(context, calling):
+    page = context.new_page()
+    page.goto(calling)
+    panel = ask(page, BILLING, "thought")
+    expect(panel.locator(".bars li")).to_have_count(3)
+    expect(panel.locator(".chance")).to_have_count(1)
+
+
+def test_an_answer_that_says_more_than_its_label_is_shown_as_it_was_written(context, calling):
+    page = context.new_page()
+    page.goto(calling)
+    written = {"message": {"content": "billing,\nas  it seems"}, "finish_reason": "stop"}
+    page.route("**/v1/chat/completions", lambda route: route.fulfill(json={"choices": [written]}))
+    panel = ask(page, BILLING, "voted")
+    assert panel.locator("pre").text_content() == "billing,\nas  it seems"
+    assert panel.locator(".label").count() == 0
+
+
+@pytest.mark.parametrize("language", ["curl", "python"])
+def test_the_program_for_a_label_of_several_calls_gets_its_answer(context, calling, language):
+    if language == "curl" and shutil.which("curl") is None:
+        pytest.skip("curl isn't installed")
+    page = context.new_page()
+    page.goto(calling)
+    page.select_option("#first", "voted")
+    page.fill("#text", BILLING)
+    page.check(f"[name=language][value={language}]", force=True)
+    program = page.locator("#code").text_content()
+    command = ["bash", "-c", program] if language == "curl" else [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, timeout=60, check=True, text=True)
+    said = json.loads(done.stdout)["choices"][0]["message"]["content"] if language == "curl" else done.stdout
+    assert said.strip() in LABELS
 
 
 def test_what_a_model_says_stays_text(page):

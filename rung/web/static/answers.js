@@ -18,8 +18,14 @@ const FAILURES = {
   504: "It took too long.",
 };
 
-// Whether a System answers with one of its labels, weighed against the others, rather than by writing.
-export const isScored = (system) => system.engine === "head" || ["words", "codes"].includes(system.form);
+// Whether a System answers with one of its labels, rather than by writing.
+export const isLabel = (system) => system.kind === "label";
+
+// Whether it weighs that label against the others, too: votes and repaired drafts don't, nor do hosted models.
+export const isScored = (system) => system.probabilities;
+
+// An answer that was written freely may say more than a label, or name none.
+const isNamed = (system, found) => system.labels.includes(found.text);
 
 export const isBare = (system) => system.rung === "model";
 
@@ -35,7 +41,7 @@ export function panel(system) {
 
 // What there is of an answer that is being written.
 export function showText({ system, body }, text) {
-  if (isScored(system)) return;
+  if (isLabel(system)) return;
   const made = written(system, text);
   const shown = body.querySelector("pre");
   if (!shown) return body.replaceChildren(made);
@@ -51,7 +57,7 @@ function written(system, text) {
 
 // A whole answer. `names` are the labels that have a bar, in order; by default its own likeliest.
 export function showAnswer({ system, body }, found, names = [...options(found).keys()].slice(0, BARS)) {
-  const shown = isScored(system) ? label(system, found, names) : [written(system, found.text)];
+  const shown = isNamed(system, found) ? label(system, found, names) : [written(system, found.text)];
   if (!found.text) shown.push(note("an empty answer"));
   if (isJson(system) && !isWholeJson(found.text)) shown.push(el("p", { class: "warn" }, "This isn't whole JSON."));
   if (found.finish === "length") shown.push(el("p", { class: "warn" }, "Cut off: it had used up its tokens."));
@@ -64,11 +70,13 @@ const options = (found) =>
   new Map((found.chances[0]?.top_logprobs ?? []).map(({ token, logprob }) => [token, Math.exp(logprob)]));
 
 function label(system, found, names) {
+  const [told] = found.chances;
+  if (!told) return [el("p", { class: "label" }, said(found.text))];
   const chances = options(found);
   const left = system.labels.length - names.length;
-  const p = found.chances.length ? chance(Math.exp(found.chances[0].logprob)) : null;
+  const p = chance(Math.exp(told.logprob));
   return [
-    el("p", { class: "label" }, said(found.text), p && el("span", { class: "chance", title: "probability" }, p)),
+    el("p", { class: "label" }, said(found.text), el("span", { class: "chance", title: "probability" }, p)),
     el("ul", { class: "bars", "aria-label": "probabilities" }, ...names.map((name) => bar(name, chances.get(name), name === found.text))),
     ...(left > 0 ? [note(`and ${plural(left, "label")} less likely`)] : []),
   ];
@@ -104,7 +112,7 @@ export function showFailure({ body, node }, error) {
 // Two answers to the same input: what sets them apart is marked in their panels, and returned in words.
 export function compare(panels, answers) {
   const [one, other] = answers.map((found) => found.text.trim());
-  if (panels.every(({ system }) => isScored(system))) {
+  if (panels.every(({ system }, side) => isNamed(system, answers[side]))) {
     alignBars(panels, answers);
     return one === other ? `Both answer ${one}.` : `They differ: ${one} and ${other}.`;
   }

@@ -1,6 +1,6 @@
 // The page of a server: what is served, a form that asks it, and how the server is.
 
-import { compare, isBare, isScored, panel, showAnswer, showFailure, showText } from "./answers.js";
+import { compare, isBare, isLabel, isScored, panel, showAnswer, showFailure, showText } from "./answers.js";
 import { $, el, note, said } from "./elements.js";
 import { asCurl, asPython } from "./programs.js";
 import { askChat, keepKey, keyHeld, send, sendForJson, whenRefused } from "./server.js";
@@ -19,13 +19,14 @@ const state = { systems: [], cards: new Map(), running: null, gone: false };
 const named = (name) => state.systems.find((system) => system.name === name);
 const chosen = () => [named($("first").value), named($("second").value)].filter(Boolean);
 
-// A label comes whole, with its probability; whatever is written comes as it is written.
+// A label comes whole, with its probability where it has one; whatever is written comes as it is written.
 function requestFor(system) {
   const context = $("context").value.trim() ? [{ role: "system", content: $("context").value }] : [];
   const body = { model: system.name, messages: [...context, { role: "user", content: $("text").value || EXAMPLE }] };
   if (isScored(system)) {
     return { ...body, logprobs: true, top_logprobs: Math.min(MOST_OPTIONS, system.labels.length) };
   }
+  if (isLabel(system)) return body;
   // A System ends as it was made to; a base model goes on until its context is full.
   const most = isBare(system) && Number($("limit").value) > 0 ? { max_tokens: Number($("limit").value) } : {};
   return { ...body, ...most, stream: true, stream_options: { include_usage: true } };
