@@ -374,8 +374,12 @@ def _may_hold_calls(spec: Spec, answer: Answer) -> bool:
 
 
 def _of_answer(answer: Answer, spec: Spec, wish: Wish) -> Reply:
-    """A whole answer as a reply; a label is one token, as far as log-probabilities go."""
+    """A whole answer as a reply: a label alone, whatever it was found in.
+
+    As far as log-probabilities go it is one token.
+    """
     chances: tuple[Chance, ...] = ()
+    text = str(answer.value) if spec.labels and answer.value is not None else answer.text
     if wish.top is not None:
         options = answer.options
         if answer.distribution:
@@ -385,14 +389,14 @@ def _of_answer(answer: Answer, spec: Spec, wish: Wish) -> Reply:
         ranked = tuple((name, math.log(max(p, 1e-300)), _bytes(name)) for name, p in options)
         chances = (
             Chance(
-                text=answer.text,
+                text=text,
                 logprob=math.log(max(answer.probability or 0.0, 1e-300)),
-                spelled=_bytes(answer.text),
+                spelled=_bytes(text),
                 top=ranked[: wish.top],
             ),
         )
     return Reply(
-        text=answer.text,
+        text=text,
         finish="length" if answer.cut else "stop",
         prompt_tokens=answer.prompt_tokens,
         completion_tokens=answer.completion_tokens,

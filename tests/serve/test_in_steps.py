@@ -3,6 +3,8 @@
 import openai
 import pytest
 
+from rung.records import Answer
+from rung.serve.answer import Wish, _of_answer
 from rung.spec import StepsSpec
 from rung.system import save
 from tests.fixtures_climb import TOPICS
@@ -46,9 +48,18 @@ def test_a_system_of_several_calls_is_served_as_it_was_scored(name, server, step
     for text in TEXTS:
         (answer,) = stepped[name].answer([row(text)], pool)
         found = server.user.chat.completions.create(model=name, messages=said(text))
-        assert found.choices[0].message.content == answer.text
+        labelled = stepped[name].spec.kind == "label" and answer.value is not None
+        assert found.choices[0].message.content == (answer.value if labelled else answer.text)
         assert found.usage is not None and found.usage.completion_tokens == answer.completion_tokens
         assert found.choices[0].finish_reason == ("length" if answer.cut else "stop")
+
+
+def test_a_label_is_served_without_the_words_that_it_was_found_in(stepped):
+    spec = stepped["words"].spec
+    found = _of_answer(Answer(text="I'd say billing.", value="billing"), spec, Wish(top=1))
+    assert (found.text, found.chances[0].text) == ("billing", "billing")
+    strange = _of_answer(Answer(text="Who knows?"), spec, Wish())
+    assert strange.text == "Who knows?"
 
 
 def test_it_streams_its_answer_when_that_is_whole(server):
