@@ -14,15 +14,10 @@ from rung.checks.rows import FEWEST_LEFT
 from rung.cli.main import run
 from rung.climb.climb import Options, climb, load_climb
 from rung.evaluate import FEWEST_PACED
-from tests.fixtures_climb import Log, label_rows, make_tiny_gguf, text_rows, write_rows
+from tests.fixtures_climb import Log, label_rows, text_rows, write_rows
 
 ROOT = Path(__file__).parents[2]
 GOOD = label_rows(60)
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory) -> Path:
-    return make_tiny_gguf(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
 
 
 @pytest.fixture(autouse=True)

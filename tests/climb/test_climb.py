@@ -20,22 +20,11 @@ from tests.fixtures_climb import (
     constant_head,
     json_rows,
     label_rows,
-    make_tiny_gguf,
     text_rows,
     write_rows,
 )
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory) -> Path:
-    return make_tiny_gguf(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
-
-
-@pytest.fixture(scope="module")
-def task(tmp_path_factory) -> Path:
-    return write_rows(tmp_path_factory.mktemp("task") / "topics.jsonl", label_rows(270))
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import pytest
 
@@ -18,13 +17,8 @@ from rung.rungs.base import Built, Context
 from rung.spec import Spec
 from rung.system import save
 from rung.wording import embedded_text
-from tests.fixtures_climb import Log, make_tiny_gguf, write_rows
+from tests.fixtures_climb import Log, write_rows
 from tests.fixtures_climb import label_rows as topic_rows
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory) -> Path:
-    return make_tiny_gguf(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
 
 
 @pytest.fixture

@@ -8,17 +8,7 @@ from rung.climb.climb import Options, climb
 from rung.errors import EngineError
 from rung.system import System
 from tests.climb.test_climb import Always, with_ladder
-from tests.fixtures_climb import Log, label_rows, make_tiny_gguf, write_rows
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return make_tiny_gguf(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
-
-
-@pytest.fixture(scope="module")
-def task(tmp_path_factory):
-    return write_rows(tmp_path_factory.mktemp("task") / "topics.jsonl", label_rows(270))
+from tests.fixtures_climb import Log
 
 
 @pytest.fixture

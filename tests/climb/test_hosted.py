@@ -28,18 +28,13 @@ from rung.rungs.base import Context
 from rung.scoring.prices import listed_price
 from rung.system import System
 from rung.task import load_task
-from tests.fixtures_climb import Log, json_rows, label_rows, make_tiny_gguf, opened, write_rows
+from tests.fixtures_climb import Log, json_rows, label_rows, opened, write_rows
 from tests.fixtures_hosted import KEY, MODEL, PRICES, Hosted, as_asked, beside
 from tests.fixtures_serve import eventually
 
 ROOT = Path(__file__).parents[2]
 ROWS = 270
 """Of which 54 are dev rows and 54 test rows."""
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory) -> Path:
-    return make_tiny_gguf(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
 
 
 @pytest.fixture(autouse=True, scope="module")

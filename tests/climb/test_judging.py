@@ -30,14 +30,9 @@ from rung.records.judged import Agreement
 from rung.report.html import write_report
 from rung.report.summary import facts
 from rung.scoring.verdicts import pair_score
-from tests.fixtures_climb import Log, make_tiny_gguf, number_rows, text_rows, write_rows
+from tests.fixtures_climb import Log, number_rows, text_rows, write_rows
 from tests.fixtures_hosted import PRICES, Hosted
 from tests.fixtures_judge import is_judging, judged_task, says, verdict
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory) -> Path:
-    return make_tiny_gguf(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -23,7 +23,7 @@ from rung.scoring.measure import measurement
 from rung.spec import Spec
 from rung.system import System, save
 from rung.task import DataFiles, Task
-from tests.fixtures_climb import Log, constant_head, label_rows, make_tiny_gguf, write_rows
+from tests.fixtures_climb import Log, constant_head, make_tiny_gguf
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +34,6 @@ def models(tmp_path_factory) -> tuple[Path, Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tests.fixtures_climb.LAYERS", 1)
         return wide, make_tiny_gguf(folder / "slim.gguf")
-
-
-@pytest.fixture(scope="module")
-def task(tmp_path_factory) -> Path:
-    return write_rows(tmp_path_factory.mktemp("task") / "topics.jsonl", label_rows(270))
 
 
 @dataclass

@@ -16,12 +16,7 @@ from rung.models.resolve import resolve
 from rung.records import Answer, Example, RungResult, Stopped
 from rung.runs import open_run
 from rung.scoring.measure import measurement
-from tests.fixtures_climb import Log, label_rows, make_tiny_gguf, number_rows, write_rows
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory) -> Path:
-    return make_tiny_gguf(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
+from tests.fixtures_climb import Log, label_rows, number_rows, write_rows
 
 
 @pytest.fixture
