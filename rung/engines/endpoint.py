@@ -53,6 +53,10 @@ class _LimitRenamed(Exception):
     """The model takes another limit than it was sent, under which an answer may cost more."""
 
 
+class _NoCompletion(Exception):
+    """What the server answered, and may bill, is no chat completion."""
+
+
 GREEDY = Draw()
 REASONING_TOKENS = 4096
 """Added to the limit of models that think first (those that take `max_completion_tokens` only): their
@@ -268,8 +272,7 @@ class EndpointEngine:
     def _lost(self, usd: float) -> None:
         """A try that may be billed brought nothing: its cost counts, and the next has to fit the cap."""
         assert self._till is not None, "only what is paid for is lost"
-        self._till.lose(self._model, usd)
-        if self._till.spent_usd + usd > self._till.cap_usd:
+        if not self._till.lose(self._model, usd):
             raise EngineError(
                 f"{self._place}: a call that broke may have cost ${usd:.4f}, and another try could pass the "
                 f"cap of ${self._till.cap_usd:g}; what was paid for is kept: raise {self._till.raised_by}"
@@ -291,7 +294,7 @@ class EndpointEngine:
             try:
                 response = self._send(body)
                 if response.status_code not in RETRIED:
-                    return read_chat(response.json(), time.perf_counter() - start)
+                    return _completion(response, time.perf_counter() - start)
                 reason = self._said(response)
                 told_s = retry_after_s(response.headers.get("retry-after"))
                 if told_s is not None and told_s <= LONGEST_WAIT_S:
@@ -303,8 +306,8 @@ class EndpointEngine:
                     lost()
             except httpx.TransportError as error:
                 reason = f"the connection broke: {type(error).__name__}"
-            except (ValueError, KeyError, TypeError, IndexError) as error:
-                reason = f"the answer is not a chat completion: {type(error).__name__}"
+            except _NoCompletion as error:
+                reason = f"the answer is not a chat completion: {error}"
                 lost()
             if tried == self._attempts or wait_s > LONGEST_WAIT_S or self._stopped.wait(wait_s):
                 raise Refused(f"{reason} (tried {tried} times)")
@@ -315,7 +318,7 @@ class EndpointEngine:
         Models that think refuse two, one answer after the other. Raises EngineError where no request can
         succeed, Refused where this one can't, _LimitRenamed where it can with another limit.
         """
-        key = os.environ.get(self._key_variable, "")
+        key = self._key()
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         sent = self._adapted(body)
         response = self._client.post(self._url, json=sent, headers=headers)
@@ -339,12 +342,30 @@ class EndpointEngine:
             raise EngineError(f"{self._place}: the account's quota is used up; add credit or use another key")
         return response
 
+    def _key(self) -> str:
+        """The key as it is set now, empty for none. Raises EngineError for one that no request can carry."""
+        key = os.environ.get(self._key_variable, "").strip()
+        if not (key.isascii() and key.isprintable()):
+            raise EngineError(
+                f"{self._place}: {self._key_variable} holds characters that no key has (other quotes, a line "
+                "break, a letter with an accent): copy the key again"
+            )
+        return key
+
     def _adapted(self, body: dict[str, Json]) -> dict[str, Json]:
         """`body` without a temperature if this server has refused one."""
         return {k: v for k, v in body.items() if k != "temperature" or k not in self._unsupported}
 
     def _said(self, response: httpx.Response) -> str:
         """Status and start of the body, without the key should the server repeat it."""
-        key = os.environ.get(self._key_variable, "")
+        key = self._key()
         text = response.text.replace(key, "…") if key else response.text
         return f"status {response.status_code}: {' '.join(text.split())[:300]}"
+
+
+def _completion(response: httpx.Response, latency_s: float) -> Completion:
+    """The answer that a response holds. Raises _NoCompletion where it holds none."""
+    try:
+        return read_chat(response.json(), latency_s)
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise _NoCompletion(type(error).__name__) from error

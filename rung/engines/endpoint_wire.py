@@ -15,7 +15,13 @@ from rung.records import Json
 
 def chat_url(url: str) -> httpx.URL:
     """The chat-completions address for a base URL, with or without its /v1; credentials in it are refused."""
-    parsed = httpx.URL(url)
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL:
+        # Neither the URL nor the reason is shown: a password may be in either.
+        raise EngineError(
+            "the endpoint's URL can't be read: check its host and port, as in http://host:8000/v1"
+        ) from None
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise EngineError(f"{url!r} is not an http or https URL of an endpoint")
     if parsed.userinfo:

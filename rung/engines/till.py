@@ -94,11 +94,16 @@ class Till:
         finally:
             self._judging = False
 
-    def lose(self, model: str, usd: float) -> None:
-        """Write down what a call may have cost that brought no answer. RunError where that can't be done."""
+    def lose(self, model: str, usd: float) -> bool:
+        """Write down what a call may have cost that brought no answer, and say whether it may be tried again.
+
+        It may where the cap holds what is put aside for it still, and for all other calls in flight. Raises
+        RunError where it can't be written.
+        """
         with self._lock:
             append_jsonl(self.path, [{"model": model, "usd": usd, **self._purpose()}])
             self._count(model, usd, judging=self._judging)
+            return self.spent_usd + self._reserved_usd <= self.cap_usd
 
     def keep(self, asked: str, model: str, answer: Completion, price: TokenPrice) -> None:
         """Write down an answer and what it cost. Raises RunError where it can't be written."""

@@ -36,7 +36,7 @@ class Hosted:
     @property
     def key_missing(self) -> bool:
         """Whether it can't be asked for want of a key. Other servers may need none."""
-        return self.key_variable != OTHER_KEY and not os.environ.get(self.key_variable)
+        return self.key_variable != OTHER_KEY and not os.environ.get(self.key_variable, "").strip()
 
 
 def hosted(name: str) -> Hosted | None:
@@ -52,7 +52,15 @@ def hosted(name: str) -> Hosted | None:
     if not at:
         home, variable = PROVIDERS[provider]
         return Hosted(given=name, model=model, url=home, key_variable=variable)
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # a bad one is told only when it's asked for
+    except ValueError:
+        # The URL isn't shown: a password may be in it.
+        raise ModelError(
+            f"the URL of the hosted model {model!r} can't be read: check its host and port, as in "
+            "openai:NAME@http://host:8000/v1"
+        ) from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ModelError(f"{name!r}: {url!r} is no http or https URL; write openai:NAME@https://host/v1")
     if "@" in parts.netloc or parts.query or parts.fragment:

@@ -275,7 +275,17 @@ def test_a_base_url_is_completed(url, expected):
     assert str(chat_url(url)) == expected
 
 
-@pytest.mark.parametrize("url", ["ftp://h.example", "h.example", f"https://me:{KEY}@h.example"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://h.example",
+        "h.example",
+        f"https://me:{KEY}@h.example",
+        f"https://me:{KEY}@h.example:80a",
+        f"https://h.example:{KEY}",
+        "http://[::1/v1",
+    ],
+)
 def test_an_url_that_cannot_be_used_is_refused_without_showing_a_password(url):
     with pytest.raises(EngineError) as raised:
         chat_url(url)

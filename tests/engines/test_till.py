@@ -66,6 +66,51 @@ def test_an_answer_that_is_no_chat_completion_may_have_cost_and_the_cap_holds_fo
     assert 1 <= len(server.seen) < 5
 
 
+def test_calls_that_break_side_by_side_are_tried_again_only_where_the_cap_holds_all_of_them(server, tmp_path):
+    till = till_of(server, tmp_path, cap_usd=3.5e-6)
+    costs = TokenPrice(input_usd_per_m=0.0, output_usd_per_m=1.0, cached_input_usd_per_m=0.0)
+    with till.reserved(costs, 0, 1) as first, till.reserved(costs, 0, 1) as second:
+        assert till.lose("oracle", first), "one lost and two put aside"
+        assert not till.lose("oracle", second), "two lost and two put aside"
+    assert till.lose("oracle", first), "three lost and none put aside"
+
+
+def test_eight_calls_that_time_out_at_once_are_sent_no_more_often_than_the_cap_holds(server, tmp_path):
+    server.whole = lambda body: (200, 0.6, {})
+    probe = till_of(server, tmp_path / "probe")
+    model = hosted(server.name)
+    assert model is not None
+    spec = hosted_engine_spec(model)
+    with closing(
+        EndpointEngine(spec, till=probe, backoff_s=0.001, request_limit_s=0.2, attempts=1)
+    ) as engine:
+        assert engine.chat([("user", "Is it?")], max_tokens=8).failure
+    server.seen.clear()
+    till = till_of(server, tmp_path, cap_usd=17.5 * probe.spent_usd)
+    with closing(EndpointEngine(spec, till=till, backoff_s=0.001, request_limit_s=0.2)) as engine:
+        with pytest.raises(EngineError, match="may have cost .* the cap of"):
+            engine.chat_many([[("user", "Is it?")]] * 8, max_tokens=8)
+    assert 8 < len(server.seen) <= 17 and till.spent_usd <= till.cap_usd
+
+
+@pytest.mark.parametrize("key", ["\u201csk-secret\u201d", "sk-\u00e4secret", "sk-\nsecret"])
+def test_a_key_that_no_request_can_carry_is_told_before_the_first_and_costs_nothing(
+    server, tmp_path, monkeypatch, key
+):
+    monkeypatch.setenv("RUNG_API_KEY", key)
+    till = till_of(server, tmp_path)
+    with pytest.raises(EngineError, match="RUNG_API_KEY holds characters that no key has") as raised:
+        ask(server, till)
+    assert "secret" not in str(raised.value)
+    assert not server.seen and till.spent_usd == 0 and not till.path.exists()
+
+
+def test_a_key_is_sent_without_the_blanks_around_it(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("RUNG_API_KEY", " sk-secret\n")
+    assert ask(server, till_of(server, tmp_path)).text == "yes"
+    assert server.keys == ["Bearer sk-secret"]
+
+
 def test_thoughts_that_are_to_come_are_under_the_cap_before_they_are_asked_for(server, tmp_path):
     """A model that thinks refuses `max_tokens`; under the other name it may write, and bill, far more."""
 
