@@ -49,6 +49,8 @@ def download(repository: str, file: str | None) -> Found:
                     ignore_patterns=_below(file),
                 )
             )
+            if not _holds(folder, file):
+                raise FileNotFoundError(f"{str(folder)!r} holds other files of the repository only")
         except OSError as absent:
             raise ModelError(
                 f"can't reach the hub for {repository!r} ({str(error).splitlines()[0]}), and the model isn't "
@@ -65,6 +67,13 @@ def cached(repository: str, file: str) -> Path | None:
 
     found = try_to_load_from_cache(repository, file)
     return Path(found) if isinstance(found, str) else None
+
+
+def _holds(folder: Path, file: str | None) -> bool:
+    """Whether what was brought before holds the file, or any weights where none is named."""
+    if file:
+        return (folder / file).is_file()
+    return any(path.is_file() for kind in ("*.safetensors", "*.gguf") for path in folder.glob(kind))
 
 
 def _below(file: str | None) -> list[str] | None:

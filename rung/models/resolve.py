@@ -23,6 +23,8 @@ from rung.spec import USUAL_TOKENS
 HUB_ID: Final = re.compile(r"(?:hf:)?(?P<repository>[\w.-]+/[\w.-]+)(?::(?P<file>[\w./-]+\.gguf))?")
 _EMBEDDERS: Final = ("bert", "nomic-bert", "jina-bert-v2", "t5encoder")
 _UNKNOWN_LICENCE: Final = "unknown"
+_WHOLE: Final = "model.safetensors"
+_INDEX: Final = f"{_WHOLE}.index.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -178,7 +180,7 @@ def _from_gguf(path: Path, *, name: str) -> Model:
 
 
 def _from_folder(folder: Path, *, name: str) -> Model:
-    shards = sorted(folder.glob("*.safetensors"))
+    shards = _shards(folder)
     if not shards:
         ggufs = sorted(folder.glob("*.gguf"))
         if len(ggufs) == 1:
@@ -190,7 +192,8 @@ def _from_folder(folder: Path, *, name: str) -> Model:
                 f"{str(folder)!r} has safetensors weights but no {needed!r}: copy it from the model's page"
             )
     config = read_json(folder / "config.json")
-    inner = config.get("text_config", config)
+    inner = config.get("text_config") or config
+    context = inner.get("max_position_embeddings")
     kinds = [str(kind) for kind in config.get("architectures") or [""]]
     return Model(
         name=name,
@@ -200,10 +203,35 @@ def _from_folder(folder: Path, *, name: str) -> Model:
         digest=_folder_digest(folder),
         licence=_UNKNOWN_LICENCE,
         architecture=str(config.get("model_type", "")),
-        context=int(inner.get("max_position_embeddings", 2048)),
+        context=context if isinstance(context, int) else 2048,
         parameters=sum(_weights_in(shard) for shard in shards),
         template=_template_in(folder),
     )
+
+
+def _shards(folder: Path) -> list[Path]:
+    """The safetensors files that hold the weights: those that an index names, where one is read, else all.
+
+    Raises ModelError where one of them isn't there.
+    """
+    here, index = sorted(folder.glob("*.safetensors")), folder / _INDEX
+    # transformers reads the index only where the weights aren't in one file.
+    if not here or folder / _WHOLE in here or not index.is_file():
+        return here
+    places = read_json(index).get("weight_map")
+    names = sorted({str(name) for name in places.values()}) if isinstance(places, dict) else []
+    if not names or any(Path(name).name != name for name in names):
+        raise ModelError(
+            f"{str(index)!r} has to name the files beside it that hold the weights, in `weight_map`: copy it "
+            "from where the model came"
+        )
+    if missing := [name for name in names if not (folder / name).is_file()]:
+        raise ModelError(
+            f"{str(folder)!r} lacks {len(missing)} of {len(names)} files of weights that {_INDEX!r} names "
+            f"({', '.join(missing[:3])}): copy them from where the model came; for a hub id, connect and run "
+            "the same command again, which brings them"
+        )
+    return [folder / name for name in names]
 
 
 def _why_no_weights(folder: Path, ggufs: list[Path]) -> str:

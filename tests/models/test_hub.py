@@ -1,6 +1,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -92,6 +93,15 @@ def hub(tiny_gguf) -> Iterator[Hub]:
             "pytorch_model.bin": b"\x80\x04.",
             "model.gguf": gguf,
         },
+        "org/shards": {
+            "model-00001-of-00002.safetensors": save({"v": np.zeros((2, 3), np.float32)}),
+            "model-00002-of-00002.safetensors": save({"w": np.zeros((4, 5), np.float32)}),
+            "model.safetensors.index.json": json.dumps(
+                {"weight_map": {n: f"model-0000{i}-of-00002.safetensors" for i, n in ((1, "v"), (2, "w"))}}
+            ).encode(),
+            "config.json": config,
+            "tokenizer.json": b"{}",
+        },
         "org/ggufs": {"a.gguf": gguf, "b.gguf": gguf},
         "org/pickles": {"pytorch_model.bin": b"\x80\x04.", "config.json": config},
     }
@@ -131,6 +141,32 @@ def test_a_named_gguf_is_brought_alone(hub: Hub, tmp_path: Path) -> None:
 def test_a_model_brought_before_is_found_without_a_connection(hub: Hub, tmp_path: Path) -> None:
     assert "FOUND" in ask(hub, "org/tensors", tmp_path)
     assert "FOUND org/tensors" in ask(None, "org/tensors", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("brought", "lost", "asked", "message"),
+    [
+        ("org/ggufs:b.gguf", None, "org/ggufs:a.gguf", "can't reach the hub for 'org/ggufs'"),
+        ("org/tensors", "model.safetensors", "org/tensors", "can't reach the hub for 'org/tensors'"),
+        (
+            "org/shards",
+            "model-00002-of-00002.safetensors",
+            "org/shards",
+            "lacks 1 of 2 files of weights that 'model.safetensors.index.json' names "
+            "(model-00002-of-00002.safetensors)",
+        ),
+    ],
+)
+def test_of_a_model_brought_in_part_it_is_said_what_to_bring_without_a_connection(
+    hub: Hub, tmp_path: Path, brought: str, lost: str | None, asked: str, message: str
+) -> None:
+    assert "FOUND" in ask(hub, brought, tmp_path)
+    for path in tmp_path.rglob(lost) if lost else ():
+        path.unlink()
+    for listing in tmp_path.rglob("trees"):
+        shutil.rmtree(listing)  # older versions of huggingface_hub keep no list of a repository's files
+    said = ask(None, asked, tmp_path)
+    assert said.startswith("REFUSED") and message in said and "connect" in said
 
 
 @pytest.mark.parametrize(

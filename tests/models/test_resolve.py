@@ -84,6 +84,41 @@ def test_a_folder_without_a_needed_file_names_it(folder: Path, lost: str) -> Non
         resolve(str(folder))
 
 
+def sharded(folder: Path, weight_map: object) -> str:
+    """The folder's weights as a shard beside others of another format, with an index."""
+    shutil.copy(folder / "model.safetensors", folder / "consolidated.safetensors")
+    (folder / "model.safetensors").rename(folder / "model-1.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    return str(folder)
+
+
+def test_of_a_folder_with_an_index_the_files_that_it_names_are_the_weights(folder: Path) -> None:
+    assert resolve(sharded(folder, {"a": "model-1.safetensors", "b": "model-1.safetensors"})).parameters == 17
+
+
+def test_an_index_beside_weights_in_one_file_is_not_read(folder: Path) -> None:
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-1.safetensors"}}')
+    assert resolve(str(folder)).parameters == 17
+
+
+def test_weights_that_an_index_names_and_that_are_not_there_are_named(folder: Path) -> None:
+    with pytest.raises(ModelError, match=r"lacks 1 of 2 files of weights .*\(model-2\.safetensors\)"):
+        resolve(sharded(folder, {"a": "model-1.safetensors", "b": "model-2.safetensors"}))
+
+
+@pytest.mark.parametrize("places", [None, {}, {"a": "../model-1.safetensors"}, {"a": "/x"}, {"a": ["x/y"]}])
+def test_an_index_that_names_no_files_of_the_folder_is_refused(folder: Path, places: object) -> None:
+    with pytest.raises(ModelError, match="has to name the files beside it"):
+        resolve(sharded(folder, places))
+
+
+@pytest.mark.parametrize("changed", [{"max_position_embeddings": None}, {"text_config": None}])
+def test_what_a_config_leaves_empty_is_not_given(folder: Path, changed: dict) -> None:
+    config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
+    (folder / "config.json").write_text(json.dumps(config | changed))
+    assert resolve(str(folder)).context == 2048
+
+
 def test_damaged_safetensors_are_refused(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(b"\xff" * 64)
     with pytest.raises(ModelError, match="sound safetensors"):
