@@ -306,7 +306,7 @@ class EndpointEngine:
                     lost()
             except httpx.TransportError as error:
                 reason = f"the connection broke: {type(error).__name__}"
-            except _NoCompletion as error:
+            except (_NoCompletion, httpx.DecodingError) as error:
                 reason = f"the answer is not a chat completion: {error}"
                 lost()
             if tried == self._attempts or wait_s > LONGEST_WAIT_S or self._stopped.wait(wait_s):

@@ -70,7 +70,8 @@ def read_chat(answer: Mapping, latency_s: float) -> Completion:
     reason = choice.get("finish_reason")
     text = said if isinstance(said, str) and reason != "content_filter" else None
     silent = text is None or (not text and reason == "length")
-    usage = answer.get("usage") or {}
+    told = answer.get("usage")
+    usage = told if isinstance(told, Mapping) else {}
     prompt_tokens = int(usage.get("prompt_tokens") or 0)
     return Completion(
         text=text or "",

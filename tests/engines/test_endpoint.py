@@ -107,6 +107,18 @@ def test_a_server_that_always_fails_is_given_up_after_the_allowed_tries(server, 
     assert len(server.seen) == 3
 
 
+def test_a_usage_that_is_no_object_is_none(server, engine):
+    server.script = [(200, reply("fine") | {"usage": [1, 2]}, {})]
+    answer = engine.chat(ASK, max_tokens=9)
+    assert (answer.text, answer.failure, answer.prompt_tokens) == ("fine", None, 0)
+
+
+def test_an_answer_that_says_it_is_packed_and_is_not_is_a_failure_not_a_crash(server, engine):
+    server.script = [(200, reply("fine"), {"content-encoding": "gzip"})]
+    answer = engine.chat(ASK, max_tokens=9)
+    assert answer.failure is not None and "not a chat completion" in answer.failure
+
+
 @pytest.mark.parametrize("garbage", ["<html>", {"choices": []}, [], {"choices": [{"message": None}]}, "null"])
 def test_an_answer_that_is_no_completion_is_a_failure_not_a_crash(server, engine, garbage):
     server.script = [(200, garbage, {})]
