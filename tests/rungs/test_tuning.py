@@ -384,6 +384,26 @@ def test_a_collapsed_tune_that_has_no_time_for_a_lower_rate_says_so():
     assert learner.context.seconds_left > 0, "nothing was done after its time"
 
 
+def test_a_score_that_tells_rows_apart_is_before_one_answer_to_everything():
+    """No call at all is right on a third of the rows: for a while a tune that calls scores less than that."""
+    learner = Learner()
+    learner.context.kind = "tool_call"
+    for form in learner.forms:
+        learner.curves |= {
+            f"{form}, rate {r:g}": lambda steps: 0.33 if steps < 60 else 0.1 + steps / 2000 for r in RATES
+        }
+    whole = learner.score
+
+    def score(arm, step, rows):
+        return whole(arm, step, rows) | {"commonest": 1.0 if step < 60 else 0.1}
+
+    learner.score = score
+    outcome = tuned(learner)
+    assert learner.kept["step"] > 60 and outcome.step == learner.kept["step"]
+    assert max(learner.steps.values()) > 300, "it went on though nothing scored as much as the one answer"
+    assert not any("collapsed" in note for note in outcome.notes)
+
+
 def test_a_tune_a_little_below_the_commonest_label_is_kept_as_it_is():
     learner = Learner()
     for form in ("codes", "words"):
