@@ -17,6 +17,7 @@ from rung.scoring.extract import read_answer
 from rung.scoring.votes import vote
 from rung.spec import AnswerSpec, Spec, StepsSpec
 from rung.task.outputs import canonical, read_json, shown
+from rung.task.validator import validator_of
 from rung.wording import answer_text, label_texts, question
 
 FAULT = "{fault}"
@@ -94,15 +95,12 @@ def fault_of(spec: Spec, draft: Answer, context: str | None = None) -> str | Non
 
 
 def _json_fault(text: str, schema: Json) -> str:
-    from jsonschema.validators import validator_for
-    from referencing import Registry
-
     try:
         value = read_json(text)
     except ValueError as error:
         return f"it isn't JSON: {error}"
     if isinstance(schema, dict):
-        fault = next(iter(validator_for(schema)(schema, registry=Registry()).iter_errors(value)), None)
+        fault = next(iter(validator_of(schema).iter_errors(value)), None)
         if fault is not None:
             place = "/".join(map(str, fault.absolute_path)) or "the top"
             return f"at {place}: {fault.message}"

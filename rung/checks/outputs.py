@@ -10,6 +10,7 @@ from rung.records import Example, Finding, Json, Severity
 from rung.task.calls import call_fault, functions_in
 from rung.task.outputs import as_calls, as_kind, canonical, shown, why_not
 from rung.task.schemas import is_inferred
+from rung.task.validator import validator_of
 
 CONFLICTS_WARN, CONFLICTS_BLOCK = 0.01, 0.05
 EXTRACTIVE_SHARE = 0.8
@@ -116,12 +117,9 @@ def _uncallable(rows: Sequence[Example]) -> list[Finding]:
 
 def _schema_faults(rows: Sequence[Example], schema: dict[str, Any]) -> list[tuple[Example, str]]:
     """The rows outside the schema with the first reason; equal outputs are validated once."""
-    from jsonschema import Draft202012Validator
-    from jsonschema.validators import validator_for
-    from referencing import Registry
     from referencing.exceptions import Unresolvable
 
-    validator = validator_for(schema, default=Draft202012Validator)(schema, registry=Registry())
+    validator = validator_of(schema)
     known: dict[str, str | None] = {}
     faults: list[tuple[Example, str]] = []
     try:

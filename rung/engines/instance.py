@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from rung.errors import EngineError
 from rung.records import Json
 from rung.task.schemas import local_part
+from rung.task.validator import validator_of
 
 EMPTY: Mapping[str, Json] = {"string": "", "boolean": False, "null": None}
 
@@ -14,12 +15,10 @@ def smallest(schema: Json) -> Json:
 
     Raises EngineError where none is found by that rule (a `pattern` or `format` on a required string).
     """
-    from jsonschema import Draft202012Validator
-
     value = _smallest(schema, schema)
     if not isinstance(schema, dict):
         return value
-    fault = next(iter(Draft202012Validator(schema).iter_errors(value)), None)
+    fault = next(iter(validator_of(schema).iter_errors(value)), None)
     if fault is not None:
         raise EngineError(
             f"the fake engine found no instance of the JSON Schema: {fault.message} at {fault.json_path}; "

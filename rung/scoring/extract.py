@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any
 
 from rung.records import Json, OutputKind
+from rung.task.validator import validator_of
 
 # Scripts written without spaces: one character is one word. Chinese, Japanese and Korean; then the letters,
 # but not the digits, of Thai, Lao, Burmese and Khmer.
@@ -241,11 +242,7 @@ def _schema_check(schema: Any) -> Callable[[Json], bool]:
     """Make the function that says whether a value fits `schema`; everything fits None."""
     if schema is None:
         return lambda value: True
-    from jsonschema.validators import validator_for
-    from referencing import Registry
-
-    # An empty registry: what a $ref names is never fetched.
-    return validator_for(schema)(schema, registry=Registry()).is_valid
+    return validator_of(schema).is_valid
 
 
 def _is_sound(value: Json) -> bool:
