@@ -11,6 +11,7 @@ from rung.records import Json
 from rung.scoring.extract import read_answer
 from rung.task.calls import call_schema, functions_in
 from rung.task.outputs import as_calls
+from rung.task.signature import signature_fault
 
 AS_JSON = (
     'Answer with a JSON list of calls, [{"name": …, "arguments": {…}}], of the functions that are given; '
@@ -23,11 +24,19 @@ AS_JSON = (
 def schema_of(context: str | None, most: int | None = None) -> Json:
     """The JSON Schema of the calls that a question with this context can be answered with, `most` at most.
 
-    Arguments are left open where a function's own schema is more than an engine can hold an answer to.
+    A function's arguments are left open where its own schema can't be followed, or is more than an engine can
+    hold an answer to.
     """
     functions = functions_in(context)
-    schema = call_schema(functions, most=most)
-    return call_schema(functions, loose=True, most=most) if check_schema(schema) else schema
+    loose = {place for place, one in enumerate(functions) if signature_fault(one)}
+    schema = call_schema(functions, loose=loose, most=most)
+    if not check_schema(schema):
+        return schema
+    loose |= {place for place, one in enumerate(functions) if check_schema(call_schema([one]))}
+    schema = call_schema(functions, loose=loose, most=most)
+    if not check_schema(schema):
+        return schema
+    return call_schema(functions, loose=range(len(functions)), most=most)
 
 
 def in_tags(turns: Sequence[Message]) -> list[Message]:

@@ -9,10 +9,7 @@ from decimal import Decimal
 from rung.models.chat import Message
 from rung.records import Example, Json, OutputKind, Passage
 from rung.task.accepted import bare_calls
-from rung.task.schemas import local_part
-
-DEEPEST = 20
-"""References and options that are followed from one part of a schema."""
+from rung.task.order import in_order
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,59 +81,3 @@ def answer_text(output: Json, kind: OutputKind, *, labels: Sequence[str] = (), s
     if kind == "number" and isinstance(output, float):
         return f"{output:.0f}" if output.is_integer() else format(Decimal(repr(output)), "f")
     return str(output)
-
-
-def in_order(value: Json, schema: Json) -> Json:
-    """A JSON value with its keys as the schema lists them, which is the order constrained decoding keeps."""
-    return _in_order(value, schema, schema)
-
-
-def _in_order(value: Json, part: Json, root: Json) -> Json:
-    rules = _rules_for(value, part, root)
-    if isinstance(value, list):
-        first = rules.get("prefixItems")
-        parts = list(first) if isinstance(first, list) else []
-        parts += [rules.get("items")] * (len(value) - len(parts))
-        return [_in_order(item, rule, root) for item, rule in zip(value, parts, strict=False)]
-    if not isinstance(value, dict):
-        return value
-    named = _object(rules)
-    names = [k for k in named if k in value] + [k for k in value if k not in named]
-    return {name: _in_order(value[name], named.get(name), root) for name in names}
-
-
-def _rules_for(value: Json, part: Json, root: Json, depth: int = 0) -> dict[str, Json]:
-    """The schema's part for this value: references followed, the first option taken that it fits."""
-    rules = part if isinstance(part, dict) else {}
-    if depth > DEEPEST:
-        return rules
-    if isinstance(rules.get("$ref"), str):
-        return _rules_for(value, local_part(str(rules["$ref"]), root), root, depth + 1)
-    for key in ("anyOf", "oneOf", "allOf"):
-        options = rules.get(key)
-        if isinstance(options, list):
-            found = [_rules_for(value, option, root, depth + 1) for option in options]
-            fitting = [one for one in found if _fits(value, one)]
-            for one in reversed(fitting if key == "allOf" else fitting[:1]):
-                rules = {**one, **rules, "properties": {**_object(one), **_object(rules)}}
-    return rules
-
-
-def _fits(value: Json, rules: dict[str, Json]) -> bool:
-    """Whether a list or an object could be meant by these rules, from its keys alone."""
-    kind = rules.get("type", [])
-    kinds = kind if isinstance(kind, list) else [kind]
-    if kinds and isinstance(value, list | dict):
-        if ("array" if isinstance(value, list) else "object") not in kinds:
-            return False
-    if not isinstance(value, dict):
-        return True
-    required, closed = rules.get("required"), rules.get("additionalProperties") is False
-    return set(required if isinstance(required, list) else ()) <= value.keys() and (
-        not closed or value.keys() <= _object(rules).keys()
-    )
-
-
-def _object(rules: dict[str, Json]) -> dict[str, Json]:
-    found = rules.get("properties")
-    return found if isinstance(found, dict) else {}

@@ -13,16 +13,14 @@ from typing import TYPE_CHECKING
 
 from rung.errors import EngineError
 from rung.records import Json
+from rung.task.schemas import LISTS, MAPS, SINGLE
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
-MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
-LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
 BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 END = 261
 """The token that ends a text in llguidance's vocabulary of single bytes."""
-SINGLE = ("items", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames")
 MOST_SUBSCHEMAS = 1_000
 """Of a schema that comes with a request."""
 MOST_VALUES = 10_000

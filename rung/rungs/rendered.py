@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 
 from rung.asking import candidates, prompts_for, room_for_answer
+from rung.calling import schema_of
 from rung.records import Example, Json
 from rung.rungs.base import Context
 from rung.scoring.extract import read_answer
 from rung.spec import Spec
-from rung.task.calls import call_fault, functions_in, rejected_calls
+from rung.task.calls import rejected_calls
 from rung.task.outputs import as_kind
 from rung.training.batches import Row
 from rung.wording import answer_text
@@ -62,8 +63,8 @@ def _possible(spec: Spec, rejected: str, context: str | None) -> str | None:
         return None if value is None else str(value)
     if value is None:
         return rejected if spec.answer.form == "free" else None
-    if isinstance(calls, list) and spec.answer.form == "calls" and call_fault(calls, functions_in(context)):
-        return None
     text = answer_text(value, spec.kind, schema=spec.schema_)
-    closed = spec.answer.form == "schema" and spec.schema_ is not None
-    return None if closed and read_answer(text, kind="json", schema=spec.schema_) is None else text
+    schema = spec.schema_ if spec.answer.form == "schema" else None
+    if isinstance(calls, list) and spec.answer.form == "calls":
+        schema = schema_of(context, spec.answer.most_calls)
+    return None if schema is not None and read_answer(text, kind="json", schema=schema) is None else text

@@ -5,33 +5,18 @@ of a function and its `arguments`; an empty list calls none.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 from rung.records import Json
+from rung.task.order import in_order
 from rung.task.outputs import as_calls, canonical
+from rung.task.signature import at_place, parameters_of, signature_fault
+from rung.task.validator import validator_of
 
 FUNCTIONS = "Functions (JSON):\n"
 """What stands before the functions that an answer may call."""
-NAMES = ("object", "array", "string", "number", "integer", "boolean", "null")
-TYPES = {
-    "dict": "object",
-    "hashmap": "object",
-    "map": "object",
-    "list": "array",
-    "tuple": "array",
-    "arraylist": "array",
-    "set": "array",
-    "str": "string",
-    "char": "string",
-    "float": "number",
-    "double": "number",
-    "int": "integer",
-    "long": "integer",
-    "bool": "boolean",
-}
-"""Types as other languages name them. Any other name, such as `any`, admits everything."""
 
 
 def functions_in(context: str | None) -> tuple[dict[str, Any], ...]:
@@ -61,46 +46,49 @@ def without_functions(context: str | None) -> str | None:
 
 
 def call_schema(
-    functions: Sequence[Mapping[str, Any]], *, loose: bool = False, most: int | None = None
+    functions: Sequence[Mapping[str, Any]], *, loose: Collection[int] = (), most: int | None = None
 ) -> dict[str, Json]:
     """The JSON Schema of an answer: a list of calls of these functions, each with its own arguments.
 
-    A function takes no other arguments than it names, unless it says so. `loose` leaves the arguments open.
-    The list is at most `most` long.
+    A function takes no other arguments than it names, unless it says so. `loose` are the places of functions
+    whose arguments are left open. The list is at most `most` long.
     """
+    if not functions:
+        return {"type": "array", "maxItems": 0}
+    one_alone = len(functions) == 1
     options: list[Json] = [
         {
             "type": "object",
             "properties": {
                 "name": {"const": one["name"]},
-                "arguments": {"type": "object"} if loose else _parameters(one),
+                "arguments": {"type": "object"}
+                if place in loose
+                else at_place(
+                    parameters_of(one),
+                    f"#/items{'' if one_alone else f'/anyOf/{place}'}/properties/arguments",
+                ),
             },
             "required": ["name", "arguments"],
             "additionalProperties": False,
         }
-        for one in functions
+        for place, one in enumerate(functions)
     ]
-    if not options:
-        return {"type": "array", "maxItems": 0}
-    calls: dict[str, Json] = {
-        "type": "array",
-        "items": options[0] if len(options) == 1 else {"anyOf": options},
-    }
+    calls: dict[str, Json] = {"type": "array", "items": options[0] if one_alone else {"anyOf": options}}
     return calls if most is None else {**calls, "maxItems": most}
 
 
 def call_fault(calls: Sequence[Json], functions: Sequence[Mapping[str, Any]]) -> tuple[bool, str] | None:
     """Why calls don't fit the functions, and whether none has that name; None where all of them fit."""
-    from jsonschema import Draft202012Validator
-    from referencing import Registry
-
     by_name = {one["name"]: one for one in functions}
     for call in calls:
         assert isinstance(call, dict), "as_calls made it"
         name = str(call["name"])
         if name not in by_name:
             return True, f"{name!r} isn't among the row's functions ({', '.join(by_name) or 'it has none'})"
-        validator = Draft202012Validator(_parameters(by_name[name]), registry=Registry())
+        fault = signature_fault(by_name[name])
+        if fault is not None:
+            return False, fault
+        validator = validator_of(parameters_of(by_name[name]))
         for arguments in _every_way(call):
             error = next(validator.iter_errors(arguments), None)
             if error is not None:
@@ -125,9 +113,9 @@ def settled_calls(calls: Sequence[Json], functions: Sequence[Mapping[str, Any]])
     """The calls without arguments that a function may be called without and that have its default.
 
     So a default that is given and one that is left out are the same call. Arguments stand in the order in
-    which the function names them.
+    which the function names them, and so do the keys in them.
     """
-    by_name = {one["name"]: _parameters(one) for one in functions}
+    by_name = {one["name"]: parameters_of(one) for one in functions}
     return [_settled(call, by_name) for call in calls]
 
 
@@ -141,9 +129,7 @@ def _settled(call: Json, by_name: Mapping[str, dict[str, Any]]) -> Json:
     # What has to be given is never left out: an answer couldn't do so.
     given |= {key: values[0] for key, values in others.items() if key in needed and key not in given}
     kept = {
-        key: given[key]
-        for key in (*(key for key in named if key in given), *(key for key in given if key not in named))
-        if key in needed or not _is_default(given[key], named.get(key))
+        key: value for key, value in given.items() if key in needed or not _is_default(value, named.get(key))
     }
     left = list(optional) if isinstance(optional, list) else []
     # An answer that gives a default counts as one that leaves it out.
@@ -154,7 +140,7 @@ def _settled(call: Json, by_name: Mapping[str, dict[str, Any]]) -> Json:
         and key not in {*needed, *map(str, left)}
         and any(_is_default(one, named.get(key)) for one in values)
     ]
-    settled: dict[str, Json] = {"name": call["name"], "arguments": kept}
+    settled: dict[str, Json] = {"name": call["name"], "arguments": in_order(kept, parameters)}
     if others:
         settled["accepted"] = accepted
     return {**settled, "optional": left} if left else settled
@@ -167,40 +153,3 @@ def _is_default(value: Json, part: Any) -> bool:
         return canonical(value) == canonical(part["default"])
     except (TypeError, ValueError):
         return False
-
-
-def _parameters(function: Mapping[str, Any]) -> dict[str, Any]:
-    """The JSON Schema of a function's arguments."""
-    found = function.get("parameters")
-    schema = _typed(found) if isinstance(found, dict) else {}
-    schema["type"] = "object"
-    if isinstance(schema.get("properties"), dict):
-        schema.setdefault("additionalProperties", False)
-        required = schema.get("required")
-        known = [k for k in required if k in schema["properties"]] if isinstance(required, list) else []
-        schema["required"] = known
-    return schema
-
-
-def _typed(part: Any) -> Any:
-    """A schema with types as JSON Schema names them, and without what only describes."""
-    if isinstance(part, list):
-        return [_typed(one) for one in part]
-    if not isinstance(part, dict):
-        return part
-    made = {key: value for key, value in part.items() if key not in ("type", "properties", "required")}
-    for key in ("items", "anyOf", "oneOf", "allOf", "additionalProperties"):
-        if key in made:
-            made[key] = _typed(made[key])
-    if isinstance(part.get("properties"), dict):
-        made["properties"] = {name: _typed(one) for name, one in part["properties"].items()}
-    if isinstance(part.get("required"), list):
-        made["required"] = part["required"]
-    kinds = part.get("type")
-    if isinstance(kinds, str):
-        kinds = [kinds]
-    if isinstance(kinds, list):
-        named = [TYPES.get(str(kind).lower(), str(kind).lower()) for kind in kinds]
-        if named and all(name in NAMES for name in named):
-            made["type"] = named[0] if len(named) == 1 else named
-    return made

@@ -2,8 +2,9 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+from urllib.parse import unquote
 
 from rung.errors import TaskError
 from rung.records import Json
@@ -17,6 +18,11 @@ MAX_SINGLE_SHARE = 0.01
 MIN_ROWS_FOR_ENUM = 20
 MAX_ENUM = 50
 MAX_FIXED_KEYS = 64
+
+MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+"""Keywords under which schemas stand by names; then those of lists of schemas, and of single ones."""
+LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
+SINGLE = ("items", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames")
 
 
 def check_schema(schema: object, where: str) -> dict[str, Any]:
@@ -61,11 +67,49 @@ def is_inferred(schema: dict[str, Any]) -> bool:
 
 
 def local_part(reference: str, root: Json) -> Json:
-    """The part of the schema `root` that a local JSON pointer such as `#/$defs/line` names; else `root`."""
+    """The part of the schema `root` that a local JSON pointer such as `#/$defs/line` names.
+
+    Where it names none, that of the names in it which are there: `root`, if none is.
+    """
     part = root
-    for name in reference.removeprefix("#").strip("/").split("/"):
-        part = part.get(name) if isinstance(part, dict) and name else part
+    for name in _pointed(reference):
+        found = _below(part, name)
+        part = part if found is None else found
     return part
+
+
+def named_part(reference: str, root: Json) -> Json:
+    """What a local JSON pointer names in the schema `root`; None where that is nothing."""
+    if reference != "#" and not reference.startswith("#/"):
+        return None
+    part = root
+    for name in _pointed(reference):
+        part = _below(part, name)
+    return part
+
+
+def _pointed(reference: str) -> list[str]:
+    """The names in a local JSON pointer (RFC 6901), as they are in the schema."""
+    names = unquote(reference.removeprefix("#")).strip("/").split("/")
+    return [name.replace("~1", "/").replace("~0", "~") for name in names if name]
+
+
+def _below(part: Json, name: str) -> Json:
+    if isinstance(part, list) and name.isdecimal() and int(name) < len(part):
+        return part[int(name)]
+    return part.get(name) if isinstance(part, dict) else None
+
+
+def over_parts(schema: dict[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:
+    """The schema with `change` made of each schema directly in it; what isn't one, by its place, stays."""
+    made = {**schema}
+    for key in MAPS:
+        if isinstance(named := schema.get(key), dict):
+            made[key] = {name: change(part) for name, part in named.items()}
+    for key in LISTS:
+        if isinstance(listed := schema.get(key), list):
+            made[key] = [change(part) for part in listed]
+    return made | {key: change(schema[key]) for key in SINGLE if key in schema}
 
 
 def _parts(schema: object) -> Iterator[dict[str, Any]]:

@@ -12,6 +12,7 @@ from rung.rungs.preferred import material
 from rung.rungs.rendered import rendered, rendered_rejected
 from rung.rungs.sft import answer_forms
 from rung.spec import AnswerSpec
+from rung.task.calls import FUNCTIONS
 from tests.fixtures_climb import call_rows, make_tiny_gguf, opened, preferred, write_rows
 
 
@@ -41,6 +42,16 @@ def test_a_rejected_call_is_spelled_as_a_chosen_one_and_one_that_cannot_be_made_
         context, spec, [replace(row, output=json.loads(calls("find", topic="login"))["calls"])]
     )
     assert [one and one.answer for one in found] == [wanted.answer, wanted.answer, None, None]
+
+
+def test_a_rejected_call_can_be_made_where_its_function_is_left_open_and_not_beside_too_many(context):
+    (spec,) = answer_forms(context).values()
+    broken = FUNCTIONS + json.dumps([{"name": "find", "parameters": {"properties": {"topic": "text"}}}])
+    row = replace(context.train[0], context=broken)
+    one = json.loads(calls("find", topic="weather"))["calls"]
+    many = one * ((spec.answer.most_calls or 0) + 1)
+    told = [replace(row, rejected=json.dumps(some)) for some in (one, many)]
+    assert [found is None for found in rendered_rejected(context, spec, told)] == [False, True]
 
 
 def test_a_rejected_call_that_is_as_right_as_the_chosen_one_is_no_pair(context):

@@ -1,0 +1,95 @@
+"""The order of keys: as a schema lists them, which is the order that constrained decoding keeps."""
+
+import re
+
+from rung.records import Json
+from rung.task.schemas import local_part
+
+DEEPEST = 20
+"""References and options that are followed from one part of a schema."""
+
+
+def in_order(value: Json, schema: Json) -> Json:
+    """A JSON value with its keys at any depth in the schema's order; keys that it doesn't name come last."""
+    return _in_order(value, schema, schema)
+
+
+def _in_order(value: Json, part: Json, root: Json) -> Json:
+    rules = _rules_for(value, part, root, {})
+    if isinstance(value, list):
+        first = rules.get("prefixItems")
+        parts = list(first) if isinstance(first, list) else []
+        parts += [rules.get("items")] * (len(value) - len(parts))
+        return [_in_order(item, rule, root) for item, rule in zip(value, parts, strict=False)]
+    if not isinstance(value, dict):
+        return value
+    named = _object(rules)
+    names = [k for k in named if k in value] + [k for k in value if k not in named]
+    return {
+        name: _in_order(value[name], named[name] if name in named else _unnamed(name, rules), root)
+        for name in names
+    }
+
+
+def _unnamed(name: str, rules: dict[str, Json]) -> Json:
+    """The part for a key that isn't named: that of a pattern that it matches, else that of all others."""
+    patterns = rules.get("patternProperties")
+    for pattern, part in patterns.items() if isinstance(patterns, dict) else ():
+        try:
+            if re.search(pattern, name):
+                return part
+        except re.error:
+            continue
+    return rules.get("additionalProperties")
+
+
+def _rules_for(
+    value: Json, part: Json, root: Json, known: dict[int, dict[str, Json]], depth: int = 0
+) -> dict[str, Json]:
+    """The schema's part for this value: references followed, the first option taken that it fits.
+
+    `known` are the parts that were looked at for it, by id: options may lead to the same ones over and over.
+    """
+    if not isinstance(part, dict) or depth > DEEPEST:
+        return part if isinstance(part, dict) else {}
+    if id(part) not in known:
+        known[id(part)] = part
+        known[id(part)] = _followed(value, part, root, known, depth + 1)
+    return known[id(part)]
+
+
+def _followed(
+    value: Json, part: dict[str, Json], root: Json, known: dict[int, dict[str, Json]], depth: int
+) -> dict[str, Json]:
+    rules = part
+    if isinstance(rules.get("$ref"), str):
+        return _rules_for(value, local_part(str(rules["$ref"]), root), root, known, depth)
+    for key in ("anyOf", "oneOf", "allOf"):
+        options = rules.get(key)
+        if isinstance(options, list):
+            found = [_rules_for(value, option, root, known, depth) for option in options]
+            fitting = [one for one in found if _fits(value, one)]
+            for one in reversed(fitting if key == "allOf" else fitting[:1]):
+                rules = {**one, **rules, "properties": {**_object(one), **_object(rules)}}
+    return rules
+
+
+def _fits(value: Json, rules: dict[str, Json]) -> bool:
+    """Whether a list or an object could be meant by these rules, from its keys alone."""
+    kind = rules.get("type", [])
+    kinds = kind if isinstance(kind, list) else [kind]
+    if kinds and isinstance(value, list | dict):
+        if ("array" if isinstance(value, list) else "object") not in kinds:
+            return False
+    if not isinstance(value, dict):
+        return True
+    required = rules.get("required")
+    closed = rules.get("additionalProperties") is False and not rules.get("patternProperties")
+    return set(required if isinstance(required, list) else ()) <= value.keys() and (
+        not closed or value.keys() <= _object(rules).keys()
+    )
+
+
+def _object(rules: dict[str, Json]) -> dict[str, Json]:
+    found = rules.get("properties")
+    return found if isinstance(found, dict) else {}
