@@ -390,17 +390,17 @@ def test_a_score_that_tells_rows_apart_is_before_one_answer_to_everything():
     learner.context.kind = "tool_call"
     for form in learner.forms:
         learner.curves |= {
-            f"{form}, rate {r:g}": lambda steps: 0.33 if steps < 60 else 0.1 + steps / 2000 for r in RATES
+            f"{form}, rate {r:g}": lambda steps: 0.33 if steps < 300 else 0.1 + steps / 9000 for r in RATES
         }
     whole = learner.score
 
     def score(arm, step, rows):
-        return whole(arm, step, rows) | {"commonest": 1.0 if step < 60 else 0.1}
+        return whole(arm, step, rows) | {"commonest": 1.0 if step < 300 else 0.1}
 
     learner.score = score
     outcome = tuned(learner)
-    assert learner.kept["step"] > 60 and outcome.step == learner.kept["step"]
-    assert max(learner.steps.values()) > 300, "it went on though nothing scored as much as the one answer"
+    assert learner.kept["step"] > 300 and outcome.step == learner.kept["step"]
+    assert max(learner.steps.values()) > 600, "it went on though nothing scored as much as the one answer"
     assert not any("collapsed" in note for note in outcome.notes)
 
 
