@@ -96,13 +96,13 @@ def _begun(context: Context, start: System, plan: Plan) -> Iterator[_Begun]:
     """The reference and the course, settled once and kept in the journal."""
     form = start.spec.answer.form
     found = material(context, start.spec)
-    if found.left_out and (few := too_few(found)):
-        raise TrainingError(f"{few}; {found.left_out} rows were left out: {LEFT_OUT}")
     if found.desirable and len(set(found.desirable)) == 1:
         which = "desirable" if found.desirable[0] else "undesirable"
         raise TrainingError(
             f"all answers that can be learned from are {which}; add others that fit the model and the task"
         )
+    if found.left_out and (few := too_few(found)):
+        raise TrainingError(f"{few}; {found.left_out} rows were left out: {LEFT_OUT}")
     lesson = Lesson(
         name="preference",
         items={form: found.items},
