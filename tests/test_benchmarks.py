@@ -17,6 +17,7 @@ SCRIPTS = (
     "decision_simulated",
     "evaluate_vs_llamacpp",
     "export_parity",
+    "floor",
     "full_and_qlora",
     "gradient_error",
     "growth",

@@ -85,7 +85,7 @@ def test_a_student_comes_nearer_to_its_teacher_and_is_kept_where_dev_gains(
     monkeypatch.setattr(whitebox, "MOST_PASSES", 6)
     monkeypatch.setattr(whitebox, "RATE", 5e-4)
     spec = teacher.spec.model_copy(update={"rung": "distill"})
-    weak = weakened(System(teacher.folder, spec), 0.3, tmp_path / "weak")
+    weak = weakened(System(teacher.folder, spec), 0.2, tmp_path / "weak")
     before = context.measure(weak, context.dev, "before").score
     made = on_policy(context, teacher, made_of(weak, before, len(context.dev)), context.unlabelled)
     apart = [record["loss"] for record in journal(context) if record["kind"] == "stretch"]
@@ -198,7 +198,7 @@ def test_the_rung_distill_goes_on_on_policy_with_a_teacher_of_the_same_tokens(nu
 def test_where_time_allows_few_answers_sfts_tune_is_gone_on_from_without_any(
     context, teacher, tmp_path, monkeypatch
 ):
-    sft = weakened(teacher, 0.3, tmp_path / "weak")
+    sft = weakened(teacher, 0.2, tmp_path / "weak")
     task = context.task.model_copy(update={"teacher": str(teacher.folder)})
     named = replace(context, task=task, built={"sft": sft})
     monkeypatch.setattr(whitebox, "MOST_PASSES", 6)
