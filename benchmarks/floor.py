@@ -21,23 +21,6 @@ from rung.scoring.measure import measurement
 from rung.scoring.notation import interval_text, score_text
 
 
-class Quiet:
-    """Says nothing of what is read."""
-
-    def say(self, text: str) -> None:
-        """Nothing."""
-
-    def begin(self, what: str, total: int | None, done: int = 0) -> int:
-        """Nothing."""
-        return 0
-
-    def advance(self, handle: int, done: int, extra: str = "") -> None:
-        """Nothing."""
-
-    def end(self, handle: int) -> None:
-        """Nothing."""
-
-
 def main() -> None:
     """A line for each set."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -49,7 +32,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as place:
             chosen = SETS[name]
             made(chosen, given.folder / (chosen.source or name), Path(place), None)
-            prepared = prepare(Path(place), Options(), Quiet())
+            prepared = prepare(Path(place), Options())
         metric, test = prepared.task.metric, prepared.splits.test
         assert metric is not None, "the task was completed from its rows"
         answer = constant_answer([row.output for row in prepared.splits.train], metric)

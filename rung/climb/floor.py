@@ -1,6 +1,5 @@
 """Whether the rung to ship is above the floor: one and the same answer to every row."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -12,6 +11,7 @@ from rung.scoring import paired
 from rung.scoring.constant import constant_answer
 from rung.scoring.measure import measurement
 from rung.scoring.notation import score_text
+from rung.task.outputs import canonical
 
 
 def floor(
@@ -30,7 +30,7 @@ def floor(
     answer = constant_answer([e.output for e in train], found.metric)
     if answer is None:
         return None
-    text = answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False, sort_keys=True)
+    text = answer if isinstance(answer, str) else canonical(answer)
     asked = rows[found.split]
     constant = measurement(
         system="constant",

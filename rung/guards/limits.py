@@ -30,10 +30,10 @@ def judged(
         (blocks if items.gain_high < 0 else warns).append(said)
     if general is not None and not general.kl <= WARN_KL:
         said = f"strays from its base by {general.kl:.2f} nats per token on general prompts"
-        (warns if general.kl <= BLOCK_KL else blocks).append(said if general.kl == general.kl else BROKEN)
+        (warns if general.kl <= BLOCK_KL else blocks).append(BROKEN if math.isnan(general.kl) else said)
     if text is not None and not (ratio := perplexity_ratio(text)) <= WARN_PERPLEXITY:
         said = f"finds general text {ratio:.2f} times as perplexing as its base does"
-        (warns if ratio <= BLOCK_PERPLEXITY else blocks).append(said if ratio == ratio else BROKEN)
+        (warns if ratio <= BLOCK_PERPLEXITY else blocks).append(BROKEN if math.isnan(ratio) else said)
     if not blocks and (items is None or general is None or text is None):
         return "unknown", tuple(warns)
     verdict: GateVerdict = "block" if blocks else "warn" if warns else "pass"

@@ -7,6 +7,7 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
+from rung.errors import TrainingError
 from rung.models import head as heads
 from rung.models.head import Head as LinearHead
 from rung.rungs.base import Built, Context, Outlook, Variant, slug
@@ -74,12 +75,17 @@ class Head:
         return Outlook(seconds=whole, low_s=whole, high_s=whole, least_s=least)
 
     def build(self, context: Context) -> Built:
-        """Fit every variant on the training rows, calibrate it on dev, and keep the best on dev."""
+        """Fit every variant on the training rows, calibrate it on dev, and keep the best on dev.
+
+        Raises TrainingError where none can be fitted, as on rows of one label.
+        """
         variants: list[Variant] = []
         late: list[str] = []
         for name, fitted, dev_scores in _fitted(context, late):
             ready = heads.calibrated(fitted, dev_scores, [str(e.output) for e in context.dev])
             variants.append(_variant(context, name, ready))
+        if not variants:
+            raise TrainingError("; ".join(late))
         chosen, trials, notes = choose(context, variants, screen=None)
         return Built(system=chosen.system, what=chosen.name, trials=trials, notes=(*late, *notes))
 

@@ -43,7 +43,7 @@ LOSS_TOKENS = 4096
 BEST_FOLDER = "best"
 LONG_TIMES, LONG_MORE = 2, 64
 """On the way an answer that is right or wrong as a whole ends at so many times the tokens of its row's output
-and so many more: calls that a young tune makes on and on took 200 of the 340 seconds of a score."""
+and so many more: calls that a young tune makes on and on took more than half of a score's seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)

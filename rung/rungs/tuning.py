@@ -328,8 +328,9 @@ def _search(state: Tune, forms: Sequence[str], length: Length, notes: list[str])
     winner = _ranked(state, [best, *others], steps, rows, notes)[0]
     if state.find(kind="score", arm=best.name, step=steps, n=len(rows)) is None:
         return winner, steps
-    gain = state.score(winner, steps, rows)["value"] - state.score(best, steps, rows)["value"]
-    return (winner if gain > NEAR_TIE else best), steps
+    ours, theirs = (_rank(state, state.score(arm, steps, rows), rows) for arm in (winner, best))
+    ahead = ours[0] > theirs[0] or ours[1] - theirs[1] > NEAR_TIE
+    return (winner if ahead else best), steps
 
 
 def _ranked(

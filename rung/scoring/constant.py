@@ -1,6 +1,5 @@
 """The best of one and the same answer to every row: what a System that learned anything has to beat."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from statistics import median_low
@@ -9,6 +8,7 @@ from typing import TypeVar
 from rung.records import Json, MetricName
 from rung.scoring.scorers import SCORERS
 from rung.task.accepted import bare_calls
+from rung.task.outputs import canonical
 
 T = TypeVar("T")
 
@@ -34,8 +34,8 @@ def constant_answer(outputs: Sequence[Json], metric: MetricName) -> Json | None:
     if metric == "mae":
         return median_low([float(value) for value in outputs if isinstance(value, (int, float))])
     answers = [_as_answer(output) for output in outputs]
-    by_key = {json.dumps(answer, sort_keys=True): answer for answer in answers}
-    counted = Counter(json.dumps(answer, sort_keys=True) for answer in answers).most_common()
+    by_key = {canonical(answer): answer for answer in answers}
+    counted = Counter(map(canonical, answers)).most_common()
     if metric in _COMMONEST:
         return by_key[counted[0][0]]
     common = [key for key, count in counted if count > 1][:CANDIDATES]

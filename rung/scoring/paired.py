@@ -123,7 +123,7 @@ def gain_interval(pair: Pair, seed: int, level: float = 0.95) -> Interval:
     Bonett-Price for right and wrong; BCa or t for graded rows, the bootstrap for set metrics and groups,
     both as wide as if two more rows or groups had differed: near-sameness on a few rows proves no sameness.
     They would by a whole row's worth; for errors without an upper end, by the largest that was made. One row
-    or group alone tells nothing of others: by so much the gain may be up or down.
+    or group alone tells nothing of others: by so much the gain may be up or down. It ends where a gain can.
     """
     if pair.scorer.binary and pair.groups is None:
         return stats.bonett_price(*_discordant(pair), pair.n, level)

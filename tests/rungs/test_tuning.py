@@ -404,6 +404,20 @@ def test_a_score_that_tells_rows_apart_is_before_one_answer_to_everything():
     assert not any("collapsed" in note for note in outcome.notes)
 
 
+def test_a_form_that_tells_rows_apart_goes_on_before_a_first_one_that_gives_one_answer_to_all():
+    rate = f"{RATES[0]:g}"
+    learner = Learner(curves={f"words, rate {rate}": lambda steps: 0.45})
+    learner.context.kind = "tool_call"
+    learner.curves |= {f"codes, rate {r:g}": lambda steps: 0.46 for r in RATES}
+    whole = learner.score
+
+    def score(arm, step, rows):
+        return whole(arm, step, rows) | {"commonest": 1.0 if arm.form == "codes" else 0.3}
+
+    learner.score = score
+    assert tuned(learner).form == "words"
+
+
 def test_a_tune_a_little_below_the_commonest_label_is_kept_as_it_is():
     learner = Learner()
     for form in ("codes", "words"):

@@ -14,12 +14,14 @@ def score(answer, outputs, metric):
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "exact", "macro_f1"])
+@settings(deadline=None)
 @given(outputs=st.lists(st.sampled_from("abcd"), min_size=1, max_size=30))
 def test_no_label_scores_more_than_the_one_that_is_taken(metric, outputs):
     best = score(constant_answer(outputs, metric), outputs, metric)
     assert best == max(score(label, outputs, metric) for label in outputs)
 
 
+@settings(deadline=None)
 @given(
     outputs=st.lists(st.integers(-1000, 1000) | st.floats(-1e3, 1e3), min_size=1, max_size=30),
     other=st.floats(-2e3, 2e3),
@@ -31,7 +33,7 @@ def test_no_number_has_a_smaller_mean_error_than_the_median(outputs, other):
 TEXTS = [" ".join(words) for words in itertools.product(("red", "green"), ("boat", "car"), ("came", "went"))]
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(outputs=st.lists(st.sampled_from(TEXTS), min_size=1, max_size=20))
 def test_of_few_texts_the_one_nearest_to_all_is_taken_though_it_is_not_the_commonest(outputs):
     best = score(constant_answer(outputs, "rouge_l"), outputs, "rouge_l")
