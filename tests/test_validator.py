@@ -6,7 +6,7 @@ from dataclasses import replace
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rung.checks.examine import examined
@@ -25,6 +25,7 @@ PRICE = {"type": "number", "multipleOf": 0.01}
 BILL = {"type": "object", "properties": {"total": PRICE}, "required": ["total"]}
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**9), st.integers(1, 6))
 def test_what_is_written_with_so_many_decimals_is_a_multiple_of_the_last_one(count, digits):
     value = float(Decimal(count).scaleb(-digits))
