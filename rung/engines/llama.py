@@ -3,6 +3,7 @@
 Requests run `parallel` at a time, each in the slot whose cache already holds most of its prompt. A
 request that the server refuses becomes a failed answer. If the child dies it is started again and what
 was in flight is asked once more; a request that sees it die twice ends the batch with an EngineError.
+One that stands still while it is asked is ended, and counts as dead.
 """
 
 import threading
@@ -17,6 +18,7 @@ from rung.engines.llama_calls import Steps, calls_to
 from rung.engines.llama_process import Child
 from rung.engines.slots import Slots
 from rung.engines.trie import Trie
+from rung.engines.watch import STILL_S
 from rung.engines.work import Refused, prefix_order, run_batch
 from rung.errors import EngineError
 
@@ -30,23 +32,24 @@ DEATH_WAIT_S = 5.0
 class LlamaEngine:
     """Answers from one GGUF model and at most one GGUF adapter.
 
-    Any number of threads may call it at once. `request_limit_s` bounds each single request.
+    Any number of threads may call it at once. `request_limit_s` bounds each single request, `still_s` how
+    long the child may do nothing while one waits.
     """
 
     name = "llama"
 
-    def __init__(self, spec: EngineSpec, *, request_limit_s: float = 600.0):
+    def __init__(self, spec: EngineSpec, *, request_limit_s: float = 600.0, still_s: float = STILL_S):
         """Start the child and load the model; raises EngineError if that can't be done."""
         self._calls = calls_to(spec)
         for path in (spec.gguf, spec.adapter):
             if path is not None and not path.is_file():
                 raise EngineError(f"no such file: {str(path)!r}; the llama engine reads GGUF files")
         self._spec = spec
-        self._limit_s = request_limit_s
+        self._limit_s, self._still_s = request_limit_s, still_s
         self._slots = Slots(spec.parallel)
         self._lock = threading.Lock()
         self._closed = False
-        self._child = Child(spec, request_limit_s=request_limit_s)
+        self._child = self._start()
 
     @property
     def pid(self) -> int:
@@ -181,7 +184,8 @@ class LlamaEngine:
 
     def _exchange(self, child: Child, path: str, body: wire.Wire) -> Mapping:
         try:
-            response = child.client.post(path, json=body)
+            with child.watch.asked():
+                response = child.client.post(path, json=body)
         except httpx.TimeoutException:
             raise Refused(f"no answer within {self._limit_s:g} s") from None
         except RuntimeError:
@@ -193,6 +197,9 @@ class LlamaEngine:
             raise Refused(f"llama.cpp answered {response.status_code}: {response.text[:300]}")
         return response.json()
 
+    def _start(self) -> Child:
+        return Child(self._spec, request_limit_s=self._limit_s, still_s=self._still_s)
+
     def _replace(self, broken: Child) -> Child:
         """The child to ask next: `broken` itself if it lives, else a new one, started by whoever is first."""
         dead = broken.died(wait_s=DEATH_WAIT_S)
@@ -202,7 +209,7 @@ class LlamaEngine:
             if dead and self._child is broken:
                 broken.kill()
                 broken.client.close()
-                self._child = Child(self._spec, request_limit_s=self._limit_s)
+                self._child = self._start()
                 if self._closed:
                     self.close()
                     raise EngineError("this llama engine was closed while it answered")

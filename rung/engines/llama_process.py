@@ -16,6 +16,7 @@ import httpx
 from rung.engines import llama_child
 from rung.engines.base import EngineSpec
 from rung.engines.cores import available_cores
+from rung.engines.watch import STILL_S, Watch
 from rung.errors import EngineError
 
 START_LIMIT_S = 600.0
@@ -23,10 +24,13 @@ STDERR_LINES = 40
 
 
 class Child:
-    """One running llama.cpp. `client` speaks to it with the child's own key, which nobody else knows."""
+    """One running llama.cpp. `client` speaks to it with the child's own key, which nobody else knows.
 
-    def __init__(self, spec: EngineSpec, *, request_limit_s: float):
-        """Start and wait until the model is loaded.
+    Whoever asks it says so to its `watch`.
+    """
+
+    def __init__(self, spec: EngineSpec, *, request_limit_s: float, still_s: float = STILL_S):
+        """Start and wait until the model is loaded; one that stands still so long while it's asked is ended.
 
         Raises EngineError with the end of the child's standard error if that fails.
         """
@@ -42,6 +46,7 @@ class Child:
         )
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
+        self.watch = Watch(self._process, still_s)
         try:
             self.address = self._introduce(spec)
         except BaseException:
@@ -74,7 +79,8 @@ class Child:
             self._listener.join(1.0)
         code = self._process.returncode
         lines = "\n".join(f"  {line}" for line in self._errors) or "  (it wrote nothing)"
-        return f"exit status {code}; the end of its standard error:\n{lines}"
+        still = "; it stood still while a request waited, and was ended" if self.watch.stood_still else ""
+        return f"exit status {code}{still}; the end of its standard error:\n{lines}"
 
     def memory_mb(self) -> float:
         """Resident memory in MiB; 0 once the process is gone."""
@@ -87,6 +93,7 @@ class Child:
 
     def kill(self) -> None:
         """End the process at once and let go of its pipes; requests in flight fail."""
+        self.watch.close()
         self._process.kill()
         self._process.wait()
         self._listener.join(1.0)

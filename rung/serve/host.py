@@ -1,8 +1,8 @@
 """A base model under llama.cpp with its adapters: asked without blocking, watched, renewed without a pause.
 
 llama.cpp takes adapters when it starts. So another adapter means another child: it is started beside the
-one that answers, takes over when it is ready, and the old one ends with its last request. A child that dies
-is started again, and what it was asked is asked once more.
+one that answers, takes over when it is ready, and the old one ends with its last request. A child that dies,
+or stands still while it is asked, is started again, and what it was asked is asked once more.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from rung.engines.base import EngineSpec
 from rung.engines.llama_calls import Call, Calls, Steps, calls_to
 from rung.engines.llama_process import Child
 from rung.engines.slots import Slots
+from rung.engines.watch import STILL_S
 from rung.engines.work import Refused
 from rung.errors import EngineError
 from rung.serve.events import events
@@ -52,12 +53,14 @@ class Running:
 class Host:
     """One base model. `spec` has neither adapters nor an adapter; for one event loop.
 
-    `asleep`: it has no child on purpose, and the next request starts one.
+    `asleep`: it has no child on purpose, and the next request starts one. `still_s`: how long a child may do
+    nothing while a request waits for it.
     """
 
     spec: EngineSpec
     lanes: Lanes
     limit_s: float
+    still_s: float = STILL_S
     calls: Calls = field(init=False)
     restarts: int = 0
     asleep: bool = False
@@ -167,7 +170,8 @@ class Host:
                             async for event in events(response.aiter_bytes()):
                                 if "error" in event:
                                     raise Refused(f"llama.cpp broke off: {event['error']}", 500)
-                                yield event
+                                with running.child.watch.paused():
+                                    yield event
                     except httpx.TransportError as error:
                         raise Broken(f"llama.cpp broke off: {error!r}", running) from None
 
@@ -266,7 +270,7 @@ class Host:
             raise EngineError("this model is served no more")
         old = self._running
         spec = replace(self.spec, adapters=adapters)
-        child = await asyncio.to_thread(Child, spec, request_limit_s=self.limit_s)
+        child = await asyncio.to_thread(Child, spec, request_limit_s=self.limit_s, still_s=self.still_s)
         self.asleep = False
         self._running = Running(
             child=child,
@@ -344,7 +348,8 @@ def _held(running: Running, end: Callable[[Running], None]):
     """Keep a child until the request is over, also one that is retired meanwhile."""
     running.requests += 1
     try:
-        yield
+        with running.child.watch.asked():
+            yield
     finally:
         running.requests -= 1
         if running.retired and not running.requests:

@@ -57,6 +57,33 @@ def test_a_child_killed_in_the_middle_costs_no_answer():
     engine.close()
 
 
+def test_a_child_that_stands_still_is_ended_and_costs_no_answer():
+    engine = LlamaEngine(llama_spec(), still_s=1.2)
+    stopped = []
+
+    def stop_once(done: int, total: int) -> None:
+        if done == 10 and not stopped:
+            stopped.append(engine.pid)
+            os.kill(engine.pid, signal.SIGSTOP)
+
+    found = engine.generate(short_requests(60), progress=stop_once)
+    assert stopped and engine.pid != stopped[0]
+    assert [c.failure for c in found] == [None] * 60
+    engine.close()
+
+
+def test_a_child_that_nobody_asks_or_that_works_for_long_is_left_alone():
+    engine = LlamaEngine(llama_spec(parallel=1, context=1024), still_s=2.0)
+    pid = engine.pid
+    schema = {"type": "array", "items": {"type": "integer"}, "minItems": 150}
+    slow = Request(prompt=PROMPT, max_tokens=900, schema=schema)
+    for pause_s in (2.5, 0.0):
+        assert engine.generate([slow])[0].failure is None
+        time.sleep(pause_s)
+    assert engine.pid == pid
+    engine.close()
+
+
 def test_a_child_that_dies_twice_ends_the_batch_with_its_last_words():
     engine = LlamaEngine(llama_spec(parallel=1))
     stop = threading.Event()

@@ -1,6 +1,7 @@
-"""A base model whose child can't be started: it comes back by itself once it can."""
+"""A base model whose child can't be started, or stands still: it comes back by itself once it can."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
@@ -8,6 +9,9 @@ import time
 import psutil
 import pytest
 
+from rung.engines.base import Request
+from rung.engines.llama_calls import Call
+from rung.engines.llama_wire import completion_call
 from rung.errors import EngineError
 from rung.serve.limits import Limits
 from rung.serve.systems import Systems
@@ -59,6 +63,72 @@ def test_a_child_that_sleeps_is_not_woken(tmp_path):
         await asyncio.sleep(1.5)
         await host.renew()
         assert host.asleep and not host.ready
+        await systems.close()
+
+    asyncio.run(run())
+
+
+PROMPT = (5, 6, 7)
+
+
+def test_a_child_that_stands_still_is_started_again_and_what_it_was_asked_is_answered(tmp_path):
+    async def run() -> None:
+        others = engines()
+        systems = Systems(Limits(slots=1, threads=1))
+        await systems.add(str(make_tiny_gguf(tmp_path / "tiny.gguf")), "base")
+        (host,) = systems.hosts.values()
+        await host.sleep()
+        host.still_s = 1.2
+        await host.have(None)
+        (engine,) = engines() - others
+        os.kill(engine, signal.SIGSTOP)
+        found = await host.ask(PROMPT, None, lambda slot: host.calls.next(PROMPT, [3], slot))
+        assert found[3] < 0 and host.restarts == 1
+        await systems.close()
+
+    asyncio.run(run())
+
+
+def test_a_child_that_stands_still_is_ended_though_those_who_ask_it_give_up(tmp_path):
+    async def run() -> None:
+        others = engines()
+        systems = Systems(Limits(slots=1, threads=1))
+        await systems.add(str(make_tiny_gguf(tmp_path / "tiny.gguf")), "base")
+        (host,) = systems.hosts.values()
+        await host.sleep()
+        host.still_s = 1.2
+        await host.have(None)
+        (engine,) = engines() - others
+        os.kill(engine, signal.SIGSTOP)
+        end = time.monotonic() + 20
+        while not host.restarts:
+            assert time.monotonic() < end
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.3):
+                    await host.ask(PROMPT, None, lambda slot: host.calls.next(PROMPT, [3], slot))
+        await systems.close()
+
+    asyncio.run(run())
+
+
+def test_a_child_whose_answer_is_read_slowly_does_not_stand_still(tmp_path):
+    async def run() -> None:
+        systems = Systems(Limits(slots=1, threads=1))
+        await systems.add(str(make_tiny_gguf(tmp_path / "tiny.gguf")), "base")
+        (host,) = systems.hosts.values()
+        await host.sleep()
+        host.still_s = 1.2
+
+        def call(slot: int) -> Call:
+            body = completion_call(Request(prompt=PROMPT, max_tokens=20), 20, slot)
+            return Call(path="/completion", body={**body, "ignore_eos": True})
+
+        async with contextlib.aclosing(host.stream(PROMPT, None, call)) as events:
+            seen = 0
+            async for _ in events:
+                seen += 1
+                await asyncio.sleep(2.0 if seen == 2 else 0.0)
+        assert seen > 2 and host.restarts == 0
         await systems.close()
 
     asyncio.run(run())
