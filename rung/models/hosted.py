@@ -44,10 +44,14 @@ def hosted(name: str) -> Hosted | None:
     provider, colon, rest = name.partition(":")
     if not colon or provider not in PROVIDERS:
         return None
-    model, at, url = rest.partition("@")
-    if not model or (at and provider != "openai"):
+    first = "@" if rest.startswith("@") else ""  # of the model's own name, as in @cf/meta/llama
+    model, at, url = rest.removeprefix(first).partition("@")
+    model = first + model
+    if not model.strip("@") or "://" in model or (at and provider != "openai"):
+        # No URL is shown, here and below: a password may be in it.
+        shown = f"{provider}:" if "://" in rest else name
         raise ModelError(
-            f"{name!r} names no hosted model; write openai:NAME, anthropic:NAME, or openai:NAME@https://host/v1"
+            f"{shown!r} names no hosted model; write openai:NAME, anthropic:NAME, or openai:NAME@https://host/v1"
         )
     if not at:
         home, variable = PROVIDERS[provider]
@@ -56,13 +60,14 @@ def hosted(name: str) -> Hosted | None:
         parts = urlsplit(url)
         _ = parts.port  # a bad one is told only when it's asked for
     except ValueError:
-        # The URL isn't shown: a password may be in it.
         raise ModelError(
             f"the URL of the hosted model {model!r} can't be read: check its host and port, as in "
             "openai:NAME@http://host:8000/v1"
         ) from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ModelError(f"{name!r}: {url!r} is no http or https URL; write openai:NAME@https://host/v1")
+        raise ModelError(
+            f"what follows the hosted model {model!r} is no http or https URL; write openai:NAME@https://host/v1"
+        )
     if "@" in parts.netloc or parts.query or parts.fragment:
         # The name is written to files: what may be a secret has no place in it.
         raise ModelError(

@@ -355,6 +355,10 @@ def test_at_a_small_volume_a_hosted_model_comes_before_what_costs_more_to_build(
         ("openai:", "names no hosted model"),
         ("anthropic:claude@https://h.example", "names no hosted model"),
         ("openai:x@ftp://h.example/v1", "no http or https URL"),
+        (f"openai:x@ftp://me:{KEY}@h.example/v1", "no http or https URL"),
+        (f"openai:@https://me:{KEY}@h.example/v1", "names no hosted model"),
+        ("openai:@", "names no hosted model"),
+        ("openai:@x@", "no http or https URL"),
         (f"openai:x@https://me:{KEY}@h.example/v1", "holds more than a host and a path"),
         (f"openai:x@https://h.example/v1?key={KEY}", "holds more than a host and a path"),
     ],
@@ -370,6 +374,13 @@ def test_a_providers_key_goes_to_no_other_host():
     assert hosted("anthropic:claude-haiku-4-5").url == "https://api.anthropic.com/v1"
     assert hosted("openai:m@https://h.example/v1").key_variable == "RUNG_API_KEY"
     assert hosted("smollm2-135m") is None and hosted("hf:org/name") is None
+
+
+def test_a_models_own_name_may_begin_with_the_sign_that_parts_it_from_its_url():
+    found = hosted("openai:@cf/meta/llama-3.2-1b@https://h.example/v1")
+    assert (found.model, found.url) == ("@cf/meta/llama-3.2-1b", "https://h.example/v1")
+    assert found.key_variable == "RUNG_API_KEY"
+    assert hosted("openai:@cf/meta/llama-3.2-1b").model == "@cf/meta/llama-3.2-1b"
 
 
 def test_listed_prices_are_those_that_providers_publish_and_unknown_models_have_none():
