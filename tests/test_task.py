@@ -320,13 +320,31 @@ def test_a_kind_that_is_given_takes_long_labels() -> None:
 
 
 @pytest.mark.parametrize(
+    "outputs",
+    [
+        [f"+4917112345{n:02d}" for n in range(40)],
+        [f"94001102008812345{n:05d}" for n in range(40)],
+        [9400110200881234500001 + n for n in range(40)],
+    ],
+)
+def test_digits_that_a_number_would_not_keep_are_text(outputs: list[Json]) -> None:
+    settled_task, notes = settle_kind(task(), rows(*outputs))
+    assert settled_task.output.kind == "text" and "they are codes" in notes[0]
+
+
+@pytest.mark.parametrize("outputs", [[f"+{n}" for n in range(40)], [10**15 + n for n in range(40)]])
+def test_digits_that_a_number_keeps_are_numbers(outputs: list[Json]) -> None:
+    assert settle_kind(task(), rows(*outputs))[0].output.kind == "number"
+
+
+@pytest.mark.parametrize(
     ("outputs", "said"),
     [
         ([1, 2, 3] * 10, "they are whole numbers: write 'output: {kind: number}' if nearness counts"),
         ([1.0, 2.0] * 10, "they are whole numbers: write 'output: {kind: number}' if nearness counts"),
         ([0.5, 1.0] * 10, "only 2 different numbers: write 'output: {kind: label}' if they name classes"),
         ([n % 30 for n in range(120)], "only 30 different numbers: write 'output: {kind: label}' if they"),
-        (["06550", "10115"] * 10, "codes with zeros in front: write 'output: {kind: number}' if they are"),
+        (["06550", "10115"] * 10, "codes (a zero or plus in front, or more digits than a number keeps): "),
         (
             [*(f"{n}.5" for n in range(30)), *"abcde"],
             "30 of 35 outputs are of kind number, rows.jsonl:31 'a'",

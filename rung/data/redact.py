@@ -14,7 +14,7 @@ from rung.data.keys import keys
 from rung.data.personal import personal
 from rung.data.roster import Roster
 from rung.data.rows import BOM, read_rows, separator
-from rung.data.spots import Kind, Spot, apart, is_long_number
+from rung.data.spots import Kind, Spot, apart, long_number
 from rung.errors import DataError
 from rung.records import Json
 from rung.runs import atomic_folder
@@ -82,9 +82,9 @@ class Redactor:
             if len(made) < len(value):
                 raise DataError("two keys of one object name the same person or value: rename one")
             return made
-        if is_long_number(value):
-            text = self.text(str(value), key)
-            return value if text == str(value) else text
+        if (digits := long_number(value)) is not None:
+            text = self.text(digits, key)
+            return value if text == digits else text
         return value
 
     def text(self, text: str, key: str = "") -> str:

@@ -1,5 +1,6 @@
 """Places in a text that hold what shouldn't be told: what they are, and how they're shown without telling."""
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
@@ -60,10 +61,13 @@ def texts_of(value: Json, key: str = "") -> Iterator[tuple[str, str]]:
         for name, item in value.items():
             yield "", name
             yield from texts_of(item, name)
-    elif is_long_number(value):
-        yield key, str(value)
+    elif (digits := long_number(value)) is not None:
+        yield key, digits
 
 
-def is_long_number(value: Json) -> bool:
-    """Whether it is a whole number with as many digits as an account's."""
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) >= LONG_NUMBER
+def long_number(value: Json) -> str | None:
+    """A whole number with as many digits as an account's, written out; outputs of kind number are floats."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) >= LONG_NUMBER:
+        return None
+    whole = isinstance(value, int) or (math.isfinite(value) and value.is_integer())
+    return str(int(value)) if whole else None

@@ -135,7 +135,8 @@ def _other_kind(kind: OutputKind, rows: Sequence[Example], alike: Sequence[Json]
     """What else the outputs may be meant as, and how to say so; nothing where that's plain."""
     numbers = all(as_kind(value, "number") is not None for value in alike)
     if kind in ("label", "text") and numbers and are_codes(alike):
-        return "; they are codes with zeros in front: write 'output: {kind: number}' if they are amounts"
+        how = "a zero or plus in front, or more digits than a number keeps"
+        return f"; they are codes ({how}): write 'output: {{kind: number}}' if they are amounts"
     if kind == "label" and numbers:
         return "; they are whole numbers: write 'output: {kind: number}' if nearness counts"
     if kind == "number" and are_labels(alike):

@@ -22,7 +22,9 @@ MAX_DEPTH = 64
 
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
-_PADDED = re.compile(r"0\d+", re.ASCII)
+_WRITTEN_AS_CODE = re.compile(r"0\d+|\+\d{7,}", re.ASCII)
+_DIGITS = re.compile(r"\d{16,}", re.ASCII)
+"""Whole numbers that a float may hold as others."""
 
 
 def shown(value: object, limit: int = 80) -> str:
@@ -223,11 +225,20 @@ def are_labels(values: Sequence[Json]) -> bool:
 
 
 def are_codes(values: Sequence[Json]) -> bool:
-    """Whether numbers are codes, such as postal ones: of one length, or often, with a zero in front."""
-    texts = [value.strip() for value in values if isinstance(value, str)]
-    padded = sum(_PADDED.fullmatch(text) is not None for text in texts)
+    """Whether numbers are codes, such as those of post, telephones and parcels: of one length, or often.
+
+    A code has a zero in front, a plus and many digits, or more digits than a float keeps.
+    """
+    texts = [str(value).strip() for value in values if isinstance(value, (str, int))]
+    codes = sum(map(_is_code, texts))
     of_one_length = len(texts) == len(values) and len(set(map(len, texts))) == 1
-    return bool(padded) and (of_one_length or not is_few(padded, len(values)))
+    return bool(codes) and (of_one_length or not is_few(codes, len(values)))
+
+
+def _is_code(text: str) -> bool:
+    if _WRITTEN_AS_CODE.fullmatch(text):
+        return True
+    return _DIGITS.fullmatch(text) is not None and f"{float(text):.0f}" != text
 
 
 def _are_ids(numbers: Sequence[Json]) -> bool:

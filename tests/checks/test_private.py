@@ -229,6 +229,13 @@ def test_outputs_weigh_more_than_inputs_and_grave_kinds_more_than_others() -> No
     ]
 
 
+@pytest.mark.parametrize(("card", "count"), [(4111111111111111.0, 1), (4111111111111112.0, 0), (1e300, 0)])
+def test_a_card_number_that_is_an_output_of_kind_number_blocks(card: float, count: int) -> None:
+    outcome = personal_data(subject(row(1, "what card?", card)))
+    blocks = [] if isinstance(outcome, str) else [one for one in outcome if one.severity == "block"]
+    assert len(blocks) == count
+
+
 def test_any_secret_blocks() -> None:
     [one] = found(secrets(subject(row(1, "fine"), row(2, f"key {SECRETS['AWS access key']}"))))
     assert (one.severity, one.rows, one.count) == ("block", ("train.jsonl:2",), 1)
