@@ -2,8 +2,8 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ ASIDE_FILE = "set_aside.jsonl"
 class Repair:
     """What was written: how many rows were kept by file, and how many set aside by reason.
 
-    `alike` rows were given a group of their own kind.
+    `alike` rows say nearly what another says, and have one group with it.
     """
 
     folder: Path
@@ -65,13 +65,14 @@ def repair(task: Task, format: str, out: Path, embed: Embed | None = None) -> Re
         for row, other in held.near:
             reasons[row.where] = ("near_leaks", f"the test holds nearly its input at {other.where}")
     stay = [row for row in train.examples if row.where not in reasons]
-    groups = _alike(stay, embed) if embed is not None and stay else {}
+    grouped = _alike(stay, embed) if embed is not None and stay else _Grouped()
     with atomic_folder(out) as draft:
-        kept = [("train.jsonl", _copy(task.data.train, draft / "train.jsonl", reasons, groups))]
-        if task.data.test is not None:
-            kept.append(("test.jsonl", _copy(task.data.test, draft / "test.jsonl", test_reasons, {})))
+        kept = [("train.jsonl", _copy(task.data.train, draft / "train.jsonl", reasons, grouped.of))]
+        if test is not None and task.data.test is not None:
+            names = {r.where: grouped.renamed[r.group] for r in test.examples if r.group in grouped.renamed}
+            kept.append(("test.jsonl", _copy(task.data.test, draft / "test.jsonl", test_reasons, names)))
     counts = Counter(check for check, _ in (*reasons.values(), *test_reasons.values()))
-    return Repair(folder=out, kept=tuple(kept), aside=tuple(sorted(counts.items())), alike=len(groups))
+    return Repair(folder=out, kept=tuple(kept), aside=tuple(sorted(counts.items())), alike=grouped.alike)
 
 
 def repair_text(done: Repair) -> str:
@@ -107,22 +108,52 @@ def _faults(source: Source) -> Iterator[tuple[str, tuple[str, str]]]:
             first[key] = row
 
 
-def _alike(rows: list[Example], embed: Embed) -> dict[str, str]:
-    """The group of each row, by its place, that says nearly what another does, or has a group with one."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Grouped:
+    """The groups of rows by their places, where they change, and the new names of groups that became one.
+
+    `alike` rows say nearly what another says.
+    """
+
+    of: Mapping[str, str] = field(default_factory=dict)
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    alike: int = 0
+
+
+def _alike(rows: list[Example], embed: Embed) -> _Grouped:
+    """One group for rows that say nearly the same and all that have a group with one of them.
+
+    That's the group of the first of them that has one, since rows of the test may have it too.
+    """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    joined = [(one, other) for _, one, other in like_vectors(embed(rows))]
+    pairs = [(one, other) for _, one, other in like_vectors(embed(rows))]
+    if not pairs:
+        return _Grouped()
     known: defaultdict[str, list[int]] = defaultdict(list)
     for place, row in enumerate(rows):
         if row.group is not None:
             known[row.group].append(place)
-    joined += [(places[0], other) for places in known.values() for other in places[1:]]
-    if not joined:
-        return {}
+    joined = [*pairs, *((places[0], other) for places in known.values() for other in places[1:])]
     links = coo_array((np.ones(len(joined)), np.array(joined).T), shape=(len(rows), len(rows)))
-    groups = as_groups(connected_components(links, directed=False)[1].tolist())
-    return {rows[place].where: f"alike-{group[0]}" for group in groups for place in group}
+    alike = {place for pair in pairs for place in pair}
+    made: dict[str, str] = {}
+    renamed: dict[str, str] = {}
+    for group in as_groups(connected_components(links, directed=False)[1].tolist()):
+        if alike.isdisjoint(group):
+            continue
+        names = [name for place in group if (name := rows[place].group) is not None]
+        name = names[0] if names else _unused(f"alike-{group[0]}", known)
+        made |= {rows[place].where: name for place in group if rows[place].group != name}
+        renamed |= {old: name for old in names if old != name}
+    return _Grouped(of=made, renamed=renamed, alike=len(alike))
+
+
+def _unused(name: str, known: Container[str]) -> str:
+    while name in known:
+        name += "+"
+    return name
 
 
 def _copy(

@@ -107,12 +107,31 @@ def test_rows_that_say_nearly_the_same_get_one_group(tmp_path):
     groups = [row.pop("group", None) for row in found]
     assert found == rows
     assert groups[6] == groups[7] and groups[8] == groups[9] and groups[10] == groups[11]
-    assert groups[0] == groups[3] is not None and groups[1] is groups[4] is None
-    assert len({groups[0], groups[6], groups[8], groups[10]}) == 4
-    assert done.alike == 8
-    assert repair_text(done).endswith("; 8 rows grouped with rows that say nearly the same")
+    assert groups[0] is groups[3] is groups[1] is groups[4] is None
+    assert len({groups[6], groups[8], groups[10]}) == 3
+    assert done.alike == 6
+    assert repair_text(done).endswith("; 6 rows grouped with rows that say nearly the same")
     again = read_source(tmp_path / "out" / "train.jsonl")
     assert [row.group for row in again.examples] == [g or rows[i].get("doc_id") for i, g in enumerate(groups)]
+
+
+def test_groups_that_become_one_keep_a_name_that_the_test_has_too(tmp_path):
+    rows = [
+        {"input": "My card payment was declined, why?", "output": "billing", "group": "u1"},
+        {"input": "Why was my card payment declined?", "output": "billing", "group": "u2"},
+        {"input": "has my parcel been sent yet", "output": "delivery", "group": "u2"},
+        {"input": "I forgot the password", "output": "login", "group": "u3"},
+        {"input": "the code never arrived", "output": "login"},
+    ]
+    tested = [
+        {"input": "is a courier here", "output": "delivery", "user_id": "u2"},
+        {"input": "I can't log in to my account", "output": "login", "group": "u3"},
+    ]
+    train, test = written(tmp_path / "train.jsonl", rows), written(tmp_path / "test.jsonl", tested)
+    done = repair(load_task(train, test=test), "auto", tmp_path / "out", embedding(Log()))
+    made = [read_source(tmp_path / "out" / name).examples for name in ("train.jsonl", "test.jsonl")]
+    assert [[row.group for row in part] for part in made] == [["u1", "u1", "u1", "u3", None], ["u1", "u3"]]
+    assert done.alike == 2
 
 
 def questions(count: int) -> list[str]:
