@@ -61,6 +61,11 @@ class Subject:
         """All rows: train, dev, test."""
         return (*self.splits.train, *self.splits.dev, *self.splits.test)
 
+    @cached_property
+    def everything(self) -> tuple[Example, ...]:
+        """All rows and those whose answers were judged to be bad: whatever a rung may learn from."""
+        return (*self.rows, *(self.undesirable or ()))
+
     @property
     def split(self) -> tuple[Example, ...]:
         """The rows that were parted: all, but for a test that was given."""
@@ -97,10 +102,11 @@ class Subject:
         return replace(self, splits=replace(self.splits, train=train, dev=dev, test=test), of=total)
 
     def each(self) -> Iterator[Example]:
-        """The rows one by one, their number told to `progress`."""
-        for start in range(0, len(self.rows), AT_ONCE):
-            yield from self.rows[start : start + AT_ONCE]
-            self.progress(min(start + AT_ONCE, len(self.rows)), len(self.rows))
+        """The rows of `everything` one by one, their number told to `progress`."""
+        rows = self.everything
+        for start in range(0, len(rows), AT_ONCE):
+            yield from rows[start : start + AT_ONCE]
+            self.progress(min(start + AT_ONCE, len(rows)), len(rows))
 
 
 Needs: TypeAlias = Literal["rows", "vectors", "chat"]

@@ -71,7 +71,8 @@ def _rows_with(subject: Subject, look: Callable[[str], str | None]) -> Iterator[
     """The rows with a text in which something is found, and the first such thing."""
     seen = lru_cache(SEEN)(look)
     for row in subject.each():
-        for text in (row.input, row.context or "", *(text for _, text in texts_of(row.output))):
+        answers = (text for answer in (row.output, row.rejected) for _, text in texts_of(answer))
+        for text in (row.input, row.context or "", *answers):
             part = None if text.isascii() and "??" not in text else seen(text)
             if part is not None:
                 yield row, part

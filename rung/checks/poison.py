@@ -145,5 +145,6 @@ def _texts(row: Example) -> Iterator[tuple[Side, str]]:
     for text in (row.input, row.context):
         if text:
             yield "input", text
-    for _, text in texts_of(row.output):
-        yield "output", text
+    for answer in (row.output, row.rejected):
+        for _, text in texts_of(answer):
+            yield "output", text

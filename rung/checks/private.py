@@ -95,5 +95,6 @@ def _texts(row: Example) -> Iterator[tuple[Side, str, str]]:
     for text in (row.input, row.context):
         if text:
             yield "input", "", text
-    for name, text in texts_of(row.output):
-        yield "output", name, text
+    for answer in (row.output, row.rejected):
+        for name, text in texts_of(answer):
+            yield "output", name, text

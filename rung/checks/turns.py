@@ -12,7 +12,7 @@ REMOTE = ("http://", "https://", "data:", "file:", "s3://", "gs://", "hf://")
 
 def turns(subject: Subject) -> Outcome:
     """Conversations with a late system turn, or one side speaking twice in a row."""
-    rows = [row for row in subject.rows if row.faults]
+    rows = [row for row in subject.everything if row.faults]
     if not rows:
         return []
     message = (
@@ -26,7 +26,7 @@ def turns(subject: Subject) -> Outcome:
 
 def images(subject: Subject) -> Outcome:
     """Rows with images, which no rung looks at, and those whose files aren't there."""
-    rows = [row for row in subject.rows if row.images]
+    rows = [row for row in subject.everything if row.images]
     if not rows:
         return []
     missing = [(row, image) for row in rows for image in row.images if _is_missing(subject, row, image)]
