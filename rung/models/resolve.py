@@ -210,13 +210,14 @@ def _from_folder(folder: Path, *, name: str) -> Model:
 
 
 def _shards(folder: Path) -> list[Path]:
-    """The safetensors files that hold the weights: those that an index names, where one is read, else all.
+    """The safetensors files of the weights, as transformers reads them: one, those of an index, or all.
 
     Raises ModelError where one of them isn't there.
     """
     here, index = sorted(folder.glob("*.safetensors")), folder / _INDEX
-    # transformers reads the index only where the weights aren't in one file.
-    if not here or folder / _WHOLE in here or not index.is_file():
+    if folder / _WHOLE in here:
+        return [folder / _WHOLE]
+    if not here or not index.is_file():
         return here
     places = read_json(index).get("weight_map")
     names = sorted({str(name) for name in places.values()}) if isinstance(places, dict) else []
@@ -262,10 +263,15 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _folder_digest(folder: Path) -> str:
+    """Of the weights that are read and the files that say how; of no copy in another format beside them."""
     names = sorted(
         path.name
-        for pattern in ("*.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "*.jinja")
-        for path in folder.glob(pattern)
+        for path in (
+            *_shards(folder),
+            *(folder / name for name in ("config.json", "tokenizer.json", "tokenizer_config.json")),
+            *folder.glob("*.jinja"),
+        )
+        if path.is_file()
     )
     digests: Mapping[str, str] = {name: file_digest(folder / name) for name in names}
     return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()

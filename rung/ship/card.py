@@ -30,13 +30,25 @@ GEMMA_NOTICE: Final = (
     "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms"
 )
 """What the Gemma Terms of Use want in a file called Notice, word for word."""
-LLAMA_NOTICE: Final = (
-    "Llama 3.2 is licensed under the Llama 3.2 Community License, Copyright © Meta Platforms, Inc. All "
-    "Rights Reserved."
-)
-"""The same of the Llama 3.2 Community License."""
-NOTICES: Final[Mapping[str, str]] = {"gemma": GEMMA_NOTICE, "llama3.2": LLAMA_NOTICE}
-SHOWN: Final[Mapping[str, str]] = {"llama3.2": "Built with Llama"}
+LLAMAS: Final[Mapping[str, str]] = {
+    "llama3": "Meta Llama 3",
+    "llama3.1": "Llama 3.1",
+    "llama3.2": "Llama 3.2",
+    "llama3.3": "Llama 3.3",
+}
+"""What the licences that the hub has under these names call the models."""
+NOTICES: Final[Mapping[str, str]] = {
+    "gemma": GEMMA_NOTICE,
+    **{
+        licence: f"{model} is licensed under the {model} Community License, Copyright © Meta Platforms, Inc. "
+        "All Rights Reserved."
+        for licence, model in LLAMAS.items()
+    },
+}
+"""What a licence wants in that file, word for word."""
+SHOWN: Final[Mapping[str, str]] = {
+    licence: "Built with Meta Llama 3" if licence == "llama3" else "Built with Llama" for licence in LLAMAS
+}
 """What a licence wants to be shown, word for word."""
 LABELS_ONLY: Final = "- It always gives one of its labels, also where none fits."
 WAY_TEXTS: Final[Mapping[WayName, str]] = {

@@ -69,6 +69,19 @@ def test_the_digest_of_a_folder_changes_with_any_of_its_files(folder: Path) -> N
     assert resolve(str(folder)).digest != before
 
 
+@pytest.mark.parametrize("in_shards", [False, True])
+def test_weights_in_another_format_beside_those_that_are_read_are_no_part_of_a_folder(
+    folder: Path, in_shards: bool
+) -> None:
+    if in_shards:
+        sharded(folder, {"a": "model-1.safetensors"})
+    other = folder / "consolidated.safetensors"
+    other.unlink(missing_ok=True)
+    before = resolve(str(folder))
+    other.write_bytes(next(folder.glob("model*.safetensors")).read_bytes())
+    assert resolve(str(folder)) == before
+
+
 @pytest.mark.parametrize("place", ["chat_template.jinja", "tokenizer_config.json"])
 def test_a_folders_chat_template_is_found_in_either_place(folder: Path, place: str) -> None:
     is_jinja = place.endswith(".jinja")

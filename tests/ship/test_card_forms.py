@@ -61,6 +61,10 @@ def test_what_a_licence_wants_word_for_word_is_in_the_notice_and_on_the_card(of_
         "All Rights Reserved.\n"
     )
     assert "Built with Llama" in _licence(found)[0:2]
+    for licence, model in (("llama3", "Meta Llama 3"), ("llama3.1", "Llama 3.1"), ("llama3.3", "Llama 3.3")):
+        older = of_offered(f"own-{licence}", licence)
+        assert f"\n{model} is licensed under the {model} Community License, Copyright ©" in notice(older)
+        assert f"Built with {'Llama' if '.' in licence else model}" in _licence(older)[0:2]
     other = of_offered("phi-4-mini", "mit")
     assert "Llama" not in notice(other) and "Built with Llama" not in _licence(other)
     assert "ai.google.dev/gemma/terms" in notice(of_offered("gemma-3-1b-it", "gemma"))
