@@ -78,6 +78,10 @@ SETS = {
         task="about: Tell whether a sentence of a film review is positive or negative.\n",
         rungs="head,prompt,few_shot,sft",
     ),
+    "trec_coarse": Set(
+        task="about: Tell what kind of answer a question asks for.\n",
+        rungs="head,prompt,few_shot,optimise,workflow",
+    ),
     "glue_stsb": Set(
         task="about: Say how alike in meaning two sentences are, from 0 (nothing in common) to 5 (the same)."
         "\noutput: {kind: number}\n",

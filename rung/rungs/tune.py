@@ -244,9 +244,8 @@ class Tune(AbstractContextManager["Tune"]):
                 if tick.loss is not None:
                     smooth = tick.loss if smooth is None else 0.95 * smooth + 0.05 * tick.loss
                 loss = "" if smooth is None else f"loss {smooth:.3f} · "
-                self.context.reporter.advance(
-                    bar, tick.step, tick.said or f"{loss}{tick.rows_per_s:.0f} rows/s"
-                )
+                pace = f"{tick.rows_per_s:.0f}" if tick.rows_per_s >= 10 else f"{tick.rows_per_s:.1f}"
+                self.context.reporter.advance(bar, tick.step, tick.said or f"{loss}{pace} rows/s")
         finally:
             self.context.reporter.end(bar)
         return ticks
