@@ -67,19 +67,28 @@ def fitted(  # noqa: PLR0913 (all that a prompt is made of)
         # The template says how the model was taught to read its functions.
         tools = [{"type": "function", "function": one} for one in functions_in(example.context)]
         example = replace(example, context=without_functions(example.context))
-    while True:
+
+    def rendered(shots: Sequence[Shot], passages: Passages, after: Sequence[Message]) -> tuple[int, ...]:
         told = messages(spec.instruction, with_passages(example, passages), shots)
         if spec.answer.written == "tagged":
             told = in_tags(told)
-        prompt = chat.render([*told, *after], style=spec.style, tools=tools)
-        if len(prompt) <= limit or not (shots or after or passages):
-            return prompt, passages
+        return chat.render([*told, *after], style=spec.style, tools=tools)
+
+    prompt = rendered(shots, passages, after)
+    if len(prompt) <= limit or not (shots or after or passages):
+        return prompt, passages
+    alone = rendered((), (), ())
+    if len(alone) > limit:
+        return alone, ()
+    while len(prompt) > limit:
         if shots:
             shots = shots[1:]
         elif after:
             after = ()
         else:
             passages = passages[:-1]
+        prompt = rendered(shots, passages, after)
+    return prompt, passages
 
 
 def candidates(spec: Spec, chat: Chat) -> list[tuple[int, ...]]:

@@ -91,16 +91,16 @@ def fault_of(spec: Spec, draft: Answer, context: str | None = None) -> str | Non
         among = f": {', '.join(labels)}" if len(labels) <= LISTED else ""
         return f"{shown(draft.text.strip())} names none of the labels{among}, or several"
     schema = schema_of(context, spec.answer.most_calls) if spec.kind == "tool_call" else spec.schema_
-    return _json_fault(draft.text, schema)[:FAULT_CHARS]
+    return _json_fault(draft.text, schema, linear=spec.kind == "tool_call")[:FAULT_CHARS]
 
 
-def _json_fault(text: str, schema: Json) -> str:
+def _json_fault(text: str, schema: Json, *, linear: bool) -> str:
     try:
         value = read_json(text)
     except ValueError as error:
         return f"it isn't JSON: {error}"
     if isinstance(schema, dict):
-        fault = next(iter(validator_of(schema).iter_errors(value)), None)
+        fault = next(iter(validator_of(schema, linear=linear).iter_errors(value)), None)
         if fault is not None:
             place = "/".join(map(str, fault.absolute_path)) or "the top"
             return f"at {place}: {fault.message}"

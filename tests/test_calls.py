@@ -21,6 +21,7 @@ from rung.spec import AnswerSpec, Spec
 from rung.system import Pool, System, prompts_for, ref_to
 from rung.task.calls import (
     FUNCTIONS,
+    _functions,
     call_fault,
     call_schema,
     functions_in,
@@ -68,6 +69,14 @@ def test_functions_are_found_at_the_end_of_a_context_and_taken_from_it():
     assert without_functions(context(WEATHER)) is None
     for plain in (None, "", "Be brief.", FUNCTIONS + "[{", FUNCTIONS + "[1]", FUNCTIONS + '{"name": "a"}'):
         assert functions_in(plain) == () and without_functions(plain) == plain
+
+
+def test_functions_of_a_question_that_is_too_long_for_an_answer_are_not_kept():
+    _functions.cache_clear()
+    long = context({**WEATHER, "description": "x" * 1_000_000})
+    assert functions_in(long)[0]["name"] == "weather" and without_functions(long) is None
+    assert _functions.cache_info().currsize == 0
+    assert functions_in(context(WEATHER)) is functions_in(context(WEATHER))
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,21 @@ def test_only_the_arguments_of_the_function_that_is_more_than_an_engine_holds_ar
     assert taken(schema, "hard", z="x") and not taken(schema, "weather", town=5)
 
 
+def test_patterns_of_texts_and_of_keys_are_held_as_the_grammar_holds_them():
+    rules = {
+        "properties": {"id": {"type": "string", "pattern": "^[A-Z]{2}$"}},
+        "patternProperties": {"^k[0-9]$": {"type": "integer"}},
+    }
+    schema = held(of("f", **rules), WEATHER)
+    assert taken(schema, "f", id="AB", k1=1) and taken(schema, "f")
+    for wrong in ({"id": "ab"}, {"id": "ABC"}, {"k1": "x"}, {"k10": 1}, {"other": 1}):
+        assert not taken(schema, "f", **wrong)
+    schema = held(of("f", **rules, additionalProperties={"type": "boolean"}))
+    assert taken(schema, "f", id="AB", k1=1, other=True)
+    for wrong in ({"k1": True}, {"other": 1}):
+        assert not taken(schema, "f", **wrong)
+
+
 BROKEN = {
     "a pattern": {"type": "string", "pattern": "^\\p{Lu}"},
     "no schema": "string",

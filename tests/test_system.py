@@ -11,6 +11,7 @@ from rung.engines.base import Completion, EngineSpec, Request
 from rung.engines.fake import FakeEngine
 from rung.engines.grammar import Grammars
 from rung.errors import EngineError, ModelError, SystemFolderError
+from rung.models.chat import Chat
 from rung.models.head import fit_minilm, head_files
 from rung.models.resolve import resolve
 from rung.records import Example
@@ -257,6 +258,21 @@ def test_examples_that_make_a_prompt_too_long_are_left_out_farthest_first(tiny):
     (two,) = prompts_for(spec, chat, [ROW], [shots[1:]], 10_000)
     assert cut == two
     assert prompts_for(spec, chat, [ROW], [shots], 5) == [alone]
+
+
+def test_what_never_fits_is_made_a_prompt_with_its_examples_and_without_alone(tiny, monkeypatch):
+    chat, rendered = Pool().chat(resolve(str(tiny))), []
+    render = Chat.render
+
+    def counted(self, *told, **options):
+        rendered.append(told)
+        return render(self, *told, **options)
+
+    monkeypatch.setattr(Chat, "render", counted)
+    shots = [Shot(input=f"row {at}", output="no") for at in range(8)]
+    (prompt,) = prompts_for(SPEC, chat, [ROW], [shots], 5)
+    assert len(rendered) == 2
+    assert [prompt] == prompts_for(SPEC, chat, [ROW], [[]], 5)
 
 
 def test_labels_that_start_alike_can_be_told_apart(tiny):

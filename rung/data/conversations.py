@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-from rung.data.images import PLACE, image_at
+from rung.data.images import EMBEDDED, PLACE, image_at
 from rung.data.rows import MAX_ROW_BYTES
 from rung.records import Json
 from rung.task.accepted import MORE_KEYS, bare_calls
@@ -26,6 +26,8 @@ ROLES = {
 }
 IMAGE_PARTS = ("image_url", "input_image", "image")
 IMAGE_KEYS = ("image_url", "image", "url", "path")
+TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
+"""Parts that are text, each with the key under which it stands."""
 ASKING = ("user", "tool")
 """Whose turn comes before an answer."""
 
@@ -83,7 +85,7 @@ def conversation(
     read = read_turns(turns, column, role_key, text_key)
     if read[-1].role != "assistant":
         raise ValueError(f"{column} must end with the assistant's answer, not with {read[-1].role!r}")
-    return _fields(read[:-1], read[-1].answer, column, beside)
+    return _fields(read[:-1], read[-1].answer, column, beside, read[-1].images)
 
 
 def asked(messages: Any, tools: Any = None) -> Question:
@@ -120,12 +122,13 @@ def preference(
     prompt: Any, chosen: Any, rejected: Any, columns: Sequence[str], beside: Beside = NOTHING
 ) -> Fields:
     """The chosen answer is the output. Both answer the same conversation, each as in `completion`."""
-    other, worse = _answered(rejected, columns[2])
+    other, worse, images = _answered(rejected, columns[2])
     if _answered(chosen, columns[1])[0] != other:
         raise ValueError(
             f"{columns[1]} and {columns[2]} answer different conversations; write the same turns before both"
         )
-    return replace(completion(prompt, chosen, columns, beside), rejected=worse)
+    better = completion(prompt, chosen, columns, beside)
+    return replace(better, rejected=worse, images=(*better.images, *images))
 
 
 def completion(prompt: Any, answer: Any, columns: Sequence[str], beside: Beside = NOTHING) -> Fields:
@@ -133,7 +136,7 @@ def completion(prompt: Any, answer: Any, columns: Sequence[str], beside: Beside 
 
     Turns before the answer are those of the prompt, or follow them.
     """
-    before, output = _answered(answer, columns[1])
+    before, output, images = _answered(answer, columns[1])
     if isinstance(prompt, list):
         asked = read_turns(prompt, columns[0])
     elif isinstance(prompt, str):
@@ -141,7 +144,7 @@ def completion(prompt: Any, answer: Any, columns: Sequence[str], beside: Beside 
     else:
         raise ValueError(f"{columns[0]} must be text or a list of turns, not {shown(prompt)}")
     asked = before if all(turn in before for turn in asked) else [*asked, *before]
-    return _fields(asked, output, columns[0], beside)
+    return _fields(asked, output, columns[0], beside, images)
 
 
 def says_beside_calls(turns: Any) -> bool:
@@ -166,6 +169,11 @@ def read_turns(turns: Any, column: str, role_key: str = "role", text_key: str = 
 def _turn(turn: Any, column: str, role_key: str, text_key: str) -> Turn:
     if not isinstance(turn, dict):
         raise ValueError(f"a turn of {column} must be an object, not {shown(turn)}")
+    if role_key not in turn and turn.get("type") not in (None, "message"):
+        raise ValueError(
+            f"{column} holds an item of type {shown(turn['type'])}, which is no message: write calls as "
+            "`tool_calls` of the assistant's turn and what they gave as a turn of the tool"
+        )
     role = ROLES.get(str(turn.get(role_key)))
     if role is None:
         raise ValueError(f"unknown {role_key} {shown(turn.get(role_key))}; known: {', '.join(ROLES)}")
@@ -176,14 +184,17 @@ def _turn(turn: Any, column: str, role_key: str, text_key: str) -> Turn:
     return Turn(role=role, text=text, images=images)
 
 
-def _fields(asked: Sequence[Turn], output: Json, column: str, beside: Beside) -> Fields:
+def _fields(
+    asked: Sequence[Turn], output: Json, column: str, beside: Beside, images: tuple[str, ...]
+) -> Fields:
+    """What was asked and its answer, which holds these `images`."""
     if not any(turn.role == "user" for turn in asked):
         raise ValueError(f"{column} holds no user turn before the answer; add it or delete the row")
     return Fields(
         input=_said(asked),
         output=output,
         context=_context(asked, beside),
-        images=tuple(image for turn in asked for image in turn.images),
+        images=(*(image for turn in asked for image in turn.images), *images),
         faults=_faults([*(turn.role for turn in asked), "assistant"]),
     )
 
@@ -217,14 +228,14 @@ def _faults(roles: Sequence[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _answered(value: Any, column: str) -> tuple[Sequence[Turn], Any]:
-    """The turns before an answer, and the answer."""
+def _answered(value: Any, column: str) -> tuple[Sequence[Turn], Any, tuple[str, ...]]:
+    """The turns before an answer, the answer, and the images in it."""
     if not isinstance(value, list):
-        return [], value
+        return [], value, ()
     turns = read_turns(value, column)
     if turns[-1].role != "assistant":
         raise ValueError(f"{column} must end with the assistant's answer, not with {turns[-1].role!r}")
-    return turns[:-1], turns[-1].answer
+    return turns[:-1], turns[-1].answer, turns[-1].images
 
 
 def _content(content: Any, key: str) -> tuple[str, tuple[str, ...]]:
@@ -238,13 +249,24 @@ def _content(content: Any, key: str) -> tuple[str, tuple[str, ...]]:
         kind = part.get("type")
         if kind in IMAGE_PARTS:
             texts.append(PLACE)
-            # A part without an address stands for one of the row's column `images`.
-            images += [image_at(part[key]) for key in IMAGE_KEYS if part.get(key)][:1]
-        elif kind == "text" and isinstance(part.get("text"), str):
-            texts.append(part["text"])
+            images.append(next((image_at(part[key]) for key in IMAGE_KEYS if part.get(key)), EMBEDDED))
+        elif (text := _text_of(part)) is not None:
+            texts.append(text)
         else:
             raise ValueError(f"{key} holds a part that is no text and no image: {shown(part)}; take it out")
     return "".join(texts), tuple(images)
+
+
+def _text_of(part: Mapping[str, Any]) -> str | None:
+    """The text of a part, JSON written out as it stands; None where it holds neither."""
+    kind = str(part.get("type"))
+    if kind == "input_json" and isinstance(part.get("data"), (dict, list)):
+        try:
+            return json.dumps(part["data"], ensure_ascii=False)
+        except TypeError:
+            return None
+    text = part.get(TEXT_PARTS[kind]) if kind in TEXT_PARTS else None
+    return text if isinstance(text, str) else None
 
 
 def _pictured(turn: Any) -> bool:

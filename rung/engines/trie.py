@@ -48,6 +48,11 @@ class Trie:
         """At how many nodes candidates part; an exhaustive search asks the model about each of them."""
         return len(self._nodes)
 
+    @property
+    def deepest(self) -> int:
+        """How many tokens lead to the node farthest from the root at which candidates part."""
+        return max(map(len, self._nodes), default=0)
+
     def children(self, path: Tokens) -> Tokens:
         """The tokens that may follow `path`, which must lead to a branching node."""
         return self._nodes[path].children

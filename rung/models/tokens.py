@@ -26,6 +26,9 @@ from rung.models.resolve import Model, read_json
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+LONG_TEXT = 1 << 16
+"""Characters above which a text takes so long to encode that other threads shouldn't wait for it."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Tokens:
@@ -104,6 +107,9 @@ class Tokens:
 
     def _plain(self, text: str) -> list[int]:
         try:
+            if len(text) > LONG_TEXT:
+                # This lets other threads go on meanwhile, which `encode` doesn't.
+                return self.backend.encode_batch([text], add_special_tokens=False)[0].ids
             return self.backend.encode(text, add_special_tokens=False).ids
         except (TypeError, UnicodeEncodeError) as error:
             raise DataError(

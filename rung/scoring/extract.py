@@ -62,14 +62,15 @@ def read_answer(text: str, *, kind: OutputKind, labels: Sequence[str] = (), sche
 
     label: one of `labels`, exactly as written there. number: a finite int or float. json: a value with
     finite numbers, at most 100 levels deep, that fits the JSON Schema `schema` if one is given; tool_call:
-    the same under the schema of its calls. text: the text without the white space around it.
+    the same under the schema of its calls, which a stranger may have written: its patterns are matched in
+    linear time. text: the text without the white space around it.
     """
     if kind == "label":
         return _read_label(text, tuple(dict.fromkeys(labels)))
     if kind == "number":
         return _read_number(text)
     if kind in ("json", "tool_call"):
-        return _read_json(text, schema)
+        return _read_json(text, schema, linear=kind == "tool_call")
     return text.strip() or None
 
 
@@ -187,9 +188,9 @@ def _number(match: re.Match[str]) -> int | float | None:
     return value if math.isfinite(value) else None
 
 
-def _read_json(text: str, schema: Json) -> Json:
+def _read_json(text: str, schema: Json, *, linear: bool) -> Json:
     """Parse the whole text, or else the first object or array inside it that is sound and fits `schema`."""
-    fits = _schema_check(schema)
+    fits = _schema_check(schema, linear)
     for value in _json_values(text):
         if _is_sound(value) and fits(value):
             return value
@@ -238,11 +239,11 @@ def _json_int(digits: str) -> int | float:
     return int(digits) if len(digits) <= _MAX_DIGITS else math.inf
 
 
-def _schema_check(schema: Any) -> Callable[[Json], bool]:
+def _schema_check(schema: Any, linear: bool) -> Callable[[Json], bool]:
     """Make the function that says whether a value fits `schema`; everything fits None."""
     if schema is None:
         return lambda value: True
-    return validator_of(schema).is_valid
+    return validator_of(schema, linear=linear).is_valid
 
 
 def _is_sound(value: Json) -> bool:

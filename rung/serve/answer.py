@@ -17,6 +17,7 @@ from rung.engines.llama_stream import Reading
 from rung.engines.work import Refused
 from rung.errors import RungError
 from rung.models.chat import Message
+from rung.models.tokens import LONG_TEXT
 from rung.records import Answer, Example, Json
 from rung.search import Passages
 from rung.serve.faults import bad, broken, final, overloaded
@@ -104,25 +105,38 @@ async def asked(systems: Systems, served: Served, example: Example) -> Asked:
     """The prompt of a task's System for an input. Raises Fault where it's longer than the model holds."""
     if served.chat is None:
         return Asked(example=example)
+
+    def make() -> list[tuple[Tokens, Passages]]:
+        return served.system.prompted([example], systems.pool)
+
     if served.spec.looks_up:
         with engine_faults():
-            (made,) = await systems.bench.run(lambda: served.system.prompted([example], systems.pool))
+            (made,) = await systems.bench.run(make)
     else:
-        (made,) = served.system.prompted([example], systems.pool)
+        (made,) = await _unheld(len(example.input) + len(example.context or ""), make)
     prompt, passages = made
     return fitting(served, Asked(example=example, prompt=prompt, passages=passages))
 
 
-def turns_asked(served: Served, turns: Sequence[Message]) -> Asked:
+async def turns_asked(served: Served, turns: Sequence[Message]) -> Asked:
     """The prompt that a base model's template makes of a chat."""
-    assert served.chat is not None, "a base model has a chat"
-    return fitting(served, Asked(example=_nothing(), prompt=served.chat.render(turns)))
+    chat = served.chat
+    assert chat is not None, "a base model has a chat"
+    prompt = await _unheld(sum(len(turn.content) for turn in turns), lambda: chat.render(turns))
+    return fitting(served, Asked(example=_nothing(), prompt=prompt))
 
 
-def text_asked(served: Served, text: str) -> Asked:
+async def text_asked(served: Served, text: str) -> Asked:
     """A text that a base model continues as it stands; nothing in it becomes a control token."""
-    assert served.chat is not None, "a base model has a chat"
-    return fitting(served, Asked(example=_nothing(), prompt=served.chat.continued(text)))
+    chat = served.chat
+    assert chat is not None, "a base model has a chat"
+    prompt = await _unheld(len(text), lambda: chat.continued(text))
+    return fitting(served, Asked(example=_nothing(), prompt=prompt))
+
+
+async def _unheld(characters: int, make: Callable[[], R]) -> R:
+    """The prompt that `make` gives of so many characters; of many on a thread, where others don't wait."""
+    return await asyncio.to_thread(make) if characters > LONG_TEXT else make()
 
 
 def fitting(served: Served, asked: Asked) -> Asked:
@@ -131,13 +145,20 @@ def fitting(served: Served, asked: Asked) -> Asked:
     holds = served.host.spec.context if served.host is not None else context_of(served.model)
     if not asked.prompt:
         raise bad("the prompt is empty: there is nothing to continue", "prompt")
-    if len(asked.prompt) >= holds:
+    if len(asked.prompt) + _read_after(served) >= holds:
         raise bad(
             f"the prompt has {len(asked.prompt):,} tokens and the context holds {holds:,}, the answer "
             "included; shorten it",
             code="context_length_exceeded",
         )
     return asked
+
+
+def _read_after(served: Served) -> int:
+    """How many tokens of a label an engine reads after the prompt, at most; the last one is never read."""
+    if served.options is None:
+        return 0
+    return max(served.options.lengths) - 1 if served.spec.engine == "torch" else served.options.deepest
 
 
 async def reply(systems: Systems, served: Served, question: Asked, wish: Wish) -> Reply:

@@ -17,11 +17,16 @@ from rung.task.validator import validator_of
 
 FUNCTIONS = "Functions (JSON):\n"
 """What stands before the functions that an answer may call."""
+MOST_KEPT = 1 << 16
+"""Characters of functions up to which they are kept as they were read; longer ones are mostly refused."""
 
 
 def functions_in(context: str | None) -> tuple[dict[str, Any], ...]:
     """The functions that a context ends with; none where it ends with none."""
-    return _functions(context.rpartition(FUNCTIONS)[2]) if context and FUNCTIONS in context else ()
+    if not context or FUNCTIONS not in context:
+        return ()
+    text = context.rpartition(FUNCTIONS)[2]
+    return (_functions if len(text) <= MOST_KEPT else _functions.__wrapped__)(text)
 
 
 @lru_cache(maxsize=512)

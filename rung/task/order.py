@@ -1,8 +1,7 @@
 """The order of keys: as a schema lists them, which is the order that constrained decoding keeps."""
 
-import re
-
 from rung.records import Json
+from rung.task.patterns import matches
 from rung.task.schemas import local_part
 
 DEEPEST = 20
@@ -35,11 +34,8 @@ def _unnamed(name: str, rules: dict[str, Json]) -> Json:
     """The part for a key that isn't named: that of a pattern that it matches, else that of all others."""
     patterns = rules.get("patternProperties")
     for pattern, part in patterns.items() if isinstance(patterns, dict) else ():
-        try:
-            if re.search(pattern, name):
-                return part
-        except re.error:
-            continue
+        if matches(pattern, name):
+            return part
     return rules.get("additionalProperties")
 
 

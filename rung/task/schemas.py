@@ -1,6 +1,5 @@
 """JSON Schemas of a task's answers: checking the user's, and inferring one from the rows."""
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -9,6 +8,7 @@ from urllib.parse import unquote
 from rung.errors import TaskError
 from rung.records import Json
 from rung.task.outputs import check_parts
+from rung.task.patterns import pattern_fault
 
 INFERRED = "inferred by rung from the training and dev rows"
 """The `$comment` of a schema that nobody wrote: a test row outside it is no fault of the user's."""
@@ -39,6 +39,9 @@ def check_schema(schema: object, where: str) -> dict[str, Any]:
         check_parts(schema)
     except ValueError as error:
         raise TaskError(f"{where}: the schema {error}; correct it") from None
+    # First: jsonschema compiles them too, and raises what re does for a number that is too large.
+    for part in _parts(schema):
+        _check_patterns(part, where)
     try:
         validator_for(schema, default=Draft202012Validator).check_schema(schema)
     except SchemaError as error:
@@ -48,7 +51,6 @@ def check_schema(schema: object, where: str) -> dict[str, Any]:
         raise TaskError(f"{where}: the schema is nested too deeply; write it flatter") from error
     for part in _parts(schema):
         _check_references(part, where)
-        _check_patterns(part, where)
     return schema
 
 
@@ -137,12 +139,11 @@ def _check_patterns(part: dict[str, Any], where: str) -> None:
     named = part.get("patternProperties")
     patterns = [part.get("pattern"), *(named if isinstance(named, dict) else ())]
     for pattern in (one for one in patterns if isinstance(one, str)):
-        try:
-            re.compile(pattern)
-        except re.error as error:
+        fault = pattern_fault(pattern)
+        if fault is not None:
             raise TaskError(
-                f"{where}: pattern {pattern[:80]!r} can't be read ({error}); write it as Python's re does"
-            ) from None
+                f"{where}: pattern {pattern[:80]!r} can't be read ({fault}); write it as Python's re does"
+            )
 
 
 def _schema_of(values: list[Json]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from rung.data.images import EMBEDDED
 from rung.data.provenance import is_synthetic
 from rung.data.sources import Source, read_source
 from rung.errors import DataError
@@ -18,6 +19,7 @@ def turn(role: str, content: Any, **more: Any) -> dict[str, Any]:
 
 
 ASK, ANSWER, WORSE = turn("user", "q"), turn("assistant", "good"), turn("assistant", "bad")
+DRAWN = turn("assistant", [{"type": "image", "path": "a.png"}])
 WEATHER = {"name": "weather", "parameters": {"type": "object"}}
 CALL = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Riga"}'}}
 CALLS = {"calls": [{"name": "weather", "arguments": {"city": "Riga"}}]}
@@ -88,6 +90,8 @@ def test_an_undesirable_answer_is_kept_apart_from_what_is_learned(tmp_path: Path
         ("q", "bad", "rows.jsonl:1")
     ]
     assert found.notes[-1] == "rows.jsonl: 1 undesirable row (label false) is for the rung preference"
+    unlearned = read_source(file, learned=False).notes[-1]
+    assert unlearned.endswith("1 undesirable row (label false) is left out: nothing is learned from a test")
 
 
 def test_a_label_that_is_no_judgement_makes_no_preference(tmp_path: Path) -> None:
@@ -321,7 +325,9 @@ def test_turns_in_an_odd_order_are_read_and_told(
         ({"type": "input_image", "image_url": "data:image/png;base64,AA=="}, ("data:image/png;base64,AA==",)),
         ({"type": "image", "image": "a.png"}, ("a.png",)),
         ({"type": "image", "url": "a.png"}, ("a.png",)),
-        ({"type": "image"}, ()),
+        ({"type": "image"}, (EMBEDDED,)),
+        ({"type": "input_image", "file_id": "file-1"}, (EMBEDDED,)),
+        ({"type": "image", "source": {"type": "base64", "data": "AA=="}}, (EMBEDDED,)),
     ],
 )
 def test_an_image_among_the_text_is_named_and_its_place_marked(
@@ -330,6 +336,25 @@ def test_an_image_among_the_text_is_named_and_its_place_marked(
     content = [part, {"type": "text", "text": " what is it?"}]
     example = read(tmp_path, {"messages": [turn("user", content), ANSWER]})
     assert (example.input, example.images) == ("<image> what is it?", image)
+
+
+def test_an_image_without_an_address_is_one_of_the_columns_where_there_are_any(tmp_path: Path) -> None:
+    asked = turn("user", [{"type": "image"}, {"type": "text", "text": "what is it?"}])
+    assert read(tmp_path, {"messages": [asked, ANSWER], "images": ["a.png"]}).images == ("a.png",)
+    assert read(tmp_path, {"messages": [asked, ANSWER], "picture": "a.png"}).images == (EMBEDDED,)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [ASK, DRAWN]},
+        {"prompt": [ASK], "completion": [DRAWN], "label": True},
+        {"prompt": [ASK], "chosen": [DRAWN], "rejected": [WORSE]},
+        {"prompt": [ASK], "chosen": [ANSWER], "rejected": [DRAWN]},
+    ],
+)
+def test_an_image_in_an_answer_is_one_of_the_row(tmp_path: Path, row: dict[str, Any]) -> None:
+    assert read(tmp_path, row).images == ("a.png",)
 
 
 @pytest.mark.parametrize(

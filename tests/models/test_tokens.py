@@ -10,7 +10,7 @@ from rung.errors import DataError, ModelError
 from rung.models._gguf import gguf_metadata
 from rung.models._pretokenizers import _SPLITS
 from rung.models.resolve import resolve
-from rung.models.tokens import _from_gguf, load_tokenizer
+from rung.models.tokens import LONG_TEXT, _from_gguf, load_tokenizer
 
 HARD = [
     "a purchase  113",
@@ -106,6 +106,14 @@ def test_control_tokens_are_read_when_asked_and_left_out_of_decoded_text(tiny_gg
 def test_half_a_surrogate_pair_is_a_data_error(tiny_gguf_model) -> None:
     with pytest.raises(DataError, match="surrogate"):
         load_tokenizer(tiny_gguf_model).encode("a\ud800b", special=False)
+
+
+def test_a_long_text_has_the_tokens_of_any_other_and_half_a_pair_in_it_is_told(tiny_gguf_model) -> None:
+    tokens, text = load_tokenizer(tiny_gguf_model), "my parcel é🎉 <|im_end|> " * (LONG_TEXT // 20)
+    assert len(text) > LONG_TEXT
+    assert tokens.encode(text, special=False) == tokens.backend.encode(text, add_special_tokens=False).ids
+    with pytest.raises(DataError, match="surrogate"):
+        tokens.encode(f"{text}\ud800", special=False)
 
 
 def test_a_saved_tokenizer_read_from_a_folder_gives_the_same_ids(tiny_gguf, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from rung.serve.decisions import (
 )
 from rung.spec import Spec
 from rung.system import save
+from tests.fixtures_serve import LABELS
 
 TOPICS = ("billing", "delivery", "login")
 SHARES = (0.2, 0.7, 0.1)
@@ -305,6 +306,23 @@ def test_inputs_become_the_systems_text():
     assert input_text({"a": ["é", 1]}, read) == '{"a": ["é", 1]}'
     assert input_text([1, 2], read) == "[1, 2]"
     assert input_text({"messages": turns, "more": 1}, read).startswith('{"messages"')
+
+
+def test_messages_in_parts_are_decided_as_their_text_is(tiny):
+    def decided(given):
+        questions = [choice(*LABELS, instructions="?")]
+        return tiny.user.decisions.create(model="desk", input=given, questions=questions).answers
+
+    def parts(*content):
+        return [{"role": "user", "content": [*content]}]
+
+    text = "The refund of my invoice is late"
+    assert decided(parts({"type": "input_text", "text": text})) == decided(text)
+    assert decided(parts({"type": "input_json", "data": {"invoice": 1}})) == decided('{"invoice": 1}')
+    call = {"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}"}
+    with pytest.raises(openai.BadRequestError, match="'function_call', which is no message") as caught:
+        decided([*parts({"type": "input_text", "text": text}), call])
+    assert caught.value.param == "input"
 
 
 def blocks(language):

@@ -127,6 +127,8 @@ def test_a_schema_without_a_finite_answer_is_the_clients_to_mend(real):
         ({"type": "object", "properties": {"a": {"not": {"type": "string"}}}}, "not"),
         ({"type": "array", "uniqueItems": True}, "uniqueItems"),
         ({"type": "nonsense"}, "nonsense"),
+        ({"type": "string", "pattern": "a{4294967296}"}, "pattern"),
+        ({"patternProperties": {"a{4294967296}": {}}}, "pattern"),
         ({"$ref": "http://127.0.0.1:1/schema"}, "127.0.0.1"),
         ({"type": "object", "required": "a"}, "required"),
     ],
