@@ -1,5 +1,7 @@
 """The command `serve`."""
 
+import os
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -94,6 +96,9 @@ def serve(*systems: str, choices: ServeChoices | None = None) -> None:
         limits=limits,
     )
     run_server(systems, settings, lambda line: print(line, flush=True))
+    # Python would wait for the threads of a pool, such as those that still bring a model's weights.
+    if threading.active_count() > 1:
+        os._exit(0)
 
 
 def _positive(value: N, option: str) -> N:

@@ -12,15 +12,18 @@ from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from functools import partial
+from typing import Any, TypeAlias, TypeVar
 
-from rung.serve.lanes import FIRST_GUESS_S, Full
+from rung.serve.lanes import FIRST_GUESS_S, Full, is_full
 
 LARGEST_BATCH = 32
 MOST_AWAY = 32
 """Items of one key that are asked of another computer at a time."""
 Batch: TypeAlias = Callable[[Sequence[Any]], Sequence[Any]]
 Entry: TypeAlias = tuple[Any, asyncio.Future[Any], Batch]
+Tell: TypeAlias = Callable[[Exception | None, Any], None]
+R = TypeVar("R")
 
 
 def nothing_away(key: Hashable) -> bool:
@@ -33,7 +36,7 @@ class Bench:
     """The threads, and what waits for them by key. For one event loop.
 
     `room`: at most so many wait for the thread that computes, and as many for each key that is `away`, which
-    waits for another computer.
+    waits for another computer; not counting what is part of what was `lanes.let_in`.
     """
 
     room: int
@@ -65,7 +68,7 @@ class Bench:
         """
         if self.away(key):
             return await self._away.setdefault(key, _Away(self.room)).ask(item, call)
-        if (waiting := self._queued) >= self.room:
+        if is_full(waiting := self._queued, self.room):
             raise Full(waiting, waiting * self._mean_s)
         loop = asyncio.get_running_loop()
         mine: asyncio.Future[Any] = loop.create_future()
@@ -128,7 +131,7 @@ class _Away:
 
     async def ask(self, item: Any, call: Batch) -> Any:
         """What `call` gives for the item alone. Raises what it raises, lanes.Full where too much waits."""
-        if (waiting := len(self.waiting)) >= self.room:
+        if is_full(waiting := len(self.waiting), self.room):
             raise Full(waiting, waiting * self.mean_s / MOST_AWAY)
         mine: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         entry = (item, mine, call)
@@ -142,30 +145,43 @@ class _Away:
 
     def _start(self) -> None:
         """Start what there are places for."""
-        loop = asyncio.get_running_loop()
         while self.waiting and self.running < MOST_AWAY:
             item, mine, call = self.waiting.popleft()
             if mine.done():
                 continue
             self.running += 1
+            start = asyncio.get_running_loop().time()
+            _on_thread(partial(_alone, call, item), partial(self._done, mine, start))
 
-            def work(item: Any = item, mine: asyncio.Future[Any] = mine, call: Batch = call) -> None:
-                start, error, found = loop.time(), None, None
-                try:
-                    (found,) = _answered(call, [item])
-                except Exception as fault:  # noqa: BLE001 - carried to who asked and raised there
-                    error = fault
-                with suppress(RuntimeError):  # the loop has ended, and nobody waits any more
-                    loop.call_soon_threadsafe(self._done, mine, error, found, loop.time() - start)
-
-            # A daemon: an answer that is long in coming must not keep the server from ending.
-            threading.Thread(target=work, name="away", daemon=True).start()
-
-    def _done(self, mine: asyncio.Future[Any], error: Exception | None, found: Any, took_s: float) -> None:
+    def _done(self, mine: asyncio.Future[Any], start: float, error: Exception | None, found: Any) -> None:
         self.running -= 1
-        self.mean_s += 0.1 * (took_s - self.mean_s)
+        self.mean_s += 0.1 * (asyncio.get_running_loop().time() - start - self.mean_s)
         _settle(mine, error, found)
         self._start()
+
+
+async def aside(call: Callable[[], R]) -> R:
+    """What `call` gives, on a thread of its own. Raises what it raises; who leaves doesn't wait for it."""
+    mine: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+    _on_thread(call, partial(_settle, mine))
+    return await mine
+
+
+def _on_thread(call: Callable[[], Any], tell: Tell) -> None:
+    """Make a call on a thread, and tell the loop what it raised or gave."""
+    loop = asyncio.get_running_loop()
+
+    def work() -> None:
+        error, found = None, None
+        try:
+            found = call()
+        except Exception as fault:  # noqa: BLE001 - carried to who asked and raised there
+            error = fault
+        with suppress(RuntimeError):  # the loop has ended, and nobody waits any more
+            loop.call_soon_threadsafe(tell, error, found)
+
+    # A daemon: what is long in coming must not keep the server from ending.
+    threading.Thread(target=work, name="aside", daemon=True).start()
 
 
 def _settle(mine: asyncio.Future[Any], error: Exception | None, found: Any = None) -> None:
@@ -176,6 +192,12 @@ def _settle(mine: asyncio.Future[Any], error: Exception | None, found: Any = Non
         mine.set_exception(error)
     else:
         mine.set_result(found)
+
+
+def _alone(call: Batch, item: Any) -> Any:
+    """What a call gives for one item."""
+    (found,) = _answered(call, [item])
+    return found
 
 
 def _answered(call: Batch, items: Sequence[Any]) -> Sequence[Any]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Hashable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
@@ -119,7 +119,7 @@ async def _chat_question(gateway: Gateway, served: Served, body: ChatRequest) ->
     ]
     system = "\n\n".join(part for part in (question.context, HOW if functions else None) if part)
     try:
-        return turns_asked(
+        return await turns_asked(
             served,
             [*([Message(role="system", content=system)] if system else []), *turns],
         )
@@ -145,7 +145,7 @@ async def _text_pairs(
 
 async def _text_question(gateway: Gateway, served: Served, text: str) -> Asked:
     if served.bare:
-        return text_asked(served, text)
+        return await text_asked(served, text)
     if not text.strip():
         raise bad("`prompt` is empty: there is nothing to answer", "prompt")
     return await question_of(gateway, served, Question(input=text, context=None))
@@ -239,15 +239,25 @@ def _choices(body: Sampling, wish: Wish) -> list[Wish]:
 
 
 async def _all(gateway: Gateway, served: Served, pairs: Sequence[tuple[Asked, Wish]]) -> list[Reply]:
-    """One reply for each question and wish; those of a greedy wish are the same, and are asked for once."""
+    """One reply for each question and wish. Greedy ones are the same, and so are labels: asked for once."""
     keys = [
-        (question.prompt, question.example.input, wish.seed if wish.temperature else 0)
+        (
+            question.prompt,
+            question.example.input,
+            wish.seed if wish.temperature and not served.labelled else 0,
+        )
         for question, wish in pairs
     ]
-    first = {key: place for place, key in reversed(list(enumerate(keys)))}
-    tasks = {
-        key: asyncio.ensure_future(_counted(gateway, served, *pairs[place])) for key, place in first.items()
-    }
+    places: dict[Hashable, int] = {}
+    for place, key in enumerate(keys):
+        places.setdefault(key, place)
+    parts = gateway.parts()
+
+    async def one(place: int) -> Reply:
+        async with parts.turn(place):
+            return await _counted(gateway, served, *pairs[place])
+
+    tasks = {key: asyncio.ensure_future(one(place)) for key, place in places.items()}
     try:
         await asyncio.gather(*tasks.values())
     finally:
@@ -292,7 +302,7 @@ async def _chat_chunks(gateway: Gateway, served: Served, body: ChatRequest) -> A
     replies: list[Reply] = []
     streams = [stream(gateway.systems, served, question, wish) for question, wish in pairs]
     begun: set[int] = set()
-    async with aclosing(merged(streams)) as pieces:
+    async with aclosing(merged(streams, gateway.parts())) as pieces:
         async for place, piece in pieces:
             role = {} if place in begun else {"role": "assistant"}
             begun.add(place)
@@ -338,7 +348,7 @@ async def _text_chunks(
     replies: dict[int, Reply] = {}
     sent = [0] * len(pairs)
     streams = [stream(gateway.systems, served, question, wish) for question, wish in pairs]
-    async with aclosing(merged(streams)) as pieces:
+    async with aclosing(merged(streams, gateway.parts())) as pieces:
         async for place, piece in pieces:
             choice: dict[str, Any] = {"index": place, "text": "", "finish_reason": None, "logprobs": None}
             if isinstance(piece, Piece):

@@ -3,15 +3,17 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
+from rung.serve.bench import LARGEST_BATCH
 from rung.serve.events import DONE, event
 from rung.serve.faults import Fault, too_slow, unknown_model
+from rung.serve.lanes import let_in
 from rung.serve.metrics import Metrics
 from rung.serve.systems import Served, Systems
 
@@ -38,6 +40,10 @@ class Gateway:
         if served is None:
             raise unknown_model(name, self.systems.names())
         return served
+
+    def parts(self) -> "Parts":
+        """Places for the answers of a request: as many as an engine takes together."""
+        return Parts(max(self.systems.limits.slots, LARGEST_BATCH))
 
     async def whole(
         self, request: Request, route: str, name: str, work: Coroutine[Any, Any, Any]
@@ -153,18 +159,38 @@ _ENDING: set[asyncio.Future[Any]] = set()
 """What is being put away: the event loop itself holds on to nothing that merely waits."""
 
 
+class Parts:
+    """The answers that one request asks for, so many at a time: one of many leaves room for others.
+
+    The first is refused where too much waits; the rest are part of a request that was let in.
+    """
+
+    def __init__(self, at_a_time: int) -> None:
+        self._free = asyncio.Semaphore(at_a_time)
+
+    @asynccontextmanager
+    async def turn(self, place: int) -> AsyncGenerator[None]:
+        """Hold a place for the answer at `place`, from 0."""
+        async with self._free:
+            with let_in(place > 0):
+                yield
+
+
 async def _left(receive: Callable[[], Awaitable[Any]]) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
-async def merged(streams: list[AsyncGenerator[R]]) -> AsyncGenerator[tuple[int, R]]:
-    """What several streams yield, each with its stream's place, as it comes. Raises what one raises."""
+async def merged(streams: list[AsyncGenerator[R]], parts: Parts) -> AsyncGenerator[tuple[int, R]]:
+    """What several streams yield, each with its stream's place, as it comes. Raises what one raises.
+
+    So many are open at a time as there are places for `parts`.
+    """
     found: asyncio.Queue[tuple[int, R] | BaseException | None] = asyncio.Queue()
 
     async def forward(place: int, stream: AsyncGenerator[R]) -> None:
         try:
-            async with aclosing(stream):
+            async with parts.turn(place), aclosing(stream):
                 async for item in stream:
                     found.put_nowait((place, item))
             found.put_nowait(None)

@@ -9,14 +9,17 @@ of each other one.
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Hashable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Hashable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
 
 TURN_S = 1.0
 """How long a lane may start requests while another one waits."""
 TAIL = 1
 """The next lane starts when so many requests of the one before are left: the engine has no pause then."""
 FIRST_GUESS_S = 1.0
+# Between who sets it and who reads it are calls that it is no business of.
+_let_in: ContextVar[bool] = ContextVar("let_in", default=False)
 
 
 class Full(Exception):
@@ -28,8 +31,26 @@ class Full(Exception):
         self.retry_after_s = retry_after_s
 
 
+@contextmanager
+def let_in(already: bool = True) -> Iterator[None]:
+    """Within it, Full is raised nowhere: what is asked is part of what was let in `already`."""
+    token = _let_in.set(already)
+    try:
+        yield
+    finally:
+        _let_in.reset(token)
+
+
+def is_full(waiting: int, room: int) -> bool:
+    """Whether another one is refused where so many wait."""
+    return waiting >= room and not _let_in.get()
+
+
 class Lanes:
-    """Turns at one engine with `slots` places, of which at most `room` requests wait. For one event loop."""
+    """Turns at one engine with `slots` places. For one event loop.
+
+    At most `room` requests wait, not counting what is part of one that was `let_in`.
+    """
 
     def __init__(self, slots: int, room: int) -> None:
         self._slots, self._room = slots, room
@@ -61,7 +82,7 @@ class Lanes:
             self._leave(lane)
 
     async def _enter(self, lane: Hashable) -> None:
-        if (waiting := self.waiting) >= self._room:
+        if is_full(waiting := self.waiting, self._room):
             raise Full(waiting, waiting * self._mean_s / self._slots)
         mine = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(lane, deque()).append((time.monotonic(), mine))

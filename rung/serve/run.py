@@ -107,7 +107,7 @@ async def _serve(
         for text in given:
             entry = entry_named(text)
             if entry is not None and entry.kind == "embed":
-                systems.add_embedder(text)
+                await systems.add_embedder(text)
                 say(f"{text}: sentence vectors, at /v1/embeddings")
             else:
                 say(_described(await systems.add(*_named(text))))
@@ -155,12 +155,20 @@ def _named(text: str) -> tuple[str, str | None]:
 
 
 async def _follow(systems: Systems, say: Callable[[str], None]) -> None:
-    """Serve what the tags mean, as it changes."""
+    """Keep to the memory limit and serve what the tags mean, as long as the server runs."""
+    told = ""
     while True:
         await asyncio.sleep(TAGS_S)
-        await systems.tidy()
-        for line in await systems.follow_tags():
-            say(line)
+        try:
+            await systems.tidy()
+            for line in await systems.follow_tags():
+                say(line)
+            told = ""
+        except Exception as error:  # noqa: BLE001 - said, and tried again
+            fault = f"tags aren't followed for now: {error!r}; it is tried again"
+            if fault != told:
+                say(fault)
+                told = fault
 
 
 def _described(served: Served) -> str:

@@ -20,9 +20,9 @@ from rung.models.offered import offered_named
 from rung.models.resolve import Model, resolve
 from rung.records import Example
 from rung.registry import Pointed, load_system, locate
-from rung.serve.bench import Bench
+from rung.serve.bench import Bench, aside
 from rung.serve.host import Host
-from rung.serve.lanes import Full, Lanes
+from rung.serve.lanes import Full, Lanes, let_in
 from rung.serve.limits import Limits
 from rung.spec import AnswerSpec, Spec
 from rung.system import SPEC_FILE, Pool, System, ref_to
@@ -116,29 +116,13 @@ class Systems:
         A name that is taken comes to mean the new System: requests that are being answered end with the old
         one.
         """
+        made = await self._prepared(given, name)
         async with self._change:
-            made = await asyncio.to_thread(self._load, given, name)
-            # What loads at the first answer loads now: whoever asks first doesn't wait for it.
-            if made.system.is_hosted:
-                pass  # nothing loads here, and what is asked is paid for
-            elif made.host is None:
-                await self.bench.run(lambda: made.system.answer([WARM_UP], self.pool))
-            else:
-                if made.spec.looks_up:
-                    await self.bench.run(lambda: made.system.prompts([WARM_UP], self.pool))
-                await self._make_room(made)
-                await made.host.have(made.adapter)
-            old = self._served.get(made.name)
-            self._served[made.name] = made
-            if (vectors := made.spec.vectors) is not None:
-                self.embedders.add(vectors.name)
-            if old is not None:
-                await self._let_go(old)
-            return made
+            return await self._take_up(made)
 
-    def add_embedder(self, given: str) -> None:
+    async def add_embedder(self, given: str) -> None:
         """Answer /v1/embeddings with a model of sentence vectors. Raises ModelError where it can't be had."""
-        model = resolve(given)
+        model = await aside(lambda: resolve(given))
         if given != self.pool.embedder.model.name:
             raise ModelError(
                 f"{given!r} makes sentence vectors, but those served are {self.pool.embedder.model.name!r}'s"
@@ -186,16 +170,22 @@ class Systems:
                 continue
             try:
                 meant = _meaning(*await asyncio.to_thread(locate, served.tag))
-            except RungError:
+            except (RungError, OSError):
                 continue  # a tag that was removed goes on meaning what it meant
             if meant in (served.meant, self._refused.get(served.name)):
                 continue
             try:
-                made = await self.add(served.tag, served.name)
-                said.append(f"{made.name} was tagged anew: {made.system.digest} now")
+                made = await self._prepared(served.tag, served.name)
+                async with self._change:
+                    if self._served.get(served.name) is served:
+                        await self._take_up(made)
+                        said.append(f"{made.name} was tagged anew: {made.system.digest} now")
+                    elif made.host is None:  # somebody unloaded or replaced it meanwhile
+                        await self._drop(made)
             except Full:
                 continue  # the next time
-            except (RungError, OSError) as error:
+            # Whatever one System breaks on, the others' tags are followed.
+            except Exception as error:  # noqa: BLE001 - said, and not tried again
                 self._refused[served.name] = meant
                 said.append(f"{served.name} stays as it was, what is tagged now can't be served: {error}")
         return said
@@ -217,6 +207,38 @@ class Systems:
         self.bench.close()
         await asyncio.to_thread(self.pool.close)
 
+    async def _prepared(self, given: str, name: str | None) -> Served:
+        """A System that is ready but for its place in a host. What is served may change meanwhile."""
+        # Aside, as weights may have to be brought: a server that is to end doesn't wait for them.
+        made = await aside(lambda: self._load(given, name))
+        # What loads at the first answer loads now: whoever asks first doesn't wait for it.
+        if made.system.is_hosted:
+            pass  # nothing loads here, and what is asked is paid for
+        elif made.host is None:
+            await self.bench.run(lambda: made.system.answer([WARM_UP], self.pool))
+        elif made.spec.looks_up:
+            await self.bench.run(lambda: made.system.prompts([WARM_UP], self.pool))
+        return made
+
+    async def _take_up(self, made: Served) -> Served:
+        """Serve what is prepared, under its name. Under `_change`."""
+        spec = made.spec
+        made.name = made.name or fresh_name([spec.task, f"{spec.task}-{spec.rung}"], self._served)
+        if made.system.is_hosted:
+            self._forwarded.add(made.system.digest)
+        elif made.host is not None and made.model is not None:
+            key = _key(_running(made.system, made.model), made.host.spec)
+            made.host = self.hosts.setdefault(key, made.host)
+            await self._make_room(made)
+            await made.host.have(made.adapter)
+        old = self._served.get(made.name)
+        self._served[made.name] = made
+        if (vectors := spec.vectors) is not None:
+            self.embedders.add(vectors.name)
+        if old is not None:
+            await self._let_go(old)
+        return made
+
     def _load(self, given: str, name: str | None) -> Served:
         """Read a System and everything about it that can be wrong; starts nothing."""
         tag = meant = None
@@ -234,8 +256,6 @@ class Systems:
                 f"{given!r} forwards to {system.ref.source!r}, and "
                 f"{hosted_of(system.ref).key_variable} isn't set: set it before serving"
             )
-        if system.is_hosted:
-            self._forwarded.add(system.digest)
         chat = system.chat(self.pool) if model is not None else None
         alone = spec.engine == "llama" and spec.steps is None
         host = self._host(_running(system, model)) if model is not None and alone else None
@@ -246,7 +266,7 @@ class Systems:
             options = Trie(candidates(spec, chat))
         adapter = system.adapter_gguf.resolve() if host is not None and system.adapter_gguf else None
         return Served(
-            name=name or tag or fresh_name([spec.task, f"{spec.task}-{spec.rung}"], self._served),
+            name=name or tag or "",
             system=system,
             model=model,
             chat=chat,
@@ -259,23 +279,21 @@ class Systems:
         )
 
     def _host(self, model: Model) -> Host:
+        """A host of a model's own, which knows the schemas that one there is for it does."""
         if model.gguf is None:
             raise EngineError(f"{model.name!r} has no GGUF file, which llama.cpp needs")
         limits = self.limits
-        context = min(model.context, limits.context or context_of(model))
-        key = model.digest, context  # one child gives all its slots as many tokens
-        if key not in self.hosts:
-            spec = EngineSpec(
-                engine="llama",
-                gguf=model.gguf,
-                context=context,
-                parallel=limits.slots,
-                threads=limits.threads,
-            )
-            self.hosts[key] = Host(
-                spec=spec, lanes=Lanes(limits.slots, limits.queue), limit_s=limits.request_s
-            )
-        return self.hosts[key]
+        spec = EngineSpec(
+            engine="llama",
+            gguf=model.gguf,
+            context=min(model.context, limits.context or context_of(model)),
+            parallel=limits.slots,
+            threads=limits.threads,
+        )
+        host = Host(spec=spec, lanes=Lanes(limits.slots, limits.queue), limit_s=limits.request_s)
+        if (there := self.hosts.get(_key(model, spec))) is not None:
+            host.calls = there.calls
+        return host
 
     async def _make_room(self, wanted: Served) -> None:
         """Put out what was longest unused, where memory would not do for another adapter."""
@@ -308,14 +326,13 @@ class Systems:
 
     async def _let_go(self, old: Served) -> None:
         """Free what only this System used, once its requests are over."""
-        if old.system.is_hosted:
-            task = asyncio.create_task(self._hang_up(old))
-            self._leaving.add(task)
-            task.add_done_callback(self._leaving.discard)
-            return
         if old.host is None:
-            kept = self._without_host()
-            await self.bench.run(lambda: [self.pool.drop(old.system, kept)])
+            if old.requests:
+                task = asyncio.create_task(self._drop(old))
+                self._leaving.add(task)
+                task.add_done_callback(self._leaving.discard)
+            else:
+                await self._drop(old)
             return
         if all(served.host is not old.host for served in self):
             key = next(key for key, host in self.hosts.items() if host is old.host)
@@ -323,13 +340,19 @@ class Systems:
             old.host.leave()
         elif old.adapter is not None and not self._shared(old):
             old.host.forget(old.adapter)
-            await old.host.rest()
+            with suppress(EngineError):  # the child that has it goes on
+                await old.host.rest()
 
-    async def _hang_up(self, old: Served) -> None:
-        """Close the connections of a forwarded System, unless another one has the same, when nobody waits."""
+    async def _drop(self, old: Served) -> None:
+        """End a System's own engine or connections, unless another one has the same, when nobody waits."""
         while old.requests:
             await asyncio.sleep(LOOK_S)
-        self.pool.drop(old.system, self._without_host())
+        if old.system.is_hosted:
+            self.pool.drop(old.system, self._without_host())
+            return
+        # However much waits for the thread: what isn't dropped now stays.
+        with let_in():
+            await self.bench.run(lambda: self.pool.drop(old.system, self._without_host()))
 
     def _without_host(self) -> list[System]:
         return [served.system for served in self if served.host is None]
@@ -343,6 +366,11 @@ def _running(system: System, model: Model) -> Model:
     """The model that llama.cpp holds for a System: its base, or the System's own weights."""
     own = system.weights_gguf
     return model if own is None else replace(model, gguf=own.resolve(), digest=system.digest)
+
+
+def _key(model: Model, spec: EngineSpec) -> tuple[str, int]:
+    """What one child answers for: it gives all its slots as many tokens."""
+    return model.digest, spec.context
 
 
 def _meaning(folder: Path, pointed: Pointed | None) -> Meaning:

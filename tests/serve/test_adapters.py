@@ -1,6 +1,7 @@
 """Many adapters on one base model: each answers as itself, and memory is kept to a limit."""
 
 import asyncio
+import threading
 from pathlib import Path
 
 import psutil
@@ -162,6 +163,79 @@ def test_a_host_that_was_closed_starts_no_engine(tuned):
     asyncio.run(run())
 
 
+def hold_back(systems: Systems, monkeypatch, given: str) -> threading.Event:
+    """Let a System be read, but go no further before the event."""
+    load, go_on = systems._load, threading.Event()
+
+    def slowly(asked_for: str, name: str | None):
+        made = load(asked_for, name)
+        assert asked_for != given or go_on.wait(60)
+        return made
+
+    monkeypatch.setattr(systems, "_load", slowly)
+    return go_on
+
+
+def test_a_system_that_was_put_out_answers_and_goes_while_another_one_loads(tuned, monkeypatch):
+    async def run() -> None:
+        systems = await served(tuned[:1], Limits(slots=1, threads=1))
+        go_on = hold_back(systems, monkeypatch, str(tuned[1].folder))
+        loading = asyncio.ensure_future(systems.add(str(tuned[1].folder), "s1"))
+        (host,) = systems.hosts.values()
+        await host.sleep()
+        try:
+            async with asyncio.timeout(10):
+                assert await answer(systems, "s0", TEXTS[0])
+                assert await systems.remove("s0")
+        finally:
+            go_on.set()
+        assert (await loading).host is not host
+        assert await answer(systems, "s1", TEXTS[0])
+        async with asyncio.timeout(10):
+            while host.ready:
+                await asyncio.sleep(0.05)
+        await systems.close()
+
+    asyncio.run(run())
+
+
+def test_of_two_that_load_under_one_name_the_last_to_be_ready_is_served(tuned, monkeypatch):
+    async def run() -> None:
+        systems = Systems(Limits(slots=1, threads=1))
+        go_on = hold_back(systems, monkeypatch, str(tuned[0].folder))
+        slow = asyncio.ensure_future(systems.add(str(tuned[0].folder), "one"))
+        await asyncio.sleep(0.05)
+        try:
+            async with asyncio.timeout(20):
+                quick = await systems.add(str(tuned[1].folder), "one")
+                assert systems.find("one") is quick
+        finally:
+            go_on.set()
+        last = await slow
+        assert systems.find("one") is last
+        (host,) = systems.hosts.values()
+        assert host is last.host is quick.host and host.adapters == (last.adapter,)
+        await systems.close()
+
+    asyncio.run(run())
+
+
+def test_an_adapter_is_unloaded_though_no_child_can_start_without_it(tuned, monkeypatch):
+    async def run() -> None:
+        systems = await served(tuned[:2], Limits(slots=1, threads=1))
+        (host,) = systems.hosts.values()
+
+        async def rest() -> None:
+            raise EngineError("no memory")
+
+        monkeypatch.setattr(host, "rest", rest)
+        assert await systems.remove("s1")
+        assert await answer(systems, "s0", TEXTS[0])
+        await systems.close()
+
+    asyncio.run(run())
+
+
 def test_what_a_system_alone_needs_in_this_process_goes_with_it(tmp_path, tiny_gguf):
     changes = {"engine": "torch", "form": "free", "kind": "text", "labels": ()}
     made = [make_tuned(tiny_gguf, tmp_path / str(n), seed=n, **changes) for n in range(3)]
@@ -175,6 +249,33 @@ def test_what_a_system_alone_needs_in_this_process_goes_with_it(tmp_path, tiny_g
         assert await answer(systems, "again", TEXTS[0]) == await answer(systems, "again", TEXTS[0])
         assert await systems.remove("again") and await systems.remove("s2")
         assert not systems.pool.engines
+        await systems.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("asked_for", (True, False))
+def test_what_is_unloaded_goes_though_too_much_waits_for_the_thread(tmp_path, tiny_gguf, asked_for):
+    changes = {"engine": "torch", "form": "free", "kind": "text", "labels": ()}
+    made = make_tuned(tiny_gguf, tmp_path / "one", **changes)
+
+    async def run() -> None:
+        systems, gate = await served([made], Limits(threads=1, queue=1)), threading.Event()
+        bench = systems.bench
+        busy = asyncio.ensure_future(bench.run(lambda: gate.wait(20)))
+        await asyncio.sleep(0.05)
+        more = answer(systems, "s0", TEXTS[0]) if asked_for else bench.run(lambda: True)
+        waits = asyncio.ensure_future(more)
+        await asyncio.sleep(0.05)
+        assert bench.waiting == 1
+        removing = asyncio.ensure_future(systems.remove("s0"))
+        await asyncio.sleep(0.05)
+        gate.set()
+        assert await removing and await waits and await busy
+        async with asyncio.timeout(10):
+            while systems.pool.engines:
+                await asyncio.sleep(0.05)
+        assert systems.names() == []
         await systems.close()
 
     asyncio.run(run())

@@ -214,12 +214,15 @@ def test_each_that_is_away_has_room_of_its_own():
     asyncio.run(run())
 
 
-def test_threads_that_are_away_do_not_keep_a_program_from_ending():
+@pytest.mark.parametrize(
+    "call", ("bench.ask('far', 0, lambda items: time.sleep(60))", "aside(lambda: time.sleep(60))")
+)
+def test_threads_that_are_away_do_not_keep_a_program_from_ending(call):
     code = (
-        "import asyncio, time; from rung.serve.bench import Bench\n"
+        "import asyncio, time; from rung.serve.bench import Bench, aside\n"
         "async def run():\n"
         "    bench = Bench(room=9, away=lambda key: True)\n"
-        "    asked = asyncio.ensure_future(bench.ask('far', 0, lambda items: time.sleep(60)))\n"
+        f"    asked = asyncio.ensure_future({call})\n"
         "    await asyncio.sleep(0.1); bench.close(); asked.cancel()\n"
         "asyncio.run(run())"
     )

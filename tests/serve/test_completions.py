@@ -1,5 +1,6 @@
 """POST /v1/completions: texts that a base model continues, or that a System takes as its input."""
 
+import asyncio
 import itertools
 
 import openai
@@ -7,8 +8,10 @@ import pytest
 
 from rung.models.chat import load_chat
 from rung.models.resolve import resolve
+from rung.serve.gateway import Parts
+from rung.serve.lanes import is_full
 from tests.fixtures_climb import label_rows
-from tests.fixtures_serve import row
+from tests.fixtures_serve import Server, row
 
 TEXTS = [r["input"] for r in label_rows(3, seed=9)]
 
@@ -66,6 +69,51 @@ def test_streamed_texts_and_their_usage_are_those_of_the_whole(tiny, model):
     assert texts == [c.text for c in whole.choices]
     assert reasons == [c.finish_reason for c in whole.choices]
     assert chunks[-1].choices == [] and chunks[-1].usage == whole.usage
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory, tiny_gguf, tiny_systems):
+    """A server in which few requests wait."""
+    systems = (f"desk={tiny_systems['desk'].folder}", f"base={tiny_gguf}")
+    with Server(*systems, "--slots", "1", "--queue", "4", home=tmp_path_factory.mktemp("home")) as server:
+        yield server
+
+
+@pytest.mark.parametrize("model", ("base", "desk"))
+def test_one_request_may_want_more_answers_than_requests_may_wait(narrow, model):
+    prompt = [f"parcel {number}" for number in range(12)]
+    options = {"n": 4, "temperature": 1, "seed": 3, "max_tokens": 4}
+    whole = [choice.text for choice in complete(narrow, model, prompt, **options).choices]
+    texts = [""] * 48
+    for chunk in complete(narrow, model, prompt, stream=True, **options):
+        texts[chunk.choices[0].index] += chunk.choices[0].text
+    assert len(whole) == 48 and texts == whole
+
+
+def test_a_request_has_so_many_answers_at_a_time_and_only_its_first_may_be_refused():
+    found = []
+
+    async def one(parts: Parts, place: int) -> None:
+        async with parts.turn(place):
+            found.append((place, is_full(4, 4)))
+            await asyncio.sleep(0)
+            assert len(found) <= place + 3
+
+    async def run() -> None:
+        parts = Parts(3)
+        await asyncio.gather(*[one(parts, place) for place in range(9)])
+
+    asyncio.run(run())
+    assert found == [(place, place == 0) for place in range(9)]
+
+
+def test_a_label_is_chosen_once_whatever_the_sampling(tiny):
+    complete(tiny, "codes", TEXTS)
+    counts = [tiny.gauge("rung_tokens_total")]
+    for options in ({}, {"n": 5, "temperature": 1}):
+        assert len(complete(tiny, "codes", TEXTS, **options).choices) == 3 * options.get("n", 1)
+        counts.append(tiny.gauge("rung_tokens_total"))
+    assert counts[2] - counts[1] == counts[1] - counts[0] > 0
 
 
 @pytest.mark.models

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rung.serve import lanes as module
-from rung.serve.lanes import TAIL, TURN_S, Full, Lanes
+from rung.serve.lanes import TAIL, TURN_S, Full, Lanes, let_in
 
 ADAPTERS = ("a", "b", "c", None)
 STEP = st.one_of(
@@ -196,9 +196,11 @@ def test_who_comes_when_too_many_wait_is_told_when_to_come_again():
         asking[1].leave()
         await settle()
         late = Asking(lanes, "b")
+        with let_in():
+            parts = [Asking(lanes, "b") for _ in range(3)]
         await settle()
-        assert late.state == "waiting"
-        for one in (*asking, late):
+        assert [one.state for one in (late, *parts)] == ["waiting"] * 4
+        for one in (*asking, late, *parts):
             one.leave()
         await settle()
 

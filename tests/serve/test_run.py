@@ -11,6 +11,7 @@ import time
 import psutil
 import pytest
 
+from rung.serve import run as module
 from rung.serve.keys import add_key, remove_key
 from rung.serve.run import is_loopback
 from tests.fixtures_climb import make_tiny_gguf
@@ -166,6 +167,67 @@ def test_a_server_that_is_stopped_while_it_loads_ends_at_once(tmp_path, tiny_ggu
             assert server.stop(number, within_s=15) == 0
             assert server.lines[-1] == "stopped" and len(server.lines) < len(names) + 2
             assert "Traceback" not in server.said
+
+
+FETCHING = """
+import time
+from concurrent.futures import ThreadPoolExecutor
+from rung.cli.main import main
+from rung.serve import systems
+
+def resolve(given):
+    print("fetching", flush=True)
+    return ThreadPoolExecutor(1).submit(time.sleep, 60).result()
+
+systems.resolve = resolve
+main()
+"""
+"""A server whose models are long in coming, by threads such as the hub's library has."""
+
+
+@pytest.mark.parametrize("given", ("hf:somebody/large", "minilm-l6"))
+def test_a_server_that_is_stopped_while_it_fetches_a_model_ends_at_once(tmp_path, given):
+    with subprocess.Popen(
+        [sys.executable, "-c", FETCHING, "serve", given, "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "RUNG_HOME": str(tmp_path), "NO_COLOR": "1"},
+    ) as process:
+        try:
+            assert process.stdout is not None and process.stdout.readline() == "fetching\n"
+            process.send_signal(signal.SIGTERM)
+            told, _ = process.communicate(timeout=15)
+        finally:
+            process.kill()
+    assert (process.returncode, told) == (0, "stopped\n")
+
+
+def test_tags_are_followed_though_something_broke_once(monkeypatch):
+    monkeypatch.setattr(module, "TAGS_S", 0.01)
+    lines: list[str] = []
+
+    class Breaking:
+        rounds = 0
+
+        async def tidy(self) -> None:
+            self.rounds += 1
+            if self.rounds < 3:
+                raise RuntimeError("nobody tells the memory")
+
+        async def follow_tags(self) -> list[str]:
+            return ["desk was tagged anew"]
+
+    async def run() -> None:
+        follows = asyncio.ensure_future(module._follow(Breaking(), lines.append))
+        async with asyncio.timeout(10):
+            while len(lines) < 2 and not follows.done():
+                await asyncio.sleep(0.01)
+        follows.cancel()
+
+    asyncio.run(run())
+    assert "nobody tells the memory" in lines[0] and lines[1] == "desk was tagged anew"
 
 
 def test_while_requests_are_finished_the_server_takes_no_new_ones(tmp_path):

@@ -2,15 +2,17 @@
 
 import asyncio
 import json
+import threading
 import time
 
 import openai
 import pytest
 
 from rung.records import Calibration, CalibrationMap
-from rung.registry import point, read_tag, system_folder
+from rung.registry import load_system, point, read_tag, system_folder
 from rung.serve import shapes
-from rung.serve.systems import Served
+from rung.serve.limits import Limits
+from rung.serve.systems import Served, Systems
 from rung.spec import AnswerSpec, StepsSpec
 from rung.system import System, keep_calibration
 from tests.fixtures_climb import label_rows, make_tiny_gguf
@@ -260,3 +262,62 @@ def test_a_tag_is_followed_when_the_same_system_is_tagged_with_another_calibrati
         tag(9.0, "bold")
         eventually(lambda: sure("desk") != before)
         assert sure("mild") == before
+
+
+async def following(tmp_path, monkeypatch, names: tuple[str, ...]) -> Systems:
+    """Tags that are served, each of which means another System now."""
+    monkeypatch.setenv("RUNG_HOME", str(tmp_path))
+    systems = Systems(Limits(threads=1))
+    for seed in (0, 11):
+        made = make_head(tmp_path / f"made-{seed}", seed=seed)
+        for name in names:
+            point(made, read_tag(f"{name}:{seed}"), source="test", origin="made by a test")
+            if seed == 0:
+                await systems.add(name)
+    return systems
+
+
+def test_a_system_that_breaks_whatever_the_reason_keeps_no_other_tag_from_being_followed(
+    tmp_path, monkeypatch
+):
+    async def run() -> None:
+        systems = await following(tmp_path, monkeypatch, ("first", "second"))
+
+        def broken(given: str):
+            if given.startswith("first"):
+                raise RuntimeError("out of memory")
+            return load_system(given)
+
+        monkeypatch.setattr("rung.serve.systems.load_system", broken)
+        stays, moves = await systems.follow_tags()
+        assert "first:latest stays as it was" in stays and "out of memory" in stays
+        assert "second:latest was tagged anew" in moves
+        assert await systems.follow_tags() == []
+        await systems.close()
+
+    asyncio.run(run())
+
+
+def test_a_tag_that_is_unloaded_while_its_new_system_loads_stays_so(tmp_path, monkeypatch):
+    async def run() -> None:
+        systems = await following(tmp_path, monkeypatch, ("first",))
+        loads, go_on = threading.Event(), threading.Event()
+
+        def slow(given: str):
+            loads.set()
+            assert go_on.wait(60)
+            return load_system(given)
+
+        monkeypatch.setattr("rung.serve.systems.load_system", slow)
+        follows = asyncio.ensure_future(systems.follow_tags())
+        assert await asyncio.to_thread(loads.wait, 10)
+        try:
+            async with asyncio.timeout(10):
+                assert await systems.remove("first:latest")
+        finally:
+            go_on.set()
+        assert await follows == [] and systems.names() == []
+        assert not systems.pool.heads
+        await systems.close()
+
+    asyncio.run(run())
