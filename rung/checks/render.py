@@ -167,13 +167,14 @@ def _unlike(renders: Renders, engine: "LlamaEngine") -> list[Finding]:
     chat = context.pool.chat(context.model)
     instruction = next(iter(instructions(context).values()))
     rows = [row for row, _ in renders.rows(renders.plainest)]
-    wrong: dict[Example, str] = {}
-    for row in rows[:: max(1, len(rows) // SERVED_ROWS)][:SERVED_ROWS]:
+    looked = rows[:: max(1, len(rows) // SERVED_ROWS)][:SERVED_ROWS]
+    wrong: dict[str, tuple[Example, str]] = {}
+    for row in looked:
         for spec in renders.forms.values():
             turns = messages(spec.instruction, row)
             ids, text = chat.render(turns, style=spec.style), chat.show(turns, spec.style)
             if (fault := _other(engine, chat, row, ids, text)) is not None:
-                wrong.setdefault(row, fault)
+                wrong.setdefault(row.id, (row, fault))
         turns = messages(instruction, row)
         ids, text = chat.render(turns), chat.show(turns)
         fault = _other(engine, chat, row, ids, text)
@@ -181,16 +182,16 @@ def _unlike(renders: Renders, engine: "LlamaEngine") -> list[Finding]:
             served = engine.templated(_as_sent(turns))
             fault = None if served == text else f"by its template {_first_difference(served, text)}"
         if fault is not None:
-            wrong.setdefault(row, fault)
+            wrong.setdefault(row.id, (row, fault))
     if not wrong:
         return []
-    first, fault = next(iter(wrong.items()))
+    first, fault = next(iter(wrong.values()))
     message = (
-        f"prompts that aren't served as they are learned: {rows_text(len(wrong))} of {SERVED_ROWS} looked "
+        f"prompts that aren't served as they are learned: {rows_text(len(wrong))} of {len(looked)} looked "
         f"at, such as {first.where}: llama.cpp reads {fault}"
     )
-    details = [f"{row.where}: {fault}" for row, fault in wrong.items()]
-    return [finding("serving_render", "block", message, list(wrong), details)]
+    details = [f"{row.where}: {fault}" for row, fault in wrong.values()]
+    return [finding("serving_render", "block", message, [row for row, _ in wrong.values()], details)]
 
 
 def _other(engine: "LlamaEngine", chat: Chat, row: Example, ids: tuple[int, ...], text: str) -> str | None:

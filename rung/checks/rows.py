@@ -123,7 +123,7 @@ def prepare(source: Path, options: RowOptions, reporter: Reporter | None = None)
             f"{task.data.train.name}: {len(train.examples)} rows; a climb needs at least {FEWEST_ROWS}, and "
             f"some hundreds for a verdict that means something{others}"
         )
-    test = read_source(task.data.test, chosen, lenient=True) if task.data.test else None
+    test = read_source(task.data.test, chosen, lenient=True, learned=False) if task.data.test else None
     passages, documents = _documents(task, reporter)
     task, noted = settle_kind(task, train.examples)
     assert task.output.kind is not None, "just settled"
@@ -156,14 +156,14 @@ def prepare(source: Path, options: RowOptions, reporter: Reporter | None = None)
         )
     removed = (*parts.removed, *(row for row in examples if row.id in out))
     parts = replace(parts, dev=_in_asking_order(parts.dev, task.seed), removed=removed)
+    judged: tuple[str, ...] = ()
     if train.undesirable:
-        bad = conform(train.undesirable, task.output.kind)
         with bar(reporter, "undesirable answers", None):
-            parts = with_undesirable(parts, bad, task.seed)
+            parts, judged = _with_judged(parts, train, task)
     task, inferred = infer(task, (*parts.train, *parts.dev))
     parts = _with_tables(parts, task)
     unlabelled: tuple[Example, ...] = ()
-    notes = (*train.notes, *(test.notes if test else ()), *noted)
+    notes = (*train.notes, *judged, *(test.notes if test else ()), *noted)
     if task.data.unlabelled is not None:
         with bar(reporter, f"reading {task.data.unlabelled.name}", None):
             unlabelled, said = fresh_inputs(task.data.unlabelled, parts)
@@ -191,6 +191,18 @@ def _naming_unused(source: Source) -> Iterator[None]:
         if not source.unused:
             raise
         raise DataError(f"{error} (columns not used: {', '.join(source.unused)[:200]})") from None
+
+
+def _with_judged(parts: Splits, train: Source, task: Task) -> tuple[Splits, tuple[str, ...]]:
+    """The parts with the undesirable answers beside them, and a note where the test keeps some out."""
+    assert task.output.kind is not None, "it is settled before rows are split"
+    bad = conform(train.undesirable or (), task.output.kind)
+    parts = with_undesirable(parts, bad, task.seed)
+    aside = len(bad) - len(parts.undesirable) - len(parts.dev_undesirable)
+    if not aside:
+        return parts, ()
+    note = f"{aside:,} of {len(bad):,} undesirable rows left aside: the test holds their question or group"
+    return parts, (f"{task.data.train.name}: {note}",)
 
 
 def _with_tables(parts: Splits, task: Task) -> Splits:
@@ -241,7 +253,7 @@ def _documents(task: Task, reporter: Reporter | None) -> tuple[tuple[Passage, ..
 def near_duplicates(
     examples: Sequence[Example], progress: Progress = no_progress
 ) -> tuple[tuple[str, ...], ...]:
-    """Ids of rows with nearly the same input and the same context, by group."""
+    """Ids of rows with nearly the same input and the same context, but for a date, by group."""
     groups = rows_alike(examples, progress=progress)
     return tuple(tuple(examples[place].id for place in group) for group in groups)
 

@@ -4,7 +4,9 @@ Every line of standard input is a path as JSON; every line of standard output is
 "text"}` or `{"fault"}`. Memory is limited; whoever started it limits the time. It imports nothing of rung.
 """
 
+import codecs
 import json
+import re
 import resource
 import sys
 from collections.abc import Iterable
@@ -23,6 +25,20 @@ BLOCKS = {
     *("table", "tbody", "tfoot", "thead", "tr", "ul", *HEADINGS),
 }
 BLANK_PAGE = "holds no text; if its pages are pictures, run text recognition (OCR) over it first"
+HEAD_BYTES = 1024
+"""Where a page says how it is encoded."""
+ENCODING = re.compile(rb"<(?:meta|\?xml)\b[^>]*?\b(?:charset|encoding)\s*=\s*[\"']?\s*([\w:.-]+)", re.I)
+OLD_WEB = "cp1252"
+"""What most pages were in before UTF-8, whether they said so or not: a superset of Latin-1."""
+AS_BROWSERS_READ = {
+    **dict.fromkeys(("ascii", "iso8859-1", "utf-16", "utf-16-le", "utf-16-be"), OLD_WEB),
+    "gb2312": "gb18030",
+    "gbk": "gb18030",
+    "shift_jis": "cp932",
+    "euc_kr": "cp949",
+    "iso8859-9": "cp1254",
+}
+"""Encodings for which pages name another: a smaller one, or one in which its own name couldn't be read."""
 
 
 class Page(HTMLParser):
@@ -40,7 +56,7 @@ class Page(HTMLParser):
         if tag in BLOCKS and self.silent == ["head"]:
             self.silent.clear()  # a head needs no end, and none of these can be in it
         if tag == "title":
-            self.in_title = True
+            self.in_title = self.silent in ([], ["head"])  # a drawing has titles, too
         elif tag in SILENT:
             self.silent.append(tag)
         elif tag == "br":
@@ -95,10 +111,23 @@ def _decoded(raw: bytes) -> str:
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError:
-        # Pages of the old web are in this superset of Latin-1, whether they say so or not.
         if b"\0" in raw:
             raise ValueError("holds binary data, not a page") from None
-        return raw.decode("windows-1252", "replace")
+        return _in_its_encoding(raw)
+
+
+def _in_its_encoding(raw: bytes) -> str:
+    """A page that isn't UTF-8. Raises ValueError where it isn't what it says either."""
+    found = ENCODING.search(raw[:HEAD_BYTES])
+    said = found[1].decode("ascii") if found else OLD_WEB
+    try:
+        name = codecs.lookup(said).name
+        name = AS_BROWSERS_READ.get(name, name)
+        return raw.decode(name, "replace" if name == OLD_WEB else "strict")
+    except UnicodeError:
+        raise ValueError(f"says that it is {said} and isn't; save it as UTF-8") from None
+    except LookupError:
+        return raw.decode(OLD_WEB, "replace")
 
 
 def pdf(path: Path) -> dict[str, str]:

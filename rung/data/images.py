@@ -1,6 +1,6 @@
 """The images that a row names: paths and URLs, as written. Nothing is opened or fetched."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rung.task.outputs import shown
@@ -9,7 +9,7 @@ IMAGE_COLUMNS = ("images", "image")
 PLACE = "<image>"
 """Where an image stood in a text."""
 EMBEDDED = "data:,"
-"""An image whose bytes stand in the row itself, without a name."""
+"""An image without a path or a URL: its bytes stand in the row itself, or only somebody else can name it."""
 
 
 def images_in(row: Mapping[str, Any]) -> tuple[str, ...]:
@@ -22,6 +22,12 @@ def images_in(row: Mapping[str, Any]) -> tuple[str, ...]:
         if isinstance(value, list):
             found += [image_at(item) for item in value if item not in (None, "")]
     return tuple(found)
+
+
+def images_of(row: Mapping[str, Any], turns: Sequence[str]) -> tuple[str, ...]:
+    """The images of a row's turns and columns: a turn's without an address is one of the columns'."""
+    columns = images_in(row)
+    return (*(image for image in turns if image != EMBEDDED or not columns), *columns)
 
 
 def image_at(value: Any) -> str:

@@ -1,7 +1,9 @@
 """Texts that are nearly the same: by their characters, by their vectors, and by long runs of words."""
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from hashlib import blake2b
 from itertools import chain
 
 import numpy as np
@@ -29,6 +31,19 @@ LONG_RUN, RUN, RUN_SHARE = 13, 8, 0.5
 Tülu 3's decontamination)."""
 LONG_TEXT = 26
 """Words from which on a text is judged by its runs: short ones share them because they're about the same."""
+_DAY = r"\d\d?(?:st|nd|rd|th|\.)?"
+_MONTH = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
+MOMENT = re.compile(
+    rf"""
+    \b(?:(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*,?\s)?
+    (?:\d{{4}}([-/.])\d\d?\1\d\d? | \d\d?([-/.])\d\d?\2\d{{4}}
+       | {_MONTH}\s{_DAY},?\s\d{{4}} | {_DAY}\s(?:of\s)?{_MONTH},?\s\d{{4}})(?!\d)
+    (?:(?:t|[,.;]?\s(?:at\s|(?:(?:the|current|local)\s)*time(?:\sis|:)?\s)?)
+       \d\d?:\d\d(?::\d\d(?:\.\d+)?)?(?:\s?[ap]m)?(?:z|\sutc|\sgmt|\s?[+-]\d\d:?\d\d)?\b)?
+    """,
+    re.VERBOSE,
+)
+"""A date in numbers or English, and the time beside it, in a folded text."""
 
 
 def alike(
@@ -37,8 +52,8 @@ def alike(
     """Groups of texts that are held together by pairs with so many of all their character 5-grams in common.
 
     Case and spaces are folded. Candidates come from MinHash with locality-sensitive hashing, which misses few
-    at the threshold and no equal texts; each one's Jaccard similarity is then computed. Of many texts
-    (`MANY`) only the likeliest candidates are looked at.
+    at the threshold and no equal texts; each one's Jaccard similarity is then computed. In a crowd (`CROWD`)
+    only the likeliest candidates are looked at.
     """
     places, which = distinct(map(normalised, texts), len(texts))
     first: list[int] = places.tolist()
@@ -91,7 +106,7 @@ def alike_in(
 
 
 def rows_alike(rows: Sequence[Example], *, progress: Progress = no_progress) -> list[list[int]]:
-    """Groups of rows with like inputs and the very same context, by places."""
+    """Groups of rows with like inputs and the same context, a moment in it aside (`_setting`), by places."""
     found, seen = [], 0
     for places in _by_context(rows).values():
         if len(places) > 1:
@@ -105,7 +120,10 @@ def rows_alike(rows: Sequence[Example], *, progress: Progress = no_progress) -> 
 def rows_alike_in(
     rows: Sequence[Example], stored: Sequence[Example], *, progress: Progress = no_progress
 ) -> dict[int, int]:
-    """By the place of each row, that of the first stored row with a like input and the very same context."""
+    """By the place of each row, that of the first stored row with a like input and the same context.
+
+    A moment in the context makes no difference (`_setting`).
+    """
     found, known, seen = {}, _by_context(stored), 0
     for context, places in _by_context(rows).items():
         others = known.get(context, [])
@@ -125,11 +143,23 @@ def _after(seen: int, total: int, progress: Progress) -> Progress:
     return lambda done, _: progress(seen + done, total)
 
 
-def _by_context(rows: Sequence[Example]) -> dict[str | None, list[int]]:
-    places: dict[str | None, list[int]] = defaultdict(list)
+def _by_context(rows: Sequence[Example]) -> dict[bytes, list[int]]:
+    settings = {context: _setting(context or "") for context in {row.context for row in rows}}
+    places: dict[bytes, list[int]] = defaultdict(list)
     for place, row in enumerate(rows):
-        places[row.context].append(place)
+        places[settings[row.context]].append(place)
     return places
+
+
+def _setting(context: str) -> bytes:
+    """128 bits of a context's hash: case, spaces and a single moment in it make no difference.
+
+    Such a moment is most often the one at which a logged chat was held; of several, each belongs to what is
+    asked about.
+    """
+    folded = normalised(context)
+    timeless, moments = MOMENT.subn("<moment>", folded)
+    return blake2b((timeless if moments == 1 else folded).encode(), digest_size=16).digest()
 
 
 def like_vectors(vectors: np.ndarray, threshold: float = COSINE) -> list[tuple[float, int, int]]:

@@ -16,12 +16,15 @@ WEIGHTS = (0.1, 0.9)
 """How much a false candidate weighs, and a missed one: a false one costs a look, no more."""
 AT_ONCE = 1024
 """Texts that are sketched between two calls of `progress`."""
+CROWD = 200
+"""Candidates of a text: with more it is in a crowd, such as log lines of one template, and not all of them
+are looked at."""
 MANY = 50_000
-"""With more texts each has so many candidates that not all of them can be looked at."""
+"""With more texts already those that have over `LIKELIEST` candidates are in a crowd."""
 LIKELIEST = 32
-"""Candidates of a text among many: those with which it shares the most bands."""
+"""Candidates of a text in a crowd: those with which it shares the most bands."""
 LATEST = 64
-"""Of the texts in one band: those among which a text's candidates are then sought."""
+"""Of the texts in one band: those among which the candidates of a text in a large crowd are sought."""
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with (texts done, texts)."""
@@ -77,7 +80,7 @@ def earlier(banded: np.ndarray) -> Iterator[tuple[int, list[int]]]:
 
     `banded` [bands, texts] is as `bands` makes it.
     """
-    many = banded.shape[1] > MANY
+    most = _most(banded)
     members, places, starts, ends = [], [], [], []
     offset = 0
     for band in banded:
@@ -96,13 +99,10 @@ def earlier(banded: np.ndarray) -> Iterator[tuple[int, list[int]]]:
         offset += len(here)
     flat, whose = np.concatenate(members), np.concatenate(places)
     begin, end = np.concatenate(starts), np.concatenate(ends)
-    if many:
-        begin = np.maximum(begin, end - LATEST)
     turn = np.argsort(whose, kind="stable")
     for low, high in _runs(whose[turn]):
         some = turn[low:high]
-        found = np.concatenate([flat[begin[at] : end[at]] for at in some])
-        yield int(whose[some[0]]), _likeliest(found, many)
+        yield int(whose[some[0]]), _likeliest([flat[begin[at] : end[at]] for at in some], most)
 
 
 def among(asked: np.ndarray, stored: np.ndarray) -> Iterator[list[int]]:
@@ -110,7 +110,7 @@ def among(asked: np.ndarray, stored: np.ndarray) -> Iterator[list[int]]:
 
     `asked` [bands, asked] and `stored` [bands, stored] are as `bands` makes them.
     """
-    many = stored.shape[1] > MANY
+    most = _most(stored)
     orders, begin, end = [], [], []
     for band, known in zip(asked, stored, strict=True):
         order = np.argsort(known, kind="stable").astype(np.int32)
@@ -119,18 +119,25 @@ def among(asked: np.ndarray, stored: np.ndarray) -> Iterator[list[int]]:
         end.append(np.searchsorted(inside, band, "right").astype(np.int32))
         orders.append(order)
     for place in range(asked.shape[1]):
-        parts = []
-        for order, low, high in zip(orders, begin, end, strict=True):
-            if high[place] > low[place]:
-                part = order[low[place] : high[place]]
-                parts.append(part[:LATEST] if many else part)
-        yield _likeliest(np.concatenate(parts), many) if parts else []
+        parts = [
+            order[low[place] : high[place]]
+            for order, low, high in zip(orders, begin, end, strict=True)
+            if high[place] > low[place]
+        ]
+        yield _likeliest(parts, most) if parts else []
 
 
-def _likeliest(places: np.ndarray, many: bool) -> list[int]:
-    """The places without repeats and in order; of many those that are named most often."""
-    found, times = np.unique(places, return_counts=True)
-    if many and len(found) > LIKELIEST:
+def _most(banded: np.ndarray) -> int:
+    """How many candidates a text may have before it is in a crowd."""
+    return LIKELIEST if banded.shape[1] > MANY else CROWD
+
+
+def _likeliest(parts: Sequence[np.ndarray], most: int) -> list[int]:
+    """The places in a text's bands without repeats and in order; in a crowd those in most of the bands."""
+    crowded = sum(map(len, parts)) > most * len(parts)
+    looked = [part[-LATEST:] for part in parts] if crowded else parts
+    found, times = np.unique(np.concatenate(looked), return_counts=True)
+    if crowded or len(found) > most:
         found = np.sort(found[np.argsort(-times, kind="stable")[:LIKELIEST]])
     return found.tolist()
 

@@ -20,7 +20,7 @@ from rung.data.formats import (
     formats_of,
     unlike_text,
 )
-from rung.data.images import IMAGE_COLUMNS, images_in
+from rung.data.images import IMAGE_COLUMNS, images_of
 from rung.data.provenance import MARK_COLUMNS, is_synthetic
 from rung.data.rows import MAX_ROW_BYTES, read_rows
 from rung.errors import DataError
@@ -65,11 +65,13 @@ def read_source(
     format: str = "auto",
     *,
     lenient: bool = False,
+    learned: bool = True,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Source:
     """Read every row of the file as an Example; `format` fixes how rows are written.
 
-    `progress` is called with the rows read, now and then.
+    `learned` is False for a given test, whose undesirable answers nothing learns from; `progress` is called
+    with the rows read, now and then.
 
     DataError, one line with file:line, for a file that can't be read, and for a row that can't, lacks input
     or output, or is written unlike the first; a `lenient` reader puts such rows aside as broken.
@@ -83,11 +85,12 @@ def read_source(
     undesirable: list[Example] = []
     broken: list[Broken] = []
     for where, row in read_rows(path):
+        if chosen is None and format == "auto" and not isinstance(row, DataError):
+            formats = formats_of(path, row)  # a file that can't be read to its end is no fault of the row
         try:
             if isinstance(row, DataError):
                 raise row
             if chosen is None:
-                formats = formats_of(path, row) if format == "auto" else formats
                 chosen, first = format_of(row, formats) or format_lacking(row, where, formats), where
             elif (here := format_of(row, formats)) is not chosen:
                 raise DataError(unlike_text(row, where, chosen, here, first))
@@ -110,7 +113,7 @@ def read_source(
     notes = (
         *_notes(path, chosen, examples, unused),
         *_said_beside_note(path, said_beside),
-        *_judged_notes(path, chosen, undesirable),
+        *_judged_notes(path, chosen, undesirable, learned),
     )
     return Source(
         examples=_numbered(examples),
@@ -196,7 +199,7 @@ def _example(row: Mapping[str, Any], where: str, format: Format) -> Example:
         group=_group(row),
         where=where,
         rejected=rejected,
-        images=(*fields.images, *images_in(row)),
+        images=images_of(row, fields.images),
         faults=fields.faults,
         synthetic=is_synthetic(row),
     )
@@ -292,7 +295,9 @@ def _said_beside_note(path: Path, places: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def _judged_notes(path: Path, format: Format, undesirable: Sequence[Example]) -> tuple[str, ...]:
+def _judged_notes(
+    path: Path, format: Format, undesirable: Sequence[Example], learned: bool
+) -> tuple[str, ...]:
     """How judgements are read, where that isn't plain, and what becomes of undesirable answers."""
     notes = []
     if format is BY_NUMBERS:
@@ -307,5 +312,6 @@ def _judged_notes(path: Path, format: Format, undesirable: Sequence[Example]) ->
             if len(undesirable) == 1
             else f"{len(undesirable):,} undesirable rows ({said}) are"
         )
-        notes.append(f"{path.name}: {rows} for the rung preference")
+        use = "for the rung preference" if learned else "left out: nothing is learned from a test"
+        notes.append(f"{path.name}: {rows} {use}")
     return tuple(notes)

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
-from rung.checks.base import Subject
+from rung.checks import queries
+from rung.checks.base import MOST_SAMPLED, Subject
 from rung.checks.table import CHECKS
 from rung.checks.table import check as check_subject
+from rung.data import sketches
 from rung.errors import TaskError
 from rung.records import Example, Finding, Json, Splits
 from rung.task import DataFiles, Output, Task
@@ -229,3 +231,6 @@ def test_every_check_stands_in_the_documentation() -> None:
         (line,) = [line for line in lines if f"| `{one.name}` |" in line]
         assert str(one.number) in line.split("|")[1].replace(" ", "").split(",")
     assert len(lines) == len(CHECKS) + 1, "the table has no line more"
+    assert f"runs those of {queries.MOST_ROWS:,} drawn" in page and f"{MOST_SAMPLED:,} rows" in page
+    assert f"more than {sketches.MANY:,}" in page
+    assert f"over {sketches.CROWD} others" in page and f"{sketches.LIKELIEST} likeliest" in page

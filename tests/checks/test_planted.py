@@ -242,6 +242,19 @@ def test_hardly_any_undesirable_answers_are_found(tmp_path):
     assert "426 desirable answers beside 54 undesirable ones: 11.2% are undesirable" in found.message
 
 
+def test_undesirable_answers_of_which_nothing_is_learned_are_counted(tmp_path):
+    worse = [row | {"completion": "NO", "label": False} for row in JUDGED_TEST[:7]]
+    for name, rows in (("train", [*AS_JUDGED, *worse]), ("test", [*JUDGED_TEST, worse[0]])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prepared = prepare(tmp_path / "train.jsonl", Options(test=tmp_path / "test.jsonl"))
+    assert len(prepared.splits.undesirable) + len(prepared.splits.dev_undesirable) == 160
+    assert {
+        "train.jsonl: 167 undesirable rows (label false) are for the rung preference",
+        "train.jsonl: 7 of 167 undesirable rows left aside: the test holds their question or group",
+        "test.jsonl: 1 undesirable row (label false) is left out: nothing is learned from a test",
+    } <= set(prepared.inferred)
+
+
 def test_an_output_that_was_cut_off_is_a_broken_row_and_the_kind_stays(tmp_path):
     spelled = [row | {"output": json.dumps(row["output"])} for row in AS_JSON]
     spoiled = changed(spelled, 1, lambda n, row: row | {"output": row["output"][:-2]})

@@ -144,13 +144,17 @@ def test_an_answer_that_does_not_fit_behind_its_prompt_is_named(subject_of):
     assert severity == "block" and 0 < long <= 10 and f"{long} rows (" in message
 
 
-def test_a_prompt_that_the_server_would_make_otherwise_blocks(subject_of):
+@pytest.mark.parametrize(("kind", "count"), [("label", 80), ("json", 80), ("label", 24)])
+def test_a_prompt_that_the_server_would_make_otherwise_blocks(subject_of, kind, count):
     other = (
         "{% for m in messages %}{{ '<|im_start|>' + m['role'] + ':' + m['content'] + '<|im_end|>' }}"
         "{% endfor %}{{ '<|im_start|>assistant:' }}"
     )
-    ((severity, message),) = found("serving_render", subject_of("label", template=other))
-    assert severity == "block" and "20 rows of 20" in message and "by its template" in message
+    subject = subject_of(kind, lambda rows: rows[:count], template=other)
+    looked = min(20, len(subject.rows))
+    ((severity, message),) = found("serving_render", subject)
+    assert severity == "block" and "by its template" in message
+    assert f"{looked} rows of {looked} looked" in message
 
 
 def test_rows_are_shown_as_they_are_learned(subject_of):

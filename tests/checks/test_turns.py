@@ -71,6 +71,21 @@ def test_rows_with_images_block_and_files_that_are_not_there_are_named(tmp_path:
     assert [line[:12] for line in found.details] == ["rows.jsonl:2", "rows.jsonl:3"]
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image"},
+        {"type": "input_image", "file_id": "file-1"},
+        {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}},
+    ],
+)
+def test_an_image_that_has_no_address_blocks_too(tmp_path: Path, part: dict[str, Any]) -> None:
+    asked = {"role": "user", "content": [part, {"type": "text", "text": "what is it?"}]}
+    row = {"messages": [asked, {"role": "assistant", "content": "a cat"}], "picture": "a.png"}
+    found = only(images(subject(tmp_path, row)))
+    assert (found.severity, found.rows, found.details) == ("block", ("rows.jsonl:1",), ())
+
+
 def test_images_of_the_test_are_looked_for_beside_the_test(tmp_path: Path) -> None:
     row = {"input": "a", "output": "x", "images": "a.png"}
     made = subject(tmp_path, row, test=(row,))

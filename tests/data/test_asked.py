@@ -95,6 +95,16 @@ def test_a_single_turn_is_asked_as_it_stands_and_several_with_their_speakers() -
     assert found.context == 'be kind\n\nFunctions (JSON):\n[{"name": "weather"}]'
 
 
+def test_parts_as_openais_decisions_have_them_are_read_as_their_text() -> None:
+    data = {"b": [1, "é"], "a": None}
+    content = [{"type": "input_text", "text": "why? "}, {"type": "input_json", "data": data}]
+    assert asked([{"role": "user", "content": content}]).input == 'why? {"b": [1, "é"], "a": null}'
+    said = [{"type": "output_text", "text": "so. "}, {"type": "refusal", "refusal": "no."}]
+    assert asked([USER, {"role": "assistant", "content": said}, USER]).input == (
+        "User: q\nAssistant: so. no.\nUser: q"
+    )
+
+
 DEEP: list[Any] = []
 for _ in range(2000):
     DEEP = [DEEP]
@@ -124,6 +134,11 @@ for _ in range(2000):
         ),
         ([{"role": "user", "content": [{"type": "input_image"}]}], "answers text alone; take the image out"),
         ([{"role": "user", "content": [{"type": "input_audio"}]}], "a part that is no text and no image"),
+        (
+            [USER, {"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}"}],
+            "messages holds an item of type 'function_call', which is no message",
+        ),
+        ([{"role": "user", "content": [{"type": "input_json", "data": "q"}]}], "a part that is no text"),
         ([{"role": "user", "content": "half \ud800"}], "messages or tools: holds half a character"),
         ([{"role": "user", "content": DEEP}], "messages or tools: nested deeper than 64 levels"),
         ([{"role": "user", "content": "x" * (MAX_ROW_BYTES + 1)}], "messages hold over 1 MB of text"),

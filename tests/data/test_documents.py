@@ -264,3 +264,43 @@ def test_any_bytes_are_a_page_or_refused(raw):
 def test_a_page_in_another_encoding_is_read_by_its_mark_or_as_the_old_web_wrote():
     assert html("<p>Größe".encode("utf-16"))["text"] == "Größe"
     assert html("<p>Größe".encode("latin-1"))["text"] == "Größe"
+
+
+@pytest.mark.parametrize(
+    ("said", "written", "text"),
+    [
+        ("windows-1251", "cp1251", "Цена"),
+        ("koi8-r", "koi8-r", "Цена"),
+        ("iso-8859-2", "iso-8859-2", "Žäčšť"),
+        ("ISO-8859-1", "cp1252", "“Größe” 5 €"),
+        ("rot13", "cp1252", "Größe"),
+        ("never-heard-of", "cp1252", "Größe"),
+        ("gb2312", "gbk", "朱镕基的价格"),
+        ("shift_jis", "cp932", "価格は①円です"),
+        ("euc-kr", "cp949", "가격은 똠원"),
+        ("big5", "big5", "價格"),
+    ],
+)
+def test_a_page_is_read_in_the_encoding_that_it_names(said, written, text):
+    for mark in (
+        f'<meta charset="{said}">',
+        f"<META http-equiv=Content-Type content='text/html; charset={said}'>",
+        f'<?xml version="1.0" encoding="{said}"?>',
+    ):
+        found = html(f"<head>{mark}<title>{text}</title></head><p>{text}".encode(written))
+        assert found == {"title": text, "text": text}
+
+
+@pytest.mark.parametrize("said", ["utf-8", "windows-1257", "undefined"])
+def test_a_page_that_is_not_what_it_says_is_noted(said, tmp_path):
+    page = f"<meta charset={said}><p>".encode() + b"\xa1\xa5\xff\xe9 is"
+    found = read_documents(named(tmp_path, {"bad.html": page, "good.html": "<p>Good."}))
+    assert [d.id for d in found.documents] == ["good.html"]
+    assert found.notes[0].startswith("bad.html says that it is ")
+    assert found.notes[0].endswith("and isn't; save it as UTF-8")
+
+
+def test_the_titles_of_drawings_are_none_of_the_page():
+    icon = "<svg><title>Menu</title><path></svg>"
+    page = f"<html><head><title>Prices</title></head><body>{icon}<p>Words{icon}</p><title>!</title>"
+    assert html(page.encode()) == {"title": "Prices !", "text": "Words"}

@@ -2,10 +2,11 @@ import random
 from itertools import combinations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rung.data import sketches
+from rung.data import near, sketches
 from rung.data.near import (
     AT_ONCE,
     JACCARD,
@@ -166,3 +167,56 @@ def test_rows_are_alike_under_the_same_context_only_and_a_first_under_another_hi
     asked = [row("b", "where is my blue parcel"), row("c", "where is my blue parcel"), row("", "Other words")]
     assert rows_alike_in(asked, stored) == {0: 1, 2: 2}
     assert rows_alike([*stored, *asked]) == [[1, 3], [2, 5]]
+
+
+def test_thousands_of_rows_of_one_template_are_not_compared_each_with_each(monkeypatch):
+    dice = random.Random(9)
+    texts = [
+        f"Your parcel with the long number {dice.randrange(10**8, 10**9)} is late again" for _ in range(3000)
+    ]
+    looks = []
+    monkeypatch.setattr(near, "jaccard", lambda one, other: looks.append(1) or sketches.jaccard(one, other))
+    alike(texts)
+    assert 0 < len(looks) < 100 * len(texts)
+    looks.clear()
+    alike_in(texts[:500], texts[500:])
+    assert 0 < len(looks) < 100 * 500
+
+
+DATED = {
+    "numbers": "You are a support bot. Today is 2026-03-{day:02} 10:{day:02}.",
+    "a stamp": "You are a support bot (2026-03-{day:02}T10:{day:02}:07.5Z)",
+    "dots": "Date: {day}.3.2026, time: 9:{day:02}. You are a support bot.",
+    "words": "You are a support bot. It is Tuesday, March {day}, 2026 at 10:{day:02} AM",
+    "words, the day first": "You are a support bot. Today Date: {day} Mar 2026\nBe kind.",
+}
+
+
+@pytest.mark.parametrize("written", DATED)
+def test_the_date_of_a_logged_chat_does_not_hide_a_question_that_is_asked_again(written):
+    dice = random.Random(1)
+    inputs = [sentence(dice) for _ in range(20)]
+    inputs[13] = inputs[4]
+    rows = [
+        Example(id=f"{day}", input=text, context=DATED[written].format(day=day), output="x")
+        for day, text in enumerate(inputs, start=1)
+    ]
+    assert rows_alike(rows) == [[4, 13]]
+    assert rows_alike_in(rows[10:], rows[:10]) == {3: 4}
+
+
+@pytest.mark.parametrize(
+    "material",
+    [
+        "The shop has {n} lamps.",
+        "| 2026-01-{n:02} | 3 |\n| 2026-02-01 | 4 |",
+        "Open from {n}:00 on.",
+        "Version 1.2.{n} of the program",
+    ],
+)
+def test_a_text_or_a_table_that_differs_makes_another_question(material):
+    rows = [
+        Example(id=f"{n}", input="What does it say?", context=material.format(n=n), output="x")
+        for n in range(1, 9)
+    ]
+    assert rows_alike(rows) == [] and rows_alike_in(rows[:4], rows[4:]) == {}

@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from rung.data import formats
 from rung.data.formats import FORMATS
-from rung.data.rows import READERS
+from rung.data.rows import READERS, read_rows
 from rung.data.sources import conform, read_source
 from rung.errors import DataError, RungError
 from rung.records import Example
@@ -431,3 +432,18 @@ def test_a_real_set_is_read_and_its_kind_is_seen(tmp_path: Path, name: str) -> N
         type(row.output) is {"number": float, "json": dict, "tool_call": list}.get(KINDS[name], str)
         for row in conform(source.examples, task.output.kind)
     )
+
+
+def test_a_fault_far_down_is_told_once_and_the_file_not_read_again_for_every_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [f"question {n},answer {n},{n % 2}\n".encode() for n in range(300)]
+    lines[290] = b"question \xe9,answer,1\n"
+    file = tmp_path / "rows.csv"
+    file.write_bytes(b"prompt,completion,label\n" + b"".join(lines))
+    times: list[Path] = []
+    monkeypatch.setattr(formats, "read_rows", lambda path: times.append(path) or read_rows(path))
+    for lenient in (False, True):
+        with pytest.raises(DataError, match=r"^rows\.csv:292: not UTF-8"):
+            read_source(file, lenient=lenient)
+    assert len(times) == 2
