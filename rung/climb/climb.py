@@ -418,6 +418,7 @@ class _Climbing:
             seed=self.prepared.task.seed,
             split=split,
             margin=margin,
+            test_given=self.prepared.splits.test_given,
         )
 
     def open_test(self, results: list[RungResult], on_dev: Decision) -> list[RungResult]:

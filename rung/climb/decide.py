@@ -31,7 +31,7 @@ answer are the easy ones."""
 ZERO_SHOT = "prompt"
 
 
-def decide(
+def decide(  # noqa: PLR0913 (all that a verdict rests on)
     candidates: Sequence[Candidate],
     *,
     targets: Mapping[str, Json],
@@ -39,11 +39,13 @@ def decide(
     seed: int,
     split: str,
     margin: float | None = None,
+    test_given: bool = True,
 ) -> Decision:
     """Decide between rungs that were measured on the same rows.
 
     `targets` gives the expected output of each row by its id, `groups` the group of each row that has
-    one; `margin`, in the metric's units, is worked out from the scores where it isn't given.
+    one; `margin`, in the metric's units, is worked out from the scores where it isn't given. Without
+    `test_given` the test was carved from the rows, so that one row more for it takes several.
 
     Kinds: `clear_winner`, the rung won its way up (or, as the cheapest, is clearly better than all
     others) and none is better by more than the margin; `tie`, a cheaper rung is as good as the best;
@@ -82,6 +84,7 @@ def decide(
         margin=margin,
         split=split,
         one_group=_one_group(sorted(rows), groups),
+        test_given=test_given,
     )
     kind, comparison = _kind(facts, settled=shipped is not None, bench=bench)
     rows_needed = None

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rung.data.splits import SHARES
 from rung.judging import BROKE
 from rung.records import Candidate, Comparison, Decision, Interval, MetricName, VerdictKind
 from rung.scoring.notation import score_text
@@ -16,7 +17,7 @@ CLEARLY_CHEAPER = 1.25
 class Facts:
     """What was found: all rungs, those in the running, the path walked up, the best and the one to ship.
 
-    `one_group` where the rows are all of one group.
+    `one_group` where the rows are all of one group; `test_given` where the test came as a file of its own.
     """
 
     ladder: Sequence[Candidate]
@@ -27,6 +28,7 @@ class Facts:
     margin: float
     split: str
     one_group: bool
+    test_given: bool
 
 
 def verdict(facts: Facts, kind: VerdictKind, comparison: Comparison | None, rows_needed: int | None) -> str:
@@ -46,7 +48,7 @@ def verdict(facts: Facts, kind: VerdictKind, comparison: Comparison | None, rows
             f"Undecided between {shipped.rung} ({_score(shipped)}) and {best.rung} ({_score(best)}) "
             f"on {rows}: the gain is neither a clear win nor shown to be under "
             f"{_amount(shipped, facts.margin)} ({_odds(shipped, comparison)}); "
-            f"{_to_settle(rows_needed)}, or ship {shipped.rung}, the lower rung"
+            f"{_to_settle(facts, rows_needed)}, or ship {shipped.rung}, the lower rung"
         )
     elif kind == "clear_winner" and len(facts.path) > 1:
         beaten = facts.path[-2]
@@ -95,11 +97,24 @@ def no_verdict(ladder: Sequence[Candidate], *, split: str, rows: int, min_rows: 
     )
 
 
-def _to_settle(rows_needed: int | None) -> str:
+def _to_settle(facts: Facts, rows_needed: int | None) -> str:
     """What to do about an undecided verdict."""
     if rows_needed is None:
         return f"label rows of {FEWEST_GROUPS - 1} other groups at least"
-    return f"label about {rounded(rows_needed):,} more rows"
+    return f"label {to_label(rows_needed, facts.split, test_given=facts.test_given)}"
+
+
+def to_label(rows_needed: int, split: str, *, test_given: bool) -> str:
+    """About how many rows of a split are to be labelled, in words.
+
+    A test that was carved from the rows gets its share of new ones alone: then that many rows are named, too.
+    """
+    more = rounded(rows_needed)
+    said = f"about {more:,} more {split} row{'' if more == 1 else 's'}"
+    if split != "test" or test_given:
+        return said
+    share = SHARES["test"]
+    return f"{said} (some {rounded(round(more / share)):,} new rows: one in {1 / share:.0f} goes to the test)"
 
 
 def _one_group(facts: Facts) -> str:
@@ -196,7 +211,11 @@ def _useless(facts: Facts) -> str:
     """Whoever ships what is never right should not have to see it in a figure."""
     scorer = SCORERS[facts.best.measurement.metric]
     right = not scorer.shares or not scorer.higher_is_better or facts.best.measurement.score > 0
-    return "" if right else " No answer of any rung scores above zero: none of them does this job yet."
+    if right:
+        return ""
+    if any(one.measurement.score > 0 for one in facts.ladder):
+        return " No rung that may ship scores above zero: none of them does this job yet."
+    return " No answer of any rung scores above zero: none of them does this job yet."
 
 
 def _warned(facts: Facts) -> str:

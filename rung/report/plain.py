@@ -1,10 +1,12 @@
 """The verdict in one sentence for whoever pays: does fine-tuning pay here, and why?"""
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from rung.climb.budget import TRAINED
+from rung.climb.decide import MOST_BROKEN
 from rung.climb.names import rung_of
-from rung.climb.sentence import CLEARLY_CHEAPER, rounded
+from rung.climb.sentence import CLEARLY_CHEAPER, to_label
 from rung.records import Climb, Measurement, RungResult
 from rung.records.guarded import Constant
 from rung.report.notation import clean
@@ -30,7 +32,7 @@ REASONS = {
     "retrieval": "what the model lacks is facts, and these are found rather than learned",
     "optimise": "the right instruction brings as much as training does",
     "workflow": "looking at its own answer once more brings the model as much as training does",
-    "api": "a bigger model does better than a small one that was trained for it",
+    "api": "asking a bigger model brings as much as training a small one does",
 }
 
 
@@ -49,7 +51,7 @@ def in_plain_words(climb: Climb) -> str:
     if climb.decision.kind == "undecided":
         return _undecided(climb, chosen, scored)
     if rung_of(chosen.rung) in TRAINED:
-        return _pays(chosen, others)
+        return _pays(chosen, [one for one in others if not _broke(one, scored.values())])
     return _does_not(chosen, tuned)
 
 
@@ -67,6 +69,16 @@ def _no_better(chosen: RungResult, constant: Constant, scored: list[RungResult])
         return said
     best = _best(outside)
     return f"{said} {_way(best, begins=True)} {_scores(_part(best))}, but is over the limits."
+
+
+def _broke(one: RungResult, scored: Collection[RungResult]) -> bool:
+    """Whether a rung can't ship since its calls broke on many more rows than another's of the same split."""
+    if one.stopped:
+        return False
+    found = _part(one)
+    parts = [part for other in scored if not other.stopped for part in (other.dev, other.test) if part]
+    least = min(part.failures for part in parts if part.split == found.split)
+    return found.failures - least > MOST_BROKEN * (found.n + found.failures)
 
 
 def _pays(chosen: RungResult, others: list[RungResult]) -> str:
@@ -127,7 +139,8 @@ def _undecided(climb: Climb, chosen: RungResult, scored: dict[str, RungResult]) 
     best = scored.get(climb.decision.best or "")
     more = ""
     if climb.decision.rows_needed is not None:
-        more = f"; about {rounded(climb.decision.rows_needed):,} more labelled rows would tell"
+        rows = to_label(climb.decision.rows_needed, "test", test_given=climb.test_given)
+        more = f"; labelling {rows} would tell"
     elif climb.judged is not None:
         more = "; first people have to check the judge"
     if best is None or (rung_of(best.rung) in TRAINED) == (rung_of(chosen.rung) in TRAINED):

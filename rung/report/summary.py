@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
+from rung.climb.sentence import to_label
 from rung.records import (
     Calibration,
     CalibrationMap,
@@ -116,7 +117,8 @@ def facts(climb: Climb) -> list[tuple[str, str]]:
         told.append(("Always one answer", constant_text(climb.constant, decision.chosen, climb.metric)))
     told += judged_notes(climb)
     if decision.rows_needed:
-        told.append(("To settle it", f"label about {count_text(decision.rows_needed, 'more test row')}"))
+        more = to_label(decision.rows_needed, "test", test_given=climb.test_given)
+        told.append(("To settle it", f"label {more}"))
     return told
 
 

@@ -74,13 +74,16 @@ class Optimise:
             variants, notes = _drawn(context)
             notes.append(str(why_not))
         chosen, trials, more = choose(context, variants, LOOK_ROWS, halving=True)
-        told = [*_gained(context, chosen.system), *_flattered(context, variants, chosen.system)]
+        names = {trial.name for trial in trials}
+        tried = [one for one in variants if one.name in names]
+        told = [*_gained(context, chosen.system), *_flattered(context, tried, chosen.system)]
         spec = chosen.system.spec
         shown = (spec.instruction or "")[:SHOWN_CHARS]
         notes.append(f"the instruction of {chosen.name}: {shown!r}")
+        many = str(len(variants)) if len(tried) == len(variants) else f"{len(tried)} of {len(variants)}"
         return Built(
             system=chosen.system,
-            what=f"best of {len(variants)} candidates: {chosen.name}",
+            what=f"best of {many} candidates: {chosen.name}",
             trials=trials,
             notes=(*notes, *told, *more),
             spent_usd=paid_here(context, model),
@@ -193,11 +196,10 @@ def _gained(context: Context, chosen: System) -> list[str]:
     return [f"{start.spec.rung} scores {scores[0]} and this {scores[1]} on the same {len(rows):,} dev rows"]
 
 
-def _flattered(context: Context, variants: Sequence[Variant], chosen: System) -> list[str]:
+def _flattered(context: Context, tried: Sequence[Variant], chosen: System) -> list[str]:
     """What choosing among so many adds to the dev score by luck; nothing for a metric of the whole set."""
     scorer = SCORERS[context.bench.metric]
-    kept = [context.bench.store.load(one.system.digest) for one in variants]
-    kept = [answers for answers in kept if answers]
+    kept = [context.bench.store.load(one.system.digest) for one in tried]
     rows = [e for e in context.dev if all(e.id in answers for answers in kept)]
     asked = sum(e.id in context.bench.store.load(chosen.digest) for e in context.dev)
     if scorer.of_set is not None or len(rows) < 2:

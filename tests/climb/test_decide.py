@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rung.climb.decide import decide
+from rung.climb.sentence import rounded
 from rung.records import Answer, Candidate, Interval, Measurement, Prediction
 from rung.scoring.scorers import SCORERS
 
@@ -64,11 +65,10 @@ def right(n, *spans):
     return scores
 
 
-def verdict(*candidates, groups=None, seed=0, targets=None):
+def verdict(*candidates, groups=None, seed=0, targets=None, test_given=True):
     ids = [row.example_id for row in candidates[0].measurement.predictions]
-    return decide(
-        candidates, targets=targets or dict.fromkeys(ids, "a"), groups=groups, seed=seed, split="test"
-    )
+    wanted = targets or dict.fromkeys(ids, "a")
+    return decide(candidates, targets=wanted, groups=groups, seed=seed, split="test", test_given=test_given)
 
 
 def test_a_dearer_rung_with_a_large_proven_gain_is_the_clear_winner():
@@ -92,7 +92,18 @@ def test_a_small_lead_on_few_rows_is_undecided_and_says_how_many_rows_would_do()
         "Undecided between head (.926) and sft (.932) on 500 test rows: the gain is neither a clear win nor "
         "shown to be under 2.0 points (+0.6 points, -2.0 to +3.2, p = .380); label about "
     )
-    assert found.sentence.endswith("more rows, or ship head, the lower rung.")
+    assert found.sentence.endswith("more test rows, or ship head, the lower rung.")
+
+
+def test_of_a_carved_test_the_verdict_says_how_many_new_rows_that_takes():
+    pair = candidate(0, right(500, (0, 463))), candidate(3, right(500, (20, 486)))
+    found = verdict(*pair, test_given=False)
+    more = rounded(found.rows_needed)
+    assert found.sentence.endswith(
+        f"label about {more:,} more test rows (some {rounded(5 * more):,} new rows: one in 5 goes to the "
+        "test), or ship head, the lower rung."
+    )
+    assert "new rows" not in verdict(*pair).sentence
 
 
 def test_the_cheaper_rung_is_as_good_where_the_lead_is_shown_to_be_small():
@@ -133,6 +144,12 @@ def test_where_no_answer_is_right_the_verdict_says_so():
     assert "none of them does this job yet" in verdict(candidate(0, none), candidate(1, none)).sentence
     assert "none of them does this job yet" in verdict(candidate(0, none)).sentence
     assert "does this job" not in verdict(candidate(0, none), candidate(1, one)).sentence
+
+
+def test_where_only_a_rung_that_is_out_is_ever_right_no_other_is_said_to_be():
+    found = verdict(candidate(0, right(100)), candidate(3, right(100, (0, 90)), over_limits=("p95",)))
+    assert found.sentence.endswith("No rung that may ship scores above zero: none of them does this job yet.")
+    assert "No answer of any rung" not in found.sentence
 
 
 def test_one_rung_alone_is_shipped():

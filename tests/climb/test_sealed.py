@@ -2,16 +2,20 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from rung.checks.examine import examined
 from rung.checks.rows import prepare
 from rung.climb import sealed
-from rung.climb.climb import Options
+from rung.climb.climb import Options, _Climbing
 from rung.climb.decide import decide
 from rung.records import Answer, Candidate, Example, RungResult
 from rung.scoring.measure import measurement
+from rung.task import DataFiles, Task
 
 DEV = tuple(Example(id=f"r{at:03}", input=f"q{at}", output="yes") for at in range(100))
 RIGHT = {"prompt": 55, "few_shot": 60, "sft": 80}
@@ -84,3 +88,20 @@ def test_the_answers_of_a_carved_test_decide_nothing(tmp_path):
     assert not known & {key for row in prepared.splits.test for key in row.output if key != "name"}
     found = examined(prepared, (), ("rows",)).findings
     assert any("outside the inferred schema: 12 rows" in finding.message for finding in found)
+
+
+def on_test(order, rung, right):
+    answers = [Answer(text="", value="yes" if at < right else "no") for at in range(100)]
+    found = measurement(system=rung, split="test", metric="accuracy", examples=DEV, answers=answers)
+    return replace(result(order, rung), test=found)
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_climb_knows_whether_one_more_test_row_takes_several_new_ones(given):
+    task, splits = Task(data=DataFiles(train=Path("rows.jsonl"))), SimpleNamespace(test_given=given)
+    climbing: Any = SimpleNamespace(
+        prepared=SimpleNamespace(task=task, splits=splits), rows=lambda split: DEV
+    )
+    found = _Climbing.decide(climbing, [on_test(0, "prompt", 77), on_test(1, "sft", 80)], "test")
+    assert found.kind == "undecided" and "more test rows" in found.sentence
+    assert ("new rows" in found.sentence) != given

@@ -1,7 +1,7 @@
 from dataclasses import replace
 
 import pytest
-from climb_fixture import measurement, one_rung_climb, stopped_climb, synthetic_climb
+from climb_fixture import hosted_climb, measurement, one_rung_climb, stopped_climb, synthetic_climb
 
 from rung.climb.budget import TRAINED
 from rung.records import Stopped
@@ -76,7 +76,7 @@ def test_a_tune_that_was_cut_short_does_not_pay_in_the_time_it_had():
     assert "doesn't pay here in the time it had. The tuned model was stopped early" in stopped
     assert stopped.endswith(f" {ended}")
     open_ = shipping(cut, "head", kind="undecided", best="sft", rows_needed=412)
-    assert in_plain_words(open_).endswith(f"about 420 more labelled rows would tell. {ended}")
+    assert in_plain_words(open_).endswith(f"one in 5 goes to the test) would tell. {ended}")
     assert "ended" not in in_plain_words(shipping(cut, "sft"))
 
 
@@ -110,7 +110,12 @@ def test_an_undecided_verdict_says_how_many_rows_would_tell():
     assert said.startswith(
         "Whether fine-tuning pays can't be told yet: a small classifier (head) is right on 86"
     )
-    assert said.endswith("which may be chance; about 420 more labelled rows would tell.")
+    assert said.endswith(
+        "which may be chance; labelling about 420 more test rows (some 2,100 new rows: one in 5 goes to the "
+        "test) would tell."
+    )
+    given = in_plain_words(replace(climb, test_given=True))
+    assert given.endswith("which may be chance; labelling about 420 more test rows would tell.")
     neither = shipping(synthetic_climb(), "head", kind="undecided", best="few_shot", rows_needed=412)
     assert in_plain_words(neither).startswith("Which way is best can't be told yet")
 
@@ -150,6 +155,15 @@ def test_what_is_over_the_limits_is_no_rival_of_a_tune():
     assert in_plain_words(alone).startswith("Fine-tuning is the only way here that was tried and may ship")
 
 
+@pytest.mark.parametrize("split", ["dev", "test"])
+@pytest.mark.parametrize(("failures", "rival"), [(20, "head"), (21, "few_shot")])
+def test_what_broke_on_many_more_rows_than_another_is_no_rival_of_a_tune(failures, rival, split):
+    dev = measurement("head", "dev", 400 - failures, 0.95, failures=failures)
+    test = replace(dev, split="test") if split == "test" else None
+    climb = with_result(synthetic_climb(), "head", dev=dev, test=test)
+    assert f"({rival}), the best without training" in in_plain_words(climb)
+
+
 def test_the_best_without_training_is_so_on_dev_where_all_were_scored():
     lucky = with_result(synthetic_climb(), "prompt", test=measurement("prompt", "test", 400, 0.92))
     assert "a small classifier (head), the best without training" in in_plain_words(lucky)
@@ -164,3 +178,10 @@ def test_calls_that_broke_are_no_lack_of_gain():
 def test_no_more_rows_are_asked_for_where_nobody_said_how_many():
     climb = shipping(synthetic_climb(), "head", kind="undecided", best="sft", rows_needed=None)
     assert in_plain_words(climb).endswith("the tuned model on 93.")
+
+
+def test_a_hosted_model_is_not_said_to_do_better_than_a_tune_that_scores_more():
+    better = with_result(hosted_climb(), "sft", test=measurement("sft", "test", 400, 0.96))
+    said = in_plain_words(shipping(better, "api"))
+    assert "doesn't pay here: asking a bigger model brings as much as training a small one does." in said
+    assert "does better" not in said

@@ -119,7 +119,14 @@ def test_the_facts_name_the_step_that_decided():
 
 
 def test_an_unsettled_verdict_says_how_many_rows_would_settle_it():
-    assert dict(summary.facts(one_rung_climb()))["To settle it"] == "label about 10 more test rows"
+    carved = one_rung_climb()
+    some = replace(carved, decision=replace(carved.decision, rows_needed=412))
+    assert [dict(summary.facts(climb))["To settle it"] for climb in (carved, some)] == [
+        "label about 10 more test rows (some 50 new rows: one in 5 goes to the test)",
+        "label about 420 more test rows (some 2,100 new rows: one in 5 goes to the test)",
+    ]
+    given = replace(some, test_given=True)
+    assert dict(summary.facts(given))["To settle it"] == "label about 420 more test rows"
 
 
 def test_a_cheap_choice_is_compared_with_the_best_score():

@@ -190,6 +190,14 @@ def test_the_notes_say_how_many_were_tried_and_by_how_much_luck_flatters(context
     assert "scores" not in told, "no rung below is known"
 
 
+def test_candidates_that_time_left_out_are_not_counted_among_those_that_were_tried(context, monkeypatch):
+    in_time = iter((True, True))
+    monkeypatch.setattr(_OnDev, "in_time", lambda self, step, seconds: next(in_time, False))
+    built = Optimise().build(context)
+    assert built.what.startswith("best of 3 of 16 candidates: set ")
+    assert any(note.startswith("the best of 3 on ") for note in built.notes)
+
+
 def test_a_rung_below_is_what_the_gain_is_counted_from(context):
     prompt = Prompt().build(replace(context, folder=context.folder / "prompt")).system
     built = Optimise().build(replace(context, built={"prompt": prompt}))
