@@ -69,7 +69,8 @@ def repair(task: Task, format: str, out: Path, embed: Embed | None = None) -> Re
     with atomic_folder(out) as draft:
         kept = [("train.jsonl", _copy(task.data.train, draft / "train.jsonl", reasons, grouped.of))]
         if test is not None and task.data.test is not None:
-            names = {r.where: grouped.renamed[r.group] for r in test.examples if r.group in grouped.renamed}
+            renamed = grouped.renamed
+            names = {r.where: renamed[r.group] for r in test.examples if r.group and r.group in renamed}
             kept.append(("test.jsonl", _copy(task.data.test, draft / "test.jsonl", test_reasons, names)))
     counts = Counter(check for check, _ in (*reasons.values(), *test_reasons.values()))
     return Repair(folder=out, kept=tuple(kept), aside=tuple(sorted(counts.items())), alike=grouped.alike)

@@ -1,7 +1,7 @@
 """Ends a llama.cpp that stands still while a request waits for it.
 
-Its server can lose a request: the connection stays open, the process lives, and nothing works on it any more. A
-process that is ended is started again, and what it was asked is asked once more.
+Its server can lose a request: the connection stays open, the process lives, and nothing works on it any more.
+A process that is ended is started again, and what it was asked is asked once more.
 """
 
 import subprocess
@@ -15,7 +15,7 @@ STILL_S = 60.0
 LOOKS = 12
 """So many times it's looked meanwhile; all of them have to find it still."""
 IDLE_SHARE = 0.01
-"""Of one core. Threads that poll their queues take less, and whatever computes or reads weights takes more."""
+"""Of one core. Threads that poll their queues take less, and whatever computes takes more."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +40,7 @@ class Watch:
 
     @contextmanager
     def asked(self) -> Iterator[None]:
-        """While a request waits for the process; one that gives up, by whatever is raised, wasn't answered."""
+        """While a request waits for the process; one that gives up, by whatever is raised, has no answer."""
         self._wait(1)
         answered = False
         try:
