@@ -173,7 +173,7 @@ def _unlike(half: CurvePoint, whole: CurvePoint) -> str | None:
         return None
     return (
         f"half of them had time for {half.passes:.1f} passes, all of them for {whole.passes:.1f}, which may "
-        "be all of the gain; climb again with more, --budget, in another --out"
+        "be all of the gain; climb again with more, --budget"
     )
 
 
@@ -206,7 +206,7 @@ def _point(step: Step, context: Context, clock: Clock, share: float, after: floa
             clock.write()
 
     if left <= 0:
-        return "no time of the budget is left; climb again with more, --budget, in another --out"
+        return "no time of the budget is left; climb again with more, --budget"
     context.reporter.say(f"{name}: {len(context.train):,} rows, at most {duration_text(part.seconds_left)}")
     try:
         if reason := rung.skip(part):

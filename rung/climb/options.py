@@ -1,6 +1,7 @@
 """What a climb is asked for, and what follows: its rungs, its model, and what decides its outcome."""
 
 import difflib
+import json
 import platform
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
@@ -75,6 +76,9 @@ def config_of(prepared: Prepared, models: Sequence[Model], options: Options) -> 
     if (judge := prepared.task.judge) is not None:
         # What people said of it isn't part of that: a finished climb is decided anew by it.
         sometimes["judge"] = {"model": judge.model, "rubric": judge.rubric}
+    if (schema := prepared.task.output.json_schema) is not None:
+        # Prompts and answers keep to the order of its keys, which a digest of the schema itself passes over.
+        sometimes["schema_order"] = digest_of(json.dumps(schema))
     if prepared.task.data.database is not None and prepared.task.metric == "execution":
         sometimes["database"] = file_digest(prepared.task.data.database)
     return {

@@ -15,6 +15,7 @@ from rung.hosted import hosted_engine_spec
 from rung.models.chat import Message
 from rung.models.hosted import Hosted, hosted
 from rung.models.resolve import resolve
+from rung.records import Example
 from rung.rungs.api import prices
 from rung.rungs.base import Reporter
 from rung.rungs.teacher import is_model
@@ -87,7 +88,7 @@ def synthesise(source: Path, options: SynthOptions, reporter: Reporter) -> Made:
                 found = read_inputs(known[number])
                 unreadable += not found
                 written += len(found)
-                made += fresh([*made, *found], rows)[len(made) :]
+                made += fresh(found, [*rows, *map(_as_known, made)])
                 number += 1
                 reporter.advance(bar, min(len(made), options.rows))
         finally:
@@ -101,6 +102,10 @@ def synthesise(source: Path, options: SynthOptions, reporter: Reporter) -> Made:
         )
     write_text(options.out, "".join(made_row(text, name) for text in made))
     return Made(rows=len(made), written=written, rounds=number, unreadable=unreadable, paid_usd=paid)
+
+
+def _as_known(text: str) -> Example:
+    return Example(id=text, input=text, output=None)
 
 
 def _writer(name: str, task: Task, options: SynthOptions, pool: Pool) -> Write:

@@ -26,6 +26,8 @@ Rows: TypeAlias = Callable[[int, int], None]
 BATCH_TOKENS: Final = 2048
 ENCODED_AT_ONCE: Final = 1024
 """Texts: what the tokenizer tells of each takes a hundred times what is kept."""
+PART_TEXTS: Final = 2048
+"""So many are lost at most where the program is killed before all vectors of many texts are there."""
 
 
 def no_rows(done: int, total: int) -> None:
@@ -96,24 +98,53 @@ class Embedder:
     def cached_embeddings(
         self, texts: Sequence[str], cache_dir: Path, *, progress: Rows = no_rows
     ) -> Vectors:
-        """`embed`, read from `cache_dir` when this model has embedded these texts, in this order, before."""
-        digest = hashlib.sha256(f"{self.model.digest} {'bf16' if multiplies_bf16() else 'fp32'}".encode())
-        for text in texts:
-            content = text.encode("utf-8", "surrogatepass")
-            digest.update(len(content).to_bytes(8, "little") + content)
-        path = cache_dir / f"{digest.hexdigest()[:32]}.npy"
+        """`embed`, read from `cache_dir` when this model has embedded these texts, in this order, before.
+
+        Those of many texts are kept in parts until all are there.
+        """
+        path = self._file(texts, cache_dir)
         try:
             found = np.load(path, allow_pickle=False)
         except (FileNotFoundError, ValueError, EOFError):
             found = None
         if found is not None and found.dtype == np.float32 and found.ndim == 2 and len(found) == len(texts):
             return found
-        vectors = self.embed(texts, progress=progress)
+        parts = _parts(texts) if len(texts) > PART_TEXTS else []
+        if parts:
+            vectors = np.concatenate(list(self._each(parts, cache_dir, progress)))
+        else:
+            vectors = self.embed(texts, progress=progress)
         cache_dir.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial.npy")
         np.save(partial, vectors, allow_pickle=False)
         partial.replace(path)
+        for part in parts:
+            self._file(part, cache_dir).unlink(missing_ok=True)
         return vectors
+
+    def missing(self, texts: Sequence[str], cache_dir: Path) -> int:
+        """How many of these texts `cached_embeddings` would have to embed."""
+        if self._file(texts, cache_dir).exists():
+            return 0
+        return sum(len(part) for part in _parts(texts) if not self._file(part, cache_dir).exists())
+
+    def _each(self, parts: Sequence[Sequence[str]], cache_dir: Path, progress: Rows) -> Iterator[Vectors]:
+        """The vectors of one part after the other, each kept before the next is begun."""
+        before, total = 0, sum(map(len, parts))
+        for part in parts:
+
+            def told(done: int, _: int, before: int = before) -> None:
+                progress(before + done, total)
+
+            yield self.cached_embeddings(part, cache_dir, progress=told)
+            before += len(part)
+
+    def _file(self, texts: Sequence[str], cache_dir: Path) -> Path:
+        digest = hashlib.sha256(f"{self.model.digest} {'bf16' if multiplies_bf16() else 'fp32'}".encode())
+        for text in texts:
+            content = text.encode("utf-8", "surrogatepass")
+            digest.update(len(content).to_bytes(8, "little") + content)
+        return cache_dir / f"{digest.hexdigest()[:32]}.npy"
 
     @cached_property
     def _tokenizer(self) -> "Tokenizer":
@@ -156,6 +187,10 @@ def _on(threads: int) -> Iterator[None]:
     finally:
         if threads not in (0, before):
             torch.set_num_threads(before)
+
+
+def _parts(texts: Sequence[str]) -> list[Sequence[str]]:
+    return [texts[start : start + PART_TEXTS] for start in range(0, len(texts), PART_TEXTS)]
 
 
 def _batches(order: Sequence[int], sizes: Sequence[int]) -> Iterator[list[int]]:

@@ -22,6 +22,7 @@ from rung.rungs.sft import FEWEST_ROWS, FEWEST_S, answer_forms, tuned, unable
 from rung.rungs.teacher import (
     CHUNK_ROWS,
     DRAWS,
+    draw_s,
     drawn,
     draws_of,
     hosted_teacher,
@@ -31,7 +32,7 @@ from rung.rungs.teacher import (
 )
 from rung.rungs.verified import verified, verified_by_gold
 from rung.runs import read_json, write_json
-from rung.scoring.notation import score_text
+from rung.scoring.notation import duration_text, score_text
 from rung.system import System
 from rung.task.tables import with_tables
 
@@ -39,8 +40,9 @@ MOST_ASKED = 2000
 """Inputs, however many there are."""
 FEWEST_ASKED = 20
 LEAST_S = 2 * FEWEST_S
-SCORED_ROWS = 100
-"""Dev rows by which a teacher is told to be better or worse than its student."""
+SCORED_ROWS, SCORING_SHARE = 100, 0.1
+"""Dev rows by which a teacher is told to be better or worse than its student, and how much of the rung's time
+they may take: fewer of them where its answers are slow."""
 TAUGHT_FILE = "taught.json"
 AS_IT_WAS = "word for word the row's own"
 """Learned already."""
@@ -87,7 +89,7 @@ class Distill:
         if made is not None:
             compare = compared(context, scored, made.system)
             return replace(made, notes=(f"teacher {context.task.teacher}: {why}", *compare, *made.notes))
-        taught = teach(context, teacher, self._affordable(context, teacher))
+        taught = teach(context, teacher, self._affordable(context, teacher), scored.seconds_per_answer)
         spent = paid_here(context, model)
         context.reporter.say(f"distill: {taught.said}")
         if not taught.rows:
@@ -200,8 +202,21 @@ class Distill:
         return rows[:fits]
 
     def _scored(self, context: Context, teacher: System) -> Measurement:
-        """The teacher on the first dev rows."""
-        rows = context.dev[:SCORED_ROWS]
+        """The teacher on the first dev rows: as many as its pace on a few of them allows. Settled once."""
+
+        def count() -> int:
+            share_s = SCORING_SHARE * max(0.0, context.seconds_left)
+            pace = evaluate.pace(teacher, context.dev, context.bench, share_s)
+            _, answer_s = evaluate.answers_of(teacher, context.dev[: pace.asked], context.bench)
+            return max(pace.asked, int(share_s / max(answer_s + context.bench.judging_s, 1e-6)))
+
+        bar = context.reporter.begin("the teacher: how fast it answers", None)
+        try:
+            fits = context.settled("dev rows to score the teacher on", count)
+        finally:
+            context.reporter.end(bar)
+        assert isinstance(fits, int), "written by this function"
+        rows = context.dev[: min(fits, SCORED_ROWS)]
         return context.measure_all(teacher, rows, f"the teacher on {len(rows)} dev rows")
 
 
@@ -245,15 +260,17 @@ def _for_on_policy(context: Context, teacher: System) -> tuple[Example, ...]:
     return tuple(asked.values())
 
 
-def teach(context: Context, teacher: System, rows: Sequence[Example]) -> Taught:
+def teach(context: Context, teacher: System, rows: Sequence[Example], answer_s: float = 0.0) -> Taught:
     """Synthetic rows of the teacher's answers that stand up to checking, as far as time allows.
+
+    `answer_s` is what one of its answers takes. Raises TrainingError where even a few don't fit the time.
 
     Settled once they are all there: a call that broke may hold when it's made again, and a tune goes on with
     the rows that it began with.
     """
     path = context.folder / TAUGHT_FILE
     if not path.exists():
-        found = _taught(context, teacher, rows)
+        found = _taught(context, teacher, rows, answer_s)
         answers = {row.id: row.output for row in found.rows}
         write_json(path, {"asked": found.asked, "dropped": found.dropped, "answers": answers})
     kept = TypeAdapter(_Kept).validate_python(read_json(path))
@@ -282,19 +299,22 @@ def _taught_id(row: Example) -> str:
     return f"{row.id}-taught"
 
 
-def _taught(context: Context, teacher: System, rows: Sequence[Example]) -> Taught:
+def _taught(context: Context, teacher: System, rows: Sequence[Example], answer_s: float) -> Taught:
     kept_s = context.settled("seconds kept for the tune", lambda: (1 - TEACHING_SHARE) * context.seconds_left)
     assert isinstance(kept_s, (int, float)), "written by this function"
     dropped: Counter[str] = Counter()
     found: list[Example] = []
     asked = 0
-    teacher = quickest(context, teacher, rows)
+    teacher = quickest(context, teacher, rows, answer_s)
+    each_s = draws_of(teacher) * draw_s(context, answer_s)
+    begun_s = context.settled("seconds left when the teacher begins", lambda: context.seconds_left)
+    assert isinstance(begun_s, (int, float)), "written by this function"
     bar = context.reporter.begin("the teacher answers", len(rows))
     try:
-        for first in range(0, len(rows), CHUNK_ROWS):
-            if first and not context.in_time(f"teaching from input {first}", kept_s):
+        while asked < len(rows):
+            chunk = rows[asked : asked + _fitting(context, asked, len(rows), each_s, kept_s)]
+            if not chunk:
                 break
-            chunk = rows[first : first + CHUNK_ROWS]
             draws = [drawn(context, teacher, chunk, number) for number in range(draws_of(teacher))]
             asked += len(chunk)
             for row, answers in zip(chunk, zip(*draws, strict=True), strict=True):
@@ -308,10 +328,36 @@ def _taught(context: Context, teacher: System, rows: Sequence[Example]) -> Taugh
                     dropped[AS_IT_WAS] += 1
                 else:
                     found.append(replace(row, id=_taught_id(row), output=kept.value, synthetic=True))
+            each_s = (begun_s - context.seconds_left) / asked
             context.reporter.advance(bar, asked)
     finally:
         context.reporter.end(bar)
     return Taught(rows=tuple(found), asked=asked, dropped=dropped)
+
+
+def _fitting(context: Context, asked: int, inputs: int, each_s: float, kept_s: float) -> int:
+    """How many more of the inputs are asked together: what fits the time, a chunk at most. Settled once.
+
+    Raises TrainingError where not even the fewest fit at first, the time to tune in being as short as can be.
+    """
+    fewest = min(FEWEST_ASKED, inputs)
+
+    def count() -> int:
+        fits = int(min(CHUNK_ROWS, max(0.0, context.seconds_left - kept_s) / max(each_s, 1e-6)))
+        if asked or fits >= fewest:
+            return fits
+        return fewest if fewest * each_s <= context.seconds_left - FEWEST_S else 0
+
+    fits = context.settled(f"inputs asked together after {asked}", count)
+    assert isinstance(fits, int), "written by this function"
+    if not fits and not asked:
+        left = duration_text(max(0.0, context.seconds_left))
+        raise TrainingError(
+            f"the teacher takes about {duration_text(each_s)} for an input and is asked {fewest} at least, "
+            f"and {left} of the budget are left for that and for the tune; give more with --budget, or name "
+            "a quicker teacher"
+        )
+    return fits
 
 
 def compared(context: Context, teacher: Measurement, student: System) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """How far search finds what an answer needs, and whether that would help: recall@k and the oracle test."""
 
+import functools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -33,7 +34,10 @@ KNOWLEDGE_GAIN = 0.05
 
 @dataclass(frozen=True)
 class Found:
-    """What each kind of search finds for some rows: `ranked[search][row]`, the best passage first."""
+    """What each kind of search finds for some rows: `ranked[search][row]`, the best passage first.
+
+    The cheapest search comes first. Without passages' vectors there is the one by words alone.
+    """
 
     context: Context
     rows: tuple[Example, ...]
@@ -62,6 +66,11 @@ class Found:
         return [row for row in self.asked if row not in lacking]
 
     @property
+    def widest(self) -> SearchKind:
+        """The search that goes by most: both rankings fused, where there are both."""
+        return "fused" if "fused" in self.ranked else "bm25"
+
+    @property
     def tells(self) -> bool:
         """Whether there are rows enough by which one search is better than another."""
         return len(self.standing) >= FEWEST_JUDGED
@@ -79,7 +88,7 @@ class Found:
 
     def gold(self, row: int) -> Passage | None:
         """The best-ranked passage that holds all of a row's answer; None where none of the first 100 does."""
-        for place in self.ranked["fused"][row]:
+        for place in self.ranked[self.widest][row]:
             passage = self.index.passages[place]
             if all(holds(passage, part) for part in self.parts[row]):
                 return passage
@@ -100,16 +109,17 @@ class Found:
 
 
 def found_for(context: Context, index: PassageIndex) -> Found:
-    """Search in every way for the dev rows, and for training rows where those are few.
+    """Search in every way that the index allows for the dev rows, and for training rows where those are few.
 
     Passages were chosen by neither, so that both tell the same of a search.
     """
     more = random.Random(context.seed).sample(context.train, len(context.train))
     rows = (*context.dev, *more[: max(0, SEARCHED_ROWS - len(context.dev))])
-    vectors = context.vectors(rows)
     texts = [embedded_text(e) for e in rows]
+    vectors = functools.cache(lambda: context.vectors(rows))
+    searches: tuple[SearchKind, ...] = SEARCHES if index.vectors is not None else ("bm25",)
     ranked: dict[SearchKind, list[list[int]]] = {
-        search: index.ranked(texts, search, DEPTH, lambda _: vectors) for search in SEARCHES
+        search: index.ranked(texts, search, DEPTH, lambda _: vectors()) for search in searches
     }
     return Found(context, rows, index, ranked)
 
@@ -142,10 +152,10 @@ def recall_notes(found: Found) -> list[str]:
     standing = f"the answers to {len(found.standing)} of {found.told} stand word for word in the documents"
     if not found.tells:
         return [f"no recall is told: {standing}, and {FEWEST_JUDGED} are needed to judge a search by"]
-    best = max(found.recall(search, JUDGED_AT) for search in SEARCHES)
+    best = max(found.recall(search, JUDGED_AT) for search in found.ranked)
     each = [
         f"{search} {' / '.join(score_text(found.recall(search, k), 'exact') for k in RECALLED)}"
-        for search in SEARCHES
+        for search in found.ranked
     ]
     at = "/".join(map(str, RECALLED))
     notes = [f"recall@{at} ({standing}): {', '.join(each)}"]

@@ -1,14 +1,15 @@
 """Passages of the task's documents in the prompt, looked up for each question."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
+from rung.evaluate import VECTORS_FOLDER
 from rung.rungs.base import Built, Context, Outlook, Variant, no_room
 from rung.rungs.instructions import answer_notes, answer_spec, instructions, spec_for
 from rung.rungs.probe import race, under_each_engine
 from rung.rungs.recall import (
     JUDGED_AT,
     RECALLED,
-    SEARCHES,
     Found,
     found_for,
     oracle_rows,
@@ -18,6 +19,7 @@ from rung.rungs.recall import (
 from rung.rungs.rehearsal import outlook
 from rung.rungs.variants import choose
 from rung.runs import Shared, atomic_folder
+from rung.scoring.notation import duration_text
 from rung.search import PassageIndex, SearchKind, index_files, index_names, terms_of
 from rung.spec import RetrievalSpec, Spec
 from rung.system import Sources, System, save
@@ -26,6 +28,10 @@ from rung.wording import messages, passage_text
 LOOK_THERE = "Parts of documents come first; take the answer from them where they have it."
 SAMPLE = 200
 """Passages and rows by which it is judged how many fit a prompt."""
+VECTORS_SHARE = 0.3
+"""Of the rung's time, that the passages' vectors may take: by words alone, search takes none."""
+TIMED_PASSAGES, FEWEST_TIMED = 64, 256
+"""Passages by which that time is told, and how many have to lack vectors for it to matter."""
 
 
 class Retrieval:
@@ -57,29 +63,31 @@ class Retrieval:
 
     def build(self, context: Context) -> Built:
         """Test whether the right passage helps at all, then try every k that fits with the best search."""
-        variants, found, note = _variants(context)
+        variants, found, more = _variants(context)
         rows, _ = oracle_rows(context, found, variants)
         oracle = oracle_test(context, found, _bare(context, variants[0].system), rows)
-        chosen, trials, more = choose(context, variants)
-        notes = (*oracle, *recall_notes(found), *answer_notes(context), note, *more)
+        chosen, trials, told = choose(context, variants)
+        notes = (*oracle, *recall_notes(found), *answer_notes(context), *more, *told)
         return Built(system=chosen.system, what=chosen.name, trials=trials, notes=notes)
 
 
-def _variants(context: Context) -> tuple[list[Variant], Found, str]:
-    """What is tried, under the engine that is faster with a middling number of passages; a note on that."""
+def _variants(context: Context) -> tuple[list[Variant], Found, list[str]]:
+    """What is tried, under the engine that is faster with a middling number of passages; notes on that."""
+    texts = [passage_text(one) for one in context.passages]
+    too_long = _too_long_to_embed(context, texts)
     index = PassageIndex(
         passages=context.passages,
         terms=terms_of(context.passages),
-        vectors=context.text_vectors([passage_text(one) for one in context.passages], "passages' vectors"),
+        vectors=context.text_vectors(texts, "passages' vectors") if too_long is None else None,
     )
     found = found_for(context, index)
     room = _room(context)
     counts = [k for k in RECALLED if k <= min(room, len(context.passages))] or [1]
     tried: list[tuple[SearchKind, int]] = [(_best_search(found, room), k) for k in counts]
     middle = counts[len(counts) // 2]
-    if not found.tells:
-        tried.append(("bm25", middle))
     first = tried[0][0]
+    if not found.tells and first != "bm25":
+        tried.append(("bm25", middle))
     shown, spec = RetrievalSpec(search=first, k=middle).said, _spec(context, first, middle)
     searches: list[SearchKind] = [search for search, _ in tried]
     files = {search: _kept(context, index, search) for search in dict.fromkeys(searches)}
@@ -89,7 +97,38 @@ def _variants(context: Context) -> tuple[list[Variant], Found, str]:
         made = _spec(context, search, k).model_copy(update={"engine": engine})
         system = save(context.work / f"{search}-{k}", made, files[search])
         variants.append(Variant(name=RetrievalSpec(search=search, k=k).said, system=system))
-    return variants, found, f"{shown}: {note}"
+    return variants, found, [f"{shown}: {note}", *([too_long] if too_long else [])]
+
+
+def _too_long_to_embed(context: Context, texts: Sequence[str]) -> str | None:
+    """Why the passages get no vectors: by some of them, all would take too long. Settled once."""
+    embedder = context.pool.embedder
+
+    def told() -> str | None:
+        missing = embedder.missing(texts, context.bench.store.folder.parent / VECTORS_FOLDER)
+        if missing < FEWEST_TIMED:
+            return None
+        some = texts[:: len(texts) // TIMED_PASSAGES][:TIMED_PASSAGES]
+        embedder.embed(some[:1])  # brings and loads the model
+        before_s = context.seconds_left
+        embedder.embed(some)
+        needed_s = (before_s - context.seconds_left) / len(some) * missing
+        spare_s = max(0.0, VECTORS_SHARE * context.seconds_left)
+        if needed_s <= spare_s:
+            return None
+        return (
+            f"searched by words alone: the vectors of {missing:,} passages would take about "
+            f"{duration_text(needed_s)}, and {duration_text(spare_s)} of the budget can be spared for them; "
+            "raise --budget"
+        )
+
+    bar = context.reporter.begin("passages' vectors: how fast they are made", None)
+    try:
+        found = context.settled("why the passages have no vectors", told)
+    finally:
+        context.reporter.end(bar)
+    assert found is None or isinstance(found, str), "written by this function"
+    return found
 
 
 def _kept(context: Context, index: PassageIndex, search: SearchKind) -> Sources:
@@ -102,10 +141,10 @@ def _kept(context: Context, index: PassageIndex, search: SearchKind) -> Sources:
 
 
 def _best_search(found: Found, room: int) -> SearchKind:
-    """The one with the highest recall, the cheapest of equals; both rankings where recall can't be told."""
+    """The one with the highest recall, the cheapest of equals; where recall can't be told, all rankings."""
     if not found.tells:
-        return "fused"
-    return max(SEARCHES, key=lambda search: found.recall(search, min(JUDGED_AT, room)))
+        return found.widest
+    return max(found.ranked, key=lambda search: found.recall(search, min(JUDGED_AT, room)))
 
 
 def _spec(context: Context, search: SearchKind, k: int) -> Spec:

@@ -16,7 +16,7 @@ from rung.models.hosted import Hosted, hosted
 from rung.models.offered import offered_named
 from rung.models.resolve import HUB_ID, resolve
 from rung.models.weights import dequantised
-from rung.records import Answer, Example
+from rung.records import Answer, Example, Json
 from rung.registry import resolve_system
 from rung.rungs.api import Prompting, hosted_system, prompting
 from rung.rungs.base import Context
@@ -30,6 +30,9 @@ DRAWS = 3
 """Of each input, where the teacher writes: two of them at least must agree."""
 FEWEST_RACED, RACE_ROWS = 64, 16
 """Inputs, and those of them by which the engines are compared."""
+RACE_SHARE, FEWEST_RACE_ROWS = 0.1, 4
+"""Of the rung's time, that a race may take: where answers are slow fewer inputs, and none for under four."""
+RACED = "engine that draws, and its seconds"
 CHUNK_ROWS = 32
 """Asked together: so many rows' draws are lost at most when the program is killed."""
 
@@ -93,29 +96,48 @@ def teacher_system(context: Context, name: str) -> System:
     return save(context.work / "teacher", spec, given.files)
 
 
-def quickest(context: Context, system: System, rows: Sequence[Example]) -> System:
+def quickest(context: Context, system: System, rows: Sequence[Example], answer_s: float = 0.0) -> System:
     """The teacher under the engine that draws faster for inputs `rows` as they are asked, many at once.
 
     llama.cpp, which serves it, is the faster one for a few callers; torch has all of a chunk in one batch. A
-    race costs a few answers, so there is none for few inputs. Settled once.
+    race costs a few answers, of `answer_s` each, so there is none for few inputs. Settled once.
     """
     spec = system.spec
     if spec.engine != "llama" or _settles(system) or len(rows) < FEWEST_RACED:
+        return system
+
+    def in_race() -> int:
+        pairs = RACE_SHARE * max(0.0, context.seconds_left) / (2 * max(answer_s, 1e-6))
+        return int(min(RACE_ROWS, pairs - 1))
+
+    most = context.settled("inputs that the engines race over", in_race)
+    assert isinstance(most, int), "written by this function"
+    if most < FEWEST_RACE_ROWS:
         return system
     files = {name: system.folder / name for name in spec.files}
     torch = spec.model_copy(update={"engine": "torch", "files": {}})
     other = save(context.work / "teacher-torch", torch, files)
 
-    def raced() -> str:
-        seconds = {one.spec.engine: _seconds(context, one, rows[:RACE_ROWS]) for one in (system, other)}
+    def raced() -> Json:
+        seconds = {one.spec.engine: _seconds(context, one, rows[:most]) for one in (system, other)}
         context.pool.drop(other if seconds["llama"] <= seconds["torch"] else system)
-        return min(seconds, key=lambda engine: seconds[engine])
+        engine = min(seconds, key=lambda engine: seconds[engine])
+        return [engine, seconds[engine] / most]
 
     bar = context.reporter.begin("the teacher: which engine draws faster", None)
     try:
-        return other if context.settled("engine that draws", raced) == "torch" else system
+        found = context.settled(RACED, raced)
     finally:
         context.reporter.end(bar)
+    assert isinstance(found, list), "written by this function"
+    return other if found[0] == "torch" else system
+
+
+def draw_s(context: Context, answer_s: float) -> float:
+    """Seconds of one draw by the race of the engines; `answer_s` where there was none, or neither held."""
+    found = context.told(RACED)
+    seconds = found[1] if isinstance(found, list) else None
+    return seconds if isinstance(seconds, float) and math.isfinite(seconds) else answer_s
 
 
 def _seconds(context: Context, system: System, rows: Sequence[Example]) -> float:

@@ -188,6 +188,7 @@ def test_without_time_the_points_are_left_out_and_the_climb_ends_as_ever(tmp_pat
     result, _ = climb(data, replace(options, rungs=names, budget_s=0.001), Log())
     (curve,) = result.curves
     assert len(curve.points) == 1 and all("no time of the budget is left" in why for why in curve.left_out)
+    assert all(why.endswith("climb again with more, --budget") for why in curve.left_out)
     assert result.decision.chosen == "head"
 
 
@@ -250,6 +251,7 @@ def test_a_tune_with_fewer_passes_through_half_of_its_rows_proves_no_use_of_more
     curve, _ = tuned(tmp_path, options, monkeypatch, lambda rows: 3.0 if rows > 300 else 2.3)
     assert curve.p is not None and curve.p < 0.05
     assert "can't be told: half of them had time for 2.3 passes, all of them for 3.0" in curve.sentence
+    assert curve.sentence.endswith("climb again with more, --budget.")
 
 
 def test_a_tune_with_as_many_passes_is_compared_and_its_time_is_named(tmp_path, options, monkeypatch):

@@ -6,14 +6,17 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
+from rung.checks.rows import prepare
 from rung.climb.climb import Options, climb, load_climb
+from rung.climb.options import config_of
+from rung.climb.rebudget import name_of
 from rung.errors import RunError, TrainingError
 from rung.rungs.base import JOURNAL_FILE
-from rung.runs import append_jsonl
+from rung.runs import append_jsonl, open_run
 from rung.system import System
 from tests.climb.test_climb import Always, no_engine, with_ladder
 from tests.climb.test_stopping import Counts, Told
-from tests.fixtures_climb import Log
+from tests.fixtures_climb import Log, json_rows, write_rows
 
 
 @pytest.fixture
@@ -168,3 +171,19 @@ def test_other_settings_are_refused_and_the_budget_is_not_what_differs(task, opt
     with pytest.raises(RunError, match=r"task\.seed is 0 there and 7 here") as caught:
         climb(task, replace(options, rungs=names, budget_s=900, seed=7), Log())
     assert "budget" not in str(caught.value)
+
+
+def test_a_schema_whose_keys_stand_in_another_order_is_another_climb(tmp_path):
+    data = write_rows(tmp_path / "rows.jsonl", json_rows(40))
+
+    def config(*keys: str) -> dict:
+        schema = {"type": "object", "properties": {key: {"type": "string"} for key in keys}}
+        task = {"data": {"train": data.name}, "output": {"kind": "json", "schema": schema}}
+        (tmp_path / "task.yaml").write_text(json.dumps(task))
+        return config_of(prepare(tmp_path, Options()), [], Options())
+
+    first, other = config("topic", "first"), config("first", "topic")
+    assert name_of(first) == name_of(config("topic", "first")) != name_of(other)
+    open_run(tmp_path / "run", first)
+    with pytest.raises(RunError, match="belongs to another climb: schema_order is "):
+        open_run(tmp_path / "run", other)

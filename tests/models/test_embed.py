@@ -1,10 +1,13 @@
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from rung.errors import ModelError
-from rung.models.embed import BATCH_TOKENS, Embedder
+from rung.models import embed
+from rung.models.embed import BATCH_TOKENS, Embedder, no_rows
 from rung.models.processor import multiplies_bf16
 
 CLOSE = 4e-3 if multiplies_bf16() else 2e-6
@@ -82,6 +85,36 @@ def test_a_torn_cache_file_is_made_again(embedder: Embedder, tmp_path: Path) -> 
     file = next(tmp_path.iterdir())
     file.write_bytes(file.read_bytes()[:50])
     np.testing.assert_array_equal(embedder.cached_embeddings(TEXTS, tmp_path), first)
+
+
+class Counting(Embedder):
+    """Vectors of numbers as texts, each the number itself; killed after some texts, if so wished."""
+
+    model: Any = SimpleNamespace(digest="a model")
+
+    def __init__(self, killed_after: int = 1000) -> None:
+        super().__init__()
+        self.killed_after, self.asked = killed_after, []
+
+    def embed(self, texts, *, progress=no_rows):
+        if len(self.asked) >= self.killed_after:
+            raise KeyboardInterrupt
+        self.asked += texts
+        progress(len(texts), len(texts))
+        return np.array([[float(text)] for text in texts], dtype=np.float32)
+
+
+def test_vectors_that_were_made_before_the_program_was_killed_are_kept(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(embed, "PART_TEXTS", 4)
+    texts = [str(number) for number in range(10)]
+    with pytest.raises(KeyboardInterrupt):
+        Counting(killed_after=8).cached_embeddings(texts, tmp_path)
+    again, told = Counting(), []
+    assert again.missing(texts, tmp_path) == 2 and again.missing(texts[1:], tmp_path) == 9
+    vectors = again.cached_embeddings(texts, tmp_path, progress=lambda *done: told.append(done))
+    assert again.asked == texts[8:] and told == [(10, 10)]
+    assert vectors[:, 0].tolist() == list(range(10))
+    assert again.missing(texts, tmp_path) == 0 and len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_generating_model_is_no_embedder(tiny_gguf) -> None:

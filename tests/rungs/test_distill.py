@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from rung.checks.rows import prepare
 from rung.climb.climb import Options
 from rung.climb.hosted import hosted_models
 from rung.climb.synthesis import SynthOptions, synthesise
+from rung.data.synth import fresh
 from rung.errors import EngineError, TaskError, TrainingError
 from rung.evaluate import Store
 from rung.rungs import teacher as teaching
@@ -19,7 +21,7 @@ from rung.rungs.base import Context
 from rung.rungs.distill import AS_IT_WAS, TAUGHT_FILE, Distill, compared, inputs, shows_answers, teach
 from rung.rungs.few_shot import _kinds, _settings
 from rung.rungs.instructions import answer_spec, spec_for
-from rung.rungs.teacher import DRAWS, TEMPERATURE, draws_of, hosted_teacher, quickest, teacher_system
+from rung.rungs.teacher import DRAWS, TEMPERATURE, draw_s, draws_of, hosted_teacher, quickest, teacher_system
 from rung.spec import AnswerSpec, Spec
 from rung.system import System, ref_to, save
 from tests.fixtures_climb import Log, label_rows, make_tiny_gguf, opened, text_rows, write_rows
@@ -61,6 +63,57 @@ def drawing(tiny, tmp_path, monkeypatch, seconds: dict[str, float], count: int =
         monkeypatch.setattr(teaching, "_seconds", lambda *_: 1 / 0)
         assert quickest(context, system, rows).digest == found.digest
         return found
+
+
+class Slow:
+    """A clock by which each answer of a server took so many seconds, one after the other."""
+
+    def __init__(self, server: Hosted, answer_s: float):
+        self.server, self.answer_s = server, answer_s
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.answer_s * len(self.server.seen)
+
+    def perf_counter(self) -> float:
+        return time.perf_counter() + self.answer_s * len(self.server.seen)
+
+
+def slow(monkeypatch, server: Hosted, answer_s: float) -> None:
+    for module in ("rung.rungs.base", "rung.evaluate"):
+        monkeypatch.setattr(f"{module}.time", Slow(server, answer_s))
+
+
+def test_a_teacher_that_is_too_slow_for_the_budget_is_told_by_a_few_answers(context, server, monkeypatch):
+    slow(monkeypatch, server, 10.0)
+    with pytest.raises(TrainingError, match="takes about 30 s for an input and is asked 20 .* --budget"):
+        Distill().build(replace(context, deadline=time.monotonic() + 120))
+    assert len(server.seen) == 4
+
+
+def test_a_slow_teacher_is_scored_on_fewer_dev_rows_and_asked_what_fits_its_time(
+    context, server, monkeypatch
+):
+    slow(monkeypatch, server, 5.0)
+    short = replace(context, deadline=time.monotonic() + 500)
+    system = teacher_system(short, str(context.task.teacher))
+    scored = Distill()._scored(short, system)
+    assert len(scored.predictions) == len(server.seen) == 9
+    later = replace(context, deadline=time.monotonic() + 45 + 800)
+    assert teach(later, system, inputs(later), scored.seconds_per_answer).asked == 26
+    assert len(server.seen) == 9 + DRAWS * 26
+
+
+def test_of_a_slow_teacher_the_engines_race_over_few_inputs_or_not_at_all(tiny, tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(teaching, "_seconds", lambda context, system, rows: given.append(len(rows)) or 1.0)
+    with opened(tiny, write_rows(tmp_path / "texts.jsonl", text_rows(120)), tmp_path) as context:
+        system = teacher_system(context, str(tiny))
+        rows = [replace(context.train[0], id=str(i), output=None) for i in range(64)]
+        assert quickest(context, system, rows, answer_s=4.0) == system and given == [6, 6]
+        assert draw_s(context, 4.0) == pytest.approx(1 / 6)
+        other = elsewhere(context, tmp_path / "other")
+        assert quickest(other, system, rows, answer_s=20.0) == system and given == [6, 6]
+        assert draw_s(other, 20.0) == 20.0
 
 
 @pytest.mark.parametrize(("llama", "torch", "engine"), [(1.0, 2.0, "llama"), (2.0, 1.0, "torch")])
@@ -314,6 +367,18 @@ def test_synth_writes_marked_new_inputs_and_goes_on_with_the_rounds_that_it_has(
     out.unlink()
     count = len(server.seen)
     assert synthesise(task, SynthOptions(out=out, rows=15), Log()).rows == 15 and len(server.seen) == count
+
+
+def test_a_made_input_that_is_like_two_earlier_ones_takes_no_new_one_away(tmp_path, tiny, server):
+    links = "how long does it take until a parcel reaches the small islands in the far north of norway"
+    earlier = [links.replace("parcel", "packet"), links.replace("north", "south")]
+    assert fresh(earlier, []) == earlier and len(fresh([*earlier, links], [])) == 1
+    rounds = iter([earlier, [links, "who may open the old garden gate"]])
+    server.says = lambda text, body: json.dumps(next(rounds, []))
+    out = tmp_path / "free.jsonl"
+    synthesise(synth_task(tmp_path, tiny, server.name), SynthOptions(out=out, rows=3), Log())
+    made = [json.loads(line)["input"] for line in out.read_text().splitlines()]
+    assert made == [*earlier, "who may open the old garden gate"]
 
 
 def test_synth_keeps_to_the_cap_and_says_when_a_teacher_writes_no_list(tmp_path, tiny, server, monkeypatch):

@@ -1,11 +1,15 @@
 """The rung that looks up passages, and a tune with them, over a tiny model."""
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from rung.models.embed import Embedder, no_rows
+from rung.records import Passage
 from rung.rungs import retrieval
 from rung.rungs.base import Context
 from rung.rungs.rendered import prompts_of, rendered
@@ -108,6 +112,39 @@ def test_the_variants_of_a_search_hold_one_index_between_them(tiny, tmp_path):
     for name in index_names(search):
         assert len({(system.folder / name).stat().st_ino for system in systems}) == 1
         assert System.load(systems[0].folder).spec.files.keys() >= {name}
+
+
+class Slow(Embedder):
+    """An embedder that takes a second for a text, by a clock of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+
+    def embed(self, texts, *, progress=no_rows):
+        self.asked += len(texts)
+        return np.zeros((len(texts), 384), dtype=np.float32)
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.asked
+
+
+@pytest.mark.parametrize("said", ["That is 5.5 or 12.", "That is all."])
+def test_passages_that_take_too_long_to_embed_are_searched_by_words_alone(tiny, tmp_path, monkeypatch, said):
+    passages = tuple(Passage(id=f"a.md#{n}", title="", text=f"Parcel {n}. {said}") for n in range(300))
+    data = write_rows(tmp_path / "numbers.jsonl", number_rows(60))
+    with opened(tiny, data, tmp_path, passages=passages) as context:
+        embedder = context.pool.embedder = Slow()
+        monkeypatch.setattr("rung.rungs.base.time", embedder)
+        variants, found, notes = retrieval._variants(context)
+        assert retrieval._variants(context)[2] == notes
+    assert embedder.asked == 65
+    specs = [variant.system.spec for variant in variants]
+    assert {spec.retrieval and spec.retrieval.search for spec in specs} == found.ranked.keys() == {"bm25"}
+    assert all(spec.vectors is None for spec in specs)
+    assert len({variant.name for variant in variants}) == len(variants)
+    assert "searched by words alone: the vectors of 300 passages would take about 5 m 0" in notes[-1]
+    assert "raise --budget" in notes[-1]
 
 
 def test_where_no_file_can_be_linked_it_is_copied(tmp_path, monkeypatch):
