@@ -25,7 +25,8 @@ def pattern_fault(pattern: str) -> str | None:
 def matches(pattern: str, text: str) -> bool:
     """Whether a text matches a pattern, as the grammar of a schema has it; none does one that can't be read.
 
-    In time linear in the text, whatever the pattern: re may go back over a text without end.
+    In time linear in the text, whatever the pattern: re may go back over a text without end. As in ECMA-262,
+    `\\w` and `\\d` are those of ASCII.
     """
     matcher = _matcher(pattern)
     try:

@@ -39,7 +39,7 @@ def wait_until(condition, limit_s: float = 20.0) -> bool:
 
 
 def test_a_child_killed_in_the_middle_costs_no_answer():
-    engine = LlamaEngine(llama_spec())
+    engine = LlamaEngine(llama_spec(), request_limit_s=60)
     expected = engine.generate(short_requests(60))
     killed = []
 
@@ -75,8 +75,8 @@ def test_a_child_that_stands_still_is_ended_and_costs_no_answer():
 def test_a_child_that_nobody_asks_or_that_works_for_long_is_left_alone():
     engine = LlamaEngine(llama_spec(parallel=1, context=1024), still_s=2.0)
     pid = engine.pid
-    schema = {"type": "array", "items": {"type": "integer"}, "minItems": 150}
-    slow = Request(prompt=PROMPT, max_tokens=900, schema=schema)
+    schema = {"type": "array", "items": {"type": "integer"}, "minItems": 40}
+    slow = Request(prompt=PROMPT, max_tokens=300, schema=schema)
     for pause_s in (2.5, 0.0):
         assert engine.generate([slow])[0].failure is None
         time.sleep(pause_s)
@@ -107,12 +107,12 @@ def test_a_child_that_dies_twice_ends_the_batch_with_its_last_words():
 
 
 def test_a_request_over_its_time_limit_fails_alone():
-    engine = LlamaEngine(llama_spec(parallel=2, context=2048), request_limit_s=1.0)
-    schema = {"type": "array", "items": {"type": "integer"}, "minItems": 400}
+    engine = LlamaEngine(llama_spec(parallel=2, context=2048), request_limit_s=3.0)
+    schema = {"type": "array", "items": {"type": "integer"}, "minItems": 900}
     slow = Request(prompt=PROMPT, max_tokens=2000, schema=schema)
     late, fine = engine.generate([slow, Request(prompt=PROMPT, max_tokens=1)])
     assert late.failure is not None
-    assert "1 s" in late.failure
+    assert "3 s" in late.failure
     assert fine.failure is None
     engine.close()
 

@@ -5,6 +5,7 @@ import contextlib
 import os
 import signal
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -13,6 +14,7 @@ from rung.engines.base import Request
 from rung.engines.llama_calls import Call
 from rung.engines.llama_wire import completion_call
 from rung.errors import EngineError
+from rung.serve.host import Host
 from rung.serve.limits import Limits
 from rung.serve.systems import Systems
 from tests.fixtures_climb import make_tiny_gguf
@@ -71,17 +73,23 @@ def test_a_child_that_sleeps_is_not_woken(tmp_path):
 PROMPT = (5, 6, 7)
 
 
+async def impatient(folder: Path) -> tuple[Systems, Host]:
+    """A model whose child is ended where it stands still for about a second."""
+    systems = Systems(Limits(slots=1, threads=1))
+    await systems.add(str(make_tiny_gguf(folder / "tiny.gguf")), "base")
+    (host,) = systems.hosts.values()
+    await host.sleep()
+    host.still_s = 1.2
+    await host.have(None)
+    return systems, host
+
+
 def test_a_child_that_stands_still_is_started_again_and_what_it_was_asked_is_answered(tmp_path):
     async def run() -> None:
         others = engines()
-        systems = Systems(Limits(slots=1, threads=1))
-        await systems.add(str(make_tiny_gguf(tmp_path / "tiny.gguf")), "base")
-        (host,) = systems.hosts.values()
-        await host.sleep()
-        host.still_s = 1.2
-        await host.have(None)
-        (engine,) = engines() - others
-        os.kill(engine, signal.SIGSTOP)
+        systems, host = await impatient(tmp_path)
+        (child,) = engines() - others
+        os.kill(child, signal.SIGSTOP)
         found = await host.ask(PROMPT, None, lambda slot: host.calls.next(PROMPT, [3], slot))
         assert found[3] < 0 and host.restarts == 1
         await systems.close()
@@ -92,14 +100,9 @@ def test_a_child_that_stands_still_is_started_again_and_what_it_was_asked_is_ans
 def test_a_child_that_stands_still_is_ended_though_those_who_ask_it_give_up(tmp_path):
     async def run() -> None:
         others = engines()
-        systems = Systems(Limits(slots=1, threads=1))
-        await systems.add(str(make_tiny_gguf(tmp_path / "tiny.gguf")), "base")
-        (host,) = systems.hosts.values()
-        await host.sleep()
-        host.still_s = 1.2
-        await host.have(None)
-        (engine,) = engines() - others
-        os.kill(engine, signal.SIGSTOP)
+        systems, host = await impatient(tmp_path)
+        (child,) = engines() - others
+        os.kill(child, signal.SIGSTOP)
         end = time.monotonic() + 20
         while not host.restarts:
             assert time.monotonic() < end
@@ -113,11 +116,7 @@ def test_a_child_that_stands_still_is_ended_though_those_who_ask_it_give_up(tmp_
 
 def test_a_child_whose_answer_is_read_slowly_does_not_stand_still(tmp_path):
     async def run() -> None:
-        systems = Systems(Limits(slots=1, threads=1))
-        await systems.add(str(make_tiny_gguf(tmp_path / "tiny.gguf")), "base")
-        (host,) = systems.hosts.values()
-        await host.sleep()
-        host.still_s = 1.2
+        systems, host = await impatient(tmp_path)
 
         def call(slot: int) -> Call:
             body = completion_call(Request(prompt=PROMPT, max_tokens=20), 20, slot)
