@@ -107,12 +107,12 @@ def test_a_child_that_dies_twice_ends_the_batch_with_its_last_words():
 
 
 def test_a_request_over_its_time_limit_fails_alone():
-    engine = LlamaEngine(llama_spec(parallel=2, context=2048), request_limit_s=3.0)
-    schema = {"type": "array", "items": {"type": "integer"}, "minItems": 900}
+    engine = LlamaEngine(llama_spec(parallel=2, context=2048), request_limit_s=2.0)
+    schema = {"type": "array", "items": {"type": "integer"}, "minItems": 400}
     slow = Request(prompt=PROMPT, max_tokens=2000, schema=schema)
     late, fine = engine.generate([slow, Request(prompt=PROMPT, max_tokens=1)])
     assert late.failure is not None
-    assert "3 s" in late.failure
+    assert "2 s" in late.failure
     assert fine.failure is None
     engine.close()
 
