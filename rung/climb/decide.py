@@ -123,6 +123,11 @@ def _in_the_running(one: Candidate) -> bool:
     return not one.over_limits and not one.stopped and one.measurement.n >= MIN_ROWS
 
 
+def breaks_more(failures: int, least: int, rows: int) -> bool:
+    """Whether so many broken calls of so many rows are too many beside the rung of which the least broke."""
+    return failures - least > MOST_BROKEN * rows
+
+
 def _without_broken(ladder: Sequence[Candidate], rows: int) -> list[Candidate]:
     """The ladder, with what broke on many more rows than another rung over the limits.
 
@@ -131,7 +136,7 @@ def _without_broken(ladder: Sequence[Candidate], rows: int) -> list[Candidate]:
     least = min((one.measurement.failures for one in ladder if not one.stopped), default=0)
     return [
         replace(one, over_limits=(*one.over_limits, f"{one.measurement.failures:,} of {rows:,} calls broke"))
-        if not one.stopped and one.measurement.failures - least > MOST_BROKEN * rows
+        if not one.stopped and breaks_more(one.measurement.failures, least, rows)
         else one
         for one in ladder
     ]

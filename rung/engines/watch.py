@@ -1,7 +1,7 @@
 """Ends a llama.cpp that stands still while a request waits for it.
 
-Its server can lose a request: the connection stays open, the process lives, and nothing works on it any more.
-A process that is ended is started again, and what it was asked is asked once more.
+Reports on its server tell of requests that are lost: the connection stays open, the process lives, and
+nothing works on them any more. One that is ended is started again, and what it was asked is asked once more.
 """
 
 import subprocess

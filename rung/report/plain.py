@@ -4,7 +4,7 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from rung.climb.budget import TRAINED
-from rung.climb.decide import MOST_BROKEN
+from rung.climb.decide import breaks_more
 from rung.climb.names import rung_of
 from rung.climb.sentence import CLEARLY_CHEAPER, to_label
 from rung.records import Climb, Measurement, RungResult
@@ -78,7 +78,7 @@ def _broke(one: RungResult, scored: Collection[RungResult]) -> bool:
     found = _part(one)
     parts = [part for other in scored if not other.stopped for part in (other.dev, other.test) if part]
     least = min(part.failures for part in parts if part.split == found.split)
-    return found.failures - least > MOST_BROKEN * (found.n + found.failures)
+    return breaks_more(found.failures, least, found.n + found.failures)
 
 
 def _pays(chosen: RungResult, others: list[RungResult]) -> str:
