@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from functools import lru_cache
 
 from rung.engines.schema import check_schema
 from rung.models.chat import Message
@@ -10,6 +9,7 @@ from rung.models.tagged_calls import ASKED, read_tagged, spelled
 from rung.records import Json
 from rung.scoring.extract import read_answer
 from rung.task.calls import call_schema, functions_in
+from rung.task.kept import kept_if_short
 from rung.task.outputs import as_calls
 from rung.task.signature import signature_fault
 
@@ -20,7 +20,7 @@ AS_JSON = (
 """How calls are asked for, of a model that was taught no form of its own."""
 
 
-@lru_cache(maxsize=512)
+@kept_if_short(512)
 def schema_of(context: str | None, most: int | None = None) -> Json:
     """The JSON Schema of the calls that a question with this context can be answered with, `most` at most.
 

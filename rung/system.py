@@ -118,7 +118,8 @@ class Pool(AbstractContextManager["Pool"]):
         if system.digest in {other.digest for other in beside}:
             return
         self.heads.pop(system.digest, None)
-        self.indexes.pop(system.digest, None)
+        if system.shots_key not in {other.shots_key for other in beside}:
+            self.indexes.pop(system.shots_key, None)
         if system.index_key not in {other.index_key for other in beside}:
             self.passages.pop(system.index_key, None)
         if system.spec.model is not None:
@@ -221,15 +222,8 @@ class System:
         contexts = [e.context for e in examples]
         if self.spec.steps is None:
             prompted = self.prompted(examples, pool)
-            found = ask(
-                self.spec,
-                chat,
-                engine,
-                [prompt for prompt, _ in prompted],
-                progress,
-                every_label=every_label,
-                contexts=contexts,
-            )
+            given = [prompt for prompt, _ in prompted]
+            found = ask(self.spec, chat, engine, given, progress, every_label=every_label, contexts=contexts)
             return [cited(answer, passages) for answer, (_, passages) in zip(found, prompted, strict=True)]
         limit, shots = context_of(self.model(pool)), self._shots(examples, pool)
         looked_up = self.find(examples, pool)
@@ -315,6 +309,11 @@ class System:
         asked = [embedded_text(e) for e in examples]
         index = pool.passages[self.index_key]
         return index.find(asked, wanted.search, wanted.k, lambda texts: self._embed(texts, pool))
+
+    @property
+    def shots_key(self) -> str:
+        """Names the worked examples it has or looks up; Systems of other k or instructions share them."""
+        return " ".join(self.spec.files.get(name, "") for name in (SHOTS_FILE, VECTORS_FILE)).strip()
 
     @property
     def index_key(self) -> str:
@@ -411,9 +410,9 @@ class System:
         """The worked examples of each prompt: fixed ones, or the k nearest, the nearest last."""
         if self.spec.shots.choice == "none":
             return [[] for _ in examples]
-        if self.digest not in pool.indexes:
-            pool.indexes[self.digest] = read_index(self.folder)
-        stored, vectors = pool.indexes[self.digest]
+        if self.shots_key not in pool.indexes:
+            pool.indexes[self.shots_key] = read_index(self.folder)
+        stored, vectors = pool.indexes[self.shots_key]
         if vectors is None:
             return [stored for _ in examples]
         asked = self._embed([embedded_text(e) for e in examples], pool)

@@ -226,6 +226,23 @@ def test_a_head_is_refused_where_another_model_makes_the_sentence_vectors(tmp_pa
     assert spec.model_copy(update={"vectors": None}).digest != spec.digest
 
 
+def test_systems_with_the_same_examples_share_them_in_memory_until_none_needs_them(tiny, tmp_path):
+    model = resolve(str(tiny))
+    spec = SPEC.model_copy(update={"model": ref_to(model, str(tiny)), "shots": ShotSpec(choice="fixed", k=1)})
+    line = json.dumps({"input": "so?", "output": "no"}) + "\n"
+    one = save(tmp_path / "one", spec, {SHOTS_FILE: line})
+    two = save(tmp_path / "two", spec.model_copy(update={"instruction": "Judge!"}), {SHOTS_FILE: line})
+    other = save(tmp_path / "other", spec, {SHOTS_FILE: 2 * line})
+    with Pool(models={model.digest: model}) as pool:
+        for each in (one, two, other):
+            each.prompts([ROW], pool)
+        assert sorted(pool.indexes) == sorted({one.shots_key, other.shots_key}) != []
+        pool.drop(one, beside=[two, other])
+        assert len(pool.indexes) == 2
+        pool.drop(two, beside=[other])
+        assert list(pool.indexes) == [other.shots_key]
+
+
 def test_neighbours_come_with_the_nearest_last_and_ties_in_their_stored_order():
     stored = np.array([[1, 0], [0, 1], [0.6, 0.8], [1, 0]], dtype=np.float32)
     assert nearest(np.array([[1.0, 0.0]], dtype=np.float32), stored, 3) == [[2, 3, 0]]

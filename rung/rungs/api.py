@@ -10,9 +10,10 @@ from rung.errors import EngineError
 from rung.hosted import complete, hosted_engine_spec, hosted_ref
 from rung.models.hosted import Hosted, hosted
 from rung.records import Example, TokenPrice, Trial
-from rung.rungs.base import Built, Context
+from rung.rungs.base import Built, Context, Outlook, Variant
 from rung.rungs.below import best_prompting
 from rung.rungs.instructions import LONGEST_ANSWER, instructions, longest_target, what_to_answer
+from rung.rungs.rehearsal import outlook
 from rung.scoring.cost import tokens_usd
 from rung.scoring.prices import listed_price
 from rung.spec import AnswerSpec, ShotSpec, Spec
@@ -47,17 +48,20 @@ class Api:
         given = prompting(context)
         return 1000 * foretold_usd(context, price_of(context, model), given)
 
+    def outlook(self, context: Context) -> Outlook | None:
+        """By the first dev rows, which are paid for once: a server that makes callers wait may be too slow.
+
+        Raises EngineError where it can't be asked.
+        """
+        model, given, _ = _begun(context)
+        asked = Variant(name=f"api, {model.model}", system=hosted_system(context, model, given, self.name))
+        return outlook(context, [asked])
+
     def build(self, context: Context) -> Built:
         """Ask the model the dev rows. Raises EngineError where it can't be asked or the cap is reached."""
-        model = rival_of(context.task)
-        assert model is not None, "the rung applies"
-        before_paying(context, model)
-        price, given = price_of(context, model), prompting(context)
-        about = foretold_usd(context, price, given) * len(context.dev)
-        context.reporter.say(
-            f"api: about ${about:.4f} for {len(context.dev):,} answers of {model.model}; {paid_text(context)}"
-        )
-        system = hosted_system(context, model, given, "api")
+        model, given, about = _begun(context)
+        price = price_of(context, model)
+        system = hosted_system(context, model, given, self.name)
         found = context.measure(system, context.dev, f"api, {model.model}")
         spent = len(found.predictions) * tokens_usd(
             price, found.prompt_tokens, found.completion_tokens, found.cached_tokens
@@ -91,6 +95,20 @@ class Prompting:
     files: Sources
     shown: str
     system: System | None = None
+
+
+def _begun(context: Context) -> tuple[Hosted, Prompting, float]:
+    """The model, its prompt, and about what the dev rows cost in US dollars, said before any is paid."""
+    model = rival_of(context.task)
+    assert model is not None, "the rung applies"
+    before_paying(context, model)
+    given = prompting(context)
+    about = foretold_usd(context, price_of(context, model), given) * len(context.dev)
+    if not paid_here(context, model):
+        context.reporter.say(
+            f"api: about ${about:.4f} for {len(context.dev):,} answers of {model.model}; {paid_text(context)}"
+        )
+    return model, given, about
 
 
 def rival_of(task: Task) -> Hosted | None:

@@ -20,11 +20,12 @@ from rung.rungs.probe import race, under_each_engine
 from rung.rungs.reflect import FEWEST_ROWS, METRIC_CALLS, NO_REFLECTION, reflected, reflector
 from rung.rungs.rehearsal import outlook
 from rung.rungs.variants import choose
+from rung.runs import Shared
 from rung.scoring.notation import score_text
 from rung.scoring.scorers import SCORERS
 from rung.scoring.selection import optimism
 from rung.spec import ShotSpec, Spec
-from rung.system import SHOTS_FILE, Sources, System, save
+from rung.system import SHOTS_FILE, VECTORS_FILE, Sources, System, save
 
 CANDIDATES = 16
 SHOTS = (4, 8)
@@ -99,8 +100,8 @@ class Candidate:
     shots: tuple[Example, ...]
 
 
-def candidates(context: Context) -> list[Candidate]:
-    """Candidates at random: every way of putting the instruction with sets of examples of every size."""
+def candidates(context: Context, count: int = CANDIDATES) -> list[Candidate]:
+    """So many at random: every way of putting the instruction with sets of examples of every size."""
     dice = random.Random(f"{context.seed}:optimise")
     rows = [e for e in context.train if is_short(context, e)]
     room = room_for_shots(context)
@@ -108,7 +109,7 @@ def candidates(context: Context) -> list[Candidate]:
     pairs = list(product(wordings(context).items(), sizes))
     dice.shuffle(pairs)
     found = []
-    for number in range(CANDIDATES):
+    for number in range(count):
         (wording, text), k = pairs[number % len(pairs)]
         name = f"set {number + 1} of {k} examples, {wording} instruction"
         found.append(Candidate(name=name, instruction=text, shots=tuple(drawn_shots(rows, k, dice))))
@@ -116,9 +117,14 @@ def candidates(context: Context) -> list[Candidate]:
 
 
 def _drawn(context: Context) -> tuple[list[Variant], list[str]]:
-    """The candidates as Systems, under the engine of the rung below or the faster one, and notes on that."""
+    """The candidates as Systems, under the engine of the rung below or the faster one, and notes on that.
+
+    A set of examples comes first, which answers faster than neighbours do: by its pace it's told whether
+    there is time for any.
+    """
     spec = spec_for(context, "optimise", instruction=None, answer=answer_spec(context, constrained=True))
-    made = [
+    near = _by_neighbours(context)
+    made: list[tuple[str, Spec, Sources]] = [
         (
             one.name,
             spec.model_copy(
@@ -129,16 +135,36 @@ def _drawn(context: Context) -> tuple[list[Variant], list[str]]:
             ),
             {SHOTS_FILE: shot_lines(one.shots, context)},
         )
-        for one in candidates(context)
+        for one in candidates(context, CANDIDATES - len(near))
     ]
+    made[1:1] = near
     engine, notes = _engine(context, *made[0][1:])
     return [
         Variant(
             name=name,
-            system=save(context.work / f"set-{number}", spec.model_copy(update={"engine": engine}), files),
+            system=save(
+                context.work / f"candidate-{number}", spec.model_copy(update={"engine": engine}), files
+            ),
         )
         for number, (name, spec, files) in enumerate(made)
     ], notes
+
+
+def _by_neighbours(context: Context) -> list[tuple[str, Spec, Sources]]:
+    """few_shot's nearest examples under each other instruction; none where one set for all did better."""
+    below = context.built.get("few_shot")
+    if below is None or below.spec.shots.choice != "nearest":
+        return []
+    files: Sources = {name: Shared(below.folder / name) for name in (SHOTS_FILE, VECTORS_FILE)}
+    return [
+        (
+            f"{below.spec.shots.k} nearest examples, {wording} instruction",
+            below.spec.model_copy(update={"rung": "optimise", "instruction": text}),
+            files,
+        )
+        for wording, text in wordings(context).items()
+        if text != below.spec.instruction
+    ]
 
 
 def _engine(context: Context, first: Spec, files: Sources) -> tuple[str, list[str]]:

@@ -62,4 +62,10 @@ def rows_to_screen(context: Context, variants: Sequence[Variant], most: int = SC
 
 def closing_s(context: Context, variants: Sequence[Variant]) -> float:
     """What the timing of single requests will take, with the slowest of the variants."""
-    return max((timed_s(pace.alone_s) for pace in paces(context, variants) if pace), default=0.0)
+    found = zip(variants, paces(context, variants), strict=True)
+    return max((timing_s(variant, pace) for variant, pace in found if pace), default=0.0)
+
+
+def timing_s(variant: Variant, pace: Pace) -> float:
+    """What the timing of single requests will take with a variant; nothing where they are paid for."""
+    return 0.0 if variant.system.is_hosted else timed_s(pace.alone_s)

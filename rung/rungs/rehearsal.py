@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from random import Random
 
 from rung.errors import EngineError
-from rung.evaluate import CHUNK, LOOK_ROWS, Pace, counted_answers, score_of, timed_s
+from rung.evaluate import CHUNK, LOOK_ROWS, Pace, counted_answers, score_of
 from rung.records import Answer
 from rung.rungs.base import Context, Outlook, Variant
-from rung.rungs.paces import SCREEN_ROWS, closing_s, paces, rows_to_screen
+from rung.rungs.paces import SCREEN_ROWS, closing_s, paces, rows_to_screen, timing_s
 from rung.rungs.variants import Tried, halved, tried
 
 REHEARSALS = 20
@@ -24,7 +24,7 @@ def outlook(
 ) -> Outlook | None:
     """How long `choose` and the dev score of its choice will take; None where no engine held."""
     found = dict(zip((v.name for v in variants), paces(context, variants), strict=True))
-    fit = [pace for v in variants if v.shippable and (pace := found[v.name])]
+    fit = [(v, pace) for v in variants if v.shippable and (pace := found[v.name])]
     if not fit:
         return None
     dev, batch = len(context.dev), LOOK_ROWS if context.rival else CHUNK
@@ -41,7 +41,7 @@ def outlook(
         last = [one for one in (whole or screened) if one.variant.shippable and not one.stopped]
         best = max(last, key=lambda one: one.value, default=None)
         pace = best and found[best.variant.name]
-        return on.spent_s + (timed_s(pace.alone_s) if pace else 0.0)
+        return on.spent_s + (timing_s(best.variant, pace) if best and pace else 0.0)
 
     times = sorted(seconds(Random(seed)) for seed in range(REHEARSALS))
     tail = REHEARSALS // 10
@@ -49,7 +49,7 @@ def outlook(
         seconds=statistics.median(times),
         low_s=times[tail - 1],
         high_s=times[-tail],
-        least_s=min(pace.seconds(dev - pace.asked, batch) + timed_s(pace.alone_s) for pace in fit),
+        least_s=min(pace.seconds(dev - pace.asked, batch) + timing_s(v, pace) for v, pace in fit),
     )
 
 

@@ -6,10 +6,10 @@ of a function and its `arguments`; an empty list calls none.
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 from rung.records import Json
+from rung.task.kept import kept_if_short
 from rung.task.order import in_order
 from rung.task.outputs import as_calls, canonical
 from rung.task.signature import at_place, parameters_of, signature_fault
@@ -17,19 +17,16 @@ from rung.task.validator import validator_of
 
 FUNCTIONS = "Functions (JSON):\n"
 """What stands before the functions that an answer may call."""
-MOST_KEPT = 1 << 16
-"""Characters of functions up to which they are kept as they were read; longer ones are mostly refused."""
 
 
 def functions_in(context: str | None) -> tuple[dict[str, Any], ...]:
     """The functions that a context ends with; none where it ends with none."""
     if not context or FUNCTIONS not in context:
         return ()
-    text = context.rpartition(FUNCTIONS)[2]
-    return (_functions if len(text) <= MOST_KEPT else _functions.__wrapped__)(text)
+    return _functions(context.rpartition(FUNCTIONS)[2])
 
 
-@lru_cache(maxsize=512)
+@kept_if_short(512)
 def _functions(text: str) -> tuple[dict[str, Any], ...]:
     try:
         found = json.loads(text)

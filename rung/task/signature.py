@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
 from itertools import product
 from typing import Any
 
 from rung.errors import TaskError
 from rung.records import Json
+from rung.task.kept import kept_if_short
 from rung.task.outputs import MAX_DEPTH
 from rung.task.schemas import check_schema, named_part, over_parts
 
@@ -63,7 +63,7 @@ def signature_fault(function: Mapping[str, Any]) -> str | None:
     return _fault(str(function["name"]), json.dumps(parameters_of(function)))
 
 
-@lru_cache(maxsize=4096)
+@kept_if_short(1024)
 def _fault(name: str, text: str) -> str | None:
     schema, where = json.loads(text), f"the schema of {name!r}"
     try:

@@ -18,7 +18,7 @@ from rung.climb.hosted import PAID_FILE
 from rung.climb.ordering import before, in_cost_order
 from rung.engines.base import EngineSpec
 from rung.engines.endpoint import EndpointEngine
-from rung.errors import EngineError, ModelError, TaskError
+from rung.errors import EngineError, ModelError, RungError, TaskError
 from rung.hosted import hosted_engine_spec
 from rung.models.hosted import hosted
 from rung.records import Climb, RungResult, TokenPrice
@@ -236,6 +236,32 @@ def test_a_rung_that_would_cost_more_than_the_cap_is_skipped_before_anything_is_
     context.pool.till = replace(context.pool.till, cap_usd=0.0001)
     assert re.search(r"would cost about \$0\.\d+ more and \$0.0001 of \$0.0001 are left", Api().skip(context))
     assert server.seen == []
+
+
+def test_how_long_the_rows_take_is_foretold_by_the_first_and_none_is_paid_twice(context, server):
+    server.delay_s = 0.2
+    found = Api().outlook(replace(context, deadline=time.monotonic() + 8))
+    assert 4 <= len(server.seen) <= 8 < len(context.dev), "a fifth of its time is for that"
+    assert found.refusal is None and 0 < found.least_s == found.seconds
+    assert dev_score(context) == (1.0, 0) and len(server.seen) == len(context.dev)
+    (said,) = [line for line in context.reporter.lines if line.startswith("api: about $")]
+    assert f"for {len(context.dev)} answers of oracle; $0.0000 of $1 were paid so far" in said
+
+
+def test_a_server_that_lets_few_calls_pass_is_left_out_and_asked_for_the_rest_with_more_time(
+    tmp_path, tiny, server
+):
+    task = write_task(tmp_path / "task", tiny, server, label_rows(ROWS))
+    server.delay_s = 1.5
+    run = tmp_path / "run"
+    with pytest.raises(RungError, match=r"api: the dev rows alone would take it .*; raise --budget"):
+        climb(task, replace(options(run), budget_s=6), Log())
+    kept = len((run / PAID_FILE).read_text().splitlines())
+    assert 0 < kept < 54
+    server.delay_s = 0.0
+    result, _ = climb(task, options(run), Log())
+    assert of(result).dev.n == of(result).test.n == 54
+    assert len((run / PAID_FILE).read_text().splitlines()) == len(server.seen) == 108
 
 
 def test_a_negative_cap_is_refused(done):

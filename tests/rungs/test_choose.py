@@ -23,6 +23,8 @@ from tests.fixtures_climb import Log
 class Guesser:
     """What a System is to `choose`: it adds an error to the right number, and may break on some rows."""
 
+    is_hosted = False
+
     def __init__(self, name, error, breaks=0, fault=None, pause_s=0.0, rung="prompt"):
         self.digest, self.error, self.breaks = name, error, breaks
         self.spec = Spec(rung=rung, task="t", kind="number", engine="fake")

@@ -14,6 +14,7 @@ import pytest
 from rung.climb.hosted import hosted_models
 from rung.engines.till import Till
 from rung.records import Answer, Example
+from rung.rungs import few_shot
 from rung.rungs import optimise as module
 from rung.rungs.api import prices
 from rung.rungs.base import SETTLED_FILE, Variant
@@ -179,6 +180,23 @@ def test_a_candidate_is_a_system_with_its_examples_in_their_order(context):
     assert [s.input for s in shots] == [e.input for e in one.shots] and vectors is None
     spec = first.system.spec
     assert (spec.instruction, spec.shots.k, spec.answer.form) == (one.instruction, len(one.shots), "words")
+
+
+def test_nearest_examples_that_did_best_below_are_tried_under_the_other_instructions(context):
+    systems = {one.name: one.system for one in few_shot._variants(context)[0]}
+    below = systems["4 nearest examples"]
+    found = module._drawn(replace(context, built={"few_shot": below}))[0]
+    near = [one for one in found if one.system.spec.shots.choice == "nearest"]
+    assert len({one.name for one in found}) == module.CANDIDATES and found[1 : 1 + len(near)] == near
+    others = [text for text in wordings(context).values() if text != below.spec.instruction]
+    assert len(others) == 5 and [one.system.spec.instruction for one in near] == others
+    for one in near:
+        spec, same = one.system.spec, {"rung": "few_shot", "instruction": below.spec.instruction}
+        assert spec.rung == "optimise" and spec.model_copy(update=same) == below.spec
+        one.system.prompts(context.dev[:2], context.pool)
+    assert list(context.pool.indexes) == [below.shots_key], "one set of vectors in memory"
+    fixed = replace(context, built={"few_shot": systems["8 stratified examples"]})
+    assert all(one.system.spec.shots.choice == "fixed" for one in module._drawn(fixed)[0])
 
 
 def test_the_notes_say_how_many_were_tried_and_by_how_much_luck_flatters(context):
