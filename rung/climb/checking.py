@@ -20,10 +20,12 @@ from rung.climb.machine import versions
 from rung.errors import ModelError
 from rung.evaluate import Bench, Store
 from rung.models.embed import Embedder
-from rung.models.resolve import at_hand, limited
+from rung.models.hosted import hosted
+from rung.models.resolve import Model, at_hand, limited
 from rung.records import Example
 from rung.rungs.base import Context, Reporter, vectors
 from rung.system import Pool
+from rung.task import Task
 from rung.wording import embedded_text
 
 
@@ -73,8 +75,9 @@ def embedding(reporter: Reporter) -> Embed:
 def check_rows(source: Path, options: CheckOptions, reporter: Reporter) -> Looked:
     """Run every check on the rows and write `data_report.json`; `show` rows are rendered as well.
 
-    A model that isn't on this machine isn't brought: checks that need it are left out, and say so. Raises
-    RungError where the rows can't be read as a task.
+    What needs a model's tokens goes by the smallest of the task's that are on this machine. None is brought:
+    where none is here such checks are left out, and say so. Raises RungError where the rows can't be read as
+    a task.
     """
     start = time.monotonic()
     known_names(options.accept)
@@ -86,7 +89,7 @@ def check_rows(source: Path, options: CheckOptions, reporter: Reporter) -> Looke
     if options.audited is not None:
         prepared = replace(prepared, audited=read_audit(options.audited, test, task))
     folder = options.out or Path("runs") / f"{task.name}-data"
-    model = at_hand(task.models[0])
+    model = smallest(task)
     with Pool() as pool:
         bench = Bench(pool=pool, store=Store(folder / "answers"), metric=metric_of(prepared))
         if model is not None:
@@ -94,8 +97,8 @@ def check_rows(source: Path, options: CheckOptions, reporter: Reporter) -> Looke
         context = rung_context(prepared, model, folder, bench, reporter) if model else None
         if options.show and context is None:
             raise ModelError(
-                f"{prepared.task.models[0]!r} isn't on this machine, so that rows can't be shown as it sees "
-                "them: bring it with rung models --fetch"
+                f"{_local(task)[0]!r} isn't on this machine, so that rows can't be shown as it sees them: "
+                "bring it with rung models --fetch"
             )
         checked = examined(
             prepared,
@@ -109,6 +112,17 @@ def check_rows(source: Path, options: CheckOptions, reporter: Reporter) -> Looke
     report = report_of(prepared, checked, options.accept, time.monotonic() - start, versions())
     write_report(report, folder)
     return Looked(report=report, folder=folder, shown=shown)
+
+
+def _local(task: Task) -> list[str]:
+    """The models that aren't hosted; all, where every one is."""
+    return [name for name in task.models if hosted(name) is None] or list(task.models)
+
+
+def smallest(task: Task) -> Model | None:
+    """The smallest of the task's models that are on this machine, None where none is."""
+    here = [model for name in _local(task) if (model := at_hand(name)) is not None]
+    return min(here, key=lambda model: (model.parameters, model.name), default=None)
 
 
 def _shown(context: Context, count: int) -> tuple[ShownRow, ...]:

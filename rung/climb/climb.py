@@ -32,10 +32,10 @@ from rung.climb.calibrating import Answered, calibrate
 from rung.climb.curve import Clock, curves, to_come
 from rung.climb.decide import ALPHA, MIN_ROWS, decide, to_beat
 from rung.climb.disagree import disagreements
-from rung.climb.ending import is_complete, with_dev
+from rung.climb.ending import UNTESTED, is_complete, tried_again, with_dev
 from rung.climb.floor import floor, with_floor
 from rung.climb.guarding import guarded, guarding
-from rung.climb.hosted import answers_usd, hosted_models, models_of, till_for
+from rung.climb.hosted import answers_usd, at_lower_cap, hosted_models, models_of, till_for
 from rung.climb.judging import bench_of, with_judge
 from rung.climb.machine import Watch, describe_machine, versions
 from rung.climb.options import Options, chosen_rungs, config_of
@@ -110,7 +110,7 @@ def climb(source: Path, options: Options, reporter: Reporter) -> tuple[Climb, Pa
             reporter.say(f"{run} is complete: nothing was run again")
             return load_climb(run), run
         if before is not None:
-            reporter.say(f"going on with {run}")
+            reporter.say(f"going on with {run}{tried_again(run, prepared.task)}")
         keep_source(run, source, prepared, options)
         till = till_for(prepared.task, options, run)
         with Pool(models={base.model.digest: base.model for base in models}, till=till) as pool:
@@ -221,8 +221,9 @@ class _Climbing:
         """Build a rung and score it on dev, or take its result from the run folder; `later` ones follow."""
         folder = self.run_folder / RUNGS_FOLDER / step.name
         kept = folder / RESULT_FILE
-        if kept.exists():
-            result = load(kept, RungResult)
+        found = load(kept, RungResult) if kept.exists() else None
+        if found is not None and not at_lower_cap(found, self.bench.pool.till):
+            result = found
             if result.folder is not None:
                 self.systems[step.name] = kept_system(self.run_folder / result.folder, folder)
         else:
@@ -445,7 +446,7 @@ class _Climbing:
             raise
         except RungError as error:
             self.reporter.say(f"{result.rung} has no test score: {error}")
-            return replace(result, notes=(*result.notes, f"no test score: {error}"))
+            return replace(result, notes=(*result.notes, f"{UNTESTED}{error}"))
 
     def floor(self, results: Sequence[RungResult], decision: Decision) -> Constant | None:
         """What one and the same answer to every row scores, beside the rung to ship."""

@@ -9,7 +9,7 @@ from rung.data.checked import Checked
 from rung.judging import Judge, pairing
 from rung.records import Example, Measurement, RungResult
 from rung.records.judged import Corrected, JudgedRung
-from rung.scoring.verdicts import powered_mean, similar_length
+from rung.scoring.verdicts import Groups, powered_mean, similar_length
 
 FEWEST_CORRECTED = 20
 """Answers of one System's sample that people judged: with fewer its score isn't corrected by them."""
@@ -29,7 +29,7 @@ def judged_rungs(
             if found is not None:
                 told = _judged_rung(result.rung, found, rows, judge)
                 use = pairs and result.stopped is None
-                yield replace(told, corrected=_corrected(found, rows, pairs)) if use else told
+                yield replace(told, corrected=_corrected(found, rows, pairs, dev)) if use else told
 
 
 def _judged_rung(rung: str, found: Measurement, rows: dict[str, Example], judge: Judge) -> JudgedRung:
@@ -55,8 +55,10 @@ def _judged_rung(rung: str, found: Measurement, rows: dict[str, Example], judge:
 
 def sampled_scores(
     rung: str, found: Measurement, rows: Mapping[str, Example], checked: Sequence[Checked]
-) -> list[tuple[float, float]]:
+) -> dict[str, tuple[float, float]]:
     """What people and the judge say that answers of a rung's random sample win against their rows' outputs.
+
+    By the rows' ids.
 
     None where people judged fewer than 20 of them, or not all: which ones they left out may hang on what
     stands in them, and so may which answers another rung shares. Lines that no sheet drew for this rung don't
@@ -64,7 +66,7 @@ def sampled_scores(
     """
     own = [one for one in checked if rung in one.drawn]
     verdicts = {(one.input, one.context, one.answer.strip(), one.other.strip()): one for one in own}
-    scores, used = list[tuple[float, float]](), set[tuple[str | None, ...]]()
+    scores, used = dict[str, tuple[float, float]](), set[tuple[str | None, ...]]()
     for one in found.predictions:
         row, text = rows[one.example_id], one.answer.text.strip()
         wanted = str(row.output).strip()
@@ -73,23 +75,41 @@ def sampled_scores(
         as_answer = verdicts.get((row.input, row.context, text, wanted))
         as_other = verdicts.get((row.input, row.context, wanted, text))
         if as_answer is not None:
-            scores.append(({"answer": 1.0, "tie": 0.5, "other": 0.0}[as_answer.better], one.score))
+            person = {"answer": 1.0, "tie": 0.5, "other": 0.0}[as_answer.better]
         elif as_other is not None:
-            scores.append(({"answer": 0.0, "tie": 0.5, "other": 1.0}[as_other.better], one.score))
+            person = {"answer": 0.0, "tie": 0.5, "other": 1.0}[as_other.better]
         else:
             continue
+        scores[one.example_id] = (person, one.score)
         used.add((row.input, row.context, text, wanted))
     whole = {one.drawn[rung] for one in own} == {len(used)}
-    return scores if whole and len(used) >= FEWEST_CORRECTED else []
+    return scores if whole and len(used) >= FEWEST_CORRECTED else {}
 
 
 def _corrected(
-    found: Measurement, rows: dict[str, Example], pairs: Sequence[tuple[float, float]]
+    found: Measurement,
+    rows: Mapping[str, Example],
+    pairs: Mapping[str, tuple[float, float]],
+    dev: Mapping[str, Example],
 ) -> Corrected:
     scored = [(p, p.score) for p in found.predictions if p.score is not None]
-    judged, known = list[float](), list[float]()
+    judged, known = dict[str, float](), dict[str, float]()
     for one, score in scored:
         same = one.answer.text.strip() == str(rows[one.example_id].output).strip()
-        (known if same or one.answer.value is None else judged).append(score)
-    mean, interval = powered_mean(judged, pairs, known=known, inside=found.split == "dev")
+        (known if same or one.answer.value is None else judged)[one.example_id] = score
+    mean, interval = powered_mean(
+        list(judged.values()),
+        list(pairs.values()),
+        known=list(known.values()),
+        inside=found.split == "dev",
+        groups=Groups(
+            rows=[_group(rows[name]) for name in (*judged, *known)],
+            checked=[_group(dev[name]) for name in pairs],
+        ),
+    )
     return Corrected(score=min(1.0, max(0.0, mean)), low=interval.low, high=interval.high, checked=len(pairs))
+
+
+def _group(row: Example) -> tuple[bool, str]:
+    """What a row is drawn with; one without a group is drawn alone."""
+    return (True, row.id) if row.group is None else (False, row.group)

@@ -1,7 +1,7 @@
 """The learning curve: a rung trained on a quarter and on half of its rows, beside all of them.
 
-Every subset is part of the next larger one and keeps the labels' shares. All are scored on the same dev rows,
-so that half can be compared with all of them row by row.
+Every subset is part of the next larger one and keeps about the labels' shares, also where groups stay whole.
+All are scored on the same dev rows, so that half can be compared with all of them row by row.
 """
 
 import hashlib
@@ -95,30 +95,34 @@ def curves(
 def nested(rows: Sequence[Example], seed: int) -> tuple[Example, ...]:
     """The rows in an order whose every beginning has about the outputs' shares, the same for a seed.
 
-    Rows of one group come together: half a group teaches nearly what all of it does.
+    Rows of one group come together, in the share of the output that most of them have: half a group teaches
+    nearly what all of it does.
     """
 
     def drawn(row: Example) -> str:
         return hashlib.sha256(f"{seed}:curve:{row.group or row.id}".encode()).hexdigest()
 
-    if any(row.group is not None for row in rows):
-        return tuple(sorted(rows, key=lambda row: (drawn(row), row.id)))
-    strata: dict[str, list[Example]] = defaultdict(list)
-    for row in rows:
-        strata[canonical(row.output)].append(row)
-    ranked = [
-        ((rank + 0.5) / len(same), drawn(row), row)
-        for same in strata.values()
-        for rank, row in enumerate(sorted(same, key=drawn))
-    ]
-    return tuple(row for _, _, row in sorted(ranked, key=lambda one: one[:2]))
+    units: dict[str, list[Example]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: row.id):
+        units[drawn(row)].append(row)
+    strata: dict[str, list[str]] = defaultdict(list)
+    for place, unit in units.items():
+        counts = Counter(canonical(row.output) for row in unit)
+        strata[min(counts, key=lambda output: (-counts[output], output))].append(place)
+    ranked: list[tuple[float, str]] = []
+    for places in strata.values():
+        before, of = 0, sum(len(units[place]) for place in places)
+        for place in sorted(places):
+            ranked.append(((before + len(units[place]) / 2) / of, place))
+            before += len(units[place])
+    return tuple(row for _, place in sorted(ranked) for row in units[place])
 
 
 def _curve(step: Step, result: RungResult, context: Context, clock: Clock, later: float) -> LearningCurve:
     """One rung's points. `later` is the weight of the curves that come after it."""
     whole = result.dev
     assert whole is not None, "only measured rungs have a curve"
-    if why := _no_curve(result, len(context.train)):
+    if why := _no_curve(step, result, len(context.train)):
         return LearningCurve(rung=step.name, points=(), sentence=f"No curve of {step.name}: {why}.")
     points: dict[float, _Point] = {}
     left_out: list[str] = []
@@ -152,12 +156,13 @@ def _curve(step: Step, result: RungResult, context: Context, clock: Clock, later
     return replace(curve, sentence=f"Whether more rows would help {step.name} can't be told: {why}.")
 
 
-def _no_curve(result: RungResult, rows: int) -> str | None:
+def _no_curve(step: Step, result: RungResult, rows: int) -> str | None:
     """Why a rung with a dev score has nothing that parts of its rows could be compared with."""
     if result.stopped is not None:
+        on = f" --models {step.base.given}" if "@" in result.rung else ""
         return (
             f"it was stopped after {result.stopped.rows:,} dev rows, so that there is nothing to compare "
-            f"with; `--rungs {rung_of(result.rung)}` climbs it alone, to its end"
+            f"with; `--rungs {step.rung.name}{on}` climbs it alone, to its end"
         )
     if result.passes is not None and result.passes < 1:
         return (

@@ -3,8 +3,9 @@
 1. Walk up. Start at the cheapest rung inside the limits. Compare all dearer ones with it (one-sided,
    paired, Holm over them) and move to the cheapest that wins: p at most .05 and a gain of at least two
    points. Repeat from there.
-2. Step back. The best is the rung with the highest score. Ship the cheapest rung, no dearer than where
-   the walk ended and not beaten on it, that is shown to be at most a margin worse than the best.
+2. Step back. The best is the rung with the highest score, calls that broke counted as wrong. Ship the
+   cheapest rung, no dearer than where the walk ended and not beaten on it, that is shown to be at most a
+   margin worse than the best.
 3. If no rung is shown to be that, the verdict is undecided, and says about how many rows would settle it.
 
 Two points are 0.02 of a metric that is a share; of a metric in units, 2 % of the targets' range.
@@ -71,9 +72,9 @@ def decide(  # noqa: PLR0913 (all that a verdict rests on)
     if not pool:
         return no_verdict(ladder, split=split, rows=len(rows), min_rows=MIN_ROWS)
     path = _walk_up(pool, bench)
-    best = max(pool, key=_goodness)
+    best = max((one for one in pool if one not in path[:-1]), key=lambda one: _goodness(one, targets))
     if margin is None:
-        margin = _margin(ladder, best, bench.min_gain)
+        margin = _margin(ladder, best, bench.min_gain, targets)
     shipped = _step_back(pool, path, best, bench, margin)
     facts = Facts(
         ladder=ladder,
@@ -87,6 +88,9 @@ def decide(  # noqa: PLR0913 (all that a verdict rests on)
         test_given=test_given,
     )
     kind, comparison = _kind(facts, settled=shipped is not None, bench=bench)
+    for passed in pool[: pool.index(facts.shipped)]:
+        if passed not in path:
+            _compare(passed, facts.shipped, bench)
     rows_needed = None
     if kind == "undecided" and comparison is not None:
         rows_needed = _rows_needed(facts, comparison, bench)
@@ -114,8 +118,8 @@ def to_beat(candidates: Sequence[Candidate], targets: Mapping[str, Json]) -> tup
     ]
     if not sure:
         return None
-    best = max(sure, key=_goodness)
-    return best, _margin(candidates, best, _min_gain(best, list(targets.values())))
+    best = max(sure, key=lambda one: _goodness(one, targets))
+    return best, _margin(candidates, best, _min_gain(best, list(targets.values())), targets)
 
 
 def _in_the_running(one: Candidate) -> bool:
@@ -251,6 +255,8 @@ def _kind(facts: Facts, *, settled: bool, bench: _Bench) -> tuple[VerdictKind, C
     compared = [one for one in rivals if one is not None]
     nearest = max(compared, key=lambda one: one.gain, default=None)
     stopped = [one.stopped for one in facts.ladder if one.stopped]
+    if best is not shipped:
+        return "tie", _compare(shipped, best, bench)
     clear = all(one.interval.high < 0 for one in compared) and all(one.worse for one in stopped)
     return "clear_winner" if clear else "tie", nearest
 
@@ -286,10 +292,23 @@ def _pair(cheaper: Candidate, dearer: Candidate, bench: _Bench) -> paired.Pair:
     return paired.pair_up(cheaper.measurement, dearer.measurement, targets=bench.targets, groups=bench.groups)
 
 
-def _goodness(candidate: Candidate) -> float:
-    """The score, turned so that more is better."""
-    score = candidate.measurement.score
-    return score if SCORERS[candidate.measurement.metric].higher_is_better else -score
+def _goodness(candidate: Candidate, targets: Mapping[str, Json]) -> float:
+    """The score, turned so that more is better, with broken calls counted as unreadable answers.
+
+    The plain one leaves these rows out, so that those of two rungs may be of unlike rows.
+    """
+    found = candidate.measurement
+    scorer = SCORERS[found.metric]
+    sign = 1 if scorer.higher_is_better else -1
+    if not found.failures:
+        return sign * found.score
+    rows = [targets[row.example_id] for row in found.predictions]
+    if scorer.of_set is not None:
+        answers = [None if row.answer.failure is not None else row.answer.value for row in found.predictions]
+        return sign * scorer.summary(answers, rows)
+    worst = 0.0 if scorer.higher_is_better else worst_error(rows)
+    scores = [worst if row.score is None else row.score for row in found.predictions]
+    return sign * math.fsum(scores) / len(scores)
 
 
 def _min_gain(candidate: Candidate, targets: Sequence[Json]) -> float:
@@ -299,21 +318,23 @@ def _min_gain(candidate: Candidate, targets: Sequence[Json]) -> float:
     return MIN_GAIN * worst_error(targets)
 
 
-def _margin(ladder: Sequence[Candidate], best: Candidate, min_gain: float) -> float:
+def _margin(
+    ladder: Sequence[Candidate], best: Candidate, min_gain: float, targets: Mapping[str, Json]
+) -> float:
     """How much worse than the best still counts as good: two points, or ¼ of the best's gain over zero-shot.
 
     The quarter only counts where that gain is worth having, two points at least: else zero-shot could
     never be shown to be as good as a best that is a hair above it. Of several models' zero-shots it's that
     of the smallest such quarter.
     """
-    gains = [_gain_over(one, best) for one in ladder if rung_of(one.rung) == ZERO_SHOT]
+    gains = [_gain_over(one, best, targets) for one in ladder if rung_of(one.rung) == ZERO_SHOT]
     return min([min_gain, *(gain / 4 for gain in gains if gain >= min_gain)])
 
 
-def _gain_over(one: Candidate, best: Candidate) -> float:
+def _gain_over(one: Candidate, best: Candidate, targets: Mapping[str, Json]) -> float:
     """How much better the best is; on the rows that both answered where a rung was stopped."""
     if not one.stopped:
-        return _goodness(best) - _goodness(one)
+        return _goodness(best, targets) - _goodness(one, targets)
     scores = {row.example_id: row.score for row in best.measurement.predictions}
     gains = [
         score - row.score

@@ -2,23 +2,29 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from rung.climb.curve import drawn_all
-from rung.climb.hosted import cap_usd, capped
+from rung.climb.hosted import CAP_OPTION, cap_usd, capped, hosted_models
 from rung.climb.options import Options
 from rung.climb.stored import CLIMB_FILE, load_climb
 from rung.data.checked import checked_digest
-from rung.records import Decision, RungResult
+from rung.records import Climb, Decision, RungResult
+from rung.rungs.sft import FOUR_BIT_PACKAGE
 from rung.scoring.notation import score_text
 from rung.task import Task
+
+UNTESTED = "no test score: "
+"""What a rung's note begins with where the test was opened for it and its calls broke there."""
 
 
 def is_complete(run: Path, options: Options, task: Task) -> bool:
     """Whether the climb is finished, and holds the test scores and the curves that are asked for.
 
     One in which a rung ended at the cap of what may be paid isn't where more may be paid now, nor one whose
-    judge people have said something new of.
+    judge people have said something new of, nor one of which a rung is to be tried again.
     """
     if not (run / CLIMB_FILE).exists():
         return False
@@ -27,19 +33,89 @@ def is_complete(run: Path, options: Options, task: Task) -> bool:
     short = capped(found) and cap_usd(task, options) > found.paid_cap_usd
     known = "" if found.judged is None else found.judged.checked
     same = task.judge is None or checked_digest(task.judge.checked) == known
-    return tested and not short and same and (not options.curve or drawn_all(found))
+    done = tested and not short and same and not _to_try(found, task)
+    return done and (not options.curve or drawn_all(found))
+
+
+def tried_again(run: Path, task: Task) -> str:
+    """What a finished climb is gone on with for: the rungs that what isn't theirs kept from being scored."""
+    names = _to_try(load_climb(run), task) if (run / CLIMB_FILE).exists() else []
+    return f": {', '.join(names)} {'is' if len(names) == 1 else 'are'} tried again" if names else ""
+
+
+def _to_try(found: Climb, task: Task) -> list[str]:
+    """The rungs that a server refused, that a key or package was missing for, or that have no test score.
+
+    What was missing has to be there now. Other failures would be the same again; for one at the cap, and for
+    one without time, the options say how to go on.
+    """
+    models = hosted_models(task)
+    hosts = [urlsplit(model.url).hostname or model.url for model in models]
+    there = [f"{model.key_variable} isn't set" for model in models if not model.key_missing]
+    if find_spec(FOUR_BIT_PACKAGE) is not None:
+        there.append(f"needs {FOUR_BIT_PACKAGE}")
+    return [
+        r.rung
+        for r in found.results
+        if any(text in (r.skipped or "") for text in there)
+        or (r.failed is not None and CAP_OPTION not in r.failed and any(host in r.failed for host in hosts))
+        or ((why := _untested(r)) is not None and CAP_OPTION not in why)
+    ]
+
+
+def _untested(result: RungResult) -> str | None:
+    """Why a rung that the test was opened for has no score there; None for all others."""
+    return next((n.removeprefix(UNTESTED) for n in result.notes if n.startswith(UNTESTED)), None)
 
 
 def with_dev(on_test: Decision, on_dev: Decision, results: Sequence[RungResult]) -> Decision:
-    """The test's decision; where one System inside the limits was scored there, it stands on dev's."""
-    tested = [r for r in results if r.test is not None]
-    alone = [r for r in tested if not r.over_limits]
+    """The test's decision; where one System inside the limits was scored there, it stands on dev's.
+
+    Where the rung that dev chose has no test score there is no verdict; where the best on dev has none, or
+    any that may win and dev gives no verdict, it stays undecided: the rest isn't all there was to decide on.
+    """
+    missing = {r.rung: why for r in results if (why := _untested(r)) is not None}
+    told = _alone(on_test, on_dev, results)
+    if on_dev.chosen in missing:
+        tested = [(r.rung, r.test) for r in results if r.test is not None]
+        scores = ", ".join(f"{name} {score_text(found.score, found.metric)}" for name, found in tested)
+        sentence = (
+            f"No verdict: {on_dev.chosen}, chosen on dev, has no test score ({missing[on_dev.chosen]}); "
+            f"scores on the test: {scores}."
+        )
+        return replace(
+            on_test,
+            kind="no_verdict",
+            chosen=None,
+            best=None,
+            comparisons=(),
+            sentence=sentence,
+            rows_needed=None,
+        )
+    may_win = [r.rung for r in results if r.rung in missing and not r.over_limits and not r.stopped]
+    needed = [name for name in may_win if on_dev.chosen is None or name == on_dev.best]
+    if needed and told.kind != "no_verdict":
+        who = f"{needed[0]}{', the best on dev,' if needed[0] == on_dev.best else ''}"
+        sentence = (
+            f"Undecided: {who} has no test score ({missing.pop(needed[0])}). Without it: "
+            f"{told.sentence[0].lower()}{told.sentence[1:]}"
+        )
+        best = on_dev.best or told.best
+        told = replace(told, kind="undecided", best=best, sentence=sentence, rows_needed=None)
+    more = "".join(f" {name} has no test score ({why})." for name, why in missing.items())
+    return replace(told, sentence=f"{told.sentence}{more}")
+
+
+def _alone(on_test: Decision, on_dev: Decision, results: Sequence[RungResult]) -> Decision:
+    """The decision of the rungs that have a test score: dev's, where one of them inside the limits has."""
+    opened = [r for r in results if r.test is not None or _untested(r) is not None]
+    alone = [r for r in opened if r.test is not None and not r.over_limits]
     if len(alone) != 1 or alone[0].test is None or on_test.chosen is None or on_dev.chosen != on_test.chosen:
         return on_test
     found = alone[0].test
-    opened = ", which were opened for it alone" if len(tested) == 1 else ""
+    only = ", which were opened for it alone" if len(opened) == 1 else ""
     sentence = (
-        f"Ship {on_test.chosen}: {score_text(found.score, found.metric)} on {found.n:,} test rows{opened}. "
+        f"Ship {on_test.chosen}: {score_text(found.score, found.metric)} on {found.n:,} test rows{only}. "
         f"On dev: {on_dev.sentence[0].lower()}{on_dev.sentence[1:]}"
     )
     return replace(

@@ -8,7 +8,7 @@ from rung.engines.till import Till
 from rung.errors import TaskError
 from rung.models.hosted import Hosted, hosted
 from rung.models.resolve import Model
-from rung.records import Climb, Measurement, TokenPrice
+from rung.records import Climb, Measurement, RungResult, TokenPrice
 from rung.rungs.api import prices, rival_of
 from rung.rungs.teacher import hosted_teacher
 from rung.scoring.cost import tokens_usd, usd_per_1000
@@ -54,6 +54,13 @@ def models_of(bases: Sequence[Model], systems: Iterable[System]) -> tuple[tuple[
     refs = dict.fromkeys(system.ref for system in systems if system.is_hosted)
     found = [(ref.name, ref.digest, ref.licence) for ref in refs]
     return (*((base.name, base.digest, base.licence) for base in bases), *found)
+
+
+def at_lower_cap(result: RungResult, till: Till | None) -> bool:
+    """Whether a rung was built up to another cap than there is now, with money left under this one."""
+    if till is None or till.spent_usd >= till.cap_usd:
+        return False
+    return any(CAP_OPTION in note and f"of ${till.cap_usd:g}" not in note for note in result.notes)
 
 
 def capped(found: Climb) -> bool:

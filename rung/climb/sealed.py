@@ -19,13 +19,15 @@ def to_open(
 ) -> list[str]:
     """The rungs to score on the test: the cheapest in the running, the chosen and the best on dev; or all.
 
-    All, too, where dev has too few rows for a verdict of its own: then the test alone can give one. Where dev
-    has none for another reason, no rung being inside the limits, the test has none either: the best on dev.
+    All, too, where dev has too few rows for a verdict of its own, or every rung inside the limits answered
+    too few of them: then the test alone can give one. Where dev has none for another reason, no rung being
+    inside the limits, the test has none either: the best on dev.
     """
     built = [r for r in results if r.dev is not None]
     running = [r for r in built if not r.stopped] or built
     inside = [r for r in running if not r.over_limits]
-    if everything or (inside and len(dev) < MIN_ROWS):
+    few = len(dev) < MIN_ROWS or all(r.dev is not None and r.dev.n < MIN_ROWS for r in inside)
+    if everything or (inside and few):
         return [r.rung for r in built]
     if on_dev.chosen is None:
         return [_best(inside or running, dev)]

@@ -64,11 +64,10 @@ def verdict(facts: Facts, kind: VerdictKind, comparison: Comparison | None, rows
         )
     else:
         rival = _rung(facts, comparison.dearer)
-        claim = (
-            f"isn't better by more than {_amount(shipped, facts.margin)}"
-            if rival is best and best is not shipped
-            else "isn't higher"
-        )
+        if rival is best and best is not shipped:
+            claim = f"isn't better by more than {_amount(shipped, facts.margin)}"
+        else:
+            claim = "isn't higher" if comparison.gain <= 0 else "isn't higher with its broken calls as wrong"
         said = f"{head}; {rival.rung}'s {_score(rival)} {claim} ({_odds(shipped, comparison)}), "
         said += "so the lower rung is as good"
     said += _one_group(facts) if comparison else ""

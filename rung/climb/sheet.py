@@ -75,7 +75,8 @@ def verdict_rungs(found: Climb) -> list[str]:
     """The rung to ship and the one that it was compared with; else the first two measured."""
     decision = found.decision
     measured = [r.rung for r in found.results if r.dev is not None]
-    beaten = [c.cheaper for c in decision.comparisons if c.dearer == decision.chosen]
+    ups = [c for c in decision.comparisons if c.dearer == decision.chosen]
+    beaten = [c.cheaper for c in sorted(ups, key=lambda c: c.wins)]
     others = [c.dearer for c in decision.comparisons if c.cheaper == decision.chosen]
     named = [decision.chosen, decision.best, *reversed(beaten), *others, *measured]
     return list(dict.fromkeys(name for name in named if name is not None))[:2]

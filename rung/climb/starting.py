@@ -34,7 +34,9 @@ def start_task(source: Path, *, test: Path | None = None, out: Path | None = Non
     """Write task.yaml, the JSON Schema of its keys and, for JSON answers, that of the answers.
 
     The folder is that of the file of rows, if `out` names no other. The task is the one that the bare file
-    makes. Raises RungError where the rows make none, or one of the files is there already.
+    makes. Where a few outputs are of another kind, what an answer is stays open, so that their rows are
+    broken under the file as well. Raises RungError where the rows make no task, or one of the files is there
+    already.
     """
     if source.is_dir() or source.suffix.lower() not in READERS:
         raise TaskError(
@@ -48,7 +50,7 @@ def start_task(source: Path, *, test: Path | None = None, out: Path | None = Non
             f"{', '.join(there)} is there already; delete it, or choose another folder with --out"
         )
     prepared = prepare(source, CheckOptions(test=test))
-    schema = prepared.task.output.json_schema
+    schema = None if _is_open(prepared) else prepared.task.output.json_schema
     written = [KEYS_FILE, *([ANSWER_FILE] if schema is not None else []), TASK_FILE]
     write_text(folder / KEYS_FILE, _json(task_schema()))
     if schema is not None:
@@ -67,13 +69,23 @@ def _given(prepared: Prepared, folder: Path) -> dict[str, Any]:
     data = {"train": _from(folder, task.data.train)}
     if task.data.test is not None:
         data["test"] = _from(folder, task.data.test)
-    output: dict[str, Any] = {"kind": task.output.kind}
-    if task.output.kind == "json":
+    output = {} if _is_open(prepared) else _output(prepared)
+    return {"name": task.name, "data": data, "output": output, "metric": task.metric}
+
+
+def _is_open(prepared: Prepared) -> bool:
+    """Whether the kind stays open: a file that gives one takes all outputs for it, or refuses the others."""
+    return any(row.unlike for row in prepared.broken)
+
+
+def _output(prepared: Prepared) -> dict[str, Any]:
+    output: dict[str, Any] = {"kind": prepared.task.output.kind}
+    if prepared.task.output.kind == "json":
         output["schema"] = ANSWER_FILE
     labels = _labels(prepared)
     if labels:
         output["labels"] = labels
-    return {"name": task.name, "data": data, "output": output, "metric": task.metric}
+    return output
 
 
 def _labels(prepared: Prepared) -> list[str]:

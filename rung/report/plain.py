@@ -51,7 +51,7 @@ def in_plain_words(climb: Climb) -> str:
     if climb.decision.kind == "undecided":
         return _undecided(climb, chosen, scored)
     if rung_of(chosen.rung) in TRAINED:
-        return _pays(chosen, [one for one in others if not _broke(one, scored.values())])
+        return _pays(climb, chosen, [one for one in others if not _broke(one, scored.values())])
     return _does_not(chosen, tuned)
 
 
@@ -81,7 +81,7 @@ def _broke(one: RungResult, scored: Collection[RungResult]) -> bool:
     return breaks_more(found.failures, least, found.n + found.failures)
 
 
-def _pays(chosen: RungResult, others: list[RungResult]) -> str:
+def _pays(climb: Climb, chosen: RungResult, others: list[RungResult]) -> str:
     made = f"training took {duration_text(chosen.build_s)}"
     inside = [one for one in others if not one.over_limits]
     rivals = [one for one in inside if not one.stopped] or inside
@@ -91,6 +91,16 @@ def _pays(chosen: RungResult, others: list[RungResult]) -> str:
     best = _best(rivals)
     ours, theirs = _same_split(chosen, best)
     early = f", when it was stopped after {best.stopped.rows:,} rows" if best.stopped else ""
+    tests = climb.decision if ours.split == "test" else climb.dev_decision
+    gain = next((c for c in tests.comparisons if (c.cheaper, c.dearer) == (best.rung, chosen.rung)), None)
+    if gain is not None and gain.interval.low <= 0:
+        beaten = {c.cheaper for c in climb.decision.comparisons if c.wins and c.dearer == chosen.rung}
+        behind = next((_way(one) for one in inside if one.rung in beaten), "")
+        said = f"Fine-tuning beats {behind}" if behind else "A tuned model ships"
+        return (
+            f"{said} here, but isn't shown to beat {_way(best)}, the best without training: the tuned "
+            f"model {_scores(ours)}, the other {_also(theirs)}; {made}."
+        )
     return (
         f"Fine-tuning pays here: the tuned model {_scores(ours)}, {_way(best)}, the best without "
         f"training, {_also(theirs)}{early}; {made}."

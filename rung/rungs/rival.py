@@ -8,7 +8,7 @@ from random import Random
 
 from rung.records import Answer, Example, Measurement, MetricName, Stopped
 from rung.scoring import stats
-from rung.scoring.scorers import SCORERS
+from rung.scoring.scorers import SCORERS, worst_error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +17,8 @@ class Rival:
 
     A dearer rung has to gain `needed` over it. One that does, over all tasks' rows like these, is called
     hopeless with a probability of `level` at most, however often it is looked at. `groups` says how many
-    dev rows each group has: they are counted when all of them were asked.
+    dev rows each group has: they are counted when all of them were asked. `worst` is the score of an answer
+    that can't be read, as the metric has it over all dev rows.
     """
 
     rung: str
@@ -26,6 +27,7 @@ class Rival:
     needed: float
     level: float
     groups: Mapping[str, int]
+    worst: float
 
     def beyond(self, examples: Sequence[Example], answers: Sequence[Answer]) -> bool:
         """Whether these first dev rows show that the rung which gave the answers can't gain enough."""
@@ -66,10 +68,11 @@ class Rival:
         """The gain on each row that both answered."""
         scorer = SCORERS[self.metric]
         sign = 1.0 if scorer.higher_is_better else -1.0
-        scores = scorer.rows([a.value for a in answers], [e.output for e in examples])
         return {
-            example.id: sign * score - self.scores[example.id]
-            for example, answer, score in zip(examples, answers, scores, strict=True)
+            example.id: sign
+            * (self.worst if answer.value is None else scorer.row(answer.value, example.output))
+            - self.scores[example.id]
+            for example, answer in zip(examples, answers, strict=True)
             if answer.failure is None and example.id in self.scores
         }
 
@@ -116,4 +119,5 @@ def rival(
         needed=needed,
         level=level,
         groups=Counter(e.group for e in rows if e.group is not None),
+        worst=0.0 if scorer.higher_is_better else worst_error([e.output for e in rows]),
     )

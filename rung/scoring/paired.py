@@ -128,7 +128,7 @@ def gain_interval(pair: Pair, seed: int, level: float = 0.95) -> Interval:
     if pair.scorer.binary and pair.groups is None:
         return stats.bonett_price(*_discordant(pair), pair.n, level)
     if units(pair) < 2:
-        most = max(_whole(pair), abs(gain(pair)))
+        most = max(_whole(pair), abs(gain(pair)), _most(pair) if pair.scorer.shares else 0.0)
         return Interval(low=-most, high=most, level=level)
     wide = stats.with_two_more(_seen_interval(pair, seed, level), gain(pair), units(pair), _whole(pair))
     most = _most(pair)

@@ -2,7 +2,9 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 from rung.records import Interval
@@ -48,6 +50,19 @@ def similar_length(answer: str, other: str) -> bool:
     return long <= SIMILAR * short
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Groups:
+    """What each row is drawn with: of the judged `rows` and the known ones after them, and of the checked."""
+
+    rows: Sequence[Hashable]
+    checked: Sequence[Hashable]
+
+    @property
+    def shared(self) -> bool:
+        """Whether any two rows were drawn together."""
+        return any(len(set(part)) < len(part) for part in (self.rows, self.checked))
+
+
 def powered_mean(
     judged: Sequence[float],
     checked: Sequence[tuple[float, float]],
@@ -55,6 +70,7 @@ def powered_mean(
     known: Sequence[float] = (),
     inside: bool,
     level: float = 0.95,
+    groups: Groups | None = None,
 ) -> tuple[float, Interval]:
     """The mean that people would give all rows, from a judge's scores of all and (person's, judge's) of some.
 
@@ -66,8 +82,10 @@ def powered_mean(
     d². Where the checked rows are `inside` the J judged ones, both parts vary together, and it is h²/N + w²
     d² (1/n - 1/J), with people's scores varying by h²: the estimator by differences of two-phase sampling
     (Cochran 1977, Sampling Techniques, chapter 12). The interval is Student's with n - 1 degrees of freedom,
-    as wide as if two more checked rows differed, cut to 0 and 1. ValueError for fewer than two checked rows,
-    or more than are judged.
+    as wide as if two more checked rows differed, cut to 0 and 1. Where rows share `groups`, whole groups are
+    the draws: what each of them adds to the estimate is squared, and n counts the groups of checked rows; of
+    a single one the interval is all that there can be. ValueError for fewer than two checked rows, or more
+    than are judged.
     """
     import numpy as np
     from scipy.special import stdtrit
@@ -87,8 +105,25 @@ def powered_mean(
         varies = float(squares - (share * people.mean() + (1 - share) * sure.mean()) ** 2) * rows / (rows - 1)
         weight -= 1 / len(judged)
     variance = varies / rows + share**2 * weight * float(differences.var(ddof=1))
-    half = float(stdtrit(n - 1, (1 + level) / 2)) * math.sqrt(max(0.0, variance))
+    draws = n
+    if groups is not None and groups.shared:
+        draws = len(set(groups.checked))
+        if draws < 2:
+            return mean, Interval(low=0.0, high=1.0, level=level)
+        off = float(differences.mean())
+        parts = (scores + off * (np.arange(rows) < len(judged)) - mean) / rows
+        more = share * (differences - off) / n
+        variance = _of_groups([*groups.rows, *groups.checked], [*parts, *more]) * draws / (draws - 1)
+    half = float(stdtrit(draws - 1, (1 + level) / 2)) * math.sqrt(max(0.0, variance))
     seen = Interval(low=mean - half, high=mean + half, level=level)
     # A judge that was never wrong on a few rows may be on others: the share that is judged moves with them.
-    wide = stats.with_two_more(seen, mean, n, 0.5 * share) if weight > 0 else seen
+    wide = stats.with_two_more(seen, mean, draws, 0.5 * share) if weight > 0 else seen
     return mean, Interval(low=max(0.0, wide.low), high=min(1.0, wide.high), level=level)
+
+
+def _of_groups(keys: Sequence[Hashable], parts: Sequence[float]) -> float:
+    """The sum of squares of what whole groups add up to."""
+    totals = defaultdict[Hashable, float](float)
+    for key, part in zip(keys, parts, strict=True):
+        totals[key] += float(part)
+    return math.fsum(total**2 for total in totals.values())

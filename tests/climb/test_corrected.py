@@ -7,7 +7,7 @@ from statistics import fmean
 
 import pytest
 
-from rung.climb.corrected import FEWEST_CORRECTED, sampled_scores
+from rung.climb.corrected import FEWEST_CORRECTED, _corrected, sampled_scores
 from rung.climb.sheet import draw
 from rung.data.checked import Checked, read_checked
 from rung.errors import DataError
@@ -38,21 +38,22 @@ DRAWN = [person(n, TEXTS[n], {"prompt": 30}) for n in range(30)]
 
 def test_a_rung_is_corrected_by_its_own_sample_and_by_what_no_other_rung_was_drawn_for():
     found = measured("prompt", TEXTS)
-    assert sampled_scores("prompt", found, ROWS, DRAWN) == [(0.0, 1.0)] * 30
+    sample = dict.fromkeys(list(ROWS)[:30], (0.0, 1.0))
+    assert sampled_scores("prompt", found, ROWS, DRAWN) == sample
     # The same answers word for word: which of them the two have in common is no random choice.
-    assert sampled_scores("sft", found, ROWS, DRAWN) == []
+    assert sampled_scores("sft", found, ROWS, DRAWN) == {}
     both = [replace(one, drawn={**one.drawn, "sft": 30}) for one in DRAWN]
-    assert sampled_scores("sft", found, ROWS, both) == [(0.0, 1.0)] * 30
+    assert sampled_scores("sft", found, ROWS, both) == sample
     by_hand = [replace(one, drawn={}) for one in DRAWN]
-    assert sampled_scores("prompt", found, ROWS, by_hand) == []
+    assert sampled_scores("prompt", found, ROWS, by_hand) == {}
     assert sampled_scores("prompt", found, ROWS, [*DRAWN, *(replace(one, drawn={}) for one in DRAWN)])
 
 
 def test_a_sample_that_was_marked_in_part_corrects_nothing():
     found = measured("prompt", TEXTS)
-    assert sampled_scores("prompt", found, ROWS, DRAWN[1:]) == []
+    assert sampled_scores("prompt", found, ROWS, DRAWN[1:]) == {}
     # Nor does one whose answers the rung doesn't give any more.
-    assert sampled_scores("prompt", measured("prompt", ["new", *TEXTS[1:]]), ROWS, DRAWN) == []
+    assert sampled_scores("prompt", measured("prompt", ["new", *TEXTS[1:]]), ROWS, DRAWN) == {}
 
 
 def test_a_small_sample_corrects_nothing():
@@ -60,6 +61,22 @@ def test_a_small_sample_corrects_nothing():
     for size, enough in ((FEWEST_CORRECTED, True), (FEWEST_CORRECTED - 1, False)):
         few = [replace(one, drawn={"prompt": size}) for one in DRAWN[:size]]
         assert bool(sampled_scores("prompt", found, ROWS, few)) == enough
+
+
+@pytest.mark.parametrize("split", ["dev", "test"])
+def test_rows_of_a_group_are_one_draw_to_a_corrected_score(split):
+    texts = [f"text {n}" if n < 36 else f"reply {n}" for n in range(40)]
+    found = replace(measured("prompt", texts), split=split)
+    people = {f"{n}": (float(n // 4 % 2), 1.0) for n in range(30)}
+    alone = _corrected(found, ROWS, people, ROWS)
+    grouped = {name: replace(row, group=f"{int(name) // 4}") for name, row in ROWS.items()}
+    wide = _corrected(found, grouped, people, grouped)
+    assert wide.score == alone.score
+    assert wide.high - wide.low > 1.3 * (alone.high - alone.low)
+    own = {name: replace(row, group=name) for name, row in ROWS.items()}
+    assert _corrected(found, own, people, own) == alone
+    one = {name: replace(row, group="a") for name, row in ROWS.items()}
+    assert (_corrected(found, one, people, one).low, _corrected(found, one, people, one).high) == (0.0, 1.0)
 
 
 def test_each_rungs_part_of_a_sheet_is_a_random_sample_of_all_its_pairs():

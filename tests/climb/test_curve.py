@@ -17,7 +17,7 @@ from rung.rungs.base import Built, Context
 from rung.spec import Spec
 from rung.system import save
 from rung.wording import embedded_text
-from tests.fixtures_climb import Log, write_rows
+from tests.fixtures_climb import Log, make_tiny_gguf, write_rows
 from tests.fixtures_climb import label_rows as topic_rows
 
 
@@ -99,6 +99,21 @@ def test_the_rows_of_a_group_come_together():
     order = [row.group for row in nested(examples(60, group=lambda n: f"g{n % 12}"), 0)]
     starts = [g for at, g in enumerate(order) if at == 0 or order[at - 1] != g]
     assert len(starts) == 12
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5])
+def test_groups_of_any_size_keep_the_shares_of_the_labels_too(share):
+    made = [
+        Example(
+            id=f"{n:03d}",
+            input=str(n),
+            output="a" if n < 150 else "b",
+            group=f"g{n // 3}" if n % 50 else None,
+        )
+        for n in range(200)
+    ]
+    found = [row.output for row in nested(made, 0)[: round(share * 200)]]
+    assert abs(found.count("b") - 50 * share) <= 2
 
 
 def test_more_rows_that_teach_more_are_said_to_help(tmp_path, options, monkeypatch):
@@ -225,7 +240,21 @@ def test_a_rung_that_was_stopped_on_dev_has_no_curve_and_says_why(tmp_path, opti
     head, sft = result.curves
     assert result.results[1].stopped is not None and len(head.points) == 3
     assert sft.points == () and sft.sentence.startswith("No curve of sft: it was stopped after ")
-    assert "--rungs sft" in sft.sentence and sft.left_out == ()
+    assert "`--rungs sft`" in sft.sentence and sft.left_out == ()
+
+
+def test_a_stopped_rung_of_several_models_is_climbed_again_on_its_own_one(
+    tmp_path, options, tiny, monkeypatch
+):
+    wide = tmp_path / "wide.gguf"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tests.fixtures_climb.LAYERS", 3)
+        make_tiny_gguf(wide)
+    names = with_ladder(monkeypatch, Counting(), Counting(name="sft"))
+    data = write_rows(tmp_path / "rows.jsonl", topic_rows(270))
+    result, _ = climb(data, replace(options, rungs=names, models=(str(tiny), str(wide))), Log())
+    said = {curve.rung: curve.sentence for curve in result.curves}
+    assert f"`--rungs sft --models {wide}` climbs it alone" in said["sft@wide"]
 
 
 def tuned(tmp_path, options, monkeypatch, passes):

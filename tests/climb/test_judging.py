@@ -165,9 +165,13 @@ def checked_by(done: Done, sheet: Path) -> Path:
     return done.task
 
 
-def test_a_sheet_hides_who_wrote_what_and_a_finished_climb_is_decided_by_it(done, tmp_path):
+def test_a_sheet_hides_who_wrote_what_and_a_finished_climb_is_decided_by_it(
+    done, tmp_path, monkeypatch, capsys
+):
     sheet = tmp_path / "checked.jsonl"
-    assert command(["judge", "sheet", str(done.run), "--out", str(sheet)]) == 0
+    monkeypatch.chdir(tmp_path)
+    assert command(["judge", "sheet", str(done.run), "--out", sheet.name]) == 0
+    assert f"write `checked: {sheet}` under `judge`" in capsys.readouterr().out
     assert command(["judge", "sheet", str(done.run), "--out", str(sheet)]) == 2
     lines = [json.loads(line) for line in sheet.read_text().splitlines()]
     assert len(lines) == 60 and all(line["better"] == "" for line in lines)

@@ -7,11 +7,12 @@ from typing import Literal
 
 import pytest
 
+from rung.climb.checking import CheckOptions, check_rows, smallest
 from rung.climb.climb import Options, climb, load_climb
 from rung.climb.decide import decide
 from rung.climb.names import candidate_name, rung_of
 from rung.climb.steps import Base, bases, steps_of
-from rung.errors import EngineError, TaskError
+from rung.errors import EngineError, ModelError, TaskError
 from rung.models.resolve import Model, resolve
 from rung.records import Answer, Candidate, Example
 from rung.report import summary
@@ -22,7 +23,7 @@ from rung.rungs.prompt import Prompt
 from rung.scoring.measure import measurement
 from rung.spec import Spec
 from rung.system import System, save
-from rung.task import DataFiles, Task
+from rung.task import DataFiles, Task, load_task
 from tests.fixtures_climb import Log, constant_head, make_tiny_gguf
 
 
@@ -222,3 +223,12 @@ def test_holm_counts_every_candidate_and_the_margin_knows_every_zero_shot():
     assert max(c.p_holm for c in from_cheapest) >= largest.p
     # A quarter of the gain over the better zero-shot, 5 points, is under two points.
     assert found.margin == pytest.approx(0.05 / 4)
+
+
+def test_a_check_goes_by_the_smallest_local_model_that_is_here(models, task, tmp_path):
+    wide, slim = map(str, models)
+    named = ("openai:gpt-5-mini", "not-here.gguf", wide, slim)
+    looked = check_rows(task, CheckOptions(models=named, out=tmp_path / "out", show=1), Log())
+    assert looked.shown and smallest(load_task(task).model_copy(update={"models": named})).name == "slim"
+    with pytest.raises(ModelError, match="'not-here.gguf' isn't on this machine"):
+        check_rows(task, CheckOptions(models=named[:2], out=tmp_path / "out", show=1), Log())

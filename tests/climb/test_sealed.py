@@ -78,6 +78,14 @@ def test_where_dev_has_too_few_rows_to_choose_all_are_opened_if_any_may_win(over
     assert sealed.to_open(results, few, DEV[:49], everything=False) == opened
 
 
+def test_where_every_rung_answered_too_few_dev_rows_all_are_opened():
+    results = [result(0, "prompt", broken=51), result(1, "few_shot", broken=51), result(2, "sft", broken=51)]
+    decision = on_dev(results)
+    assert (decision.kind, decision.chosen) == ("no_verdict", None)
+    assert sealed.to_open(results, decision, DEV, everything=False) == list(RIGHT)
+    assert len(sealed.to_open([*results[:2], result(2, "sft")], decision, DEV, everything=False)) == 1
+
+
 def test_the_answers_of_a_carved_test_decide_nothing(tmp_path):
     rows = [{"input": f"question {at}", "output": {"name": "a", f"key {at}": at}} for at in range(60)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
+from rung.checks.repair import repair
 from rung.checks.rows import prepare
 from rung.cli.main import run
 from rung.climb.checking import CheckOptions
@@ -77,6 +78,22 @@ def test_the_written_task_is_the_one_that_the_bare_file_makes(
     assert json.dumps(written.task.output.json_schema) == json.dumps(bare.task.output.json_schema)
     assert written.splits == bare.splits
     assert written.broken == bare.broken
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [[*["spam", "ham", "ham"] * 33, "Sorry, this was cut off in the middle of a sentence that is long. " * 3]]
+    + [[*OUTPUTS["json"], "cut off"]],
+)
+def test_an_output_of_another_kind_is_a_broken_row_under_the_written_task_too(
+    tmp_path: Path, outputs: list[Any]
+) -> None:
+    source = rows_file(tmp_path / "in" / "rows.jsonl", outputs)
+    folder = start_task(source).folder
+    bare, made = prepare(source, CheckOptions()), prepare(folder, CheckOptions())
+    assert [row.unlike for row in made.broken] == [True] and made.broken == bare.broken
+    assert not (folder / "answer.schema.json").exists()
+    assert dict(repair(load_task(folder), "auto", tmp_path / "out").aside) == {"broken_rows": 1}
 
 
 def test_every_key_stands_in_the_file_under_its_explanation(tmp_path: Path) -> None:

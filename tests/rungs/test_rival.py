@@ -147,3 +147,14 @@ def test_the_record_says_whether_the_rung_was_shown_to_be_worse():
     lost = bar.stopped(examples[:32], answers([False] * 32), 300)
     assert (lost.rows, lost.of, lost.rival, lost.worse) == (32, 300, "head", True)
     assert not bar.stopped(examples[:32], answers([True] * 30 + [False] * 2), 300).worse
+
+
+def test_an_unreadable_answer_costs_what_it_does_over_all_dev_rows_from_the_first_look_on():
+    """The first targets are all 1000, which says nothing of how far apart all of them are."""
+    examples = [Example(id=f"{i:04d}", input="", output=1000.0 + (i >= 64) * (i % 5)) for i in range(200)]
+    first = [Answer(text="", value=1000.0) for _ in examples]
+    second = [Answer(text="", value=None if i % 16 == 0 else 1000.0) for i in range(200)]
+    bar = to_beat(examples, first, metric="mae", needed=0.0)
+    assert bar.worst == 4.0
+    gains = bar._gains(examples[:32], second[:32])
+    assert min(gains.values()) == -4.0 and sum(gains.values()) == -8.0

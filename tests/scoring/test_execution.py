@@ -427,3 +427,30 @@ def test_real_queries_equal_themselves_and_not_their_neighbours():
             different += right(row["output"].replace(spelled, spelled + "1"), target)
             changed += 1
     assert same >= 0.99 * len(rows) and changed > 150 and different <= 0.05 * changed
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n" * 500_000,
+        "table" + " " * 1_000_000,
+        "table a" + " " * 1_000_000,
+        "table [" * 140_000,
+        "[\n" * 500_000,
+    ],
+)
+def test_text_that_names_no_table_is_read_once(text):
+    assert tables_in(text) is None
+
+
+def test_an_open_bracket_in_a_statement_is_read_once():
+    found = tables_in("CREATE TABLE a (" + "[" * 900_000)
+    assert found is not None and len(found.statements) == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["\n\n- shop(a, b)", "Tables : shop with the columns: a, b", "table shop columns a,b"]
+)
+def test_headers_are_found_with_blanks_and_lines_before_them(text):
+    found = tables_in(text)
+    assert found is not None and found.headers == (("shop", ("a", "b")),)

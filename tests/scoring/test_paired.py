@@ -225,3 +225,12 @@ def test_a_loss_above_the_margin_is_rarely_shown_to_be_under_it(n, grouped):
         )
         falsely += stats.non_inferior(paired.gain_interval(gain, 0, level=0.9), 0.02)
     assert falsely / runs <= 0.05 + 3 * (0.05 * 0.95 / runs) ** 0.5
+
+
+def test_one_group_alone_leaves_all_that_a_correlation_can_gain_or_lose_open():
+    outputs = list(range(30))
+    pair = pair_of(
+        "spearman", outputs, outputs, outputs[1:] + outputs[:1], {f"r{n:04}": "g" for n in range(30)}
+    )
+    found = paired.gain_interval(pair, 0)
+    assert (found.low, found.high) == (-2.0, 2.0)

@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from rung.scoring.verdicts import is_steady, pair_score, powered_mean, read_verdict, similar_length
+from rung.scoring.verdicts import (
+    Groups,
+    is_steady,
+    pair_score,
+    powered_mean,
+    read_verdict,
+    similar_length,
+)
 
 
 @pytest.mark.parametrize(
@@ -131,3 +138,31 @@ def test_the_point_is_that_of_ppi_python_and_the_interval_hardly_wider():
     theirs = (0.2575771, 0.4974229)
     assert mean == pytest.approx(0.3775)
     assert 1 < (found.high - found.low) / (theirs[1] - theirs[0]) < 1.1
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_the_interval_holds_the_truth_where_rows_of_a_group_are_alike(inside):
+    dice, held = np.random.default_rng(7), 0
+
+    def drawn() -> tuple[np.ndarray, np.ndarray]:
+        people = np.repeat(dice.choice([0, 0.5, 1], 40, p=[0.2, 0.3, 0.5]), 5)  # 40 groups of five
+        return people, np.where(np.repeat(dice.random(40) < 0.4, 5), 1.0, people)
+
+    for _ in range(400):
+        people, judge = drawn()
+        other, seen = (people, judge) if inside else drawn()
+        names = np.arange(200) // 5
+        at = dice.choice(200, 80, replace=False)
+        groups = Groups(rows=names.tolist(), checked=(names[at] + (0 if inside else 100)).tolist())
+        pairs = list(zip(other[at], seen[at], strict=True))
+        _, found = powered_mean(judge, pairs, inside=inside, groups=groups)
+        held += found.low <= 0.65 <= found.high
+    assert held >= 0.93 * 400
+
+
+def test_groups_of_one_row_each_are_no_groups():
+    judged, checked = [1.0, 1.0, 0.5, 1.0, 0.0, 1.0], [(0.5, 1.0), (0.0, 1.0), (0.5, 0.5)]
+    groups = Groups(rows=range(6), checked=range(3))
+    assert powered_mean(judged, checked, inside=True, groups=groups) == powered_mean(
+        judged, checked, inside=True
+    )

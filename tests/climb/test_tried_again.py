@@ -1,0 +1,69 @@
+"""A finished climb goes on with a rung that something outside it kept from being scored."""
+
+from dataclasses import replace
+
+import pytest
+
+from rung.climb.climb import climb
+from tests.climb.test_climb import Always, with_ladder
+from tests.climb.test_hosted import of, options, write_task
+from tests.fixtures_climb import Log, label_rows
+from tests.fixtures_hosted import KEY, Hosted, as_asked
+
+
+@pytest.fixture(autouse=True)
+def environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("RUNG_API_KEY", KEY)
+    monkeypatch.setenv("RUNG_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("rung.engines.endpoint.BACKOFF_S", 0.01)
+
+
+def test_a_server_that_refused_is_asked_again_by_the_same_command(tiny, tmp_path):
+    with Hosted(as_asked) as server:
+        task = write_task(tmp_path / "task", tiny, server, label_rows(270))
+        both = replace(options(tmp_path / "run"), rungs=("prompt", "api"))
+        server.faults = [(401, {"error": {"message": "bad key"}}, {})] * 8
+        result, _ = climb(task, both, Log())
+        assert "refused the key" in (of(result).failed or "") and result.decision.chosen == "prompt"
+        server.faults.clear()
+        log = Log()
+        result, run = climb(task, both, log)
+        assert f"going on with {run}: api is tried again" in log.text
+        assert of(result).dev is not None and result.decision.chosen == "api" and result.openings == 2
+        log = Log()
+        climb(task, both, log)
+        assert "is complete" in log.text
+
+
+def test_the_best_on_dev_that_the_cap_keeps_from_the_test_is_not_passed_over(tiny, tmp_path):
+    with Hosted(as_asked) as server:
+        task = write_task(tmp_path / "task", tiny, server, label_rows(270))
+        both = replace(options(tmp_path / "run"), rungs=("prompt", "api"))
+        whole, _ = climb(task, replace(both, out=tmp_path / "whole"), Log())
+        short, run = climb(task, replace(both, api_usd=0.75 * whole.paid_usd), Log())
+        assert short.dev_decision.chosen == "api" and of(short, "prompt").test is not None
+        assert (short.decision.kind, short.decision.chosen, short.winner) == ("no_verdict", None, None)
+        assert "No verdict: api, chosen on dev, has no test score ($" in short.decision.sentence
+        assert not (run / "winner").exists()
+        ended, _ = climb(task, both, Log())
+        assert (ended.decision.chosen, of(ended).test.score) == ("api", 1.0)
+
+
+class Noted(Always):
+    """A rung that was built to the cap of what may be paid."""
+
+    built = 0
+
+    def build(self, context):
+        Noted.built += 1
+        cap = f"one more could pass the cap of ${context.pool.till.cap_usd:g}; raise --api-usd"
+        return replace(super().build(context), notes=(f"the search ended early: {cap}",))
+
+
+def test_a_rung_that_was_built_to_the_cap_is_built_again_under_a_higher_one(tiny, tmp_path, monkeypatch):
+    names = with_ladder(monkeypatch, Always("one"), Noted("two"))
+    with Hosted(as_asked) as server:
+        task = write_task(tmp_path / "task", tiny, server, label_rows(270))
+        for cap, built in ((1.0, 1), (1.0, 1), (2.0, 2)):
+            climb(task, replace(options(tmp_path / "run", api_usd=cap), rungs=names), Log())
+            assert Noted.built == built
