@@ -4,8 +4,10 @@ import json
 import sys
 
 from rung.errors import TaskError
+from rung.hosted import hosted_of
 from rung.records import Answer
 from rung.report.notation import clean, value_text
+from rung.system import System
 
 
 def standard_input() -> str:
@@ -16,6 +18,12 @@ def standard_input() -> str:
         raise TaskError(
             f"standard input isn't UTF-8 text (byte {error.start:,}); convert it, or give it as an argument"
         ) from None
+
+
+def say_host(system: System) -> None:
+    """Say on standard error who is asked, where that isn't this machine."""
+    if system.is_hosted:
+        print(clean(f"asks {hosted_of(system.ref).host}"), file=sys.stderr)
 
 
 def as_line(answer: Answer) -> str:

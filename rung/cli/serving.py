@@ -70,6 +70,7 @@ def serve(*systems: str, choices: ServeChoices | None = None) -> None:
         what requests call it; else the tag or the task does.
     """
     from rung.errors import TaskError
+    from rung.report.notation import clean
     from rung.serve.keys import keys_file
     from rung.serve.run import Settings
     from rung.serve.run import serve as run_server
@@ -95,7 +96,7 @@ def serve(*systems: str, choices: ServeChoices | None = None) -> None:
         grace_s=seconds(choices.grace, "--grace"),
         limits=limits,
     )
-    run_server(systems, settings, lambda line: print(line, flush=True))
+    run_server(systems, settings, lambda line: print(clean(line), flush=True))
     # Python would wait for the threads of a pool, such as those that still bring a model's weights.
     if threading.active_count() > 1:
         os._exit(0)

@@ -124,7 +124,8 @@ def _table(found: Sequence["Pointed"]) -> "Table":
     table = _columns("tag", "system", "rung", "score", "verdict", "licence", "size")
     for p in found:
         origin = None if isinstance(p.origin, str) else p.origin
-        table.add_row(
+        _add(
+            table,
             str(p.tag),
             p.system,
             p.rung,
@@ -138,16 +139,24 @@ def _table(found: Sequence["Pointed"]) -> "Table":
 
 def _events(past: Sequence["Pointed"]) -> "Table":
     from rung.registry import system_folder
-    from rung.report.notation import clean
 
     table = _columns("when", "tag", "", "system", "from")
     named = _named(past)
     for p in reversed(past):
         gone = "" if system_folder(p.system).is_dir() else " (pruned)"
         what = "pointed at" if p.action == "tag" else "removed from"
-        source = clean(p.source) if p.action == "tag" else ""
-        table.add_row(f"{p.at.astimezone():%Y-%m-%d %H:%M}", str(p.tag), what, f"{named(p)}{gone}", source)
+        source = p.source if p.action == "tag" else ""
+        _add(table, f"{p.at.astimezone():%Y-%m-%d %H:%M}", str(p.tag), what, f"{named(p)}{gone}", source)
     return table
+
+
+def _add(table: "Table", *cells: str) -> None:
+    """A line, whose words are a stranger's in part: shown as they are, and never read as markup."""
+    from rich.text import Text
+
+    from rung.report.notation import clean
+
+    table.add_row(*(Text(clean(cell)) for cell in cells))
 
 
 def _columns(*headings: str) -> "Table":

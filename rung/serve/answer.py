@@ -25,9 +25,13 @@ from rung.serve.host import Broken
 from rung.serve.lanes import Full
 from rung.serve.systems import Served, Systems
 from rung.spec import Spec
+from rung.wording import answer_text
 
 R = TypeVar("R")
 Tokens = tuple[int, ...]
+
+TURN = 64
+"""As many characters of a prompt take about as long as a turn's own words in a template."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,11 +84,15 @@ class Reply:
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """A question with the prompt that it makes, which heads have none of, and the passages that it holds."""
+    """A question with the prompt that it makes, which heads have none of, and the passages that it holds.
+
+    `continued`: the prompt is a text to go on with, and no question in a template.
+    """
 
     example: Example
     prompt: Tokens = ()
     passages: Passages = ()
+    continued: bool = False
 
 
 @contextmanager
@@ -122,7 +130,7 @@ async def turns_asked(served: Served, turns: Sequence[Message]) -> Asked:
     """The prompt that a base model's template makes of a chat."""
     chat = served.chat
     assert chat is not None, "a base model has a chat"
-    prompt = await _unheld(sum(len(turn.content) for turn in turns), lambda: chat.render(turns))
+    prompt = await _unheld(sum(len(turn.content) + TURN for turn in turns), lambda: chat.render(turns))
     return fitting(served, Asked(example=_nothing(), prompt=prompt))
 
 
@@ -131,7 +139,7 @@ async def text_asked(served: Served, text: str) -> Asked:
     chat = served.chat
     assert chat is not None, "a base model has a chat"
     prompt = await _unheld(len(text), lambda: chat.continued(text))
-    return fitting(served, Asked(example=_nothing(), prompt=prompt))
+    return fitting(served, Asked(example=_nothing(), prompt=prompt, continued=True))
 
 
 async def _unheld(characters: int, make: Callable[[], R]) -> R:
@@ -231,19 +239,21 @@ async def _pieces(served: Served, question: Asked, wish: Wish) -> AsyncGenerator
         served, wish, lambda: Reading(calls=host.calls, request=_request(served, question, wish))
     )
     made = host.stream(question.prompt, served.adapter, lambda slot: reading.call(slot, _beside(wish.top)))
-    told = 0
+    apart, sent, told = _read_apart(served.spec, wish), 0, 0
     async with aclosing(made) as events:
         async for event in events:
-            if shown := reading.take(event):
+            if (shown := reading.take(event)) and not apart:
+                sent += len(shown.text)
                 told += len(shown.probabilities)
                 yield Piece(text=shown.text, chances=_chances(shown.probabilities, wish.top))
             if reading.over:
                 break
     found = await host.drive(reading.whole())
     chances = _chances(reading.probabilities[: len(found.tokens)], wish.top)
-    whole = await _aside(served, wish, lambda: _reply(served, question, found, chances))
-    # What the schema made uncertain was held back, and a cut answer is closed by what nobody generated.
-    rest, untold = whole.text[len(reading.sent) :], chances[told:] if found.own_characters is None else ()
+    whole = await _aside(served, wish, lambda: _reply(served, question, wish, found, chances))
+    # What the schema made uncertain, or is read from the whole, was held back, and a cut answer is closed by
+    # what nobody generated.
+    rest, untold = whole.text[sent:], chances[told:] if found.own_characters is None else ()
     if rest or untold:
         yield Piece(text=rest, chances=untold)
     yield whole
@@ -291,7 +301,7 @@ async def _forwarded(systems: Systems, served: Served, question: Asked, wish: Wi
         lambda rows: served.system.hosted_completions(rows, systems.pool),
     )
     _require(completion)
-    return await _aside(served, wish, lambda: _reply(served, question, completion))
+    return await _aside(served, wish, lambda: _reply(served, question, wish, completion))
 
 
 async def _from_bench(systems: Systems, served: Served, question: Asked, wish: Wish) -> Reply:
@@ -307,7 +317,7 @@ async def _from_bench(systems: Systems, served: Served, question: Asked, wish: W
         lambda requests: served.system.open(systems.pool).generate(requests),
     )
     _require(completion)
-    return await _aside(served, wish, lambda: _reply(served, question, completion))
+    return await _aside(served, wish, lambda: _reply(served, question, wish, completion))
 
 
 def _require(completion: Completion) -> None:
@@ -357,7 +367,8 @@ def _request(served: Served, question: Asked, wish: Wish) -> Request:
     return replace(
         made,
         max_tokens=wish.max_tokens or made.max_tokens,
-        stop=(*made.stop, *wish.stop),
+        # Where a template's answers end, a text that is gone on with may not.
+        stop=wish.stop if question.continued else (*made.stop, *wish.stop),
         schema=schema,
         temperature=wish.temperature,
         top_p=wish.top_p,
@@ -372,35 +383,59 @@ async def _aside(served: Served, wish: Wish, make: Callable[[], R]) -> R:
 
 
 def _reply(
-    served: Served, question: Asked, completion: Completion, chances: tuple[Chance, ...] = ()
+    served: Served, question: Asked, wish: Wish, completion: Completion, chances: tuple[Chance, ...] = ()
 ) -> Reply:
     """What was written to a question, read as the System's own answer is."""
     answer = answer_of_completion(served.spec, completion, question.example.context)
     # A hosted model names its label in JSON.
     named = served.system.is_hosted and served.spec.labels and answer.value is not None
+    text = str(answer.value) if named else _said(answer, served.spec, wish)
     return Reply(
-        text=str(answer.value) if named else answer.text,
+        text=text,
         finish="length" if completion.truncated else "stop",
         prompt_tokens=completion.prompt_tokens,
         completion_tokens=answer.completion_tokens,
         chances=chances,
         own_characters=completion.own_characters,
-        may_hold_calls=_may_hold_calls(served.spec, answer),
+        may_hold_calls=_may_hold_calls(served.spec, answer, text),
     )
 
 
-def _may_hold_calls(spec: Spec, answer: Answer) -> bool:
+def _read_apart(spec: Spec, wish: Wish) -> bool:
+    """Whether a value is read from what the model writes in its own words, which then aren't the answer."""
+    if spec.answer.written == "tagged":
+        return True
+    return spec.answer.form == "free" and spec.kind in ("json", "tool_call", "number") and wish.schema is None
+
+
+def _said(answer: Answer, spec: Spec, wish: Wish) -> str:
+    """The text of an answer, or the value that was read from it where the text is more than that."""
+    if answer.value is None or not _read_apart(spec, wish) or _is_value(answer.text, spec, answer.value):
+        return answer.text
+    return answer_text(answer.value, spec.kind, schema=spec.schema_)
+
+
+def _is_value(text: str, spec: Spec, value: Json) -> bool:
+    """Whether a text is its value as it stands; JSON that is read as a whole is."""
+    try:
+        return float(text) == value if spec.kind == "number" else json.loads(text) is not None
+    except (ValueError, RecursionError):
+        return False
+
+
+def _may_hold_calls(spec: Spec, answer: Answer, text: str) -> bool:
     """Whether calls are to be read in an answer: not where the System itself reads none."""
-    return spec.kind != "tool_call" or bool(answer.value) or answer.text == "[]"
+    return spec.kind != "tool_call" or bool(answer.value) or text == "[]"
 
 
 def _of_answer(answer: Answer, spec: Spec, wish: Wish) -> Reply:
-    """A whole answer as a reply: a label alone, whatever it was found in.
+    """A whole answer as a reply: a label or another value alone, whatever it was found in.
 
     As far as log-probabilities go it is one token.
     """
     chances: tuple[Chance, ...] = ()
-    text = str(answer.value) if spec.labels and answer.value is not None else answer.text
+    labelled = spec.labels and answer.value is not None
+    text = str(answer.value) if labelled else _said(answer, spec, wish)
     if wish.top is not None:
         options = answer.options
         if answer.distribution:
@@ -422,7 +457,7 @@ def _of_answer(answer: Answer, spec: Spec, wish: Wish) -> Reply:
         prompt_tokens=answer.prompt_tokens,
         completion_tokens=answer.completion_tokens,
         chances=chances,
-        may_hold_calls=_may_hold_calls(spec, answer),
+        may_hold_calls=_may_hold_calls(spec, answer, text),
     )
 
 

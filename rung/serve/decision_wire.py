@@ -71,7 +71,7 @@ class DecisionRequest(_In):
     """The body of POST /v1/decisions."""
 
     model: StrictStr
-    input: StrictStr | list[dict[str, Json]]
+    input: StrictStr | Annotated[list[dict[str, Json]], Field(fail_fast=True)]
     questions: list[Question] = Field(min_length=1, max_length=MOST_QUESTIONS)
 
 

@@ -9,7 +9,9 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,6 +35,8 @@ WATCH_S = 0.5
 LONGEST_PAUSE_S = 30.0
 """Before a child that can't be started is tried again: WATCH_S at first, then twice as long each time, up to
 this."""
+MOST_CHANGES = 4
+"""Children of one model that are started or ended at a time, on threads that nothing else holds."""
 DEATH_WAIT_S = 1.0
 """A connection broke: how long a dying process, which has given up its memory, may take to go."""
 
@@ -70,6 +74,7 @@ class Host:
     _watch: asyncio.Task[None] | None = None
     _closed: bool = False
     _endings: set[asyncio.Task[None]] = field(default_factory=set)
+    _threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(MOST_CHANGES))
 
     def __post_init__(self) -> None:
         self.calls = calls_to(self.spec)
@@ -188,7 +193,7 @@ class Host:
         await asyncio.gather(*(task for task in self._endings if task is not mine), return_exceptions=True)
         async with self._change:
             if self._running is not None:
-                await _end(self._running)
+                await self._ended(self._running)
                 self._running = None
 
     async def _current(self, adapter: Path | None) -> Running:
@@ -254,13 +259,13 @@ class Host:
 
     async def _renew(self, broken: Running | None) -> None:
         if broken is not None:
-            await asyncio.to_thread(broken.child.died, wait_s=DEATH_WAIT_S)
+            await self._aside(partial(broken.child.died, wait_s=DEATH_WAIT_S))
         async with self._change:
             running = self._running
             if running is not None and running.child.died(wait_s=0):
                 self.restarts += 1
                 self._running = None
-                await _end(running)
+                await self._ended(running)
             if self._running is None and not self.asleep:
                 await self._switch(self._adapters)
 
@@ -270,7 +275,7 @@ class Host:
             raise EngineError("this model is served no more")
         old = self._running
         spec = replace(self.spec, adapters=adapters)
-        child = await asyncio.to_thread(Child, spec, request_limit_s=self.limit_s, still_s=self.still_s)
+        child = await self._aside(partial(Child, spec, request_limit_s=self.limit_s, still_s=self.still_s))
         self.asleep = False
         self._running = Running(
             child=child,
@@ -305,9 +310,18 @@ class Host:
 
     def _end(self, running: Running) -> None:
         """End a retired child in the background."""
-        task = asyncio.get_running_loop().create_task(_end(running))
+        task = asyncio.get_running_loop().create_task(self._ended(running))
         self._endings.add(task)
         task.add_done_callback(self._endings.discard)
+
+    async def _ended(self, running: Running) -> None:
+        await running.client.aclose()
+        running.child.client.close()
+        await self._aside(running.child.kill)
+
+    async def _aside(self, work: Callable[[], R]) -> R:
+        """What a change of children gives: it waits for no request, whatever these do to threads."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     async def _keep_alive(self) -> None:
         """Start the child again when it dies while nobody asks it, over and over where that fails.
@@ -335,12 +349,6 @@ class Broken(Exception):
     def __init__(self, message: str, running: Running) -> None:
         super().__init__(message)
         self.running = running
-
-
-async def _end(running: Running) -> None:
-    await running.client.aclose()
-    running.child.client.close()
-    await asyncio.to_thread(running.child.kill)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rung.errors import TaskError
+from rung.hosted import hosted_of
 from rung.models.catalog import entry_named
 from rung.serve.gateway import Gateway
 from rung.serve.guard import LOCAL, Guard
@@ -174,6 +175,8 @@ async def _follow(systems: Systems, say: Callable[[str], None]) -> None:
 def _described(served: Served) -> str:
     spec = served.spec
     base = f" on {spec.model.name}" if spec.model is not None and not served.bare else ""
+    if served.system.is_hosted:
+        base += f" at {hosted_of(served.system.ref).host}"
     what = "the model as it is" if served.bare else f"{spec.rung}{base}, {spec.kind}"
     return f"{served.name}: {what}, engine {spec.engine}, {served.system.digest}"
 

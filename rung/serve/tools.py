@@ -38,9 +38,9 @@ def call_schema(request: ChatRequest) -> Json:
     return {"anyOf": [calls, _closed({REPLY: {"type": "string"}})]}
 
 
-def offered(tools: Sequence[Tool]) -> list[Json]:
+def offered(tools: Sequence[Tool]) -> list[dict[str, Any]]:
     """The functions as the request wrote them, for the prompt."""
-    return [tool.model_dump(exclude_none=True) for tool in tools]
+    return [tool.written for tool in tools]
 
 
 def read_calls(text: str, own_characters: int | None = None) -> tuple[str | None, list[dict[str, Any]]]:

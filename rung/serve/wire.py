@@ -2,7 +2,15 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    model_validator,
+)
 
 from rung.records import Json
 
@@ -27,7 +35,7 @@ def _no_ids(given: Any) -> Any:
     return given
 
 
-Texts = Annotated[Text | list[Text], BeforeValidator(_no_ids)]
+Texts = Annotated[Text | Annotated[list[Text], Field(fail_fast=True)], BeforeValidator(_no_ids)]
 Zero = Annotated[float, Field(ge=0, le=0)]
 
 
@@ -63,7 +71,7 @@ class Sampling(PassedOver):
 
     model: Text
     n: int | None = Field(default=None, ge=1, le=MOST_CHOICES)
-    stop: Text | list[Text] | None = None
+    stop: Text | Annotated[list[Text], Field(fail_fast=True)] | None = None
     seed: int | None = Field(default=None, ge=-LARGEST_SEED - 1, le=LARGEST_SEED)
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
@@ -100,6 +108,20 @@ class Tool(Body):
 
     type: Literal["function"]
     function: Function
+    _written: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _as_given(cls, given: Any, read: ModelWrapValidatorHandler["Tool"]) -> "Tool":
+        made = read(given)
+        if isinstance(given, dict):
+            made._written = given
+        return made
+
+    @property
+    def written(self) -> dict[str, Any]:
+        """The tool as the request has it: as a row of the data has its functions."""
+        return self._written
 
 
 class NamedFunction(Body):
@@ -140,16 +162,16 @@ class ResponseFormat(Body):
 class ChatRequest(Sampling):
     """POST /v1/chat/completions."""
 
-    messages: list[dict[str, Any]] = Field(min_length=1)
+    messages: Annotated[list[dict[str, Any]], Field(fail_fast=True)] = Field(min_length=1)
     max_tokens: int | None = Field(default=None, ge=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=MOST_TOP_LOGPROBS)
     response_format: ResponseFormat | None = None
-    tools: list[Tool] | None = Field(default=None, max_length=128)
+    tools: Annotated[list[Tool], Field(fail_fast=True)] | None = Field(default=None, max_length=128)
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
-    modalities: list[Literal["text"]] | None = None
+    modalities: Annotated[list[Literal["text"]], Field(fail_fast=True)] | None = None
 
     @model_validator(mode="after")
     def _fitting(self) -> "ChatRequest":

@@ -184,6 +184,16 @@ def test_an_end_that_is_no_span_of_time_names_the_option(rung, span):
     assert f"--expires {span!r} isn't a span of time" in said and "30d" in said
 
 
+def test_what_a_system_is_called_is_shown_as_it_is(rung, tmp_path):
+    folder = tmp_path / "odd[" / "b]"
+    make_head(folder)
+    told = folder / "system.json"
+    told.write_text(told.read_text().replace('"head"', '"[/]"', 1))
+    rung("tag", "odd[/b]", "helpdesk")
+    table, past = rung("tags", "helpdesk").split("what happened, the newest first")
+    assert " [/] " in table and "odd[/b]" in past
+
+
 @pytest.mark.parametrize("command", [["tag"], ["tags"], ["keys"], ["keys", "add"], ["keys", "remove"]])
 def test_each_command_explains_itself_with_an_example(rung, command):
     assert f"Example: rung {command[0]} " in rung(*command, "--help")

@@ -55,6 +55,16 @@ def server(folder, tmp_path_factory):
             yield found
 
 
+def host_of(provider: Hosted) -> str:
+    found = hosted(provider.name)
+    assert found is not None
+    return found.host
+
+
+def test_the_host_that_a_system_asks_is_said_when_it_is_served(server, provider):
+    assert f" at {host_of(provider)}, " in server.said
+
+
 def test_serving_asks_nothing_before_it_is_asked_and_then_forwards_the_systems_own_prompt(server, provider):
     assert provider.seen == []
     answer = server.user.chat.completions.create(model="desk", messages=said("my password is locked"))
@@ -153,6 +163,7 @@ def test_ask_answers_through_the_endpoint(folder, provider):
         text=True,
         timeout=60,
     )
+    assert done.stderr == f"asks {host_of(provider)}\n"
     assert '"answer": "delivery"' in done.stdout and KEY not in done.stdout + done.stderr
 
 

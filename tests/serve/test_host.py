@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import os
 import signal
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -93,6 +95,25 @@ def test_a_child_that_stands_still_is_started_again_and_what_it_was_asked_is_ans
         found = await host.ask(PROMPT, None, lambda slot: host.calls.next(PROMPT, [3], slot))
         assert found[3] < 0 and host.restarts == 1
         await systems.close()
+
+    asyncio.run(run())
+
+
+def test_a_child_is_started_and_ended_though_requests_hold_every_thread(tmp_path):
+    async def run() -> None:
+        threads, go = ThreadPoolExecutor(1), threading.Event()
+        systems, host = await impatient(tmp_path)
+        asyncio.get_running_loop().set_default_executor(threads)
+        held = asyncio.create_task(asyncio.to_thread(go.wait))
+        await asyncio.sleep(0)
+        try:
+            await host.sleep()
+            await asyncio.wait_for(host.have(None), 30)
+            assert host.ready
+        finally:
+            go.set()
+            await held
+            await systems.close()
 
     asyncio.run(run())
 

@@ -65,6 +65,7 @@ def test_others_are_answered_while_a_schema_is_checked(tiny, field):
         (numbers(1000), "more than 1,000 subschemas"),
         ({"enum": [f"value {at}" for at in range(10_000)]}, "more than 10,000 values"),
         ({"x-more": [[]] * 10_000}, "more than 10,000 values"),
+        ({"type": "string", "pattern": "a" * 10_001}, "more than 10,000 characters"),
     ],
 )
 def test_a_schema_that_is_too_large_is_refused_by_a_clear_sentence(tiny, schema, message):

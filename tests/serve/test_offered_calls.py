@@ -95,7 +95,11 @@ def test_what_calls_no_function_of_the_request_is_text(server, model, text, stre
 @pytest.mark.parametrize("stream", (False, True))
 @pytest.mark.parametrize(
     ("model", "text"),
-    [("tags", tagged("find", "topic:<escape>login<escape>,days:1")), ("json", json.dumps(OURS))],
+    [
+        ("tags", tagged("find", "topic:<escape>login<escape>,days:1")),
+        ("json", json.dumps(OURS)),
+        ("json", f"```json {json.dumps(OURS)} ```"),
+    ],
 )
 def test_calls_of_the_functions_of_a_request_are_calls(server, model, text, stream):
     assert asked(server, model, text, stream=stream) == ("tool_calls", "", OURS)
