@@ -95,7 +95,14 @@ def candidates(spec: Spec, chat: Chat) -> list[tuple[int, ...]]:
     """The token sequences that stand for the labels, in the labels' order."""
     if spec.answer.form == "codes":
         return [(code,) for code in spec.answer.codes]
-    return [chat.answer_ids(text, spec.style) for text in label_texts(spec.labels)]
+    texts = label_texts(spec.labels)
+    shown = [chat.shown_ids(text) for text in texts] if _shows_ends(spec) else []
+    return shown if shown and all(shown) else [chat.answer_ids(text, spec.style) for text in texts]
+
+
+def _shows_ends(spec: Spec) -> bool:
+    """Whether an answer may end as those of the worked examples do."""
+    return spec.answer.ends == "blank_line" and spec.style == "chat"
 
 
 def ask(  # noqa: PLR0913 (all that calls of one kind may differ in)
@@ -139,7 +146,7 @@ def request_for(spec: Spec, chat: Chat, prompt: tuple[int, ...], context: str | 
     return Request(
         prompt=prompt,
         max_tokens=spec.answer.max_tokens,
-        stop_ids=chat.stop_ids,
+        stop_ids=(*chat.stop_ids, *(chat.break_ids() if _shows_ends(spec) and schema is not None else ())),
         stop=(*chat.stop_strings(spec.style), *(STOPS if spec.answer.written == "tagged" else ())),
         schema=schema_of(context, spec.answer.most_calls) if spec.answer.form == "calls" else schema,
     )

@@ -34,6 +34,8 @@ class AnswerSpec(Frozen):
     probabilities from one pass. `schema`: JSON decoded under the schema. `calls`: JSON
     decoded under the signatures of the functions that the question itself offers, `most_calls` of them at
     most. `free`: whatever comes; calls are `written` as JSON or in the form that FunctionGemma was taught.
+    What is held to a form `ends` with the model's own token, or, where that has no chat template, with the
+    blank line of the worked examples too.
     """
 
     form: Literal["words", "codes", "schema", "calls", "free"]
@@ -41,6 +43,11 @@ class AnswerSpec(Frozen):
     max_tokens: int = 64
     most_calls: int | None = None
     written: Literal["json", "tagged"] = "json"
+    ends: Literal["token", "blank_line"] = "token"
+
+
+HELD = ("schema", "calls")
+"""The forms whose text a grammar lets through."""
 
 
 class ShotSpec(Frozen):
@@ -125,7 +132,7 @@ class Spec(Frozen):
         for later in ("steps", "retrieval", "context_tokens"):
             if fields[later] is None:
                 del fields[later]
-        for later, unset in (("most_calls", None), ("written", "json")):
+        for later, unset in (("most_calls", None), ("written", "json"), ("ends", "token")):
             if fields["answer"][later] == unset:
                 del fields["answer"][later]
         if self.schema_ is not None:

@@ -1,6 +1,7 @@
 """The words of a prompt: questions, worked examples and answers as text, and what a vector is made of."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +11,8 @@ from rung.models.chat import Message
 from rung.records import Example, Json, OutputKind, Passage
 from rung.task.accepted import bare_calls
 from rung.task.order import in_order
+
+_EXPONENT = re.compile(r"\de[-+]\d")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,16 +71,30 @@ def label_texts(labels: Sequence[str]) -> list[str]:
 def answer_text(output: Json, kind: OutputKind, *, labels: Sequence[str] = (), schema: Json = None) -> str:
     """A target as the text that a model should write.
 
-    JSON comes without white space and with its keys in the schema's order, a whole number without a
-    fraction and any other without an exponent, a label as `label_texts` spells it.
+    JSON comes without white space, with its keys in the schema's order and without exponents, a number
+    without one too, and a whole one without a fraction, a label as `label_texts` spells it.
     """
     if kind == "label":
         known = dict(zip(labels, label_texts(labels), strict=True))
         return known.get(str(output), str(output))
     if kind == "tool_call":
-        return json.dumps(bare_calls(output), ensure_ascii=False, separators=(",", ":"))
+        return _compact(bare_calls(output))
     if kind == "json":
-        return json.dumps(in_order(output, schema), ensure_ascii=False, separators=(",", ":"))
-    if kind == "number" and isinstance(output, float):
-        return f"{output:.0f}" if output.is_integer() else format(Decimal(repr(output)), "f")
-    return str(output)
+        return _compact(in_order(output, schema))
+    return _decimal(output) if kind == "number" and isinstance(output, float) else str(output)
+
+
+def _compact(value: Json) -> str:
+    """JSON without white space, its numbers without exponents: a grammar of bounded numbers has none."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    if not isinstance(value, list | dict):
+        return _decimal(value) if isinstance(value, float) and _EXPONENT.search(text) else text
+    if not _EXPONENT.search(text):
+        return text
+    if isinstance(value, list):
+        return f"[{','.join(map(_compact, value))}]"
+    return "{" + ",".join(f"{_compact(key)}:{_compact(part)}" for key, part in value.items()) + "}"
+
+
+def _decimal(number: float) -> str:
+    return f"{number:.0f}" if number.is_integer() else format(Decimal(repr(number)), "f")

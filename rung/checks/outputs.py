@@ -1,16 +1,22 @@
 """Whether the outputs can be right: of the kind and schema, one per input, known labels, in the input."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
+from rung.calling import schema_of
 from rung.checks.base import Outcome, Subject, by_share, finding, rows_text, such_as
+from rung.engines.schema import byte_grammar, check_schema, taken, tight
 from rung.errors import TaskError
 from rung.records import Example, Finding, Json, Severity
-from rung.task.calls import call_fault, functions_in
+from rung.task.calls import FUNCTIONS, call_fault, functions_in, settled_calls
 from rung.task.outputs import as_calls, as_kind, canonical, shown, why_not
 from rung.task.schemas import is_inferred
 from rung.task.validator import validator_of
+from rung.wording import answer_text
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
 
 CONFLICTS_WARN, CONFLICTS_BLOCK = 0.01, 0.05
 EXTRACTIVE_SHARE = 0.8
@@ -18,6 +24,10 @@ EXTRACTIVE_SHARE = 0.8
 OBTAINABLE_SHARE = 0.95
 MOST_KNOWN = 50_000
 """Validated outputs that are remembered at once."""
+MOST_SPELLED = 5_000
+"""Rows whose outputs are spelled under the grammar that holds the answers."""
+MOST_GRAMMARS = 64
+"""Grammars that are kept at once, of rows with functions of their own."""
 
 
 def conflicts(subject: Subject) -> Outcome:
@@ -81,12 +91,14 @@ def targets(subject: Subject) -> Outcome:
         )
         return [finding("targets", "block", message, unread)]
     if output.kind == "tool_call":
-        return _uncallable(subject.rows)
+        uncallable = _uncallable(subject.rows)
+        return uncallable or _unwritable(subject, ())
     if output.kind != "json" or output.json_schema is None:
         return []
     faults = _schema_faults(subject.rows, output.json_schema)
+    held = [] if check_schema(output.json_schema) else _unwritable(subject, [row for row, _ in faults])
     if not faults:
-        return []
+        return held
     inferred = is_inferred(output.json_schema)
     first, fault = faults[0]
     way_out = "give a schema in task.yaml" if inferred else "the schema"
@@ -94,7 +106,69 @@ def targets(subject: Subject) -> Outcome:
         f"outputs outside the {'inferred ' if inferred else ''}schema: {rows_text(len(faults))}, such as "
         f"{first.where}: {fault}; correct them or {way_out}"
     )
-    return [finding("targets", "warn" if inferred else "block", message, [row for row, _ in faults])]
+    return [finding("targets", "warn" if inferred else "block", message, [row for row, _ in faults]), *held]
+
+
+def _unwritable(subject: Subject, faulty: Iterable[Example]) -> list[Finding]:
+    """Outputs, but for the faulty ones, that the grammar which answers are held to doesn't let through.
+
+    It is narrower than the schema: it knows formats, and closes objects that name their keys.
+    """
+    rows = subject.rows[:: -(-len(subject.rows) // MOST_SPELLED) or 1]
+    known = {row.id for row in faulty}
+    found = [
+        (row, why)
+        for row, why in _spelled([r for r in rows if r.id not in known], subject)
+        if why is not None
+    ]
+    if not found:
+        return []
+    first, why = found[0]
+    way_out = (
+        "correct the calls or the row's `tools`"
+        if subject.task.output.kind == "tool_call"
+        else "correct them, or give a schema that names every key and whose formats are theirs (a date-time "
+        "has a zone, a uri a scheme)"
+    )
+    sample = "" if len(rows) == len(subject.rows) else f" of {len(rows):,} that were looked at"
+    message = (
+        f"outputs that are under the schema but that no answer held to it can be: {rows_text(len(found))}"
+        f"{sample}, such as {first.where}: {why}; {way_out}"
+    )
+    return [finding("targets", "warn", message, [row for row, _ in found])]
+
+
+def _spelled(rows: Sequence[Example], subject: Subject) -> Iterator[tuple[Example, str | None]]:
+    """Each row with the place where the grammar of its answer stops its output, None where it doesn't."""
+    output = subject.task.output
+    grammars: dict[str, LLMatcher] = {}
+    known: dict[tuple[str, str], str | None] = {}
+    for row in rows:
+        if output.kind == "tool_call":
+            context = row.context or ""
+            offered = context.rpartition(FUNCTIONS)[2] if FUNCTIONS in context else ""
+            value: Json = settled_calls(as_calls(row.output) or (), functions_in(context))
+            text = answer_text(value, "tool_call")
+        else:
+            offered = ""
+            text = answer_text(as_kind(row.output, "json"), "json", schema=output.json_schema)
+        if offered not in grammars:
+            if len(grammars) >= MOST_GRAMMARS:
+                grammars.clear()
+            schema = schema_of(row.context) if output.kind == "tool_call" else output.json_schema
+            grammars[offered] = byte_grammar(tight(schema))
+        if (offered, text) not in known:
+            known[offered, text] = _stopped(grammars[offered], text)
+        yield row, known[offered, text]
+
+
+def _stopped(grammar: "LLMatcher", text: str) -> str | None:
+    """Where a grammar stops a text, in words; None where it takes all of it, or is broken itself."""
+    begun = None if grammar.is_error() else taken(grammar, text)
+    if begun is None:
+        return None
+    rest = f"go on with {shown(text[len(begun) :][:20])}" if begun != text else "end"
+    return f"after {shown(begun[-40:], 60)} it can't {rest}"
 
 
 def _uncallable(rows: Sequence[Example]) -> list[Finding]:

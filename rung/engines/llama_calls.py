@@ -63,6 +63,9 @@ class Calls:
         if answer["stop_type"] == "word":
             kept = min(kept, (yield from self._tokens_of(text, tokens)))
         elif answer["stop_type"] == "eos":
+            if kept < len(tokens) - 1:
+                # A stop token that the model goes on after, be it to its end, may be text.
+                text = yield from self.text_of(tokens[:kept])
             kept = min(kept, len(tokens) - 1)
         elif kept < len(tokens):
             text = yield from self.text_of(tokens[:kept])

@@ -309,9 +309,17 @@ def load(model: Network, folder: Path) -> None:
         tensors = load_file(folder / ADAPTER_WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise ModelError(f"no readable adapter weights in {folder}: {error}") from None
-    named = {key.removeprefix(PREFIX).partition(".lora_")[0] for key in tensors}
+    form = form_of(config)
+    downs = {key: value for key, value in tensors.items() if key.endswith(".lora_A.weight")}
+    odd = sorted(key for key, value in downs.items() if value.shape[:1] != (form.rank,))
+    if odd:
+        raise ModelError(
+            f"{folder / ADAPTER_CONFIG} says r: {form.rank}, but {odd[0]!r} has the shape "
+            f"{tuple(downs[odd[0]].shape)!r}; tune again"
+        )
+    named = {key.removeprefix(PREFIX).removesuffix(".lora_A.weight") for key in downs}
     found = [(name, layer) for name, layer in block_linears(model) if name in named]
-    _attach(model, found, form_of(config))
+    _attach(model, found, form)
     restore(model, tensors)
 
 

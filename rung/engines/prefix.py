@@ -127,6 +127,12 @@ def load(model: Network, folder: Path) -> None:
         raise ModelError(f"{folder / ADAPTER_CONFIG} names no num_virtual_tokens; tune again") from None
     if config.get("prefix_projection"):
         raise ModelError(f"{folder / ADAPTER_CONFIG}: prefixes that a network makes aren't read")
+    shape = tensors[TENSOR].shape if TENSOR in tensors else ()
+    if shape[:1] != (tokens,):
+        raise ModelError(
+            f"{folder / ADAPTER_CONFIG} says num_virtual_tokens: {tokens}, but {TENSOR} has the shape "
+            f"{tuple(shape)!r}; tune again"
+        )
     _put(model, tokens)
     restore(model, tensors)
 

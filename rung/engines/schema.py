@@ -273,5 +273,14 @@ def _bytes() -> "LLTokenizer":
 
 
 def _takes(matcher: "LLMatcher", text: str) -> bool:
-    """Whether a matcher that has read nothing lets exactly `text` through; it stays as it is."""
-    return matcher.validate_tokens([*text.encode(), END]) == len(text.encode()) + 1
+    return taken(matcher, text) is None
+
+
+def taken(matcher: "LLMatcher", text: str) -> str | None:
+    """How much of `text` a matcher that has read nothing lets through; None where it takes exactly that.
+
+    The matcher stays as it is.
+    """
+    spelled = text.encode()
+    count = matcher.validate_tokens([*spelled, END])
+    return None if count == len(spelled) + 1 else spelled[:count].decode(errors="ignore")

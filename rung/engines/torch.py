@@ -32,6 +32,7 @@ from rung.engines.trie import Search, Trie
 from rung.errors import EngineError
 from rung.memory import give_back
 from rung.models.processor import multiplies_bf16
+from rung.models.resolve import adapter_beside
 from rung.models.weights import lost_weights, quiet
 
 Tokens = tuple[int, ...]
@@ -83,8 +84,10 @@ def load_model(
 
     On the GPU when there is one with room for it, or on another `device`. `attention` is "sdpa" or "eager".
     Raises EngineError for a folder or an architecture that can't be used, or that lacks weights: those would
-    be random. No code that comes with a model is ever run.
+    be random; or that holds an adapter, too. No code that comes with a model is ever run.
     """
+    if (folder / lora.ADAPTER_CONFIG).exists():
+        raise EngineError(adapter_beside(folder))
     try:
         with quiet():
             loaded: Any = AutoModelForCausalLM.from_pretrained(

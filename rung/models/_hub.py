@@ -39,26 +39,37 @@ def download(repository: str, file: str | None) -> Found:
     except (unreachable, OSError) as error:
         if (status := getattr(getattr(error, "response", None), "status_code", None)) in (401, 403, 404):
             raise ModelError(_refused(repository, status)) from error
-        licence = None
-        try:
-            folder = Path(
-                snapshot_download(
-                    repository,
-                    local_files_only=True,
-                    allow_patterns=[file] if file else ["*.safetensors", *_BESIDE],
-                    ignore_patterns=_below(file),
-                )
-            )
-            if not _holds(folder, file):
-                raise FileNotFoundError(f"{str(folder)!r} holds other files of the repository only")
-        except OSError as absent:
+        found = brought(repository, file)
+        if found is None:
             raise ModelError(
                 f"can't reach the hub for {repository!r} ({str(error).splitlines()[0]}), and the model isn't "
                 "in the hub's cache on this machine: connect, or give a catalog name or a path"
-            ) from absent
+            ) from error
+        return Found(path=found, licence=None)
     return Found(
         path=folder / file if file else folder, licence=licence if isinstance(licence, str) else None
     )
+
+
+def brought(repository: str, file: str | None) -> Path | None:
+    """The file, or the folder where none is named, as it was brought before; nothing is asked."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        folder = Path(
+            snapshot_download(
+                repository,
+                local_files_only=True,
+                allow_patterns=[file] if file else ["*.safetensors", *_BESIDE],
+                ignore_patterns=_below(file),
+            )
+        )
+    except (OSError, HFValidationError):
+        return None
+    if not _holds(folder, file):
+        return None
+    return folder / file if file else folder
 
 
 def cached(repository: str, file: str) -> Path | None:

@@ -2,19 +2,29 @@
 
 import datetime
 import json
+import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from rung.errors import ModelError
 
 if TYPE_CHECKING:
-    from jinja2 import Template
+    from jinja2 import Template, nodes
     from jinja2.ext import Extension
+    from jinja2.sandbox import SandboxedEnvironment
 
 # A prompt that names today would make training and serving differ from one day to the next.
 _TODAY: Final = datetime.datetime(2024, 7, 26)
+MOST_ROUNDS: Final = 100_000
+"""Rounds of loops, calls of macros and numbers of ranges in one rendering."""
+MOST_REPEATED: Final = 100_000
+"""How much text or how many items a template may make by `*`."""
+LARGE: Final = 1e50
+"""A number that a template may not multiply."""
+_COUNT: Final = f"count_{secrets.token_hex(16)}"
+"""What counts them; no template can name it."""
 
 
 def fill(
@@ -33,7 +43,8 @@ def fill(
     drops one.
     """
     compiled = _compiled(template)
-    stands = [f"x{secrets.token_hex(16)}x" for _ in turns]
+    mark = f"x{secrets.token_hex(16)}x"
+    stands = {f"{mark}{index}x": index for index in range(len(turns))}
     messages = [{"role": role, "content": stand} for (role, _), stand in zip(turns, stands, strict=True)]
     try:
         text = compiled.render(
@@ -43,45 +54,91 @@ def fill(
             documents=None,
             enable_thinking=False,
             **names,
+            **_counting(),
         )
     except Exception as error:  # the template is the model's own code: it may fail in any way
         roles = ", ".join(role for role, _ in turns)
         raise ModelError(f"the prompt template refuses the turns ({roles}): {error}") from error
-    parts: list[str | int] = [text]
-    for index, stand in enumerate(stands):
-        pieces = [_cut(part, stand, index) if isinstance(part, str) else [part] for part in parts]
-        parts = [piece for group in pieces for piece in group]
-        if index not in parts:
+    parts = [stands.get(piece, piece) for piece in re.split(f"({mark}[0-9]+x)", text)]
+    there = {part for part in parts if isinstance(part, int)}
+    for index, (role, _) in enumerate(turns):
+        if index not in there:
             raise ModelError(
-                f"the prompt template leaves out turn {index + 1} ({turns[index][0]!r}): move its text "
-                "into the user's turn"
+                f"the prompt template leaves out turn {index + 1} ({role!r}): move its text into the user's "
+                "turn"
             )
     return parts
-
-
-def _cut(text: str, stand: str, index: int) -> list[str | int]:
-    first, *others = text.split(stand)
-    return [first, *(piece for other in others for piece in (index, other))]
 
 
 @lru_cache(maxsize=16)
 def _compiled(template: str) -> "Template":
     from jinja2 import TemplateSyntaxError
     from jinja2.ext import loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _generation()]
-    )
+    environment = _bounded()(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _generation()])
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _refuse
     environment.globals["strftime_now"] = _TODAY.strftime
     try:
-        return environment.from_string(template)
+        source = environment.parse(template)
+        _count_rounds(source)
+        source.set_environment(environment)
+        return environment.from_string(source)
     except TemplateSyntaxError as error:
         raise ModelError(
             f"the model's chat template isn't Jinja: line {error.lineno}: {error.message}"
         ) from error
+
+
+@cache
+def _bounded() -> "type[SandboxedEnvironment]":
+    """Jinja's sandbox where no product is larger than any prompt."""
+    from jinja2.runtime import Context
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Bounded(ImmutableSandboxedEnvironment):
+        intercepted_binops = frozenset(("*", "**"))
+
+        def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+            if operator == "**" or _is_large(left, right):
+                _refuse(f"{operator!r} of too much")
+            return super().call_binop(context, operator, left, right)
+
+    return Bounded
+
+
+def _is_large(left: Any, right: Any) -> bool:
+    sizes = [len(one) if isinstance(one, (str, list, tuple)) else abs(one) for one in (left, right)]
+    if isinstance(left, (int, float)) and isinstance(right, (int, float)):
+        return max(sizes) > LARGE
+    return sizes[0] * sizes[1] > MOST_REPEATED
+
+
+def _count_rounds(source: "nodes.Template") -> None:
+    """Have a template count the rounds of its loops and the calls of its macros."""
+    from jinja2 import nodes
+
+    for part in [*source.find_all((nodes.For, nodes.Macro, nodes.CallBlock))]:
+        count = nodes.Call(nodes.Name(_COUNT, "load"), [], [], None, None)
+        part.body.insert(0, nodes.ExprStmt(count, lineno=part.lineno))
+
+
+def _counting() -> dict[str, Callable[..., Any]]:
+    """What a rendering counts with, by name; it ends one that goes on and on."""
+    left = MOST_ROUNDS
+
+    def count(rounds: int = 1) -> None:
+        nonlocal left
+        left -= rounds
+        if left < 0:
+            _refuse(f"more than {MOST_ROUNDS:,} rounds of its loops")
+
+    def counted_range(*ends: int) -> range:
+        made = range(*ends)
+        count(len(made))
+        return made
+
+    return {_COUNT: count, "range": counted_range}
 
 
 @cache

@@ -5,6 +5,7 @@ Training, scoring and serving all take their prompts from `Chat`, so they can't 
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Literal, TypeAlias
 
 from rung.errors import ModelError
@@ -25,6 +26,7 @@ _PLAIN: Final = (
     "{% else %}{{ ' ' + message['content'] | trim + '\\n\\n' }}{% endif %}{% endfor %}"
 )
 _PLAIN_STOPS: Final = ("\n\n", "\nInput:")
+_NEXT: Final = "\n\nInput:"
 _TERSE: Final = (
     "{% if messages | length != 1 or messages[0]['role'] != 'user' %}{{ raise_exception('this model was "
     "tuned on one user turn: send no system turn and no history') }}{% endif %}"
@@ -92,10 +94,39 @@ class Chat:
         """Prompt ids of a text that the model goes on with as it stands; nothing in it is a control token."""
         return self._with_bos(self._encoded(text))
 
-    def answer_ids(self, text: str, style: Style = "chat") -> tuple[int, ...]:
-        """The ids of an answer and of the token that ends it."""
-        lead = " " if self.plain and style == "chat" else ""
-        return (*self.tokens.encode(lead + text.strip(), special=False), self.end)
+    def answer_ids(self, text: str, style: Style = "chat", *, held: bool = False) -> tuple[int, ...]:
+        """The ids of an answer and of the token that ends it.
+
+        `held`: under a grammar, which begins with the answer's own first character.
+        """
+        lead = " " if self.plain and style == "chat" and not held else ""
+        encode = self.tokens.encode_inside if held else partial(self.tokens.encode, special=False)
+        return (*encode(lead + text.strip()), self.end)
+
+    def shown_ids(self, text: str) -> tuple[int, ...]:
+        """The ids of an answer among the plain template's pairs, to the first of the blank line behind it.
+
+        That may be of one token with the answer's last characters. None at all where the model has a template
+        of its own, the answer holds a line break, or the vocabulary can't spell one.
+        """
+        text = text.strip()
+        if not self.plain or "\n" in text:
+            return ()
+        ids = self.tokens.encode(f" {text}{_NEXT}", special=False)
+        spelled = [self.tokens.token_bytes(index) for index in ids]
+        if not b"".join(spelled).endswith(_NEXT.encode()):
+            return ()
+        left = sum(map(len, spelled)) - len(_NEXT)
+        for place, part in enumerate(spelled):
+            left -= len(part)
+            if left < 0:
+                return tuple(ids[: place + 1])
+        return ()
+
+    def break_ids(self) -> tuple[int, ...]:
+        """The token, if it is one of nothing else, with which the blank line behind a shown answer begins."""
+        last = self.shown_ids("0")[-1:]
+        return last if last and not self.tokens.token_bytes(last[0]).strip(b"\n") else ()
 
     def training_row(
         self, messages: Sequence[Message], answer: str, style: Style = "chat"

@@ -13,7 +13,7 @@ from rung.errors import ModelError
 from rung.models._fetch import Progress, fetch, is_here, no_progress
 from rung.models._gguf import gguf_metadata as gguf_metadata
 from rung.models._gguf import read_header as read_header
-from rung.models._hub import cached, download
+from rung.models._hub import brought, cached, download
 from rung.models.catalog import CATALOG, Entry, ModelKind, entry_named, entry_with
 from rung.models.offered import OFFERED, Offered, offered_named
 from rung.models.trust import trust, trusted
@@ -25,6 +25,7 @@ _EMBEDDERS: Final = ("bert", "nomic-bert", "jina-bert-v2", "t5encoder")
 _UNKNOWN_LICENCE: Final = "unknown"
 _WHOLE: Final = "model.safetensors"
 _INDEX: Final = f"{_WHOLE}.index.json"
+_ADAPTER: Final = "adapter_config.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,26 +77,42 @@ def resolve(name: str, *, progress: Progress = no_progress) -> Model:
         return _from_gguf(path.resolve(), name=path.stem)
     if path.is_dir():
         return _from_folder(path.resolve(), name=path.resolve().name)
-    match = HUB_ID.fullmatch(name)
-    if match is None or name.endswith(".gguf") and match["file"] is None:
+    hub = _hub_id(name)
+    if hub is None:
         raise ModelError(_unknown(name))
-    found = download(match["repository"], match["file"])
-    model = _from_gguf(found.path, name=name) if found.path.is_file() else _from_folder(found.path, name=name)
-    return _with_licence(model, found.licence)
+    found = download(*hub)
+    return _with_licence(_read(found.path, name), found.licence)
 
 
 def at_hand(name: str) -> Model | None:
-    """The model where its files lie on this machine, without bringing anything; hub ids are never looked for.
+    """The model where its files lie on this machine, without asking for anything.
 
-    Raises ModelError for files that can't be read.
+    One that was brought from the hub in part isn't at hand. Raises ModelError for other files that can't be
+    read.
     """
     if entry := entry_named(name):
         here = is_here(entry)
     elif offered := offered_named(name):
         here = is_fetched(offered)
-    else:
-        here = Path(name).expanduser().exists()
+    elif not (here := Path(name).expanduser().exists()) and (hub := _hub_id(name)) is not None:
+        found = brought(*hub)
+        try:
+            return found and _read(found, name)
+        except ModelError:
+            return None
     return resolve(name) if here else None
+
+
+def _hub_id(name: str) -> tuple[str, str | None] | None:
+    """The repository that a hub id names, and the file where it names one; None for other names."""
+    match = HUB_ID.fullmatch(name)
+    if match is None or name.endswith(".gguf") and match["file"] is None:
+        return None
+    return match["repository"], match["file"]
+
+
+def _read(path: Path, name: str) -> Model:
+    return _from_gguf(path, name=name) if path.is_file() else _from_folder(path, name=name)
 
 
 def is_fetched(entry: Offered) -> bool:
@@ -191,6 +208,8 @@ def _from_folder(folder: Path, *, name: str) -> Model:
             raise ModelError(
                 f"{str(folder)!r} has safetensors weights but no {needed!r}: copy it from the model's page"
             )
+    if (folder / _ADAPTER).exists():
+        raise ModelError(adapter_beside(folder))
     config = read_json(folder / "config.json")
     inner = config.get("text_config") or config
     context = inner.get("max_position_embeddings")
@@ -206,6 +225,14 @@ def _from_folder(folder: Path, *, name: str) -> Model:
         context=context if isinstance(context, int) else 2048,
         parameters=sum(_weights_in(shard) for shard in shards),
         template=_template_in(folder),
+    )
+
+
+def adapter_beside(folder: Path) -> str:
+    """Why a folder of weights with an adapter is refused: transformers would lay that over them unasked."""
+    return (
+        f"{str(folder)!r} holds weights and {_ADAPTER!r}, an adapter that would change them: merge the two "
+        "into one model, or move the adapter out of the folder"
     )
 
 

@@ -64,6 +64,21 @@ class Tokens:
             ids.extend([part] if isinstance(part, int) else self._plain(part))
         return ids
 
+    def encode_inside(self, text: str) -> list[int]:
+        """Turn plain text into the ids that it has behind a line break.
+
+        Some vocabularies put a blank before a text; this one has none.
+        """
+        if not self.strips_space:
+            return self._plain(text)
+        ids = self._plain(f"\n{text}")
+        spelled = b""
+        for place, index in enumerate(ids, start=1):
+            spelled += self.token_bytes(index)
+            if spelled.strip(b" ") == b"\n":
+                return ids[place:]
+        return self._plain(text)
+
     def split(self, text: str) -> Iterator[str | int]:
         """The text in order, as ids of control tokens and the plain text between them."""
         begin = 0

@@ -8,6 +8,7 @@ from rung.engines.schema import check_schema
 from rung.records import Json, OutputKind
 from rung.rungs.base import Context
 from rung.spec import AnswerSpec, Spec
+from rung.task.validator import validator_of
 from rung.wording import label_texts
 
 LONGEST_ANSWER = 1024
@@ -72,10 +73,13 @@ def answer_spec(context: Context, *, constrained: bool) -> AnswerSpec:
     """How an untrained model answers: within the trie or the schema, or freely with room to spare.
 
     Freely, too, where the schema is more than an engine can hold an answer to. Free calls come in the form
-    that the model was taught, to which no engine can hold them.
+    that the model was taught, to which no engine can hold them. Labels and numbers, which could go on, end as
+    the examples of a model without a chat template do.
     """
+    plain = context.kind in ("label", "number") and context.pool.chat(context.model).plain
+    ends = "blank_line" if plain and constrained else "token"
     if context.kind == "label" and constrained:
-        return AnswerSpec(form="words")
+        return AnswerSpec(form="words", ends=ends)
     if context.kind == "tool_call":
         room = longest_answer(context)
         if not constrained:
@@ -87,7 +91,7 @@ def answer_spec(context: Context, *, constrained: bool) -> AnswerSpec:
     room = longest_answer(context)
     if form == "schema" and context.kind == "number":
         room = min(room, longest_target(context) + DIGITS_MORE)
-    return AnswerSpec(form=form, max_tokens=room)
+    return AnswerSpec(form=form, max_tokens=room, ends=ends)
 
 
 def answer_schema(context: Context) -> Json:
@@ -122,7 +126,25 @@ def answer_notes(context: Context) -> tuple[str, ...]:
             f"the longest training answer has {longest:,} tokens and an answer ends after {most:,}: rows "
             "with longer ones can't be answered right; shorten them or split the task"
         )
+    if context.kind == "number" and (bounds := _beyond(context)) is not None:
+        notes.append(bounds)
     return tuple(notes)
+
+
+def _beyond(context: Context) -> str | None:
+    """A sentence on the dev rows whose numbers no answer can be that is held to `number_schema`."""
+    schema = answer_schema(context)
+    assert isinstance(schema, dict), "numbers have one"
+    held = validator_of(schema)
+    beyond = [example for example in context.dev if not held.is_valid(example.output)]
+    if not beyond:
+        return None
+    whole = "whole numbers" if schema["type"] == "integer" else "numbers"
+    return (
+        f"{len(beyond):,} of {len(context.dev):,} dev rows have other numbers than answers are held to, "
+        f"which are {whole} from {schema['minimum']} to {schema['maximum']}, by the training rows: give rows "
+        "with such numbers to learn from"
+    )
 
 
 def longest_answer(context: Context) -> int:

@@ -7,7 +7,7 @@ from rung.calling import schema_of
 from rung.records import Example, Json
 from rung.rungs.base import Context
 from rung.scoring.extract import read_answer
-from rung.spec import Spec
+from rung.spec import HELD, Spec
 from rung.task.calls import rejected_calls
 from rung.task.outputs import as_kind
 from rung.training.batches import Row
@@ -22,7 +22,8 @@ def rendered(context: Context, spec: Spec, examples: Sequence[Example]) -> list[
         by_label = dict(zip(spec.labels, candidates(spec, chat), strict=True))
         answers = [by_label[str(e.output)] for e in examples]
     else:
-        answers = [chat.answer_ids(context.target(e), spec.style) for e in examples]
+        held = spec.answer.form in HELD
+        answers = [chat.answer_ids(context.target(e), spec.style, held=held) for e in examples]
     return [Row(prompt=p, answer=a) for p, a in zip(prompts, answers, strict=True)]
 
 
@@ -50,7 +51,8 @@ def rendered_rejected(context: Context, spec: Spec, examples: Sequence[Example])
         by_label = dict(zip(spec.labels, candidates(spec, chat), strict=True))
         answers = [None if text is None else by_label.get(text) for text in texts]
     else:
-        answers = [None if text is None else chat.answer_ids(text, spec.style) for text in texts]
+        held = spec.answer.form in HELD
+        answers = [None if text is None else chat.answer_ids(text, spec.style, held=held) for text in texts]
     return [None if a is None else Row(prompt=p, answer=a) for p, a in zip(prompts, answers, strict=True)]
 
 

@@ -17,7 +17,7 @@ from rung.rungs.learned_files import llama_files, torch_files, without_llama
 from rung.rungs.probe import EngineName, race, under_each_engine
 from rung.rungs.rendered import prompts_of
 from rung.search import index_names
-from rung.spec import AnswerSpec, Spec
+from rung.spec import HELD, AnswerSpec, Spec
 from rung.system import ADAPTER_GGUF, WEIGHTS_GGUF, System, is_learned, save
 from rung.wording import label_texts
 
@@ -186,7 +186,7 @@ def answer_forms(context: Context, rung: str = "sft") -> dict[str, Spec]:
         style="terse",
         retrieval=looked_up and looked_up.spec.retrieval,
         vectors=looked_up and looked_up.spec.vectors,
-        answer=answer_spec(context, constrained=True),
+        answer=answer_spec(context, constrained=True).model_copy(update={"ends": "token"}),
         context_tokens=context.task.context_tokens,
     )
     if context.kind != "label":
@@ -259,7 +259,8 @@ def prove(context: Context, spec: Spec, systems: dict[EngineName, System]) -> Pa
     if context.kind == "label":
         options = candidates(spec, chat)
     else:
-        gold = [chat.answer_ids(context.target(e), spec.style) for e in rows]
+        held = spec.answer.form in HELD
+        gold = [chat.answer_ids(context.target(e), spec.style, held=held) for e in rows]
         options = parity.single_tokens(gold)
         prompts = parity.positions(list(zip(prompts, gold, strict=True)), parity.per_row(prompts))
     limit = context.limit - max(map(len, options))

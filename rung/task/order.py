@@ -1,4 +1,4 @@
-"""The order of keys: as a schema lists them, which is the order that constrained decoding keeps."""
+"""Values as constrained decoding writes them: keys as the schema lists them, whole numbers as such."""
 
 from rung.records import Json
 from rung.task.patterns import matches
@@ -9,25 +9,36 @@ DEEPEST = 20
 
 
 def in_order(value: Json, schema: Json) -> Json:
-    """A JSON value with its keys at any depth in the schema's order; keys that it doesn't name come last."""
+    """A JSON value with its keys at any depth in the schema's order; keys that it doesn't name come last.
+
+    A number such as 3.0 becomes a whole one where the schema asks for one, or lists the values.
+    """
     return _in_order(value, schema, schema)
 
 
 def _in_order(value: Json, part: Json, root: Json) -> Json:
+    if not isinstance(value, list | dict | float):
+        return value
     rules = _rules_for(value, part, root, {})
+    if isinstance(value, float):
+        return int(value) if value.is_integer() and _is_written_whole(rules) else value
     if isinstance(value, list):
         first = rules.get("prefixItems")
         parts = list(first) if isinstance(first, list) else []
         parts += [rules.get("items")] * (len(value) - len(parts))
         return [_in_order(item, rule, root) for item, rule in zip(value, parts, strict=False)]
-    if not isinstance(value, dict):
-        return value
     named = _object(rules)
     names = [k for k in named if k in value] + [k for k in value if k not in named]
     return {
         name: _in_order(value[name], named[name] if name in named else _unnamed(name, rules), root)
         for name in names
     }
+
+
+def _is_written_whole(rules: dict[str, Json]) -> bool:
+    """Whether a grammar writes no fraction for a whole number under these rules."""
+    kinds = _kinds(rules)
+    return bool(rules.keys() & {"enum", "const"}) or ("integer" in kinds and "number" not in kinds)
 
 
 def _unnamed(name: str, rules: dict[str, Json]) -> Json:
@@ -71,11 +82,17 @@ def _followed(
 
 
 def _fits(value: Json, rules: dict[str, Json]) -> bool:
-    """Whether a list or an object could be meant by these rules, from its keys alone."""
-    kind = rules.get("type", [])
-    kinds = kind if isinstance(kind, list) else [kind]
-    if kinds and isinstance(value, list | dict):
-        if ("array" if isinstance(value, list) else "object") not in kinds:
+    """Whether a value could be meant by these rules: a list by its type, an object by its keys too.
+
+    Of numbers a float is looked at alone.
+    """
+    kinds = _kinds(rules)
+    if kinds and isinstance(value, list | dict | float):
+        if isinstance(value, float):
+            possible = {"number", "integer"} if value.is_integer() else {"number"}
+        else:
+            possible = {"array" if isinstance(value, list) else "object"}
+        if possible.isdisjoint(map(str, kinds)):
             return False
     if not isinstance(value, dict):
         return True
@@ -84,6 +101,11 @@ def _fits(value: Json, rules: dict[str, Json]) -> bool:
     return set(required if isinstance(required, list) else ()) <= value.keys() and (
         not closed or value.keys() <= _object(rules).keys()
     )
+
+
+def _kinds(rules: dict[str, Json]) -> list[Json]:
+    kind = rules.get("type", [])
+    return kind if isinstance(kind, list) else [kind]
 
 
 def _object(rules: dict[str, Json]) -> dict[str, Json]:

@@ -195,6 +195,24 @@ def test_an_output_outside_the_declared_schema_blocks_with_its_place() -> None:
     assert "test.jsonl:1: at $.a: 'x' is not of type 'integer'" in finding.message
 
 
+@pytest.mark.parametrize(
+    ("part", "output", "stopped"),
+    [
+        ({"a": {"type": "string", "format": "date-time"}}, {"a": "2024-05-12T10:00:00"}, "10:00:00' it"),
+        ({"b": {}}, {"b": 1, "a": 2}, """'{"b":1' it can't go on with ',"a":2}'"""),
+    ],
+)
+def test_outputs_that_the_grammar_of_their_schema_cannot_write_warn_with_their_place(
+    part, output, stopped
+) -> None:
+    schema = {"type": "object", "properties": part}
+    base = splits(outputs=({}, {next(iter(part)): "2024-05-12T10:00:00Z"}))
+    assert not [one for one in check(base, json_task(schema)) if one.check == "targets"]
+    made = replace(base, test=(replace(base.test[0], output=output), *base.test[1:]))
+    message = only(check(made, json_task(schema)), "targets", "warn").message
+    assert "no answer held to it can be: 1 row, such as test.jsonl:1" in message and stopped in message
+
+
 def test_an_output_outside_an_inferred_schema_only_warns() -> None:
     base = splits(outputs=({"a": 1}, {"a": 2}))
     made = replace(base, test=(replace(base.test[0], output={"b": 1}), *base.test[1:]))

@@ -203,6 +203,17 @@ def test_no_value_takes_long(text: str) -> None:
     assert time.process_time() - start < 2
 
 
+@pytest.mark.parametrize("text", ["sk-" * 333_000, "-eyJaaaaaaaa" * 80_000, "eyJaaaaaaaa.eyJa." * 60_000])
+def test_what_begins_like_a_key_again_and_again_is_read_once(text: str) -> None:
+    assert keys(text) == []
+
+
+def test_keys_behind_a_hyphen_are_found() -> None:
+    for name in ("API key (sk-)", "JSON web token"):
+        [spot] = keys(f"my-{SECRETS[name]} here")
+        assert (spot.kind.said, spot.start) == (name, 3)
+
+
 def test_files_of_one_name_have_rows_at_the_same_places() -> None:
     train, test = row(1, f"key {SECRETS['AWS access key']}"), row(1, f"a key {SECRETS['AWS access key']}")
     splits = Splits(train=(train,), dev=(), test=(replace(test, id="t1"),), test_given=True, digest="")

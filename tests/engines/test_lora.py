@@ -243,3 +243,13 @@ def test_layers_are_attached_once():
     with pytest.raises(ModelError, match="LoRA layers already"):
         lora.attach(model, rank=4, alpha=6, seed=0)
     assert all(p.requires_grad for p in lora.parameters(model))
+
+
+def test_a_rank_that_the_tensors_dont_have_is_refused_before_layers_are_made(tmp_path):
+    model = tiny()
+    lora.attach(model, rank=4, alpha=6, seed=0)
+    lora.save(model, tmp_path, base="tiny")
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "r": 10**12}))
+    with pytest.raises(ModelError, match=r"says r: 1000000000000, but .*lora_A\.weight' has the shape \(4, "):
+        lora.load(tiny(), tmp_path)

@@ -124,3 +124,6 @@ def test_a_prefix_that_does_not_fit_is_refused(tmp_path):
     path.write_text(json.dumps({**config, "num_virtual_tokens": "some"}))
     with pytest.raises(ModelError, match="num_virtual_tokens"):
         load_adapter(tiny(), tmp_path / "a")
+    path.write_text(json.dumps({**config, "num_virtual_tokens": 10**12}))
+    with pytest.raises(ModelError, match=r"says num_virtual_tokens: 1000000000000, but .* shape \(5, 64\)"):
+        load_adapter(tiny(), tmp_path / "a")

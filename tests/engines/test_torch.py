@@ -198,6 +198,13 @@ def test_a_folder_that_holds_no_model_is_named(tmp_path, content):
         TorchEngine(EngineSpec(engine="torch"))
 
 
+def test_an_adapter_beside_the_weights_is_never_laid_over_them(tmp_path):
+    folder = tiny_folder(tmp_path / "base", tiny(dtype=torch.float32))
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(EngineError, match="an adapter that would change them"):
+        load_model(folder)
+
+
 @pytest.mark.parametrize("change", ["renamed", "dropped", "resized"])
 def test_weights_that_a_folder_lacks_are_never_made_up(tmp_path, change):
     folder = tiny_folder(tmp_path / "base", tiny(dtype=torch.float32))

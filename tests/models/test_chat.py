@@ -139,6 +139,20 @@ def test_a_prompt_must_end_with_a_users_turn(chat: Chat, messages) -> None:
         ("{% if %}", "isn't Jinja"),
         ("{{ 1 // 0 }}{{ messages[0].content }}", "refuses the turns.*division"),
         ("{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}", "refuses the turns.*recursion"),
+        (
+            "{% macro f(x) %}{% if x %}{{ f(x - 1) }}{{ f(x - 1) }}{% endif %}{% endmacro %}{{ f(80) }}",
+            "more than 100,000 rounds",
+        ),
+        (
+            "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}",
+            "more than 100,000 rounds",
+        ),
+        (
+            "{% set r = 'x' * 9999 %}{% for a in r %}{% for b in r %}{% endfor %}{% endfor %}",
+            "100,000 rounds",
+        ),
+        ("{{ 'x' * 20000000000 }}{{ messages[0].content }}", "refuses the turns.*of too much"),
+        ("{{ 9 ** 9 ** 9 }}{{ messages[0].content }}", "refuses the turns.*of too much"),
     ],
 )
 def test_a_template_that_refuses_drops_a_turn_or_reaches_for_python_is_an_error(
@@ -147,6 +161,11 @@ def test_a_template_that_refuses_drops_a_turn_or_reaches_for_python_is_an_error(
     broken = replace(chat, template=template)
     with pytest.raises(ModelError, match=message):
         broken.render(SHOTS)
+
+
+def test_loops_and_products_of_a_templates_usual_sizes_are_rendered(chat: Chat) -> None:
+    body = "{% for at in range(2) %}{{ '-' * 2 }}{{ at * 2.5 }}{% endfor %}{{ messages[0].content }}"
+    assert replace(chat, template=body).show([user("x")]) == "--0.0--2.5x"
 
 
 def test_the_tag_that_marks_the_answer_for_a_loss_mask_changes_nothing(chat: Chat) -> None:

@@ -21,6 +21,12 @@ try:
 except ModelError as error:
     print("REFUSED", error)
 """
+HERE = """
+import sys
+from rung.models.resolve import at_hand
+model = at_hand(sys.argv[1])
+print("HERE" if model else "ABSENT", model and model.name)
+"""
 SHA = "a" * 40
 
 
@@ -113,10 +119,10 @@ def hub(tiny_gguf) -> Iterator[Hub]:
     thread.join()
 
 
-def ask(hub: Hub | None, name: str, home: Path) -> str:
+def ask(hub: Hub | None, name: str, home: Path, script: str = ASK) -> str:
     url = f"http://127.0.0.1:{hub.server_port}" if hub else "http://127.0.0.1:9"
     child = subprocess.run(
-        [sys.executable, "-c", ASK, name],
+        [sys.executable, "-c", script, name],
         env=os.environ | {"HF_ENDPOINT": url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"},
         capture_output=True,
         text=True,
@@ -141,6 +147,18 @@ def test_a_named_gguf_is_brought_alone(hub: Hub, tmp_path: Path) -> None:
 def test_a_model_brought_before_is_found_without_a_connection(hub: Hub, tmp_path: Path) -> None:
     assert "FOUND" in ask(hub, "org/tensors", tmp_path)
     assert "FOUND org/tensors" in ask(None, "org/tensors", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["org/tensors", "org/ggufs:b.gguf"])
+def test_a_model_brought_before_is_at_hand_and_nothing_is_asked_for_it(
+    hub: Hub, tmp_path: Path, name: str
+) -> None:
+    assert "ABSENT" in ask(hub, name, tmp_path, HERE) and not hub.asked
+    assert "FOUND" in ask(hub, name, tmp_path)
+    assert f"HERE {name}" in ask(None, name, tmp_path, HERE)
+    for path in [*tmp_path.rglob("model.safetensors"), *tmp_path.rglob("b.gguf")]:
+        path.unlink()
+    assert "ABSENT" in ask(None, name, tmp_path, HERE)
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,12 @@ def test_a_folder_without_a_needed_file_names_it(folder: Path, lost: str) -> Non
         resolve(str(folder))
 
 
+def test_weights_with_an_adapter_beside_them_are_refused(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"an adapter that would change them: merge"):
+        resolve(str(folder))
+
+
 def sharded(folder: Path, weight_map: object) -> str:
     """The folder's weights as a shard beside others of another format, with an index."""
     shutil.copy(folder / "model.safetensors", folder / "consolidated.safetensors")

@@ -143,3 +143,12 @@ def test_stratified_examples_take_turns_among_the_outputs_whatever_the_order_of_
     assert stratified(rows[::-1], 6, seed=0) == chosen
     assert stratified(rows, 6, seed=1) != chosen
     assert len(stratified(rows, 99, seed=0)) == 30
+
+
+def test_it_is_said_how_many_dev_rows_have_numbers_that_no_held_answer_can_be(contexts):
+    context = contexts["number"]
+    assert answer_notes(context) == ()
+    first, second, *others = context.dev
+    far = replace(context, dev=(replace(first, output=5000.0), replace(second, output=-1.0), *others))
+    (note,) = answer_notes(far)
+    assert note.startswith(f"2 of {len(context.dev)} dev rows have other numbers") and "from 0 to 999" in note
