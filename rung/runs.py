@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,6 +180,13 @@ def file_digest(path: Path) -> str:
     """sha256 of a file's bytes, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def unlisted(folder: Path, below: Sequence[str], names: Collection[str]) -> str | None:
+    """The first file, by its name in `folder`, that lies in a folder of it, `below`, and not in `names`."""
+    found = sorted(path for name in below for path in (folder / name).rglob("*") if path.is_file())
+    given = (path.relative_to(folder).as_posix() for path in found if not path.name.startswith("."))
+    return next((name for name in given if name not in names), None)
 
 
 def digest_of(value: object) -> str:

@@ -32,7 +32,7 @@ from rung.models.offered import offered_named
 from rung.models.resolve import Model, limited, resolve
 from rung.models.weights import dequantised
 from rung.records import Answer, Calibration, Example
-from rung.runs import Shared, atomic_folder, file_digest, place, write_text
+from rung.runs import Shared, atomic_folder, file_digest, place, unlisted, write_text
 from rung.search import PassageIndex, Passages, cited, index_names, nearest, read_passages
 from rung.spec import ModelRef, Spec
 from rung.steps import Call, answered
@@ -186,6 +186,10 @@ class System:
                     f"{str(file)!r} is missing or was changed since the System was made; restore it or "
                     "climb again"
                 )
+        if strange := unlisted(folder, (ADAPTER_FOLDER, WEIGHTS_FOLDER), spec.files):
+            raise SystemFolderError(
+                f"{str(folder / strange)!r} is no file of the System; take it out of there"
+            )
         loaded = cls(folder, spec)
         loaded.calibration = read_calibration(folder, loaded.digest)
         return loaded

@@ -21,14 +21,13 @@ from rung.spec import AnswerSpec, Spec
 from rung.system import Pool, System, prompts_for, ref_to
 from rung.task.calls import (
     FUNCTIONS,
-    _functions,
     call_fault,
     call_schema,
     functions_in,
     settled_calls,
     without_functions,
 )
-from rung.task.outputs import as_calls
+from rung.task.outputs import as_calls, as_kind, read_json
 from tests.fixtures_climb import CHATML, call_rows, make_tiny_gguf, opened, write_rows
 
 WEATHER = {
@@ -72,10 +71,9 @@ def test_functions_are_found_at_the_end_of_a_context_and_taken_from_it():
 
 
 def test_functions_of_a_question_that_is_too_long_for_an_answer_are_not_kept():
-    _functions.cache_clear()
     long = context({**WEATHER, "description": "x" * 1_000_000})
     assert functions_in(long)[0]["name"] == "weather" and without_functions(long) is None
-    assert _functions.cache_info().currsize == 0
+    assert functions_in(long) is not functions_in(long), "read anew each time"
     assert functions_in(context(WEATHER)) is functions_in(context(WEATHER))
 
 
@@ -287,3 +285,15 @@ def test_a_prompt_on_rows_of_calls_is_built_and_scored(tmp_path):
         assert {"plain instruction, constrained", "plain instruction, free"} <= trials.keys()
         measured = found.measure(made.system, found.dev, "again")
     assert measured.metric == "tool_call" and dict(measured.secondary).keys() == {"names_right", "readable"}
+
+
+def test_an_argument_that_is_given_twice_among_very_many_is_named_at_once():
+    keys = [*map(str, range(100_000)), "99999"]
+    written = "{" + ",".join(f'"{key}":0' for key in keys) + "}"
+    with pytest.raises(ValueError, match="key '99999' twice"):
+        read_json(written)
+
+
+def test_many_digits_that_are_no_number_are_read_once():
+    assert as_kind("1" * 500_000 + "x", "number") is None
+    assert [as_kind(text, "number") for text in ("1.", ".5", "1.5e3", "-2")] == [1.0, 0.5, 1500.0, -2.0]

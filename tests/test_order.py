@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -130,3 +131,36 @@ def test_an_option_that_is_closed_but_for_a_pattern_is_taken_where_all_other_key
     value = {"k": {"last": "x", "first": "y"}, "a": 1, "b": 2}
     found = in_order(value, {"anyOf": [{"type": "null"}, closed]})
     assert (list(found), list(found["k"])) == (["b", "a", "k"], ["first", "last"])
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "text"),
+    [
+        ({"type": "integer"}, 3.0, "3"),
+        ({"type": ["null", "integer"]}, -3.0, "-3"),
+        ({"anyOf": [{"type": "null"}, {"type": "integer"}]}, 3.0, "3"),
+        ({"anyOf": [{"type": "integer"}, {"type": "number"}]}, 3.5, "3.5"),
+        ({"$ref": "#/$defs/whole"}, 3.0, "3"),
+        ({"enum": [1.0, 2.5]}, 1.0, "1"),
+        ({"enum": [1.0, 2.5]}, 2.5, "2.5"),
+        ({"type": "number"}, 3.0, "3.0"),
+        ({"type": "number", "minimum": 0, "maximum": 1}, 3e-05, "0.00003"),
+        ({"type": "number"}, 1e22, "1" + "0" * 22),
+    ],
+)
+def test_numbers_are_written_as_the_grammar_has_them(part, value, text):
+    schema = {
+        "$defs": {"whole": {"type": "integer"}},
+        "type": "object",
+        "properties": {"n": part, "why": {"type": "string"}},
+        "required": ["n", "why"],
+    }
+    written = answer_text({"n": value, "why": '1e-05 "ü'}, "json", schema=schema)
+    assert written == f'{{"n":{text},"why":"1e-05 \\"ü"}}'
+    assert accepts(tight(schema), written)
+
+
+def test_whole_arguments_of_a_call_are_written_without_a_fraction():
+    function = {"name": "f", "parameters": {"type": "object", "properties": {"n": {"type": "integer"}}}}
+    calls = settled_calls([{"name": "f", "arguments": {"n": 5.0}}], [function])
+    assert answer_text(calls, "tool_call") == '[{"name":"f","arguments":{"n":5}}]'

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rung.errors import TaskError
-from rung.task.patterns import matches
+from rung.task.calls import call_fault
+from rung.task.patterns import LONGEST_PATTERN, matches, pattern_fault
 from rung.task.schemas import check_schema
 from rung.task.signature import signature_fault
 
@@ -30,6 +31,12 @@ READ = (
     "é+|🎉",
 )
 ODD = ["\t\n\r\b\f", "\x00", "\x1f", "\x7f", "\x80", "\u2028", "\ufeff", "\uffff", '"', "\\", "/", "🎉"]
+
+
+def test_a_pattern_that_would_take_long_to_read_is_not_read():
+    assert pattern_fault("a" * LONGEST_PATTERN) is None
+    assert "more than 10,000 characters" in (pattern_fault("(" * (LONGEST_PATTERN + 1)) or "")
+
 
 ENDLESS = """
 import json
@@ -100,3 +107,21 @@ def test_a_pattern_that_is_too_large_is_refused_in_words(where, pattern):
     assert len(str(caught.value)) < 250
     fault = signature_fault({"name": "f", "parameters": {"properties": {"a": schema}}})
     assert fault is not None and "can't be read" in fault
+
+
+def test_a_pattern_of_a_rows_own_function_is_matched_at_once_and_one_that_cant_be_read_is_left_open():
+    words = {"properties": {"x": {"pattern": "^(a+)+$"}, "y": {"pattern": "^(?=b)b"}}}
+    words["patternProperties"] = {"^(?!c)d": {"type": "string"}}
+    function = {"name": "f", "parameters": words}
+    assert call_fault([{"name": "f", "arguments": {"x": "a" * 40, "y": "c", "d": 1}}], [function]) is None
+    fault = call_fault([{"name": "f", "arguments": {"x": "a" * 40 + "!"}}], [function])
+    assert fault is not None and "does not match" in fault[1]
+
+
+@pytest.mark.parametrize("way", ["allOf", "anyOf"])
+def test_references_that_lead_to_ever_more_of_them_are_followed_to_an_end(way):
+    parts = {f"a{at}": {way: [{"$ref": f"#/$defs/a{at + 1}"}] * 2} for at in range(40)}
+    parts["a40"] = {"type": "string"}
+    function = {"name": "f", "parameters": {"properties": {"x": {"$ref": "#/$defs/a0"}}, "$defs": parts}}
+    fault = call_fault([{"name": "f", "arguments": {"x": "" if way == "allOf" else 1}}], [function])
+    assert fault is not None and (way == "anyOf" or "more than 20,000 references" in fault[1])

@@ -462,3 +462,13 @@ def test_the_engine_that_was_not_asked_for_longest_makes_room():
 def test_the_context_is_the_models_own_where_that_is_shorter(tiny):
     model = resolve(str(tiny))
     assert context_of(model) == model.context == 512
+
+
+def test_a_file_beside_the_adapter_that_the_system_doesnt_name_is_refused(tmp_path):
+    spec = Spec(rung="sft", task="t", kind="text", engine="torch")
+    made = save(tmp_path / "s", spec, {"adapter/adapter_config.json": "{}"})
+    (made.folder / "adapter" / ".hidden").touch()
+    assert System.load(made.folder).spec == made.spec
+    (made.folder / "adapter" / "model.safetensors").touch()
+    with pytest.raises(SystemFolderError, match=r"adapter/model\.safetensors' is no file of the System"):
+        System.load(made.folder)

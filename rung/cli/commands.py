@@ -266,7 +266,7 @@ def _redact(task: Path, choices: CheckChoices) -> None:
 
     if choices.redact is None:
         raise TaskError("--roster names whom a copy must not tell of: give --redact OUT too")
-    _alone(choices, "redact", ("test", "format", "roster"))
+    _alone(choices, "redact", ("test", "roster"))
     done = redact_task(task, choices.redact, test=choices.test, roster=choices.roster)
     print("\n".join(redaction_lines(done)))
 
@@ -322,11 +322,12 @@ def ask(
         JSON.
     """
     from rung.answering import Answerer
-    from rung.cli.answers import as_json, as_line, standard_input
+    from rung.cli.answers import as_json, as_line, say_host, standard_input
     from rung.registry import load_system
     from rung.system import Pool
 
     loaded, _ = load_system(system)
+    say_host(loaded)
     said = standard_input() if text == "-" else text
     with Pool(parallel=1) as pool:
         answer = Answerer(loaded, pool).ask(said, context=context, every_label=json)

@@ -33,4 +33,4 @@ def sheet(run: Path, /, *, out: Path, pairs: int = 60, rung: str | None = None, 
 
     made = write_sheet(run, SheetOptions(out=out, pairs=pairs, rung=rung, seed=seed))
     print(f"{out}: {made.pairs:,} pairs of {' and '.join(made.rungs)}; say answer, other or tie as `better`")
-    print(f"next: write `checked: {out}` under `judge` in task.yaml, and climb again")
+    print(f"next: write `checked: {out.absolute()}` under `judge` in task.yaml, and climb again")

@@ -46,4 +46,11 @@ def synth(
         f"{out}: {made.rows:,} new inputs of {made.written:,} that were written in {made.rounds:,} rounds "
         f"({made.unreadable:,} of them no list of texts){paid}"
     )
-    print(f"next: write `unlabelled: {out}` under `data` in task.yaml, and climb")
+    print(f"next: write `unlabelled: {_from_task(task, out)}` under `data` in task.yaml, and climb")
+
+
+def _from_task(task: Path, out: Path) -> Path:
+    """The path as a task file names it: from that file's folder where it lies there, else the whole."""
+    folder = (task if task.is_dir() else task.parent).absolute()
+    whole = out.absolute()
+    return whole.relative_to(folder) if whole.is_relative_to(folder) else whole

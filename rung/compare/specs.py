@@ -60,7 +60,8 @@ def _labels(spec: Spec) -> str:
 def _form(spec: Spec) -> str:
     if spec.engine == "head":
         return "chosen by a head"
-    return spec.answer.form if spec.answer.written == "json" else f"{spec.answer.form}, {spec.answer.written}"
+    form = spec.answer.form + (", ended by a blank line" if spec.answer.ends == "blank_line" else "")
+    return form if spec.answer.written == "json" else f"{form}, {spec.answer.written}"
 
 
 PARTS: tuple[tuple[str, Callable[[Spec], str]], ...] = (

@@ -22,13 +22,13 @@ _FORMATS: tuple[tuple[str, str], ...] = (
     ("GitLab token", r"\bglpat-[A-Za-z0-9_-]{20,}"),
     ("Slack token", r"\bxox[abeoprs]-[A-Za-z0-9-]{10,}"),
     ("Slack webhook", r"\bhttps://hooks\.slack\.com/services/T\w{6,}/B\w{6,}/\w{16,}"),
-    ("API key (sk-)", r"\bsk-(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{20,}"),
+    ("API key (sk-)", r"\bsk-[A-Za-z0-9_-]{20,}"),
     ("Google API key", r"\bAIza[A-Za-z0-9_-]{35}"),
     ("Stripe key", r"\b[sr]k_(?:live|test)_[A-Za-z0-9]{16,}"),
     ("Hugging Face token", r"\bhf_[A-Za-z0-9]{30,}"),
     ("npm token", r"\bnpm_[A-Za-z0-9]{36}\b"),
     ("PyPI token", r"\bpypi-[A-Za-z0-9_-]{50,}"),
-    ("JSON web token", r"\beyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{10,}"),
+    ("JSON web token", r"\beyJ[A-Za-z0-9_-]{8,}(?:\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{10,})?"),
     (
         "private key",
         r"-----BEGIN [A-Z0-9 ]{0,30}PRIVATE KEY(?: BLOCK)?-----(?:(?!-----).)*"
@@ -36,6 +36,8 @@ _FORMATS: tuple[tuple[str, str], ...] = (
     ),
 )
 """What a key is called, and what it looks like."""
+_MUST_HOLD = {"API key (sk-)": re.compile("[0-9]"), "JSON web token": re.compile("[.]")}
+"""What else has to be in one: a look-ahead would read on from each place where one may begin."""
 
 _PASSWORDS = (
     r"(?:\w{0,30}[_-])?(?:password|passwd|passphrase|passcode|pwd|passwort|kennwort|mot de passe"
@@ -89,7 +91,9 @@ def keys(text: str, name: str = "", *, wary: bool = False) -> list[Spot]:
     found = []
     for hit in _ANY.finditer(text):
         kind = _KINDS[int((hit.lastgroup or "k0")[1:])]
-        found.append(Spot(kind=kind, start=hit.start(), end=hit.end()))
+        needed = _MUST_HOLD.get(kind.said)
+        if needed is None or needed.search(hit[0]):
+            found.append(Spot(kind=kind, start=hit.start(), end=hit.end()))
     for hit in _ASSIGNED.finditer(text):
         if (spot := _assigned(text, hit, wary)) is not None:
             found.append(spot)

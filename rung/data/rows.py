@@ -18,6 +18,8 @@ Row: TypeAlias = tuple[str, dict[str, Any] | DataError]
 
 MAX_ROW_BYTES = 1024 * 1024
 MAX_LIST_BYTES = 256 * 1024 * 1024
+BATCH_BYTES = 1024 * 1024 * 1024
+"""What rows of a Parquet file that are decoded at once may take, were each as long as all of its group."""
 BOM = b"\xef\xbb\xbf"
 BEFORE = 40
 """Characters that are shown before the place of a fault."""
@@ -197,8 +199,8 @@ def _parquet(path: Path) -> Iterator[Row]:
     try:
         with parquet.ParquetFile(path) as file:
             _once(file.schema_arrow.names, path.name)
-            for batch in file.iter_batches(batch_size=1024):
-                for row in batch.to_pylist():
+            for batch in file.iter_batches(batch_size=_rows_at_once(file.metadata)):
+                for row in _one_by_one(batch):
                     number += 1
                     yield (
                         f"{path.name}:row {number}",
@@ -207,6 +209,19 @@ def _parquet(path: Path) -> Iterator[Row]:
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         after = f" after row {number}" if number else ""
         raise DataError(f"{path.name}: not a readable Parquet file{after}: {str(error)[:120]!r}") from error
+
+
+def _rows_at_once(metadata: Any) -> int:
+    """Rows of a batch. A value that rows share lies in the file once, and is decoded for each of them."""
+    groups = (metadata.row_group(at).total_byte_size for at in range(metadata.num_row_groups))
+    return max(1, min(1024, BATCH_BYTES // max(1, max(groups, default=1))))
+
+
+def _one_by_one(batch: Any) -> Iterator[dict[str, Any]]:
+    """The rows of a batch, those of a large one made one after another."""
+    step = 1 if batch.nbytes > 64 * MAX_ROW_BYTES else max(1, batch.num_rows)
+    for start in range(0, batch.num_rows, step):
+        yield from batch.slice(start, step).to_pylist()
 
 
 READERS: dict[str, Callable[[Path], Iterator[Row]]] = {

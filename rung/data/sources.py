@@ -37,11 +37,15 @@ AT_ONCE = 1024
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Broken:
-    """A row that can't be used: where it stands, what it holds as far as it was read, and why not."""
+    """A row that can't be used: where it stands, what it holds as far as it was read, and why not.
+
+    `unlike`: it was read, and its output isn't of the kind that the others showed.
+    """
 
     where: str
     row: Mapping[str, Any] | None
     reason: str
+    unlike: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,6 +148,7 @@ def of_kind(task: Task, source: Source) -> Source:
             reason=f"{row.where}: output {shown(row.output)} is no {kind}{why_not(row.output, kind)}, and "
             f"{rows - len(strange):,} of {rows:,} outputs are; correct it, or write 'output: {{kind: text}}' "
             "if all are right as texts",
+            unlike=True,
         )
         for row in strange
     )

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from functools import lru_cache, wraps
 from typing import ParamSpec, TypeVar
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 MOST_CHARS = 1 << 16
 """Of all texts together that a call is given; longer ones are worked on each time."""

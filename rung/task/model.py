@@ -44,6 +44,18 @@ def _from_folder(path: Path, info: ValidationInfo) -> Path:
     return (folder / path).absolute()
 
 
+def _beside(name: str, info: ValidationInfo) -> str:
+    """A model's path from the task file's folder, where it leads somewhere, and nowhere from the current one.
+
+    A bare word is never taken for a folder: it may be a model that is known by that name.
+    """
+    folder = (info.context or {}).get("folder")
+    if folder is None or "://" in name or not ("/" in name or name.endswith(".gguf")):
+        return name
+    there = folder / name
+    return str(there) if there.exists() and not Path(name).expanduser().exists() else name
+
+
 def _one_or_many(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
@@ -81,6 +93,7 @@ def _with_its_metric(judge: "JudgeSpec | None", info: ValidationInfo) -> "JudgeS
 
 
 FilePath = Annotated[Path, AfterValidator(_from_folder)]
+ModelName = Annotated[str, AfterValidator(_beside)]
 LabelText = Annotated[str, BeforeValidator(_label_text), Field(min_length=1)]
 _KINDS = {"anyOf": [{"enum": [*get_args(OutputKind), *SYNONYMS]}, {"type": "null"}]}
 _SCHEMA = {"anyOf": [{"type": "string"}, {"type": "object"}, {"type": "null"}]}
@@ -226,7 +239,7 @@ class Tuning(_Frozen):
 class JudgeSpec(_Frozen):
     """Who compares answers where nothing else can score them."""
 
-    model: str = Field(
+    model: ModelName = Field(
         min_length=1,
         description="The model that judges, of another family than those of models: openai:NAME, "
         "anthropic:NAME, openai:NAME@URL or a local one.",
@@ -259,13 +272,13 @@ class Task(_Frozen):
         description="For metric judge: {model: …, rubric: …, checked: …}, a model that compares each answer "
         "with the row's output, what it goes by, and a file of what people said.",
     )
-    models: Annotated[tuple[str, ...], BeforeValidator(_one_or_many)] = Field(
+    models: Annotated[tuple[ModelName, ...], BeforeValidator(_one_or_many)] = Field(
         default=("smollm2-135m",),
         min_length=1,
         description="The models to climb on, one or more: catalog names, hub ids, folders or .gguf files, "
         "and a hosted one to compare them with: openai:NAME, anthropic:NAME or openai:NAME@URL.",
     )
-    teacher: str | None = Field(
+    teacher: ModelName | None = Field(
         default=None,
         description="A bigger model whose answers may be learned from: one named as in models, or a System.",
     )

@@ -21,7 +21,7 @@ NEARLY_ALL, FEWEST_ALIKE = 0.95, 20
 MAX_DEPTH = 64
 
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
-_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
+_NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?", re.ASCII)
 _WRITTEN_AS_CODE = re.compile(r"0\d+|\+\d{7,}", re.ASCII)
 _DIGITS = re.compile(r"\d{16,}", re.ASCII)
 """Whole numbers that a float may hold as others."""
@@ -300,8 +300,8 @@ def _refuse(constant: str) -> Json:
 def _each_once(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
+        counts = Counter(key for key, _ in pairs)
+        twice = next(key for key in counts if counts[key] > 1)
         raise ValueError(f"key {shown(twice, 40)} twice in one object")
     return found
 

@@ -8,9 +8,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
+LONGEST_PATTERN = 10_000
+"""In characters: `re` takes time in the square of them."""
+
 
 def pattern_fault(pattern: str) -> str | None:
-    """Why Python's re can't read a pattern; None where it can."""
+    """Why Python's re can't read a pattern, or would take long to; None where it can."""
+    if len(pattern) > LONGEST_PATTERN:
+        return f"it has more than {LONGEST_PATTERN:,} characters"
     try:
         re.compile(pattern)
     except re.error as error:
@@ -22,8 +27,8 @@ def pattern_fault(pattern: str) -> str | None:
     return None
 
 
-def matches(pattern: str, text: str) -> bool:
-    """Whether a text matches a pattern, as the grammar of a schema has it; none does one that can't be read.
+def matches(pattern: str, text: str, *, unread: bool = False) -> bool:
+    """Whether a text matches a pattern, as the grammar of a schema has it; `unread`, if that can't be read.
 
     In time linear in the text, whatever the pattern: re may go back over a text without end. As in ECMA-262,
     `\\w` and `\\d` are those of ASCII.
@@ -35,7 +40,7 @@ def matches(pattern: str, text: str) -> bool:
     except UnicodeEncodeError:
         return False
     if matcher is None:
-        return False
+        return unread
     matcher = matcher.deep_copy()
     return matcher.try_consume_tokens([*spelled]) == len(spelled) and matcher.is_accepting()
 

@@ -17,7 +17,7 @@ Header = tuple[str, tuple[str, ...]]
 TOKEN = re.compile(
     r"""(?P<comment>--[^\n]*|/\*.*?(?:\*/|\Z))
     |(?P<text>'(?:[^']|'')*')
-    |(?P<name>"(?:[^"]|"")*"|`(?:[^`]|``)*`|\[[^\]]*\])
+    |(?P<name>"(?:[^"]|"")*"|`(?:[^`]|``)*`|\[[^\[\]]*\])
     |(?P<number>[0-9]+(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?|\.[0-9]+)
     |(?P<word>\w+)
     |(?P<sign><>|!=|<=|>=|==|\|\||[^\s\w])""",
@@ -25,15 +25,15 @@ TOKEN = re.compile(
 )
 
 _BEGIN = re.compile(r"\b(?:CREATE\s+(?:TEMP(?:ORARY)?\s+)?TABLE|INSERT\s+(?:OR\s+\w+\s+)?INTO)\b", re.I)
-_QUOTED = r"\"(?:[^\"]|\"\")+\"|`[^`]+`|\[[^\]]+\]"
+_QUOTED = r"\"(?:[^\"]|\"\"){1,200}\"|`[^`]{1,200}`|\[[^\]]{1,200}\]"
 _NAME = rf"{_QUOTED}|\w+"
 _CELLS = rf"(?:{_QUOTED}|[^\"`\[\]\n])+"
 _WITH_COLUMNS = re.compile(
-    rf"\btables?[ \t]*:?[ \t]*(?P<table>{_NAME})[ \t]*(?:with|has)?[ \t]*(?:the[ \t]+)?columns?[ \t]*:?[ \t]*"
-    rf"(?P<cells>{_CELLS})",
+    rf"\btables?[ \t]*(?::[ \t]*)?(?P<table>{_NAME})[ \t]*(?:(?:with|has)[ \t]*)?(?:the[ \t]+)?"
+    rf"columns?[ \t]*(?::[ \t]*)?(?P<cells>{_CELLS})",
     re.IGNORECASE,
 )
-_IN_BRACKETS = re.compile(rf"^[-#*\s]*(?P<table>{_NAME})[ \t]*\((?P<cells>[^()\n]+)\)[ \t]*;?[ \t]*$", re.M)
+_IN_BRACKETS = re.compile(rf"^[-#* \t]*(?P<table>{_NAME})[ \t]*\((?P<cells>[^()\n]+)\)[ \t]*;?[ \t]*$", re.M)
 _CELL = re.compile(rf"\s*(?:{_QUOTED})[^,]*|[^,]+")
 _TYPED = re.compile(
     rf"({_QUOTED}|[^\s\"`\[]+)[ \t]+(?:text|int|integer|bigint|real|float|double|numeric|number|decimal|bool|"

@@ -2,21 +2,27 @@
 
 from collections.abc import Iterator
 from fractions import Fraction
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from rung.task.patterns import matches
+from rung.task.signature import REFERENCES
 
 if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError
     from jsonschema.protocols import Validator
 
 
-def validator_of(schema: Any, *, linear: bool = False) -> "Validator":
+MOST_FOLLOWED = 20_000
+"""References that are followed in a stranger's schema: each may lead to several more, for the same value."""
+
+
+def validator_of(schema: Any, *, linear: bool = False, lenient: bool = False) -> "Validator":
     """The validator of a schema's draft, or of the newest. What a $ref names is never fetched.
 
     `linear`: patterns are matched as grammars do it, in linear time, for a schema that a stranger may have
-    written.
+    written, and only so many references are followed in all. A pattern that no grammar can hold fits nothing
+    then; where the validator is `lenient`, everything.
     """
     from jsonschema import Draft202012Validator
     from jsonschema.validators import validator_for
@@ -26,20 +32,55 @@ def validator_of(schema: Any, *, linear: bool = False) -> "Validator":
     if isinstance(schema, dict):
         # jsonschema gives a part that names its draft, as "#" would, to its own class of that.
         schema = {key: value for key, value in schema.items() if key != "$schema"}
-    return _exact(draft, linear)(schema, registry=Registry())
+    followed: Any = _Followed() if linear else None
+    return _exact(draft, linear, lenient)(schema, registry=Registry(), format_checker=followed)
 
 
 @cache
-def _exact(draft: type["Validator"], linear: bool) -> type["Validator"]:
+def _exact(draft: type["Validator"], linear: bool, lenient: bool) -> type["Validator"]:
     from jsonschema.validators import extend
 
-    return extend(draft, {"multipleOf": _multiple_of, **(_LINEAR if linear else {})})
+    made: dict[str, Any] = {"multipleOf": _multiple_of}
+    if linear:
+        made |= {
+            key: partial(_reference, draft.VALIDATORS[key]) for key in REFERENCES if key in draft.VALIDATORS
+        }
+        made |= {
+            "pattern": partial(_pattern, lenient),
+            "patternProperties": _pattern_properties,
+            "additionalProperties": partial(_additional_properties, lenient),
+        }
+    return extend(draft, made)
 
 
-def _pattern(validator: Any, pattern: str, value: Any, schema: Any) -> Iterator["ValidationError"]:
+class _Followed:
+    """References that a validator may still follow. It stands where all its parts share one object."""
+
+    def __init__(self) -> None:
+        self.left = MOST_FOLLOWED
+
+    def check(self, value: object, format: str) -> None:
+        """Formats only describe."""
+
+
+def _reference(
+    follow: Any, validator: Any, reference: str, value: Any, schema: Any
+) -> Iterator["ValidationError"]:
     from jsonschema.exceptions import ValidationError
 
-    if validator.is_type(value, "string") and not matches(pattern, value):
+    validator.format_checker.left -= 1
+    if validator.format_checker.left < 0:
+        yield ValidationError(f"its schema leads through more than {MOST_FOLLOWED:,} references")
+    else:
+        yield from follow(validator, reference, value, schema)
+
+
+def _pattern(
+    lenient: bool, validator: Any, pattern: str, value: Any, schema: Any
+) -> Iterator["ValidationError"]:
+    from jsonschema.exceptions import ValidationError
+
+    if validator.is_type(value, "string") and not matches(pattern, value, unread=lenient):
         yield ValidationError(f"{value!r} does not match {pattern!r}")
 
 
@@ -52,25 +93,19 @@ def _pattern_properties(
                 yield from validator.descend(part, rule, path=name, schema_path=pattern)
 
 
-def _additional_properties(validator: Any, rule: Any, value: Any, schema: Any) -> Iterator["ValidationError"]:
+def _additional_properties(
+    lenient: bool, validator: Any, rule: Any, value: Any, schema: Any
+) -> Iterator["ValidationError"]:
     from jsonschema.exceptions import ValidationError
 
     named, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
     for name, part in value.items() if validator.is_type(value, "object") else ():
-        if name in named or any(matches(pattern, name) for pattern in patterns):
+        if name in named or any(matches(pattern, name, unread=lenient) for pattern in patterns):
             continue
         if rule is False:
             yield ValidationError(f"{name!r} was unexpected")
         else:
             yield from validator.descend(part, rule, path=name)
-
-
-_LINEAR = {
-    "pattern": _pattern,
-    "patternProperties": _pattern_properties,
-    "additionalProperties": _additional_properties,
-}
-"""The keywords that hold patterns."""
 
 
 def _multiple_of(validator: Any, step: Any, value: Any, schema: Any) -> Iterator["ValidationError"]:

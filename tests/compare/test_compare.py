@@ -288,6 +288,7 @@ REF = ModelRef(name="m", source="m", digest="d" * 64, licence="mit")
         ({"steps": StepsSpec(kind="vote", samples=3, temperature=0.7)}, "calls for an answer"),
         ({"answer": AnswerSpec(form="words")}, "answer"),
         ({"answer": AnswerSpec(form="free", written="tagged")}, "answer"),
+        ({"answer": AnswerSpec(form="free", ends="blank_line")}, "answer"),
         ({"answer": AnswerSpec(form="free", max_tokens=9)}, "longest answer"),
         ({"answer": AnswerSpec(form="free", most_calls=3)}, "most calls"),
         ({"answer": AnswerSpec(form="free", codes=(4, 5))}, "label codes"),

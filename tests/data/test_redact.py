@@ -311,6 +311,7 @@ def test_the_command_writes_the_copy_and_tells_no_value(
             "give --roster, --audit to a command of its",
         ),
         (["--redact", "b", "--audited", "x", "--out", "y"], "checks nothing: give --out, --audited to a"),
+        (["--redact", "b", "--format", "io"], "checks nothing: give --format to a"),
     ]:
         assert run(["check", "rows.jsonl", *arguments]) == 2
         assert said in capsys.readouterr().err

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from rung.data import formats
+from rung.data import formats, rows
 from rung.data.formats import FORMATS
 from rung.data.rows import READERS, read_rows
 from rung.data.sources import conform, read_source
@@ -447,3 +447,26 @@ def test_a_fault_far_down_is_told_once_and_the_file_not_read_again_for_every_row
         with pytest.raises(DataError, match=r"^rows\.csv:292: not UTF-8"):
             read_source(file, lenient=lenient)
     assert len(times) == 2
+
+
+def test_of_a_parquet_file_as_many_rows_are_decoded_as_memory_may_hold(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(rows, "BATCH_BYTES", 2**23)
+    table = pyarrow.table({"input": ["x" * 2**20] * 512, "output": ["a"] * 512})
+    parquet.write_table(table, tmp_path / "rows.parquet")
+    del table
+    assert (tmp_path / "rows.parquet").stat().st_size < 2**21
+    before = pyarrow.total_allocated_bytes()
+    seen = 0
+    for _, row in read_rows(tmp_path / "rows.parquet"):
+        assert isinstance(row, dict) and len(row["input"]) == 2**20
+        assert pyarrow.total_allocated_bytes() - before < 2**26
+        seen += 1
+    assert seen == 512
+
+
+def test_large_batches_of_a_parquet_file_give_the_same_rows(tmp_path: Path, monkeypatch) -> None:
+    table = pyarrow.table({"input": [f"q{at}" for at in range(5)], "output": [["a"] * at for at in range(5)]})
+    parquet.write_table(table, tmp_path / "rows.parquet")
+    whole = list(read_rows(tmp_path / "rows.parquet"))
+    monkeypatch.setattr(rows, "MAX_ROW_BYTES", 0)
+    assert list(read_rows(tmp_path / "rows.parquet")) == whole and len(whole) == 5
