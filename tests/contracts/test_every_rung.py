@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 import pytest
 
+from rung.evaluate import PACED_ROWS
 from rung.records import Example, Splits
 from rung.rungs import LADDER, reinforcing, reward_gate
 from rung.rungs.base import SETTLED_FILE, Context, Following, Foreseen, Rung, no_start
@@ -369,8 +370,10 @@ def test_the_rows_outputs_are_never_part_of_a_question(rung, built):
 def test_what_a_rung_foresees_is_positive_and_settles_what_it_is_built_from(rung, context, built):
     context = suited(rung, replace(context, built=built(rung, kind_of(rung))[0].built))
     told = rung.outlook(context)
-    assert told is not None and told.least_s > 0
-    assert 0 < told.low_s <= told.seconds <= told.high_s
+    assert told is not None and told.least_s >= 0
+    assert told.low_s <= told.seconds <= told.high_s
+    # A hosted model is done where the first rows are all: it isn't paid to be timed.
+    assert (told.low_s > 0 and told.least_s > 0) or (rung.name == "api" and len(context.dev) <= PACED_ROWS)
     assert rung.build(context).what
     again = rung.outlook(context)
     assert again is not None and (rung.name == "head" or again.least_s == told.least_s)

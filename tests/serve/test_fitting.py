@@ -13,7 +13,7 @@ from rung.engines.trie import Trie
 from rung.models.chat import Message
 from rung.models.resolve import resolve
 from rung.models.tokens import LONG_TEXT
-from rung.serve.answer import Asked, asked, fitting, text_asked, turns_asked
+from rung.serve.answer import TURN, Asked, asked, fitting, text_asked, turns_asked
 from rung.serve.faults import Fault
 from rung.serve.host import Host
 from rung.serve.systems import Served, Systems
@@ -87,7 +87,9 @@ def test_a_long_text_is_made_a_prompt_on_a_thread_and_no_other_is(size):
         ),
     )
     systems, text = cast(Systems, SimpleNamespace(pool=None)), "x" * (size - 1)
-    turns = [Message(role="system", content=text), Message(role="user", content="c")]
+    # A turn counts for as many characters as its own words in a template take.
+    first = Message(role="system", content=text[2 * TURN :])
+    turns = [first, Message(role="user", content="c")]
     for asking in (
         asked(systems, served, row(text, "c")),
         turns_asked(served, turns),
