@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from rung.errors import ModelError
+from rung.runs import file_digest
 
 _MARKER: Final = "complete"
 
@@ -24,22 +25,27 @@ def cache_dir() -> Path:
 
 def is_made(folder: Path) -> bool:
     """Whether `folder` was filled by `made_once` and is whole."""
-    return _is_whole(folder)
+    return _is_unchanged(folder) or _has_same_bytes(folder)
 
 
 def made_once(folder: Path, build: Callable[[Path], None]) -> Path:
     """Return `folder`, filled by `build(stage)` unless it's there and whole.
 
-    The stage is renamed to `folder` when `build` returns, and the marker that proves completeness is
-    written last. Two processes never both build. Raises ModelError when the disk refuses.
+    The stage takes the place of `folder` when `build` returns, and the marker that proves completeness is
+    written last. A copy with other times of change (from an image, an archive, another machine) is whole
+    where its bytes are the same. Two processes never both build. Raises ModelError when the disk refuses.
     """
-    if _is_whole(folder):
+    if _is_unchanged(folder):
         return folder
     try:
         with locked(folder.with_name(f".{folder.name}.lock")):
-            if not _is_whole(folder):
-                _make(folder, build)
+            if not _is_unchanged(folder):
+                if not _has_same_bytes(folder):
+                    _make(folder, build)
+                _mark(folder)
     except OSError as error:
+        if is_made(folder):
+            return folder  # only the marker, or the lock, can't be written here
         raise ModelError(
             f"can't write the cache folder {str(folder)!r}: {error.strerror or error}; free some space or "
             "set RUNG_CACHE to another folder"
@@ -49,9 +55,8 @@ def made_once(folder: Path, build: Callable[[Path], None]) -> Path:
 
 def _make(folder: Path, build: Callable[[Path], None]) -> None:
     stage = folder.with_name(f".{folder.name}.partial")
-    for old in (stage, folder):
-        if old.exists():
-            shutil.rmtree(old)
+    if stage.exists():
+        shutil.rmtree(stage)
     stage.mkdir(parents=True)
     try:
         build(stage)
@@ -60,20 +65,55 @@ def _make(folder: Path, build: Callable[[Path], None]) -> None:
         raise
     for file in _files(stage):
         _flush(file)
+    if folder.exists():
+        shutil.rmtree(folder)
     stage.rename(folder)
+
+
+def _mark(folder: Path) -> None:
+    facts = {name: [*fact, file_digest(folder / name)] for name, fact in _facts(folder).items()}
     marker = folder / f".{_MARKER}"
-    marker.write_text(json.dumps(_facts(folder), indent=1, sort_keys=True), encoding="utf-8")
+    marker.write_text(json.dumps(facts, indent=1, sort_keys=True), encoding="utf-8")
     _flush(marker)
     marker.replace(folder / _MARKER)
     _flush(folder)
 
 
-def _is_whole(folder: Path) -> bool:
-    """True when the marker is there and names the files as they are now (size and time of change)."""
+def _is_unchanged(folder: Path) -> bool:
+    """True when the marker names the files as they are now (size and time of change)."""
+    noted = _noted(folder)
     try:
-        return json.loads((folder / _MARKER).read_text(encoding="utf-8")) == _facts(folder)
-    except (OSError, ValueError):
+        return noted is not None and {name: fact[:2] for name, fact in noted.items()} == _facts(folder)
+    except OSError:
         return False
+
+
+def _has_same_bytes(folder: Path) -> bool:
+    """True when the marker names the files as they are now, their times apart. It reads them all."""
+    noted = _noted(folder)
+    try:
+        found = _facts(folder)
+        return (
+            noted is not None
+            and noted.keys() == found.keys()
+            and all(fact[:1] == found[name][:1] and len(fact) == 3 for name, fact in noted.items())
+            and all(fact[2] == file_digest(folder / name) for name, fact in noted.items())
+        )
+    except OSError:
+        return False
+
+
+def _noted(folder: Path) -> dict[str, list] | None:
+    """Size, time of change and SHA-256 of each file as the marker has them; an older one lacks the last.
+
+    None without a marker that can be read.
+    """
+    try:
+        found = json.loads((folder / _MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    is_noted = isinstance(found, dict) and all(isinstance(fact, list) for fact in found.values())
+    return found if is_noted else None
 
 
 def _files(folder: Path) -> list[Path]:

@@ -1,4 +1,5 @@
 import hashlib
+import json
 import multiprocessing
 import os
 import time
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rung.errors import DigestError, ModelError
-from rung.models._cache import cache_dir, made_once
+from rung.models._cache import cache_dir, is_made, made_once
 from rung.models._fetch import fetch
 from rung.models.catalog import Entry, File, Source
 
@@ -155,6 +156,69 @@ def test_a_folder_whose_marker_is_missing_is_made_again(tmp_path: Path) -> None:
 
     made_once(folder, build)
     assert sorted(path.name for path in folder.iterdir()) == ["complete", "whole"]
+
+
+def whole(stage: Path) -> None:
+    (stage / "whole").write_text("good")
+
+
+def no_network(stage: Path) -> None:
+    raise ModelError("can't get the weights")
+
+
+def aged(folder: Path) -> None:
+    """The times of change as an image's layers or an archive keep them: whole seconds, long ago."""
+    for file in folder.iterdir():
+        os.utime(file, (1_700_000_000, 1_700_000_000))
+
+
+def test_a_copy_with_other_times_of_change_is_used_as_it_is_and_noted_as_whole(tmp_path: Path) -> None:
+    folder = made_once(tmp_path / "made", whole)
+    aged(folder)
+    assert is_made(folder)
+    assert made_once(folder, no_network) == folder and (folder / "whole").read_text() == "good"
+    noted = json.loads((folder / "complete").read_text())
+    assert noted["whole"][1] == 1_700_000_000 * 10**9, "it is read whole but once"
+
+
+def test_a_copy_is_used_where_nothing_can_be_written_beside_it(tmp_path: Path) -> None:
+    folder = made_once(tmp_path / "made", whole)
+    aged(folder)
+    (tmp_path / ".made.lock").unlink()
+    (tmp_path / ".made.lock").mkdir()
+    assert made_once(folder, no_network) == folder
+    (folder / "whole").write_text("evil")
+    assert not is_made(folder)
+    with pytest.raises(ModelError, match="can.t write the cache folder"):
+        made_once(folder, no_network)
+
+
+def test_what_was_there_stays_until_there_is_something_in_its_place(tmp_path: Path) -> None:
+    folder = made_once(tmp_path / "made", whole)
+    (folder / "whole").write_text("evil")
+    with pytest.raises(ModelError, match="can.t get the weights"):
+        made_once(folder, no_network)
+    assert (folder / "whole").read_text() == "evil"
+    assert (made_once(folder, whole) / "whole").read_text() == "good"
+
+
+def test_a_marker_without_digests_is_believed_as_long_as_the_times_agree(tmp_path: Path) -> None:
+    folder = made_once(tmp_path / "made", whole)
+    marker = folder / "complete"
+    noted = json.loads(marker.read_text())
+    marker.write_text(json.dumps({name: fact[:2] for name, fact in noted.items()}))
+    assert made_once(folder, no_network) == folder
+    aged(folder)
+    with pytest.raises(ModelError, match="can.t get the weights"):
+        made_once(folder, no_network)
+
+
+@pytest.mark.parametrize("marker", ["", "[]", '{"whole": 4}', '{"whole": []}', "{}"])
+def test_a_marker_that_is_none_has_the_folder_made_again(tmp_path: Path, marker: str) -> None:
+    folder = made_once(tmp_path / "made", whole)
+    (folder / "complete").write_text(marker)
+    (folder / "whole").write_text("torn")
+    assert (made_once(folder, whole) / "whole").read_text() == "good"
 
 
 def test_a_build_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
