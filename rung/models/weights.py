@@ -23,7 +23,7 @@ def dequantised(model: Model, *, progress: Progress = no_progress) -> Path:
 
     For a GGUF model it is made once per digest, from the very numbers that llama.cpp runs; `progress`
     is told (tensors done, tensors). A safetensors model is its own folder. Raises ModelError when the
-    architecture can't be read or a weight is missing.
+    architecture can't be read, a weight is missing or the disk refuses.
     """
     if model.gguf is None:
         assert model.folder is not None
@@ -32,8 +32,14 @@ def dequantised(model: Model, *, progress: Progress = no_progress) -> Path:
     folder = cache_dir() / "weights" / f"{model.digest[:16]}-{_FORMAT}"
 
     def build(stage: Path) -> None:
+        from safetensors import SafetensorError
+
         with quiet(), _reported(progress):
-            _read(path).save_pretrained(stage)
+            network = _read(path)
+            try:
+                network.save_pretrained(stage)
+            except SafetensorError as error:  # what safetensors raises where the disk refuses
+                raise OSError(str(error)) from error
         _write_tokenizer(model, stage)
 
     return made_once(folder, build)

@@ -30,7 +30,7 @@ def write_merged_folder(
     """Fill the folder `out` with `base` and `deltas` in it, added in fp32 and stored as `kind`.
 
     `template` becomes its chat template, `stop_ids` the tokens at which generation ends. Raises ModelError
-    where a delta has no weight in `base` or doesn't fit it.
+    where a delta has no weight in `base` or doesn't fit it, OSError where the disk refuses.
     """
     left = dict(deltas)
     for shard in sorted(base.glob("*.safetensors")):
@@ -74,7 +74,10 @@ def _merge_shard(shard: Path, left: dict[str, Delta], out: Path, kind: FloatType
                 )
             tensor = torch.from_numpy(delta.into(tensor.float().numpy(), 0))
         tensors[name] = (tensor.to(stored) if tensor.is_floating_point() else tensor).contiguous()
-    save_file(tensors, out, metadata={"format": "pt"})
+    try:
+        save_file(tensors, out, metadata={"format": "pt"})
+    except SafetensorError as error:  # what safetensors raises where the disk refuses
+        raise OSError(str(error)) from error
 
 
 def _generation(base: Path, config: Mapping[str, Any], stop_ids: Sequence[int]) -> dict[str, Any]:

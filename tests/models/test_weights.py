@@ -8,6 +8,7 @@ from rung.models.chat import Message, load_chat
 from rung.models.resolve import resolve
 from rung.models.tokens import load_tokenizer
 from rung.models.weights import dequantised
+from tests.fixtures_disk import little_room
 
 TEXT = "def f(x): return 12 + 345  # a  comment"
 
@@ -55,6 +56,17 @@ def test_the_folder_carries_the_tokenizer_that_serving_uses(tiny_gguf, own_cache
     assert theirs("x").input_ids[0] == theirs.bos_token_id == ours.bos_id
     assert theirs.eos_token_id == ours.eos_id
     assert theirs.chat_template == model.template
+
+
+def test_a_full_disk_says_what_to_do_and_leaves_nothing_behind(tiny_gguf, own_cache: Path) -> None:
+    model = resolve(str(tiny_gguf()))
+    with pytest.raises(ModelError, match="can.t write the cache folder .*free some space or set RUNG_CACHE"):
+        with little_room():
+            dequantised(model)
+    assert not list(own_cache.rglob("*.safetensors"))
+    with pytest.raises(OSError, match="too large"), little_room():
+        load_tokenizer(model).save(own_cache / "tokenizer.json")
+    assert (dequantised(model) / "complete").is_file()
 
 
 def test_a_safetensors_model_is_its_own_folder(tiny_gguf, own_cache: Path) -> None:

@@ -10,11 +10,13 @@ from peft import AutoPeftModelForCausalLM, PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from rung.errors import ModelError
+from rung.errors import ModelError, RunError
 from rung.models.resolve import Model, resolve
 from rung.models.weights import dequantised, quiet
+from rung.runs import atomic_folder
 from rung.ship.merged import write_merged_folder
 from rung.training.lora_delta import Delta, deltas_by_module
+from tests.fixtures_disk import little_room
 from tests.fixtures_ship import make_adapter, make_gguf
 
 # peft asks transformers for a property by its old name.
@@ -104,6 +106,14 @@ def test_weights_in_several_files_are_merged_in_each(tuned, tmp_path):
     split = dict(load(merged(tuned, tmp_path / "split", "f32", parts)).named_parameters())
     whole = dict(load(merged(tuned, tmp_path / "whole", "f32")).named_parameters())
     assert all(torch.equal(split[name], tensor) for name, tensor in whole.items())
+
+
+def test_a_full_disk_is_an_error_of_the_export_and_leaves_nothing(tuned, tmp_path):
+    deltas, base = deltas_by_module(tuned[1]), dequantised(tuned[0])
+    with pytest.raises(RunError, match="can.t write .*out.*free some space"):
+        with atomic_folder(tmp_path / "out") as draft, little_room():
+            write_merged_folder(base, deltas, draft, kind="f32", template=TEMPLATE, stop_ids=(2, 0))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["model.layers.9.mlp.up_proj.weight", "model.layers.0.mlp.up_proj.weight"])
