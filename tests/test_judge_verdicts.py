@@ -151,13 +151,15 @@ def test_what_it_is_paid_stands_apart_from_what_its_model_is_paid_otherwise(serv
     with pool:
         judge.judge(PAIRS, pool)
         till = pool.till
-        assert till is not None and till.judging_usd == till.spent_usd > 0 and till.spent_on == {}
+        assert till is not None and till.judging_usd == till.spent_usd > 0 and till.spent_for == {}
         rows = both_orders("0" * 8, Pairing(input="else", answer="a", other="b"))
-        judge.system.answer(rows, pool)
-        assert till.spent_on == {"judge": pytest.approx(till.spent_usd - till.judging_usd)}
-        assert till.spent_on["judge"] > 0
+        with till.paying("api"):
+            judge.system.answer(rows, pool)
+            judge.judge([Pairing(input="new", answer="A TAX", other="a tax")], pool)
+        assert till.spent_for == {"api": pytest.approx(till.spent_usd - till.judging_usd)}
+        assert till.spent_for["api"] > 0
     again = Till(till.path, 1.0, till.prices)
-    assert (again.judging_usd, again.spent_on) == (till.judging_usd, till.spent_on)
+    assert (again.judging_usd, again.spent_for) == (till.judging_usd, till.spent_for)
 
 
 def test_texts_that_are_the_same_but_for_space_tie_unasked(server, tmp_path):

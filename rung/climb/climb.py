@@ -253,7 +253,7 @@ class _Climbing:
             if isinstance(rung, Priced):
                 cheaper = ordering.before(before, rung.usd_per_1000(context), context.task)
                 context = replace(context, rival=self.rival(cheaper))
-            with Watch(beat) as watch:
+            with Watch(beat) as watch, context.paying():
                 told, reason = self.foretold(rung, context, later, start)
                 if reason is not None:
                     self.reporter.say(f"{name} skipped: {reason}")

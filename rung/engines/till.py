@@ -25,9 +25,9 @@ BYTES_A_TOKEN = 3
 class Till:
     """Answers of hosted models by what was asked, in one append-only file. For several threads at once.
 
-    `prices` go by (URL, model), `spent_on` by the model alone; what was paid for judging is `judging_usd` and
-    no part of it: a judge may be a model that has another task as well. `raised_by` is what a user raises the
-    cap by. Raises RunError where the file is damaged.
+    `prices` go by (URL, model). `spent_for` is what was paid for each rung, by its name: what was paid for
+    judging is `judging_usd` and no part of that. `raised_by` is what a user raises the cap by. Raises
+    RunError where the file is damaged.
     """
 
     path: Path
@@ -35,9 +35,10 @@ class Till:
     prices: Mapping[tuple[str, str], TokenPrice]
     raised_by: str = "--api-usd"
     spent_usd: float = field(init=False, default=0.0)
-    spent_on: dict[str, float] = field(init=False, default_factory=dict)
+    spent_for: dict[str, float] = field(init=False, default_factory=dict)
     judging_usd: float = field(init=False, default=0.0)
     _judging: bool = field(init=False, default=False)
+    _rung: str = field(init=False, default="")
     _known: dict[str, Completion] = field(init=False, default_factory=dict)
     _reserved_usd: float = field(init=False, default=0.0)
     _lock: threading.Lock = field(init=False, default_factory=threading.Lock)
@@ -47,7 +48,7 @@ class Till:
             # One that broke was paid for, too; whether it breaks again is for the next try to show.
             if line.get("answer") is not None and line["answer"].get("failure") is None:
                 self._known[line["asked"]] = Completion(**line["answer"], tokens=(), logprob=math.nan)
-            self._count(line["model"], line["usd"], judging=line.get("judging", False))
+            self._count(line["usd"], line)
 
     @property
     def answers(self) -> int:
@@ -94,6 +95,15 @@ class Till:
         finally:
             self._judging = False
 
+    @contextmanager
+    def paying(self, rung: str) -> Iterator[None]:
+        """What is paid meanwhile is paid for a rung, but for what is paid for judging."""
+        self._rung = rung
+        try:
+            yield
+        finally:
+            self._rung = ""
+
     def lose(self, model: str, usd: float) -> bool:
         """Write down what a call may have cost that brought no answer, and say whether it may be tried again.
 
@@ -102,7 +112,7 @@ class Till:
         """
         with self._lock:
             append_jsonl(self.path, [{"model": model, "usd": usd, **self._purpose()}])
-            self._count(model, usd, judging=self._judging)
+            self._count(usd, self._purpose())
             return self.spent_usd + self._reserved_usd <= self.cap_usd
 
     def keep(self, asked: str, model: str, answer: Completion, price: TokenPrice) -> None:
@@ -114,14 +124,16 @@ class Till:
             line = {"asked": asked, "model": model, "usd": usd, "answer": fields, **self._purpose()}
             append_jsonl(self.path, [line])
             self._known[asked] = answer
-            self._count(model, usd, judging=self._judging)
+            self._count(usd, self._purpose())
 
     def _purpose(self) -> dict[str, Json]:
-        return {"judging": True} if self._judging else {}
+        if self._judging:
+            return {"judging": True}
+        return {"rung": self._rung} if self._rung else {}
 
-    def _count(self, model: str, usd: float, *, judging: bool) -> None:
+    def _count(self, usd: float, purpose: Mapping[str, Json]) -> None:
         self.spent_usd += usd
-        if judging:
+        if purpose.get("judging"):
             self.judging_usd += usd
-        else:
-            self.spent_on[model] = self.spent_on.get(model, 0.0) + usd
+        elif rung := str(purpose.get("rung", "")):
+            self.spent_for[rung] = self.spent_for.get(rung, 0.0) + usd

@@ -4,8 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import TypeAdapter
-
 from rung.errors import EngineError
 from rung.hosted import complete, hosted_engine_spec, hosted_ref
 from rung.models.hosted import Hosted, hosted
@@ -21,7 +19,6 @@ from rung.system import SHOTS_FILE, VECTORS_FILE, Sources, System, save
 from rung.task import Task
 from rung.wording import messages
 
-PAID_BEFORE = "paid before, US dollars"
 SAMPLE_ROWS = 20
 """Dev rows by which the cost is foretold."""
 MORE_TOKENS = 24
@@ -101,10 +98,9 @@ def _begun(context: Context) -> tuple[Hosted, Prompting, float]:
     """The model, its prompt, and about what the dev rows cost in US dollars, said before any is paid."""
     model = rival_of(context.task)
     assert model is not None, "the rung applies"
-    before_paying(context, model)
     given = prompting(context)
     about = foretold_usd(context, price_of(context, model), given) * len(context.dev)
-    if not paid_here(context, model):
+    if not context.paid_usd:
         context.reporter.say(
             f"api: about ${about:.4f} for {len(context.dev):,} answers of {model.model}; {paid_text(context)}"
         )
@@ -148,7 +144,7 @@ def cannot_pay(context: Context, model: Hosted, foretold: Callable[[], float]) -
             f"the price of {model.given} isn't known; give it in task.yaml as prices: {{input_usd_per_m: …, "
             "output_usd_per_m: …, cached_input_usd_per_m: …}"
         )
-    more = foretold() - paid_here(context, model)
+    more = foretold() - context.paid_usd
     left = till.cap_usd - till.spent_usd
     if more > left:
         return (
@@ -156,22 +152,6 @@ def cannot_pay(context: Context, model: Hosted, foretold: Callable[[], float]) -
             f"${till.cap_usd:g} are left to pay; raise --api-usd, or choose by fewer rows with --dev-rows"
         )
     return None
-
-
-def before_paying(context: Context, model: Hosted | None) -> None:
-    """Note what a hosted model was paid before this rung, once: what it's paid from now on is the rung's."""
-    context.settled(PAID_BEFORE, lambda: _paid(context, model))
-
-
-def paid_here(context: Context, model: Hosted | None) -> float:
-    """What a hosted model was paid for this rung, in US dollars, before a restart too."""
-    before = context.told(PAID_BEFORE)
-    return 0.0 if before is None else _paid(context, model) - TypeAdapter(float).validate_python(before)
-
-
-def _paid(context: Context, model: Hosted | None) -> float:
-    till = context.pool.till
-    return 0.0 if model is None or till is None else till.spent_on.get(model.model, 0.0)
 
 
 def paid_text(context: Context) -> str:

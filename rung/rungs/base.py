@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
@@ -158,6 +159,17 @@ class Context:
     def in_time(self, step: str, seconds: float = 0.0) -> bool:
         """Whether `step`, which takes about so many seconds, could still be begun when it was due."""
         return bool(self.settled(f"in time: {step}", lambda: self.seconds_left > seconds))
+
+    def paying(self) -> AbstractContextManager[None]:
+        """What hosted models are paid meanwhile is paid for this rung, by the name of its folder."""
+        till = self.pool.till
+        return nullcontext() if till is None else till.paying(self.folder.name)
+
+    @property
+    def paid_usd(self) -> float:
+        """What hosted models were ever paid for this rung in this run, under another budget or cap too."""
+        till = self.pool.till
+        return 0.0 if till is None else till.spent_for.get(self.folder.name, 0.0)
 
     @property
     def vectors_ref(self) -> ModelRef:

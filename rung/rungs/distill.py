@@ -9,14 +9,7 @@ from pydantic import TypeAdapter
 from rung import evaluate
 from rung.errors import EngineError, ModelError, TrainingError
 from rung.records import Example, Json, Measurement
-from rung.rungs.api import (
-    before_paying,
-    cannot_pay,
-    foretold_usd,
-    paid_here,
-    paid_text,
-    price_of,
-)
+from rung.rungs.api import cannot_pay, foretold_usd, paid_text, price_of
 from rung.rungs.base import Built, Context, no_room
 from rung.rungs.sft import FEWEST_ROWS, FEWEST_S, answer_forms, tuned, unable
 from rung.rungs.teacher import (
@@ -81,8 +74,6 @@ class Distill:
                 f"{max(0.0, context.seconds_left):.0f} s of the budget are left to teach and to tune in, at "
                 f"least {LEAST_S:.0f} s are needed; nothing was asked: give more with --budget"
             )
-        model = hosted_teacher(context.task)
-        before_paying(context, model)
         teacher = teacher_system(context, str(context.task.teacher))
         scored = self._scored(context, teacher)
         made, why = self._from_sft(context, teacher, scored)
@@ -90,7 +81,7 @@ class Distill:
             compare = compared(context, scored, made.system)
             return replace(made, notes=(f"teacher {context.task.teacher}: {why}", *compare, *made.notes))
         taught = teach(context, teacher, self._affordable(context, teacher), scored.seconds_per_answer)
-        spent = paid_here(context, model)
+        spent = context.paid_usd
         context.reporter.say(f"distill: {taught.said}")
         if not taught.rows:
             raise TrainingError(f"the teacher taught nothing: {taught.said}")

@@ -11,7 +11,7 @@ import numpy as np
 
 from rung.evaluate import LOOK_ROWS, counted_answers, score_of
 from rung.records import Example
-from rung.rungs.api import before_paying, cannot_pay, paid_here
+from rung.rungs.api import cannot_pay
 from rung.rungs.base import Built, Context, Outlook, Variant, no_room
 from rung.rungs.below import best_prompting
 from rung.rungs.few_shot import is_short, room_for_shots, shot_lines
@@ -69,7 +69,6 @@ class Optimise:
         if model is not None and context.bench.metric == "style":
             why_not = "style is of all texts together: no answer by itself tells a model what went wrong"
         if model is not None and why_not is None:
-            before_paying(context, model)
             variants, notes = reflected(context, _start(context), model, self.metric_calls)
         else:
             variants, notes = _drawn(context)
@@ -87,7 +86,7 @@ class Optimise:
             what=f"best of {many} candidates: {chosen.name}",
             trials=trials,
             notes=(*notes, *told, *more),
-            spent_usd=paid_here(context, model),
+            spent_usd=context.paid_usd,
         )
 
 
