@@ -2,15 +2,15 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 
 from pydantic import TypeAdapter
 
 from rung import evaluate
 from rung.errors import EngineError, ModelError, TrainingError
-from rung.records import Example, Json, Measurement
+from rung.records import Answer, Example, Json, Measurement
 from rung.rungs.api import cannot_pay, foretold_usd, paid_text, price_of
-from rung.rungs.base import Built, Context, no_room
+from rung.rungs.base import JOURNAL_FILE, Built, Context, no_room
 from rung.rungs.sft import FEWEST_ROWS, FEWEST_S, answer_forms, tuned, unable
 from rung.rungs.teacher import (
     CHUNK_ROWS,
@@ -25,6 +25,7 @@ from rung.rungs.teacher import (
 )
 from rung.rungs.verified import verified, verified_by_gold
 from rung.runs import read_json, write_json
+from rung.scoring.cost import tokens_usd
 from rung.scoring.notation import duration_text, score_text
 from rung.system import System
 from rung.task.tables import with_tables
@@ -80,15 +81,17 @@ class Distill:
         if made is not None:
             compare = compared(context, scored, made.system)
             return replace(made, notes=(f"teacher {context.task.teacher}: {why}", *compare, *made.notes))
-        taught = teach(context, teacher, self._affordable(context, teacher), scored.seconds_per_answer)
+        rows, short = self._affordable(context, teacher, scored)
+        taught = teach(context, teacher, rows, scored.seconds_per_answer, short)
         spent = context.paid_usd
         context.reporter.say(f"distill: {taught.said}")
         if not taught.rows:
-            raise TrainingError(f"the teacher taught nothing: {taught.said}")
+            why = f"; {taught.short}" if taught.short else ""
+            raise TrainingError(f"the teacher taught nothing: {taught.said}{why}")
         made = self._made(replace(context, train=(*context.train, *taught.rows)), teacher, context)
         notes = (
             f"teacher {context.task.teacher}: {taught.said}",
-            *((why,) if why else ()),
+            *(text for text in (why, taught.short) if text),
             *((f"the teacher was paid ${spent:.4f}",) if spent else ()),
             *compared(context, scored, made.system),
             *made.notes,
@@ -165,32 +168,43 @@ class Distill:
             return 0.0
         return DRAWS * foretold_usd(context, price_of(context, model), teacher_prompting(context))
 
-    def _affordable(self, context: Context, teacher: System) -> tuple[Example, ...]:
-        """The inputs to ask: as many as the teacher's share of the money pays for. Settled once.
+    def _affordable(
+        self, context: Context, teacher: System, scored: Measurement
+    ) -> tuple[tuple[Example, ...], str]:
+        """The inputs to ask, and why they aren't all: as many as the teacher's share of the money pays for.
 
-        Raises TrainingError where its prompt would show it the answers.
+        An answer costs what it did where the teacher was `scored`, thoughts included, and no less than was
+        foretold. Settled once under a cap. Raises TrainingError where its prompt would show it the answers.
         """
-        rows = inputs(context)
+        rows, till = inputs(context), context.pool.till
         if shows_answers(context, teacher):
             raise TrainingError(
                 "the teacher's prompt shows the training rows' own answers, and there are no other inputs; "
                 "give inputs without outputs as data.unlabelled (`rung synth` writes some)"
             )
+        usd = max(self._answer_usd(context), draws_of(teacher) * _billed_usd(context, scored))
+        if not usd or till is None:
+            return rows, ""
+        kept = _kept(context)
+        before = 0 if kept is None else kept.asked
 
         def count() -> int:
-            usd, till = self._answer_usd(context), context.pool.till
-            if not usd or till is None:
-                return len(rows)
             left = TEACHING_SHARE * max(0.0, till.cap_usd - till.spent_usd)
-            return min(len(rows), int(left / usd))
+            return min(len(rows), before + int(left / usd))
 
-        cap = context.pool.till.cap_usd if context.pool.till is not None else 0.0
-        fits = context.settled(f"inputs to ask {teacher.digest}, ${cap:g}", count)
+        fits = context.settled(f"inputs to ask {teacher.digest}, ${till.cap_usd:g}", count)
         assert isinstance(fits, int), "written by this function"
-        if self._answer_usd(context):
-            about = self._answer_usd(context) * fits
-            context.reporter.say(f"distill: about ${about:.4f} for {fits:,} inputs; {paid_text(context)}")
-        return rows[:fits]
+        more = fits - before
+        if more > 0 and _asks_on(context, kept, fits):
+            context.reporter.say(
+                f"distill: about ${usd * more:.4f} for {more:,} inputs; {paid_text(context)}"
+            )
+        if fits == len(rows):
+            return rows, ""
+        return rows[:fits], (
+            f"half of the money that was left of ${till.cap_usd:g} is enough for {fits:,} of {len(rows):,} "
+            f"inputs; raise {till.raised_by} for more"
+        )
 
     def _scored(self, context: Context, teacher: System) -> Measurement:
         """The teacher on the first dev rows: as many as its pace on a few of them allows. Settled once."""
@@ -213,11 +227,15 @@ class Distill:
 
 @dataclass(frozen=True, kw_only=True)
 class Taught:
-    """Verified rows, how many inputs were asked, and how many were dropped for which reason."""
+    """Verified rows, how many inputs were asked, and how many were dropped for which reason.
+
+    `short` says why the money was not enough for more.
+    """
 
     rows: tuple[Example, ...]
     asked: int
     dropped: Counter[str]
+    short: str = ""
 
     @property
     def said(self) -> str:
@@ -251,20 +269,23 @@ def _for_on_policy(context: Context, teacher: System) -> tuple[Example, ...]:
     return tuple(asked.values())
 
 
-def teach(context: Context, teacher: System, rows: Sequence[Example], answer_s: float = 0.0) -> Taught:
-    """Synthetic rows of the teacher's answers that stand up to checking, as far as time allows.
+def teach(
+    context: Context, teacher: System, rows: Sequence[Example], answer_s: float = 0.0, short: str = ""
+) -> Taught:
+    """Synthetic rows of the teacher's answers that stand up to checking, as far as time and money allow.
 
-    `answer_s` is what one of its answers takes. Raises TrainingError where even a few don't fit the time.
+    `answer_s` is what one of its answers takes, `short` why the money isn't enough for more rows. Raises
+    TrainingError where even a few don't fit the time.
 
     Settled once they are all there: a call that broke may hold when it's made again, and a tune goes on with
-    the rows that it began with.
+    the rows that it began with. Under a higher cap more are asked where no tune has begun.
     """
-    path = context.folder / TAUGHT_FILE
-    if not path.exists():
-        found = _taught(context, teacher, rows, answer_s)
-        answers = {row.id: row.output for row in found.rows}
-        write_json(path, {"asked": found.asked, "dropped": found.dropped, "answers": answers})
-    kept = TypeAdapter(_Kept).validate_python(read_json(path))
+    kept = _kept(context)
+    if _asks_on(context, kept, len(rows)):
+        kept = _taught(context, teacher, rows, answer_s, replace(kept or _Kept(), short=short))
+        if kept.answers:
+            write_json(context.folder / TAUGHT_FILE, asdict(kept))
+    assert kept is not None, "what isn't kept is asked"
     made = [
         replace(row, id=_taught_id(row), output=kept.answers[_taught_id(row)], synthetic=True)
         for row in inputs(context)
@@ -274,56 +295,103 @@ def teach(context: Context, teacher: System, rows: Sequence[Example], answer_s: 
         rows=tuple(with_tables(made, context.bench.metric, context.task.data.database)),
         asked=kept.asked,
         dropped=Counter(kept.dropped),
+        short=kept.short,
     )
 
 
 @dataclass(frozen=True)
 class _Kept:
-    """As `Taught`, on disk: the answers by the ids of the rows that are made of them."""
+    """As `Taught`, on disk: the answers by the ids of the rows that are made of them.
 
-    asked: int
-    dropped: dict[str, int]
-    answers: dict[str, Json]
+    They were asked under a cap of `cap_usd`.
+    """
+
+    asked: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+    answers: dict[str, Json] = field(default_factory=dict)
+    short: str = ""
+    cap_usd: float = 0.0
+
+
+def _kept(context: Context) -> _Kept | None:
+    path = context.folder / TAUGHT_FILE
+    return TypeAdapter(_Kept).validate_python(read_json(path)) if path.exists() else None
+
+
+def _asks_on(context: Context, kept: _Kept | None, inputs: int) -> bool:
+    """Whether the teacher is asked: nothing is kept yet, or fewer inputs, under a lower cap, for no tune."""
+    if kept is None:
+        return True
+    more = inputs > kept.asked and _cap_usd(context) > kept.cap_usd
+    return more and not any(context.work.rglob(JOURNAL_FILE))
+
+
+def _cap_usd(context: Context) -> float:
+    return context.pool.till.cap_usd if context.pool.till is not None else 0.0
 
 
 def _taught_id(row: Example) -> str:
     return f"{row.id}-taught"
 
 
-def _taught(context: Context, teacher: System, rows: Sequence[Example], answer_s: float) -> Taught:
-    kept_s = context.settled("seconds kept for the tune", lambda: (1 - TEACHING_SHARE) * context.seconds_left)
-    assert isinstance(kept_s, (int, float)), "written by this function"
-    dropped: Counter[str] = Counter()
-    found: list[Example] = []
-    asked = 0
+def _billed_usd(context: Context, scored: Measurement) -> float:
+    """What an answer of a hosted teacher cost where it was scored, had none of its prompt been cached."""
+    model = hosted_teacher(context.task)
+    if model is None:
+        return 0.0
+    return tokens_usd(price_of(context, model), scored.prompt_tokens, scored.completion_tokens, 0)
+
+
+def _taught(
+    context: Context, teacher: System, rows: Sequence[Example], answer_s: float, before: _Kept
+) -> _Kept:
+    """What was kept `before`, and the answers to the rows that weren't asked then."""
+    first = asked = before.asked
+    after = f", {first} being asked" if first else ""
+
+    def seconds(question: str, share: float) -> float:
+        found = context.settled(f"{question}{after}", lambda: share * context.seconds_left)
+        return TypeAdapter(float).validate_python(found)
+
+    kept_s = seconds("seconds kept for the tune", 1 - TEACHING_SHARE)
+    dropped, found, short = Counter(before.dropped), dict(before.answers), before.short
     teacher = quickest(context, teacher, rows, answer_s)
     each_s = draws_of(teacher) * draw_s(context, answer_s)
-    begun_s = context.settled("seconds left when the teacher begins", lambda: context.seconds_left)
-    assert isinstance(begun_s, (int, float)), "written by this function"
-    bar = context.reporter.begin("the teacher answers", len(rows))
+    begun_s = seconds("seconds left when the teacher begins", 1.0)
+    bar = context.reporter.begin("the teacher answers", len(rows), first)
     try:
         while asked < len(rows):
             chunk = rows[asked : asked + _fitting(context, asked, len(rows), each_s, kept_s)]
             if not chunk:
+                short = ""  # it was the time
                 break
             draws = [drawn(context, teacher, chunk, number) for number in range(draws_of(teacher))]
             asked += len(chunk)
             for row, answers in zip(chunk, zip(*draws, strict=True), strict=True):
-                if row.output is None:
-                    kept = verified(answers, context.kind)
+                value, reason = _checked(context, row, answers)
+                if reason is not None:
+                    dropped[reason] += 1
                 else:
-                    kept = verified_by_gold(answers, row.output, context.bench.metric)
-                if kept.reason is not None:
-                    dropped[kept.reason] += 1
-                elif row.output is not None and kept.value == row.output:
-                    dropped[AS_IT_WAS] += 1
-                else:
-                    found.append(replace(row, id=_taught_id(row), output=kept.value, synthetic=True))
-            each_s = (begun_s - context.seconds_left) / asked
+                    found[_taught_id(row)] = value
+            each_s = (begun_s - context.seconds_left) / (asked - first)
             context.reporter.advance(bar, asked)
+    except EngineError as error:
+        if context.pool.till is None or context.pool.till.raised_by not in str(error):
+            raise
+        short = f"the teacher was asked no more: {error}"
     finally:
         context.reporter.end(bar)
-    return Taught(rows=tuple(found), asked=asked, dropped=dropped)
+    return _Kept(asked=asked, dropped=dict(dropped), answers=found, short=short, cap_usd=_cap_usd(context))
+
+
+def _checked(context: Context, row: Example, answers: Sequence[Answer]) -> tuple[Json, str | None]:
+    """What is learned of an input's draws, or why nothing is; the output that it may have is the measure."""
+    if row.output is None:
+        kept = verified(answers, context.kind)
+    else:
+        kept = verified_by_gold(answers, row.output, context.bench.metric)
+    as_it_was = kept.reason is None and row.output is not None and kept.value == row.output
+    return kept.value, AS_IT_WAS if as_it_was else kept.reason
 
 
 def _fitting(context: Context, asked: int, inputs: int, each_s: float, kept_s: float) -> int:

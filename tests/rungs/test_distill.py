@@ -235,7 +235,7 @@ def test_a_teacher_is_not_shown_the_answer_to_the_training_row_that_it_is_asked(
     few = texts.built["few_shot"]
     assert shows_answers(texts, few)
     with pytest.raises(TrainingError, match="shows the training rows' own answers"):
-        Distill()._affordable(texts, few)
+        Distill()._affordable(texts, few, Distill()._scored(texts, system))
     assert not shows_answers(replace(texts, unlabelled=unlabelled(3)), few)
 
 
@@ -251,7 +251,11 @@ def test_the_teacher_takes_half_of_the_money_at_most(context, server):
     context.pool.till = replace(context.pool.till, cap_usd=usd * 60)
     assert Distill().skip(context) is None
     system = teacher_system(context, str(context.task.teacher))
-    assert 25 <= len(Distill()._affordable(context, system)) <= 30
+    scored = replace(Distill()._scored(context, system), prompt_tokens=1.0, completion_tokens=1.0)
+    left = context.pool.till.cap_usd - context.pool.till.spent_usd
+    rows, short = Distill()._affordable(context, system, scored)
+    assert left / 2 - usd < len(rows) * usd <= left / 2, "no less than was foretold"
+    assert f"is enough for {len(rows)} of 40 inputs" in short
     assert "of 0" not in context.reporter.text and "inputs; $0.0" in context.reporter.text
 
 
