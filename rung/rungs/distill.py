@@ -136,7 +136,7 @@ class Distill:
 
         `plain` is the context without the taught rows.
         """
-        from rung.rungs.whitebox import FEWEST_S, TIME_SHARE, no_white_box, on_policy
+        from rung.rungs.whitebox import FEWEST_S, TIME_SHARE, no_memory, no_white_box, on_policy
 
         spec = next(iter(answer_forms(context, self.name).values()))
         kept_s = context.settled("seconds kept for on policy", lambda: TIME_SHARE * context.seconds_left)
@@ -147,6 +147,8 @@ class Distill:
         asked = _for_on_policy(plain, teacher)
         if why is None and not asked:
             why = "its prompt shows the training rows' own answers, and there are no other inputs"
+        if why is None:
+            why = no_memory(context, teacher)
         if why is not None:
             made = tuned(context, self.name)
             if teacher.is_hosted:

@@ -13,7 +13,7 @@ from rung.asking import context_of
 from rung.engines.packed import Packed, packed
 from rung.engines.room import GIB, free_bytes, weight_bytes
 from rung.engines.rows import Network
-from rung.engines.torch import best_dtype, load_adapter, load_model
+from rung.engines.torch import best_dtype, load_adapter, load_model, roomy_device
 from rung.errors import EngineError, ModelError, TrainingError
 from rung.models.weights import dequantised
 from rung.records import Example
@@ -27,6 +27,7 @@ from rung.rungs.tune import BEST_FOLDER, Arm, Lesson, Plan, Tune
 from rung.spec import Spec
 from rung.system import System
 from rung.training.batches import Row
+from rung.training.blocked import blocks_for
 from rung.training.loop import answer_states
 from rung.training.onpolicy import Shown, Taught
 
@@ -59,6 +60,32 @@ def no_white_box(context: Context, teacher: System, spec: Spec) -> str | None:
     if ours.answer_ids("a", spec.style) != theirs.answer_ids("a", teacher.spec.style):
         return "it begins or ends its answers with other tokens than the student"
     return None
+
+
+def no_memory(context: Context, teacher: System) -> str | None:
+    """Why a teacher can't be read beside its student, by the weights of both; else None. Settled once.
+
+    Engines are closed for that, as the tune that comes next would.
+    """
+
+    def found() -> str:
+        context.pool.close()
+        size = best_dtype().itemsize
+        in_blocks = blocks_for(context.model, context.task.tuning.method) is not None
+        student = 0 if in_blocks else size * context.model.parameters
+        needed = int(ROOM * size * teacher.model(context.pool).parameters)
+        return _short(needed, free_bytes(roomy_device(student)) - student) or ""
+
+    return str(context.settled("what memory lacks for the teacher", found)) or None
+
+
+def _short(needed: int, free: int) -> str | None:
+    if needed <= free:
+        return None
+    return (
+        f"the teacher needs about {needed / GIB:.1f} GiB beside its student, and {max(0, free) / GIB:.1f} "
+        "GiB are free; a smaller teacher would do"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,12 +212,9 @@ def _reader(state: Tune, teacher: System) -> Iterator[_Reader]:
     """The teacher, its adapter included, beside the student. TrainingError where memory is short for both."""
     weights = teacher.weights or dequantised(teacher.model(state.context.pool))
     device = state.engine.device
-    needed, free = int(ROOM * weight_bytes(weights, best_dtype())), free_bytes(device)
-    if needed > free:
-        raise TrainingError(
-            f"the teacher needs about {needed / GIB:.1f} GiB beside its student, and {free / GIB:.1f} GiB "
-            "are free; a smaller teacher would do"
-        )
+    needed = int(ROOM * weight_bytes(weights, best_dtype()))
+    if (why := _short(needed, free_bytes(device))) is not None:
+        raise TrainingError(why)
     model = load_model(weights, device=str(device))
     if teacher.adapter is not None:
         load_adapter(model, teacher.adapter)

@@ -195,6 +195,18 @@ def test_the_rung_distill_goes_on_on_policy_with_a_teacher_of_the_same_tokens(nu
     assert chosen.score == scored and made.system.spec.rung == "distill"
 
 
+def test_no_time_is_kept_for_a_teacher_whose_weights_the_free_memory_does_not_hold(numbers, monkeypatch):
+    context, _ = numbers
+    monkeypatch.setattr(whitebox, "free_bytes", lambda device: 10_000)
+    made = Distill().build(context)
+    assert any(
+        "not its probabilities: the teacher needs about 0.0 GiB beside its student" in n for n in made.notes
+    )
+    kept_s = context.told("seconds kept for on policy")
+    tuned_s, reserve_s = context.told("seconds to tune, and to keep")
+    assert tuned_s + reserve_s > 0.9 * kept_s / whitebox.TIME_SHARE
+
+
 def test_where_time_allows_few_answers_sfts_tune_is_gone_on_from_without_any(
     context, teacher, tmp_path, monkeypatch
 ):
