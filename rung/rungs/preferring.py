@@ -108,7 +108,7 @@ def _begun(context: Context, start: System, plan: Plan) -> Iterator[_Begun]:
         items={form: found.items},
         left_out=found.left_out,
         batch=BATCH,
-        warmup=max(1, round(WARMUP_SHARE * len(found.items) / BATCH)),
+        warmup=_warmup(len(found.items) / BATCH),
         start=start.adapter,
         start_digest=start.digest,
     )
@@ -118,9 +118,15 @@ def _begun(context: Context, start: System, plan: Plan) -> Iterator[_Begun]:
         reference = _reference(state, found, others)
         state.objective = _objective(found, others, reference)
         course = _course(state, arms[0], found, reference)
+        # Cut short for want of time, a course would be over before the warm-up of a whole pass is.
+        state.warmup = _warmup(course.steps)
         yield _Begun(
             state=state, material=found, reference=reference, course=course, arms=arms[: course.rates]
         )
+
+
+def _warmup(steps: float) -> int:
+    return max(1, round(WARMUP_SHARE * steps))
 
 
 def _others(found: Material, seed: int) -> list[Row]:

@@ -123,7 +123,8 @@ class Lesson:
 class Tune(AbstractContextManager["Tune"]):
     """A tune in progress. Its trainers take turns with the one model.
 
-    `objective` is set before the first trainer is asked for, where it isn't the completion loss.
+    `objective` is set before the first trainer is asked for, where it isn't the completion loss. `warmup` is
+    set before the first step where it takes so long to know how many there will be.
     """
 
     def __init__(
@@ -195,7 +196,7 @@ class Tune(AbstractContextManager["Tune"]):
                 batch_size=self.batch,
                 rank=self.tuning.rank,
                 alpha=ALPHA,
-                warmup=self.warmup,
+                warmup=self.lesson.warmup,
                 seed=self.plan.seed,
             )
             rows = self.rows[arm.form]
@@ -237,7 +238,7 @@ class Tune(AbstractContextManager["Tune"]):
         bar = self.context.reporter.begin(f"{self.lesson.name}: {arm.name}", until, trainer.step)
         smooth: float | None = None
         try:
-            for tick in trainer.run(until, decay=decay):
+            for tick in trainer.run(until, decay=decay, warmup=self.warmup):
                 ticks.append(tick)
                 self.pace.steps += 1
                 self.pace.training_s += self.batch / tick.rows_per_s

@@ -142,8 +142,12 @@ class Trainer:
         self._publish()
         self.model.eval()  # what is kept while nothing learns is made anew
 
-    def run(self, until: int, *, decay: tuple[int, int] | None = None) -> Iterator[Tick]:
+    def run(
+        self, until: int, *, decay: tuple[int, int] | None = None, warmup: int | None = None
+    ) -> Iterator[Tick]:
         """Train to step `until`, yielding after every step. `decay` = (first, last) step of the linear decay.
+
+        `warmup` steps take the place of the settings' where a run turns out shorter than it was to be.
 
         Raises TrainingError where the loss or its gradient stops being a number.
         """
@@ -154,7 +158,8 @@ class Trainer:
             if isinstance(self.objective, OnPolicy):
                 self._items = self.objective.draw(batch, self.step)
                 batch = list(range(len(self._items)))
-            loss, norm = self._update(batch, self._rate(decay)) if batch else (None, 0.0)
+            rate = self._rate(decay, self.settings.warmup if warmup is None else warmup)
+            loss, norm = self._update(batch, rate) if batch else (None, 0.0)
             if loss is not None and not math.isfinite(loss + norm):
                 raise TrainingError(
                     f"the loss became {loss} and its gradient's norm {norm} at step {self.step + 1} with "
@@ -319,8 +324,8 @@ class Trainer:
                     maximize=False,
                 )
 
-    def _rate(self, decay: tuple[int, int] | None) -> float:
-        rate = self.settings.learning_rate * min(1.0, (self.step + 1) / max(1, self.settings.warmup))
+    def _rate(self, decay: tuple[int, int] | None, warmup: int) -> float:
+        rate = self.settings.learning_rate * min(1.0, (self.step + 1) / max(1, warmup))
         if decay is not None and self.step >= decay[0]:
             rate *= max(0.02, (decay[1] - self.step) / max(1, decay[1] - decay[0]))
         return rate

@@ -29,3 +29,4 @@ def test_its_numbers_are_those_of_the_program():
     assert f"{B_RATE:g} times that for its B" in TEXT
     assert preferring.MOST_FALL == 0.2 and "fallen by more than a fifth" in TEXT
     assert preferring.DECAY_SHARE == 0.5 and "half of it decaying" in TEXT
+    assert preferring.WARMUP_SHARE == 0.1 and "a warm-up of a tenth" in TEXT

@@ -22,6 +22,7 @@ from rung.rungs.preferred import material
 from rung.rungs.rendered import rendered_rejected
 from rung.rungs.sft import Sft
 from rung.system import System
+from rung.training.loop import Trainer
 from tests.fixtures_climb import Log, judged, label_rows, make_tiny_gguf, opened, preferred, write_rows
 
 
@@ -129,6 +130,26 @@ def weakened(context) -> System:
     less = save({k: v * (0.05 if "lora_B" in k else 1) for k, v in tensors.items()}, {"format": "pt"})
     spec = start.spec.model_copy(update={"engine": "torch"})
     return systems.save(context.folder.parent / "weak", spec, {**files, weights: less})
+
+
+def test_a_course_that_is_cut_short_reaches_its_rate(begin, monkeypatch):
+    context, rates = begin("pairs"), []
+    plain = Trainer._adamw
+
+    def noted(trainer, rate):
+        rates.append(rate)
+        plain(trainer, rate)
+
+    monkeypatch.setattr(Trainer, "_adamw", noted)
+    monkeypatch.setattr(preferring, "BATCH", 1)
+    (context.work / "training").mkdir(parents=True)
+    cut = {"kind": "course", "rates": 1, "evaluations": 1, "steps": 6, "rows": 8}
+    cut |= {"tuning_s": 1.0, "closing_s": 1.0}
+    (context.work / "training" / "journal.jsonl").write_text(json.dumps(cut) + "\n")
+    Preference().build(context)
+    rate = preferring.RATES[0]
+    # A pass has a hundred steps here, and ten of them to warm up in.
+    assert rates == pytest.approx([rate] * 4 + [2 / 3 * rate, 1 / 3 * rate])
 
 
 def test_an_arm_whose_better_answers_fall_is_stopped_and_not_scored(begin, monkeypatch):
