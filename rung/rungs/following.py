@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rung.evaluate import score_of
 from rung.records import Trial
 from rung.rungs.base import Built, Context
 from rung.rungs.sft import settled_system
-from rung.rungs.variants import first_value
 from rung.system import System, save
 
 if TYPE_CHECKING:
@@ -86,10 +86,18 @@ def _trial(context: Context, system: System) -> Trial:
 
 
 def _better(context: Context, system: System, start: System) -> bool:
-    """Whether a System scores higher than the start on dev rows that both answered, as both are served."""
-    found = [context.measure(one, context.dev, f"{one.spec.rung} on dev") for one in (system, start)]
-    rows = min(len(one.predictions) for one in found)
-    return first_value(context, found[0], rows) > first_value(context, found[1], rows)
+    """Whether a System scores higher than the start on all dev rows that both answered, as both are served.
+
+    Those that the start answered in its own rung count, too: as its own rival it's soon stopped here.
+    """
+    for one in (system, start):
+        context.measure(one, context.dev, f"{one.spec.rung} on dev")
+    kept = [context.bench.store.load(one.digest) for one in (system, start)]
+    rows = [e for e in context.dev if all(e.id in answers for answers in kept)]
+    ours, theirs = (
+        context.sign * score_of(rows, [answers[e.id].answer for e in rows], context.bench) for answers in kept
+    )
+    return ours > theirs
 
 
 def kept_best(state: "Tune", start: dict, scored: "Iterable[tuple[Arm, dict]]") -> tuple[dict, list[Trial]]:
