@@ -160,13 +160,14 @@ def _tune(state: Tune) -> Outcome:
     if why := _collapsed(context, best, length.rows):
         notes.append(f"{winner.name} collapsed (score {best['score']:.3f}), so a third of the rate was tried")
         winner = Arm(form=winner.form, rate=winner.rate / 3)
+        behind = _behind(state, winner)
         enough = min(FEWEST_TRIAL_STEPS, MOST_EPOCHS * state.trainer(winner).steps_per_epoch)
-        if _fitted(state, winner, 0, length).steps < enough:
+        if _fitted(state, winner, behind, length).steps < enough:
             raise TrainingError(
                 f"the tune collapsed: {why}; a lower rate had no time: check the rows, or give it more with "
                 "--budget"
             )
-        best, decay, cut_short = _train(state, winner, 0, length, notes)
+        best, decay, cut_short = _train(state, winner, behind, length, notes)
         if why := _collapsed(context, best, length.rows):
             raise TrainingError(
                 f"the tune collapsed twice: {why}; check the rows, or give it more with --budget"
@@ -193,6 +194,14 @@ def _tune(state: Tune) -> Outcome:
         trials=tuple(_trial(record) for record in scored),
         notes=tuple(notes),
     )
+
+
+def _behind(state: Tune, arm: Arm) -> int:
+    """The steps that an arm has behind it: a third of a rate may be another of the search's. Settled once."""
+    known = state.find(kind="begun", arm=arm.name)
+    if known is None:
+        known = state.note({"kind": "begun", "arm": arm.name, "step": state.trainer(arm).step})
+    return known["step"]
 
 
 def _seconds_again(state: Tune, steps: int) -> float:

@@ -370,6 +370,19 @@ def test_a_collapsed_tune_is_tried_again_at_a_third_of_its_rate():
     assert any("collapsed" in note for note in outcome.notes)
 
 
+def test_a_third_of_a_rate_that_the_search_tried_is_gone_on_with_from_there():
+    low, high = "as it is, rate 0.001", "as it is, rate 0.003"
+    learner = Learner(forms=("as it is",), budget_s=300.0, answer_s=0.02)
+    learner.method = METHODS["prefix"]
+    learner.curves |= {high: lambda steps: 0.9 if steps <= 20 else 0.3, low: lambda steps: 0.6}
+    outcome = tuned(learner)
+    assert Arm(form="as it is", rate=outcome.rate).name == low and outcome.step >= 20
+    assert learner.find(kind="begun", arm=low, step=20)
+    assert all(r["step"] >= 20 for r in learner.records if r["kind"] == "score" and r["arm"] == low)
+    scores = [r for r in learner.records if r["kind"] == "score" and r["arm"] == high]
+    assert {r["step"] for r in scores} > {20}, "it was the best, and collapsed later"
+
+
 def test_a_tune_that_collapses_twice_is_given_up():
     with pytest.raises(TrainingError, match="collapsed twice: 96% of its answers are the same"):
         tuned(Learner(commonest=0.96))
