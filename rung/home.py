@@ -1,7 +1,18 @@
-"""The folder for what a user made and wants to keep: the registry of tags, and the keys of a server."""
+"""The user's home: what `~` in a path stands for, and the folder for what they made and want to keep.
+
+That is the registry of tags, and the keys of a server.
+"""
 
 import os
 from pathlib import Path
+
+
+def expanded(path: str) -> Path:
+    """The path with the home that its `~` stands for; as it's written where nobody has that home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def home_dir() -> Path:

@@ -23,6 +23,7 @@ from rung.engines.base import Completion, Engine, EngineSpec, Progress, no_progr
 from rung.engines.cores import available_cores
 from rung.engines.till import Till
 from rung.errors import SystemFolderError, TaskError
+from rung.home import expanded
 from rung.hosted import GREEDY, Draw, complete, hosted_engine_spec, hosted_of
 from rung.models.catalog import entry_named
 from rung.models.chat import Chat, load_chat
@@ -482,7 +483,7 @@ def keep_calibration(system: System, calibration: Calibration) -> None:
 
 def ref_to(model: Model, given: str) -> ModelRef:
     """How a System names a model that `resolve(given)` found."""
-    path = Path(given).expanduser()
+    path = expanded(given)
     known = entry_named(given) is not None or offered_named(given) is not None
     source = str(path.resolve()) if not known and path.exists() else given
     return ModelRef(name=model.name, source=source, digest=model.digest, licence=model.licence)

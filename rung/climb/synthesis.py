@@ -19,7 +19,7 @@ from rung.records import Example
 from rung.rungs.api import prices
 from rung.rungs.base import Reporter
 from rung.rungs.teacher import is_model
-from rung.runs import append_jsonl, read_jsonl, write_text
+from rung.runs import append_jsonl, digest_of, read_jsonl, write_text
 from rung.spec import Spec
 from rung.system import Pool, System, ref_to
 from rung.task import Task
@@ -58,8 +58,9 @@ class Made:
 def synthesise(source: Path, options: SynthOptions, reporter: Reporter) -> Made:
     """Write new inputs that are like none of train, dev or test.
 
-    Every round is kept beside the file as it comes, so that the same command goes on where it was. Raises
-    RungError where the task, the teacher or the file can't be used, or nothing new was made.
+    Every round is kept beside the file as it comes, under a digest of what was asked: the same command goes
+    on where it was, and another one asks anew. Raises RungError where the task, the teacher or the file can't
+    be used, or nothing new was made.
     """
     if options.rows < 1:
         raise TaskError(f"--rows {options.rows}: give a number above 0")
@@ -71,7 +72,7 @@ def synthesise(source: Path, options: SynthOptions, reporter: Reporter) -> Made:
     if name is None:
         raise TaskError("no teacher: write `teacher` in task.yaml, or name one with --teacher")
     rounds_file = options.out.with_name(options.out.name + ".rounds.jsonl")
-    known = {line["round"]: line["text"] for line in read_jsonl(rounds_file) if line.get("teacher") == name}
+    known = {line["asked"]: line["text"] for line in read_jsonl(rounds_file) if "asked" in line}
     rows = (*splits.train, *splits.dev, *splits.test)
     made: list[str] = []
     number = written = unreadable = 0
@@ -81,11 +82,13 @@ def synthesise(source: Path, options: SynthOptions, reporter: Reporter) -> Made:
         bar = reporter.begin("new inputs", options.rows)
         try:
             while len(made) < options.rows and number < most:
-                if number not in known:
-                    shown = sampled(splits.train, number, task.seed)
-                    known[number] = write(asking(task.about, shown), number)
-                    append_jsonl(rounds_file, [{"round": number, "teacher": name, "text": known[number]}])
-                found = read_inputs(known[number])
+                text = asking(task.about, sampled(splits.train, number, task.seed))
+                asked = digest_of([name, number, text])
+                if asked not in known:
+                    known[asked] = write(text, number)
+                    line = {"round": number, "teacher": name, "asked": asked, "text": known[asked]}
+                    append_jsonl(rounds_file, [line])
+                found = read_inputs(known[asked])
                 unreadable += not found
                 written += len(found)
                 made += fresh(found, [*rows, *map(_as_known, made)])

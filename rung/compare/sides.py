@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rung.climb.stored import CLIMB_FILE, load_climb
 from rung.errors import RunError, SystemFolderError, TaskError
+from rung.home import expanded
 from rung.models.catalog import entry_named
 from rung.models.offered import offered_named
 from rung.models.resolve import HUB_ID
@@ -83,7 +84,7 @@ def _is_model(text: str) -> bool:
     """Whether it names a base model: of the catalog, a file or folder of weights, or a hub id."""
     if entry_named(text) is not None or offered_named(text) is not None:
         return True
-    path = Path(text).expanduser()
+    path = expanded(text)
     if path.exists():
         return path.suffix == ".gguf" or (path / "config.json").is_file()
     return HUB_ID.fullmatch(text) is not None

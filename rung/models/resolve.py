@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from rung.errors import ModelError
+from rung.home import expanded
 from rung.models._fetch import Progress, fetch, is_here, no_progress
 from rung.models._gguf import gguf_metadata as gguf_metadata
 from rung.models._gguf import read_header as read_header
@@ -72,7 +73,7 @@ def resolve(name: str, *, progress: Progress = no_progress) -> Model:
             f"{name!r} is an endpoint, which has no weights here: it can be asked for answers, but not be "
             "tuned, exported or used where model files are needed; put a local model before it"
         )
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.is_file():
         return _from_gguf(path.resolve(), name=path.stem)
     if path.is_dir():
@@ -94,7 +95,7 @@ def at_hand(name: str) -> Model | None:
         here = is_here(entry)
     elif offered := offered_named(name):
         here = is_fetched(offered)
-    elif not (here := Path(name).expanduser().exists()) and (hub := _hub_id(name)) is not None:
+    elif not (here := expanded(name).exists()) and (hub := _hub_id(name)) is not None:
         found = brought(*hub)
         try:
             return found and _read(found, name)

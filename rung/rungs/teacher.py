@@ -4,12 +4,12 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from rung.asking import answer_of_completion, request_for
 from rung.engines.endpoint import Draw
 from rung.errors import EngineError, ModelError, TaskError
 from rung.evaluate import to_ask
+from rung.home import expanded
 from rung.hosted import hosted_of
 from rung.models.catalog import entry_named
 from rung.models.hosted import Hosted, hosted
@@ -49,7 +49,7 @@ def hosted_teacher(task: Task) -> Hosted | None:
 
 def is_model(name: str) -> bool:
     """Whether a local model is named: of the catalog, a hub (`hf:`), a .gguf file or a folder of weights."""
-    path = Path(name).expanduser()
+    path = expanded(name)
     return (
         entry_named(name) is not None
         or offered_named(name) is not None

@@ -13,6 +13,7 @@ from rung.engines.base import EngineSpec
 from rung.engines.schema import require_schema
 from rung.engines.trie import Trie
 from rung.errors import EngineError, ModelError, RungError, TaskError
+from rung.home import expanded
 from rung.hosted import hosted_of
 from rung.models.catalog import entry_named
 from rung.models.chat import Chat
@@ -380,10 +381,7 @@ def _meaning(folder: Path, pointed: Pointed | None) -> Meaning:
 
 def _is_model(given: str) -> bool:
     """Whether it names a base model: of the catalog, of a hub (`hf:`), a GGUF file or a folder of weights."""
-    try:
-        path = Path(given).expanduser()
-    except RuntimeError:  # the home of somebody who isn't there
-        return False
+    path = expanded(given)
     return (
         entry_named(given) is not None
         or offered_named(given) is not None

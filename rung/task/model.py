@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from rung.home import expanded
 from rung.records import MetricName, OutputKind, TokenPrice
 from rung.task.outputs import shown
 
@@ -53,7 +54,7 @@ def _beside(name: str, info: ValidationInfo) -> str:
     if folder is None or "://" in name or not ("/" in name or name.endswith(".gguf")):
         return name
     there = folder / name
-    return str(there) if there.exists() and not Path(name).expanduser().exists() else name
+    return str(there) if there.exists() and not expanded(name).exists() else name
 
 
 def _one_or_many(value: object) -> object:

@@ -7,7 +7,8 @@ import pytest
 
 from rung.errors import ModelError
 from rung.models.catalog import CATALOG, CHATML, entry_named, entry_with
-from rung.models.resolve import resolve
+from rung.models.resolve import at_hand, resolve
+from rung.system import ref_to
 
 
 @pytest.fixture
@@ -158,6 +159,18 @@ def test_an_unknown_name_gets_the_nearest_catalog_name_and_the_accepted_forms() 
 def test_a_gguf_path_that_is_not_there_is_not_taken_for_a_hub_id() -> None:
     with pytest.raises(ModelError, match="no such file"):
         resolve("models/none.gguf")
+
+
+def test_a_home_that_nobody_has_is_a_folder_of_that_name(tiny_gguf, tmp_path: Path, monkeypatch) -> None:
+    name = "~nobody-here/base.gguf"
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match="there's no such file or folder"):
+        resolve(name)
+    assert at_hand(name) is None
+    (tmp_path / "~nobody-here").mkdir()
+    shutil.copy(tiny_gguf(), tmp_path / name)
+    found = at_hand(name)
+    assert found is not None and ref_to(found, name).source == str((tmp_path / name).resolve())
 
 
 @pytest.mark.parametrize("name", ["openai:gpt-5-mini", "http://localhost:1/v1"])

@@ -14,7 +14,7 @@ from rung.climb.climb import Options
 from rung.climb.hosted import hosted_models
 from rung.climb.synthesis import SynthOptions, synthesise
 from rung.data.synth import fresh
-from rung.errors import EngineError, TaskError, TrainingError
+from rung.errors import EngineError, ModelError, TaskError, TrainingError
 from rung.evaluate import Store
 from rung.rungs import teacher as teaching
 from rung.rungs.base import Context
@@ -373,6 +373,26 @@ def test_synth_writes_marked_new_inputs_and_goes_on_with_the_rounds_that_it_has(
     assert synthesise(task, SynthOptions(out=out, rows=15), Log()).rows == 15 and len(server.seen) == count
 
 
+def test_synth_asks_anew_where_something_else_is_asked(tmp_path, tiny, server):
+    task, made = synth_task(tmp_path, tiny, server.name), iter(range(10_000))
+
+    def says(text: str, body: dict) -> str:
+        return json.dumps([f"sentence number {next(made)} of {n} kinds" for n in range(9)])
+
+    server.says = says
+    out, file = tmp_path / "free.jsonl", task / "task.yaml"
+    first = file.read_text()
+    found = []
+    for written in (first, json.dumps({**json.loads(first), "about": "Name the queue of a ticket."}), first):
+        file.write_text(written)
+        out.unlink(missing_ok=True)
+        synthesise(task, SynthOptions(out=out, rows=9), Log())
+        found.append((out.read_text(), len(server.seen)))
+    (one, asked), (other, more), again = found
+    assert not set(one.splitlines()) & set(other.splitlines()) and more > asked
+    assert again == (one, more)
+
+
 def test_a_made_input_that_is_like_two_earlier_ones_takes_no_new_one_away(tmp_path, tiny, server):
     links = "how long does it take until a parcel reaches the small islands in the far north of norway"
     earlier = [links.replace("parcel", "packet"), links.replace("north", "south")]
@@ -396,6 +416,12 @@ def test_synth_keeps_to_the_cap_and_says_when_a_teacher_writes_no_list(tmp_path,
     monkeypatch.setattr("rung.climb.synthesis.MOST_TOKENS", 32)
     with pytest.raises(EngineError, match="wrote no new input"):
         synthesise(task, SynthOptions(out=tmp_path / "more.jsonl", rows=5, teacher=str(tiny)), Log())
+
+
+def test_a_teacher_under_a_home_that_nobody_has_is_a_model_that_is_not_there(tmp_path, tiny):
+    task = synth_task(tmp_path, tiny, "~nobody-here/x.gguf")
+    with pytest.raises(ModelError, match="no model '~nobody-here/x.gguf'"):
+        synthesise(task, SynthOptions(out=tmp_path / "free.jsonl"), Log())
 
 
 def test_a_task_names_its_hosted_models_once_for_the_till(context):
