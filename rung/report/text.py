@@ -1,11 +1,13 @@
 """The terminal: the climb's table and verdict, and progress while it runs."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from shlex import quote
 from types import TracebackType
+from typing import TypeAlias
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -33,14 +35,21 @@ from rung.report.volume import hosted_notes
 from rung.scoring.notation import duration_text
 
 WIDE = 112
+BLOCKS = (6, 3, 2, 1)
+"""Columns of figures where one line has no room for them all: they divide the number of pairs."""
 GAP = 2
 INDENT = 13
 COUNTERS = 28  # columns for how many of how many, time passed, time left, and the gaps
 PLAIN_EVERY_S = 10.0
 SHOWN_FINDINGS = 8
 
+Pairs: TypeAlias = tuple[tuple[str, str], ...]
+"""Figures with what belongs to each of them, as an interval to its score."""
+Lines: TypeAlias = list[list[str]]
+"""Figures of one rung, or headings, by lines and columns."""
+
 _STYLES = {"shipped": "bold green", "failed": "red", "over limits": "yellow", "stopped": "yellow"}
-_HEADINGS = (
+_HEADINGS: Pairs = (
     ("dev", "95 %"),
     ("test", "95 %"),
     ("p50", "p95 ms"),
@@ -69,38 +78,68 @@ def _title(climb: Climb) -> Text:
     return title.append(f"  scores are {metric_text(climb.metric)}", style="not bold dim")
 
 
-def _table(rows: list[Row], width: int) -> list[Text | Padding | Table]:
-    """Two lines of figures for each rung, or one where the terminal is wide, and what it is below them.
+@dataclass(frozen=True, kw_only=True)
+class _Layout:
+    """How figures stand: the rungs' names with what is below them, lines of figures, and columns' widths."""
+
+    names: dict[str, tuple[str, str]]
+    indent: int
+    heading: Lines
+    figures: dict[str, Lines]
+    widths: list[int]
+
+    @property
+    def width(self) -> int:
+        """Columns that the longest line takes."""
+        return self.indent + sum(self.widths) + GAP * (len(self.widths) - 1)
+
+
+def _layout(rows: list[Row], width: int) -> _Layout:
+    """One line of figures for each rung where the terminal is wide; else two, or more where they don't fit.
 
     The second line has the model of a climb on several; in one line it stands behind the rung's name.
     """
-    names = {row.rung: _name(row, parted=width < WIDE) for row in rows}
-    indent = max(INDENT, *(len(part) + GAP for name in names.values() for part in name))
-    arrange = _in_one_line if width >= WIDE else _in_two_lines
-    figures = {row.rung: arrange(_cells(row)) for row in rows if row.state not in ("skipped", "failed")}
+    ways = [_arranged(rows, partial(_in_blocks, size=size), parted=True) for size in BLOCKS]
+    if width >= WIDE:
+        ways = [_arranged(rows, _in_one_line, parted=False), *ways]
+    return next((way for way in ways if way.width <= width), ways[-1])
+
+
+def _arranged(rows: list[Row], arrange: Callable[[Pairs], Lines], *, parted: bool) -> _Layout:
+    names = {row.rung: _name(row, parted=parted) for row in rows}
     heading = arrange(_HEADINGS)
-    widths = [
-        max(cell_len(line[at]) for lines in (heading, *figures.values()) for line in lines)
-        for at in range(len(heading[0]))
-    ]
-    shown: list[Text | Padding | Table] = [
-        Text(_line("", texts, widths, indent), style="dim", no_wrap=True) for texts in heading
-    ]
+    figures = {row.rung: arrange(_cells(row)) for row in rows if row.state not in ("skipped", "failed")}
+    return _Layout(
+        names=names,
+        indent=max(INDENT, *(len(part) + GAP for name in names.values() for part in name)),
+        heading=heading,
+        figures=figures,
+        widths=[
+            max(cell_len(line[at]) for lines in (heading, *figures.values()) for line in lines)
+            for at in range(len(heading[0]))
+        ],
+    )
+
+
+def _table(rows: list[Row], width: int) -> list[Text | Padding | Table]:
+    """The figures of each rung, and what it is below them."""
+    layout = _layout(rows, width)
+    indent = layout.indent
+    shown: list[Text | Padding | Table] = [_line("", texts, layout, "dim") for texts in layout.heading]
     for row in rows:
-        name, below = names[row.rung]
-        if row.rung not in figures:
+        name, below = layout.names[row.rung]
+        if row.rung not in layout.figures:
             shown.append(_unmeasured(f"{name}\n{below}".rstrip(), row, indent))
             continue
-        first, *rest = figures[row.rung]
-        line = Text(_line(name, first, widths, indent), no_wrap=True)
+        first, *rest = layout.figures[row.rung]
+        line = _line(name, first, layout)
         line.stylize(_STYLES.get(row.state, "bold"), 0, len(name))
         said = Text(" · ".join(part for part in (row.what, row.faults) if part), style="dim")
         if row.mark:
             said = Text.assemble((row.mark, _STYLES.get(row.state, "bold")), (" · ", "dim"), said)
-        shown += [
-            line,
-            *(Text(_line(below, texts, widths, indent), style="dim", no_wrap=True) for texts in rest),
-        ]
+        beside = (below, *[""] * len(rest))
+        shown.append(line)
+        shown += [_line(text, texts, layout, "dim") for text, texts in zip(beside, rest, strict=False)]
         shown.append(Padding(said, (0, 0, 0, indent), expand=False))
         if row.took:
             shown.append(Padding(Text(row.took, style="dim"), (0, 0, 0, indent), expand=False))
@@ -128,7 +167,7 @@ def _unmeasured(name: str, row: Row, indent: int) -> Table:
     return line
 
 
-def _cells(row: Row) -> tuple[tuple[str, str], ...]:
+def _cells(row: Row) -> Pairs:
     return (
         row.dev,
         row.test,
@@ -139,19 +178,27 @@ def _cells(row: Row) -> tuple[tuple[str, str], ...]:
     )
 
 
-def _in_one_line(pairs: tuple[tuple[str, str], ...]) -> list[list[str]]:
+def _in_one_line(pairs: Pairs) -> Lines:
     """Every figure in a column of its own; build and memory have only one."""
     return [[text for pair in pairs[:-2] for text in pair] + [pair[0] for pair in pairs[-2:]]]
 
 
-def _in_two_lines(pairs: tuple[tuple[str, str], ...]) -> list[list[str]]:
-    return [[first for first, _ in pairs], [second for _, second in pairs]]
+def _in_blocks(pairs: Pairs, size: int) -> Lines:
+    """So many columns, each pair one above the other; a line that has no heading is left out."""
+    lines = []
+    for start in range(0, len(pairs), size):
+        block, headings = pairs[start : start + size], _HEADINGS[start : start + size]
+        lines.append([first for first, _ in block])
+        if any(second for _, second in headings):
+            lines.append([second for _, second in block])
+    return lines
 
 
-def _line(name: str, texts: list[str], widths: list[int], indent: int) -> str:
+def _line(name: str, texts: list[str], layout: _Layout, style: str = "") -> Text:
     """Figures right-aligned in their columns."""
-    cells = (" " * (wide - cell_len(text)) + text for text, wide in zip(texts, widths, strict=True))
-    return (f"{name:<{indent}}" + (" " * GAP).join(cells)).rstrip()
+    cells = (" " * (wide - cell_len(text)) + text for text, wide in zip(texts, layout.widths, strict=True))
+    line = (f"{name:<{layout.indent}}" + (" " * GAP).join(cells)).rstrip()
+    return Text(line, style=style)
 
 
 def _notes(climb: Climb, run: Path | None) -> Table:

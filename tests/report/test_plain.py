@@ -181,6 +181,12 @@ def test_the_best_without_training_is_so_on_dev_where_all_were_scored():
     assert "a small classifier (head), the best without training" in in_plain_words(lucky)
 
 
+def test_the_best_without_training_is_so_with_broken_calls_counted_as_wrong():
+    dev = measurement("few_shot", "dev", 384, 0.89, failures=16)
+    climb = with_result(synthetic_climb(), "few_shot", dev=dev)
+    assert "a small classifier (head), the best without training" in in_plain_words(climb)
+
+
 def test_calls_that_broke_are_no_lack_of_gain():
     broken = measurement("sft", "test", 360, 0.95, failures=40)
     climb = shipping(with_result(synthetic_climb(), "sft", test=broken), "head")

@@ -14,6 +14,8 @@ from climb_fixture import (
 from rich.cells import cell_len
 from rich.console import Console
 
+from rung.climb.names import rung_of
+from rung.report import summary
 from rung.report.text import Screen, show
 
 
@@ -23,12 +25,60 @@ def shown(climb, width, run=None):
     return out.getvalue()
 
 
-@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
 @pytest.mark.parametrize(
     "climb", [synthetic_climb(), hostile_climb(), one_rung_climb(), stopped_climb(), calibrated_climb()]
 )
 def test_no_line_is_wider_than_the_terminal(climb, width):
     assert max(cell_len(line) for line in shown(climb, width, Path("runs/demo")).splitlines()) <= width
+
+
+def figures_of(climb):
+    """Every figure of the table by its rung."""
+    return {
+        row.rung: [
+            text
+            for text in (
+                *(*row.dev, *row.test, row.p50_ms, row.p95_ms),
+                *(row.usd, row.usd_correct, row.build, row.memory),
+            )
+            if text
+        ]
+        for row in summary.rows(climb)
+        if row.state not in ("skipped", "failed")
+    }
+
+
+def lines_of(lines, rung):
+    """A rung's lines of figures, ten at most."""
+    start = next(at for at, line in enumerate(lines) if line[2:].startswith(f"{rung_of(rung)}"))
+    return lines[start : start + 10]
+
+
+def assert_whole(climb, width):
+    """Each figure stands somewhere in its rung's lines, the last one under its heading."""
+    lines = shown(climb, width).splitlines()
+    end = next(line.index("memory") for line in lines if "memory" in line) + len("memory")
+    for rung, texts in figures_of(climb).items():
+        found = lines_of(lines, rung)
+        for text in texts:
+            assert any(re.search(rf"(?<!\S){re.escape(text)}(?!\S)", line) for line in found), text
+        assert any(line[:end].endswith(f" {texts[-1]}") for line in found)
+
+
+@pytest.mark.parametrize("width", [*range(22, 80), 100, 111, 112, 120])
+def test_every_figure_stands_whole_in_a_terminal_of_any_width(width):
+    assert_whole(synthetic_climb(), width)
+
+
+@pytest.mark.parametrize("width", [60, 112, 120])
+def test_a_models_long_name_cuts_no_figure(width):
+    climb, model = synthetic_climb(), "smollm2-135m-instruct-tuned-on-tickets"
+    results = tuple(replace(r, rung=f"{r.rung}@{model}", model=model) for r in climb.results)
+    climb = replace(climb, results=results, models=(*climb.models, (model, "d", "mit")))
+    assert_whole(climb, width)
+    lines = shown(climb, width).splitlines()
+    assert all(sum("@smollm2" in line for line in lines_of(lines, r.rung)[:3]) == 1 for r in results)
 
 
 def test_the_figures_of_a_rung_stand_under_their_headings():
