@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from rung.models._cache import cache_dir
-from rung.models.catalog import CATALOG, Entry
+from rung.models._fetch import is_here
+from rung.models.catalog import CATALOG
 from rung.models.offered import OFFERED, Offered
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def catalog_table() -> "Table":
         )
     for entry in CATALOG:
         size = f"{entry.size / MEGABYTE:,.0f} MB"
-        table.add_row(entry.name, size, entry.licence, "yes" if is_cached(entry) else "no", entry.what)
+        table.add_row(entry.name, size, entry.licence, "yes" if is_here(entry) else "no", entry.what)
     for offered in OFFERED:
         size = f"~{size_text(offered.memory_mb('Q4'))} to {size_text(offered.memory_mb('Q8'))}"
         table.add_row(
@@ -59,11 +59,6 @@ def _here(offered: Offered) -> str:
 def licence_notes() -> list[str]:
     """What the licences ask of whoever uses the models, each once, and what holds for models not tried."""
     return [*dict.fromkeys(entry.licence_note for entry in (*CATALOG, *OFFERED)), NOT_TRIED]
-
-
-def is_cached(entry: Entry) -> bool:
-    """Whether a climb can use the model without bringing it first."""
-    return (cache_dir() / "models" / entry.name / entry.sha256[:12] / "complete").is_file()
 
 
 def bring(name: str, screen: "Screen") -> None:

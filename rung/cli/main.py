@@ -4,9 +4,13 @@
 mend, in one line · 130 interrupted
 """
 
+import errno
+import io
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 
 from cyclopts import App, CycloptsError
 
@@ -43,6 +47,9 @@ for command in (
 ):
     app.command(command)
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+"""Where output is refused, no file's name comes with the reason."""
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
@@ -51,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command; its exit status."""
+    _have_streams()
     yield_while_waiting()
     strange = next((argument for argument in arguments if not _is_utf8(argument)), None)
     if strange is not None:
@@ -67,15 +75,45 @@ def run(arguments: Sequence[str]) -> int:
         print(f"interrupted{resumes}", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # Whoever read the output has left; what is still buffered must not be written at exit. Rich, where it
-        # is the one that was writing, does the same and gives the same status.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read the output has left. Rich, where it is the one that was writing, does the same and
+        # gives the same status.
+        _drop_output()
         return 1
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno not in NO_ROOM:
             raise
-        return _fault(f"can't use {str(error.filename)[:200]!r}: {error.strerror}; mend that and try again")
+        return _refused(error)
     return 0
+
+
+def _have_streams() -> None:
+    """Have a stream in place of each that was closed, and output that can be written in any encoding.
+
+    What an encoding lacks is written as its escape, as it is on standard error.
+    """
+    if sys.stdin is None:
+        sys.stdin = Path(os.devnull).open(encoding="utf-8")
+    if sys.stdout is None:
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _drop_output() -> None:
+    """Have nothing that is still buffered written at exit: it can't be, and Python would complain of that."""
+    with suppress(OSError):
+        sys.stdout.flush()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _refused(error: OSError) -> int:
+    """What the machine refused: to use a file, by its name, or else to write."""
+    if error.filename is not None:
+        return _fault(f"can't use {str(error.filename)[:200]!r}: {error.strerror}; mend that and try again")
+    _drop_output()
+    return _fault(f"can't write the output, or a file: {error.strerror}; mend that and try again")
 
 
 def _fault(message: str) -> int:

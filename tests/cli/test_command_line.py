@@ -11,7 +11,9 @@ import pytest
 from pydantic import TypeAdapter
 
 import rung
+from rung.models.catalog import entry_named
 from rung.records import Climb
+from tests.fixtures_tagged import make_head
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "report"))
 from climb_fixture import synthetic_climb
@@ -106,6 +108,11 @@ def test_the_version_is_that_of_the_package(tmp_path):
         (["export", "nowhere", "--to", "pdf", "--out", "x"], "pdf"),
         (["export", "nowhere", "--to", "gguf"], "--out"),
         (["models", "--fetch", "smollm"], "smollm2-135m"),
+        (
+            ["models", "--fetch", "~nobody-here/x.gguf"],
+            "no model '~nobody-here/x.gguf': there's no such file",
+        ),
+        (["compare", "~nobody-here/x", "y"], "nor is it a run, RUN:RUNG or a model"),
         (["climb", "a text that was pasted " * 20], "File name too long"),
     ],
 )
@@ -158,6 +165,48 @@ def test_a_reader_that_has_left_gets_no_complaint(argument, finished):
     assert (done.returncode, done.stderr) == (1, b"")
 
 
+def run_redirected(redirections, *arguments, folder, **environment):
+    """The command with its streams sent elsewhere by a shell."""
+    return subprocess.run(
+        ["sh", "-c", f'exec "$@" {redirections}', "sh", sys.executable, "-m", "rung", *arguments],
+        cwd=folder,
+        capture_output=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100", **environment},
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("argument", ["report", "--version"])
+def test_without_an_output_a_command_ends_as_with_one(argument, finished):
+    done = run_redirected(">&-", argument, folder=finished)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_without_streams_a_mistake_is_one_still(finished):
+    done = run_redirected("<&- 2>&-", "report", "nowhere", folder=finished)
+    assert (done.returncode, done.stdout) == (2, b"")
+    make_head(finished / "head")
+    done = run_redirected("<&-", "ask", "head", "-", folder=finished)
+    assert "the text is empty" in error_line(done)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this machine")
+@pytest.mark.parametrize("argument", ["report", "--version"])
+def test_an_output_that_is_full_is_the_users_to_mend(argument, finished):
+    said = error_line(run_redirected(">/dev/full", argument, folder=finished))
+    assert (
+        said == "error: can't write the output, or a file: No space left on device; mend that and try again\n"
+    )
+
+
+def test_what_the_encoding_of_the_output_lacks_is_written_as_its_escape(finished):
+    done = run_redirected("", "report", folder=finished, PYTHONIOENCODING="latin-1")
+    assert (done.returncode, done.stderr) == (0, b"")
+    text = done.stdout.decode("latin-1")
+    assert "Ship sft: 6.9 points better" in text and r".899\u2013.956" in text
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [(["climb", "x"], "interrupted; the same command resumes\n"), (["report", "x"], "interrupted\n")],
@@ -191,6 +240,22 @@ def test_models_are_listed_with_size_and_licence(tmp_path):
     line = next(line for line in text.splitlines() if line.startswith("smollm2-135m"))
     assert "98 MB" in line and "apache-2.0" in line
     assert "whoever gets the model or a tune of it must be bound by the terms too" in " ".join(text.split())
+
+
+def test_weights_in_an_installed_wheel_are_here(tmp_path, monkeypatch):
+    monkeypatch.setenv("RUNG_CACHE", str(tmp_path / "cache"))
+    model = entry_named("smollm2-135m")
+    assert model is not None
+    for source in (source for file in model.files for source in file.sources):
+        info = tmp_path / f"{source.package.replace('-', '_')}-{source.version}.dist-info"
+        info.mkdir(exist_ok=True)
+        facts = f"Metadata-Version: 2.1\nName: {source.package}\nVersion: {source.version}\n"
+        (info / "METADATA").write_text(facts)
+        (tmp_path / source.member).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / source.member).write_text("")
+    text = run("models", folder=tmp_path).stdout.decode()
+    line = next(line for line in text.splitlines() if line.startswith("smollm2-135m"))
+    assert line.split()[:5] == ["smollm2-135m", "98", "MB", "apache-2.0", "yes"]
 
 
 def test_the_public_names_exist_and_are_sorted():
