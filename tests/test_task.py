@@ -403,7 +403,7 @@ def test_sql_is_answered_as_its_nearest_kind_and_it_is_said() -> None:
         (task(kind="label"), ["a", {"b": 1}], "rows.jsonl:2: output {'b': 1} is no label"),
         (task(), [{"a": 1}, "b"], "rows.jsonl:2: output 'b' is neither an object nor a list"),
         (task(kind="json"), ["a", "b"], "rows.jsonl:1: output 'a' is no JSON object"),
-        (task(), [], "no rows"),
+        (task(), [], "rows.jsonl: no rows; name a file that holds some$"),
     ],
 )
 def test_rows_that_make_no_task_are_refused_in_words(made: Task, outputs: list[Json], said: str) -> None:

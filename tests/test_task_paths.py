@@ -40,3 +40,19 @@ def test_a_models_path_starts_from_the_task_file_where_it_leads_nowhere_from_her
     monkeypatch.chdir(folder)
     task = load_task(file)
     assert (task.models[0], task.teacher) == ("base.gguf", "./made/winner")
+
+
+@pytest.mark.parametrize(
+    ("stem", "name"), [("Fläche_m²", "Fläche_m"), ("½ price ①", "price"), ("²", "task"), ("v1.2-b", "v1.2-b")]
+)
+def test_a_file_of_any_name_gives_a_name_that_a_task_may_have(tmp_path: Path, stem: str, name: str) -> None:
+    file = tmp_path / f"{stem}.jsonl"
+    file.write_text("")
+    assert load_task(file).name == name
+
+
+def test_a_models_path_under_a_home_that_nobody_has_stays_as_it_is_written(folder: Path) -> None:
+    (folder / "~nobody-here").mkdir()
+    (folder / "~nobody-here" / "base.gguf").write_text("")
+    task = load_task(write(folder, "data: {train: rows.jsonl}\nmodels: ~nobody-here/base.gguf\n"))
+    assert task.models == (str(folder / "~nobody-here" / "base.gguf"),)

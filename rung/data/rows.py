@@ -39,7 +39,7 @@ def read_rows(path: Path) -> Iterator[Row]:
     if reader is None:
         raise DataError(f"{path.name}: extension {path.suffix!r} is not read; use {', '.join(READERS)}")
     if path.stat().st_size == 0:
-        raise DataError(f"{path.name}: the file is empty; at least 10 rows are needed")
+        raise DataError(f"{path.name}: the file is empty; name one that holds rows")
     try:
         yield from reader(path)
     except OSError as error:

@@ -110,9 +110,9 @@ def read_source(
             cells = None if isinstance(row, DataError) else row
             broken.append(Broken(where=where, row=cells, reason=str(error)))
     if chosen is None:
-        raise DataError(broken[0].reason if broken else f"{path.name}: no rows; at least 10 are needed")
+        raise DataError(broken[0].reason if broken else f"{path.name}: no rows; name a file that holds some")
     if not examples and undesirable:
-        raise DataError(f"{path.name}: no row is desirable (label true or 1); at least 10 are needed")
+        raise DataError(f"{path.name}: no row is desirable (label true or 1); name a file that has such rows")
     unused = _unused(chosen, columns)
     notes = (
         *_notes(path, chosen, examples, unused),

@@ -40,7 +40,7 @@ def settle_kind(task: Task, rows: Sequence[Example]) -> tuple[Task, tuple[str, .
     DataError when the rows share no kind, have one class only, or hold a label that isn't listed.
     """
     if not rows:
-        raise DataError(f"{task.data.train}: no rows; at least 10 are needed")
+        raise DataError(f"{task.data.train}: no rows; name a file that holds some")
     notes: list[str] = []
     given = _given_kind(task, notes)
     if given is not None:

@@ -147,7 +147,9 @@ def _name_from(file: Path) -> str:
     else:
         plain = file.stem.lower() in PLAIN_STEMS
     raw = absolute.parent.name if plain else file.stem
-    return re.sub(r"[^\w.-]+", "-", raw).strip("-.")[:80] or "task"
+    # Not \w: Python's has characters such as ², which the pattern of a task's name has not.
+    kept = "".join(c if c.isalpha() or c.isdecimal() or c in "_.-" else " " for c in raw)
+    return "-".join(kept.split()).strip("-.")[:80] or "task"
 
 
 def _read_yaml(file: Path) -> dict[Any, Any]:

@@ -45,7 +45,7 @@ def refused(capsys, *arguments) -> str:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", r"rows\.jsonl: the file is empty; at least"),
+        (b"", r"rows\.jsonl: the file is empty; name one"),
         (
             lines(*GOOD[:3], b'{"input": "caf\xe9"}\n'),
             r"rows\.jsonl:4: not UTF-8 at byte .* save the",

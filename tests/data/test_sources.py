@@ -325,6 +325,12 @@ def test_a_faulty_file_is_refused_with_its_place_and_a_way_out(
     assert len(message) < 500
 
 
+@pytest.mark.parametrize("raw", [b"", b"\n\n", b'{"prompt": "q", "completion": "a", "label": false}'])
+def test_how_many_rows_a_climb_needs_is_not_for_the_reader_to_say(tmp_path: Path, raw: bytes) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(raw)
+    assert "at least" not in (said := fault(tmp_path / "rows.jsonl")) and "; name " in said
+
+
 def test_an_unknown_format_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     message = fault(jsonl(tmp_path / "rows.jsonl", WRITTEN["io"]), "csv")
     assert message.startswith(
