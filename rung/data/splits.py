@@ -4,7 +4,7 @@ import hashlib
 import json
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -33,10 +33,11 @@ def split(
     """60/20/20 train/dev/test, or 80/20 train/dev beside a given `test`, which is kept as it is.
 
     With `dev_rows`, dev takes about so many rows at most and train the rest: no more are scored, and
-    a row that is never scored teaches more. Rows of one group, rows with the same normalised input and
-    context, and the rows (by id) of each group in `near` land on one side. With `stratify`, outputs keep
-    their shares as well as the groups allow, and one that only few rows have is in train. The result depends
-    on the rows and the seed, not on the order of the rows. DataError when a part would be empty.
+    a row that is never scored teaches more. The test is the same for any number of them. Rows of one group,
+    rows with the same normalised input and context, and the rows (by id) of each group in `near` land on one
+    side. With `stratify`, outputs keep their shares as well as the groups allow, and one that only few rows
+    have is in train. The result depends on the rows and the seed, not on the order of the rows. DataError
+    when a part would be empty.
     """
     if test is not None and not test:
         raise DataError("the test file holds no rows; leave it out to have a test carved from the others")
@@ -46,12 +47,11 @@ def split(
         kept, removed = [], []
         for example in examples:
             (removed if question(example) in sealed else kept).append(example)
-    shares = dict(SHARES if test is None else SHARES_BESIDE_TEST)
-    if dev_rows is not None and kept:
-        dev = min(shares["dev"], dev_rows / len(kept))
-        shares |= {"dev": dev, "train": shares["train"] + shares["dev"] - dev}
-    blocks = _blocks(kept, near)
-    placed = _place(_in_order(blocks, seed), shares, stratify)
+    blocks = _in_order(_blocks(kept, near), seed)
+    placed: dict[SplitName, list[Example]] = {
+        name: [example for block in part for example in block]
+        for name, part in _parts(blocks, stratify, dev_rows, carve=test is None).items()
+    }
     for name, rows in placed.items():
         if not rows:
             raise DataError(f"no rows are left for {name}: {_too_few(examples, removed, blocks)}")
@@ -155,9 +155,28 @@ def _in_order(blocks: Iterable[Block], seed: int) -> list[Block]:
     return sorted(blocks, key=place)
 
 
+def _parts(
+    blocks: Sequence[Block], stratify: bool, dev_rows: int | None, *, carve: bool
+) -> dict[SplitName, list[Block]]:
+    """The blocks of train and dev, and of the test where it is to be carved.
+
+    Where dev is to be smaller, the test is placed first, as if it weren't, and then the others anew: a row
+    that is in the test with one number of dev rows is never learned from with another.
+    """
+    shares = SHARES if carve else SHARES_BESIDE_TEST
+    if dev_rows is None or not blocks or dev_rows / sum(map(len, blocks)) >= shares["dev"]:
+        return _place(blocks, shares, stratify)
+    test = _place(blocks, shares, stratify)["test"] if carve else []
+    sealed = {id(block) for block in test}
+    rest = [block for block in blocks if id(block) not in sealed]
+    dev = dev_rows / sum(map(len, rest))
+    placed = _place(rest, {"train": 1 - dev, "dev": dev}, stratify)
+    return {**placed, "test": test} if carve else placed
+
+
 def _place(
-    blocks: Sequence[Block], shares: dict[SplitName, float], stratify: bool
-) -> dict[SplitName, list[Example]]:
+    blocks: Sequence[Block], shares: Mapping[SplitName, float], stratify: bool
+) -> dict[SplitName, list[Block]]:
     """Give each block to the part that it brings nearest to the wanted shares (chi-square distance).
 
     The last block that can bring an output into train goes there.
@@ -165,7 +184,7 @@ def _place(
     totals: Counter[str] = Counter()
     for block in blocks:
         totals.update(_strata(block, stratify))
-    placed: dict[SplitName, list[Example]] = {name: [] for name in shares}
+    placed: dict[SplitName, list[Block]] = {name: [] for name in shares}
     held: dict[SplitName, Counter[str]] = {name: Counter() for name in shares}
 
     def gain(name: SplitName, counts: Counter[str]) -> float:
@@ -181,7 +200,7 @@ def _place(
         unplaced.subtract(counts)
         last = any(not held["train"][stratum] and not unplaced[stratum] for stratum in counts)
         to = "train" if last else max(shares, key=lambda name: round(gain(name, counts), 9))
-        placed[to] += block
+        placed[to].append(block)
         held[to].update(counts)
     return placed
 

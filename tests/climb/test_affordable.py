@@ -1,7 +1,11 @@
+import random
+
 import pytest
 
-from rung.checks.rows import FEWEST_AFFORDED, USUAL_DEV_ROWS, affordable
+from rung.checks.rows import FEWEST_AFFORDED, USUAL_DEV_ROWS, affordable, prepare
+from rung.climb.climb import Options
 from rung.records import Example
+from tests.fixtures_climb import write_rows
 
 RECEIPT = {"company": "A shop with a name", "total": "12.50", "date": "1 May 2026", "address": "Street 5"}
 
@@ -27,3 +31,16 @@ def test_a_longer_budget_affords_more_dev_rows_and_longer_answers_fewer():
     assert found == sorted(found) and found[0] == FEWEST_AFFORDED < found[1] < found[2] < found[3]
     assert found[3] == USUAL_DEV_ROWS
     assert affordable(rows(700, "x" * 400), "text", 7200) < found[2]
+
+
+def test_the_sealed_test_is_the_same_under_any_budget_any_dev_rows_and_for_any_number_of_models(tmp_path):
+    dice = random.Random(0)
+    made = [
+        {"input": " ".join(f"{dice.random():.6f}" for _ in range(80)), "output": RECEIPT | {"total": str(n)}}
+        for n in range(400)
+    ]
+    data = write_rows(tmp_path / "receipts.jsonl", made)
+    usual = prepare(data, Options(budget_s=10**6)).splits
+    few = (Options(budget_s=1200), Options(budget_s=10**6, dev_rows=30), Options(models=("a", "b", "c")))
+    found = [prepare(data, options).splits for options in few]
+    assert all(len(one.dev) < len(usual.dev) and one.test == usual.test for one in found)

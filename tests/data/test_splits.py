@@ -35,6 +35,25 @@ def test_without_a_test_the_shares_are_60_20_20_and_beside_one_80_20() -> None:
     assert beside.test_given
 
 
+@pytest.mark.parametrize("stratify", [False, True])
+def test_the_test_is_the_same_for_any_number_of_dev_rows(stratify: bool) -> None:
+    examples = [row(n, output="abc"[n % 3], group=f"g{n}" if n % 7 else f"g{n // 40}") for n in range(1000)]
+    usual = split(examples, test=None, seed=0, stratify=stratify)
+    for wanted in (20, 60, 150, 199):
+        found = split(examples, test=None, seed=0, stratify=stratify, dev_rows=wanted)
+        assert found.test == usual.test
+        assert abs(len(found.dev) - wanted) <= 3
+        assert len(found.train) + len(found.dev) + len(found.test) == 1000
+        assert {example.output for example in found.dev} == set("abc")
+    enough = split(examples, test=None, seed=0, stratify=stratify, dev_rows=200)
+    assert enough == usual
+
+
+def test_few_dev_rows_beside_a_given_test_leave_the_rest_to_train() -> None:
+    found = split(rows(1000), test=[row(5000)], seed=0, stratify=False, dev_rows=50)
+    assert (len(found.train), len(found.dev)) == (950, 50)
+
+
 def test_another_seed_gives_other_sides_and_another_digest() -> None:
     one, same, other = (split(rows(100), test=None, seed=seed, stratify=False) for seed in (1, 1, 2))
     assert one == same
@@ -206,6 +225,26 @@ def test_parts_are_disjoint_complete_whole_and_independent_of_row_order(
     shuffled = list(examples)
     shuffle.shuffle(shuffled)
     assert split(shuffled, test=test, seed=seed, stratify=stratify) == splits
+
+
+@settings(max_examples=100, deadline=None)
+@given(inputs, st.integers(0, 9), st.booleans(), st.integers(1, 20))
+def test_no_number_of_dev_rows_learns_from_the_test_or_breaks_what_belongs_together(
+    drawn: list[tuple[int, str, int | None]], seed: int, stratify: bool, dev_rows: int
+) -> None:
+    examples = examples_of(drawn)
+    try:
+        usual = split(examples, test=None, seed=seed, stratify=stratify)
+        found = split(examples, test=None, seed=seed, stratify=stratify, dev_rows=dev_rows)
+    except DataError:
+        assume(False)
+        return
+    assert found.test == usual.test
+    placed = sides(found)
+    assert len(placed) == len(examples)
+    for key in ("input", "group"):
+        for value in {getattr(example, key) for example in examples} - {None}:
+            assert len({placed[e.id] for e in examples if getattr(e, key) == value}) == 1
 
 
 @settings(max_examples=20, deadline=None)
