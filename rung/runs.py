@@ -105,17 +105,33 @@ def append_jsonl(path: Path, records: Sequence[Mapping]) -> None:
             _sync(path.parent)
 
 
-def read_jsonl(path: Path) -> list[dict]:
-    """The whole records of an append-only file; a torn last line is left out. RunError for a damaged one."""
+def read_jsonl(path: Path, *, lasting: bool = False) -> list[dict]:
+    """The whole records of an append-only file; a torn last line is left out. RunError for a damaged one.
+
+    It names the line. What a `lasting` file holds can't be had again, so that its other lines are to stay.
+    """
     try:
         lines = path.read_bytes().split(b"\n")
-        found = [json.loads(line) for line in lines[:-1] if line]
     except FileNotFoundError:
         return []
-    except (OSError, ValueError) as error:
-        raise RunError(_damaged(path, error)) from None
-    if not all(isinstance(record, dict) for record in found):
-        raise RunError(_damaged(path, "a line holds no object"))
+    except OSError as error:
+        raise RunError(_damaged(path, error, "make it readable" if lasting else "remove it")) from None
+    found: list[dict] = []
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            found += [_object(line)] if line else []
+        except ValueError as error:
+            why = error.msg if isinstance(error, json.JSONDecodeError) else error
+            way = "mend that line or take it out" if lasting else "remove it"
+            raise RunError(_damaged(path, f"line {number}: {why}", way)) from None
+    return found
+
+
+def _object(line: bytes) -> dict:
+    """The object that a line holds. Raises ValueError where it holds none."""
+    found = json.loads(line)
+    if not isinstance(found, dict):
+        raise ValueError(f"a {type(found).__name__}, not an object")
     return found
 
 
@@ -243,8 +259,8 @@ def _shown(value: object) -> str:
     return text if len(text) <= SHOWN_CHARS else text[: SHOWN_CHARS - 1] + "…"
 
 
-def _damaged(path: Path, why: object) -> str:
-    return f"can't read {str(path)!r}: {why}; remove it and run the same command again"
+def _damaged(path: Path, why: object, way: str = "remove it") -> str:
+    return f"can't read {str(path)!r}: {why}; {way} and run the same command again"
 
 
 def _draft_prefix(path: Path) -> str:

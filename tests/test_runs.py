@@ -105,12 +105,23 @@ def test_a_torn_last_line_is_left_out_and_cut_off_by_the_next_append(tmp_path):
     assert read_jsonl(path) == [{"n": 1}, {"n": 3}]
 
 
-@pytest.mark.parametrize("content", [b'{"n": 1}\n{oops\n{"n": 2}\n', b"[]\n", b'{"n": "\xff"}\n'])
-def test_a_damaged_line_in_the_middle_is_named_not_passed_over(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [(b'{"n": 1}\n\n{oops\n{"n": 2}\n', 3), (b"[]\n", 1), (b'{"n": 0}\n{"n": "\xff"}\n', 2)],
+)
+def test_a_damaged_line_in_the_middle_is_named_not_passed_over(tmp_path, content, line):
     path = tmp_path / "log.jsonl"
     path.write_bytes(content)
-    with pytest.raises(RunError, match=r"can't read .*log\.jsonl.*remove it and run the same command again"):
+    said = rf"can't read .*log\.jsonl.*: line {line}: .*; remove it and run the same command again"
+    with pytest.raises(RunError, match=said):
         read_jsonl(path)
+    with pytest.raises(RunError, match=rf": line {line}: .*; mend that line or take it out and run"):
+        read_jsonl(path, lasting=True)
+
+
+def test_a_file_that_lasts_and_cannot_be_read_is_not_to_be_removed(tmp_path):
+    with pytest.raises(RunError, match="Is a directory.*; make it readable and run the same command again"):
+        read_jsonl(tmp_path, lasting=True)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", '"text"'])

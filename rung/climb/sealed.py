@@ -45,7 +45,7 @@ def rows_digest(rows: Iterable[Example]) -> str:
 def count(run: Path, systems: Iterable[str], test: str) -> None:
     """Note that the test is opened for these Systems; one that it was opened for doesn't count again."""
     path = run / TEST_FILE
-    lines = read_jsonl(path)
+    lines = read_jsonl(path, lasting=True)
     seen = {line["system"] for line in lines if line.get("test") == test}
     fresh = [digest for digest in systems if digest not in seen]
     opening = _last(lines) + 1
@@ -58,12 +58,13 @@ def count(run: Path, systems: Iterable[str], test: str) -> None:
 
 def known(run: Path) -> frozenset[str]:
     """The digests of the test rows that were opened in a run: it names them wherever they lie now."""
-    return frozenset(str(line["test"]) for line in read_jsonl(run / TEST_FILE) if "test" in line)
+    lines = read_jsonl(run / TEST_FILE, lasting=True)
+    return frozenset(str(line["test"]) for line in lines if "test" in line)
 
 
 def openings(run: Path, test: str) -> int:
     """How often these test rows were opened in this run and in those in the folders beside it."""
-    own = {line["opening"] for line in read_jsonl(run / TEST_FILE) if line.get("test") == test}
+    own = {line["opening"] for line in read_jsonl(run / TEST_FILE, lasting=True) if line.get("test") == test}
     return len(own) + sum(_opened(path, test) for path in _beside(run))
 
 

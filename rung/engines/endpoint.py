@@ -36,6 +36,8 @@ Messages: TypeAlias = Sequence[tuple[str, str]]
 
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 HOPELESS = {401: "refused the key in", 403: "does not allow what was asked with the key in"}
+SENT = (httpx.ReadTimeout, httpx.ReadError, httpx.RemoteProtocolError)
+"""Faults that come once the request is out: the server may have worked for it, and bill that."""
 LONGEST_WAIT_S = 60.0
 BACKOFF_S = 0.5
 """Before the second try, doubled before each further one."""
@@ -300,12 +302,12 @@ class EndpointEngine:
                 if told_s is not None and told_s <= LONGEST_WAIT_S:
                     self._not_before = max(self._not_before, time.monotonic() + told_s)
                 wait_s = told_s or wait_s
-            except httpx.TimeoutException as error:
-                reason = f"no answer within {self._limit_s:g} s"
-                if isinstance(error, httpx.ReadTimeout):
-                    lost()
             except httpx.TransportError as error:
                 reason = f"the connection broke: {type(error).__name__}"
+                if isinstance(error, httpx.TimeoutException):
+                    reason = f"no answer within {self._limit_s:g} s"
+                if isinstance(error, SENT):
+                    lost()
             except (_NoCompletion, httpx.DecodingError) as error:
                 reason = f"the answer is not a chat completion: {error}"
                 lost()

@@ -44,7 +44,7 @@ class Till:
     _lock: threading.Lock = field(init=False, default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        for line in read_jsonl(self.path):
+        for line in read_jsonl(self.path, lasting=True):
             # One that broke was paid for, too; whether it breaks again is for the next try to show.
             if line.get("answer") is not None and line["answer"].get("failure") is None:
                 self._known[line["asked"]] = Completion(**line["answer"], tokens=(), logprob=math.nan)

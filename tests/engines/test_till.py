@@ -1,12 +1,13 @@
 """What hosted models are paid: what can't be priced isn't bought twice, and what may have cost counts."""
 
+import json
 from contextlib import closing
 
 import pytest
 
 from rung.engines.endpoint import REASONING_TOKENS, EndpointEngine
 from rung.engines.till import Till
-from rung.errors import EngineError
+from rung.errors import EngineError, RunError
 from rung.hosted import hosted_engine_spec
 from rung.models.hosted import hosted
 from rung.records import TokenPrice
@@ -73,6 +74,45 @@ def test_calls_that_break_side_by_side_are_tried_again_only_where_the_cap_holds_
         assert till.lose("oracle", first), "one lost and two put aside"
         assert not till.lose("oracle", second), "two lost and two put aside"
     assert till.lose("oracle", first), "three lost and none put aside"
+
+
+def test_a_connection_that_breaks_once_the_request_is_out_may_have_cost_and_the_cap_holds(server, tmp_path):
+    server.whole = lambda body: (200, 0.0, {})
+    model = hosted(server.name)
+    assert model is not None
+    probe = till_of(server, tmp_path / "probe")
+    with closing(EndpointEngine(hosted_engine_spec(model), till=probe, attempts=1)) as engine:
+        assert "the connection broke" in str(engine.chat([("user", "Is it?")], max_tokens=8).failure)
+    assert probe.spent_usd > 0 and probe.answers == 0
+    server.seen.clear()
+    till = till_of(server, tmp_path, cap_usd=1.5 * probe.spent_usd)
+    with pytest.raises(EngineError, match="may have cost .* the cap of"):
+        ask(server, till)
+    assert len(server.seen) == 1 and till.spent_usd == probe.spent_usd
+
+
+def test_a_server_that_is_not_there_costs_nothing(server, tmp_path):
+    till = till_of(server, tmp_path)
+    server.__exit__(None, None, None)
+    model = hosted(server.name)
+    assert model is not None
+    with closing(EndpointEngine(hosted_engine_spec(model), till=till, backoff_s=0.001)) as engine:
+        assert "ConnectError" in str(engine.chat([("user", "Is it?")], max_tokens=8).failure)
+    assert till.spent_usd == 0 and not till.path.exists()
+
+
+def test_a_damaged_line_is_named_and_the_others_are_to_stay(server, tmp_path):
+    till = till_of(server, tmp_path)
+    for text in ("Is it?", "Was it?", "Will it?"):
+        ask(server, till, text)
+    first, second, third = till.path.read_text().splitlines(keepends=True)
+    till.path.write_text(first + second[:9] + "\n" + third)
+    with pytest.raises(RunError, match=r"paid\.jsonl.*line 2: .*mend that line or take it out") as raised:
+        till_of(server, tmp_path)
+    assert "remove" not in str(raised.value)
+    till.path.write_text(first + third)
+    left = till_of(server, tmp_path)
+    assert left.answers == 2 and left.spent_usd == sum(json.loads(line)["usd"] for line in (first, third))
 
 
 def test_eight_calls_that_time_out_at_once_are_sent_no_more_often_than_the_cap_holds(server, tmp_path):
