@@ -7,6 +7,7 @@ texts through the one that trained it. Nothing of the task's own prompt is in th
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -44,17 +45,22 @@ class Said:
 
 @dataclass(frozen=True, kw_only=True)
 class Asking:
-    """One model's answers to the items, in a file: who is asked, how, and where the answers lie."""
+    """One model's answers to the items, in a file: who is asked, how, and where the answers lie.
+
+    `program` is what answers, by `program_of`.
+    """
 
     who: str
     engine: Engine
     chat: Chat
     path: Path
     system: str
+    program: str
 
     def key(self, item: Item) -> str:
-        """Names an answer: the model, the prompt in tokens and the limit."""
-        return digest_of([self.system, self.prompt(item), item.tokens])[:24]
+        """Names an answer: the model, what runs it, the prompt in tokens, the limit and where answers end."""
+        ends = [self.chat.stop_ids, self.chat.stop_strings()]
+        return digest_of([self.system, self.program, self.prompt(item), item.tokens, ends])[:24]
 
     def prompt(self, item: Item) -> tuple[int, ...]:
         """The item as the one turn of a chat."""
@@ -71,18 +77,21 @@ class Asking:
 def forgetting(context: Context, system: System) -> Forgetting:
     """What a tuned System's base could do and can't any more, as far as there's time to look.
 
-    `context.deadline` bounds it. The base's answers are kept in the cache folder by its digest, for all
-    climbs, the tune's in the rung's folder. Raises EngineError and ModelError where a model can't run.
+    `context.deadline` bounds it. The base's answers are kept in the cache folder by its digest and what runs
+    it, for all climbs, the tune's in the rung's folder. Raises EngineError and ModelError where a model can't
+    run.
     """
     start = time.monotonic()
     chat, spec = context.pool.chat(context.model), system.engine_spec(context.pool, tuned=False)
     left_out: list[str] = []
+    engine = context.pool.engine(spec)
     base = Asking(
         who="the base model",
-        engine=context.pool.engine(spec),
+        engine=engine,
         chat=chat,
         path=cache_dir() / "general" / f"{context.model.digest[:16]}-{spec.engine}.jsonl",
         system=context.model.digest,
+        program=program_of(engine),
     )
     with locked(base.path.with_suffix(".lock")):
         prompts = asked(context, base, spread_items(), left_out)
@@ -106,6 +115,18 @@ def forgetting(context: Context, system: System) -> Forgetting:
         left_out=tuple(left_out),
         seconds=time.monotonic() - start,
     )
+
+
+def program_of(engine: Engine) -> str:
+    """The program that an engine runs and, for torch, on what and in which numbers.
+
+    Another one may take the other of two tokens that are nearly as likely: nothing that a tune forgot.
+    """
+    from rung.engines.torch import TorchEngine
+
+    if isinstance(engine, TorchEngine):
+        return f"torch {version('torch')}, {engine.device.type}, {engine.model.dtype}"
+    return f"xllamacpp {version('xllamacpp')}" if engine.name == "llama" else engine.name
 
 
 def scored(items: Sequence[Item], base: Sequence[Said], tuned: Sequence[Said]) -> Items | None:
@@ -214,15 +235,18 @@ def _compared(context: Context, system: System, base: Asking, left_out: list[str
     """Base and tune on all items; the tune through the engine that serves it."""
     with locked(base.path.with_suffix(".lock")):
         engine = context.pool.engine(system.engine_spec(context.pool, tuned=False))
-        before = asked(context, replace(base, engine=engine), general_items(), left_out)
+        base = replace(base, engine=engine, program=program_of(engine))
+        before = asked(context, base, general_items(), left_out)
     if before is None:
         return None
+    engine = system.open(context.pool)
     tuned = replace(
         base,
         who="the tune",
-        engine=system.open(context.pool),
+        engine=engine,
         path=context.folder / ANSWERS_FILE,
         system=system.digest,
+        program=program_of(engine),
     )
     after = asked(context, tuned, general_items(), left_out)
     return None if after is None else scored(general_items(), before, after)

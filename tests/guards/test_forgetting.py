@@ -128,6 +128,21 @@ def test_the_base_is_asked_once_and_the_tune_goes_on_where_it_was(context, few, 
     assert {who for who, n in asked if n} == {"the tune"} and sum(n for _, n in asked) == 15
 
 
+def test_the_base_is_asked_anew_by_another_program_and_where_answers_end_elsewhere(context, few, monkeypatch):
+    system = tuned(context, 0.0)
+    gate.forgetting(context, system)
+    (kept,) = (context.folder.parent / "cache" / "general").glob("*.jsonl")
+    assert len(read_jsonl(kept)) == 20
+    monkeypatch.setattr(gate, "version", lambda name: "9.9")
+    gate.forgetting(context, system)
+    assert len(read_jsonl(kept)) == 40
+    chat = context.pool.chat(context.model)
+    again = replace(context.pool.chats[context.model.digest], stop_ids=(*chat.stop_ids, 7))
+    monkeypatch.setitem(context.pool.chats, context.model.digest, again)
+    gate.forgetting(context, system)
+    assert len(read_jsonl(kept)) == 60
+
+
 def test_without_time_nothing_is_measured_and_nothing_passes(context):
     late = replace(context, deadline=time.monotonic() - 1)
     found = gate.forgetting(late, tuned(context, 0.3))
