@@ -43,7 +43,7 @@ def till_for(task: Task, options: Options, run: Path) -> Till | None:
 
 
 def answers_usd(dev: Measurement, price: TokenPrice | None, task: Task) -> float:
-    """What 1,000 answers cost as the dev rows did: a hosted model's tokens, else this machine's time."""
+    """What 1,000 calls cost as the dev rows did: a hosted model's tokens, else this machine's time."""
     if price is None:
         return usd_per_1000(dev.seconds_per_answer, task.machine_usd_per_hour)
     return 1000 * tokens_usd(price, dev.prompt_tokens, dev.completion_tokens, dev.cached_tokens)

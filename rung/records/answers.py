@@ -69,8 +69,8 @@ class Measurement:
     """One System's score on one split, with what it cost to get it.
 
     `score` is the metric over the scored rows; failures are counted beside it. Times are seconds,
-    memory is MiB. `seconds_per_answer` is wall time over rows in a full batch; p50/p95 are of single
-    requests, sent one at a time.
+    memory is MiB. `seconds_per_answer` is wall time over rows in a full batch, tokens are means over all
+    calls, broken ones included; p50/p95 are of single requests, sent one at a time.
     """
 
     system: str

@@ -391,12 +391,14 @@ def _scored(measurement: Measurement) -> str:
 
 
 def _usd_correct(result: RungResult, shown: Measurement) -> float | None:
-    """The price of 1,000 answers that are right in full; None where the metric can't tell."""
+    """The price of 1,000 answers that are right in full; None where the metric can't tell.
+
+    The price of an answer is that of a call, whether it holds or breaks: so is the share of right ones.
+    """
     if shown.metric in ("mae", "spearman", "rouge_l", "style", "judge"):
         return None
-    scores = [p.score for p in shown.predictions if p.score is not None]
-    right = sum(score >= 1 for score in scores)
-    return per_1000_correct(result.usd_per_1000, right / len(scores)) if scores else None
+    right = sum(p.score is not None and p.score >= 1 for p in shown.predictions)
+    return per_1000_correct(result.usd_per_1000, right / len(shown.predictions))
 
 
 _WON = {1.0: ("✓", "better than the output"), 0.5: ("≈", "as good"), 0.0: ("✗", "worse")}

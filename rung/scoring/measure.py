@@ -41,8 +41,9 @@ def measurement(
     """Score `answers` against `examples`, in order.
 
     Broken calls get no score and are counted beside it; an unreadable answer gets the metric's worst
-    score. `n` is the number of scored rows; token counts are means over them. EngineError when every
-    call broke; ValueError without examples.
+    score. `n` is the number of scored rows; token counts are means over all calls, as seconds per answer are:
+    a hosted model bills those that bring nothing, too. EngineError when every call broke; ValueError without
+    examples.
     """
     if not examples:
         raise ValueError(f"{system}: no rows in {split}")
@@ -84,9 +85,9 @@ def measurement(
         p50_s=timing.p50_s,
         p95_s=timing.p95_s,
         memory_mb=timing.memory_mb,
-        prompt_tokens=sum(answers[at].prompt_tokens for at in kept) / len(kept),
-        completion_tokens=sum(answers[at].completion_tokens for at in kept) / len(kept),
-        cached_tokens=sum(answers[at].cached_tokens for at in kept) / len(kept),
+        prompt_tokens=sum(answer.prompt_tokens for answer in answers) / len(answers),
+        completion_tokens=sum(answer.completion_tokens for answer in answers) / len(answers),
+        cached_tokens=sum(answer.cached_tokens for answer in answers) / len(answers),
     )
 
 

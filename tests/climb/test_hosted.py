@@ -14,7 +14,7 @@ import pytest
 
 from rung import load
 from rung.climb.climb import Options, climb
-from rung.climb.hosted import PAID_FILE
+from rung.climb.hosted import PAID_FILE, answers_usd
 from rung.climb.ordering import before, in_cost_order
 from rung.engines.base import EngineSpec
 from rung.engines.endpoint import EndpointEngine
@@ -357,6 +357,26 @@ def test_a_thinking_model_is_given_room_for_its_thoughts_and_pays_for_an_empty_a
         (found,) = engine.chat_many([[("user", "something new")]], max_tokens=9)
         assert "gave no text" in found.failure
     assert context.pool.till.spent_usd - before == pytest.approx((10 * 1.0 + 900 * 4.0) / 1e6)
+
+
+def test_calls_that_were_billed_and_brought_nothing_are_in_the_price(context, server):
+    lost = [row.input for row in context.dev[1:4]]
+
+    def whole(body):
+        found = server.completion(body)
+        if body["messages"][-1]["content"] not in lost:
+            return 200, found, {}
+        empty = {"choices": [{"message": {"content": ""}, "finish_reason": "length"}]}
+        return 200, {**found, **empty, "usage": {"prompt_tokens": 10, "completion_tokens": 900}}, {}
+
+    server.whole = whole
+    made = Api().build(context)
+    found = context.measure(made.system, context.dev, "again")
+    paid_usd = context.pool.till.spent_usd
+    assert found.failures == 3 and paid_usd > 3 * 900 * 4.0 / 1e6
+    usd = answers_usd(found, made.price, context.task)
+    assert usd * len(context.dev) / 1000 == pytest.approx(paid_usd)
+    assert f"the dev rows cost ${paid_usd:.4f}" in " ".join(made.notes)
 
 
 def test_at_a_small_volume_a_hosted_model_comes_before_what_costs_more_to_build(done):

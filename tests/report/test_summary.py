@@ -167,15 +167,16 @@ def test_answers_are_marked_right_wrong_partly_or_broken_in_words():
     assert judged == ["better than the output", "worse", "as good", "call broke"]
 
 
-def test_predictions_without_a_score_are_not_counted_as_wrong():
+def test_a_call_that_broke_costs_what_it_took_and_is_no_right_answer():
     found = measurement("head", "test", 2, 1.0)
     broken = Prediction(example_id="x", answer=Answer(text="", failure="timeout"), score=None)
     only = replace(
         synthetic_climb().results[0],
+        usd_per_1000=1.0,
         test=replace(found, predictions=(*found.predictions, broken), failures=1),
     )
     climb = replace(synthetic_climb(), results=(only,))
-    assert row_of(climb, "head").usd == row_of(climb, "head").usd_correct
+    assert (row_of(climb, "head").usd, row_of(climb, "head").usd_correct) == ("$1.00", "$1.50")
 
 
 def test_parity_short_of_all_rows_tells_near_ties_from_the_rest():

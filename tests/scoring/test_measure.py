@@ -46,8 +46,12 @@ def test_broken_calls_are_counted_and_unreadable_answers_are_wrong():
     assert [row.score for row in found.predictions] == [1.0, 0.0, 0.0, 1.0, None]
     assert [row.example_id for row in found.predictions] == ["r0", "r1", "r2", "r3", "r4"]
     assert found.interval == stats.wilson(2, 4)
-    assert (found.prompt_tokens, found.completion_tokens) == (15.0, 1.5)
     assert dict(found.secondary)["readable"] == 0.75
+
+
+def test_the_tokens_of_broken_calls_count_which_a_hosted_model_bills():
+    found = measure("accuracy", ["a"] * 5, said(["a", "b", None, "a", "a"], failures={4}))
+    assert (found.prompt_tokens, found.completion_tokens) == (20.0, 2.0)
 
 
 def test_a_system_whose_every_call_broke_has_no_score():
