@@ -1,7 +1,7 @@
 """Function calls that were made beside those that were wanted, in any order."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 from rung.records import Json
 from rung.scoring.leaves import Leaf, Path, leaves, same_value
@@ -18,6 +18,11 @@ def same_calls(answer: Json, target: Json) -> float:
     if not any(map(accepts_more, wanted)):
         return float(Counter(map(_counted, given)) == Counter(map(_counted, wanted)))
     return float(len(given) == len(wanted) and _all_met(given, wanted))
+
+
+def form(value: Json) -> Hashable:
+    """Equal for those that make the same calls, in any order."""
+    return frozenset(Counter(map(_counted, _calls(value))).items())
 
 
 def same_names(answer: Json, target: Json) -> float:

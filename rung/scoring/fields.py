@@ -30,6 +30,15 @@ def spaced(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
+def form(part: Part) -> Hashable:
+    """Equal for those that share all their fields, whatever the order of keys and items."""
+    if isinstance(part, dict):
+        return frozenset((key, form(inner)) for key, inner in part.items())
+    if isinstance(part, list):
+        return frozenset(Counter(map(form, part)).items())
+    return part
+
+
 def count(part: Part) -> int:
     """How many fields there are: the leaves."""
     return sum(1 for _ in _fields(part))
@@ -54,7 +63,7 @@ def _in_lists(ones: Sequence[Part], others: Sequence[Part]) -> int:
     No other matching shares more. If one of two equal items goes with a first and the other with a second,
     the first and the second share with each other what the pairs share beyond the fields of one such item.
     """
-    forms = [list(map(_form, side)) for side in (ones, others)]
+    forms = [list(map(form, side)) for side in (ones, others)]
     same = Counter(forms[0]) & Counter(forms[1])
     left, right = (_without(side, own, same) for side, own in zip((ones, others), forms, strict=True))
     found = sum(map(count, ones)) - sum(map(count, left))
@@ -66,9 +75,9 @@ def _in_lists(ones: Sequence[Part], others: Sequence[Part]) -> int:
 def _without(items: Sequence[Part], forms: Sequence[Hashable], same: Counter[Hashable]) -> list[Part]:
     """The items that are left when so many of each form are taken out."""
     taken, kept = Counter(same), []
-    for item, form in zip(items, forms, strict=True):
-        if taken[form]:
-            taken[form] -= 1
+    for item, own in zip(items, forms, strict=True):
+        if taken[own]:
+            taken[own] -= 1
         else:
             kept.append(item)
     return kept
@@ -131,12 +140,3 @@ def _fields(part: Part, path: Path = ()) -> Iterator[tuple[Path, Leaf]]:
             yield from _fields(inner, (*path, 0))
     else:
         yield path, part
-
-
-def _form(part: Part) -> Hashable:
-    """Equal for those that share all their fields, whatever the order of keys and items."""
-    if isinstance(part, dict):
-        return frozenset((key, _form(inner)) for key, inner in part.items())
-    if isinstance(part, list):
-        return frozenset(Counter(map(_form, part)).items())
-    return part

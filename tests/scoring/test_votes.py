@@ -83,6 +83,27 @@ def test_lists_and_mixed_values_are_compared_whole():
     assert vote([{"a": 1}, "none", "none"], "json") == "none"
 
 
+def test_what_the_metric_holds_for_the_same_votes_together():
+    a, b, c = ({"name": name, "arguments": {}} for name in "abc")
+    assert vote([[c], [a, b], [b, a]], "tool_call") == [a, b]
+    given_ = [{"items": ["x"]}, {"items": ["Tea", "Milk"]}, {"items": ["milk", "tea"]}]
+    assert vote(given_, "json") == {"items": ["Tea", "Milk"]}
+    assert vote([["x"], ["Tea", "Milk"], ["milk", "tea"]], "json") == ["Tea", "Milk"]
+    rome, none, again = {"in": "Rome"}, None, {"in": "ROME"}
+    assert vote([{"at": at} for at in (rome, none, again)], "json") == {"at": rome}
+
+
+def test_of_those_that_vote_together_the_commonest_is_given():
+    assert vote([[1, 2], [2, 1], [3], [2, 1]], "json") == [2, 1]
+    assert vote(["acme", "ACME", "ACME", "x"], "json") == "ACME"
+    assert vote([[2, 1], [1, 2]], "json") == [2, 1]
+
+
+def test_the_order_of_an_arguments_list_tells_calls_apart():
+    one, other = ([{"name": "a", "arguments": {"ids": ids}}] for ids in ([1, 2], [2, 1]))
+    assert vote([one, other, other], "tool_call") == other
+
+
 @settings(deadline=None)  # the package of the metric is loaded by the first
 @given(TEXTS)
 def test_a_text_is_one_of_those_given_and_a_clear_majority_always_wins(texts):
