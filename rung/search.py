@@ -9,9 +9,9 @@ from typing import Final, Literal, TypeAlias
 
 import numpy as np
 
-from rung.records import Answer, Passage
+from rung.records import Answer, Json, OutputKind, Passage
 from rung.scoring.extract import words
-from rung.wording import passage_text
+from rung.wording import answer_text, passage_text
 
 PASSAGES_FILE = "passages.jsonl"
 PASSAGE_VECTORS_FILE = "passages.safetensors"
@@ -120,11 +120,37 @@ def held_by_any(passages: Passages, answers: Sequence[str]) -> list[bool]:
     return [bool(wanted.strip()) and wanted in text for wanted in map(_plain, answers)]
 
 
-def cited(answer: Answer, passages: Passages) -> Answer:
-    """The answer with the ids of the passages that its prompt held, and the first one that has its words."""
+def answer_parts(output: Json, kind: OutputKind) -> tuple[str, ...]:
+    """What of an output could stand in a passage: a text, a number, leaves of JSON; nothing of a label."""
+    if kind == "label":
+        return ()
+    if kind == "json":
+        return tuple(_leaves(output))
+    if kind == "tool_call" and isinstance(output, list):
+        return tuple(_leaves([call.get("arguments") for call in output if isinstance(call, dict)]))
+    return (answer_text(output, kind),)
+
+
+def _leaves(value: Json) -> list[str]:
+    if isinstance(value, dict | list):
+        inner = value.values() if isinstance(value, dict) else value
+        return [text for item in inner for text in _leaves(item)]
+    if isinstance(value, str):
+        return [value] if value.strip() else []
+    told = isinstance(value, int | float) and not isinstance(value, bool)
+    return [answer_text(value, "number")] if told else []
+
+
+def cited(answer: Answer, passages: Passages, kind: OutputKind) -> Answer:
+    """The answer with the ids of the passages that its prompt held, and the first one that has all its parts.
+
+    A label has none: its word stands in many a passage that isn't where it comes from.
+    """
     if not passages:
         return answer
-    source = next((one.id for one in passages if answer.failure is None and holds(one, answer.text)), None)
+    readable = answer.failure is None and answer.value is not None
+    parts = answer_parts(answer.value, kind) if readable else ()
+    source = next((one.id for one in passages if parts and all(holds(one, part) for part in parts)), None)
     return replace(answer, passages=tuple(one.id for one in passages), source=source)
 
 

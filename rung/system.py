@@ -229,7 +229,7 @@ class System:
             prompted = self.prompted(examples, pool)
             given = [prompt for prompt, _ in prompted]
             found = ask(self.spec, chat, engine, given, progress, every_label=every_label, contexts=contexts)
-            return [cited(answer, passages) for answer, (_, passages) in zip(found, prompted, strict=True)]
+            return [cited(one, some, self.spec.kind) for one, (_, some) in zip(found, prompted, strict=True)]
         limit, shots = context_of(self.model(pool)), self._shots(examples, pool)
         looked_up = self.find(examples, pool)
 

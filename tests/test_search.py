@@ -190,13 +190,32 @@ def test_an_answer_stands_in_a_passage_when_its_words_do(text, answer, held):
 
 
 def test_an_answer_names_the_passages_of_its_prompt_and_the_first_that_has_its_words():
-    some = passages("red key", "the lift", "lift")
-    assert cited(Answer(text="Lift"), some) == Answer(
-        text="Lift", passages=("a.md#1", "a.md#2", "a.md#3"), source="a.md#2"
+    some, lift = passages("red key", "the lift", "lift"), Answer(text="Lift", value="Lift")
+    assert cited(lift, some, "text") == Answer(
+        text="Lift", value="Lift", passages=("a.md#1", "a.md#2", "a.md#3"), source="a.md#2"
     )
-    assert cited(Answer(text="stairs"), some).source is None
-    assert cited(Answer(text="lift", failure="it broke"), some).source is None
-    assert cited(Answer(text="lift"), ()) == Answer(text="lift")
+    assert cited(Answer(text="stairs", value="stairs"), some, "text").source is None
+    assert cited(Answer(text="lift", failure="it broke"), some, "text").source is None
+    assert cited(lift, (), "text") == lift
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "value", "source"),
+    [
+        ("json", '{"weight":"62 kg","shop":"Riga"}', {"weight": "62 kg", "shop": "Riga"}, "a.md#2"),
+        ("json", '{"weight":"62 kg","shop":"Oslo"}', {"weight": "62 kg", "shop": "Oslo"}, None),
+        ("json", '{"sold":true}', {"sold": True}, None),
+        ("json", "{}", {}, None),
+        ("number", "The answer is 62", 62.0, "a.md#1"),
+        ("tool_call", "", [{"name": "find", "arguments": {"shop": "Riga"}}], "a.md#2"),
+        ("tool_call", "[]", [], None),
+        ("label", "shop", "shop", None),
+        ("json", "no JSON, but Riga", None, None),
+    ],
+)
+def test_the_source_of_an_answer_holds_every_part_of_its_value(kind, text, value, source):
+    some = passages("It weighs 62 kilograms.", "The shop in Riga has one of 62 kg.")
+    assert cited(Answer(text=text, value=value), some, kind).source == source
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,8 @@ class Answer:
     are those of the prompt that a hosted model had cached and bills for less. `failure` names a call that
     broke: it is never scored. `steps` are (what, text) of each call that it took, and of each fault found,
     where there were several; tokens and seconds are those of all. `passages` are the ids of those that the
-    prompt held, the best first; `source` is the first of them that holds the answer's words, None where none
-    does. `cut`: the most tokens that it may have ended it.
+    prompt held, the best first; `source` is the first of them that holds the words of `value`, part by part,
+    None where none does and for labels. `cut`: the most tokens that it may have ended it.
     """
 
     text: str

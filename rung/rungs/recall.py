@@ -13,9 +13,9 @@ from rung.rungs.base import Context, Variant, strict_score
 from rung.rungs.paces import paces
 from rung.scoring.notation import score_text
 from rung.scoring.scorers import SCORERS
-from rung.search import DEPTH, PassageIndex, SearchKind, held_by_any, holds
+from rung.search import DEPTH, PassageIndex, SearchKind, answer_parts, held_by_any, holds
 from rung.system import System
-from rung.wording import answer_text, embedded_text, with_passages
+from rung.wording import embedded_text, with_passages
 
 SEARCHES: tuple[SearchKind, ...] = get_args(SearchKind)
 """The cheapest first."""
@@ -47,7 +47,7 @@ class Found:
     @cached_property
     def parts(self) -> list[tuple[str, ...]]:
         """The texts of each row's output that could stand in a passage."""
-        return [answer_parts(e.output, self.context) for e in self.rows]
+        return [answer_parts(e.output, self.context.kind) for e in self.rows]
 
     @cached_property
     def asked(self) -> list[int]:
@@ -122,27 +122,6 @@ def found_for(context: Context, index: PassageIndex) -> Found:
         search: index.ranked(texts, search, DEPTH, lambda _: vectors()) for search in searches
     }
     return Found(context, rows, index, ranked)
-
-
-def answer_parts(output: Json, context: Context) -> tuple[str, ...]:
-    """What of an output could stand in a passage: a text, a number, leaves of JSON; nothing of a label."""
-    if context.kind == "label":
-        return ()
-    if context.kind == "json":
-        return tuple(_leaves(output))
-    if context.kind == "tool_call" and isinstance(output, list):
-        return tuple(_leaves([call["arguments"] for call in output if isinstance(call, dict)]))
-    return (answer_text(output, context.kind),)
-
-
-def _leaves(value: Json) -> list[str]:
-    if isinstance(value, dict | list):
-        inner = value.values() if isinstance(value, dict) else value
-        return [text for item in inner for text in _leaves(item)]
-    if isinstance(value, str):
-        return [value] if value.strip() else []
-    told = isinstance(value, int | float) and not isinstance(value, bool)
-    return [answer_text(value, "number")] if told else []
 
 
 def recall_notes(found: Found) -> list[str]:

@@ -67,13 +67,14 @@ class Piece:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reply:
-    """A whole answer.
+    """A whole answer, and the value that was read in it.
 
     `own_characters`: so many at its beginning are the model's, and what follows closes an answer that was
     cut; all are where it's None. `may_hold_calls`: what reads as calls in it is calls.
     """
 
     text: str
+    value: Json
     finish: Literal["stop", "length"]
     prompt_tokens: int
     completion_tokens: int
@@ -392,6 +393,7 @@ def _reply(
     text = str(answer.value) if named else _said(answer, served.spec, wish)
     return Reply(
         text=text,
+        value=answer.value,
         finish="length" if completion.truncated else "stop",
         prompt_tokens=completion.prompt_tokens,
         completion_tokens=answer.completion_tokens,
@@ -453,6 +455,7 @@ def _of_answer(answer: Answer, spec: Spec, wish: Wish) -> Reply:
         )
     return Reply(
         text=text,
+        value=answer.value,
         finish="length" if answer.cut else "stop",
         prompt_tokens=answer.prompt_tokens,
         completion_tokens=answer.completion_tokens,

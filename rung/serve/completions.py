@@ -42,7 +42,7 @@ async def chat(gateway: Gateway, request: Request, body: ChatRequest) -> Respons
         return {
             **head(served, "chat.completion", new_id("chatcmpl")),
             "choices": [
-                {**_chat_choice(place, found, body), **sources(question, found.text)}
+                {**_chat_choice(place, found, body), **sources(served, question, found)}
                 for place, ((question, _), found) in enumerate(zip(pairs, replies, strict=True))
             ],
             "usage": usage(replies, len(replies)),
@@ -69,7 +69,7 @@ async def complete(gateway: Gateway, request: Request, body: CompletionRequest) 
                 "text": found.text,
                 "finish_reason": found.finish,
                 "logprobs": text_logprobs(found.chances) if body.logprobs is not None else None,
-                **sources(question, found.text),
+                **sources(served, question, found),
             }
             for place, ((question, _), found) in enumerate(zip(pairs, replies, strict=True))
         ]
@@ -324,7 +324,7 @@ async def _chat_chunks(gateway: Gateway, served: Served, body: ChatRequest) -> A
                     last["tool_calls"] = [{"index": at, **call} for at, call in enumerate(calls)]
                 else:
                     last["content"] = content
-            cites = sources(pairs[place][0], piece.text)
+            cites = sources(served, pairs[place][0], piece)
             yield {**start, "choices": [{**_delta(place, last, finish, None), **cites}]}
     if _no_usage(body):
         yield {**start, "choices": [], "usage": usage(replies, len(replies))}
@@ -359,7 +359,7 @@ async def _text_chunks(
             else:
                 replies[place] = piece
                 gateway.metrics.tokens(served.name, piece.prompt_tokens, piece.completion_tokens)
-                choice |= {"finish_reason": piece.finish, **sources(pairs[place][0], piece.text)}
+                choice |= {"finish_reason": piece.finish, **sources(served, pairs[place][0], piece)}
             yield {**start, "choices": [choice]}
     if _no_usage(body):
         ordered = [replies[place] for place in sorted(replies)]

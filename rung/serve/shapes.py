@@ -37,14 +37,15 @@ def usage(replies: Sequence[Reply], each: int) -> dict[str, int]:
     return {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written}
 
 
-def sources(question: Asked, text: str) -> dict[str, Any]:
+def sources(served: Served, question: Asked, reply: Reply) -> dict[str, Any]:
     """What a choice says of the passages that its prompt held, the best first; nothing where it held none.
 
     OpenAI's shape has no place for that. `passages` are ids, `source` is the first with the answer's words.
     """
     if not question.passages:
         return {}
-    found = cited(Answer(text=text), question.passages)
+    answer = Answer(text=reply.text, value=reply.value)
+    found = cited(answer, question.passages, served.spec.kind)
     return {"passages": list(found.passages), "source": found.source}
 
 

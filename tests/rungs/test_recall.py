@@ -11,12 +11,11 @@ from rung.rungs.recall import (
     FEWEST_ORACLE_ROWS,
     KNOWLEDGE_GAIN,
     Found,
-    answer_parts,
     oracle_test,
     recall_notes,
 )
 from rung.rungs.retrieval import _best_search
-from rung.search import PassageIndex
+from rung.search import PassageIndex, answer_parts
 from rung.system import Pool
 from rung.task import DataFiles, Output, Task
 from tests.fixtures_climb import Log
@@ -93,9 +92,8 @@ def test_recall_counts_rows_and_leaves_out_those_whose_answer_could_stand_nowher
         ("json", {"a": "x", "b": [1, {"c": 2.5}], "d": True, "e": None, "f": " "}, ("x", "1", "2.5")),
     ],
 )
-def test_the_parts_of_an_answer_that_could_stand_in_a_passage(kind, output, parts, context):
-    made = replace(context, task=Task(data=DataFiles(train=Path("t")), output=Output(kind=kind)))
-    assert answer_parts(output, made) == parts
+def test_the_parts_of_an_answer_that_could_stand_in_a_passage(kind, output, parts):
+    assert answer_parts(output, kind) == parts
 
 
 def test_every_part_of_an_answer_has_to_stand_in_the_passages_and_the_right_one_holds_all(context):

@@ -11,20 +11,29 @@ from tests.fixtures_serve import Server, said
 
 TEXT = "my invoice and the courier"
 IDS = ["billing.md#1", "delivery.md#1"]
+SCHEMA = {
+    "type": "object",
+    "properties": {"carrier": {"enum": ["courier"]}, "late": {"enum": [True]}},
+    "required": ["carrier", "late"],
+    "additionalProperties": False,
+}
 
 
 @pytest.fixture(scope="module")
 def looked_up(tmp_path_factory, tiny_systems):
-    """The Systems for labels and for text, with two passages by their words."""
+    """The Systems for labels, for text and for JSON, with two passages by their words."""
     folder, passages = tmp_path_factory.mktemp("looked-up"), topic_passages()
     index = PassageIndex(passages=passages, terms=terms_of(passages), vectors=None)
+    changes: dict[str, dict] = {"words": {}, "text": {}, "json": {"schema_": SCHEMA}}
     return {
         name: save(
             folder / name,
-            tiny_systems[name].spec.model_copy(update={"retrieval": RetrievalSpec(search="bm25", k=2)}),
+            tiny_systems[name].spec.model_copy(
+                update={"retrieval": RetrievalSpec(search="bm25", k=2), **change}
+            ),
             index_files(index, "bm25"),
         )
-        for name in ("words", "text")
+        for name, change in changes.items()
     }
 
 
@@ -36,7 +45,7 @@ def cited(tmp_path_factory, looked_up, tiny_systems):
         yield server
 
 
-@pytest.mark.parametrize("name", ["words", "text"])
+@pytest.mark.parametrize("name", ["words", "text", "json"])
 def test_a_served_answer_is_the_systems_own_and_names_its_passages(name, cited, looked_up, pool):
     made = cited.user.chat.completions.create(model=name, messages=said(TEXT))
     own = Answerer(looked_up[name], pool).ask(TEXT)
@@ -48,11 +57,14 @@ def test_a_served_answer_is_the_systems_own_and_names_its_passages(name, cited, 
     assert choice.model_extra == {"passages": list(own.passages), "source": own.source}
 
 
-def test_a_label_names_the_passage_that_has_its_word(cited):
-    choice = cited.user.chat.completions.create(model="words", messages=said(TEXT)).choices[0]
-    label = choice.message.content
-    assert choice.model_extra is not None
-    assert choice.model_extra["source"] == (f"{label}.md#1" if f"{label}.md#1" in IDS else None)
+def test_json_names_the_passage_that_has_its_values_and_a_label_none(cited):
+    made = cited.user.chat.completions.create(model="json", messages=said(TEXT)).choices[0]
+    assert (made.model_extra or {})["source"] == "delivery.md#1"
+    chunks = list(cited.user.chat.completions.create(model="json", messages=said(TEXT), stream=True))
+    assert (chunks[-1].choices[0].model_extra or {})["source"] == "delivery.md#1"
+    label = cited.user.chat.completions.create(model="words", messages=said(TEXT)).choices[0]
+    assert sorted((label.model_extra or {})["passages"]) == IDS
+    assert (label.model_extra or {})["source"] is None
 
 
 def test_a_stream_names_the_passages_in_its_last_chunk(cited):
