@@ -361,11 +361,13 @@ def score_of(rows: Sequence[Example], answers: Sequence[Answer], bench: Bench) -
 def timed(found: Measurement, system: System, examples: Sequence[Example], bench: Bench) -> Measurement:
     """A Measurement of a System on rows, with the latencies of single requests and its memory.
 
-    Of a hosted model the latencies are those of the answers that were scored: no more are paid for.
+    Of a hosted model the latencies are those of the answers that were scored: no more are paid for. It takes
+    memory here where examples are looked up for it.
     """
     if system.is_hosted:
         seconds = [p.answer.latency_s for p in found.predictions if p.answer.failure is None]
-        return replace(found, p50_s=statistics.median(seconds), p95_s=nearest_rank(seconds, 0.95))
+        p50, p95 = statistics.median(seconds), nearest_rank(seconds, 0.95)
+        return replace(found, p50_s=p50, p95_s=p95, memory_mb=system.memory_mb(bench.pool))
     broken = {p.example_id for p in found.predictions if p.answer.failure is not None}
     held = [e for e in examples if e.id not in broken]
     p50, p95, memory = single_request_times(system, held, bench)

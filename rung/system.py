@@ -337,13 +337,12 @@ class System:
         return calibrated_answers(answers, self.calibration.map, self.spec.labels)
 
     def memory_mb(self, pool: Pool) -> float:
-        """Memory of what holds the weights, in MiB: an engine's own figure, or that of head and embedder."""
-        if self.spec.engine != "head":
-            return self.open(pool).memory_mb()
-        found = self._head(pool).size_bytes
-        if self.spec.features != "tfidf" and pool.embedder.model.folder is not None:
-            found += sum(p.stat().st_size for p in sorted(pool.embedder.model.folder.glob("*.safetensors")))
-        return found / 2**20
+        """Memory of all that it answers by, in MiB: engine or head, sentence model, and what is looked up."""
+        head = self.spec.engine == "head"
+        found = self._head(pool).size_bytes if head else self.open(pool).memory_mb() * 2**20
+        found += pool.embedder.size_bytes if self.spec.vectors is not None else 0
+        looked_up = {SHOTS_FILE, VECTORS_FILE, *index_names("fused")} & self.spec.files.keys()
+        return (found + sum((self.folder / name).stat().st_size for name in looked_up)) / 2**20
 
     def open(self, pool: Pool) -> Engine:
         """The engine that answers for this System."""

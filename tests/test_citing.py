@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rung.answering import Answerer
@@ -15,7 +16,7 @@ from rung.records import Answer, Example, Passage
 from rung.search import PASSAGES_FILE, TERMS_FILE, PassageIndex, index_files, terms_of
 from rung.ship.export import ExportOptions, export
 from rung.spec import AnswerSpec, ModelRef, RetrievalSpec, ShotSpec, Spec
-from rung.system import SPEC_FILE, Pool, System, ref_to, save
+from rung.system import ADAPTER_GGUF, SHOTS_FILE, SPEC_FILE, VECTORS_FILE, Pool, System, ref_to, save
 from rung.wording import with_passages
 from tests.fixtures_climb import Log, make_tiny_gguf
 
@@ -197,6 +198,35 @@ def test_systems_of_another_k_share_the_passages_in_memory_until_none_needs_them
     assert len(pool.passages) == 2
     pool.drop(two, beside=[other])
     assert list(pool.passages) == [other.index_key]
+
+
+def test_its_memory_holds_the_sentence_model_and_all_that_is_looked_up(tiny, tmp_path, pool):
+    weights = tmp_path / "minilm" / "model.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(bytes(2**20))
+    pool.embedder.model = replace(resolve(str(tiny)), gguf=None, folder=weights.parent)
+    index = PassageIndex(
+        passages=PASSAGES, terms=terms_of(PASSAGES), vectors=np.zeros((len(PASSAGES), 384), np.float32)
+    )
+    given = system(tmp_path / "given", tiny).spec
+    bare = given.model_copy(update={"engine": "fake", "retrieval": None, "files": {}})
+    spec = bare.model_copy(update={"vectors": REF})
+    search = save(
+        tmp_path / "search",
+        spec.model_copy(update={"retrieval": RetrievalSpec(search="fused", k=1)}),
+        index_files(index, "fused"),
+    )
+    near = save(
+        tmp_path / "near",
+        spec.model_copy(update={"shots": ShotSpec(choice="nearest", k=1)}),
+        {SHOTS_FILE: "{}\n", VECTORS_FILE: bytes(5000)},
+    )
+    tuned = save(tmp_path / "tuned", bare, {ADAPTER_GGUF: bytes(9000)})
+    own = save(tmp_path / "bare", bare, {}).memory_mb(pool)
+    for one in (search, near):
+        looked_up = sum((one.folder / name).stat().st_size for name in one.spec.files)
+        assert one.memory_mb(pool) == pytest.approx(own + 1 + looked_up / 2**20)
+    assert tuned.memory_mb(pool) == own, "the engine tells of its weights"
 
 
 def test_a_system_whose_files_are_not_named_in_it_is_refused(tiny, tmp_path, pool):

@@ -85,6 +85,13 @@ def test_a_second_look_at_the_same_rows_asks_nothing_and_says_the_same(bench):
     assert (before.score, before.n, before.memory_mb) == (0.9, 300, 7.0)
 
 
+def test_what_is_looked_up_here_for_a_hosted_model_takes_memory_here(bench):
+    hosted = Echo()
+    hosted.is_hosted = True
+    found = timed(measure(hosted, rows(4), bench, split="dev"), hosted, rows(4), bench)
+    assert found.memory_mb == 7.0
+
+
 def test_only_rows_that_have_no_answer_yet_are_asked(bench):
     answers_of(Echo(), rows(100), bench)
     echo = Echo()

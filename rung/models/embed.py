@@ -56,6 +56,12 @@ class Embedder:
             )
         return model
 
+    @property
+    def size_bytes(self) -> int:
+        """Of the weights as they lie on disk. Raises ModelError as `model` does."""
+        assert self.model.folder is not None, "an embedding model is a folder"
+        return sum(file.stat().st_size for file in sorted(self.model.folder.glob("*.safetensors")))
+
     def embed(self, texts: Sequence[str], *, progress: Rows = no_rows) -> Vectors:
         """One vector of length 1 for each text: float32, [texts, 384].
 

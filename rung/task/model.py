@@ -188,7 +188,9 @@ class Limits(_Frozen):
     p95_ms: float | None = Field(
         default=None, gt=0, description="95th percentile of the answer time, milliseconds."
     )
-    memory_mb: float | None = Field(default=None, gt=0, description="Memory that the weights take, MiB.")
+    memory_mb: float | None = Field(
+        default=None, gt=0, description="Memory of weights, sentence model and what is looked up, MiB."
+    )
     api_usd: float = Field(
         default=1.0, ge=0, description="What a climb may pay to hosted models in all, US dollars."
     )
