@@ -36,6 +36,13 @@ def systems_below(
     return {rung_of(r.rung): systems[r.rung] for r in _beside(step, before) if r.rung in systems}
 
 
+def candidate_below(rung: str | None, step: Step, before: Sequence[RungResult]) -> str | None:
+    """The candidate that `systems_below` tells of by this name; None where there is none."""
+    if rung is None or step.model is None:
+        return rung
+    return next((r.rung for r in _beside(step, before) if rung_of(r.rung) == rung), None)
+
+
 def looked_up(
     step: Step, before: Sequence[RungResult], systems: Mapping[str, System], metric: MetricName
 ) -> System | None:

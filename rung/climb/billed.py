@@ -12,11 +12,15 @@ from rung.task import Task
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Asked:
-    """What is asked the dev `rows`; `price` is None where this machine answers."""
+    """What is asked the dev `rows`; `price` is None where this machine answers.
+
+    `upon` is the rung whose prompt it's asked with, as the results name it.
+    """
 
     price: TokenPrice | None
     task: Task
     rows: Sequence[Example]
+    upon: str | None = None
 
 
 def against_cheaper(
@@ -39,7 +43,8 @@ def against_cheaper(
             return found, None
         billed = cheaper
         if asked.price is not None:
-            billed = before(cheaper, answers_usd(found, asked.price, asked.task), asked.task)
+            usd = answers_usd(found, asked.price, asked.task)
+            billed = before(cheaper, usd, asked.task, asked.upon)
         if any(one.rung == rival.rung for one in billed):
             return found, rival.stopped(first, [p.answer for p in found.predictions], len(asked.rows))
         cheaper, rival = billed, choose(billed)

@@ -26,7 +26,7 @@ from rung.checks.rows import Prepared, prepare
 from rung.checks.table import Checked, known_names
 from rung.climb import budget, ordering, sealed
 from rung.climb.again import keep_source
-from rung.climb.below import is_out, looked_up, systems_below, task_of
+from rung.climb.below import candidate_below, is_out, looked_up, systems_below, task_of
 from rung.climb.billed import Asked, against_cheaper
 from rung.climb.calibrating import Answered, calibrate
 from rung.climb.curve import Clock, curves, to_come
@@ -65,16 +65,7 @@ from rung.records import (
     SplitName,
 )
 from rung.records.guarded import Constant
-from rung.rungs.base import (
-    WORK_FOLDER,
-    Built,
-    Context,
-    Foreseen,
-    Priced,
-    Reporter,
-    Rung,
-    no_start,
-)
+from rung.rungs.base import WORK_FOLDER, Built, Context, Foreseen, Priced, Reporter, Rung, no_start
 from rung.rungs.rival import Rival, rival
 from rung.runs import digest_of, held, open_run, read_json, write_json, write_text
 from rung.system import Pool, System, copy
@@ -348,7 +339,8 @@ class _Climbing:
         """The rung's System in its place, scored on dev with times, memory and cost."""
         name, folder = step.name, context.folder / "system"
         system = copy(built.system, folder)
-        model = Asked(price=built.price, task=self.prepared.task, rows=self.rows("dev"))
+        upon = candidate_below(built.upon, step, before)
+        model = Asked(price=built.price, task=self.prepared.task, rows=self.rows("dev"), upon=upon)
         ask = partial(self.measured, name, system, "dev")
         dev, stopped = against_cheaper(model, before, context.rival, ask, self.rival)
         self.systems[name] = system
@@ -373,6 +365,7 @@ class _Climbing:
             notes=built.notes,
             price=built.price,
             spent_usd=built.spent_usd,
+            upon=upon,
             seeds=built.seeds,
         )
 

@@ -68,7 +68,8 @@ class RungResult:
     `passes` say how often a tune went through its training rows; None for what doesn't learn so.
     `cut_short`: its time ended before dev was seen to stop rising.
     `price` is that of a hosted model's tokens; None where this machine answers. `spent_usd` was paid to a
-    hosted model for building the rung.
+    hosted model for building the rung. `upon` is the rung that it goes on from or whose prompt it took, and
+    can't be had without; None where there is none.
     `took_s` are the seconds from the forecast to the end of the dev score, `build_s` those from the first
     look at the rung to its System. `build_peak_mb` is the most memory that all processes of the climb held
     together meanwhile, dev score included.
@@ -99,6 +100,7 @@ class RungResult:
     calibration: Calibration | None = None
     price: TokenPrice | None = None
     spent_usd: float = 0.0
+    upon: str | None = None
     guards: Guards | None = None
     seeds: SeedScores | None = None
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from rung.climb.budget import TRAINED
 from rung.climb.decide import breaks_more
 from rung.climb.names import rung_of
+from rung.climb.ordering import stack
 from rung.climb.sentence import CLEARLY_CHEAPER, to_label
 from rung.records import Climb, Measurement, RungResult
 from rung.records.guarded import Constant
@@ -82,7 +83,8 @@ def _broke(one: RungResult, scored: Collection[RungResult]) -> bool:
 
 
 def _pays(climb: Climb, chosen: RungResult, others: list[RungResult]) -> str:
-    made = f"training took {duration_text(chosen.build_s)}"
+    trained = [one for one in stack(chosen, climb.results) if rung_of(one.rung) in TRAINED]
+    made = f"training took {duration_text(sum(one.build_s for one in trained))}"
     inside = [one for one in others if not one.over_limits]
     rivals = [one for one in inside if not one.stopped] or inside
     if not rivals:

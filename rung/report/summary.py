@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
+from rung.climb import ordering
 from rung.climb.sentence import to_label
 from rung.records import (
     Calibration,
@@ -271,8 +272,8 @@ def reliability(climb: Climb) -> list[tuple[str, str, str, str]]:
 
 
 def build_usd(climb: Climb, result: RungResult) -> float:
-    """What building the rung cost, in US dollars: this machine's time, and what a teacher was paid."""
-    return result.build_s / 3600 * climb.usd_per_hour + result.spent_usd
+    """What building the rung cost, in US dollars, with the rungs that it rests on."""
+    return ordering.build_usd(result, climb.results, climb.usd_per_hour)
 
 
 def break_even(climb: Climb) -> list[str]:

@@ -84,6 +84,7 @@ def volume_svg(climb: Climb, width: int) -> str:
     hosted, local = hosted_result(climb), volumes(climb)
     if hosted is None or not local or hosted.usd_per_1000 <= 0:
         return ""
+    prompt_usd = build_usd(climb, hosted)
     import altair as alt
     import vl_convert
 
@@ -92,7 +93,7 @@ def volume_svg(climb: Climb, width: int) -> str:
     steps = [low * (high / low) ** (at / STEPS) for at in range(STEPS + 1)]
     rented = [rented_usd(v, shown.seconds_per_answer, climb.usd_per_hour, shown.build_usd) for v in steps]
     lines = (
-        ([monthly_usd(v, hosted.usd_per_1000) for v in steps], ACCENT, [1, 0]),
+        ([monthly_usd(v, hosted.usd_per_1000, prompt_usd) for v in steps], ACCENT, [1, 0]),
         ([monthly_usd(v, shown.usd_per_1000, shown.build_usd) for v in steps], INK, [1, 0]),
         (rented, MUTED, [5, 4]),
     )
@@ -135,8 +136,10 @@ def charted(climb: Climb, local: Sequence[Volume]) -> Volume:
 
 
 def _volume(climb: Climb, result: RungResult, hosted: RungResult) -> Volume:
-    built, month = build_usd(climb, result), climb.answers_per_month
+    built, prompt_usd, month = build_usd(climb, result), build_usd(climb, hosted), climb.answers_per_month
     answer_s = result.dev.seconds_per_answer if result.dev is not None else 0.0
+    # The hosted model may be asked with a prompt that was searched for here: that has to pay for neither.
+    more = max(0.0, built - prompt_usd)
     return Volume(
         rung=result.rung,
         hosted=hosted.rung,
@@ -144,9 +147,9 @@ def _volume(climb: Climb, result: RungResult, hosted: RungResult) -> Volume:
         build_usd=built,
         seconds_per_answer=answer_s,
         here_usd=monthly_usd(month, result.usd_per_1000, built) if month else None,
-        there_usd=monthly_usd(month, hosted.usd_per_1000) if month else None,
-        busy=break_even_requests(built, result.usd_per_1000, hosted.usd_per_1000),
-        rented=break_even_rented(built, answer_s, climb.usd_per_hour, hosted.usd_per_1000)
+        there_usd=monthly_usd(month, hosted.usd_per_1000, prompt_usd) if month else None,
+        busy=break_even_requests(more, result.usd_per_1000, hosted.usd_per_1000),
+        rented=break_even_rented(more, answer_s, climb.usd_per_hour, hosted.usd_per_1000)
         if answer_s > 0
         else None,
     )

@@ -79,19 +79,28 @@ class Api:
             f"rows cost ${spent:.4f}, foretold ${about:.4f}",
         )
         return Built(
-            system=system, what=f"{model.given}, {given.shown}", trials=(trial,), notes=notes, price=price
+            system=system,
+            what=f"{model.given}, {given.shown}",
+            trials=(trial,),
+            notes=notes,
+            price=price,
+            upon=given.rung,
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prompting:
-    """An instruction with worked examples, in files; `system` is the local System that they come from."""
+    """An instruction with worked examples, in files; `system` is the local System that they come from.
+
+    `rung` is what the context's `built` calls that.
+    """
 
     instruction: str
     shots: ShotSpec
     files: Sources
     shown: str
     system: System | None = None
+    rung: str | None = None
 
 
 def _begun(context: Context) -> tuple[Hosted, Prompting, float]:
@@ -179,12 +188,14 @@ def prompting(context: Context, *, nearest: bool = True) -> Prompting:
     # A small model is held to the labels by its engine; a hosted one may know them from the prompt alone.
     instruction = told if asked in told else f"{told} {asked}"
     files = {name: best.folder / name for name in (SHOTS_FILE, VECTORS_FILE) if name in best.spec.files}
+    rung = next(name for name, one in context.built.items() if one is best)
     return Prompting(
         instruction=instruction.strip(),
         shots=best.spec.shots,
         files=files,
-        shown=f"the prompt of {next(name for name, one in context.built.items() if one is best)}",
+        shown=f"the prompt of {rung}",
         system=best,
+        rung=rung,
     )
 
 

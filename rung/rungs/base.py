@@ -227,7 +227,8 @@ class Built:
 
     `passes` say how often a tune went through its training rows; None where that is no matter of time.
     `cut_short`: its time ended before dev was seen to stop rising.
-    `price` is that of a hosted model which answers; `spent_usd` was paid to one for building.
+    `price` is that of a hosted model which answers; `spent_usd` was paid to one for building. `upon` is the
+    rung that it goes on from or whose prompt it took, as the context's `built` names it.
     """
 
     system: System
@@ -239,6 +240,7 @@ class Built:
     parity: Parity | None = None
     price: TokenPrice | None = None
     spent_usd: float = 0.0
+    upon: str | None = None
     seeds: SeedScores | None = None
 
 

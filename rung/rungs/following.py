@@ -55,6 +55,7 @@ def built_on(context: Context, start: System, rung: str, outcome: Outcome) -> Bu
                 trials=(*outcome.trials, final),
                 notes=notes,
                 parity=parity,
+                upon=start.spec.rung,
             )
         notes = (
             *notes,
@@ -67,6 +68,7 @@ def built_on(context: Context, start: System, rung: str, outcome: Outcome) -> Bu
         passes=outcome.passes,
         trials=(*outcome.trials, _trial(context, system)),
         notes=notes,
+        upon=start.spec.rung,
     )
 
 

@@ -68,7 +68,9 @@ class Optimise:
         why_not = NO_REFLECTION if model is None else cannot_pay(context, model, lambda: 0.0)
         if model is not None and context.bench.metric == "style":
             why_not = "style is of all texts together: no answer by itself tells a model what went wrong"
+        below = None
         if model is not None and why_not is None:
+            below = _first(context)
             variants, notes = reflected(context, _start(context), model, self.metric_calls)
         else:
             variants, notes = _drawn(context)
@@ -78,6 +80,8 @@ class Optimise:
         tried = [one for one in variants if one.name in names]
         told = [*_gained(context, chosen.system), *_flattered(context, tried, chosen.system)]
         spec = chosen.system.spec
+        if spec.shots.choice == "nearest":
+            below = context.built.get("few_shot")
         shown = (spec.instruction or "")[:SHOWN_CHARS]
         notes.append(f"the instruction of {chosen.name}: {shown!r}")
         many = str(len(variants)) if len(tried) == len(variants) else f"{len(tried)} of {len(variants)}"
@@ -87,6 +91,7 @@ class Optimise:
             trials=trials,
             notes=(*notes, *told, *more),
             spent_usd=context.paid_usd,
+            upon=below and below.spec.rung,
         )
 
 
@@ -190,9 +195,14 @@ def drawn_shots(rows: Sequence[Example], k: int, dice: random.Random) -> list[Ex
     return chosen
 
 
+def _first(context: Context) -> System | None:
+    """The best System below whose prompt is the same for every row; None where there is none."""
+    return best_prompting(context, ("prompt", "few_shot"), nearest=False)
+
+
 def _start(context: Context) -> System:
-    """What a reflecting model begins with: the best System below whose prompt is the same for every row."""
-    best = best_prompting(context, ("prompt", "few_shot"), nearest=False)
+    """What a reflecting model begins with: that System, or the plain instruction."""
+    best = _first(context)
     if best is not None:
         spec, files = best.spec, {name: best.folder / name for name in best.spec.files}
     else:

@@ -125,6 +125,7 @@ def tuned(context: Context, rung: str) -> Built:
         trials=(*trials, final),
         notes=tuple(notes),
         parity=parity,
+        upon=context.retrieval and context.retrieval.spec.rung,
         seeds=seeds,
     )
 

@@ -128,6 +128,7 @@ def on_policy(context: Context, teacher: System, made: Built, inputs: Sequence[E
         cut_short=made.cut_short,
         trials=(*before, *found.trials),
         notes=notes,
+        upon=made.upon,
     )
 
 

@@ -50,8 +50,14 @@ class Workflow:
         """Try each workflow that the kind of output allows, on the best prompting System below."""
         variants, notes = _variants(context)
         chosen, trials, more = choose(context, variants)
-        told = _told(context, chosen.system)
-        return Built(system=chosen.system, what=chosen.name, trials=trials, notes=(*notes, *told, *more))
+        told, below = _told(context, chosen.system), best_prompting(context)
+        return Built(
+            system=chosen.system,
+            what=chosen.name,
+            trials=trials,
+            notes=(*notes, *told, *more),
+            upon=below and below.spec.rung,
+        )
 
 
 def _variants(context: Context) -> tuple[list[Variant], list[str]]:

@@ -4,8 +4,12 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+from rung.climb.below import candidate_below
 from rung.climb.climb import Options, climb
+from rung.climb.steps import Base, Step
 from rung.errors import EngineError
+from rung.records import RungResult
+from rung.rungs.api import Api
 from rung.system import System
 from tests.climb.test_climb import Always, with_ladder
 from tests.fixtures_climb import Log
@@ -51,6 +55,30 @@ def test_it_is_given_the_systems_of_the_rungs_before_it_and_no_others(task, opti
     assert given.keys() == {"one", "two"}
     assert [given[r.rung].digest for r in result.results[:2]] == [r.system for r in result.results[:2]]
     assert given["one"].folder == run / "rungs" / "one" / "system"
+
+
+@dataclass
+class Upon(After):
+    """Tells what it goes on from."""
+
+    def build(self, context):
+        return replace(super().build(context), upon=self.after)
+
+
+def test_a_result_names_what_the_rung_rests_on(task, options, monkeypatch):
+    names = with_ladder(monkeypatch, Always("one"), Upon("after"))
+    result, _ = climb(task, replace(options, rungs=names), Log())
+    assert [r.upon for r in result.results] == [None, "one"]
+
+
+def test_of_several_models_it_is_the_rung_on_the_same_one_by_its_whole_name():
+    before = [RungResult(rung=f"sft@{model}", order=at, model=model) for at, model in enumerate("ab")]
+    on_b = Base(model=None, given="b", label="b")  # type: ignore[arg-type]
+    step = Step(name="preference@b", order=2, rung=After("preference"), base=on_b)
+    assert candidate_below("sft", step, before) == "sft@b"
+    assert candidate_below("prompt", step, before) is None and candidate_below(None, step, before) is None
+    free = Step(name="api", order=3, rung=Api(), base=on_b)
+    assert candidate_below("sft@a", free, before) == "sft@a", "it's told of all models by their whole names"
 
 
 def test_a_climb_that_is_taken_up_again_gives_it_the_same_systems(task, options, monkeypatch):

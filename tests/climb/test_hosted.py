@@ -392,6 +392,10 @@ def test_at_a_small_volume_a_hosted_model_comes_before_what_costs_more_to_build(
     assert [r.rung for r in in_cost_order(three, many)] == ["prompt", "sft", "api"]
     assert [r.rung for r in before([prompt, tune], api.usd_per_1000, few)] == ["prompt"]
     assert [r.rung for r in before([prompt, tune], api.usd_per_1000, many)] == ["prompt", "sft"]
+    more = replace(tune, rung="preference", order=4, build_s=36.0, upon="sft")
+    assert [r.rung for r in in_cost_order([*three, more], few)] == ["prompt", "api", "sft", "preference"]
+    on_its_prompt = replace(api, upon="sft")
+    assert [r.rung for r in in_cost_order([prompt, tune, on_its_prompt], few)] == ["prompt", "sft", "api"]
     skipped = RungResult(rung="api", order=5, skipped="no key")
     assert [r.rung for r in in_cost_order([prompt, tune, skipped], few)] == ["prompt", "sft", "api"]
 

@@ -31,6 +31,14 @@ def test_a_tune_that_ships_pays_and_is_set_beside_the_best_way_without_training(
     )
 
 
+def test_training_took_what_the_tune_below_took_too():
+    climb = synthetic_climb()
+    sft = next(r for r in climb.results if r.rung == "sft")
+    more = replace(sft, rung="preference", order=6, build_s=300.0, upon="sft")
+    climb = shipping(replace(climb, results=(*climb.results, more)), "preference")
+    assert in_plain_words(climb).endswith("; training took 29 m 12 s.")
+
+
 def test_a_tune_that_only_beats_the_rung_left_behind_is_not_said_to_pay():
     climb = synthetic_climb()
     won = replace(climb.decision.comparisons[2], cheaper="prompt")

@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import pytest
 from climb_fixture import (
     calibrated_climb,
     calibration,
@@ -145,6 +146,19 @@ def test_break_even_counts_the_building():
     assert lines[2].startswith("sft costs less than few_shot after about 11,000 answers, building included:")
     assert lines[2].endswith("in the first month at your volume.")
     assert "9.8 months" in lines[1]
+
+
+def test_building_a_rung_that_goes_on_from_another_includes_that_one():
+    climb = synthetic_climb()
+    sft = replace(result("sft", 4, "", 0.01, 0.001, 3600.0), upon="head")
+    head = replace(result("head", 0, "", 0.01, 0.002, 360.0), spent_usd=0.5)
+    more = replace(sft, rung="preference", order=6, build_s=300.0, upon="sft")
+    decision = replace(climb.decision, chosen="preference", best="preference")
+    found = replace(climb, results=(head, sft, more), decision=decision)
+    assert summary.build_usd(found, more) == pytest.approx(0.5 + 0.10 * (360 + 3600 + 300) / 3600)
+    assert summary.break_even(found)[1] == (
+        "sft costs less than preference from the first answer on, building included."
+    )
 
 
 def test_break_even_of_equal_costs_is_said_so():

@@ -30,6 +30,28 @@ def test_what_a_teacher_was_paid_is_part_of_building():
     assert build_usd(climb, replace(sft, spent_usd=3.0)) == build_usd(climb, sft) + 3.0
 
 
+def test_a_rung_that_goes_on_from_another_pays_for_that_one_too():
+    climb = hosted_climb()
+    sft = next(r for r in climb.results if r.rung == "sft")
+    more = replace(sft, rung="preference", order=6, build_s=30.0, upon="sft")
+    found = {one.rung: one for one in volumes(replace(climb, results=(*climb.results, more)))}
+    assert found["preference"].build_usd > found["sft"].build_usd
+    assert found["preference"].busy > found["sft"].busy
+
+
+def test_a_prompt_that_was_searched_for_here_is_paid_for_by_the_hosted_model_too():
+    climb = hosted_climb()
+    paid = {"few_shot": {"spent_usd": 3.0}, "api": {"upon": "few_shot"}}
+    climb = replace(climb, results=tuple(replace(r, **paid.get(r.rung, {})) for r in climb.results))
+    few_shot, api = (next(r for r in climb.results if r.rung == rung) for rung in paid)
+    assert build_usd(climb, api) == build_usd(climb, few_shot) > 3.0
+    found = {one.rung: one for one in volumes(climb)}
+    assert found["few_shot"].busy == 0 and found["sft"].busy == 0
+    assert found["sft"].there_usd == pytest.approx(
+        climb.answers_per_month / 1000 + build_usd(climb, api) / 12
+    )
+
+
 def test_the_terminal_says_from_which_volume_on_and_what_was_paid():
     told = dict(reversed(hosted_notes(hosted_climb())))
     assert told["Paid"] == "$0.40 to hosted models, of $1.00 at most"

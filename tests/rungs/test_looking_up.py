@@ -75,6 +75,7 @@ def test_without_a_retrieval_that_gained_a_tune_is_what_it_was(context):
 @pytest.mark.models
 def test_a_tune_with_passages_is_proved_shipped_and_cites_them(context):
     made = Sft().build(context)
+    assert made.upon == "retrieval"
     system = System.load(made.system.folder)
     assert system.spec.retrieval == RetrievalSpec(search="bm25", k=2)
     assert system.adapter is not None and set(index_names("bm25")) <= system.spec.files.keys()

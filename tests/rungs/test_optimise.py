@@ -222,6 +222,13 @@ def test_a_rung_below_is_what_the_gain_is_counted_from(context):
     assert any(
         re.match(r"prompt scores \.\d+ and this \.\d+ on the same \d+ dev rows", n) for n in built.notes
     )
+    assert built.upon is None, "its sets were drawn, and need no rung below"
+
+
+def test_instructions_that_a_model_wrote_rest_on_the_prompt_that_it_began_with(context, mentor):
+    prompt = Prompt().build(replace(context, folder=context.folder / "prompt")).system
+    built = SHORT.build(taught(replace(context, built={"prompt": prompt}), mentor.url))
+    assert built.upon == "prompt"
 
 
 def test_of_the_systems_below_the_best_on_common_rows_is_gone_on_from(context):

@@ -81,7 +81,7 @@ def test_what_is_shipped_is_never_worse_on_dev_than_the_start(begin):
     made = Preference().build(context)
     start = context.built["sft"]
     ours, theirs = (context.measure(one, context.dev, "again").score for one in (made.system, start))
-    assert ours >= theirs
+    assert ours >= theirs and made.upon == "sft"
     if ours == theirs:
         assert "as it was" in made.what
         files = made.system.spec.files
@@ -106,7 +106,7 @@ def test_a_step_that_is_better_on_dev_is_shipped_as_another_adapter(begin, monke
     context = replace(context, built={"sft": start})
     made = Preference().build(context)
     ours, theirs = (context.measure(one, context.dev, "again").score for one in (made.system, start))
-    assert ours > theirs, made.trials
+    assert ours > theirs and made.upon == "sft", made.trials
     assert made.parity is not None and made.parity.clear_disagreements == 0
     assert (
         made.system.spec.files["adapter/adapter_model.safetensors"]

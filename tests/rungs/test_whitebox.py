@@ -99,7 +99,7 @@ def test_a_student_comes_nearer_to_its_teacher_and_is_kept_where_dev_gains(
     (chosen,) = [trial for trial in made.trials if trial.chosen]
     assert after > before and chosen.score == after and made.notes[0] == "taught"
     assert made.what.startswith("LoRA; then on policy, schema, rate 0.0005, ")
-    assert made.passes == 2.0 and made.system.spec.rung == "distill"
+    assert made.passes == 2.0 and (made.system.spec.rung, made.upon) == ("distill", None)
 
 
 def test_what_is_no_better_on_dev_leaves_the_student_as_it_was(context, teacher):
@@ -221,7 +221,7 @@ def test_where_time_allows_few_answers_sfts_tune_is_gone_on_from_without_any(
     answers = [path.name for path in context.bench.store.folder.iterdir()]
     assert not any("draw" in name for name in answers)
     after = context.measure(made.system, context.dev, "after").score
-    assert after > before and made.system.spec.rung == "distill"
+    assert after > before and (made.system.spec.rung, made.upon) == ("distill", "sft")
     assert made.what.startswith("on policy, schema, rate 0.0005, ")
     assert "its answers to about 0 inputs, fewer than the" in made.notes[0]
     assert made.notes[1].startswith("the teacher scores ")

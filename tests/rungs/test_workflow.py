@@ -86,6 +86,7 @@ def test_the_notes_tell_what_one_call_scored_and_what_several_took(context):
     context.bench.store.append(below.digest, right, 1.0)
     built = Workflow().build(replace(context, built={"few_shot": below}))
     told = "\n".join(built.notes)
+    assert built.upon == "few_shot"
     assert f"the System of few_shot, 1.000 on {len(context.dev)} dev rows with one call" in told
     assert re.search(r"^\d\.\d\d calls per answer, which read \d+ and write \d+ tokens$", told, re.MULTILINE)
     assert workflow.NO_VOTE in told
