@@ -30,7 +30,8 @@ from rung.models.chat import Chat, load_chat
 from rung.models.embed import Embedder
 from rung.models.head import Head, answers, load_head
 from rung.models.offered import offered_named
-from rung.models.resolve import Model, limited, resolve
+from rung.models.refs import model_of
+from rung.models.resolve import Model, limited
 from rung.models.weights import dequantised
 from rung.records import Answer, Calibration, Example
 from rung.runs import Shared, atomic_folder, file_digest, place, unlisted, write_text
@@ -80,16 +81,10 @@ class Pool(AbstractContextManager["Pool"]):
         # As many as the torch engine takes: a vector's last digits hang on their number.
         self.embedder.threads = self.threads or available_cores()
 
-    def model(self, ref: ModelRef) -> Model:
-        """The base model, by its digest. Raises SystemFolderError where other weights lie in its place."""
+    def model(self, ref: ModelRef, folder: Path) -> Model:
+        """The base model of the System in `folder`, by its digest. Raises as `model_of` does."""
         if ref.digest not in self.models:
-            model = resolve(ref.source)
-            if model.digest != ref.digest:
-                raise SystemFolderError(
-                    f"the System was made on {ref.source!r} with digest {ref.digest[:16]!r}, but there is "
-                    f"{model.digest[:16]!r} now; restore the old weights or climb again"
-                )
-            self.models[ref.digest] = model
+            self.models[ref.digest] = model_of(ref, folder)
         return self.models[ref.digest]
 
     def chat(self, model: Model) -> Chat:
@@ -287,7 +282,7 @@ class System:
 
     def model(self, pool: Pool) -> Model:
         """The base model. Raises SystemFolderError where the System has none, or other weights lie there."""
-        return limited(pool.model(self.ref), self.spec.context_tokens)
+        return limited(pool.model(self.ref, self.folder), self.spec.context_tokens)
 
     def chat(self, pool: Pool) -> Chat:
         """How the base model is talked to."""

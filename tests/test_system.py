@@ -134,16 +134,16 @@ def test_a_folder_without_a_system_says_where_there_is_one(tmp_path):
 
 def test_other_weights_under_the_same_name_are_refused(tiny):
     ref = ref_to(resolve(str(tiny)), str(tiny))
-    assert Pool().model(ref).digest == ref.digest
+    assert Pool().model(ref, Path("system")).digest == ref.digest
     with pytest.raises(SystemFolderError, match="was made on .* with digest '0000.*climb again"):
-        Pool().model(ref.model_copy(update={"digest": "0" * 64}))
+        Pool().model(ref.model_copy(update={"digest": "0" * 64}), Path("system"))
 
 
 def test_a_model_given_by_a_relative_path_is_found_from_elsewhere(tiny, monkeypatch, tmp_path):
     monkeypatch.chdir(tiny.parent)
     ref = ref_to(resolve("tiny.gguf"), "tiny.gguf")
     monkeypatch.chdir(tmp_path)
-    assert Pool().model(ref).gguf == tiny
+    assert Pool().model(ref, Path("system")).gguf == tiny
     assert ref.name == "tiny"
 
 
@@ -151,7 +151,7 @@ def test_a_base_model_that_is_gone_is_named(tiny, tmp_path):
     gone = tmp_path / "gone.gguf"
     ref = ref_to(resolve(str(tiny)), str(tiny)).model_copy(update={"source": str(gone)})
     with pytest.raises(ModelError, match=r"gone\.gguf"):
-        Pool().model(ref)
+        Pool().model(ref, Path("system"))
 
 
 def test_messages_end_with_the_question_and_hold_the_shots_in_order():

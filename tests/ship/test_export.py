@@ -68,7 +68,7 @@ def sure_of_its_codes(system: System, folder: Path) -> tuple[System, list[dict]]
     rows = [Example(id=str(i), input=row["input"], output=None) for i, row in enumerate(label_rows(1500))]
     with Pool() as pool:
         assert system.spec.model is not None
-        chat = pool.chat(pool.model(system.spec.model))
+        chat = pool.chat(pool.model(system.spec.model, system.folder))
         prompts = prompts_for(system.spec, chat, rows, [[] for _ in rows])
         everything = system.open(pool).next_logprobs(prompts, range(len(chat.tokens.texts)))
         counts = Counter(row.index(max(row)) for row in everything)

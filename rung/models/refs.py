@@ -1,0 +1,28 @@
+"""The base model that a System refers to, found again."""
+
+from pathlib import Path
+
+from rung.errors import ModelError, SystemFolderError
+from rung.models.resolve import Model, resolve
+from rung.spec import ModelRef
+
+
+def model_of(ref: ModelRef, folder: Path) -> Model:
+    """The model that the System in `folder` answers with.
+
+    Raises SystemFolderError where other weights lie in its place, ModelError where it can't be had.
+    """
+    source = Path(ref.source)
+    if source.is_absolute() and not source.exists():
+        raise ModelError(
+            f"the System in {str(folder)!r} answers with the model {ref.name!r} (sha256 {ref.digest[:16]}), "
+            f"which lay at {ref.source!r} and isn't there: put it there, or write where it lies now as "
+            "`model.source` in the System's system.json, which leaves the System what it is"
+        )
+    model = resolve(ref.source)
+    if model.digest != ref.digest:
+        raise SystemFolderError(
+            f"the System was made on {ref.source!r} with digest {ref.digest[:16]!r}, but there is "
+            f"{model.digest[:16]!r} now; restore the old weights or climb again"
+        )
+    return model
