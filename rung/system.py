@@ -22,6 +22,7 @@ from rung.engines import start
 from rung.engines.base import Completion, Engine, EngineSpec, Progress, no_progress
 from rung.engines.cores import available_cores
 from rung.engines.till import Till
+from rung.engines.unchanged import files_in
 from rung.errors import SystemFolderError, TaskError
 from rung.home import expanded
 from rung.hosted import GREEDY, Draw, complete, hosted_engine_spec, hosted_of
@@ -347,13 +348,14 @@ class System:
         """What that engine is; equal ones are one engine. Not `tuned`: that of the base model as it is."""
         if self.is_hosted:
             return hosted_engine_spec(hosted_of(self.ref))
-        model = self.model(pool)
+        model, digests = self.model(pool), self.spec.files if tuned else {}
         if self.spec.engine == "torch":
             own = self.weights if tuned else None
             return EngineSpec(
                 engine="torch",
                 weights=dequantised(model) if own is None else own,
                 adapter=self.adapter if tuned else None,
+                files=files_in(self.folder, digests, f"{ADAPTER_FOLDER}/", f"{WEIGHTS_FOLDER}/"),
                 context=context_of(model),
                 threads=pool.threads,
             )
@@ -361,6 +363,7 @@ class System:
             engine=self.spec.engine,
             gguf=(self.weights_gguf if tuned else None) or model.gguf,
             adapter=self.adapter_gguf if tuned else None,
+            files=files_in(self.folder, digests, ADAPTER_GGUF, WEIGHTS_GGUF),
             context=context_of(model),
             parallel=pool.parallel,
             threads=pool.threads,

@@ -2,6 +2,7 @@
 
 from rung.engines.base import Engine, EngineSpec
 from rung.engines.till import Till
+from rung.engines.unchanged import require_unchanged
 from rung.errors import EngineError
 
 
@@ -9,7 +10,7 @@ def start(spec: EngineSpec, till: Till | None = None) -> Engine:
     """Start the engine that `spec` names; the caller closes it. An endpoint is paid out of the `till`.
 
     An endpoint takes messages: build `endpoint.EndpointEngine` to use its `chat` methods.
-    Raises EngineError for an unknown name and when the engine can't start.
+    Raises EngineError for an unknown name, when the engine can't start, and for a file that was replaced.
     """
     if spec.engine == "llama":
         from rung.engines.llama import LlamaEngine
@@ -18,6 +19,7 @@ def start(spec: EngineSpec, till: Till | None = None) -> Engine:
     if spec.engine == "torch":
         from rung.engines.torch import TorchEngine
 
+        require_unchanged(spec.files)
         return TorchEngine(spec)
     if spec.engine == "endpoint":
         from rung.engines.endpoint import EndpointEngine

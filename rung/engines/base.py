@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
+from rung.engines.unchanged import Files
 from rung.records import Json
 
 Progress: TypeAlias = Callable[[int, int], None]
@@ -139,7 +140,8 @@ class EngineSpec:
     The key of an endpoint is what the environment's `key_variable` holds.
 
     `adapter` is a GGUF LoRA for llama, a PEFT folder for torch. `adapters` are GGUF LoRAs that are loaded and
-    not applied: each call to llama.cpp names one by its place. `context` is the token limit per request.
+    not applied: each call to llama.cpp names one by its place. `files` are those of a System that hold what
+    it learned: they have to be unchanged at every start. `context` is the token limit per request.
     """
 
     engine: str
@@ -150,6 +152,7 @@ class EngineSpec:
     key_variable: str = "OPENAI_API_KEY"
     adapter: Path | None = None
     adapters: tuple[Path, ...] = ()
+    files: Files = ()
     context: int = 2048
     parallel: int = 8
     threads: int = 0

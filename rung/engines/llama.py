@@ -18,6 +18,7 @@ from rung.engines.llama_calls import Steps, calls_to
 from rung.engines.llama_process import Child
 from rung.engines.slots import Slots
 from rung.engines.trie import Trie
+from rung.engines.unchanged import require_unchanged
 from rung.engines.watch import STILL_S
 from rung.engines.work import Refused, prefix_order, run_batch
 from rung.errors import EngineError
@@ -39,7 +40,7 @@ class LlamaEngine:
     name = "llama"
 
     def __init__(self, spec: EngineSpec, *, request_limit_s: float = 600.0, still_s: float = STILL_S):
-        """Start the child and load the model; raises EngineError if that can't be done."""
+        """Start the child and load the model. EngineError if that can't be done, or a file was replaced."""
         self._calls = calls_to(spec)
         for path in (spec.gguf, spec.adapter):
             if path is not None and not path.is_file():
@@ -198,6 +199,7 @@ class LlamaEngine:
         return response.json()
 
     def _start(self) -> Child:
+        require_unchanged(self._spec.files)
         return Child(self._spec, request_limit_s=self._limit_s, still_s=self._still_s)
 
     def _replace(self, broken: Child) -> Child:

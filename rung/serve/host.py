@@ -21,6 +21,7 @@ from rung.engines.base import EngineSpec
 from rung.engines.llama_calls import Call, Calls, Steps, calls_to
 from rung.engines.llama_process import Child
 from rung.engines.slots import Slots
+from rung.engines.unchanged import is_changed, replaced, require_unchanged
 from rung.engines.watch import STILL_S
 from rung.engines.work import Refused
 from rung.errors import EngineError
@@ -41,12 +42,20 @@ DEATH_WAIT_S = 1.0
 """A connection broke: how long a dying process, which has given up its memory, may take to go."""
 
 
+@dataclass(frozen=True)
+class Adapter:
+    """A GGUF adapter, and the SHA-256 that it had when its System was loaded."""
+
+    path: Path
+    digest: str
+
+
 @dataclass(eq=False)
 class Running:
     """A child, its adapters by their place, and how many requests it has. `retired`: ends with the last."""
 
     child: Child
-    adapters: tuple[Path, ...]
+    adapters: tuple[Adapter, ...]
     slots: Slots
     client: httpx.AsyncClient
     requests: int = 0
@@ -55,7 +64,7 @@ class Running:
 
 @dataclass
 class Host:
-    """One base model. `spec` has neither adapters nor an adapter; for one event loop.
+    """One base model, or a System's own weights. `spec` has no adapters; for one event loop.
 
     `asleep`: it has no child on purpose, and the next request starts one. `still_s`: how long a child may do
     nothing while a request waits for it.
@@ -69,7 +78,7 @@ class Host:
     restarts: int = 0
     asleep: bool = False
     _running: Running | None = None
-    _adapters: tuple[Path, ...] = ()
+    _adapters: tuple[Adapter, ...] = ()
     _change: asyncio.Lock = field(default_factory=asyncio.Lock)
     _watch: asyncio.Task[None] | None = None
     _closed: bool = False
@@ -85,18 +94,18 @@ class Host:
         return self._running is not None
 
     @property
-    def adapters(self) -> tuple[Path, ...]:
+    def adapters(self) -> tuple[Adapter, ...]:
         """The adapters that are loaded, or will be at the next start."""
         return self._adapters
 
-    async def have(self, adapter: Path | None) -> None:
-        """Run, with this adapter too. Raises EngineError where that can't start.
+    async def have(self, adapter: Adapter | None) -> None:
+        """Run, with this adapter too. Raises EngineError where that can't start, or was replaced.
 
         A child that has to be replaced answers until its successor is ready.
         """
         await self._apart(self._have(() if adapter is None else (adapter,)))
 
-    def forget(self, adapter: Path) -> None:
+    def forget(self, adapter: Adapter) -> None:
         """Run without an adapter from the next start on; `rest` frees its memory."""
         self._adapters = tuple(a for a in self._adapters if a != adapter)
 
@@ -104,14 +113,14 @@ class Host:
         """Run without the adapters that were forgotten."""
         await self._apart(self._rest())
 
-    async def _have(self, add: tuple[Path, ...]) -> None:
+    async def _have(self, add: tuple[Adapter, ...]) -> None:
         # Said before the lock is had: whoever starts a child next takes everybody's adapters along.
         self._adapters = tuple(dict.fromkeys([*self._adapters, *add]))
         async with self._change:
             if self._running is not None and set(add) <= set(self._running.adapters):
                 return
             try:
-                await self._switch(self._adapters)
+                await self._switch(self._adapters, add)
             except EngineError:
                 before = self._running.adapters if self._running is not None else ()
                 self._adapters = tuple(a for a in self._adapters if a not in add or a in before)
@@ -141,7 +150,7 @@ class Host:
         self._endings.add(task)
         task.add_done_callback(self._endings.discard)
 
-    async def ask(self, prompt: Tokens, adapter: Path | None, steps: Callable[[int], Steps[R]]) -> R:
+    async def ask(self, prompt: Tokens, adapter: Adapter | None, steps: Callable[[int], Steps[R]]) -> R:
         """Make the calls of one request; waits for its turn.
 
         `steps` is given the slot. Raises lanes.Full, Refused for what llama.cpp doesn't take, EngineError
@@ -154,7 +163,7 @@ class Host:
                 return await self.drive(steps(slot), adapter)
 
     async def stream(
-        self, prompt: Tokens, adapter: Path | None, call: Callable[[int], Call]
+        self, prompt: Tokens, adapter: Adapter | None, call: Callable[[int], Call]
     ) -> AsyncGenerator[Mapping]:
         """The pieces of one streamed answer. Raises as `ask` does, and Broken where the child breaks off.
 
@@ -196,7 +205,7 @@ class Host:
                 await self._ended(self._running)
                 self._running = None
 
-    async def _current(self, adapter: Path | None) -> Running:
+    async def _current(self, adapter: Adapter | None) -> Running:
         """The child to ask, which has the adapter; started where there is none."""
         running = self._running
         if running is None or (adapter is not None and adapter not in running.adapters):
@@ -205,7 +214,7 @@ class Host:
         assert running is not None, "`have` leaves a child that runs, or raises"
         return running
 
-    async def drive(self, steps: Steps[R], adapter: Path | None = None) -> R:
+    async def drive(self, steps: Steps[R], adapter: Adapter | None = None) -> R:
         """Make calls at once; those that need no slot, such as turning tokens into text, may be made so."""
         try:
             call = next(steps)
@@ -219,7 +228,7 @@ class Host:
         except StopIteration as end:
             return end.value
 
-    async def _post(self, call: Call, adapter: Path | None) -> Mapping:
+    async def _post(self, call: Call, adapter: Adapter | None) -> Mapping:
         """The child's answer, asked for once more after a broken connection or a death."""
         running = await self._current(adapter)
         try:
@@ -234,7 +243,7 @@ class Host:
                 f"llama.cpp broke twice over the same request: {error!r}; {running.child.last_words()}"
             ) from None
 
-    async def _exchange(self, running: Running, call: Call, adapter: Path | None) -> Mapping:
+    async def _exchange(self, running: Running, call: Call, adapter: Adapter | None) -> Mapping:
         with _held(running, self._end):
             body = {**call.body, **_scales(running, adapter)} if "prompt" in call.body else call.body
             try:
@@ -269,13 +278,21 @@ class Host:
             if self._running is None and not self.asleep:
                 await self._switch(self._adapters)
 
-    async def _switch(self, adapters: tuple[Path, ...]) -> None:
-        """Start a child with these adapters and let it take over. Under `_change`."""
+    async def _switch(self, adapters: tuple[Adapter, ...], needed: tuple[Adapter, ...] = ()) -> None:
+        """Start a child with these adapters and let it take over. Under `_change`.
+
+        It goes without those that were replaced since; EngineError where one that is `needed` was.
+        """
         if self._closed:
             raise EngineError("this model is served no more")
         old = self._running
-        spec = replace(self.spec, adapters=adapters)
-        child = await self._aside(partial(Child, spec, request_limit_s=self.limit_s, still_s=self.still_s))
+        gone = await self._aside(partial(_gone, adapters))
+        if lost := gone & set(needed):
+            raise replaced(lost.pop().path)
+        adapters = tuple(a for a in adapters if a not in gone)
+        self._adapters = tuple(a for a in self._adapters if a not in gone)
+        spec = replace(self.spec, adapters=tuple(a.path for a in adapters))
+        child = await self._aside(partial(self._child, spec))
         self.asleep = False
         self._running = Running(
             child=child,
@@ -295,6 +312,11 @@ class Host:
             self._watch = asyncio.create_task(self._keep_alive())
         if old is not None:
             self._retire(old)
+
+    def _child(self, spec: EngineSpec) -> Child:
+        """Start a child; waits for it."""
+        require_unchanged(spec.files)
+        return Child(spec, request_limit_s=self.limit_s, still_s=self.still_s)
 
     async def _apart(self, change: Coroutine[Any, Any, None]) -> None:
         """Finish a change though whoever asked for it leaves: a child half started would belong to nobody."""
@@ -364,7 +386,12 @@ def _held(running: Running, end: Callable[[Running], None]):
             end(running)
 
 
-def _scales(running: Running, adapter: Path | None) -> dict[str, object]:
+def _gone(adapters: tuple[Adapter, ...]) -> set[Adapter]:
+    """Those that aren't what they were when their Systems were loaded."""
+    return {one for one in adapters if is_changed(one.path, one.digest)}
+
+
+def _scales(running: Running, adapter: Adapter | None) -> dict[str, object]:
     """Which adapter llama.cpp applies to a call; none where it has adapters and the call wants none."""
     if not running.adapters:
         return {}
@@ -373,7 +400,7 @@ def _scales(running: Running, adapter: Path | None) -> dict[str, object]:
     return {"lora": [{"id": running.adapters.index(adapter), "scale": 1.0}]}
 
 
-def _key(adapter: Path | None, prompt: Tokens) -> Tokens:
+def _key(adapter: Adapter | None, prompt: Tokens) -> Tokens:
     """What a slot's cache holds: with another adapter the same tokens aren't the same."""
     return (-1 - abs(hash(adapter)), *prompt)
 

@@ -12,6 +12,7 @@ from rung.asking import candidates, context_of
 from rung.engines.base import EngineSpec
 from rung.engines.schema import require_schema
 from rung.engines.trie import Trie
+from rung.engines.unchanged import Files, files_in
 from rung.errors import EngineError, ModelError, RungError, TaskError
 from rung.home import expanded
 from rung.hosted import hosted_of
@@ -22,11 +23,11 @@ from rung.models.resolve import Model, resolve
 from rung.records import Example
 from rung.registry import Pointed, load_system, locate
 from rung.serve.bench import Bench, aside
-from rung.serve.host import Host
+from rung.serve.host import Adapter, Host
 from rung.serve.lanes import Full, Lanes, let_in
 from rung.serve.limits import Limits
 from rung.spec import AnswerSpec, Spec
-from rung.system import SPEC_FILE, Pool, System, ref_to
+from rung.system import ADAPTER_GGUF, SPEC_FILE, WEIGHTS_GGUF, Pool, System, ref_to
 
 WARM_UP = Example(id="warm-up", input="Is anybody there?", output=None)
 LOOK_S = 0.5
@@ -52,7 +53,7 @@ class Served:
     model: Model | None
     chat: Chat | None
     host: Host | None
-    adapter: Path | None
+    adapter: Adapter | None
     adapter_mb: float
     options: Trie | None
     tag: str | None = None
@@ -217,7 +218,7 @@ class Systems:
             pass  # nothing loads here, and what is asked is paid for
         elif made.host is None:
             await self.bench.run(lambda: made.system.answer([WARM_UP], self.pool))
-        elif made.spec.looks_up:
+        elif made.spec.looks_up or made.spec.shots.choice == "fixed":
             await self.bench.run(lambda: made.system.prompts([WARM_UP], self.pool))
         return made
 
@@ -259,13 +260,17 @@ class Systems:
             )
         chat = system.chat(self.pool) if model is not None else None
         alone = spec.engine == "llama" and spec.steps is None
-        host = self._host(_running(system, model)) if model is not None and alone else None
+        own, folder = spec.files, system.folder.resolve()
+        weights = files_in(folder, own, WEIGHTS_GGUF)
+        host = self._host(_running(system, model), weights) if model is not None and alone else None
         if spec.answer.form == "schema" and not system.is_hosted:
             (require_schema if host is None else host.calls.closings.least_tokens)(spec.schema_)
         options = None
         if chat is not None and spec.answer.form in ("words", "codes"):
             options = Trie(candidates(spec, chat))
-        adapter = system.adapter_gguf.resolve() if host is not None and system.adapter_gguf else None
+        adapter = None
+        if host is not None and ADAPTER_GGUF in own:
+            adapter = Adapter(folder / ADAPTER_GGUF, own[ADAPTER_GGUF])
         return Served(
             name=name or tag or "",
             system=system,
@@ -273,20 +278,24 @@ class Systems:
             chat=chat,
             host=host,
             adapter=adapter,
-            adapter_mb=0.0 if adapter is None else adapter.stat().st_size / 2**20,
+            adapter_mb=0.0 if adapter is None else adapter.path.stat().st_size / 2**20,
             options=options,
             tag=tag,
             meant=meant,
         )
 
-    def _host(self, model: Model) -> Host:
-        """A host of a model's own, which knows the schemas that one there is for it does."""
+    def _host(self, model: Model, weights: Files) -> Host:
+        """A host of a model's own, which knows the schemas that one there is for it does.
+
+        `weights` are a System's, where the model is one that was tuned whole.
+        """
         if model.gguf is None:
             raise EngineError(f"{model.name!r} has no GGUF file, which llama.cpp needs")
         limits = self.limits
         spec = EngineSpec(
             engine="llama",
             gguf=model.gguf,
+            files=weights,
             context=min(model.context, limits.context or context_of(model)),
             parallel=limits.slots,
             threads=limits.threads,
