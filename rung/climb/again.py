@@ -7,7 +7,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from rung.checks.rows import Prepared, prepare
 from rung.climb.options import Options
-from rung.climb.stored import load_climb
+from rung.climb.stored import load_climb, run_above
 from rung.errors import RunError
 from rung.rungs.base import Reporter
 from rung.runs import read_json, write_json
@@ -17,34 +17,51 @@ ROWS_FILE = "rows.json"
 
 
 def keep_source(run: Path, source: Path, prepared: Prepared, options: Options) -> None:
-    """Write down what the rows were made of."""
+    """Write down what the rows were made of, and where that lies now."""
     data, form = prepared.task.data, options.format
-    write_json(
-        run / ROWS_FILE,
-        {
-            "train": str(data.train),
-            "format": form if form != "auto" else data.format,
-            "database": None if data.database is None else str(data.database),
-            "source": str(source.absolute()),
-            "options": {
-                "test": None if options.test is None else str(options.test.absolute()),
-                "models": list(options.models),
-                "dev_rows": options.dev_rows,
-                "budget_s": options.budget_s,
-                "seed": options.seed,
-                "format": form,
-            },
+    found = {
+        "train": str(data.train),
+        "format": form if form != "auto" else data.format,
+        "database": None if data.database is None else str(data.database),
+        "source": str(source.absolute()),
+        "options": {
+            "test": None if options.test is None else str(options.test.absolute()),
+            "models": list(options.models),
+            "dev_rows": options.dev_rows,
+            "budget_s": options.budget_s,
+            "seed": options.seed,
+            "format": form,
         },
+    }
+    write_json(run / ROWS_FILE, found)
+
+
+def rows_file(run: Path) -> Path:
+    """Where that is written down; for a climb that was climbed again, in its run: the rows are the same."""
+    return run_above(run) / ROWS_FILE
+
+
+def moved(run: Path, task: str, gone: Path) -> RunError:
+    """What is wrong where a file that a run's rows were read from isn't there any more."""
+    home = str(run_above(run))
+    return RunError(
+        f"the rows of {home!r} were read from {str(gone)!r}, which isn't there: run the same `rung climb` on "
+        f"their new place, with --out {home!r} and the task's name still {task!r} (nothing is run again, the "
+        "place is noted), or give rows with --rows FILE to a command that takes them"
     )
 
 
 def rows_again(run: Path, reporter: Reporter | None = None) -> Prepared:
     """The task and the rows of a finished climb, in the same parts and in the same order.
 
-    Raises RunError where the run doesn't say what they were made of, or they are others by now.
+    Raises RunError where the run doesn't say what they were made of, that lies elsewhere, or they are others
+    by now.
     """
     climb = load_climb(run)
     source, options = _source(run)
+    for path in (source, options.test):
+        if path is not None and not path.exists():
+            raise moved(run, climb.task, path)
     prepared = prepare(source, options, reporter)
     if ("data", prepared.splits.digest) not in climb.digests:
         raise RunError(
@@ -55,7 +72,7 @@ def rows_again(run: Path, reporter: Reporter | None = None) -> Prepared:
 
 
 def _source(run: Path) -> tuple[Path, Options]:
-    path = run / ROWS_FILE
+    path = rows_file(run)
     if not path.is_file():
         raise RunError(f"{str(run)!r} doesn't say where its rows lie; give rows with --rows FILE")
     kept: dict[str, Any] = read_json(path)

@@ -97,12 +97,12 @@ def climb(source: Path, options: Options, reporter: Reporter) -> tuple[Climb, Pa
     with held(run):
         if before is not None:
             options = under_budget(run, before, config, options, reporter)
+        keep_source(run, source, prepared, options)
         if before is not None and is_complete(run, options, prepared.task):
             reporter.say(f"{run} is complete: nothing was run again")
             return load_climb(run), run
         if before is not None:
             reporter.say(f"going on with {run}{tried_again(run, prepared.task)}")
-        keep_source(run, source, prepared, options)
         till = till_for(prepared.task, options, run)
         with Pool(models={base.model.digest: base.model for base in models}, till=till) as pool:
             climbing = _Climbing(prepared, found, models, options, run, pool, reporter, reading_s)

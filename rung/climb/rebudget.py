@@ -16,6 +16,7 @@ from rung.climb.stored import (
     CLIMB_FILE,
     CLOCK_FILE,
     CURVE_FOLDER,
+    EARLIER_FOLDER,
     RESULT_FILE,
     RUNGS_FOLDER,
     WINNER_FOLDER,
@@ -28,8 +29,7 @@ from rung.system import System, copy
 
 BUDGET = "budget_s"
 """The one setting under which a run folder may be taken up again when it's another."""
-EARLIER_FOLDER, REPORT_FILE = "earlier", "report.html"
-"""A finished climb that was climbed again lies in a folder there, as a run of its own without its answers."""
+REPORT_FILE = "report.html"
 
 
 def name_of(config: Mapping) -> str:

@@ -62,6 +62,12 @@ def known(run: Path) -> frozenset[str]:
     return frozenset(str(line["test"]) for line in lines if "test" in line)
 
 
+def own_test(run: Path) -> str | None:
+    """The digest of a run's own test: the first that was opened there; later ones may be another run's."""
+    lines = read_jsonl(run / TEST_FILE, lasting=True)
+    return next((str(line["test"]) for line in lines if "test" in line), None)
+
+
 def openings(run: Path, test: str) -> int:
     """How often these test rows were opened in this run and in those in the folders beside it."""
     own = {line["opening"] for line in read_jsonl(run / TEST_FILE, lasting=True) if line.get("test") == test}

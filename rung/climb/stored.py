@@ -7,12 +7,35 @@ from pydantic import TypeAdapter, ValidationError
 
 from rung.errors import RunError, SystemFolderError
 from rung.records import Climb
+from rung.runs import RUN_FILE
 from rung.system import System
 
 CLIMB_FILE, RESULT_FILE, CLOCK_FILE = "climb.json", "result.json", "clock.json"
 RUNGS_FOLDER, WINNER_FOLDER, CURVE_FOLDER = "rungs", "winner", "curve"
+EARLIER_FOLDER = "earlier"
+"""A finished climb that was climbed again lies in a folder there, as a run of its own without its answers."""
 
 T = TypeVar("T")
+
+
+def climbs_in(run: Path) -> list[Path]:
+    """The folders of a run's finished climbs: its own, and those that were climbed again since."""
+    try:
+        begun = (run / RUN_FILE).is_file()
+        again = sorted((run / EARLIER_FOLDER).glob("*")) if begun else []
+        return [folder for folder in (run, *again) if (folder / CLIMB_FILE).is_file()]
+    except OSError:  # nobody may look there, or a text is too long for a path
+        return []
+
+
+def run_above(climb: Path) -> Path:
+    """The run that a finished climb belongs to, which has its answers and counts the looks at its test.
+
+    One that wasn't climbed again is that run itself. The path is absolute, so that a run has one alone.
+    """
+    climb = climb.resolve()
+    above = climb.parent.parent
+    return above if climb.parent.name == EARLIER_FOLDER and (above / RUN_FILE).is_file() else climb
 
 
 def load_climb(run: Path) -> Climb:

@@ -8,6 +8,7 @@ from rung.checks.rows import Prepared, prepare
 from rung.climb import sealed
 from rung.climb.again import rows_again
 from rung.climb.options import Options
+from rung.climb.stored import climbs_in, load_climb
 from rung.compare.sides import Side
 from rung.data.sources import conform, read_source
 from rung.data.splits import question
@@ -66,7 +67,7 @@ class _Runs:
     made: dict[Path, Prepared | RungError] = field(default_factory=dict)
 
     def of(self, one: Side) -> Prepared | RungError | None:
-        """None for a side that comes from no run."""
+        """None for a side of which no climb is known."""
         if one.origin is None:
             return None
         run = one.origin.folder
@@ -161,14 +162,13 @@ def _looked_through(asked: Asked, wanted: Wanted, sides: Sequence[Side], runs: _
         found = runs.of(one)
         held, test = _of_its_test(asked, one, found)
         if held and not wanted.test:
-            assert one.origin is not None, "it has a test"
             raise TaskError(
-                f"{held:,} of these rows are of the sealed test of {str(one.origin.folder)!r}: --test "
-                "opens it, and the look is counted"
+                f"{held:,} of these rows are of the sealed test of {str(one.run)!r}: --test opens it, and "
+                "the look is counted"
             )
         opened += [test] if held else []
         if not isinstance(found, Prepared):
-            why = "it comes from no run that is here" if found is None else str(found)
+            why = f"it {one.unknown}" if found is None else str(found)
             notes.append(f"whether {place} learned from these rows can't be told: {why}")
             continue
         if learned := here & {question(row) for row in found.splits.train}:
@@ -181,16 +181,20 @@ def _looked_through(asked: Asked, wanted: Wanted, sides: Sequence[Side], runs: _
 def _of_its_test(asked: Asked, one: Side, found: Prepared | RungError | None) -> tuple[int, str]:
     """How many of the rows are of the sealed test of the side's climb, and what names that test.
 
-    Where the climb's rows lie elsewhere now, its log still knows the test as a whole.
+    Where the climb's rows lie elsewhere now, its log still knows the whole test, and its results the rows.
     """
-    if one.origin is None:
+    if one.run is None:
         return 0, ""
     if isinstance(found, Prepared):
         here = {question(row) for row in asked.examples}
         test = found.splits.test
         return len(here & {question(row) for row in test}), sealed.rows_digest(test)
     digest = sealed.rows_digest(asked.examples)
-    return len(asked.examples) * (digest in sealed.known(one.origin.folder)), digest
+    if digest in sealed.known(one.run):
+        return len(asked.examples), digest
+    results = [result for folder in climbs_in(one.run) for result in load_climb(folder).results]
+    tested = {p.example_id for result in results if result.test for p in result.test.predictions}
+    return sum(row.id in tested for row in asked.examples), sealed.own_test(one.run) or digest
 
 
 def _common(sides: Sequence[Side], runs: _Runs) -> Prepared:
@@ -198,7 +202,7 @@ def _common(sides: Sequence[Side], runs: _Runs) -> Prepared:
     for place, one in zip(PLACES, sides, strict=True):
         if one.system is not None and one.origin is None:
             raise TaskError(
-                f"{place}, {one.given!r}, comes from no run that is here, so there are no rows for both; "
+                f"{place}, {one.given!r}, {one.unknown}, so there are no rows for both; "
                 "give some with --rows FILE or --task TASK"
             )
     with_rows = [one for one in sides if one.origin is not None]

@@ -109,8 +109,8 @@ def compare(first: str, second: str, options: CompareOptions, reporter: Reporter
     if options.rows_out is not None and options.rows_out.exists():
         raise TaskError(f"{str(options.rows_out)!r} is there already; choose another file with --rows-out")
     asked = asked_rows(*sides, options.wanted)
-    home = next((one.origin.folder for one in sides if one.origin is not None), options.out)
-    folders = [one.origin.folder if one.origin is not None else home for one in sides]
+    home = next((one.run for one in sides if one.run is not None), options.out)
+    folders = [one.run if one.run is not None else home for one in sides]
     with ExitStack() as stack:
         for folder in sorted({folder.resolve() for folder in folders}):
             stack.enter_context(held(folder))

@@ -53,14 +53,14 @@ def till_of(sides: Sequence[Side], asked: Asked, home: Path) -> Till | None:
     if hosted_sides:
         (one, *others) = hosted_sides
         price = None if one.origin is None else one.origin.result.price
-        if others or one.system is None or one.origin is None or price is None:
+        if others or one.system is None or one.run is None or price is None:
             raise TaskError(
                 f"{one.given!r} is a hosted model: it's compared as RUN:api of the climb that priced it, "
                 "with a System of this machine"
             )
-        known, folder = {**known, place_of(one.system): price}, one.origin.folder
+        known, folder = {**known, place_of(one.system): price}, one.run
     task = None if asked.prepared is None else asked.prepared.task
-    caps = [one.origin.climb.paid_cap_usd for one in sides if one.origin and one.origin.folder == folder]
+    caps = [one.origin.climb.paid_cap_usd for one in sides if one.origin and one.run == folder]
     cap = max(Limits().api_usd if task is None else task.limits.api_usd, *caps, 0.0)
     return Till(folder / PAID_FILE, cap, known, raised_by=CAP_KEY)
 
@@ -81,7 +81,7 @@ def judge_for(
         ready_to_pay(model, pool)
     task = asked.prepared.task
     judge = judge_of(task.name, spec, task.about, home / JUDGE_FOLDER, pool)
-    for folder in dict.fromkeys(one.origin.folder for one in sides if one.origin is not None):
+    for folder in dict.fromkeys(one.run for one in sides if one.run is not None):
         judge.read(folder / JUDGE_FOLDER / JUDGEMENTS_FILE)
     judge.on_done = bar_of(reporter, judge.given)
     return judge

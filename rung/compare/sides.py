@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from rung.climb.stored import CLIMB_FILE, load_climb
+from rung.climb.stored import CLIMB_FILE, climbs_in, load_climb, run_above
 from rung.errors import RunError, SystemFolderError, TaskError
 from rung.home import expanded
 from rung.models.catalog import entry_named
@@ -17,12 +17,23 @@ from rung.system import System
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """One of the two, as it was `given`: a System and the finished climb that made it, or a base `model`."""
+    """One of the two, as it was `given`: a System and the finished climb that made it, or a base `model`.
+
+    `run` holds that climb, or did: it has the System's answers, and its test is sealed for the System.
+    """
 
     given: str
     system: System | None
     origin: Climbed | None = None
+    run: Path | None = None
     model: str | None = None
+
+    @property
+    def unknown(self) -> str:
+        """Why it isn't known what the System learned from."""
+        if self.run is None:
+            return "comes from no run that is here"
+        return f"is in no climb of {str(self.run)!r} any more"
 
 
 def side(text: str) -> Side:
@@ -45,8 +56,10 @@ def side(text: str) -> Side:
     at = run_of(system.folder)
     if at is None and pointed is not None and not isinstance(pointed.origin, str):
         # A tagged System was copied into the registry; the run may still be where it was.
-        at = Path(pointed.origin.run) if _is_run(pointed.origin.run) else None
-    return Side(given=text, system=system, origin=None if at is None else climbed(at, system.digest))
+        at = Path(pointed.origin.run) if climbs_in(Path(pointed.origin.run)) else None
+    if at is None:
+        return Side(given=text, system=system)
+    return Side(given=text, system=system, origin=climbed(at, system.digest), run=run_above(at))
 
 
 def _of_run(text: str, run: Path, rung: str | None) -> Side:
@@ -61,7 +74,8 @@ def _of_run(text: str, run: Path, rung: str | None) -> Side:
         raise RunError(f"the climb in {str(run)!r} built no rung {name!r}; {ways}")
     result = built[name]
     system = System.load(run / str(result.folder))
-    return Side(given=text, system=system, origin=Climbed(folder=run, climb=climb, result=result))
+    origin = Climbed(folder=run, climb=climb, result=result)
+    return Side(given=text, system=system, origin=origin, run=run_above(run))
 
 
 def _is_run(text: str) -> bool:

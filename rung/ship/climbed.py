@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from rung.climb.stored import CLIMB_FILE, load_climb
+from rung.climb.stored import climbs_in, load_climb
 from rung.records import Climb, RungResult
 
 DEPTH: Final = 3
@@ -13,7 +13,7 @@ DEPTH: Final = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Climbed:
-    """A finished climb, its run folder, and a System's own result there."""
+    """A finished climb, its folder, and a System's own result there. It may have been climbed again since."""
 
     folder: Path
     climb: Climb
@@ -22,11 +22,17 @@ class Climbed:
 
 def run_of(folder: Path) -> Path | None:
     """The folder of the finished run in which a System's folder lies; None where it lies in none."""
-    return next((p for p in folder.resolve().parents[:DEPTH] if (p / CLIMB_FILE).is_file()), None)
+    return next((path for path in folder.resolve().parents[:DEPTH] if climbs_in(path)), None)
 
 
 def climbed(run: Path, system: str) -> Climbed | None:
-    """What a run knows of a System, by its digest; None for nothing. RunError where the climb is damaged."""
-    climb = load_climb(run)
-    found = next((result for result in climb.results if result.system == system), None)
-    return None if found is None else Climbed(folder=run, climb=climb, result=found)
+    """What the climbs of a run know of a System, by its digest; None for nothing.
+
+    RunError where one of them is damaged.
+    """
+    for folder in climbs_in(run):
+        climb = load_climb(folder)
+        found = next((result for result in climb.results if result.system == system), None)
+        if found is not None:
+            return Climbed(folder=folder, climb=climb, result=found)
+    return None

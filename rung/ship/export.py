@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from rung import __version__
-from rung.climb.stored import CLIMB_FILE
 from rung.errors import RunError, TaskError
 from rung.registry import Origin, Pointed, load_system
 from rung.rungs.base import Reporter
@@ -96,7 +95,7 @@ def _origin(system: System, pointed: Pointed | None) -> Climbed | None:
     run = run_of(system.folder)
     if pointed is not None and isinstance(pointed.origin, Origin):
         run = Path(pointed.origin.run)
-    return None if run is None or not (run / CLIMB_FILE).is_file() else climbed(run, system.digest)
+    return None if run is None else climbed(run, system.digest)
 
 
 def chosen(system: System, options: ExportOptions) -> tuple[Target, str]:

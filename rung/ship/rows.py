@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rung.climb.again import ROWS_FILE, rows_again
+from rung.climb.again import moved, rows_again, rows_file
 from rung.data.sources import conform, read_source
 from rung.data.splits import question
 from rung.errors import DataError, RunError, RungError
@@ -25,7 +25,8 @@ def asked_rows(
     Of a file that holds as many dev rows as would be asked without it, these alone are asked; of another all
     rows but those that the climb is known to have learned from. The `reporter` is told how far that is.
 
-    Raises DataError where the rows can't be read, aren't labelled or aren't those of the climb.
+    Raises DataError where the rows can't be read, aren't labelled or aren't those of the climb, and RunError
+    where they aren't there any more.
     """
     kind = system.spec.kind
     metric = origin.climb.metric if origin is not None else METRICS[kind][0]
@@ -65,7 +66,7 @@ def _file_of(origin: Climbed | None) -> tuple[Path, str]:
             "the System lies in no finished run, so its rows aren't known; give labelled rows with --rows "
             "FILE"
         )
-    kept = origin.folder / ROWS_FILE
+    kept = rows_file(origin.folder)
     if not kept.is_file():
         raise DataError(
             f"{str(origin.folder)!r} doesn't say where its rows lie; give them with --rows FILE: the "
@@ -75,12 +76,14 @@ def _file_of(origin: Climbed | None) -> tuple[Path, str]:
     file, form = said.get("train"), said.get("format")
     if not isinstance(file, str) or not isinstance(form, str):
         raise RunError(f"{str(kept)!r} is damaged; give the rows with --rows FILE")
+    if not Path(file).exists():
+        raise moved(origin.folder, origin.climb.task, Path(file))
     return Path(file), form
 
 
 def _database_of(origin: Climbed | None) -> Path | None:
     """The database that the climb's queries were run on, if it had one. RunError where that's gone."""
-    kept = None if origin is None else origin.folder / ROWS_FILE
+    kept = None if origin is None else rows_file(origin.folder)
     named = read_json(kept).get("database") if kept is not None and kept.is_file() else None
     if named is not None and not Path(named).is_file():
         raise RunError(f"the database that the climb's queries were run on is gone: {named!r}; restore it")

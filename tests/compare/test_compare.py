@@ -168,7 +168,10 @@ def test_a_runs_test_file_is_its_test_though_the_runs_rows_have_moved(tmp_path, 
     looked = [json.loads(line) for line in log.read_text().splitlines()]
     assert [line["system"] for line in looked] == ["another", found.first.system, found.second.system]
     assert {line["test"] for line in looked} == {first["test"]}
-    other = write_rows(tmp_path / "other.jsonl", test[:60])
+    part = write_rows(tmp_path / "part.jsonl", test[:60])
+    with pytest.raises(TaskError, match="60 of these rows are of the sealed test"):
+        compare(*sides, CompareOptions(wanted=Wanted(rows=part)), Log())
+    other = write_rows(tmp_path / "other.jsonl", label_rows(500)[400:])
     assert compare(*sides, CompareOptions(wanted=Wanted(rows=other)), Log()).openings is None
 
 

@@ -12,7 +12,7 @@ from rung.checks.rows import Prepared, prepare
 from rung.climb.again import keep_source
 from rung.climb.options import Options
 from rung.climb.stored import CLIMB_FILE
-from rung.errors import DataError
+from rung.errors import DataError, RunError
 from rung.records import Answer, Climb, Example, Prediction
 from rung.ship.climbed import Climbed
 from rung.ship.rows import asked_rows
@@ -102,3 +102,13 @@ def test_all_rows_are_asked_where_it_is_not_known_which_the_climb_learned_from(f
     for known in (moved, None):
         asked = asked_rows(SYSTEM, known, file, 1000)
         assert len(asked.examples) == len(train) and asked.told == "rows of unknown.jsonl"
+
+
+def test_rows_that_lie_elsewhere_now_are_named_with_the_way_out(folder, origin):
+    away = (folder / "tickets.jsonl").rename(folder / "away.jsonl")
+    try:
+        said = r"were read from .*tickets\.jsonl', which isn't there: .*--rows FILE"
+        with pytest.raises(RunError, match=said):
+            asked_rows(SYSTEM, origin, None, 40)
+    finally:
+        away.rename(folder / "tickets.jsonl")

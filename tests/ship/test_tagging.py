@@ -6,6 +6,7 @@ import pytest
 from rung.errors import SystemFolderError, TaskError
 from rung.registry import Origin, history, system_folder, tags
 from rung.runs import digest_of
+from rung.ship.climbed import climbed, run_of
 from rung.ship.tagging import tag_system
 from rung.spec import ModelRef, Spec
 from rung.system import save
@@ -109,3 +110,15 @@ def test_what_is_no_system_or_no_tag_changes_nothing(run):
     with pytest.raises(SystemFolderError, match="no System at"):
         tag_system(str(run), "helpdesk:1")
     assert tags() == []
+
+
+def test_a_run_that_is_being_climbed_again_still_tells_of_its_systems(run):
+    before = tag_system("runs/demo/winner", "helpdesk:1.0")[0]
+    earlier = run / "earlier" / "10m00s"
+    earlier.mkdir(parents=True)
+    (run / "climb.json").rename(earlier / "climb.json")
+    assert tag_system("runs/demo/winner", "helpdesk:1.1")[0].origin == before.origin
+    found = run_of(run / "winner")
+    assert found == run
+    known = climbed(run, before.system)
+    assert known is not None and known.folder == earlier and known.result.rung == "head"
