@@ -165,8 +165,11 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 def held(folder: Path) -> Iterator[None]:
     """Keep other processes out of a run folder. Raises RunError where one is in it already.
 
-    The kernel lets go when the process ends, however it ends.
+    The kernel lets go when the process ends, however it ends. One that can't be written to is only read.
     """
+    if folder.is_dir() and not os.access(folder, os.W_OK):
+        yield
+        return
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / LOCK_FILE).open("a")

@@ -7,7 +7,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from rung.checks.rows import Prepared, prepare
 from rung.climb.options import Options
-from rung.climb.stored import load_climb, run_above
+from rung.climb.stored import CLIMB_FILE, load_climb, run_above
 from rung.errors import RunError
 from rung.rungs.base import Reporter
 from rung.runs import read_json, write_json
@@ -17,7 +17,10 @@ ROWS_FILE = "rows.json"
 
 
 def keep_source(run: Path, source: Path, prepared: Prepared, options: Options) -> None:
-    """Write down what the rows were made of, and where that lies now."""
+    """Write down what the rows were made of, and where that lies now.
+
+    A finished run stays as it is where it can't be written to.
+    """
     data, form = prepared.task.data, options.format
     found = {
         "train": str(data.train),
@@ -33,7 +36,11 @@ def keep_source(run: Path, source: Path, prepared: Prepared, options: Options) -
             "format": form,
         },
     }
-    write_json(run / ROWS_FILE, found)
+    try:
+        write_json(run / ROWS_FILE, found)
+    except RunError:
+        if not (run / CLIMB_FILE).is_file():
+            raise
 
 
 def rows_file(run: Path) -> Path:

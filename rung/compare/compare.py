@@ -1,6 +1,7 @@
 """`rung compare`: two Systems asked the same rows, what the second gains, and the rows that changed."""
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from rung.compare.judged import Trust, judge_for, place_of, till_of, trusted
 from rung.compare.outcome import Found, Outcome, outcome, row_change
 from rung.compare.sides import Side, need_two, side
 from rung.compare.specs import Difference, differences
-from rung.errors import TaskError
+from rung.errors import RunError, TaskError
 from rung.evaluate import Bench, Store
 from rung.judging import Judge
 from rung.models.resolve import Model, limited
@@ -111,6 +112,8 @@ def compare(first: str, second: str, options: CompareOptions, reporter: Reporter
     asked = asked_rows(*sides, options.wanted)
     home = next((one.run for one in sides if one.run is not None), options.out)
     folders = [one.run if one.run is not None else home for one in sides]
+    for one in sides:
+        _need_writable(one)
     with ExitStack() as stack:
         for folder in sorted({folder.resolve() for folder in folders}):
             stack.enter_context(held(folder))
@@ -148,6 +151,15 @@ def compare(first: str, second: str, options: CompareOptions, reporter: Reporter
         notes=asked.notes,
         trust=trust,
     )
+
+
+def _need_writable(one: Side) -> None:
+    """Raises RunError where nothing can be kept in the side's run, which --out wouldn't mend."""
+    if one.run is not None and not os.access(one.run, os.W_OK):
+        raise RunError(
+            f"{str(one.run)!r} can't be written to, and a comparison keeps answers there and counts looks at "
+            "the test: copy the run to a place of your own, and name it there"
+        )
 
 
 def as_record(change: Change) -> dict[str, Json]:

@@ -1,6 +1,8 @@
 """Systems whose run was climbed again, and runs that lost their rows or can't be written to."""
 
 import json
+import os
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -140,3 +142,29 @@ def test_rows_that_lie_elsewhere_stay_sealed_and_are_noted_by_the_same_climb(dat
     assert "is complete: nothing was run again" in log.text
     assert rows_again(run).splits.digest == splits.digest
     assert compare(*sides, CompareOptions(), Log()).rows == len(splits.dev)
+
+
+def modes(run: Path, folders: int, files: int) -> None:
+    for path in (run, *run.rglob("*")):
+        path.chmod(folders if path.is_dir() else files)
+
+
+def test_a_finished_run_that_cannot_be_written_to_is_read(data, options, tmp_path):
+    first, run = climb(data, options, Log())
+    modes(run, 0o555, 0o444)
+    if os.access(run, os.W_OK):
+        pytest.skip("root may write everywhere")
+    try:
+        log = Log()
+        again, _ = climb(data, options, log)
+        assert again == first and "is complete: nothing was run again" in log.text
+        with pytest.raises(RunError, match="can't write"):
+            climb(data, replace(options, budget_s=10 * BUDGET_S), Log())
+        with pytest.raises(RunError, match="copy the run to a place of your own") as caught:
+            compare(f"{run}:one", f"{run}:two", CompareOptions(out=tmp_path / "out"), Log())
+        assert "--out" not in str(caught.value)
+        mine = shutil.copytree(run, tmp_path / "mine")
+        modes(mine, 0o755, 0o644)
+        assert compare(f"{mine}:one", f"{mine}:two", CompareOptions(), Log()).first.given == f"{mine}:one"
+    finally:
+        modes(run, 0o755, 0o644)
