@@ -342,7 +342,8 @@ def models(*, fetch: str | None = None) -> None:
     Parameters
     ----------
     fetch
-        Bring the weights of this model now, so that a climb needs no connection.
+        Bring the weights of this model now, so that a climb needs no connection. Labels, worked examples and
+        documents need minilm-l6, too.
     """
     from rich.console import Console
 

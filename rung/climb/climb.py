@@ -11,17 +11,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from rung import evaluate
-from rung.checks.examine import (
-    examined,
-    has_vectors,
-    kept_checks,
-    report_of,
-    rung_context,
-    stop_on_block,
-    tell,
-    together,
-    write_report,
-)
+from rung.checks.examine import examined, rung_context, stop_on_block, tell
 from rung.checks.rows import Prepared, prepare
 from rung.checks.table import Checked, known_names
 from rung.climb import budget, ordering, sealed
@@ -29,22 +19,25 @@ from rung.climb.again import keep_source
 from rung.climb.below import candidate_below, is_out, looked_up, systems_below, task_of
 from rung.climb.billed import Asked, against_cheaper
 from rung.climb.calibrating import Answered, calibrate
-from rung.climb.curve import Clock, curves, to_come
+from rung.climb.clock import Clock
+from rung.climb.curve import curves, to_come
 from rung.climb.decide import ALPHA, MIN_ROWS, decide, to_beat
 from rung.climb.disagree import disagreements
-from rung.climb.ending import UNTESTED, is_complete, tried_again, with_dev
+from rung.climb.ending import UNTESTED, is_complete, tried_again, winner_again, with_dev
+from rung.climb.examining import examine
 from rung.climb.floor import floor, with_floor
 from rung.climb.guarding import guarded, guarding
 from rung.climb.hosted import answers_usd, at_lower_cap, hosted_models, models_of, till_for
 from rung.climb.judging import bench_of, with_judge
+from rung.climb.limits import over_limits
 from rung.climb.machine import Watch, describe_machine, versions
-from rung.climb.options import Options, chosen_rungs, config_of
+from rung.climb.options import Options, chosen_rungs, config_of, digests_beside
 from rung.climb.rebudget import BUDGET, name_of, under_budget
-from rung.climb.steps import Base, Step, bases, steps_of
+from rung.climb.steps import Base, Step, bases, bring_embedder, steps_of
 from rung.climb.stored import (
     CLIMB_FILE,
-    CLOCK_FILE,
     CURVE_FOLDER,
+    FAILED_FILE,
     RESULT_FILE,
     RUNGS_FOLDER,
     WINNER_FOLDER,
@@ -67,7 +60,7 @@ from rung.records import (
 from rung.records.guarded import Constant
 from rung.rungs.base import WORK_FOLDER, Built, Context, Foreseen, Priced, Reporter, Rung, no_start
 from rung.rungs.rival import Rival, rival
-from rung.runs import digest_of, held, open_run, read_json, write_json, write_text
+from rung.runs import RUN_FILE, digest_of, held, open_run, read_json, write_json, write_text
 from rung.system import Pool, System, copy
 
 
@@ -91,7 +84,8 @@ def climb(source: Path, options: Options, reporter: Reporter) -> tuple[Climb, Pa
         raise TaskError("limits.forgetting is block, which --no-forgetting would pass over: leave one out")
     reading_s = time.monotonic() - start
     models = bases(prepared.task, reporter)
-    config = config_of(prepared, [base.model for base in models], options)
+    beside = digests_beside(prepared, options, reporter)
+    config = config_of(prepared, [base.model for base in models], options, beside)
     run = options.out or Path("runs") / f"{prepared.task.name}-{name_of(config)}"
     before = open_run(run, config, free=(BUDGET,))
     with held(run):
@@ -100,9 +94,12 @@ def climb(source: Path, options: Options, reporter: Reporter) -> tuple[Climb, Pa
         keep_source(run, source, prepared, options)
         if before is not None and is_complete(run, options, prepared.task):
             reporter.say(f"{run} is complete: nothing was run again")
-            return load_climb(run), run
+            done = load_climb(run)
+            winner_again(run, done, reporter)
+            return done, run
         if before is not None:
             reporter.say(f"going on with {run}{tried_again(run, prepared.task)}")
+        bring_embedder([rung for _, rung in chosen], prepared.task, reporter)
         till = till_for(prepared.task, options, run)
         with Pool(models={base.model.digest: base.model for base in models}, till=till) as pool:
             climbing = _Climbing(prepared, found, models, options, run, pool, reporter, reading_s)
@@ -132,52 +129,27 @@ class _Climbing:
         self.bench = bench_of(prepared, run, pool, reporter)
         contexts = [rung_context(prepared, base.model, run, self.bench, reporter) for base in models]
         self.too_long = {context.model.digest: context.too_long for context in contexts}
-        self.checked = self.examine(found, contexts[0])
+        self.checked = examine(prepared, found, options.accept, contexts[0])
         self.count = len(steps_of(chosen_rungs(options), models))
         self.systems: dict[str, System] = {}
         self.test_peak_mb = 0.0
-        clock = run / CLOCK_FILE
-        spent = read_json(clock) if clock.exists() else {"seconds": 0.0, "building": {}}
-        self.start = begun - float(spent["seconds"])
-        self.building: dict[str, float] = dict(spent.get("building", {}))
-
-    def examine(self, found: Checked, context: Context) -> Checked:
-        """The checks that need the models, after those of the rows alone. Raises DataError at what blocks.
-
-        A climb that is taken up again reads what they found the first time.
-        """
-        start, accepted = time.monotonic(), self.options.accept
-        if (kept := kept_checks(self.run_folder, self.prepared, accepted)) is not None:
-            stop_on_block(kept.findings)
-            return together(found, kept)
-        embed = context.vectors if has_vectors(self.bench.pool) else None
-        more = examined(
-            self.prepared,
-            accepted,
-            ("vectors", "chat"),
-            embed=embed,
-            context=context,
-            reporter=self.reporter,
-        )
-        tell(more.findings, self.reporter)
-        checked = together(found, more)
-        seconds = time.monotonic() - start
-        write_report(report_of(self.prepared, checked, accepted, seconds, versions()), self.run_folder)
-        stop_on_block(more.findings)
-        return checked
+        self.clock = Clock(run, options.budget_s, begun)
+        self.had: dict[str, RungResult] = {}
 
     def run(self, steps: Sequence[Step]) -> Climb:
         """Every step in order, then the decisions."""
         try:
+            self.had = self.kept_results(steps)
             results: list[RungResult] = []
             for place, step in enumerate(steps, start=1):
-                later = [one.rung.name for one in steps[place:] if not self.out(one)]
+                later = [one for one in steps[place:] if not self.out(one)]
                 results.append(self.step(step, results, later))
             if not self.systems:
                 reasons = "; ".join(f"{r.rung}: {r.failed or r.skipped}" for r in results)
                 raise RungError(f"no rung could be built: {reasons}")
             dev_decision = self.decide(results, "dev")
             curves = self.curves(steps, results)
+            self.clock.ended()
             results = self.open_test(results, dev_decision)
             answered = Answered(dev=self.rows("dev"), test=self.rows("test"), store=self.bench.store)
             results = calibrate(results, self.systems, answered)
@@ -190,7 +162,7 @@ class _Climbing:
             return replace(done, curves=curves, constant=constant)
         finally:
             with suppress(RunError):
-                self.stop_clock()
+                self.clock.write()
 
     def curves(self, steps: Sequence[Step], results: Sequence[RungResult]) -> tuple[LearningCurve, ...]:
         """The learning curves, where they are asked for, in the time that the steps left."""
@@ -199,52 +171,77 @@ class _Climbing:
 
         def context_of(step: Step) -> Context:
             context = self.context(step, self.run_folder / CURVE_FOLDER, results, ())
-            return replace(context, rival=None, deadline=self.start + self.options.budget_s)
+            return replace(context, rival=None, deadline=time.monotonic() + self.clock.left_s)
 
-        return curves(steps, results, context_of, Clock(building=self.building, write=self.stop_clock))
+        return curves(steps, results, context_of, self.clock)
 
-    def stop_clock(self) -> None:
-        """Write down the seconds spent so far: a climb that is taken up again has that much less."""
-        spent = {"seconds": time.monotonic() - self.start, "building": self.building}
-        write_json(self.run_folder / CLOCK_FILE, spent)
+    def kept_results(self, steps: Sequence[Step]) -> dict[str, RungResult]:
+        """What the run folder has of these steps from before, by their names."""
+        paths = {step.name: self.run_folder / RUNGS_FOLDER / step.name / RESULT_FILE for step in steps}
+        return {name: load(path, RungResult) for name, path in paths.items() if path.exists()}
 
-    def step(self, step: Step, before: Sequence[RungResult], later: Sequence[str]) -> RungResult:
+    def is_kept(self, step: Step) -> bool:
+        """Whether a step has its result already: it needs no time, if no more may be paid than before."""
+        had = self.had.get(step.name)
+        return had is not None and not at_lower_cap(had, self.bench.pool.till)
+
+    def step(self, step: Step, before: Sequence[RungResult], later: Sequence[Step]) -> RungResult:
         """Build a rung and score it on dev, or take its result from the run folder; `later` ones follow."""
-        folder = self.run_folder / RUNGS_FOLDER / step.name
-        kept = folder / RESULT_FILE
-        found = load(kept, RungResult) if kept.exists() else None
-        if found is not None and not at_lower_cap(found, self.bench.pool.till):
-            result = found
-            if result.folder is not None:
-                self.systems[step.name] = kept_system(self.run_folder / result.folder, folder)
+        folder, had = self.run_folder / RUNGS_FOLDER / step.name, self.had.get(step.name)
+        if had is not None and self.is_kept(step):
+            result = had
         else:
-            result = self.tried(step, self.context(step, folder, before, later), before, later)
+            context, rest = self.context(step, folder, before, later), self.to_build(later)
+            if had is None:
+                result = self.tried(step, context, before, rest)
+            else:
+                result = self.further(had, step, context, before, rest)
             if result.dev is not None:
-                write_text(kept, TypeAdapter(RungResult).dump_json(result).decode("utf-8"))
-            self.stop_clock()
+                write_text(folder / RESULT_FILE, TypeAdapter(RungResult).dump_json(result).decode("utf-8"))
+            self.clock.write()
+        if result is had and result.folder is not None:
+            self.systems[step.name] = kept_system(self.run_folder / result.folder, folder)
         if result.dev is not None or result.skipped is not None:
             shutil.rmtree(folder / WORK_FOLDER, ignore_errors=True)
         return result
+
+    def to_build(self, later: Sequence[Step]) -> list[str]:
+        """The rungs of the later steps that have no result yet."""
+        return [one.rung.name for one in later if not self.is_kept(one)]
+
+    def further(
+        self,
+        had: RungResult,
+        step: Step,
+        context: Context,
+        before: Sequence[RungResult],
+        later: Sequence[str],
+    ) -> RungResult:
+        """A rung that was built up to a lower cap, built on; it stays as it was where that brings nothing."""
+        why: str | None = "no time of the budget is left to go on with it; raise --budget"
+        if context.seconds_left > 0:
+            result = self.tried(step, context, before, later)
+            there = self.run_folder / str(had.folder)
+            if result.dev is not None or kept_system(there, context.folder).digest != had.system:
+                return result
+            why = result.failed or result.skipped
+        self.reporter.say(f"{step.name} stays as it was: {why}")
+        return had
 
     def tried(
         self, step: Step, context: Context, before: Sequence[RungResult], later: Sequence[str]
     ) -> RungResult:
         """Build a rung and score it on dev. What breaks in it fails it alone; a full disk ends the climb."""
         rung, name = step.rung, step.name
-        start = time.monotonic() - self.building.get(name, 0.0)
-
-        def beat() -> None:
-            self.building[name] = time.monotonic() - start
-            with suppress(RunError):
-                self.stop_clock()
-
+        start = time.monotonic() - self.clock.building.get(name, 0.0)
+        (context.folder / FAILED_FILE).unlink(missing_ok=True)
         try:
             if reason := rung.skip(context) or no_start(rung, context):
                 return RungResult(rung=name, order=step.order, model=step.model, skipped=reason)
             if isinstance(rung, Priced):
                 cheaper = ordering.before(before, rung.usd_per_1000(context), context.task)
                 context = replace(context, rival=self.rival(cheaper))
-            with Watch(beat) as watch, context.paying():
+            with Watch(partial(self.clock.beat, name, start)) as watch, context.paying():
                 told, reason = self.foretold(rung, context, later, start)
                 if reason is not None:
                     self.reporter.say(f"{name} skipped: {reason}")
@@ -255,9 +252,8 @@ class _Climbing:
                 build_s = context.settled_s("seconds to build", start)
                 result = self.result(step, context, made, before)
                 asked_s = context.settled_s("seconds to score", start)
-                left = self.start + self.options.budget_s - time.monotonic()
-                by = guarding(rung.name, later, left, self.options, self.prepared.task)
-                result = guarded(result, self.systems[name], context, by)
+                by = guarding(rung.name, later, self.clock.left_s, self.options, self.prepared.task)
+                result = guarded(result, self.systems[name], context, by, before)
             return replace(
                 result,
                 build_s=build_s,
@@ -269,20 +265,20 @@ class _Climbing:
             raise
         except RungError as error:
             self.systems.pop(name, None)
+            write_json(context.folder / FAILED_FILE, {"failed": str(error)})
             self.reporter.say(f"{name} failed: {error}")
             failed = RungResult(rung=name, order=step.order, model=step.model, failed=str(error))
             return replace(failed, build_s=time.monotonic() - start)
 
     def context(
-        self, step: Step, folder: Path, before: Sequence[RungResult], later: Sequence[str]
+        self, step: Step, folder: Path, before: Sequence[RungResult], later: Sequence[Step]
     ) -> Context:
         """What the rung may use, with its share of the time that was left when it began."""
         rung, model = step.rung, step.base.model
-        now, spent = time.monotonic(), self.building.get(step.name, 0.0)
-        left = self.start + self.options.budget_s - (now - spent)
+        now, spent = time.monotonic(), self.clock.building.get(step.name, 0.0)
         splits = self.prepared.splits
-        beside = to_come([rung.name, *later]) if self.options.curve else 0.0
-        share = budget.share_s(rung.name, later, left, beside)
+        beside = to_come([rung.name, *(one.rung.name for one in later)]) if self.options.curve else 0.0
+        share = budget.share_s(rung.name, self.to_build(later), self.clock.left_s + spent, beside)
         return Context(
             task=task_of(self.prepared.task, step),
             train=splits.train,
@@ -327,8 +323,8 @@ class _Climbing:
         def told() -> Json:
             outlook = rung.outlook(context) if isinstance(rung, Foreseen) else None
             now = time.monotonic()
-            left = self.start + self.options.budget_s - now
-            reason = budget.too_slow(outlook, share_s=context.seconds_left, left_s=left, last=not later)
+            share_s, left_s = context.seconds_left, self.clock.left_s
+            reason = budget.too_slow(outlook, share_s=share_s, left_s=left_s, last=not later)
             said = budget.forecast(outlook, most_s=context.seconds_left, after_s=now - start)
             return [asdict(said), reason]
 
@@ -358,7 +354,7 @@ class _Climbing:
             cut_short=built.cut_short,
             dev=dev,
             usd_per_1000=answers_usd(dev, built.price, self.prepared.task),
-            over_limits=self.over_limits(dev),
+            over_limits=over_limits(dev, self.prepared.task.limits),
             stopped=stopped,
             trials=built.trials,
             parity=built.parity,
@@ -392,15 +388,6 @@ class _Climbing:
             return evaluate.timed(found, system, rows, self.bench) if whole else found
         finally:
             self.reporter.end(bar)
-
-    def over_limits(self, dev: Measurement) -> tuple[str, ...]:
-        """Which of the task's limits the System breaks, in words."""
-        limits, found = self.prepared.task.limits, []
-        if limits.p95_ms is not None and 1000 * dev.p95_s > limits.p95_ms:
-            found.append(f"p95 {1000 * dev.p95_s:.0f} ms is over {limits.p95_ms:g} ms")
-        if limits.memory_mb is not None and dev.memory_mb > limits.memory_mb:
-            found.append(f"memory {dev.memory_mb:.0f} MB is over {limits.memory_mb:g} MB")
-        return tuple(found)
 
     def decide(self, results: list[RungResult], split: SplitName, margin: float | None = None) -> Decision:
         """The decision on the rows of one split, over the rungs that were measured there."""
@@ -475,7 +462,7 @@ class _Climbing:
             dev_decision=on_dev,
             decision=decision,
             winner=WINNER_FOLDER if decision.chosen is not None else None,
-            seconds=time.monotonic() - self.start,
+            seconds=self.clock.seconds,
             machine=describe_machine(),
             usd_per_hour=task.machine_usd_per_hour,
             answers_per_month=task.answers_per_month,
@@ -483,7 +470,7 @@ class _Climbing:
             versions=versions(),
             digests=(
                 ("data", prepared.splits.digest),
-                ("run", digest_of(config_of(prepared, [b.model for b in self.models], self.options))),
+                ("run", digest_of(read_json(self.run_folder / RUN_FILE))),
             ),
             disagreements=tuple(disagreements(results, prepared.splits.dev)),
             test_peak_mb=self.test_peak_mb,

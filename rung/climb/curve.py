@@ -9,12 +9,13 @@ import shutil
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 
 from pydantic import TypeAdapter
 
 from rung.climb.budget import weight
+from rung.climb.clock import Clock
 from rung.climb.machine import Watch
 from rung.climb.names import rung_of
 from rung.climb.steps import Step
@@ -39,14 +40,6 @@ MIN_GAIN = 0.02
 LIKE_PASSES = 0.8
 """Of the passes that a tune made through all rows, half of them must have had so many: else it's the time
 that is compared, and not the rows."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Clock:
-    """The seconds that each step of the climb took so far, and how they are written down."""
-
-    building: dict[str, float]
-    write: Callable[[], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,12 +197,7 @@ def _point(step: Step, context: Context, clock: Clock, share: float, after: floa
         deadline=start + left * own / (own + after),
         too_long=context.too_long & {row.id for row in (*context.train, *context.dev)},
     )
-
-    def beat() -> None:
-        clock.building[name] = time.monotonic() - start
-        with suppress(RunError):
-            clock.write()
-
+    beat = partial(clock.beat, name, start)
     if left <= 0:
         return "no time of the budget is left; climb again with more, --budget"
     context.reporter.say(f"{name}: {len(context.train):,} rows, at most {duration_text(part.seconds_left)}")

@@ -9,15 +9,20 @@ from urllib.parse import urlsplit
 from rung.climb.curve import drawn_all
 from rung.climb.hosted import CAP_OPTION, cap_usd, capped, hosted_models
 from rung.climb.options import Options
-from rung.climb.stored import CLIMB_FILE, load_climb
+from rung.climb.stored import CLIMB_FILE, WINNER_FOLDER, load_climb
 from rung.data.checked import checked_digest
+from rung.errors import RunError, SystemFolderError
 from rung.records import Climb, Decision, RungResult
+from rung.rungs.base import Reporter
 from rung.rungs.sft import FOUR_BIT_PACKAGE
 from rung.scoring.notation import score_text
+from rung.system import System, copy
 from rung.task import Task
 
 UNTESTED = "no test score: "
 """What a rung's note begins with where the test was opened for it and its calls broke there."""
+NOT_HAD = ("try again", "can't reach the hub", "RUNG_CACHE")
+"""What a failure says where weights couldn't be brought, or not be kept for want of space."""
 
 
 def is_complete(run: Path, options: Options, task: Task) -> bool:
@@ -37,6 +42,20 @@ def is_complete(run: Path, options: Options, task: Task) -> bool:
     return done and (not options.curve or drawn_all(found))
 
 
+def winner_again(run: Path, found: Climb, reporter: Reporter) -> None:
+    """Put the winner of a finished climb in its place again, where it was moved away or removed."""
+    place = run / WINNER_FOLDER
+    chosen = next((r for r in found.results if r.rung == found.decision.chosen), None)
+    if found.winner is None or place.exists() or chosen is None or chosen.folder is None:
+        return
+    try:
+        copy(System.load(run / chosen.folder), place)
+    except (RunError, SystemFolderError) as error:
+        reporter.say(f"{place} is gone and can't be had again: {error}")
+    else:
+        reporter.say(f"{place} was gone: it is {chosen.rung} again, from {run / chosen.folder}")
+
+
 def tried_again(run: Path, task: Task) -> str:
     """What a finished climb is gone on with for: the rungs that what isn't theirs kept from being scored."""
     names = _to_try(load_climb(run), task) if (run / CLIMB_FILE).exists() else []
@@ -44,9 +63,9 @@ def tried_again(run: Path, task: Task) -> str:
 
 
 def _to_try(found: Climb, task: Task) -> list[str]:
-    """The rungs that a server refused, that a key or package was missing for, or that have no test score.
+    """The rungs that a server refused, that lacked a key, a package or weights, or that have no test score.
 
-    What was missing has to be there now. Other failures would be the same again; for one at the cap, and for
+    A key or package has to be there now. Other failures would be the same again; for one at the cap, and for
     one without time, the options say how to go on.
     """
     models = hosted_models(task)
@@ -59,6 +78,7 @@ def _to_try(found: Climb, task: Task) -> list[str]:
         for r in found.results
         if any(text in (r.skipped or "") for text in there)
         or (r.failed is not None and CAP_OPTION not in r.failed and any(host in r.failed for host in hosts))
+        or any(text in (r.failed or "") for text in NOT_HAD)
         or ((why := _untested(r)) is not None and CAP_OPTION not in why)
     ]
 

@@ -3,17 +3,22 @@
 import difflib
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from rung import __version__
 from rung.checks.rows import Prepared
 from rung.errors import ModelError, TaskError
+from rung.models.hosted import hosted
 from rung.models.resolve import Model, resolve
+from rung.registry import resolve_system
 from rung.rungs import LADDER
 from rung.rungs.base import Reporter, Rung
+from rung.rungs.teacher import is_model
 from rung.runs import digest_of, file_digest
+from rung.system import System
 from rung.task import Tuning
 
 
@@ -47,13 +52,18 @@ def chosen_rungs(options: Options) -> list[tuple[int, Rung]]:
     return [(i, rung) for i, rung in enumerate(LADDER) if not options.rungs or rung.name in options.rungs]
 
 
-def base_model(name: str, reporter: Reporter) -> Model:
+def brought(name: str, reporter: Reporter) -> Model:
     """The model's files, brought with a progress bar in megabytes where they aren't here yet."""
     bar = reporter.begin(f"fetching {name}, MB", None)
     try:
-        model = resolve(name, progress=lambda done, _: reporter.advance(bar, done // 10**6))
+        return resolve(name, progress=lambda done, _: reporter.advance(bar, done // 10**6))
     finally:
         reporter.end(bar)
+
+
+def base_model(name: str, reporter: Reporter) -> Model:
+    """The files of a model that writes answers, brought where they aren't here yet."""
+    model = brought(name, reporter)
     if model.kind != "generate":
         raise ModelError(
             f"{name!r} makes sentence vectors and can't write answers; name another with --models"
@@ -61,10 +71,36 @@ def base_model(name: str, reporter: Reporter) -> Model:
     return model
 
 
-def config_of(prepared: Prepared, models: Sequence[Model], options: Options) -> dict:
+def digests_beside(prepared: Prepared, options: Options, reporter: Reporter) -> dict[str, str]:
+    """What teaches and what judges, by digest, where that is a System or a model of this machine.
+
+    A tag can be pointed elsewhere and a file be replaced under the name that the task has. A model that isn't
+    here yet is brought. Raises RungError where one can't be had.
+    """
+    task, found = prepared.task, {}
+    # Without inputs for a teacher, `distill` is skipped: then none is brought for it.
+    asked = bool(prepared.unlabelled) or task.metric in ("rouge_l", "judge")
+    rungs = [rung.name for _, rung in chosen_rungs(options)]
+    if task.teacher is not None and hosted(task.teacher) is None and asked and "distill" in rungs:
+        if is_model(task.teacher):
+            found["teacher"] = brought(task.teacher, reporter).digest
+        else:
+            found["teacher"] = System.load(resolve_system(task.teacher)).digest
+    if task.judge is not None and task.metric == "judge" and hosted(task.judge.model) is None:
+        found["judge"] = brought(task.judge.model, reporter).digest
+    return found
+
+
+def config_of(
+    prepared: Prepared,
+    models: Sequence[Model],
+    options: Options,
+    beside: Mapping[str, str] = MappingProxyType({}),
+) -> dict:
     """What decides the outcome of a climb; a run folder is taken up again only under the same.
 
-    What may be paid isn't part of it: a climb that ended at the cap goes on under a higher one.
+    `beside` are the digests of a teacher and a judge on this machine. What may be paid isn't part of it: a
+    climb that ended at the cap goes on under a higher one.
     """
     digests = [model.digest for model in models]
     usual = {"tuning": True} if prepared.task.tuning == Tuning() else {}
@@ -76,6 +112,10 @@ def config_of(prepared: Prepared, models: Sequence[Model], options: Options) -> 
     if (judge := prepared.task.judge) is not None:
         # What people said of it isn't part of that: a finished climb is decided anew by it.
         sometimes["judge"] = {"model": judge.model, "rubric": judge.rubric}
+        if "judge" in beside:
+            sometimes["judge"]["digest"] = beside["judge"]
+    if "teacher" in beside:
+        sometimes["teacher"] = beside["teacher"]
     if (schema := prepared.task.output.json_schema) is not None:
         # Prompts and answers keep to the order of its keys, which a digest of the schema itself passes over.
         sometimes["schema_order"] = digest_of(json.dumps(schema))

@@ -17,18 +17,20 @@ from rung.climb.stored import (
     CLOCK_FILE,
     CURVE_FOLDER,
     EARLIER_FOLDER,
+    FAILED_FILE,
     RESULT_FILE,
     RUNGS_FOLDER,
     WINNER_FOLDER,
 )
 from rung.errors import SystemFolderError
 from rung.rungs.base import JOURNAL_FILE, WORK_FOLDER, Reporter
-from rung.runs import RUN_FILE, digest_of, write_json, writing
+from rung.runs import RUN_FILE, digest_of, read_json, write_json, writing
 from rung.scoring.notation import duration_text
 from rung.system import System, copy
 
 BUDGET = "budget_s"
 """The one setting under which a run folder may be taken up again when it's another."""
+BUDGET_OPTION = "--budget"
 REPORT_FILE = "report.html"
 
 
@@ -92,9 +94,16 @@ def _put_aside(run: Path, kept: Path) -> None:
 def _ask_again(run: Path) -> None:
     """Forget what the clock settled for rungs that were left out, or failed for want of time.
 
-    One in which a model is being trained keeps its course: hours may lie in that. Answers lie elsewhere.
+    One in which a model is being trained keeps its course: hours may lie in that. Not so where that course
+    ended for want of time, which it would again. Answers lie elsewhere.
     """
     for folder in sorted((run / RUNGS_FOLDER).glob("*")):
         begun = any((folder / WORK_FOLDER).rglob(JOURNAL_FILE))
-        if not (folder / RESULT_FILE).exists() and not begun:
+        if not (folder / RESULT_FILE).exists() and (not begun or _wants_time(folder)):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _wants_time(folder: Path) -> bool:
+    """Whether a rung failed there, and asked for more time."""
+    path = folder / FAILED_FILE
+    return path.exists() and BUDGET_OPTION in str(read_json(path).get("failed"))

@@ -3,11 +3,13 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from rung.climb.names import candidate_name
-from rung.climb.options import base_model
-from rung.errors import TaskError
+from rung.climb.options import base_model, brought
+from rung.errors import ModelError, TaskError
 from rung.models.catalog import entry_named
+from rung.models.embed import Embedder
 from rung.models.hosted import hosted
 from rung.models.offered import offered_named
 from rung.models.resolve import Model, first_seen, limited
@@ -42,6 +44,15 @@ class Step:
         return None if isinstance(self.rung, ModelFree) else self.base.label
 
 
+@runtime_checkable
+class Embedding(Protocol):
+    """A rung that works with sentence vectors on some tasks, and can't be built there without their model."""
+
+    def embeds(self, task: Task) -> bool:
+        """Whether this is such a task."""
+        ...
+
+
 def bases(task: Task, reporter: Reporter) -> tuple[Base, ...]:
     """The models of a climb, the smallest first, brought where they aren't here yet.
 
@@ -73,6 +84,24 @@ def bases(task: Task, reporter: Reporter) -> tuple[Base, ...]:
         if len(made) > 1 or offered_named(one.given) is not None:
             reporter.say(licence_line(one))
     return tuple(made)
+
+
+def bring_embedder(rungs: Sequence[Rung], task: Task, reporter: Reporter) -> None:
+    """Bring the model of the sentence vectors, where a rung or the metric works with them on this task.
+
+    Raises ModelError where it can't be had: the verdict would be one without the rungs that need it.
+    """
+    names = [rung.name for rung in rungs if isinstance(rung, Embedding) and rung.embeds(task)]
+    by_metric = task.metric == "style"
+    if not names and not by_metric:
+        return
+    try:
+        brought(Embedder().name, reporter)
+    except ModelError as error:
+        others = ",".join(rung.name for rung in rungs if rung.name not in names)
+        who = "the metric style" if by_metric else ", ".join(names)
+        way = f"; to climb without: --rungs {others}" if others and not by_metric else ""
+        raise ModelError(f"{error}. It makes the sentence vectors of {who}{way}") from None
 
 
 def licence_line(base: Base) -> str:

@@ -10,7 +10,8 @@ from rung.records import Climb
 from rung.runs import RUN_FILE
 from rung.system import System
 
-CLIMB_FILE, RESULT_FILE, CLOCK_FILE = "climb.json", "result.json", "clock.json"
+CLIMB_FILE, CLOCK_FILE = "climb.json", "clock.json"
+RESULT_FILE, FAILED_FILE = "result.json", "failed.json"
 RUNGS_FOLDER, WINNER_FOLDER, CURVE_FOLDER = "rungs", "winner", "curve"
 EARLIER_FOLDER = "earlier"
 """A finished climb that was climbed again lies in a folder there, as a run of its own without its answers."""

@@ -14,6 +14,7 @@ from rung.rungs.rehearsal import outlook
 from rung.rungs.variants import choose
 from rung.spec import ShotSpec
 from rung.system import SHOTS_FILE, VECTORS_FILE, Sources, save
+from rung.task import Task
 from rung.wording import Shot, messages, question
 
 NEIGHBOURS = (4, 8, 16)
@@ -36,6 +37,10 @@ class FewShot:
     """k examples: one set for all, or k nearest by sentence vectors (kNN)."""
 
     name = "few_shot"
+
+    def embeds(self, task: Task) -> bool:
+        """The nearest neighbours of a question are found by them, whatever the task."""
+        return True
 
     def skip(self, context: Context) -> str | None:
         """At least one example has to fit beside the question."""

@@ -14,6 +14,7 @@ from rung.rungs.base import Built, Context, Outlook, Variant, slug
 from rung.rungs.variants import choose
 from rung.spec import Spec
 from rung.system import save
+from rung.task import Task
 from rung.wording import embedded_text
 
 REGULARISATION = {"tfidf": (0.3, 1.0), "minilm": (1.0, 10.0), "both": (0.3, 1.0)}
@@ -36,6 +37,10 @@ class Head:
 
     name = "head"
     model_free: Literal[True] = True
+
+    def embeds(self, task: Task) -> bool:
+        """Two of its three kinds of features hold sentence vectors."""
+        return task.output.kind == "label"
 
     def skip(self, context: Context) -> str | None:
         """A head can only choose among labels that it has seen."""

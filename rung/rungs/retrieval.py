@@ -23,6 +23,7 @@ from rung.scoring.notation import duration_text
 from rung.search import PassageIndex, SearchKind, index_files, index_names, terms_of
 from rung.spec import RetrievalSpec, Spec
 from rung.system import Sources, System, save
+from rung.task import Task
 from rung.wording import messages, passage_text
 
 LOOK_THERE = "Parts of documents come first; take the answer from them where they have it."
@@ -38,6 +39,10 @@ class Retrieval:
     """The k passages that a search ranks highest: by words (BM25), by sentence vectors, or by both."""
 
     name = "retrieval"
+
+    def embeds(self, task: Task) -> bool:
+        """Passages are looked up by them, too."""
+        return task.data.documents is not None
 
     def skip(self, context: Context) -> str | None:
         """There have to be documents, and room for a passage beside the question."""

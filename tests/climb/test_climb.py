@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -92,6 +93,22 @@ def test_the_same_climb_again_is_read_from_disk(task, options, monkeypatch):
     assert second == first and second.openings == 1
     assert "is complete: nothing was run again" in log.text
     assert (run / "climb.json").stat().st_mtime_ns == written
+
+
+def test_a_finished_climb_gets_a_winner_that_is_gone_again(task, options, monkeypatch):
+    names = with_ladder(monkeypatch, Always("one"))
+    first, run = climb(task, replace(options, rungs=names), Log())
+    shutil.rmtree(run / "winner")
+    log = Log()
+    second, _ = climb(task, replace(options, rungs=names), log)
+    assert second == first and System.load(run / "winner").digest == first.results[0].system
+    assert "nothing was run again" in log.text and "was gone: it is one again" in log.text
+    shutil.rmtree(run / "winner")
+    shutil.rmtree(run / "rungs")
+    log = Log()
+    third, _ = climb(task, replace(options, rungs=names), log)
+    assert third == first and not (run / "winner").exists()
+    assert "is gone and can't be had again" in log.text
 
 
 def test_a_climb_without_its_last_file_is_put_together_from_the_answers_on_disk(task, options, monkeypatch):
@@ -230,7 +247,8 @@ def test_a_rung_that_is_taken_up_again_has_only_the_rest_of_its_share(task, opti
     names = with_ladder(monkeypatch, Head("head"), Always("one"))
     chosen = replace(options, rungs=names, budget_s=100.0)
     _, run = climb(task, chosen, Log())
-    (run / "rungs" / "head" / "result.json").unlink()
+    for name in names:
+        (run / "rungs" / name / "result.json").unlink()
     (run / "climb.json").unlink()
     (run / "clock.json").write_text(json.dumps({"seconds": 20.0, "building": {"head": 20.0}}))
     climb(task, chosen, Log())

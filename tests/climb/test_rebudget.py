@@ -10,9 +10,9 @@ from rung.checks.rows import prepare
 from rung.climb.climb import Options, climb, load_climb
 from rung.climb.options import config_of
 from rung.climb.rebudget import name_of
-from rung.errors import RunError, TrainingError
+from rung.errors import RunError, RungError, TrainingError
 from rung.rungs.base import JOURNAL_FILE
-from rung.runs import append_jsonl, open_run
+from rung.runs import append_jsonl, open_run, read_jsonl
 from rung.system import System
 from tests.climb.test_climb import Always, no_engine, with_ladder
 from tests.climb.test_stopping import Counts, Told
@@ -108,29 +108,60 @@ def test_an_unfinished_climb_goes_on_with_the_time_that_it_has_now(task, options
 
 @dataclass
 class Late(Counts):
-    """A rung that needs more time than it has at first, and says so once it's built."""
+    """A rung that needs more time than it has at first, and finds that out as its `end` says.
 
+    `begun` are the beginnings that its training knew of, each time that it was built.
+    """
+
+    end: BaseException = field(default_factory=lambda: TrainingError("too little time; raise --budget"))
     trains: bool = False
+    begun: list[int] = field(default_factory=list)
 
     def build(self, context):
+        journal = context.work / "training" / JOURNAL_FILE
         if self.trains:
-            append_jsonl(context.work / "training" / JOURNAL_FILE, [{"kind": "start"}])
+            append_jsonl(journal, [{"kind": "start"}])
+        self.begun.append(len(read_jsonl(journal)))
         if not context.in_time("train", 1000.0):
-            raise TrainingError("there is too little time")
+            raise self.end
         return super().build(context)
 
 
 @pytest.mark.parametrize("trains", [False, True])
-def test_what_failed_for_want_of_time_is_begun_anew_but_a_model_in_training_is_kept(
-    task, options, monkeypatch, trains
-):
-    names = with_ladder(monkeypatch, Counts("good"), Late("late", trains=trains))
+def test_what_failed_for_want_of_time_is_begun_anew(task, options, monkeypatch, trains):
+    names = with_ladder(monkeypatch, Counts("good"), late := Late("late", trains=trains))
     options = replace(options, rungs=names)
     first, run = climb(task, options, Log())
-    assert first.results[1].failed == "there is too little time"
+    assert first.results[1].failed == "too little time; raise --budget"
     (run / "climb.json").unlink()
     second, _ = climb(task, replace(options, budget_s=60_000), Log())
-    assert (second.results[1].dev is None) == trains, "its course was settled when the training began"
+    assert second.results[1].dev is not None and late.begun == [trains, trains]
+    assert not (run / "rungs" / "late" / "failed.json").exists()
+
+
+def test_a_tune_that_fails_for_want_of_time_is_begun_anew_though_no_rung_was_built(
+    task, options, monkeypatch
+):
+    names = with_ladder(monkeypatch, Late("late", trains=True))
+    with pytest.raises(RungError, match="no rung could be built: late: too little time"):
+        climb(task, replace(options, rungs=names), Log())
+    second, _ = climb(task, replace(options, rungs=names, budget_s=60_000), Log())
+    assert second.results[0].dev is not None
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt(), TrainingError("the engines disagree")])
+def test_a_model_in_training_is_kept_where_it_was_not_time_that_ended_it(task, options, monkeypatch, end):
+    names = with_ladder(monkeypatch, Counts("good"), late := Late("late", end=end, trains=True))
+    options = replace(options, rungs=names)
+    if isinstance(end, KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt):
+            climb(task, options, Log())
+    else:
+        climb(task, options, Log())
+        (options.out / "climb.json").unlink()
+    late.end = TrainingError("its course was settled when the training began")
+    second, _ = climb(task, replace(options, budget_s=60_000), Log())
+    assert second.results[1].failed == str(late.end) and late.begun == [1, 2]
 
 
 def test_one_that_was_killed_while_it_was_put_aside_loses_nothing(task, options, monkeypatch):

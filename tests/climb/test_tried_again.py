@@ -1,10 +1,12 @@
 """A finished climb goes on with a rung that something outside it kept from being scored."""
 
+import json
 from dataclasses import replace
 
 import pytest
 
 from rung.climb.climb import climb
+from rung.errors import EngineError
 from tests.climb.test_climb import Always, with_ladder
 from tests.climb.test_hosted import of, options, write_task
 from tests.fixtures_climb import Log, label_rows
@@ -50,14 +52,22 @@ def test_the_best_on_dev_that_the_cap_keeps_from_the_test_is_not_passed_over(tin
 
 
 class Noted(Always):
-    """A rung that was built to the cap of what may be paid."""
+    """A rung that was built to the cap of what may be paid; it may break."""
 
     built = 0
+    broken = False
 
     def build(self, context):
+        if Noted.broken:
+            raise EngineError("it died")
         Noted.built += 1
         cap = f"one more could pass the cap of ${context.pool.till.cap_usd:g}; raise --api-usd"
         return replace(super().build(context), notes=(f"the search ended early: {cap}",))
+
+
+@pytest.fixture(autouse=True)
+def as_new(monkeypatch):
+    monkeypatch.setattr(Noted, "built", 0)
 
 
 def test_a_rung_that_was_built_to_the_cap_is_built_again_under_a_higher_one(tiny, tmp_path, monkeypatch):
@@ -67,3 +77,27 @@ def test_a_rung_that_was_built_to_the_cap_is_built_again_under_a_higher_one(tiny
         for cap, built in ((1.0, 1), (1.0, 1), (2.0, 2)):
             climb(task, replace(options(tmp_path / "run", api_usd=cap), rungs=names), Log())
             assert Noted.built == built
+
+
+@pytest.mark.parametrize(
+    ("broken", "why"), [(False, "no time of the budget is left to go on with it"), (True, "it died")]
+)
+def test_one_that_nothing_more_comes_of_stays_as_it_was(broken, why, tiny, tmp_path, monkeypatch):
+    names = with_ladder(monkeypatch, Always("one"), Noted("two"))
+    with Hosted(as_asked) as server:
+        task = write_task(tmp_path / "task", tiny, server, label_rows(270))
+        asked = replace(options(tmp_path / "run", api_usd=1.0), rungs=names)
+        first, run = climb(task, asked, Log())
+        if not broken:
+            (run / "clock.json").write_text(json.dumps({"seconds": 10_000.0, "building": {}}))
+        monkeypatch.setattr(Noted, "broken", broken)
+        log = Log()
+        second, _ = climb(task, replace(asked, api_usd=2.0), log)
+        assert f"two stays as it was: {why}" in log.text and Noted.built == 1
+        before, after = of(first, "two"), of(second, "two")
+        assert before.dev is not None and after.dev == before.dev
+        assert (after.system, after.notes) == (before.system, before.notes)
+        assert second.decision == first.decision
+        log = Log()
+        climb(task, replace(asked, api_usd=2.0), log)
+        assert "is complete" in log.text

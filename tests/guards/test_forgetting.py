@@ -255,3 +255,38 @@ def test_an_engine_that_breaks_in_a_guard_fails_no_rung(context, monkeypatch):
     found = guards(context, system, dev, forget=True)
     assert isinstance(found.forgetting, Forgetting) and found.forgetting.verdict == "unknown"
     assert "it died" in found.forgetting.left_out[0] and found.warnings == ()
+
+
+def test_a_rung_that_kept_the_tune_below_it_has_what_was_found_of_that_one(context, monkeypatch, few):
+    start = tuned(context, 1.0)
+    beside = replace(context, built={"sft": start})
+    dev = measure(start, context.dev, context.bench, split="dev")
+    by = Guarding(deadline=time.monotonic() + 300, forget=True, limit="block")
+    below = guarded(result_of(dev), start, context, by)
+
+    def looked_again(*_, **__):
+        raise AssertionError("it was looked at before")
+
+    upon = replace(result_of(dev), rung="reinforce", upon="sft")
+    kept = save(context.folder / "kept", renamed(start), {n: start.folder / n for n in start.spec.files})
+    other = tuned(context, 0.5, "other")
+    with monkeypatch.context() as patch:
+        patch.setattr("rung.climb.guarding.guards", looked_again)
+        found = guarded(upon, kept, beside, by, [below])
+        assert found.guards == below.guards and found.over_limits == below.over_limits != ()
+        for system, given, results in [
+            (other, beside, [below]),
+            (kept, context, [below]),
+            (kept, beside, []),
+            (kept, beside, [replace(below, guards=replace(below.guards, forgetting=unknown()))]),
+        ]:
+            with pytest.raises(AssertionError, match="looked at before"):
+                guarded(upon, system, given, by, results)
+
+
+def renamed(system):
+    return system.spec.model_copy(update={"rung": "reinforce", "files": {}})
+
+
+def unknown():
+    return Forgetting(verdict="unknown", reasons=(), left_out=("reading prose: no time",), seconds=1.0)

@@ -1,0 +1,90 @@
+"""What tells one run from another: a teacher and a judge by what they are, and not by their names alone."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from rung.checks.rows import prepare
+from rung.climb.climb import climb
+from rung.climb.options import Options, config_of, digests_beside
+from rung.climb.rebudget import name_of
+from rung.errors import RunError
+from rung.registry import Tag, point
+from rung.spec import Spec
+from rung.system import save
+from tests.climb.test_climb import Always, with_ladder
+from tests.fixtures_climb import Log, constant_head, label_rows, make_tiny_gguf, text_rows, write_rows
+from tests.fixtures_hosted import unlabelled
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("RUNG_HOME", str(tmp_path / "home"))
+
+
+def written(folder, **keys):
+    """A task with inputs for a teacher."""
+    write_rows(folder / "free.jsonl", [{"input": row.input} for row in unlabelled()])
+    task = {"name": "topics", "data": {"train": "rows.jsonl", "unlabelled": "free.jsonl"}, **keys}
+    (folder / "task.yaml").write_text(json.dumps(task), encoding="utf-8")
+    return folder
+
+
+def settings(source, *rungs):
+    options = Options(rungs=rungs)
+    prepared = prepare(source, options)
+    return config_of(prepared, [], options, digests_beside(prepared, options, Log()))
+
+
+def tag(folder, label):
+    """Point `desk:latest` at a System that gives every row the label."""
+    labels = ("billing", "delivery", "login")
+    spec = Spec(rung="head", task="t", kind="label", labels=labels, engine="head", features="tfidf")
+    system = save(folder, spec, constant_head(label, labels))
+    point(system, Tag(name="desk"), source=label, origin="made here")
+
+
+def differing(first, second):
+    return {key for key in first.keys() | second.keys() if first.get(key) != second.get(key)}
+
+
+def test_a_teacher_whose_tag_points_elsewhere_is_that_of_another_run(tiny, tmp_path, monkeypatch):
+    write_rows(tmp_path / "task" / "rows.jsonl", label_rows(270))
+    task = written(tmp_path / "task", teacher="desk:latest", models=[str(tiny)])
+    names = with_ladder(monkeypatch, Always("distill"))
+    options = Options(out=tmp_path / "run", budget_s=600, rungs=names)
+    tag(tmp_path / "first", "billing")
+    before = settings(task)
+    first, _ = climb(task, options, Log())
+    assert climb(task, options, Log())[0] == first
+    tag(tmp_path / "second", "login")
+    after = settings(task)
+    assert differing(before, after) == {"teacher"} and name_of(before) != name_of(after)
+    with pytest.raises(RunError, match='belongs to another climb: teacher is "'):
+        climb(task, options, Log())
+    tag(tmp_path / "first", "billing")
+    assert climb(task, options, Log())[0] == first
+
+
+def test_a_teacher_or_judge_whose_file_is_another_is_that_of_another_run(tiny, tmp_path):
+    write_rows(tmp_path / "rows.jsonl", text_rows(120))
+    shutil.copy(tiny, model := tmp_path / "other.gguf")
+    judge = {"metric": "judge", "judge": {"model": str(model)}}
+    task = written(tmp_path, teacher=str(model), output={"kind": "text"}, **judge)
+    before, without = settings(task, "prompt", "distill"), settings(task, "prompt")
+    make_tiny_gguf(model, context=256)
+    after = settings(task, "prompt", "distill")
+    assert differing(before, after) == {"teacher", "judge"}
+    assert {key for key in before["judge"] if before["judge"][key] != after["judge"][key]} == {"digest"}
+    assert "teacher" not in without, "where nothing is taught no teacher counts"
+
+
+def test_a_teacher_that_would_have_nothing_to_answer_is_not_brought(tmp_path, monkeypatch):
+    monkeypatch.setenv("RUNG_CACHE", str(tmp_path / "cache"))
+    write_rows(tmp_path / "rows.jsonl", label_rows(120))
+    task = written(tmp_path, teacher="smollm2-135m")
+    options = Options(rungs=("distill",))
+    prepared = replace(prepare(task, options), unlabelled=())
+    assert digests_beside(prepared, options, Log()) == {} and not (tmp_path / "cache").exists()
