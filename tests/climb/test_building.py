@@ -31,7 +31,7 @@ def test_what_a_killed_climb_had_built_is_counted_once_and_not_what_came_after(t
     )
     monkeypatch.setattr("rung.climb.options.LADDER", (Slow(),))
 
-    def ended(result, system, context, by):
+    def ended(*given):
         time.sleep(LOOKED_S)
         raise KeyboardInterrupt
 
