@@ -16,6 +16,7 @@ from rung.models.resolve import Model, resolve
 from rung.registry import resolve_system
 from rung.rungs import LADDER
 from rung.rungs.base import Reporter, Rung
+from rung.rungs.distill import REWORDED
 from rung.rungs.teacher import is_model
 from rung.runs import digest_of, file_digest
 from rung.system import System
@@ -79,7 +80,7 @@ def digests_beside(prepared: Prepared, options: Options, reporter: Reporter) -> 
     """
     task, found = prepared.task, {}
     # Without inputs for a teacher, `distill` is skipped: then none is brought for it.
-    asked = bool(prepared.unlabelled) or task.metric in ("rouge_l", "judge")
+    asked = bool(prepared.unlabelled) or task.metric in REWORDED
     rungs = [rung.name for _, rung in chosen_rungs(options)]
     if task.teacher is not None and hosted(task.teacher) is None and asked and "distill" in rungs:
         if is_model(task.teacher):

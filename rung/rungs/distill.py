@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from typing import Final
 
 from pydantic import TypeAdapter
 
@@ -37,6 +38,8 @@ LEAST_S = 2 * FEWEST_S
 SCORED_ROWS, SCORING_SHARE = 100, 0.1
 """Dev rows by which a teacher is told to be better or worse than its student, and how much of the rung's time
 they may take: fewer of them where its answers are slow."""
+REWORDED: Final = ("rouge_l", "judge")
+"""Metrics under which a teacher may say the outputs of training rows in other words."""
 TAUGHT_FILE = "taught.json"
 AS_IT_WAS = "word for word the row's own"
 """Learned already."""
@@ -251,7 +254,7 @@ def inputs(context: Context) -> tuple[Example, ...]:
     """What the teacher is asked: inputs without outputs, else training rows to be said in other words."""
     if context.unlabelled:
         return context.unlabelled[:MOST_ASKED]
-    return context.train[:MOST_ASKED] if context.bench.metric in ("rouge_l", "judge") else ()
+    return context.train[:MOST_ASKED] if context.bench.metric in REWORDED else ()
 
 
 def shows_answers(context: Context, teacher: System) -> bool:
