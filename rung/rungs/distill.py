@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Final
 
 from pydantic import TypeAdapter
 
@@ -38,7 +37,7 @@ LEAST_S = 2 * FEWEST_S
 SCORED_ROWS, SCORING_SHARE = 100, 0.1
 """Dev rows by which a teacher is told to be better or worse than its student, and how much of the rung's time
 they may take: fewer of them where its answers are slow."""
-REWORDED: Final = ("rouge_l", "judge")
+REWORDED = ("rouge_l", "judge")
 """Metrics under which a teacher may say the outputs of training rows in other words."""
 TAUGHT_FILE = "taught.json"
 AS_IT_WAS = "word for word the row's own"
