@@ -17,7 +17,7 @@ OVERLAP_WORDS = 30
 """Up to so many, in whole sentences, are repeated where a passage ends within a paragraph."""
 MAX_PASSAGES = 100_000
 
-_SENTENCE = re.compile(r"\n[ \t]*\n\s*|(?<=[.!?…])[\"'”’)\]]*\s+|(?<=[。！？])|\n")
+_SENTENCE = re.compile(r"\n[ \t]*\n\s*|(?<=[.!?…])[\"'”’)\]]*\s+|[。！？]+[”’」』）】\])]*\s*|\n")
 _PIECE = re.compile(r"\S{1,32}\s{0,32}|\s{1,32}")
 
 
@@ -81,7 +81,7 @@ def _spans(text: str, start: int, end: int) -> Iterator[Span]:
     fresh = True
     while start < end:
         match = _SENTENCE.search(text, start, end)
-        stop = match.end() if match and match.end() > start else end
+        stop = match.end() if match else end
         count = len(words(text[start:stop]))
         if count <= WORDS and stop - start <= CHARACTERS:
             yield Span(start=start, end=stop, words=count, fresh=fresh)

@@ -86,6 +86,28 @@ def test_long_text_is_cut_between_paragraphs_and_sentences_with_the_last_ones_re
     assert [one.text for one in passages_of([document(halves)])] == [(sentence * 9).strip()] * 2
 
 
+@pytest.mark.parametrize("between", ["\n\n", "\n\n\u3000\u3000", " \n \n"])
+def test_paragraphs_of_a_script_without_blanks_are_cut_between_sentences_and_told_apart(between):
+    text = "这是一个句子。" * 60 + between + "另外一段。" * 60
+    assert [one.text for one in passages_of([document(text)])] == [
+        *["这是一个句子。" * count for count in (26, 26, 18)],
+        *["另外一段。" * count for count in (40, 27)],
+    ]
+
+
+@pytest.mark.parametrize("sentence", ["彼は「行く！」と言った。", "你来吗？！", "“好。”他说。", "（走吧！）"])
+def test_a_sentence_without_a_blank_after_it_ends_with_all_its_marks(sentence):
+    found = [one.text for one in passages_of([document(sentence * 100)])]
+    assert len(found) > 1 and all(one.endswith(("。", "？！", "」", "”", "）")) for one in found)
+    assert all(one.startswith(("彼", "と", "你", "“", "他", "（")) for one in found)
+
+
+def test_lines_of_such_sentences_are_sentences_too():
+    lines = "".join(f"{number}{'字' * 20}，{'词' * 20}。\n" for number in range(40))
+    found = [one.text for one in passages_of([document(lines)])]
+    assert all(one.endswith("词。") and one[0].isdigit() for one in found)
+
+
 def test_a_search_that_compares_all_is_given_no_more_than_it_is_fit_for(monkeypatch):
     monkeypatch.setattr(passages, "MAX_PASSAGES", 2)
     with pytest.raises(DataError, match=r"over 2 passages, at 'b'; leave some out"):
