@@ -16,8 +16,8 @@ import numpy as np
 from rung.content import content_kept
 from rung.errors import RunError
 from rung.judging import Judge, judged_answers
-from rung.records import Answer, Example, Json, Measurement, MetricName, SplitName
-from rung.runs import append_jsonl, read_json, read_jsonl, write_json, write_text
+from rung.records import Answer, Example, Json, Measurement, MetricName, SplitName, Step
+from rung.runs import append_jsonl, digest_of, read_json, read_jsonl, write_json, write_text
 from rung.scoring.measure import Timing, measurement
 from rung.scoring.scorers import SCORERS
 from rung.system import Pool, System
@@ -86,8 +86,8 @@ class Store:
         for batch in read_jsonl(self.folder / f"{self.name(system)}.jsonl"):
             size = len(batch["answers"])
             for row, fields in batch["answers"].items():
-                for key in ("options", "steps"):
-                    fields[key] = tuple((name, value) for name, value in fields.get(key, ()))
+                fields["options"] = tuple((name, share) for name, share in fields.get("options", ()))
+                fields["steps"] = tuple(Step(*step) for step in fields.get("steps", ()))
                 fields["passages"] = tuple(fields.get("passages", ()))
                 found[row] = Kept(answer=Answer(**fields), share_s=batch["wall_s"] / size, batch=size)
         return found
@@ -119,9 +119,9 @@ class Store:
             ) from None
         return found
 
-    def timing_path(self, system: str) -> Path:
-        """Where the times of single requests are kept."""
-        return self.folder / f"{self.name(system)}.timing.json"
+    def timing_path(self, system: str, rows: Sequence[Example]) -> Path:
+        """Where the times of single requests for these rows are kept."""
+        return self.folder / f"{self.name(system)}.{digest_of([e.id for e in rows])[:12]}.timing.json"
 
     def race_path(self, system: str) -> Path:
         """Where it's kept which engine answers a System's requests faster, under the System's own name."""
@@ -273,20 +273,21 @@ def timed_s(alone_s: float) -> float:
 def single_request_times(
     system: System, examples: Sequence[Example], bench: Bench
 ) -> tuple[float, float, float]:
-    """p50 and p95 of requests sent one at a time (seconds), and the memory (MiB); kept on disk.
+    """p50 and p95 of requests sent one at a time (seconds), and the memory (MiB); kept on disk by rows.
 
     p50 is the median; p95 the smallest time that at least 95 % of the requests kept to (nearest rank),
     which is the slowest of fewer than 20. Up to 20 rows are asked, fewer where that would take over 20
     seconds. `examples` are rows whose calls hold: a refusal comes at once and says nothing about time.
     """
-    path = bench.store.timing_path(system.digest)
+    first = examples[:TIMED_ROWS]
+    path = bench.store.timing_path(system.digest, first)
     if path.exists():
         kept = read_json(path)
         return kept["p50_s"], kept["p95_s"], kept["memory_mb"]
     for row in examples[-WARM_ROWS:]:
         system.answer([row], bench.pool)
     seconds: list[float] = []
-    for row in examples[:TIMED_ROWS]:
+    for row in first:
         if len(seconds) >= FEWEST_TIMED and sum(seconds) >= TIMED_S:
             break
         start = time.perf_counter()
@@ -359,7 +360,7 @@ def score_of(rows: Sequence[Example], answers: Sequence[Answer], bench: Bench) -
 
 
 def timed(found: Measurement, system: System, examples: Sequence[Example], bench: Bench) -> Measurement:
-    """A Measurement of a System on rows, with the latencies of single requests and its memory.
+    """A Measurement of a System, with the latencies of single requests for these rows and its memory.
 
     Of a hosted model the latencies are those of the answers that were scored: no more are paid for. It takes
     memory here where examples are looked up for it.
@@ -368,8 +369,8 @@ def timed(found: Measurement, system: System, examples: Sequence[Example], bench
         seconds = [p.answer.latency_s for p in found.predictions if p.answer.failure is None]
         p50, p95 = statistics.median(seconds), nearest_rank(seconds, 0.95)
         return replace(found, p50_s=p50, p95_s=p95, memory_mb=system.memory_mb(bench.pool))
-    broken = {p.example_id for p in found.predictions if p.answer.failure is not None}
-    held = [e for e in examples if e.id not in broken]
+    known = bench.store.load(system.digest)
+    held = [e for e in examples if e.id not in known or known[e.id].answer.failure is None]
     p50, p95, memory = single_request_times(system, held, bench)
     return replace(found, p50_s=p50, p95_s=p95, memory_mb=memory)
 

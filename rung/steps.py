@@ -12,7 +12,7 @@ from typing import TypeAlias
 from rung.calling import schema_of
 from rung.engines.base import Progress, no_progress
 from rung.models.chat import Message
-from rung.records import Answer, Example, Json
+from rung.records import Answer, Example, Json, Step
 from rung.scoring.extract import read_answer
 from rung.scoring.votes import vote
 from rung.spec import AnswerSpec, Spec, StepsSpec
@@ -70,7 +70,7 @@ def seed_of(example: Example, sample: int) -> int:
 
 def calls_of(answer: Answer) -> int:
     """How many calls an answer took."""
-    return sum(what != "fault" for what, _ in answer.steps) or 1
+    return sum(step.what != "fault" for step in answer.steps) or 1
 
 
 def fault_of(spec: Spec, draft: Answer, context: str | None = None) -> str | None:
@@ -120,7 +120,7 @@ def _thought(spec: Spec, examples: Sequence[Example], put: Put, progress: Progre
     ]
     finals = put(spec, told, _part(progress, 1, 2, len(examples)))
     ended = [
-        _ended(final, (thought, final), (("thought", thought.text), ("answer", final.text)))
+        _ended(final, (thought, final), (_step("thought", thought), _step("answer", final)))
         for thought, final in zip(thoughts, finals, strict=True)
     ]
     if steps.samples == 1:
@@ -155,9 +155,10 @@ def _repaired(spec: Spec, examples: Sequence[Example], put: Put, progress: Progr
     for row, (draft, fault) in enumerate(zip(drafts, faults, strict=True)):
         final = by_row.get(row)
         if final is None:
-            found.append(_bare(_ended(draft, (draft,), (("draft", draft.text),))))
+            found.append(_bare(_ended(draft, (draft,), (_step("draft", draft),))))
             continue
-        told = (("draft", draft.text), *((("fault", fault),) if fault else ()), ("answer", final.text))
+        faults_told = (Step("fault", fault),) if fault else ()
+        told = (_step("draft", draft), *faults_told, _step("answer", final))
         # A draft that was to be gone over, and came back as nothing, is still an answer.
         best = draft if final.value is None and draft.value is not None else final
         found.append(_bare(_ended(best, (draft, final), told)))
@@ -183,11 +184,15 @@ def _grouped(answers: Sequence[Answer], size: int) -> list[Sequence[Answer]]:
     return [answers[first : first + size] for first in range(0, len(answers), size)]
 
 
-def _told(what: str, answers: Sequence[Answer]) -> tuple[tuple[str, str], ...]:
-    return tuple((what, answer.text) for answer in answers)
+def _told(what: str, answers: Sequence[Answer]) -> tuple[Step, ...]:
+    return tuple(_step(what, answer) for answer in answers)
 
 
-def _elected(spec: Spec, samples: Sequence[Answer], told: tuple[tuple[str, str], ...]) -> Answer:
+def _step(what: str, call: Answer) -> Step:
+    return Step(what, call.text, call.prompt_tokens, call.completion_tokens, call.latency_s)
+
+
+def _elected(spec: Spec, samples: Sequence[Answer], told: tuple[Step, ...]) -> Answer:
     """What the samples of one example say together; its seconds are those of the slowest."""
     value = vote([answer.value for answer in samples], spec.kind, lambda whole: _fits(spec, whole))
     same = [a for a in samples if value is not None and a.value is not None and _equal(a.value, value)]
@@ -207,7 +212,7 @@ def _equal(one: Json, other: Json) -> bool:
     return canonical(one) == canonical(other)
 
 
-def _ended(final: Answer, calls: Sequence[Answer], told: tuple[tuple[str, str], ...]) -> Answer:
+def _ended(final: Answer, calls: Sequence[Answer], told: tuple[Step, ...]) -> Answer:
     """The final answer with what all calls took; a broken one where any of them broke."""
     failure = next((call.failure for call in calls if call.failure is not None), None)
     whole = final if failure is None else Answer(text="", failure=failure)

@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 
 from rung.answering import Answerer
-from rung.asking import prompts_for
+from rung.asking import fitted
 from rung.cli.answers import as_json
 from rung.engines.base import Progress
 from rung.models.chat import Message
 from rung.models.resolve import resolve
-from rung.records import Answer, Example
+from rung.records import Answer, Example, Step
 from rung.spec import AnswerSpec, ShotSpec, Spec, StepsSpec
 from rung.steps import Call, answered, calls_of, fault_of, seed_of
 from rung.system import Pool, System, ref_to, save
@@ -80,7 +80,7 @@ def test_a_vote_draws_its_samples_with_fixed_seeds_and_gives_the_commonest():
     assert (
         seeds == [seed_of(row, sample) for row in ROWS[:2] for sample in range(5)] and len(set(seeds)) == 10
     )
-    assert first.steps == tuple(("sample", text) for text in ("7", "8", "7", "9", "7.0"))
+    assert first.steps == tuple(Step("sample", text, 10, 2, 1.0) for text in ("7", "8", "7", "9", "7.0"))
     assert (first.prompt_tokens, first.completion_tokens, first.latency_s) == (50, 10, 1.0)
     assert calls_of(first) == 5 and first.probability is None
 
@@ -132,8 +132,8 @@ def test_reasoning_stands_in_the_conversation_before_the_answer():
         Message(role="user", content="Now the answer."),
     )
     assert found.value == "delivery" and found.steps == (
-        ("thought", "it is lost, so"),
-        ("answer", "delivery"),
+        Step("thought", "it is lost, so", 10, 2, 1.0),
+        Step("answer", "delivery", 10, 2, 1.0),
     )
     assert (found.prompt_tokens, found.completion_tokens, found.latency_s) == (20, 4, 2.0)
 
@@ -159,8 +159,8 @@ def test_a_draft_with_a_fault_is_told_it_and_answered_once_more():
     first, second = answered(spec, ROWS[:2], Script(*drafts, mended))
     assert second.value == {"topic": "login", "days": 1} and calls_of(second) == 1
     (draft, fault, final) = first.steps
-    assert draft == ("draft", '{"topic":"tax","days":3}') and final[0] == "answer"
-    assert fault == ("fault", "at topic: 'tax' is not one of ['billing', 'delivery', 'login']")
+    assert draft == Step("draft", '{"topic":"tax","days":3}', 10, 2, 1.0) and final.what == "answer"
+    assert fault == Step("fault", "at topic: 'tax' is not one of ['billing', 'delivery', 'login']")
     assert first.value == {"topic": "login", "days": 3} and calls_of(first) == 2
     asked = Script("{", '{"topic":"login","days":3}')
     answered(spec, ROWS[:1], asked)
@@ -260,10 +260,13 @@ def test_a_system_of_several_calls_answers_alike_wherever_it_is_asked(
     again = System.load(system.folder)
     assert again.digest == system.digest and again.spec.steps == steps
     (alone,) = Answerer(again, pool).batch([{"input": ROWS[0].input}])
-    assert (alone.value, alone.steps) == (first[0].value, first[0].steps)
-    assert json.loads(as_json(alone))["steps"] == [
-        {"step": what, "text": text} for what, text in first[0].steps
-    ]
+    assert alone.value == first[0].value
+    assert [one[:4] for one in alone.steps] == [one[:4] for one in first[0].steps]
+    assert sum(one.prompt_tokens for one in alone.steps) == alone.prompt_tokens
+    assert sum(one.completion_tokens for one in alone.steps) == alone.completion_tokens
+    told = json.loads(as_json(alone))["steps"]
+    assert [(one["step"], one["text"]) for one in told] == [one[:2] for one in first[0].steps]
+    assert all(("prompt_tokens" in one) == (one["step"] != "fault") for one in told)
     if kind == "json":
         assert all(read(system.spec, a.text) == a.value is not None for a in first)
     assert system.has_probabilities == (kind == "label")
@@ -274,8 +277,8 @@ def test_a_system_of_several_calls_answers_alike_wherever_it_is_asked(
 def test_what_doesnt_fit_beside_the_question_is_left_out_of_it(tiny, pool):
     chat, long = pool.chat(tiny), Message(role="assistant", content="word " * 300)
     spec = spec_of("number", THINK, instruction="Say.")
-    (bare,) = prompts_for(spec, chat, ROWS[:1], [[]], 200)
-    after = [(long, Message(role="user", content="So?"))]
-    (whole,) = prompts_for(spec, chat, ROWS[:1], [[]], 2000, after=after)
-    (cut,) = prompts_for(spec, chat, ROWS[:1], [[]], 200, after=after)
+    bare, _ = fitted(spec, chat, ROWS[0], [], 200)
+    after = (long, Message(role="user", content="So?"))
+    whole, _ = fitted(spec, chat, ROWS[0], [], 2000, after=after)
+    cut, _ = fitted(spec, chat, ROWS[0], [], 200, after=after)
     assert cut == bare == chat.render(messages("Say.", ROWS[0])) and len(whole) > 200

@@ -5,7 +5,7 @@ import sys
 
 from rung.errors import TaskError
 from rung.hosted import hosted_of
-from rung.records import Answer
+from rung.records import Answer, Json, Step
 from rung.report.notation import clean, value_text
 from rung.system import System
 
@@ -50,7 +50,16 @@ def as_json(answer: Answer) -> str:
         "latency_s": round(answer.latency_s, 6),
     }
     if answer.steps:
-        whole["steps"] = [{"step": what, "text": text} for what, text in answer.steps]
+        whole["steps"] = [_step(step) for step in answer.steps]
     if answer.passages:
         whole |= {"passages": answer.passages, "source": answer.source}
     return json.dumps(whole, ensure_ascii=False)
+
+
+def _step(step: Step) -> dict[str, Json]:
+    """One call of an answer with what it took, or a fault that was found."""
+    told: dict[str, Json] = {"step": step.what, "text": step.text}
+    if step.what != "fault":
+        told["prompt_tokens"], told["completion_tokens"] = step.prompt_tokens, step.completion_tokens
+        told["latency_s"] = round(step.latency_s, 6)
+    return told

@@ -1,6 +1,14 @@
 """The frozen records that cross area borders. They hold values; they do nothing."""
 
-from rung.records.answers import Answer, Interval, Measurement, Prediction, Stopped, TokenPrice
+from rung.records.answers import (
+    Answer,
+    Interval,
+    Measurement,
+    Prediction,
+    Step,
+    Stopped,
+    TokenPrice,
+)
 from rung.records.calibrated import Calibration, CalibrationMap, CalibrationScore, ReliabilityBin
 from rung.records.climbed import (
     Climb,
@@ -15,6 +23,7 @@ from rung.records.climbed import (
 from rung.records.decided import Candidate, Comparison, Decision
 from rung.records.kinds import (
     CalibrationMethod,
+    Gap,
     Json,
     MetricName,
     OutputKind,
@@ -38,6 +47,7 @@ __all__ = [
     "Decision",
     "Disagreement",
     "Example",
+    "Gap",
     "Finding",
     "Forecast",
     "Interval",
@@ -54,6 +64,7 @@ __all__ = [
     "Severity",
     "SplitName",
     "Splits",
+    "Step",
     "Stopped",
     "TokenPrice",
     "Trial",

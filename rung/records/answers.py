@@ -1,6 +1,7 @@
 """What Systems answered, and how it was scored."""
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from rung.records.kinds import Json, MetricName, SplitName
 
@@ -14,6 +15,19 @@ class TokenPrice:
     cached_input_usd_per_m: float
 
 
+class Step(NamedTuple):
+    """A call of several that one answer took, or a fault that was found between them.
+
+    `what` it was and the `text` that came of it; of a call its tokens and seconds, too.
+    """
+
+    what: str
+    text: str
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    latency_s: float = 0.0
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
     """What a System said to one input.
@@ -23,8 +37,8 @@ class Answer:
     probability of every label, in the System's order; it's empty where some weren't worked out. Where these
     are calibrated, `raw_probability` is what the System itself gave `value`, else it's None. `cached_tokens`
     are those of the prompt that a hosted model had cached and bills for less. `failure` names a call that
-    broke: it is never scored. `steps` are (what, text) of each call that it took, and of each fault found,
-    where there were several; tokens and seconds are those of all. `passages` are the ids of those that the
+    broke: it is never scored. `steps` are the calls that it took, and the faults found, where there were
+    several; tokens and seconds are those of all. `passages` are the ids of those that the
     prompt held, the best first; `source` is the first of them that holds the words of `value`, part by part,
     None where none does and for labels. `cut`: the most tokens that it may have ended it.
     """
@@ -40,7 +54,7 @@ class Answer:
     distribution: tuple[float, ...] = ()
     raw_probability: float | None = None
     cached_tokens: int = 0
-    steps: tuple[tuple[str, str], ...] = ()
+    steps: tuple[Step, ...] = ()
     passages: tuple[str, ...] = ()
     source: str | None = None
     cut: bool = False
@@ -68,8 +82,9 @@ class Interval:
 class Measurement:
     """One System's score on one split, with what it cost to get it.
 
-    `score` is the metric over the scored rows; failures are counted beside it. Times are seconds,
-    memory is MiB. `seconds_per_answer` is wall time over rows in a full batch, tokens are means over all
+    `score` is the metric over the scored rows; failures are counted beside it. `strict_score` is that over
+    all rows, broken calls as unreadable answers; None where none broke. Times are seconds, memory is MiB.
+    `seconds_per_answer` is wall time over rows in a full batch, tokens are means over all
     calls, broken ones included; p50/p95 are of single requests, sent one at a time.
     """
 
@@ -81,6 +96,7 @@ class Measurement:
     n: int
     failures: int
     predictions: tuple[Prediction, ...] = field(repr=False)
+    strict_score: float | None = None
     secondary: tuple[tuple[str, float], ...] = ()
     seconds_per_answer: float = 0.0
     p50_s: float = 0.0

@@ -22,6 +22,8 @@ MetricName = Literal[
     "judge",
 ]
 Severity = Literal["block", "warn", "info"]
+Gap = Literal["knowledge", "behaviour"]
+"""What the right passage in the prompt shows: the answers need what documents hold, or they don't."""
 SplitName = Literal["train", "dev", "test"]
 VerdictKind = Literal["clear_winner", "tie", "undecided", "no_verdict"]
 CalibrationMethod = Literal["none", "temperature", "platt", "isotonic"]

@@ -1,19 +1,23 @@
 """Several calls for one answer: a vote over samples, reasoning first, or a draft that is repaired."""
 
+import math
 import statistics
+from collections.abc import Sequence
 
 from rung.evaluate import Kept, score_of
-from rung.records import OutputKind
+from rung.records import Answer, OutputKind
 from rung.rungs.base import Built, Context, Outlook, Variant, no_room
 from rung.rungs.below import best_prompting
 from rung.rungs.instructions import answer_spec, instructions, longest_answer, spec_for
 from rung.rungs.probe import race, under_each_engine
 from rung.rungs.rehearsal import outlook
 from rung.rungs.variants import choose
-from rung.scoring.notation import score_text
+from rung.runs import Shared
+from rung.scoring.notation import percent_text, score_text
 from rung.spec import Spec, StepsSpec
 from rung.steps import FAULT, calls_of
 from rung.system import Sources, System, save
+from rung.task.outputs import shown
 
 SAMPLES = (3, 5)
 HEAT = 0.7
@@ -55,7 +59,8 @@ class Workflow:
             system=chosen.system,
             what=chosen.name,
             trials=trials,
-            notes=(*notes, *told, *more),
+            found=told,
+            notes=(*notes, *((NO_VOTE,) if context.kind == "label" else ()), *more),
             upon=below and below.spec.rung,
         )
 
@@ -73,7 +78,7 @@ def _start(context: Context, notes: list[str]) -> tuple[Spec, Sources]:
     best = best_prompting(context)
     if best is not None:
         notes.append(f"asked several times: the System of {best.spec.rung}{_alone(context, best)}")
-        return best.spec, {name: best.folder / name for name in best.spec.files}
+        return best.spec, {name: Shared(best.folder / name) for name in best.spec.files}
     spec = spec_for(
         context,
         "workflow",
@@ -130,21 +135,35 @@ def _variant(context: Context, name: str, start: Spec, steps: StepsSpec, files: 
     return Variant(name=name, system=save(folder, start.model_copy(update=changes), files))
 
 
-def _told(context: Context, system: System) -> list[str]:
-    """What the chosen System's answers took on average, and how many drafts had a fault."""
+def _told(context: Context, system: System) -> tuple[str, ...]:
+    """What each step of the chosen System took on average, how many drafts had a fault, and one answer's."""
     kept: list[Kept] = list(context.bench.store.load(system.digest).values())
     answers = [one.answer for one in kept if one.answer.failure is None and one.answer.steps]
-    notes = [NO_VOTE] if context.kind == "label" else []
     if not answers:
-        return notes
+        return ()
     calls = statistics.fmean(map(calls_of, answers))
-    read = statistics.fmean(a.prompt_tokens for a in answers)
-    written = statistics.fmean(a.completion_tokens for a in answers)
-    notes.append(f"{calls:.2f} calls per answer, which read {read:,.0f} and write {written:,.0f} tokens")
-    faults = sum(any(what == "fault" for what, _ in a.steps) for a in answers)
+    told = [f"{calls:.2f} calls per answer: {'; '.join(_taken(answers))}"]
+    mended = [a for a in answers if any(step.what == "fault" for step in a.steps)]
     if system.spec.steps is not None and system.spec.steps.kind == "repair" and context.kind != "text":
-        mended = sum(a.value is not None and any(what == "fault" for what, _ in a.steps) for a in answers)
-        notes.append(
-            f"{faults:,} of {len(answers):,} drafts had a fault; {mended:,} of them could be read then"
+        read = sum(a.value is not None for a in mended)
+        told.append(f"{len(mended):,} of {len(answers):,} drafts had a fault; {read:,} could be read then")
+    steps = (mended or answers)[0].steps
+    told.append(f"such as {', '.join(f'{step.what} {shown(step.text.strip())}' for step in steps)}")
+    return tuple(told)
+
+
+def _taken(answers: Sequence[Answer]) -> list[str]:
+    """Of each kind of call: how many an answer takes, with what tokens, and its part of all their time."""
+    calls = [step for answer in answers for step in answer.steps if step.what != "fault"]
+    whole_s = math.fsum(step.latency_s for step in calls) or 1.0
+    lines = []
+    for what in dict.fromkeys(step.what for step in calls):
+        same = [step for step in calls if step.what == what]
+        read = sum(step.prompt_tokens for step in same) / len(answers)
+        written = sum(step.completion_tokens for step in same) / len(answers)
+        spent = percent_text(math.fsum(step.latency_s for step in same) / whole_s)
+        lines.append(
+            f"{what} {len(same) / len(answers):.2f}, {read:,.0f} tokens read and {written:,.0f} written, "
+            f"{spent} of the time"
         )
-    return notes
+    return lines
