@@ -16,11 +16,11 @@ from rung.checks.rows import Prepared, prepare
 from rung.checks.table import Checked, known_names
 from rung.climb import budget, ordering, sealed
 from rung.climb.again import keep_source
-from rung.climb.below import candidate_below, is_out, looked_up, systems_below, task_of
+from rung.climb.below import candidate_below, is_out, looked_up, no_gain, systems_below, task_of
 from rung.climb.billed import Asked, against_cheaper
 from rung.climb.calibrating import Answered, calibrate
 from rung.climb.clock import Clock
-from rung.climb.curve import curves, to_come
+from rung.climb.curve import curves, drawable, to_come
 from rung.climb.decide import ALPHA, MIN_ROWS, decide, to_beat
 from rung.climb.disagree import disagreements
 from rung.climb.ending import UNTESTED, is_complete, tried_again, winner_again, with_dev
@@ -33,6 +33,7 @@ from rung.climb.limits import over_limits
 from rung.climb.machine import Watch, describe_machine, versions
 from rung.climb.options import Options, chosen_rungs, config_of, digests_beside
 from rung.climb.rebudget import BUDGET, name_of, under_budget
+from rung.climb.rebuilding import came_to, forget_failed, why_not
 from rung.climb.steps import Base, Step, bases, bring_embedder, steps_of
 from rung.climb.stored import (
     CLIMB_FILE,
@@ -45,7 +46,7 @@ from rung.climb.stored import (
     load,
     load_climb,
 )
-from rung.errors import EngineError, RunError, RungError, TaskError
+from rung.errors import EngineError, RunError, RungError, TaskError, WeightsError
 from rung.records import (
     Climb,
     Decision,
@@ -193,14 +194,16 @@ class _Climbing:
         else:
             context, rest = self.context(step, folder, before, later), self.to_build(later)
             if had is None:
+                if (self.run_folder / CLIMB_FILE).exists():
+                    forget_failed(folder)
                 result = self.tried(step, context, before, rest)
             else:
                 result = self.further(had, step, context, before, rest)
             if result.dev is not None:
                 write_text(folder / RESULT_FILE, TypeAdapter(RungResult).dump_json(result).decode("utf-8"))
             self.clock.write()
-        if result is had and result.folder is not None:
-            self.systems[step.name] = kept_system(self.run_folder / result.folder, folder)
+        if result is had:
+            self.systems[step.name] = kept_system(self.run_folder, result)
         if result.dev is not None or result.skipped is not None:
             shutil.rmtree(folder / WORK_FOLDER, ignore_errors=True)
         return result
@@ -217,14 +220,15 @@ class _Climbing:
         before: Sequence[RungResult],
         later: Sequence[str],
     ) -> RungResult:
-        """A rung that was built up to a lower cap, built on; it stays as it was where that brings nothing."""
-        why: str | None = "no time of the budget is left to go on with it; raise --budget"
-        if context.seconds_left > 0:
+        """A rung that was built up to a lower cap, built on; as it was where no better one comes of that."""
+        why = why_not(context)
+        if why is None:
             result = self.tried(step, context, before, later)
-            there = self.run_folder / str(had.folder)
-            if result.dev is not None or kept_system(there, context.folder).digest != had.system:
+            if (why := came_to(context, had, result)) is None:
+                # Until the new result is written there is none: no score may stand beside another System.
+                (context.folder / RESULT_FILE).unlink()
+                self.systems[step.name] = copy(self.systems[step.name], self.run_folder / str(result.folder))
                 return result
-            why = result.failed or result.skipped
         self.reporter.say(f"{step.name} stays as it was: {why}")
         return had
 
@@ -268,7 +272,8 @@ class _Climbing:
             write_json(context.folder / FAILED_FILE, {"failed": str(error)})
             self.reporter.say(f"{name} failed: {error}")
             failed = RungResult(rung=name, order=step.order, model=step.model, failed=str(error))
-            return replace(failed, build_s=time.monotonic() - start)
+            lacking = isinstance(error, WeightsError)
+            return replace(failed, weights_missing=lacking, build_s=time.monotonic() - start)
 
     def context(
         self, step: Step, folder: Path, before: Sequence[RungResult], later: Sequence[Step]
@@ -277,7 +282,8 @@ class _Climbing:
         rung, model = step.rung, step.base.model
         now, spent = time.monotonic(), self.clock.building.get(step.name, 0.0)
         splits = self.prepared.splits
-        beside = to_come([rung.name, *(one.rung.name for one in later)]) if self.options.curve else 0.0
+        drawn = [*drawable(before), rung.name, *(one.rung.name for one in later)]
+        beside = to_come(drawn) if self.options.curve else 0.0
         share = budget.share_s(rung.name, self.to_build(later), self.clock.left_s + spent, beside)
         return Context(
             task=task_of(self.prepared.task, step),
@@ -297,6 +303,7 @@ class _Climbing:
             built=systems_below(step, before, self.systems),
             unlabelled=self.prepared.unlabelled,
             retrieval=looked_up(step, before, self.systems, self.bench.metric),
+            no_gain=no_gain(self.prepared.task, step, before, self.bench.metric),
         )
 
     def out(self, step: Step) -> bool:
@@ -332,9 +339,12 @@ class _Climbing:
         return kind.validate_python(context.settled("forecast", told))
 
     def result(self, step: Step, context: Context, built: Built, before: Sequence[RungResult]) -> RungResult:
-        """The rung's System in its place, scored on dev with times, memory and cost."""
+        """The rung's System in its place, scored on dev with times, memory and cost.
+
+        One that is built on is scored where it was made: the one that is there may be better.
+        """
         name, folder = step.name, context.folder / "system"
-        system = copy(built.system, folder)
+        system = built.system if name in self.had else copy(built.system, folder)
         upon = candidate_below(built.upon, step, before)
         model = Asked(price=built.price, task=self.prepared.task, rows=self.rows("dev"), upon=upon)
         ask = partial(self.measured, name, system, "dev")
@@ -358,7 +368,9 @@ class _Climbing:
             stopped=stopped,
             trials=built.trials,
             parity=built.parity,
+            found=built.found,
             notes=built.notes,
+            gap=built.gap,
             price=built.price,
             spent_usd=built.spent_usd,
             upon=upon,
@@ -385,7 +397,8 @@ class _Climbing:
                 enough=to_beat and to_beat.beyond,
             )
             whole = len(found.predictions) == len(rows)
-            return evaluate.timed(found, system, rows, self.bench) if whole else found
+            # On the test, too, a System has the times that its limits were held to.
+            return evaluate.timed(found, system, self.rows("dev"), self.bench) if whole else found
         finally:
             self.reporter.end(bar)
 

@@ -7,7 +7,7 @@ from rung.records.calibrated import Calibration
 from rung.records.decided import Decision
 from rung.records.guarded import Constant, Guards, SeedScores
 from rung.records.judged import Judged
-from rung.records.kinds import Json, MetricName, OutputKind
+from rung.records.kinds import Gap, Json, MetricName, OutputKind
 from rung.records.rows import CheckRun, Finding
 
 
@@ -67,6 +67,9 @@ class RungResult:
     in short, None for a rung that asks none.
     `passes` say how often a tune went through its training rows; None for what doesn't learn so.
     `cut_short`: its time ended before dev was seen to stop rising.
+    `found` is what was found out of the task or the answers on the way, for whoever reads the verdict, and
+    `gap` what passages showed of it; `notes` are on how the rung was made.
+    `weights_missing`: it failed since a model's weights couldn't be had or kept; once they can, it may not.
     `price` is that of a hosted model's tokens; None where this machine answers. `spent_usd` was paid to a
     hosted model for building the rung. `upon` is the rung that it goes on from or whose prompt it took, and
     can't be had without; None where there is none.
@@ -80,6 +83,7 @@ class RungResult:
     model: str | None = None
     skipped: str | None = None
     failed: str | None = None
+    weights_missing: bool = False
     system: str | None = None
     folder: str | None = None
     what: str = ""
@@ -96,7 +100,9 @@ class RungResult:
     stopped: Stopped | None = None
     trials: tuple[Trial, ...] = ()
     parity: Parity | None = None
+    found: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    gap: Gap | None = None
     calibration: Calibration | None = None
     price: TokenPrice | None = None
     spent_usd: float = 0.0

@@ -51,7 +51,7 @@ def _view(climb: Climb, run: Path) -> dict[str, Any]:
         "dev_only": any(m.split == "dev" and not result.stopped for result, m in measured),
         "stopped": any(result.stopped for result in climb.results),
         "secondary": [name for name, _ in measured[0][1].secondary] if measured else [],
-        "tried": [r for r in climb.results if r.trials or r.notes or r.parity],
+        "tried": [r for r in climb.results if r.trials or r.found or r.notes or r.parity],
         "wide_chart": Markup(quality_cost_svg(climb, WIDE_PX)),
         "narrow_chart": Markup(quality_cost_svg(climb, NARROW_PX)),
         "floor_drawn": floor_drawn(climb),

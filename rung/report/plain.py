@@ -30,11 +30,13 @@ REASONS = {
     "head": "the rows teach a classifier as much as they teach a language model",
     "prompt": "telling the model what is wanted brings as much as training it does",
     "few_shot": "examples beside the request show it as well as training does",
-    "retrieval": "what the model lacks is facts, and these are found rather than learned",
+    "retrieval": "showing the model what stands in the documents brings as much as training it does",
     "optimise": "the right instruction brings as much as training does",
     "workflow": "looking at its own answer once more brings the model as much as training does",
     "api": "asking a bigger model brings as much as training a small one does",
 }
+FACTS = "what the model lacks is facts, and these are found rather than learned"
+"""Where the right passage in the prompt was seen to be what helps."""
 
 
 def in_plain_words(climb: Climb) -> str:
@@ -66,10 +68,14 @@ def _no_better(chosen: RungResult, constant: Constant, scored: list[RungResult])
         f"{_way(chosen)} {_also(ours)}{odds}."
     )
     outside = [one for one in scored if one.over_limits and _sign(one) * (_part(one).score - ours.score) > 0]
-    if not outside:
+    if outside:
+        best = _best(outside)
+        return f"{said} {_way(best, begins=True)} {_scores(_part(best))}, but is over the limits."
+    tuned = [one for one in scored if rung_of(one.rung) in TRAINED]
+    if not tuned:
         return said
-    best = _best(outside)
-    return f"{said} {_way(best, begins=True)} {_scores(_part(best))}, but is over the limits."
+    whole = [one for one in tuned if not one.stopped]
+    return f"{said} So fine-tuning isn't shown to pay here.{_unfinished(_best(whole or tuned))}"
 
 
 def _broke(one: RungResult, scored: Collection[RungResult]) -> bool:
@@ -90,8 +96,20 @@ def _pays(climb: Climb, chosen: RungResult, others: list[RungResult]) -> str:
     if not rivals:
         only = "Fine-tuning is the only way here that was tried and may ship"
         return f"{only}: it {_scores(_part(chosen))}; {made}."
-    best = _best(rivals)
-    ours, theirs = _same_split(chosen, best)
+    over = {
+        c.dearer
+        for found in (climb.dev_decision, climb.decision)
+        for c in found.comparisons
+        if c.cheaper == chosen.rung
+    }
+    top = _best(rivals)
+    best = _best([one for one in rivals if one.rung not in over] or rivals)
+    ours, theirs, its = _same_split(chosen, best, top)
+    beside = _no_gain(chosen, top, ours, its) if top.rung in over else ""
+    cheaper = dearer = ""
+    if best is not top:
+        cheaper, dearer = "cheaper way ", f" {_way(top, begins=True)} {_scores(its)}{beside}."
+        beside = ""
     early = f", when it was stopped after {best.stopped.rows:,} rows" if best.stopped else ""
     tests = climb.decision if ours.split == "test" else climb.dev_decision
     gain = next((c for c in tests.comparisons if (c.cheaper, c.dearer) == (best.rung, chosen.rung)), None)
@@ -100,12 +118,12 @@ def _pays(climb: Climb, chosen: RungResult, others: list[RungResult]) -> str:
         behind = next((_way(one) for one in inside if one.rung in beaten), "")
         said = f"Fine-tuning beats {behind}" if behind else "A tuned model ships"
         return (
-            f"{said} here, but isn't shown to beat {_way(best)}, the best without training: the tuned "
-            f"model {_scores(ours)}, the other {_also(theirs)}; {made}."
+            f"{said} here, but isn't shown to beat {_way(best)}, the best {cheaper}without training: the "
+            f"tuned model {_scores(ours)}, the other {_also(theirs)}; {made}.{dearer}"
         )
     return (
-        f"Fine-tuning pays here: the tuned model {_scores(ours)}, {_way(best)}, the best without "
-        f"training, {_also(theirs)}{early}; {made}."
+        f"Fine-tuning pays here: the tuned model {_scores(ours)}, {_way(best)}, the best {cheaper}without "
+        f"training, {_also(theirs)}{early}{beside}; {made}.{dearer}"
     )
 
 
@@ -116,7 +134,7 @@ def _does_not(chosen: RungResult, tuned: list[RungResult]) -> str:
         return f"Fine-tuning is out: the tuned model is over the limits ({clean(limits)})."
     whole = [one for one in inside if not one.stopped]
     best = _best(whole or inside)
-    reason = REASONS.get(rung_of(chosen.rung), "")
+    reason = FACTS if chosen.gap == "knowledge" else REASONS.get(rung_of(chosen.rung), "")
     because = f": {reason}" if reason else ""
     more = _unfinished(best)
     if more:
@@ -127,16 +145,21 @@ def _does_not(chosen: RungResult, tuned: list[RungResult]) -> str:
             f"longer beat {_way(chosen)}.{more}"
         )
     ours, theirs = _same_split(chosen, best)
-    dearer = ""
-    if chosen.usd_per_1000 > 0 and best.usd_per_1000 > CLEARLY_CHEAPER * chosen.usd_per_1000:
-        dearer = f", at {_times(best.usd_per_1000 / chosen.usd_per_1000)} the price of an answer"
-    chance = ", no clear gain" if _sign(best) * (theirs.score - ours.score) > 0 else ""
-    if chance and theirs.failures > ours.failures:
-        chance = f", but {theirs.failures:,} of its calls broke"
     return (
         f"Fine-tuning doesn't pay here{because}. {_way(chosen, begins=True)} {_scores(ours)}, the "
-        f"tuned model {_also(theirs)}{chance}{dearer}.{more}"
+        f"tuned model {_also(theirs)}{_no_gain(chosen, best, ours, theirs)}.{more}"
     )
+
+
+def _no_gain(chosen: RungResult, other: RungResult, ours: Measurement, theirs: Measurement) -> str:
+    """That a dearer rung's higher score is no clear gain, and what an answer of it costs."""
+    dearer = ""
+    if chosen.usd_per_1000 > 0 and other.usd_per_1000 > CLEARLY_CHEAPER * chosen.usd_per_1000:
+        dearer = f", at {_times(other.usd_per_1000 / chosen.usd_per_1000)} the price of an answer"
+    chance = ", no clear gain" if _sign(other) * (theirs.score - ours.score) > 0 else ""
+    if chance and theirs.failures > ours.failures:
+        chance = f", but {theirs.failures:,} of its calls broke"
+    return f"{chance}{dearer}"
 
 
 def _unfinished(tuned: RungResult) -> str:
@@ -180,12 +203,13 @@ def _part(result: RungResult) -> Measurement:
     return found
 
 
-def _same_split(one: RungResult, other: RungResult) -> tuple[Measurement, Measurement]:
-    """Both on test where both were scored there, else both on dev."""
-    if one.test is not None and other.test is not None:
-        return one.test, other.test
-    assert one.dev is not None and other.dev is not None, "measured rungs alone come here"
-    return one.dev, other.dev
+def _same_split(*results: RungResult) -> list[Measurement]:
+    """All on test where all were scored there, else all on dev."""
+    found = [one.test for one in results if one.test is not None]
+    if len(found) < len(results):
+        found = [one.dev for one in results if one.dev is not None]
+    assert len(found) == len(results), "measured rungs alone come here"
+    return found
 
 
 def _best(results: list[RungResult]) -> RungResult:
@@ -194,14 +218,8 @@ def _best(results: list[RungResult]) -> RungResult:
 
 
 def _strict(found: Measurement) -> float:
-    """The score with broken calls counted as wrong answers, where it's the mean of shares that rows earned.
-
-    Elsewhere what a broken call costs hangs on the rows' outputs, which no report has: the plain score.
-    """
-    scorer = SCORERS[found.metric]
-    if not (scorer.mean_of_rows and scorer.higher_is_better):
-        return found.score
-    return found.score * found.n / (found.n + found.failures)
+    """The score with broken calls as unreadable answers; the plain one in records that lack it."""
+    return found.score if found.strict_score is None else found.strict_score
 
 
 def _sign(result: RungResult) -> int:
@@ -217,9 +235,11 @@ def _way(result: RungResult, *, begins: bool = False) -> str:
 
 
 def _scores(found: Measurement) -> str:
-    """What a rung scores, as so many right in a hundred where each answer is right or wrong."""
+    """What a rung scores: so many right in a hundred where each answer is right or wrong; an error as one."""
     if SCORERS[found.metric].binary:
         return f"is right on {_of_100(found.score)} of 100 {found.split} rows"
+    if not SCORERS[found.metric].higher_is_better:
+        return f"is off by {score_text(found.score, found.metric)} on average on {found.split} rows"
     return f"scores {score_text(found.score, found.metric)} on {found.split} rows"
 
 
@@ -227,6 +247,8 @@ def _also(found: Measurement) -> str:
     """The same where another rung's was just said."""
     if SCORERS[found.metric].binary:
         return f"on {_of_100(found.score)}"
+    if not SCORERS[found.metric].higher_is_better:
+        return f"by {score_text(found.score, found.metric)}"
     return score_text(found.score, found.metric)
 
 

@@ -209,6 +209,8 @@ def _notes(climb: Climb, run: Path | None) -> Table:
     for term, text in (*summary.facts(climb), *hosted_notes(climb)):
         notes.add_row(term, Text(text))
     for result in climb.results:
+        _add(notes, f"Found by {result.rung}", result.found)
+    for result in climb.results:
         if result.parity:
             notes.add_row(f"Parity of {result.rung}", Text(summary.parity_text(result.parity)))
     for result in climb.results:

@@ -15,7 +15,18 @@ from rung import evaluate
 from rung.asking import context_of
 from rung.evaluate import VECTORS_FOLDER, Bench
 from rung.models.resolve import Model
-from rung.records import Example, Json, Measurement, OutputKind, Parity, Passage, SplitName, TokenPrice, Trial
+from rung.records import (
+    Example,
+    Gap,
+    Json,
+    Measurement,
+    OutputKind,
+    Parity,
+    Passage,
+    SplitName,
+    TokenPrice,
+    Trial,
+)
 from rung.records.guarded import SeedScores
 from rung.rungs.rival import Rival
 from rung.runs import append_jsonl, read_jsonl, writing
@@ -61,7 +72,9 @@ class Context:
     the task's documents. `folder` is the rung's own and outlives it; what lies in `work` is thrown away once
     the rung is done. `rival` is the rung to beat, `built` are the Systems of the rungs below on the same
     model, by rung name (for a rung that asks no local model those on all models, by candidate), and
-    `retrieval` the one that looks up passages, where it was better on dev than all rungs before it.
+    `retrieval` the one whose passages a tune may read: where it was better on dev than all rungs before it,
+    or the model lacks what the documents hold. `no_gain` is why looking up gained nothing on dev, in words;
+    None where it did, or there are no documents.
     `unlabelled` are inputs without outputs, none of them like a dev or a test row.
     """
 
@@ -82,6 +95,7 @@ class Context:
     built: Mapping[str, System] = field(default_factory=dict)
     unlabelled: tuple[Example, ...] = ()
     retrieval: System | None = None
+    no_gain: str | None = None
 
     @property
     def pool(self) -> Pool:
@@ -227,6 +241,7 @@ class Built:
 
     `passes` say how often a tune went through its training rows; None where that is no matter of time.
     `cut_short`: its time ended before dev was seen to stop rising.
+    `found` and `gap` are what was found out of the task on the way, `notes` how the System was made.
     `price` is that of a hosted model which answers; `spent_usd` was paid to one for building. `upon` is the
     rung that it goes on from or whose prompt it took, as the context's `built` names it.
     """
@@ -236,7 +251,9 @@ class Built:
     passes: float | None = None
     cut_short: bool = False
     trials: tuple[Trial, ...] = ()
+    found: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    gap: Gap | None = None
     parity: Parity | None = None
     price: TokenPrice | None = None
     spent_usd: float = 0.0

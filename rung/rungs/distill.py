@@ -3,14 +3,17 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import accumulate
 
 from pydantic import TypeAdapter
 
 from rung import evaluate
 from rung.errors import EngineError, ModelError, TrainingError
+from rung.models.hosted import Hosted
 from rung.records import Answer, Example, Json, Measurement
 from rung.rungs.api import cannot_pay, foretold_usd, paid_text, price_of
 from rung.rungs.base import JOURNAL_FILE, Built, Context, no_room
+from rung.rungs.bought import to_buy
 from rung.rungs.sft import FEWEST_ROWS, FEWEST_S, answer_forms, tuned, unable
 from rung.rungs.teacher import (
     CHUNK_ROWS,
@@ -18,10 +21,13 @@ from rung.rungs.teacher import (
     draw_s,
     drawn,
     draws_of,
+    hosted_draw,
     hosted_teacher,
+    is_system,
     quickest,
     teacher_prompting,
     teacher_system,
+    unasked_teacher,
 )
 from rung.rungs.verified import verified, verified_by_gold
 from rung.runs import read_json, write_json
@@ -68,7 +74,7 @@ class Distill:
         if reason := unable(context):
             return reason
         model = hosted_teacher(context.task)
-        return model and cannot_pay(context, model, lambda: self._least_usd(context))
+        return model and cannot_pay(context, model, lambda: self._least_usd(context, model))
 
     def build(self, context: Context) -> Built:
         """Ask, verify, tune. Raises TrainingError where no answer holds, and as a tune does."""
@@ -81,8 +87,8 @@ class Distill:
         scored = self._scored(context, teacher)
         made, why = self._from_sft(context, teacher, scored)
         if made is not None:
-            compare = compared(context, scored, made.system)
-            return replace(made, notes=(f"teacher {context.task.teacher}: {why}", *compare, *made.notes))
+            found = (f"teacher {context.task.teacher}: {why}", *compared(context, scored, made.system))
+            return replace(made, found=found, notes=(*uncounted(context), *made.notes))
         rows, short = self._affordable(context, teacher, scored)
         taught = teach(context, teacher, rows, scored.seconds_per_answer, short)
         spent = context.paid_usd
@@ -91,17 +97,20 @@ class Distill:
             why = f"; {taught.short}" if taught.short else ""
             raise TrainingError(f"the teacher taught nothing: {taught.said}{why}")
         made = self._made(replace(context, train=(*context.train, *taught.rows)), teacher, context)
-        notes = (
+        found = (
             f"teacher {context.task.teacher}: {taught.said}",
+            *compared(context, scored, made.system),
+        )
+        notes = (
             *(text for text in (why, taught.short) if text),
             *((f"the teacher was paid ${spent:.4f}",) if spent else ()),
-            *compared(context, scored, made.system),
+            *uncounted(context),
             *made.notes,
         )
         what = (
             f"{len(taught.rows):,} rows of {context.task.teacher} beside {len(context.train):,}; {made.what}"
         )
-        return replace(made, what=what, notes=notes, spent_usd=spent)
+        return replace(made, what=what, found=found, notes=notes, spent_usd=spent)
 
     def _from_sft(self, context: Context, teacher: System, scored: Measurement) -> tuple[Built | None, str]:
         """What goes on from sft on policy, and why; None where nothing does, and why it failed if it did.
@@ -160,10 +169,13 @@ class Distill:
         made = tuned(replace(context, deadline=context.deadline - kept_s), self.name)
         return on_policy(context, teacher, made, asked)
 
-    def _least_usd(self, context: Context) -> float:
-        """About what the fewest inputs cost, and the teacher's own score."""
-        usd = self._answer_usd(context)
-        return usd * FEWEST_ASKED + usd / DRAWS * min(SCORED_ROWS, len(context.dev))
+    def _least_usd(self, context: Context, model: Hosted) -> float:
+        """About what is to be paid yet for the fewest inputs, and for the teacher's own score."""
+        draws = [hosted_draw(number) for number in range(DRAWS)]
+        first, scored = inputs(context)[:FEWEST_ASKED], context.dev[:SCORED_ROWS]
+        count = sum(to_buy(context, lambda: unasked_teacher(context, model), first, draws))
+        count += sum(to_buy(context, lambda: unasked_teacher(context, model), scored))
+        return count and count * self._answer_usd(context) / DRAWS
 
     def _answer_usd(self, context: Context) -> float:
         """About what the draws for one input cost; 0 for a teacher of this machine."""
@@ -178,7 +190,8 @@ class Distill:
         """The inputs to ask, and why they aren't all: as many as the teacher's share of the money pays for.
 
         An answer costs what it did where the teacher was `scored`, thoughts included, and no less than was
-        foretold. Settled once under a cap. Raises TrainingError where its prompt would show it the answers.
+        foretold; nothing where it was paid for before, under whatever budget. Settled once under a cap.
+        Raises TrainingError where its prompt would show it the answers.
         """
         rows, till = inputs(context), context.pool.till
         if shows_answers(context, teacher):
@@ -191,17 +204,20 @@ class Distill:
             return rows, ""
         kept = _kept(context)
         before = 0 if kept is None else kept.asked
+        draws = [hosted_draw(number) for number in range(draws_of(teacher))]
+        to_ask = to_buy(context, lambda: teacher, rows[before:], draws)
+        costs = [usd * count / len(draws) for count in to_ask]
 
         def count() -> int:
             left = TEACHING_SHARE * max(0.0, till.cap_usd - till.spent_usd)
-            return min(len(rows), before + int(left / usd))
+            return before + sum(cost <= left for cost in accumulate(costs))
 
         fits = context.settled(f"inputs to ask {teacher.digest}, ${till.cap_usd:g}", count)
         assert isinstance(fits, int), "written by this function"
-        more = fits - before
-        if more > 0 and _asks_on(context, kept, fits):
+        more = [cost for cost in costs[: max(0, fits - before)] if cost]
+        if more and _asks_on(context, kept, fits):
             context.reporter.say(
-                f"distill: about ${usd * more:.4f} for {more:,} inputs; {paid_text(context)}"
+                f"distill: about ${sum(more):.4f} for {len(more):,} inputs; {paid_text(context)}"
             )
         if fits == len(rows):
             return rows, ""
@@ -421,6 +437,16 @@ def _fitting(context: Context, asked: int, inputs: int, each_s: float, kept_s: f
             "a quicker teacher"
         )
     return fits
+
+
+def uncounted(context: Context) -> tuple[str, ...]:
+    """That building a teacher's System is no part of what this rung cost, where one teaches.
+
+    Its folder doesn't say what that took, and the climb that does may be gone: a tag outlives it.
+    """
+    if not is_system(str(context.task.teacher)):
+        return ()
+    return ("what it took to build the teacher isn't counted",)
 
 
 def compared(context: Context, teacher: Measurement, student: System) -> tuple[str, ...]:

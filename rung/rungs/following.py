@@ -27,6 +27,7 @@ class Outcome:
     passes: float
     trials: tuple[Trial, ...]
     notes: tuple[str, ...]
+    found: tuple[str, ...] = ()
 
 
 def no_lora(context: Context) -> str | None:
@@ -53,6 +54,7 @@ def built_on(context: Context, start: System, rung: str, outcome: Outcome) -> Bu
                 what=outcome.what,
                 passes=outcome.passes,
                 trials=(*outcome.trials, final),
+                found=outcome.found,
                 notes=notes,
                 parity=parity,
                 upon=start.spec.rung,
@@ -67,6 +69,7 @@ def built_on(context: Context, start: System, rung: str, outcome: Outcome) -> Bu
         what=f"{start.spec.rung}'s adapter as it was: no step was better on dev",
         passes=outcome.passes,
         trials=(*outcome.trials, _trial(context, system)),
+        found=outcome.found,
         notes=notes,
         upon=start.spec.rung,
     )

@@ -210,7 +210,6 @@ def _prefer(tune: _Begun) -> Outcome:
     scored = ((arm, found) for arm in tune.arms for found in _stretches(tune, arm, seen, notes))
     best, trials = kept_best(state, start, scored)
     shown = seen.get((best["arm"], best["step"])) or next(reversed(seen.values()), None)
-    notes += _margin_notes(tune, shown, gained=best is not start)
     last = max((step for _, step in seen), default=0)
     kind = "KTO" if tune.material.desirable else "DPO, sigmoid_norm"
     what = f"{kind}, β {BETA:g}, {best['arm']}, {best['step']} steps of {BATCH} from sft's adapter on"
@@ -220,6 +219,7 @@ def _prefer(tune: _Begun) -> Outcome:
         passes=last * BATCH / len(tune.material.items),
         trials=tuple(trials),
         notes=tuple(notes),
+        found=_margins_found(tune, shown, gained=best is not start),
     )
 
 
@@ -286,20 +286,20 @@ def _first_notes(tune: _Begun) -> list[str]:
     return notes
 
 
-def _margin_notes(tune: _Begun, shown: Margins | None, *, gained: bool) -> list[str]:
+def _margins_found(tune: _Begun, shown: Margins | None, *, gained: bool) -> tuple[str, ...]:
     """Preference accuracy, and likelihoods before and after, of the chosen step.
 
     Where the start is kept they are those of the last step that was looked at.
     """
     if shown is None or not shown.pairs:
-        return ["preference accuracy can't be told: dev has no pairs of a better and a worse answer"]
+        return ("preference accuracy can't be told: dev has no pairs of a better and a worse answer",)
     where = "now" if gained else "after the last step tried"
     before = _margins(tune, tune.reference.better, tune.reference.worse)
     moved = "fell" if shown.fell > 0 else "rose"
-    return [
+    return (
         f"preference accuracy on dev {where}: in {rate_text(shown.right, shown.pairs)} the better answer "
         "gained more over sft than the worse one",
         f"the better answer is the likelier one, per token, in {rate_text(before.likelier, before.pairs)} "
         f"before and in {rate_text(shown.likelier, shown.pairs)} {where}; the log-probability of better "
         f"answers {moved} by {percent_text(abs(shown.fell))}",
-    ]
+    )

@@ -7,13 +7,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import get_args
 
+from rung.asking import fitted, room_for_answer
 from rung.evaluate import CHUNK
-from rung.records import Example, Json, MetricName, Passage
+from rung.records import Example, Gap, Json, MetricName, Passage
 from rung.rungs.base import Context, Variant, strict_score
 from rung.rungs.paces import paces
 from rung.scoring.notation import score_text
 from rung.scoring.scorers import SCORERS
 from rung.search import DEPTH, PassageIndex, SearchKind, answer_parts, held_by_any, holds
+from rung.spec import Spec
 from rung.system import System
 from rung.wording import embedded_text, with_passages
 
@@ -30,6 +32,7 @@ ORACLE_ROWS, FEWEST_ORACLE_ROWS = 60, 20
 ORACLE_SHARE = 0.2
 """Of the rung's time, at most."""
 KNOWLEDGE_GAIN = 0.05
+NOTHING_STANDS = "the answers hold no text or number that could stand in a passage"
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,8 @@ def found_for(context: Context, index: PassageIndex) -> Found:
 def recall_notes(found: Found) -> list[str]:
     """recall@k of every search, and whether search is what limits."""
     if not found.asked:
-        return ["no recall is told: a label isn't looked for in passages"]
+        why = "a label isn't looked for in passages" if found.context.kind == "label" else NOTHING_STANDS
+        return [f"no recall is told: {why}"]
     standing = f"the answers to {len(found.standing)} of {found.told} stand word for word in the documents"
     if not found.tells:
         return [f"no recall is told: {standing}, and {FEWEST_JUDGED} are needed to judge a search by"]
@@ -147,12 +151,28 @@ def recall_notes(found: Found) -> list[str]:
     return notes
 
 
+def oracle_pairs(context: Context, found: Found, spec: Spec) -> tuple[list[tuple[Example, Passage]], int]:
+    """The first rows that a passage holds the answer to, with it, and how many were too long with it."""
+    chat = context.pool.chat(context.model)
+    limit = context.limit - room_for_answer(spec, chat)
+    pairs: list[tuple[Example, Passage]] = []
+    long = 0
+    for row, right in found.answerable:
+        if len(pairs) == ORACLE_ROWS:
+            break
+        if fitted(spec, chat, row, (), limit, [right])[1]:
+            pairs.append((row, right))
+        else:
+            long += 1
+    return pairs, long
+
+
 def oracle_rows(context: Context, found: Found, variants: Sequence[Variant]) -> tuple[int, float]:
     """How many rows the oracle test asks twice (0: no time), and the seconds for that. Settled once."""
 
     def count() -> Json:
         pace = next((one for one in paces(context, variants) if one), None)
-        rows = min(ORACLE_ROWS, len(found.answerable))
+        rows = len(oracle_pairs(context, found, variants[0].system.spec)[0])
         while pace and rows and 2 * pace.seconds(rows, CHUNK) > ORACLE_SHARE * context.seconds_left:
             rows -= 1
         rows = rows if rows >= FEWEST_ORACLE_ROWS else 0
@@ -165,17 +185,20 @@ def oracle_rows(context: Context, found: Found, variants: Sequence[Variant]) -> 
     return rows, float(seconds)
 
 
-def oracle_test(context: Context, found: Found, bare: System, rows: int) -> list[str]:
+def oracle_test(context: Context, found: Found, bare: System, rows: int) -> tuple[str, Gap | None]:
     """The same rows without any passage and with the right one: what the best search of all would gain.
 
-    `bare` has no retrieval. A note says what follows; none where too few answers stand in a passage.
+    `bare` has no retrieval. What was found, in words, and which gap that is; None where it can't be told.
     """
     if not found.asked:
-        return ["no oracle test: of a label nobody can tell which passage is the right one"]
+        label = "of a label nobody can tell which passage is the right one"
+        return f"no oracle test: {label if context.kind == 'label' else NOTHING_STANDS}", None
+    pairs, long = oracle_pairs(context, found, bare.spec)
+    left_out = f" ({long} that are too long with their passage left out)" if long else ""
     if not rows:
-        few = f"the answers to {len(found.answerable)} of {found.told} stand in a passage"
-        return [f"no oracle test: {few}, and at least {FEWEST_ORACLE_ROWS} have to be asked in time"]
-    pairs = found.answerable[:rows]
+        few = f"the answers to {len(found.answerable)} of {found.told} stand in a passage{left_out}"
+        return f"no oracle test: {few}, and at least {FEWEST_ORACLE_ROWS} have to be asked in time", None
+    pairs = pairs[:rows]
     without = [row for row, _ in pairs]
     given = [replace(with_passages(row, [right]), id=f"{row.id} with {right.id}") for row, right in pairs]
 
@@ -186,20 +209,20 @@ def oracle_test(context: Context, found: Found, bare: System, rows: int) -> list
     kept = context.settled("oracle test", scores)
     assert isinstance(kept, list), "written by this function"
     none, oracle = (float(value) for value in kept if isinstance(value, float | int))
-    return [_oracle_note(context.bench.metric, none, oracle, rows)]
+    return _oracle_note(context.bench.metric, none, oracle, f"{rows} rows{left_out}")
 
 
 def _score(context: Context, bare: System, rows: Sequence[Example], what: str) -> float:
     return strict_score(context.measure_all(bare, rows, f"oracle test: {what}"), rows)
 
 
-def _oracle_note(metric: MetricName, none: float, oracle: float, rows: int) -> str:
+def _oracle_note(metric: MetricName, none: float, oracle: float, rows: str) -> tuple[str, Gap | None]:
     told = (
-        f"oracle test on {rows} rows: {score_text(oracle, metric)} with the right passage in the prompt, "
+        f"oracle test on {rows}: {score_text(oracle, metric)} with the right passage in the prompt, "
         f"{score_text(none, metric)} without any"
     )
     if not SCORERS[metric].higher_is_better:
-        return told
+        return told, None
     if oracle - none > KNOWLEDGE_GAIN - 1e-9:
-        return f"{told}: a knowledge gap, which documents can close"
-    return f"{told}: a behaviour gap: documents don't help, a better prompt or a tune may"
+        return f"{told}: a knowledge gap, which documents can close", "knowledge"
+    return f"{told}: a behaviour gap: documents don't help, a better prompt or a tune may", "behaviour"

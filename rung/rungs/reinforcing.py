@@ -109,7 +109,7 @@ def _rollouts(state: Tune, arm: Arm) -> list[dict]:
 
 def _reinforce(tune: _Begun, course: Course) -> Outcome:
     state, arm = tune.state, tune.arm
-    notes = [tune.gate.said]
+    notes: list[str] = []
     if tune.given.left_out:
         notes.append(f"{tune.given.left_out} rows that don't fit the model were left out of training")
     if len(course.rows) < len(state.context.dev):
@@ -118,9 +118,9 @@ def _reinforce(tune: _Begun, course: Course) -> Outcome:
     best, trials = kept_best(state, start, stretches(state, arm, course, start, notes))
     last = [r for r in state.records if r["kind"] == "score"][-1]
     rollouts = _rollouts(state, arm)
-    notes.append(_drawn_note(rollouts))
+    found = [tune.gate.said, _drawn_note(rollouts)]
     if len(trials) > 1:
-        notes.append(_score_note(state, start, last if best is start else best))
+        found.append(_score_note(state, start, last if best is start else best))
     what = f"GRPO, {arm.name}, {best['step']} steps of {PROMPTS} × {GROUP} answers from sft's adapter on"
     return Outcome(
         adapter=None if best is start else state.plan.folder / BEST_FOLDER,
@@ -128,6 +128,7 @@ def _reinforce(tune: _Begun, course: Course) -> Outcome:
         passes=len(rollouts) * PROMPTS / len(tune.given.rows),
         trials=tuple(trials),
         notes=tuple(notes),
+        found=tuple(found),
     )
 
 

@@ -70,10 +70,16 @@ class Retrieval:
         """Test whether the right passage helps at all, then try every k that fits with the best search."""
         variants, found, more = _variants(context)
         rows, _ = oracle_rows(context, found, variants)
-        oracle = oracle_test(context, found, _bare(context, variants[0].system), rows)
+        oracle, gap = oracle_test(context, found, _bare(context, variants[0].system), rows)
         chosen, trials, told = choose(context, variants)
-        notes = (*oracle, *recall_notes(found), *answer_notes(context), *more, *told)
-        return Built(system=chosen.system, what=chosen.name, trials=trials, notes=notes)
+        return Built(
+            system=chosen.system,
+            what=chosen.name,
+            trials=trials,
+            found=(oracle, *recall_notes(found)),
+            notes=(*answer_notes(context), *more, *told),
+            gap=gap,
+        )
 
 
 def _variants(context: Context) -> tuple[list[Variant], Found, list[str]]:

@@ -1,5 +1,6 @@
 """Documents in a climb: read at the start, told of where they can't be, and what a run is bound to."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 
 from rung.checks.rows import prepare
-from rung.climb.below import looked_up, systems_below
+from rung.climb.below import looked_up, no_gain, systems_below
 from rung.climb.climb import Options, climb
 from rung.climb.options import config_of
 from rung.errors import DataError, RunError
@@ -17,6 +18,7 @@ from rung.records import Answer, Example, RungResult, Stopped
 from rung.runs import open_run
 from rung.scoring.measure import measurement
 from tests.fixtures_climb import Log, label_rows, number_rows, write_rows
+from tests.fixtures_hosted import KEY, PRICES, Hosted, as_asked
 
 
 @pytest.fixture
@@ -103,6 +105,49 @@ def test_a_tune_looks_up_passages_where_that_was_better_than_every_cheaper_rung(
     assert found == (IT if gained else None)
 
 
+DOCUMENTS: Any = SimpleNamespace(data=SimpleNamespace(documents=Path("docs")))
+NONE: Any = SimpleNamespace(data=SimpleNamespace(documents=None))
+
+
+def test_why_passages_gained_nothing_is_told():
+    few, reads, tied = result(1, "few_shot", 9), result(2, "retrieval", 10), result(2, "retrieval", 9)
+    assert no_gain(DOCUMENTS, STEP, [few, reads], "accuracy") is None
+    assert no_gain(NONE, STEP, [few, tied], "accuracy") is None
+    assert no_gain(DOCUMENTS, STEP, [few, reads], "mae") == "retrieval was no better on dev than few_shot"
+    assert no_gain(DOCUMENTS, STEP, [few], "accuracy") == "retrieval wasn't climbed"
+    for found, why in (
+        (tied, "was no better on dev than few_shot"),
+        (result(2, "retrieval", None), "was skipped"),
+        (RungResult(rung="retrieval", order=2, failed="it broke"), "failed"),
+        (result(2, "retrieval", 20, stopped=True), "couldn't beat prompt any more and was stopped"),
+    ):
+        assert no_gain(DOCUMENTS, STEP, [few, found], "accuracy") == f"retrieval {why}"
+
+
+def test_a_tune_may_read_passages_that_gained_nothing_where_the_model_lacks_facts():
+    few, tied = result(1, "few_shot", 9), result(2, "retrieval", 9)
+    for found in (tied, result(2, "retrieval", 20, stopped=True)):
+        lacking = [few, replace(found, gap="knowledge")]
+        assert looked_up(STEP, lacking, {"retrieval": IT}, "accuracy") is IT
+        assert no_gain(DOCUMENTS, STEP, lacking, "accuracy") is not None
+        able = [few, replace(found, gap="behaviour")]
+        assert looked_up(STEP, able, {"retrieval": IT}, "accuracy") is None
+
+
+def test_a_hosted_model_may_read_what_a_tune_of_any_model_may():
+    few = [replace(result(1, f"few_shot@{name}", 9), model=name) for name in "ab"]
+    rights = {"a": 9, "b": 10}
+    read = [replace(result(2, f"retrieval@{name}", rights[name]), model=name) for name in rights]
+    free: Any = SimpleNamespace(base=SimpleNamespace(label="a"), model=None)
+    systems = {"retrieval@a": OTHER, "retrieval@b": IT}
+    assert looked_up(free, [*few, *read], systems, "accuracy") is IT
+    assert no_gain(DOCUMENTS, free, [*few, *read], "accuracy") is None
+    assert looked_up(free, [*few, read[0]], systems, "accuracy") is None
+    assert no_gain(DOCUMENTS, free, [*few, read[0]], "accuracy") == (
+        "retrieval@a was no better on dev than few_shot@a"
+    )
+
+
 def test_a_retrieval_that_was_stopped_has_gained_nothing():
     results = [result(0, "prompt", 1), result(2, "retrieval", 20, stopped=True)]
     assert looked_up(STEP, results, {"retrieval": IT}, "accuracy") is None
@@ -134,8 +179,30 @@ def test_a_climb_with_documents_ships_a_system_that_cites_them(tmp_path, tiny):
     result, run = climb(tmp_path / "task.yaml", options, Log())
     (retrieval,) = result.results
     assert retrieval.rung == "retrieval" and retrieval.dev is not None, retrieval
-    assert any(note.startswith("recall@1/3/5/8") for note in retrieval.notes)
-    assert any(note.startswith("oracle test on ") for note in retrieval.notes)
+    assert any(told.startswith("recall@1/3/5/8") for told in retrieval.found)
+    assert any(told.startswith("oracle test on ") for told in retrieval.found)
     assert all(p.answer.passages == ("doc.txt#1",) for p in retrieval.dev.predictions)
     with load(run / "rungs" / "retrieval" / "system") as ask:
         assert ask.ask("what does a parcel cost").passages == ("doc.txt#1",)
+
+
+@pytest.mark.models
+def test_in_a_climb_a_hosted_rival_reads_the_documents_that_a_local_model_reads(tmp_path, tiny, monkeypatch):
+    monkeypatch.setenv("RUNG_API_KEY", KEY)
+    write_rows(tmp_path / "rows.jsonl", number_rows(60))
+    (tmp_path / "doc.txt").write_text("A parcel costs 5.5 euros.\n\nA refund takes 12 days.")
+    with Hosted(as_asked) as server:
+        task = {
+            "name": "numbers",
+            "data": {"train": "rows.jsonl", "documents": "doc.txt"},
+            "models": [str(tiny), server.name],
+            "prices": PRICES.model_dump(),
+        }
+        (tmp_path / "task.yaml").write_text(json.dumps(task), encoding="utf-8")
+        options = Options(rungs=("retrieval", "api"), out=tmp_path / "run", dev_rows=20)
+        result, _ = climb(tmp_path / "task.yaml", options, Log())
+    asked = [body["messages"][-1]["content"] for body in server.seen]
+    assert sum("A parcel costs 5.5 euros." in text for text in asked) == len(asked) - 1, "but for its name"
+    api = next(r for r in result.results if r.rung == "api")
+    assert api.dev is not None and api.upon == "retrieval"
+    assert all(p.answer.passages == ("doc.txt#1",) for p in api.dev.predictions)

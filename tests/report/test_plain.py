@@ -7,6 +7,7 @@ from rung.climb.budget import TRAINED
 from rung.records import Stopped
 from rung.report.plain import REASONS, WAYS, in_plain_words
 from rung.rungs import LADDER
+from rung.scoring.scorers import SCORERS
 
 
 def shipping(climb, rung, **changes):
@@ -29,6 +30,16 @@ def test_a_tune_that_ships_pays_and_is_set_beside_the_best_way_without_training(
         "Fine-tuning pays here: the tuned model is right on 93 of 100 test rows, a small classifier (head), "
         "the best without training, on 86; training took 24 m 12 s."
     )
+
+
+def test_that_facts_are_lacking_is_said_only_where_the_right_passage_was_seen_to_help():
+    climb = synthetic_climb()
+    prompt = next(r for r in climb.results if r.rung == "prompt")
+    for gap, facts in (("knowledge", True), ("behaviour", False), (None, False)):
+        found = replace(prompt, rung="retrieval", gap=gap, test=None)
+        said = in_plain_words(shipping(replace(climb, results=(*climb.results, found)), "retrieval"))
+        assert ("what the model lacks is facts" in said) == facts
+        assert ("what stands in the documents brings as much" in said) == (not facts)
 
 
 def test_training_took_what_the_tune_below_took_too():
@@ -106,14 +117,15 @@ def test_a_rung_that_is_not_above_one_answer_to_every_row_does_not_do_the_job():
     near = replace(climb.constant, score=0.92, gain=0.01, beaten=False)
     assert in_plain_words(replace(climb, constant=near)) == (
         "What would ship isn't shown to do the job: always giving one and the same answer is right on 92 of "
-        "100 test rows, the tuned model on 93, which may be chance on these rows."
+        "100 test rows, the tuned model on 93, which may be chance on these rows. So fine-tuning isn't shown "
+        "to pay here."
     )
     limited = with_result(climb, "sft", over_limits=("memory",))
     head = in_plain_words(shipping(replace(limited, constant=near), "head"))
     assert head.endswith("The tuned model is right on 93 of 100 test rows, but is over the limits.")
     above = replace(near, score=0.98, gain=-0.05)
     assert in_plain_words(replace(climb, constant=above)).endswith(
-        "98 of 100 test rows, the tuned model on 93."
+        "98 of 100 test rows, the tuned model on 93. So fine-tuning isn't shown to pay here."
     )
 
 
@@ -149,15 +161,26 @@ def test_without_a_tune_or_a_verdict_nothing_is_claimed_of_fine_tuning():
     assert in_plain_words(one_rung_climb()) == "Whether fine-tuning pays can't be told from these rows."
 
 
-@pytest.mark.parametrize("metric", ["mae", "rouge_l"])
+def of_metric(climb, metric):
+    """The climb as if its figures were of another metric."""
+    found = tuple(
+        replace(
+            r, dev=r.dev and replace(r.dev, metric=metric), test=r.test and replace(r.test, metric=metric)
+        )
+        for r in climb.results
+    )
+    return replace(climb, results=found, metric=metric)
+
+
+@pytest.mark.parametrize("metric", sorted(name for name, scorer in SCORERS.items() if not scorer.binary))
 def test_a_score_that_isnt_a_share_of_right_answers_is_given_as_it_is(metric):
-    climb = synthetic_climb()
-    parts = {n: measurement(n, "test", 400, 0.5, metric=metric) for n in ("head", "sft")}
-    for name, found in parts.items():
-        climb = with_result(climb, name, test=found, dev=found)
-    pair = tuple(r for r in climb.results if r.rung in parts)
-    said = in_plain_words(replace(climb, results=pair, metric=metric))
-    assert "of 100" not in said and said.count("scores") == 1
+    said = in_plain_words(of_metric(synthetic_climb(), metric))
+    if SCORERS[metric].higher_is_better:
+        tuned, best = "scores .930", "a small classifier (head), the best without training, .863"
+    else:
+        tuned = "is off by 0.93 on average"
+        best = "an instruction alone (prompt), the best without training, by 0.613"
+    assert f"pays here: the tuned model {tuned} on test rows, {best}; training took" in said
 
 
 def test_a_stopped_rival_is_named_with_the_rows_it_was_stopped_at():
@@ -195,6 +218,15 @@ def test_the_best_without_training_is_so_with_broken_calls_counted_as_wrong():
     assert "a small classifier (head), the best without training" in in_plain_words(climb)
 
 
+@pytest.mark.parametrize(
+    ("metric", "score", "strict", "best"), [("macro_f1", 0.89, 0.85, "head"), ("mae", 0.6, 0.7, "prompt")]
+)
+def test_broken_calls_count_against_the_best_without_training_under_every_metric(metric, score, strict, best):
+    dev = measurement("few_shot", "dev", 384, score, failures=16)
+    climb = with_result(synthetic_climb(), "few_shot", dev=replace(dev, strict_score=strict))
+    assert f"({best}), the best without training" in in_plain_words(of_metric(climb, metric))
+
+
 def test_calls_that_broke_are_no_lack_of_gain():
     broken = measurement("sft", "test", 360, 0.95, failures=40)
     climb = shipping(with_result(synthetic_climb(), "sft", test=broken), "head")
@@ -211,3 +243,21 @@ def test_a_hosted_model_is_not_said_to_do_better_than_a_tune_that_scores_more():
     said = in_plain_words(shipping(better, "api"))
     assert "doesn't pay here: asking a bigger model brings as much as training a small one does." in said
     assert "does better" not in said
+
+
+def test_a_dearer_way_that_scores_more_than_the_tune_is_named_with_its_price_and_not_as_what_it_beats():
+    climb = with_result(hosted_climb(), "api", test=measurement("api", "test", 400, 0.94))
+    climb = with_result(climb, "api", dev=measurement("api", "dev", 400, 0.95))
+    compared = climb.decision.comparisons
+    above = replace(compared[2], cheaper="sft", dearer="api", gain=0.01, wins=False)
+    assert in_plain_words(shipping(climb, "sft", comparisons=(*compared, above))) == (
+        "Fine-tuning pays here: the tuned model is right on 93 of 100 test rows, a small classifier (head), "
+        "the best cheaper way without training, on 86; training took 24 m 12 s. A hosted model (api) is "
+        "right on 94 of 100 test rows, no clear gain, at 1316 times the price of an answer."
+    )
+    alone = replace(climb, results=tuple(r for r in climb.results if r.rung in ("sft", "api")))
+    assert in_plain_words(shipping(alone, "sft", comparisons=(above,))) == (
+        "Fine-tuning pays here: the tuned model is right on 93 of 100 test rows, a hosted model (api), the "
+        "best without training, on 94, no clear gain, at 1316 times the price of an answer; training took "
+        "24 m 12 s."
+    )

@@ -132,6 +132,21 @@ def test_rows_of_the_user_are_neither_markup_nor_escape_codes():
     assert "[bold]x[/bold]" in text
 
 
+@pytest.mark.parametrize("width", [40, 80])
+def test_what_a_rung_found_out_of_the_task_is_shown(width):
+    climb = synthetic_climb()
+    told = (
+        "recall@1/3/5/8: bm25 .500 / .700 / .800 / .900",
+        "a knowledge gap\x1b[2J, which documents can close",
+    )
+    results = tuple(replace(r, found=told) if r.rung == "prompt" else r for r in climb.results)
+    text = shown(replace(climb, results=results), width)
+    assert "Found by prompt" in text and "\x1b" not in text
+    assert "bm25 .500 / .700 / .800 / .900" in " ".join(text.split())
+    assert "which documents can close" in " ".join(text.split())
+    assert "Found by" not in shown(climb, width)
+
+
 def test_a_climb_without_a_winner_names_none():
     assert "rung ask" not in shown(one_rung_climb(), 80, Path("runs/x"))
 

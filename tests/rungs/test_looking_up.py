@@ -89,13 +89,14 @@ def test_a_tune_with_passages_is_proved_shipped_and_cites_them(context):
 
 
 @pytest.mark.models
-def test_the_search_with_the_best_recall_is_taken_and_the_notes_tell_it_all(tiny, tmp_path):
+def test_the_search_with_the_best_recall_is_taken_and_what_was_found_is_told(tiny, tmp_path):
     with opened(tiny, write_rows(tmp_path / "rows.jsonl", number_rows(120)), tmp_path) as context:
         made = Retrieval().build(context)
     assert made.system.spec.retrieval is not None and made.system.spec.retrieval.search == "bm25"
-    notes = "\n".join(made.notes)
-    assert "oracle test on 60 rows: " in notes and "recall@1/3/5/8" in notes
-    assert "bm25 1.000 / 1.000 / 1.000 / 1.000" in notes and "what limits" not in notes
+    told = "\n".join(made.found)
+    assert "oracle test on 60 rows: " in told and "recall@1/3/5/8" in told
+    assert "bm25 1.000 / 1.000 / 1.000 / 1.000" in told and "what limits" not in told
+    assert made.gap in ("knowledge", "behaviour") and f"a {made.gap} gap" in told
     assert [trial.name for trial in made.trials if trial.n == len(context.dev)] and made.what.endswith("bm25")
     settled = (context.folder / "settled.jsonl").read_text()
     assert [json.loads(line)["question"] for line in settled.splitlines()].count("oracle test") == 1

@@ -92,7 +92,7 @@ def test_what_is_shipped_is_never_worse_on_dev_than_the_start(begin):
     learned = len(material(context, start.spec).items)
     assert f"learned from {learned} pairs" in made.notes
     assert any("fewer than 300" in note for note in made.notes)
-    (said,) = [note for note in made.notes if note.startswith("preference accuracy on dev")]
+    (said,) = [told for told in made.found if told.startswith("preference accuracy on dev")]
     last = [record for record in journal(context) if record["kind"] == "margins"][-1]
     assert f"of {len(context.dev)} pairs" in said and last["pairs"] == len(context.dev)
     assert made.passes == pytest.approx(last["step"] * 16 / learned)

@@ -70,7 +70,7 @@ def test_the_start_is_kept_where_no_step_is_better():
     outcome = preferred(learner)
     assert outcome.adapter is None and not learner.kept
     assert learner.scored == [(LOW, 0), (LOW, 10), (LOW, 20), (HIGH, 10), (HIGH, 20)]
-    assert any("after the last step tried: in 70 % of 10 pairs" in note for note in outcome.notes)
+    assert any("after the last step tried: in 70 % of 10 pairs" in told for told in outcome.found)
 
 
 @pytest.mark.parametrize("best", [(LOW, 10), (LOW, 20), (HIGH, 10), (HIGH, 20)])
@@ -81,7 +81,7 @@ def test_the_best_step_of_all_arms_is_kept_and_told(best):
     assert learner.kept[-1] == best
     assert f"{best[0]}, {best[1]} steps of {BATCH} from sft's adapter on" in outcome.what
     assert outcome.passes == STEPS * BATCH / 320
-    assert any("preference accuracy on dev now: in 70 % of 10 pairs" in note for note in outcome.notes)
+    assert any("preference accuracy on dev now: in 70 % of 10 pairs" in told for told in outcome.found)
 
 
 @given(st.dictionaries(st.tuples(st.sampled_from([LOW, HIGH]), st.sampled_from([10, 20])), st.floats(0, 1)))

@@ -5,33 +5,44 @@ from pathlib import Path
 import pytest
 
 from rung.evaluate import Bench, Store
+from rung.models.resolve import resolve
 from rung.records import Answer, Example, Passage
 from rung.rungs.base import Context
 from rung.rungs.recall import (
     FEWEST_ORACLE_ROWS,
     KNOWLEDGE_GAIN,
     Found,
+    oracle_pairs,
     oracle_test,
     recall_notes,
 )
 from rung.rungs.retrieval import _best_search
 from rung.search import PassageIndex, answer_parts
+from rung.spec import AnswerSpec, Spec
 from rung.system import Pool
 from rung.task import DataFiles, Output, Task
-from tests.fixtures_climb import Log
+from tests.fixtures_climb import Log, make_tiny_gguf
 
 COLOURS = ("red", "blue", "green", "grey")
 PASSAGES = tuple(Passage(id=f"a.md#{i}", title="", text=f"It is {c}.") for i, c in enumerate(COLOURS))
 ROWS = tuple(Example(id=f"{i:02d}", input=f"q{i}", output=COLOURS[i % 4]) for i in range(24))
+SPEC = Spec(
+    rung="retrieval", task="t", kind="text", engine="fake", answer=AnswerSpec(form="free", max_tokens=8)
+)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return resolve(str(make_tiny_gguf(tmp_path_factory.mktemp("tiny") / "tiny.gguf")))
 
 
 @pytest.fixture
-def context(tmp_path) -> Context:
+def context(tiny, tmp_path) -> Context:
     return Context(
         task=Task(data=DataFiles(train=Path("t")), output=Output(kind="text")),
         train=ROWS[:4],
         dev=ROWS,
-        model=None,  # type: ignore[arg-type]
+        model=tiny,
         folder=tmp_path / "rung",
         bench=Bench(pool=Pool(), store=Store(tmp_path / "answers"), metric="exact"),
         reporter=Log(),
@@ -60,7 +71,7 @@ class Reader:
     """What a System is to the bench. It answers with the colour that it reads, else with one word."""
 
     def __init__(self, *, reads: bool):
-        self.reads, self.digest = reads, "reads" if reads else "doesn't"
+        self.reads, self.digest, self.spec = reads, "reads" if reads else "doesn't", SPEC
 
     def answer(self, examples, pool, *, progress=lambda done, total: None):
         texts = [next((c for c in COLOURS if self.reads and c in (e.context or "")), "red") for e in examples]
@@ -157,15 +168,17 @@ def test_an_answer_stands_there_whether_or_not_a_search_finds_it(context):
 
 def test_where_the_right_passage_helps_it_is_a_knowledge_gap_and_else_one_of_behaviour(context):
     some = found(context, ranks(0))
-    (told,) = oracle_test(context, some, Reader(reads=True), 20)  # type: ignore[arg-type]
+    told, gap = oracle_test(context, some, Reader(reads=True), 20)  # type: ignore[arg-type]
     assert told == (
         "oracle test on 20 rows: 1.000 with the right passage in the prompt, .250 without any: "
         "a knowledge gap, which documents can close"
     )
+    assert gap == "knowledge"
     fresh = replace(context, folder=context.folder / "other")
-    (told,) = oracle_test(fresh, some, Reader(reads=False), 20)  # type: ignore[arg-type]
+    told, gap = oracle_test(fresh, some, Reader(reads=False), 20)  # type: ignore[arg-type]
     assert told.startswith("oracle test on 20 rows: .250 with the right passage in the prompt, .250 without")
     assert told.endswith("a behaviour gap: documents don't help, a better prompt or a tune may")
+    assert gap == "behaviour"
     assert KNOWLEDGE_GAIN == 0.05
 
 
@@ -173,17 +186,48 @@ def test_the_oracle_test_is_settled_once_and_its_answers_are_kept(context):
     some, reader = found(context, ranks(0)), Reader(reads=True)
     first = oracle_test(context, some, reader, 20)  # type: ignore[arg-type]
     assert len(context.bench.store.load("reads")) == 40
-    assert oracle_test(context, some, None, 20) == first  # type: ignore[arg-type]
+    assert oracle_test(context, some, Reader(reads=False), 20) == first  # type: ignore[arg-type]
+    assert not context.bench.store.load("doesn't")
 
 
 def test_an_oracle_test_that_cannot_be_made_says_why(context):
     some = found(context, [[] for _ in ROWS])
-    (told,) = oracle_test(context, some, None, 0)  # type: ignore[arg-type]
+    told, gap = oracle_test(context, some, Reader(reads=True), 0)  # type: ignore[arg-type]
     assert told == (
         f"no oracle test: the answers to 0 of 24 dev rows stand in a passage, and at least "
         f"{FEWEST_ORACLE_ROWS} have to be asked in time"
     )
+    assert gap is None
     labels = replace(context, task=Task(data=DataFiles(train=Path("t")), output=Output(kind="label")))
     none = found(labels, [[] for _ in ROWS])
     assert "of a label nobody can tell" in oracle_test(labels, none, None, 0)[0]  # type: ignore[arg-type]
     assert "a label isn't looked for" in recall_notes(none)[0]
+
+
+@pytest.mark.parametrize("kind", ["json", "tool_call"])
+def test_of_answers_without_text_or_numbers_no_label_is_spoken_of(kind, context):
+    rows = tuple(replace(row, output={"covered": True} if kind == "json" else []) for row in ROWS)
+    made = replace(context, task=Task(data=DataFiles(train=Path("t")), output=Output(kind=kind)))
+    none = found(made, [[] for _ in rows], rows=rows)
+    why = "the answers hold no text or number that could stand in a passage"
+    assert recall_notes(none) == [f"no recall is told: {why}"]
+    assert oracle_test(made, none, Reader(reads=True), 0) == (  # type: ignore[arg-type]
+        f"no oracle test: {why}",
+        None,
+    )
+
+
+def test_rows_that_are_too_long_with_their_passage_are_no_wrong_answers(context):
+    some, reader = found(context, ranks(0)), Reader(reads=True)
+    long = replace(PASSAGES[0], text=f"It is red.{' please' * context.limit}")
+    some = replace(some, index=PassageIndex((long, *PASSAGES[1:]), None, None))
+    assert len(some.answerable) == 24, "each of them fits alone"
+    pairs, left_out = oracle_pairs(context, some, SPEC)
+    assert left_out == 6 and [row.id for row, _ in pairs] == [r.id for r in ROWS if r.output != "red"]
+    said = "(6 that are too long with their passage left out)"
+    told, _ = oracle_test(context, some, reader, 18)  # type: ignore[arg-type]
+    assert told.startswith(f"oracle test on 18 rows {said}: 1.000 with the right passage")
+    asked = context.bench.store.load(reader.digest)
+    assert len(asked) == 36 and not any("a.md#0" in id or id == "00" for id in asked)
+    told, _ = oracle_test(context, some, reader, 0)  # type: ignore[arg-type]
+    assert f"24 of 24 dev rows stand in a passage {said}, and at least 20" in told

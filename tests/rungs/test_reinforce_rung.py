@@ -100,11 +100,11 @@ def test_what_is_shipped_is_never_worse_on_dev_than_the_start_and_what_was_drawn
     assert len(rollouts) == last >= STEPS // 2
     assert all(0 < r["reward"] < 1 and r["mixed"] > 0 and r["tokens"] > 1 for r in rollouts)
     assert made.passes == pytest.approx(last * 8 / len(context.train))
-    assert made.notes[0].startswith("of 40 training prompts with 8 answers each ")
+    assert made.found[0].startswith("of 40 training prompts with 8 answers each ")
     first = [r["reward"] for r in rollouts[:10]]
     told = f"of {last} steps: mean reward {sum(first) / len(first):.3f}, then"
-    assert any(told in note for note in made.notes)
-    assert any("word for word as the row" in note for note in made.notes)
+    assert told in made.found[1]
+    assert "word for word as the row" in made.found[2]
 
 
 def test_reward_alone_makes_a_weakened_adapter_better_on_dev(begin, monkeypatch):

@@ -29,6 +29,7 @@ from rung.rungs.rollouts import (
 )
 from rung.rungs.tune import BEST_FOLDER, Arm, Plan
 from rung.scoring.scorers import SCORERS
+from rung.task.tables import Query, Tables
 from rung.training.batches import Row
 
 STEPS = 60
@@ -110,8 +111,8 @@ def test_the_best_step_is_kept_and_told(best):
     assert outcome.adapter == Path("nowhere") / BEST_FOLDER
     assert learner.kept[-1] == best
     assert f"{ARM.name}, {best} steps of 8 × 8 answers from sft's adapter on" in outcome.what
-    assert any(f"dev exact .500 at the start and .600 after {best} steps" in note for note in outcome.notes)
-    assert any("word for word as the row 25 % and 30 %" in note for note in outcome.notes)
+    assert f"dev exact .500 at the start and .600 after {best} steps" in outcome.found[-1]
+    assert "word for word as the row 25 % and 30 %" in outcome.found[-1]
     assert learner.decays == {(30, 60)}
 
 
@@ -141,7 +142,7 @@ def test_a_course_that_breaks_or_runs_out_of_time_leaves_what_was_best_before():
     outcome = reinforced(learner)
     assert learner.kept == [10] and outcome.adapter is not None
     assert "ended early: no answer earned anything" in outcome.notes
-    assert any("of 15 steps: mean reward 0.045, then 0.095" in note for note in outcome.notes)
+    assert "of 15 steps: mean reward 0.045, then 0.095" in outcome.found[1]
     learner = Learner(values={10: 0.6}, late=30)
     assert "ended before step 30, for want of time" in reinforced(learner).notes
     assert learner.scored == [0, 10, 20]
@@ -158,9 +159,9 @@ def test_steps_that_drew_nothing_are_left_out_of_a_stretchs_loss():
 
 
 def test_the_gates_figures_and_a_part_of_dev_are_told():
-    notes = reinforced(Learner(), rows=DEV[:30]).notes
-    assert notes[0].startswith("of 100 training prompts with 8 answers each 50 % had answers with unlike")
-    assert "scored on 30 of 40 dev rows on the way" in notes
+    outcome = reinforced(Learner(), rows=DEV[:30])
+    assert outcome.found[0].startswith("of 100 training prompts with 8 answers each 50 % had answers with ")
+    assert "scored on 30 of 40 dev rows on the way" in outcome.notes
 
 
 @given(st.integers(FEWEST_STEPS, 300))
@@ -314,6 +315,38 @@ def test_a_reward_is_the_rows_own_score_and_nothing_for_what_cannot_be_read():
     number = Example(id="a", input="", output=3)
     assert reward(Answer(text="", value=3.0), number, "mae") == 1.0
     assert reward(Answer(text="", value=3.1), number, "mae") == 0.0
+
+
+@pytest.mark.parametrize(
+    ("query", "earned"),
+    [
+        ("SELECT b FROM t WHERE a > 1", 1.0),
+        ("select b from t where not a <= 1 order by b", 1.0),
+        ("SELECT b FROM t", 0.0),
+        ("SELECT c FROM t WHERE a > 1", 0.0),
+        ("SELECT b FROM t WHERE", 0.0),
+        ("DROP TABLE t", 0.0),
+    ],
+)
+def test_a_query_earns_what_it_gives_when_it_is_run(query, earned):
+    statements = ("CREATE TABLE t (a INT, b TEXT, c INT)", "INSERT INTO t VALUES (1, 'x', 7), (2, 'y', 8)")
+    wanted = Query("SELECT b FROM t WHERE a > 1", Tables(statements=statements))
+    row = Example(id="a", input="which?", output=wanted)
+    assert reward(Answer(text=query, value=query), row, "execution") == earned
+
+
+def test_calls_earn_something_only_where_function_and_arguments_are_right():
+    call: dict[str, Any] = {"name": "find", "arguments": {"topic": "login", "most": 3}}
+    row = Example(id="a", input="", output=[call])
+    for made, earned in (
+        ([call], 1.0),
+        ([{"name": "find", "arguments": {"most": 3, "topic": "login"}}], 1.0),
+        ([{"name": "find", "arguments": {"topic": "login"}}], 0.0),
+        ([{"name": "ask", "arguments": call["arguments"]}], 0.0),
+        ([call, call], 0.0),
+        ([], 0.0),
+    ):
+        assert reward(Answer(text="", value=made), row, "tool_call") == earned, made
 
 
 def test_what_nothing_can_check_has_no_reward():

@@ -229,8 +229,9 @@ def test_where_time_allows_few_answers_sfts_tune_is_gone_on_from_without_any(
     after = context.measure(made.system, context.dev, "after").score
     assert after > before and (made.system.spec.rung, made.upon) == ("distill", "sft")
     assert made.what.startswith("on policy, schema, rate 0.0005, ")
-    assert "its answers to about 0 inputs, fewer than the" in made.notes[0]
-    assert made.notes[1].startswith("the teacher scores ")
+    assert "its answers to about 0 inputs, fewer than the" in made.found[0]
+    assert made.found[1].startswith("the teacher scores ")
+    assert "isn't counted" in made.notes[0]
     asked = len(context.train) + len(context.unlabelled)
     assert any(f"of the student's own to {asked} inputs" in note for note in made.notes)
 
