@@ -2,12 +2,12 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
 from rung.records import Climb, RungResult
-from rung.report.charts import ACCENT, INK, MUTED, ON_PAGE, framed
+from rung.report.charts import ACCENT, FONT_SIZE, INK, MUTED, ON_PAGE, framed
 from rung.report.notation import round_count, usd_text
 from rung.report.summary import build_usd, measured
 from rung.scoring.cost import (
@@ -22,6 +22,8 @@ HEIGHT_PX = 300
 LEAST, MOST = 1e3, 1e6
 """Requests a month that the chart spans where nothing says more."""
 STEPS = 60
+THIN, THICK = 1, 2
+LABEL_PX = 14
 CENT = 0.01
 
 
@@ -92,12 +94,15 @@ def volume_svg(climb: Climb, width: int) -> str:
     low, high = _span(climb, local)
     steps = [low * (high / low) ** (at / STEPS) for at in range(STEPS + 1)]
     rented = [rented_usd(v, shown.seconds_per_answer, climb.usd_per_hour, shown.build_usd) for v in steps]
+    busy = {one.rung: [monthly_usd(v, one.usd_per_1000, one.build_usd) for v in steps] for one in local}
+    theirs = [monthly_usd(v, hosted.usd_per_1000, prompt_usd) for v in steps]
     lines = (
-        ([monthly_usd(v, hosted.usd_per_1000, prompt_usd) for v in steps], ACCENT, [1, 0]),
-        ([monthly_usd(v, shown.usd_per_1000, shown.build_usd) for v in steps], INK, [1, 0]),
-        (rented, MUTED, [5, 4]),
+        *((line, MUTED, [1, 0], THIN) for rung, line in busy.items() if rung != shown.rung),
+        (theirs, ACCENT, [1, 0], THICK),
+        (busy[shown.rung], INK, [1, 0], THICK),
+        (rented, MUTED, [5, 4], THICK),
     )
-    costs = [usd for line, _, _ in lines for usd in line if usd > 0]
+    costs = [usd for line, *_ in lines for usd in line if usd > 0]
     ends = [max(CENT, min(costs) / 1.5), max(costs) * 1.5]
     x_axis = alt.Axis(grid=False, tickCount=6, labelExpr="format(datum.value, '~s')")
     y_axis = alt.Axis(tickCount=5, domain=False, ticks=False, labelExpr="'$' + format(datum.value, ',~r')")
@@ -114,10 +119,19 @@ def volume_svg(climb: Climb, width: int) -> str:
         axis=y_axis,
     )
     layers = []
-    for line, colour, dash in lines:
+    for line, colour, dash, stroke in lines:
         rows = [{"requests": v, "usd": usd} for v, usd in zip(steps, line, strict=True) if usd > 0]
         base = alt.Chart(alt.Data(values=rows)).encode(x=x, y=y)
-        layers.append(base.mark_line(strokeWidth=2, color=colour, strokeDash=dash))
+        layers.append(base.mark_line(strokeWidth=stroke, color=colour, strokeDash=dash))
+    names = {hosted.rung: theirs[-1], **{rung: line[-1] for rung, line in busy.items()}}
+    told = [
+        {"requests": high, "usd": usd, "name": name}
+        for name, usd in _apart({name: usd for name, usd in names.items() if usd > 0}, ends)
+    ]
+    text = alt.Chart(alt.Data(values=told)).encode(x=x, y=y, text="name:N")
+    layers.append(
+        text.mark_text(align="right", baseline="bottom", dx=-4, dy=-3, fontSize=FONT_SIZE - 1, color=MUTED)
+    )
     if climb.answers_per_month and low <= climb.answers_per_month <= high:
         at = alt.Chart(alt.Data(values=[{"requests": climb.answers_per_month}])).encode(x=x)
         layers.append(at.mark_rule(strokeWidth=1, color=MUTED, strokeDash=[2, 3]))
@@ -125,6 +139,18 @@ def volume_svg(climb: Climb, width: int) -> str:
     for stand_in, css in ON_PAGE.items():
         drawn = drawn.replace(f'"{stand_in}"', f'"{css}"')
     return _described(drawn, volume_lines(climb))
+
+
+def _apart(names: Mapping[str, float], ends: Sequence[float]) -> list[tuple[str, float]]:
+    """Names at the ends of their lines, in dollars; those that are closer than a line of text as one."""
+    pixel = math.log(ends[1] / ends[0]) / HEIGHT_PX
+    found: list[tuple[str, float]] = []
+    for name, usd in sorted(names.items(), key=lambda one: -one[1]):
+        if found and math.log(found[-1][1] / usd) < LABEL_PX * pixel:
+            found[-1] = (f"{found[-1][0]}, {name}", found[-1][1])
+        else:
+            found.append((name, usd))
+    return found
 
 
 def charted(climb: Climb, local: Sequence[Volume]) -> Volume:

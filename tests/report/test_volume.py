@@ -1,10 +1,11 @@
+import re
 from dataclasses import replace
 
 import pytest
 
 from rung.report.html import report_html
 from rung.report.summary import build_usd
-from rung.report.volume import charted, hosted_notes, volume_svg, volumes
+from rung.report.volume import _apart, charted, hosted_notes, volume_svg, volumes
 from rung.scoring.cost import break_even_rented, break_even_requests
 from tests.report.climb_fixture import hosted_climb, synthetic_climb
 
@@ -66,6 +67,21 @@ def test_a_hosted_model_that_costs_next_to_nothing_is_never_undercut_by_a_machin
     found = volumes(replace(climb, results=results))
     assert all(one.busy is None and one.rented is None for one in found)
     assert "at no volume" in hosted_notes(replace(climb, results=results))[0][1]
+
+
+def test_every_local_system_has_its_line_and_its_name_in_the_chart():
+    climb = hosted_climb()
+    svg = volume_svg(climb, 560)
+    local = volumes(climb)
+    assert len(local) > 1
+    named = {part.strip() for text in re.findall(r">([^<>]+)</text>", svg) for part in text.split(",")}
+    assert {one.rung for one in local} | {local[0].hosted} <= named
+    assert len(re.findall(r'stroke-width="1"[^>]*/>', svg)) >= len(local) - 1
+
+
+def test_names_of_lines_that_end_close_together_stand_in_one_place():
+    assert _apart({"a": 100.0, "b": 99.0, "c": 1.0}, [0.5, 200.0]) == [("a, b", 100.0), ("c", 1.0)]
+    assert _apart({"c": 1.0}, [0.5, 2.0]) == [("c", 1.0)]
 
 
 def test_the_page_has_the_table_and_a_chart_that_says_the_same_in_words(tmp_path):
