@@ -1,10 +1,12 @@
 """The catalog on screen: a table of the models known by name, and bringing one with a progress bar."""
 
+import difflib
 from typing import TYPE_CHECKING
 
+from rung.errors import ModelError
 from rung.models._fetch import is_here
-from rung.models.catalog import CATALOG
-from rung.models.offered import OFFERED, Offered
+from rung.models.catalog import CATALOG, Entry, entry_named
+from rung.models.offered import OFFERED, Offered, offered_named
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -41,6 +43,53 @@ def catalog_table() -> "Table":
     return table
 
 
+def model_table(name: str) -> "Table":
+    """All that is known of one model. ModelError where no model has that name."""
+    from rich.table import Table
+    from rich.text import Text
+
+    found = entry_named(name) or offered_named(name)
+    if found is None:
+        near = difflib.get_close_matches(
+            name.lower(), [one.name for one in (*CATALOG, *OFFERED)], n=2, cutoff=0.4
+        )
+        nearest = f" (nearest: {', '.join(near)})" if near else ""
+        raise ModelError(f"no model {name!r} in the list{nearest}; rung models lists them all")
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for term, text in (*_told(found), *(("In prompts", quirk) for quirk in found.quirks)):
+        table.add_row(term, Text(text))
+    return table
+
+
+def _told(found: Entry | Offered) -> list[tuple[str, str]]:
+    """(term, text) of a model, but for its quirks."""
+    if isinstance(found, Entry):
+        size, tried = f"{found.size / MEGABYTE:,.0f} MB", "yes"
+        sources = dict.fromkeys(
+            f"{one.package} {one.version}" for file in found.files for one in file.sources
+        )
+        ids = [("Comes with", ", ".join(sources)), ("On the hub", found.hub), ("Made of", found.origin)]
+        licence, here = found.licence, "yes" if is_here(found) else "no"
+    else:
+        size = f"~{size_text(found.memory_mb('Q4'))} at 4 bits, ~{size_text(found.memory_mb('Q8'))} at 8"
+        ids = [("GGUF", found.gguf), ("Safetensors", found.hub)]
+        licence, here, tried = _licence(found), _here(found), "no"
+    return [
+        ("Model", found.name),
+        ("", found.what),
+        ("Parameters", f"{found.parameters / 1e6:,.0f} million"),
+        ("Size", size),
+        ("Context", f"{found.context:,} tokens"),
+        ("Licence", licence),
+        ("", found.licence_note),
+        *ids,
+        ("On this machine", here),
+        ("Tried by us", tried),
+    ]
+
+
 def size_text(megabytes: float) -> str:
     """An estimate: `360 MB`, `2.4 GB`."""
     return f"{megabytes / 1000:.1f} GB" if megabytes >= 1000 else f"{round(megabytes, -1):.0f} MB"
@@ -63,7 +112,6 @@ def licence_notes() -> list[str]:
 
 def bring(name: str, screen: "Screen") -> None:
     """Bring a model's weights, digest-checked, with a bar in megabytes. ModelError where it fails."""
-    from rung.models.offered import offered_named
     from rung.models.resolve import first_seen, resolve
 
     bars: list[int] = []

@@ -334,26 +334,31 @@ def ask(
     print(as_json(answer) if json else as_line(answer))
 
 
-def models(*, fetch: str | None = None) -> None:
-    """List the models that rung knows by name, those that it was tested with first.
+def models(name: str | None = None, /, *, fetch: str | None = None) -> None:
+    """List the models that rung knows by name, those that it was tested with first, or tell all about one.
 
     Example: rung models --fetch smollm2-135m
 
     Parameters
     ----------
+    name
+        A model of the list: its ids, size, context, licence and what is peculiar to its prompts.
     fetch
         Bring the weights of this model now, so that a climb needs no connection. Labels, worked examples and
         documents need minilm-l6, too.
     """
     from rich.console import Console
 
-    from rung.cli.catalog import bring, catalog_table, licence_notes
+    from rung.cli.catalog import bring, catalog_table, licence_notes, model_table
     from rung.report.text import Screen
 
     if fetch is not None:
         with Screen() as screen:
             bring(fetch, screen)
     console = Console()
+    if name is not None:
+        console.print(model_table(name))
+        return
     console.print(catalog_table())
     for note in licence_notes():
         console.print(f"\n{note}", style="dim", highlight=False)

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 
 import rung
 from rung.models.catalog import entry_named
+from rung.models.offered import OFFERED
 from rung.records import Climb
 from tests.fixtures_tagged import make_head
 
@@ -240,6 +241,21 @@ def test_models_are_listed_with_size_and_licence(tmp_path):
     line = next(line for line in text.splitlines() if line.startswith("smollm2-135m"))
     assert "98 MB" in line and "apache-2.0" in line
     assert "whoever gets the model or a tune of it must be bound by the terms too" in " ".join(text.split())
+
+
+def test_one_model_is_told_of_whole(tmp_path):
+    text = " ".join(run("models", "functiongemma-270m", folder=tmp_path).stdout.decode().split())
+    assert "unsloth/functiongemma-270m-it-GGUF" in text and "google/functiongemma-270m-it" in text
+    assert "32,768 tokens" in text and "In prompts Untuned it may answer in the form of call" in text
+    assert "Tried by us no" in text and "to be accepted" in text
+    ours = " ".join(run("models", "smollm2-135m", folder=tmp_path).stdout.decode().split())
+    assert "Tried by us yes" in ours and "plain ChatML is used instead" in ours
+    assert "nearest: smollm2" in error_line(run("models", "smollm", folder=tmp_path))
+
+
+def test_models_that_were_not_tried_are_marked_in_the_table(tmp_path):
+    text = " ".join(run("models", folder=tmp_path).stdout.decode().split())
+    assert text.count("Not tried here.") == len(OFFERED)
 
 
 def test_weights_in_an_installed_wheel_are_here(tmp_path, monkeypatch):
