@@ -46,15 +46,19 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        way = (
-            "RUNG_HOME"
-            if path.is_relative_to(home_dir())
-            else "--out, or with the option that named this one"
-        )
+        way = "RUNG_HOME" if _is_at_home(path) else "--out, or with the option that named this one"
         raise RunError(
             f"can't write {str(path)!r}: {error.strerror or error}; free some space, mend the permissions, "
             f"or choose another place with {way}"
         ) from None
+
+
+def _is_at_home(path: Path) -> bool:
+    """Whether a path lies in the folder that `RUNG_HOME` names; in none where that leads nowhere."""
+    try:
+        return path.is_relative_to(home_dir())
+    except RunError:
+        return False
 
 
 def write_text(path: Path, text: str, mode: int = 0o644) -> None:

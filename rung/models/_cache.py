@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from rung.errors import ModelError
+from rung.home import user_folder
 from rung.runs import file_digest
 
 _MARKER: Final = "complete"
@@ -17,10 +18,7 @@ _MARKER: Final = "complete"
 
 def cache_dir() -> Path:
     """The folder for weights and what is made of them: `RUNG_CACHE`, else the user's cache folder."""
-    if given := os.environ.get("RUNG_CACHE"):
-        return Path(given).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "rung"
+    return user_folder("RUNG_CACHE", "XDG_CACHE_HOME", ".cache")
 
 
 def is_made(folder: Path) -> bool:
