@@ -6,10 +6,13 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from rung.errors import RunError
 from rung.home import home_dir
@@ -18,6 +21,8 @@ RUN_FILE = "run.json"
 LOCK_FILE = ".lock"
 SHOWN_CHARS = 40
 """Of a setting in a message; digests and lists are longer."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -114,21 +119,39 @@ def read_jsonl(path: Path, *, lasting: bool = False) -> list[dict]:
 
     It names the line. What a `lasting` file holds can't be had again, so that its other lines are to stay.
     """
+    return _read_lines(path, _object, lasting)
+
+
+def read_records(path: Path, kind: type[T], *, lasting: bool = False) -> list[T]:
+    """The same as records of a kind: a line that lacks what those have is damaged, too."""
+    adapter = TypeAdapter(kind)
+    return _read_lines(path, lambda line: adapter.validate_python(_object(line)), lasting)
+
+
+def _read_lines(path: Path, read: Callable[[bytes], T], lasting: bool) -> list[T]:
+    """What `read` makes of each whole line. RunError, which names the line, where it raises ValueError."""
     try:
         lines = path.read_bytes().split(b"\n")
     except FileNotFoundError:
         return []
     except OSError as error:
         raise RunError(_damaged(path, error, "make it readable" if lasting else "remove it")) from None
-    found: list[dict] = []
+    found: list[T] = []
     for number, line in enumerate(lines[:-1], start=1):
         try:
-            found += [_object(line)] if line else []
+            found += [read(line)] if line else []
         except ValueError as error:
-            why = error.msg if isinstance(error, json.JSONDecodeError) else error
             way = "mend that line or take it out" if lasting else "remove it"
-            raise RunError(_damaged(path, f"line {number}: {why}", way)) from None
+            raise RunError(_damaged(path, f"line {number}: {_why(error)}", way)) from None
     return found
+
+
+def _why(error: ValueError) -> object:
+    """What is wrong with a line, in a few words."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return error.msg if isinstance(error, json.JSONDecodeError) else error
 
 
 def _object(line: bytes) -> dict:

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from rung.runs import (
     open_run,
     read_json,
     read_jsonl,
+    read_records,
     write_json,
     write_text,
 )
@@ -117,6 +119,24 @@ def test_a_damaged_line_in_the_middle_is_named_not_passed_over(tmp_path, content
         read_jsonl(path)
     with pytest.raises(RunError, match=rf": line {line}: .*; mend that line or take it out and run"):
         read_jsonl(path, lasting=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counted:
+    n: int
+    why: str = ""
+
+
+def test_records_of_a_kind_are_read_and_a_line_that_is_none_is_named(tmp_path):
+    path = tmp_path / "log.jsonl"
+    assert read_records(path, Counted) == []
+    append_jsonl(path, [{"n": 1, "more": True}, {"n": 2, "why": "two"}])
+    assert read_records(path, Counted) == [Counted(n=1), Counted(n=2, why="two")]
+    append_jsonl(path, [{"why": "none"}])
+    with pytest.raises(RunError, match=r"log\.jsonl.*: line 3: n: Field required; remove it and run"):
+        read_records(path, Counted)
+    with pytest.raises(RunError, match=r": line 3: n: Field required; mend that line or take it out"):
+        read_records(path, Counted, lasting=True)
 
 
 def test_a_file_that_lasts_and_cannot_be_read_is_not_to_be_removed(tmp_path):

@@ -2,16 +2,26 @@
 
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from rung.climb.decide import MIN_ROWS
 from rung.errors import RunError
 from rung.records import Decision, Example, RungResult
 from rung.rungs.base import strict_score
-from rung.runs import append_jsonl, digest_of, read_jsonl
+from rung.runs import append_jsonl, digest_of, read_records
 from rung.scoring.scorers import SCORERS
 
 TEST_FILE = "test_openings.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Look:
+    """A line of the file: the test's rows, by their digest, were opened for a System, by its own."""
+
+    opening: int
+    system: str
+    test: str | None = None
 
 
 def to_open(
@@ -45,10 +55,10 @@ def rows_digest(rows: Iterable[Example]) -> str:
 def count(run: Path, systems: Iterable[str], test: str) -> None:
     """Note that the test is opened for these Systems; one that it was opened for doesn't count again."""
     path = run / TEST_FILE
-    lines = read_jsonl(path, lasting=True)
-    seen = {line["system"] for line in lines if line.get("test") == test}
+    looks = _looks(path)
+    seen = {look.system for look in looks if look.test == test}
     fresh = [digest for digest in systems if digest not in seen]
-    opening = _last(lines) + 1
+    opening = max((look.opening for look in looks), default=0) + 1
     if fresh:
         now = time.time()
         append_jsonl(
@@ -58,19 +68,17 @@ def count(run: Path, systems: Iterable[str], test: str) -> None:
 
 def known(run: Path) -> frozenset[str]:
     """The digests of the test rows that were opened in a run: it names them wherever they lie now."""
-    lines = read_jsonl(run / TEST_FILE, lasting=True)
-    return frozenset(str(line["test"]) for line in lines if "test" in line)
+    return frozenset(look.test for look in _looks(run / TEST_FILE) if look.test is not None)
 
 
 def own_test(run: Path) -> str | None:
     """The digest of a run's own test: the first that was opened there; later ones may be another run's."""
-    lines = read_jsonl(run / TEST_FILE, lasting=True)
-    return next((str(line["test"]) for line in lines if "test" in line), None)
+    return next((look.test for look in _looks(run / TEST_FILE) if look.test is not None), None)
 
 
 def openings(run: Path, test: str) -> int:
     """How often these test rows were opened in this run and in those in the folders beside it."""
-    own = {line["opening"] for line in read_jsonl(run / TEST_FILE, lasting=True) if line.get("test") == test}
+    own = {look.opening for look in _looks(run / TEST_FILE) if look.test == test}
     return len(own) + sum(_opened(path, test) for path in _beside(run))
 
 
@@ -81,13 +89,13 @@ def _beside(run: Path) -> list[Path]:
 
 def _opened(path: Path, test: str) -> int:
     try:
-        return len({line["opening"] for line in read_jsonl(path) if line.get("test") == test})
-    except (RunError, KeyError, TypeError):
+        return len({look.opening for look in _looks(path) if look.test == test})
+    except RunError:
         return 0  # another run's damaged file is for that run to tell of
 
 
-def _last(lines: list[dict]) -> int:
-    return max((line["opening"] for line in lines), default=0)
+def _looks(path: Path) -> list[_Look]:
+    return read_records(path, _Look, lasting=True)
 
 
 def _best(built: list[RungResult], dev: tuple[Example, ...]) -> str:

@@ -10,15 +10,34 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field
 
 from rung.engines.base import Completion
 from rung.errors import EngineError
 from rung.records import Json, TokenPrice
-from rung.runs import append_jsonl, read_jsonl
+from rung.runs import append_jsonl, read_records
 from rung.scoring.cost import tokens_usd
 
 BYTES_A_TOKEN = 3
 """Fewer than English has (about 4): what a call could cost is put rather too high."""
+
+
+def _whole(kept: Json) -> object:
+    """The fields of a completion, with those that aren't kept."""
+    return {**kept, "tokens": (), "logprob": math.nan} if isinstance(kept, dict) else kept
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Paid:
+    """A line of the file: what was paid and for what, and the answer where there was one."""
+
+    usd: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    asked: str = ""
+    answer: Annotated[Completion, BeforeValidator(_whole)] | None = None
+    judging: bool = False
+    rung: str = ""
 
 
 @dataclass
@@ -44,11 +63,11 @@ class Till:
     _lock: threading.Lock = field(init=False, default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        for line in read_jsonl(self.path, lasting=True):
+        for line in read_records(self.path, _Paid, lasting=True):
             # One that broke was paid for, too; whether it breaks again is for the next try to show.
-            if line.get("answer") is not None and line["answer"].get("failure") is None:
-                self._known[line["asked"]] = Completion(**line["answer"], tokens=(), logprob=math.nan)
-            self._count(line["usd"], line)
+            if line.asked and line.answer is not None and line.answer.failure is None:
+                self._known[line.asked] = line.answer
+            self._count(line.usd, line.judging, line.rung)
 
     @property
     def answers(self) -> int:
@@ -112,7 +131,7 @@ class Till:
         """
         with self._lock:
             append_jsonl(self.path, [{"model": model, "usd": usd, **self._purpose()}])
-            self._count(usd, self._purpose())
+            self._count(usd, self._judging, self._rung)
             return self.spent_usd + self._reserved_usd <= self.cap_usd
 
     def keep(self, asked: str, model: str, answer: Completion, price: TokenPrice) -> None:
@@ -124,16 +143,16 @@ class Till:
             line = {"asked": asked, "model": model, "usd": usd, "answer": fields, **self._purpose()}
             append_jsonl(self.path, [line])
             self._known[asked] = answer
-            self._count(usd, self._purpose())
+            self._count(usd, self._judging, self._rung)
 
     def _purpose(self) -> dict[str, Json]:
         if self._judging:
             return {"judging": True}
         return {"rung": self._rung} if self._rung else {}
 
-    def _count(self, usd: float, purpose: Mapping[str, Json]) -> None:
+    def _count(self, usd: float, judging: bool, rung: str) -> None:
         self.spent_usd += usd
-        if purpose.get("judging"):
+        if judging:
             self.judging_usd += usd
-        elif rung := str(purpose.get("rung", "")):
+        elif rung:
             self.spent_for[rung] = self.spent_for.get(rung, 0.0) + usd

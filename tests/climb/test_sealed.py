@@ -13,9 +13,12 @@ from rung.checks.rows import prepare
 from rung.climb import sealed
 from rung.climb.climb import Options, _Climbing
 from rung.climb.decide import decide
+from rung.errors import RunError
 from rung.records import Answer, Candidate, Example, RungResult
+from rung.runs import read_jsonl
 from rung.scoring.measure import measurement
 from rung.task import DataFiles, Task
+from tests.fixtures_climb import write_rows
 
 DEV = tuple(Example(id=f"r{at:03}", input=f"q{at}", output="yes") for at in range(100))
 RIGHT = {"prompt": 55, "few_shot": 60, "sft": 80}
@@ -113,3 +116,28 @@ def test_a_climb_knows_whether_one_more_test_row_takes_several_new_ones(given):
     found = _Climbing.decide(climbing, [on_test(0, "prompt", 77), on_test(1, "sft", 80)], "test")
     assert found.kind == "undecided" and "more test rows" in found.sentence
     assert ("new rows" in found.sentence) != given
+
+
+@pytest.mark.parametrize("lost", ["opening", "system"])
+def test_a_look_that_lacks_a_part_is_named_by_its_line_and_none_is_counted_past_it(lost, tmp_path):
+    run = tmp_path / "run"
+    sealed.count(run, ["one"], "rows")
+    (whole,) = read_jsonl(run / sealed.TEST_FILE)
+    write_rows(run / sealed.TEST_FILE, [whole, {key: value for key, value in whole.items() if key != lost}])
+    for read in (
+        lambda: sealed.count(run, ["two"], "rows"),
+        lambda: sealed.openings(run, "rows"),
+        lambda: sealed.known(run),
+        lambda: sealed.own_test(run),
+    ):
+        with pytest.raises(RunError, match=rf"openings\.jsonl.*line 2: {lost}: .*mend that line or take it"):
+            read()
+
+
+def test_looks_of_before_the_rows_were_named_are_no_look_at_these(tmp_path):
+    run = tmp_path / "run"
+    write_rows(run / sealed.TEST_FILE, [{"opening": 3, "system": "one"}])
+    assert sealed.own_test(run) is None and sealed.openings(run, "rows") == 0
+    sealed.count(run, ["one"], "rows")
+    assert [line["opening"] for line in read_jsonl(run / sealed.TEST_FILE)] == [3, 4]
+    assert sealed.known(run) == {"rows"} and sealed.openings(run, "rows") == 1

@@ -1,6 +1,7 @@
 """What hosted models are paid: what can't be priced isn't bought twice, and what may have cost counts."""
 
 import json
+import math
 from contextlib import closing
 
 import pytest
@@ -113,6 +114,42 @@ def test_a_damaged_line_is_named_and_the_others_are_to_stay(server, tmp_path):
     till.path.write_text(first + third)
     left = till_of(server, tmp_path)
     assert left.answers == 2 and left.spent_usd == sum(json.loads(line)["usd"] for line in (first, third))
+
+
+def damaged(server: Hosted, path, **changes) -> Till:
+    """The till again, the second of whose three lines has other values; None takes one out."""
+    till = till_of(server, path)
+    for text in ("Is it?", "Was it?", "Will it?"):
+        ask(server, till, text)
+    lines = [json.loads(line) for line in till.path.read_text().splitlines()]
+    lines[1] = {key: value for key, value in (lines[1] | changes).items() if value is not None}
+    till.path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return till_of(server, path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"usd": None}, "usd: Field required"),
+        ({"usd": "much"}, "usd: "),
+        ({"usd": -0.5}, "usd: "),
+        ({"usd": math.nan}, "usd: "),
+        ({"answer": {"text": "yes"}}, r"answer\.prompt_tokens: Field required"),
+    ],
+)
+def test_a_line_whose_money_or_answer_cannot_be_read_is_named_and_never_counted_as_nothing(
+    server, tmp_path, changes, why
+):
+    with pytest.raises(RunError, match=rf"paid\.jsonl.*line 2: {why}.*mend that line or take it out"):
+        damaged(server, tmp_path, **changes)
+
+
+@pytest.mark.parametrize("lost", ["model", "asked"])
+def test_a_line_that_lacks_what_is_not_needed_counts_as_before(server, tmp_path, lost):
+    left = damaged(server, tmp_path, **{lost: None})
+    usd = [json.loads(line)["usd"] for line in left.path.read_text().splitlines()]
+    assert left.spent_usd == pytest.approx(sum(usd)) and min(usd) > 0
+    assert left.answers == (2 if lost == "asked" else 3)
 
 
 def test_eight_calls_that_time_out_at_once_are_sent_no_more_often_than_the_cap_holds(server, tmp_path):
