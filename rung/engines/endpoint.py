@@ -38,6 +38,8 @@ RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 HOPELESS = {401: "refused the key in", 403: "does not allow what was asked with the key in"}
 SENT = (httpx.ReadTimeout, httpx.ReadError, httpx.RemoteProtocolError)
 """Faults that come once the request is out: the server may have worked for it, and bill that."""
+BEHIND = frozenset({502, 504})
+"""What a gateway says where the server behind it gave no answer: that one may have worked for it, too."""
 LONGEST_WAIT_S = 60.0
 BACKOFF_S = 0.5
 """Before the second try, doubled before each further one."""
@@ -298,6 +300,8 @@ class EndpointEngine:
                 if response.status_code not in RETRIED:
                     return _completion(response, time.perf_counter() - start)
                 reason = self._said(response)
+                if response.status_code in BEHIND:
+                    lost()
                 told_s = retry_after_s(response.headers.get("retry-after"))
                 if told_s is not None and told_s <= LONGEST_WAIT_S:
                     self._not_before = max(self._not_before, time.monotonic() + told_s)

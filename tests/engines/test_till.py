@@ -152,6 +152,32 @@ def test_a_line_that_lacks_what_is_not_needed_counts_as_before(server, tmp_path,
     assert left.answers == (2 if lost == "asked" else 3)
 
 
+def lost_usd(server: Hosted, path, said: Said) -> float:
+    """What one call is put down as that the server answers so, with the price of the answer taken off."""
+    plain, till = till_of(server, path / "plain"), till_of(server, path / "lost")
+    ask(server, plain)
+    server.faults = [said]
+    assert ask(server, till).text == "yes"
+    return till.spent_usd - plain.spent_usd
+
+
+@pytest.mark.parametrize("status", [502, 504])
+def test_a_gateway_without_an_answer_from_behind_it_may_have_cost_and_the_cap_holds(server, tmp_path, status):
+    usd = lost_usd(server, tmp_path, (status, "<html>no answer</html>", {}))
+    assert usd > 0
+    server.seen.clear()
+    server.faults = [(status, "<html>no answer</html>", {})] * 9
+    till = till_of(server, tmp_path, cap_usd=1.5 * usd)
+    with pytest.raises(EngineError, match="may have cost .* the cap of"):
+        ask(server, till)
+    assert len(server.seen) == 1 and till.spent_usd == pytest.approx(usd) and till.answers == 0
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 503, 529])
+def test_a_server_that_says_it_did_not_answer_costs_nothing(server, tmp_path, status):
+    assert lost_usd(server, tmp_path, (status, "busy", {})) == 0
+
+
 def test_eight_calls_that_time_out_at_once_are_sent_no_more_often_than_the_cap_holds(server, tmp_path):
     server.whole = lambda body: (200, 0.6, {})
     probe = till_of(server, tmp_path / "probe")
