@@ -72,18 +72,19 @@ def synthesise(source: Path, options: SynthOptions, reporter: Reporter) -> Made:
     if name is None:
         raise TaskError("no teacher: write `teacher` in task.yaml, or name one with --teacher")
     rounds_file = options.out.with_name(options.out.name + ".rounds.jsonl")
-    known = {line["asked"]: line["text"] for line in read_jsonl(rounds_file) if "asked" in line}
+    kept = [line for line in read_jsonl(rounds_file) if {"asked", "text"} <= line.keys()]
+    known = {line["asked"]: line["text"] for line in kept}
     rows = (*splits.train, *splits.dev, *splits.test)
     made: list[str] = []
     number = written = unreadable = 0
     most = max(FEWEST_ROUNDS, ROUNDS_A_TEN * options.rows // 10)
     with Pool() as pool:
-        write = _writer(name, task, options, pool)
+        teacher, write = _writer(name, task, options, pool)
         bar = reporter.begin("new inputs", options.rows)
         try:
             while len(made) < options.rows and number < most:
                 text = asking(task.about, sampled(splits.train, number, task.seed))
-                asked = digest_of([name, number, text])
+                asked = digest_of([teacher, number, text])
                 if asked not in known:
                     known[asked] = write(text, number)
                     line = {"round": number, "teacher": name, "asked": asked, "text": known[asked]}
@@ -111,10 +112,10 @@ def _as_known(text: str) -> Example:
     return Example(id=text, input=text, output=None)
 
 
-def _writer(name: str, task: Task, options: SynthOptions, pool: Pool) -> Write:
-    """How the teacher is asked for a text."""
+def _writer(name: str, task: Task, options: SynthOptions, pool: Pool) -> tuple[str, Write]:
+    """What the teacher is known by, its digest where it has one, and how it is asked for a text."""
     if (model := hosted(name)) is not None:
-        return _hosted_writer(model, task, options, pool)
+        return name, _hosted_writer(model, task, options, pool)
     if not is_model(name):
         raise TaskError(
             f"teacher: {name!r} is a System, which answers inputs and makes none up; name a model with "
@@ -142,7 +143,7 @@ def _writer(name: str, task: Task, options: SynthOptions, pool: Pool) -> Write:
             raise EngineError(f"{name!r} couldn't be asked: {found.failure}")
         return found.text.encode("utf-8", "replace").decode("utf-8")
 
-    return write
+    return local.digest, write
 
 
 def _hosted_writer(model: Hosted, task: Task, options: SynthOptions, pool: Pool) -> Write:

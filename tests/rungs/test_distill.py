@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import time
 from collections import Counter
 from dataclasses import replace
@@ -22,6 +23,7 @@ from rung.rungs.distill import AS_IT_WAS, TAUGHT_FILE, Distill, compared, inputs
 from rung.rungs.few_shot import _kinds, _settings
 from rung.rungs.instructions import answer_spec, spec_for
 from rung.rungs.teacher import DRAWS, TEMPERATURE, draw_s, draws_of, hosted_teacher, quickest, teacher_system
+from rung.runs import append_jsonl
 from rung.spec import AnswerSpec, Spec
 from rung.system import System, ref_to, save
 from tests.fixtures_climb import Log, label_rows, make_tiny_gguf, opened, text_rows, write_rows
@@ -369,6 +371,7 @@ def test_synth_writes_marked_new_inputs_and_goes_on_with_the_rounds_that_it_has(
     with pytest.raises(TaskError, match="is there already"):
         synthesise(task, SynthOptions(out=out, rows=15), Log())
     out.unlink()
+    append_jsonl(tmp_path / "free.jsonl.rounds.jsonl", [{"asked": "a line that was cut", "round": 7}])
     count = len(server.seen)
     assert synthesise(task, SynthOptions(out=out, rows=15), Log()).rows == 15 and len(server.seen) == count
 
@@ -391,6 +394,21 @@ def test_synth_asks_anew_where_something_else_is_asked(tmp_path, tiny, server):
     (one, asked), (other, more), again = found
     assert not set(one.splitlines()) & set(other.splitlines()) and more > asked
     assert again == (one, more)
+
+
+def test_synth_asks_a_local_teacher_anew_where_another_file_lies_under_its_name(tmp_path, tiny, monkeypatch):
+    monkeypatch.setattr("rung.climb.synthesis.MOST_TOKENS", 32)
+    teacher = Path(shutil.copy(tiny, tmp_path / "teacher.gguf"))
+    task, out = synth_task(tmp_path, tiny, str(teacher)), tmp_path / "free.jsonl"
+
+    def rounds() -> int:
+        with pytest.raises(EngineError, match="wrote no new input in 6 rounds"):
+            synthesise(task, SynthOptions(out=out, rows=5), Log())
+        return len((tmp_path / "free.jsonl.rounds.jsonl").read_text().splitlines())
+
+    assert rounds() == rounds() == 6
+    make_tiny_gguf(teacher, context=500)
+    assert rounds() == 12
 
 
 def test_a_made_input_that_is_like_two_earlier_ones_takes_no_new_one_away(tmp_path, tiny, server):
