@@ -47,6 +47,11 @@ def hosted_teacher(task: Task) -> Hosted | None:
     return hosted_of(spec.model) if spec.engine == "endpoint" and spec.model is not None else None
 
 
+def is_system(name: str) -> bool:
+    """Whether a System is named, by its folder or a tag."""
+    return hosted(name) is None and not is_model(name)
+
+
 def is_model(name: str) -> bool:
     """Whether a local model is named: of the catalog, a hub (`hf:`), a .gguf file or a folder of weights."""
     path = expanded(name)

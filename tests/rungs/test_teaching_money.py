@@ -14,6 +14,7 @@ from rung.rungs.base import JOURNAL_FILE, WORK_FOLDER
 from rung.rungs.distill import TAUGHT_FILE, TEACHING_SHARE, Distill, teach
 from rung.rungs.teacher import DRAWS, teacher_system
 from rung.runs import append_jsonl
+from rung.system import copy
 from tests.fixtures_climb import label_rows, make_tiny_gguf, opened, write_rows
 from tests.fixtures_hosted import KEY, Hosted, as_asked, beside, unlabelled
 from tests.report.climb_fixture import synthetic_climb
@@ -121,6 +122,7 @@ def test_a_higher_cap_goes_on_with_the_inputs_that_a_lower_one_left_out(context,
         made = Distill().build(replace(context, deadline=time.monotonic() + 600))
     assert f"teacher {context.task.teacher}: 40 inputs asked, 40 answers kept" in made.notes
     assert short not in made.notes and not any("--api-usd" in note for note in made.notes)
+    assert not any("isn't counted" in note for note in made.notes)
     assert made.spent_usd == till.spent_usd and "40 rows of " in made.what
 
 
@@ -139,3 +141,16 @@ def test_a_tune_that_has_begun_goes_on_with_its_rows_under_a_higher_cap(context,
 def _asked(context, teacher, scored) -> tuple:
     rows, short = Distill()._affordable(context, teacher, scored)
     return rows, scored.seconds_per_answer, short
+
+
+def test_what_it_took_to_build_a_teacher_that_is_a_system_is_said_not_to_be_counted(
+    context, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tuning, "MOST_EPOCHS", 1)
+    built = copy(teacher_system(context, str(context.task.teacher)), tmp_path / "built")
+    before = context.pool.till.spent_usd
+    task = context.task.model_copy(update={"teacher": str(built.folder)})
+    with context.paying():
+        made = Distill().build(replace(context, task=task))
+    assert "what it took to build the teacher isn't counted" in made.notes
+    assert made.spent_usd == pytest.approx(context.pool.till.spent_usd - before) and before > 0
