@@ -110,15 +110,17 @@ class Pool(AbstractContextManager["Pool"]):
             made.close()
         return found
 
-    def drop(self, system: "System", beside: Sequence["System"] = ()) -> None:
-        """Let go of what a System alone needs, and none of those `beside` it."""
-        if system.digest in {other.digest for other in beside}:
-            return
-        self.heads.pop(system.digest, None)
+    def forget(self, system: "System", beside: Sequence["System"] = ()) -> None:
+        """Let go of the head, examples and passages that a System needs, and none of those `beside` it."""
+        if system.digest not in {other.digest for other in beside}:
+            self.heads.pop(system.digest, None)
         if system.shots_key not in {other.shots_key for other in beside}:
             self.indexes.pop(system.shots_key, None)
         if system.index_key not in {other.index_key for other in beside}:
             self.passages.pop(system.index_key, None)
+
+    def drop(self, system: "System", beside: Sequence["System"] = ()) -> None:
+        """End the engine that a System needs, and none of those `beside` it."""
         if system.spec.model is not None:
             spec = system.engine_spec(self)
             others = {other.engine_spec(self) for other in beside if other.spec.model is not None}
@@ -305,10 +307,9 @@ class System:
         wanted = self.spec.retrieval
         if wanted is None:
             return [()] * len(examples)
-        if self.index_key not in pool.passages:
-            pool.passages[self.index_key] = read_passages(self.folder, wanted.search)
+        if (index := pool.passages.get(self.index_key)) is None:
+            index = pool.passages[self.index_key] = read_passages(self.folder, wanted.search)
         asked = [embedded_text(e) for e in examples]
-        index = pool.passages[self.index_key]
         return index.find(asked, wanted.search, wanted.k, lambda texts: self._embed(texts, pool))
 
     @property
@@ -412,9 +413,9 @@ class System:
         """The worked examples of each prompt: fixed ones, or the k nearest, the nearest last."""
         if self.spec.shots.choice == "none":
             return [[] for _ in examples]
-        if self.shots_key not in pool.indexes:
-            pool.indexes[self.shots_key] = read_index(self.folder)
-        stored, vectors = pool.indexes[self.shots_key]
+        if (index := pool.indexes.get(self.shots_key)) is None:
+            index = pool.indexes[self.shots_key] = read_index(self.folder)
+        stored, vectors = index
         if vectors is None:
             return [stored for _ in examples]
         asked = self._embed([embedded_text(e) for e in examples], pool)

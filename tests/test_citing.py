@@ -194,9 +194,9 @@ def test_systems_of_another_k_share_the_passages_in_memory_until_none_needs_them
     for each in (one, two, other):
         each.prompts([ROW], pool)
     assert len(pool.passages) == 2 and one.index_key == two.index_key
-    pool.drop(one, beside=[two, other])
+    pool.forget(one, beside=[two, other])
     assert len(pool.passages) == 2
-    pool.drop(two, beside=[other])
+    pool.forget(two, beside=[other])
     assert list(pool.passages) == [other.index_key]
 
 

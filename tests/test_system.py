@@ -237,9 +237,9 @@ def test_systems_with_the_same_examples_share_them_in_memory_until_none_needs_th
         for each in (one, two, other):
             each.prompts([ROW], pool)
         assert sorted(pool.indexes) == sorted({one.shots_key, other.shots_key}) != []
-        pool.drop(one, beside=[two, other])
+        pool.forget(one, beside=[two, other])
         assert len(pool.indexes) == 2
-        pool.drop(two, beside=[other])
+        pool.forget(two, beside=[other])
         assert list(pool.indexes) == [other.shots_key]
 
 

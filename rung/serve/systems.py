@@ -73,6 +73,11 @@ class Served:
         return self.system.has_probabilities
 
     @property
+    def shows(self) -> bool:
+        """Whether its prompts show what is read from its folder: worked examples, or passages."""
+        return self.spec.shots.choice != "none" or self.spec.retrieval is not None
+
+    @property
     def bare(self) -> bool:
         """Whether it is a base model without a task."""
         return self.spec.rung == MODEL
@@ -182,7 +187,7 @@ class Systems:
                     if self._served.get(served.name) is served:
                         await self._take_up(made)
                         said.append(f"{made.name} was tagged anew: {made.system.digest} now")
-                    elif made.host is None:  # somebody unloaded or replaced it meanwhile
+                    else:  # somebody unloaded or replaced it meanwhile
                         await self._drop(made)
             except Full:
                 continue  # the next time
@@ -218,7 +223,7 @@ class Systems:
             pass  # nothing loads here, and what is asked is paid for
         elif made.host is None:
             await self.bench.run(lambda: made.system.answer([WARM_UP], self.pool))
-        elif made.spec.looks_up or made.spec.shots.choice == "fixed":
+        elif made.shows:
             await self.bench.run(lambda: made.system.prompts([WARM_UP], self.pool))
         return made
 
@@ -336,33 +341,44 @@ class Systems:
 
     async def _let_go(self, old: Served) -> None:
         """Free what only this System used, once its requests are over."""
-        if old.host is None:
-            if old.requests:
-                task = asyncio.create_task(self._drop(old))
-                self._leaving.add(task)
-                task.add_done_callback(self._leaving.discard)
-            else:
-                await self._drop(old)
-            return
-        if all(served.host is not old.host for served in self):
-            key = next(key for key, host in self.hosts.items() if host is old.host)
+        if old.host is not None:
+            await self._leave(old, old.host)
+        if old.requests:
+            task = asyncio.create_task(self._drop(old))
+            self._leaving.add(task)
+            task.add_done_callback(self._leaving.discard)
+        else:
+            await self._drop(old)
+
+    async def _leave(self, old: Served, host: Host) -> None:
+        """End the child that answered for a System, or its adapter there, if nothing else is served by it."""
+        if all(served.host is not host for served in self):
+            key = next(key for key, other in self.hosts.items() if other is host)
             del self.hosts[key]
-            old.host.leave()
+            host.leave()
         elif old.adapter is not None and not self._shared(old):
-            old.host.forget(old.adapter)
+            host.forget(old.adapter)
             with suppress(EngineError):  # the child that has it goes on
-                await old.host.rest()
+                await host.rest()
 
     async def _drop(self, old: Served) -> None:
-        """End a System's own engine or connections, unless another one has the same, when nobody waits."""
+        """Free what no other System needs, when nobody waits: what was read, and an engine of its own."""
+        if old.host is not None and not old.shows:
+            return
+
+        def free() -> None:
+            self.pool.forget(old.system, [served.system for served in self])
+            if old.host is None:
+                self.pool.drop(old.system, self._without_host())
+
         while old.requests:
             await asyncio.sleep(LOOK_S)
         if old.system.is_hosted:
-            self.pool.drop(old.system, self._without_host())
+            free()
             return
         # However much waits for the thread: what isn't dropped now stays.
         with let_in():
-            await self.bench.run(lambda: self.pool.drop(old.system, self._without_host()))
+            await self.bench.run(free)
 
     def _without_host(self) -> list[System]:
         return [served.system for served in self if served.host is None]

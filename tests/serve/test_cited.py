@@ -1,10 +1,15 @@
 """A System that looks up passages, served: every way of asking tells which ones its prompt held."""
 
+import asyncio
+
 import pytest
 
 from rung.answering import Answerer
+from rung.records import Passage
 from rung.search import PassageIndex, index_files, terms_of
-from rung.spec import RetrievalSpec
+from rung.serve.limits import Limits
+from rung.serve.systems import Systems
+from rung.spec import RetrievalSpec, StepsSpec
 from rung.system import save
 from tests.fixtures_climb import topic_passages
 from tests.fixtures_serve import Server, said
@@ -87,3 +92,32 @@ def test_texts_name_their_own_passages_and_a_text_without_any_none(cited):
 def test_a_system_that_looks_up_nothing_answers_as_it_always_did(cited):
     choice = cited.user.chat.completions.create(model="plain", messages=said(TEXT)).choices[0]
     assert not choice.model_extra
+
+
+def test_passages_are_in_memory_as_long_as_a_system_that_is_served_looks_them_up(tmp_path, looked_up):
+    words, text = looked_up["words"], looked_up["text"]
+    passages = (*topic_passages(), Passage(id="more.md#1", title="more", text="More of it."))
+    files = index_files(PassageIndex(passages=passages, terms=terms_of(passages), vectors=None), "bm25")
+    anew = save(tmp_path / "anew", text.spec, files)
+    steps = StepsSpec(kind="think", max_tokens=8, close="Now the answer.")
+    thinks = save(tmp_path / "thinks", words.spec.model_copy(update={"steps": steps}), files)
+    assert thinks.index_key == anew.index_key != text.index_key
+
+    async def run() -> None:
+        systems = Systems(Limits(slots=1, threads=1))
+        held = systems.pool.passages
+        await systems.add(str(text.folder), "one")
+        await systems.add(str(words.folder), "two")
+        assert held.keys() == {text.index_key}
+        await systems.add(str(anew.folder), "one")
+        assert held.keys() == {text.index_key, anew.index_key}, "`two` has the old ones"
+        await systems.remove("two")
+        assert held.keys() == {anew.index_key}
+        await systems.add(str(thinks.folder), "thinks")
+        await systems.remove("thinks")
+        assert held.keys() == {anew.index_key} and not systems.pool.engines
+        await systems.remove("one")
+        assert not held
+        await systems.close()
+
+    asyncio.run(run())
