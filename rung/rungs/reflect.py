@@ -15,7 +15,7 @@ from rung.models.hosted import Hosted, hosted
 from rung.records import Answer, Example, Json
 from rung.rungs.base import Context, Variant
 from rung.runs import digest_of
-from rung.scoring.scorers import SCORERS
+from rung.scoring.scorers import SCORERS, worst_error
 from rung.spec import Spec
 from rung.system import SHOTS_FILE, System, read_index, save
 from rung.wording import question
@@ -87,7 +87,8 @@ def reflected(
             max_metric_calls=metric_calls,
             stop_callbacks=search.over,
             perfect_score=1.0 if context.sign > 0 else 0.0,
-            cache_evaluation=True,
+            # Its cache knows a row by its place, and those of both lists begin with 0.
+            cache_evaluation=False,
             reflection_minibatch_size=MINIBATCH,
             seed=context.seed,
             logger=_Silent(),
@@ -140,15 +141,20 @@ class _Search:
         return self.made[instruction]
 
     def evaluate(self, batch: list[Example], candidate: dict[str, str], capture_traces: bool = False) -> Any:
-        """Answers and scores of a batch, through the store; a broken call scores worst, as GEPA wants it."""
+        """Answers and scores of a batch, through the store; a broken call counts as an unreadable answer.
+
+        Of errors that is the worst of all training rows: those of a batch may be nearly alike.
+        """
         from gepa.core.adapter import EvaluationBatch
 
         context = self.context
         answers = evaluate.kept_answers(self.system(candidate[COMPONENT]), batch, context.bench)
         counted, _ = evaluate.counted_answers(batch, answers, context.bench)
         values = [a.value if a.failure is None else None for a in counted]
-        targets = [e.output for e in batch]
-        rows = SCORERS[context.bench.metric].rows(values, targets)
+        scorer = SCORERS[context.bench.metric]
+        worst = 0.0 if scorer.higher_is_better else worst_error([e.output for e in context.train])
+        pairs = zip(values, batch, strict=True)
+        rows = [worst if value is None else scorer.row(value, example.output) for value, example in pairs]
         self.asked += len(batch)
         context.reporter.advance(self.bar, self.asked)
         return EvaluationBatch(

@@ -4,7 +4,7 @@ import json
 import random
 import re
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
@@ -22,10 +22,11 @@ from rung.rungs.below import best_prompting
 from rung.rungs.instructions import wordings
 from rung.rungs.optimise import Optimise, drawn_shots
 from rung.rungs.prompt import Prompt
-from rung.rungs.reflect import feedback, reflector
+from rung.rungs.reflect import COMPONENT, _rows, _Search, feedback, reflected, reflector
 from rung.rungs.variants import SURVIVORS, WIDER, Tried, _OnDev, choose, halved
 from rung.runs import digest_of, read_jsonl
-from rung.system import read_index
+from rung.spec import Spec
+from rung.system import read_index, save
 from tests.fixtures_climb import TASKS, label_rows, make_tiny_gguf, opened, write_rows
 from tests.fixtures_hosted import PRICES
 from tests.fixtures_serve import Server
@@ -338,6 +339,40 @@ def test_a_teacher_that_cannot_be_asked_reflects_on_nothing(context, monkeypatch
     built = Optimise().build(with_teacher("openai:gpt-5-mini"))
     assert any("OPENAI_API_KEY isn't set in the environment" in note for note in built.notes)
     assert built.what.startswith("best of 16 candidates")
+
+
+def test_who_is_ranked_was_asked_every_row_that_candidates_are_ranked_by(context, mentor, monkeypatch):
+    context = taught(context, mentor.url)
+    start = module._start(context)
+    # Whatever is right among the next answers is better, so that some instruction is taken up.
+    context.bench.store.append(start.digest, [(e, Answer(text="?")) for e in context.train], 1.0)
+    asked: defaultdict[str, set[str]] = defaultdict(set)
+    evaluate = _Search.evaluate
+
+    def watched(self, batch, candidate, capture_traces=False):
+        asked[candidate[COMPONENT]].update(e.id for e in batch)
+        return evaluate(self, batch, candidate, capture_traces)
+
+    monkeypatch.setattr(_Search, "evaluate", watched)
+    model = reflector(context)
+    assert model is not None
+    reflected(context, start, model, 150)
+    to_rank = {e.id for e in _rows(context, start)[1]}
+    ranked = [ids for ids in asked.values() if ids & to_rank]
+    assert len(ranked) > 1 and all(ids >= to_rank for ids in ranked)
+
+
+def test_an_unreadable_number_is_no_better_where_the_rows_of_a_batch_are_alike(context, tmp_path):
+    numbers = tuple(Example(id=str(i), input=f"row {i}", output=float(i)) for i in range(40))
+    context = taught(context, "http://127.0.0.1:9/v1")
+    context = replace(context, train=numbers, bench=replace(context.bench, metric="mae"))
+    spec = Spec(rung="optimise", task="t", kind="number", engine="fake", instruction="Count.")
+    start, model = save(tmp_path / "start", spec, {}), reflector(context)
+    assert model is not None
+    given = [Answer(text="?"), Answer(text="16", value=16.0), Answer(text="12", value=12.0)]
+    context.bench.store.append(start.digest, list(zip(numbers[10:13], given, strict=True)), 1.0)
+    found = _Search(context, start, model).evaluate([*numbers[10:13]], {COMPONENT: "Count."})
+    assert found.scores == [-39.0, -5.0, 0.0]
 
 
 def test_feedback_names_the_right_answer_and_the_fields_that_are_wrong(context, tiny, tmp_path):
