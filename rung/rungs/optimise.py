@@ -11,13 +11,12 @@ import numpy as np
 
 from rung.evaluate import LOOK_ROWS, counted_answers, score_of
 from rung.records import Example
-from rung.rungs.api import cannot_pay
 from rung.rungs.base import Built, Context, Outlook, Variant, no_room
 from rung.rungs.below import best_prompting
 from rung.rungs.few_shot import is_short, room_for_shots, shot_lines
 from rung.rungs.instructions import answer_spec, spec_for, wordings
 from rung.rungs.probe import race, under_each_engine
-from rung.rungs.reflect import FEWEST_ROWS, METRIC_CALLS, NO_REFLECTION, reflected, reflector
+from rung.rungs.reflect import FEWEST_ROWS, METRIC_CALLS, cannot_reflect, reflected, reflector
 from rung.rungs.rehearsal import outlook
 from rung.rungs.variants import choose
 from rung.runs import Shared
@@ -48,7 +47,7 @@ class Optimise:
         """There have to be rows to draw examples from, or to reflect on."""
         if reason := no_room(context, learns=True):
             return reason
-        reflective = reflector(context) is not None
+        reflective = cannot_reflect(context) is None
         least = FEWEST_ROWS if reflective else FEWEST_TRAIN
         if len(context.train) < least:
             return f"{len(context.train)} training rows; a search for a better prompt needs at least {least}"
@@ -58,16 +57,13 @@ class Optimise:
 
     def outlook(self, context: Context) -> Outlook | None:
         """By a few rows of each candidate; None where these are yet to be thought of."""
-        if reflector(context) is not None:
+        if cannot_reflect(context) is None:
             return None
         return outlook(context, _drawn(context)[0], LOOK_ROWS, halving=True)
 
     def build(self, context: Context) -> Built:
         """Search, choose on dev, and say by how much such a choice flatters itself."""
-        model = reflector(context)
-        why_not = NO_REFLECTION if model is None else cannot_pay(context, model, lambda: 0.0)
-        if model is not None and context.bench.metric == "style":
-            why_not = "style is of all texts together: no answer by itself tells a model what went wrong"
+        model, why_not = reflector(context), cannot_reflect(context)
         below = None
         if model is not None and why_not is None:
             below = _first(context)

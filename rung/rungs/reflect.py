@@ -13,6 +13,7 @@ from rung.errors import EngineError
 from rung.hosted import hosted_engine_spec
 from rung.models.hosted import Hosted, hosted
 from rung.records import Answer, Example, Json
+from rung.rungs.api import cannot_pay
 from rung.rungs.base import Context, Variant
 from rung.runs import digest_of
 from rung.scoring.scorers import SCORERS, worst_error
@@ -60,6 +61,16 @@ NO_REFLECTION = (
 def reflector(context: Context) -> Hosted | None:
     """The hosted model that the task's teacher is; None where the teacher is something else, or nobody."""
     return hosted(context.task.teacher) if context.task.teacher is not None else None
+
+
+def cannot_reflect(context: Context) -> str | None:
+    """Why no model reflects on the mistakes; None where one does."""
+    model = reflector(context)
+    if model is None:
+        return NO_REFLECTION
+    if context.bench.metric == "style":
+        return "style is of all texts together: no answer by itself tells a model what went wrong"
+    return cannot_pay(context, model, lambda: 0.0)
 
 
 def reflected(

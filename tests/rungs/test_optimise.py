@@ -375,6 +375,16 @@ def test_an_unreadable_number_is_no_better_where_the_rows_of_a_batch_are_alike(c
     assert found.scores == [-39.0, -5.0, 0.0]
 
 
+def test_with_a_teacher_that_cannot_be_asked_the_rung_needs_what_a_draw_needs(context, mentor, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    able = replace(taught(context, mentor.url), train=context.train[:10])
+    assert "needs at least 20" in (Optimise().skip(able) or "") and Optimise().outlook(able) is None
+    mute = replace(able, task=able.task.model_copy(update={"teacher": "openai:gpt-5-mini"}))
+    assert Optimise().skip(mute) is None and Optimise().outlook(mute) is not None
+    short = replace(mute, model=replace(mute.model, limit=64))
+    assert Optimise().skip(short) == "one worked example and a question don't fit a prompt of 64 tokens"
+
+
 def test_feedback_names_the_right_answer_and_the_fields_that_are_wrong(context, tiny, tmp_path):
     row = context.train[0]
     right = Answer(text=str(row.output), value=row.output)
