@@ -4,7 +4,8 @@ RungError                      something the user can act on: shown as one line,
 ├── TaskError                  task.yaml or a command-line choice is wrong
 ├── DataError                  a data file or a row is wrong
 ├── ModelError                 a model can't be found, read or trusted
-│   └── DigestError            the bytes are not the ones that were promised
+│   └── WeightsError           its weights can't be had or kept now: what is in the way lies outside
+│       └── DigestError        the bytes are not the ones that were promised
 ├── EngineError                an engine can't start or broke while it answered
 ├── TrainingError              a tune can't go on or isn't fit to be shipped
 ├── RunError                   the run folder can't be written, read or resumed
@@ -30,7 +31,11 @@ class ModelError(RungError):
     """A model can't be found, read or trusted."""
 
 
-class DigestError(ModelError):
+class WeightsError(ModelError):
+    """A model's weights can't be had or kept now; once what is in the way is gone, they can."""
+
+
+class DigestError(WeightsError):
     """The bytes are not the ones that were promised."""
 
 

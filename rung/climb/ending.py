@@ -21,8 +21,6 @@ from rung.task import Task
 
 UNTESTED = "no test score: "
 """What a rung's note begins with where the test was opened for it and its calls broke there."""
-NOT_HAD = ("try again", "can't reach the hub", "RUNG_CACHE")
-"""What a failure says where weights couldn't be brought, or not be kept for want of space."""
 
 
 def is_complete(run: Path, options: Options, task: Task) -> bool:
@@ -78,7 +76,7 @@ def _to_try(found: Climb, task: Task) -> list[str]:
         for r in found.results
         if any(text in (r.skipped or "") for text in there)
         or (r.failed is not None and CAP_OPTION not in r.failed and any(host in r.failed for host in hosts))
-        or any(text in (r.failed or "") for text in NOT_HAD)
+        or r.weights_missing
         or ((why := _untested(r)) is not None and CAP_OPTION not in why)
     ]
 

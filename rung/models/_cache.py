@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from rung.errors import ModelError
+from rung.errors import WeightsError
 from rung.home import user_folder
 from rung.runs import file_digest
 
@@ -31,7 +31,7 @@ def made_once(folder: Path, build: Callable[[Path], None]) -> Path:
 
     The stage takes the place of `folder` when `build` returns, and the marker that proves completeness is
     written last. A copy with other times of change (from an image, an archive, another machine) is whole
-    where its bytes are the same. Two processes never both build. Raises ModelError when the disk refuses.
+    where its bytes are the same. Two processes never both build. Raises WeightsError when the disk refuses.
     """
     if _is_unchanged(folder):
         return folder
@@ -44,7 +44,7 @@ def made_once(folder: Path, build: Callable[[Path], None]) -> Path:
     except OSError as error:
         if is_made(folder):
             return folder  # only the marker, or the lock, can't be written here
-        raise ModelError(
+        raise WeightsError(
             f"can't write the cache folder {str(folder)!r}: {error.strerror or error}; free some space or "
             "set RUNG_CACHE to another folder"
         ) from error

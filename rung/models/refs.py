@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from rung.errors import ModelError, SystemFolderError
+from rung.errors import SystemFolderError, WeightsError
 from rung.models.resolve import Model, resolve
 from rung.spec import ModelRef
 
@@ -10,11 +10,11 @@ from rung.spec import ModelRef
 def model_of(ref: ModelRef, folder: Path) -> Model:
     """The model that the System in `folder` answers with.
 
-    Raises SystemFolderError where other weights lie in its place, ModelError where it can't be had.
+    Raises SystemFolderError where other weights lie in its place, ModelError where it can't be had or read.
     """
     source = Path(ref.source)
     if source.is_absolute() and not source.exists():
-        raise ModelError(
+        raise WeightsError(
             f"the System in {str(folder)!r} answers with the model {ref.name!r} (sha256 {ref.digest[:16]}), "
             f"which lay at {ref.source!r} and isn't there: put it there, or write where it lies now as "
             "`model.source` in the System's system.json, which leaves the System what it is"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from rung.errors import ModelError
+from rung.errors import ModelError, WeightsError
 from rung.home import expanded
 from rung.models._fetch import Progress, fetch, is_here, no_progress
 from rung.models._gguf import gguf_metadata as gguf_metadata
@@ -240,7 +240,7 @@ def adapter_beside(folder: Path) -> str:
 def _shards(folder: Path) -> list[Path]:
     """The safetensors files of the weights, as transformers reads them: one, those of an index, or all.
 
-    Raises ModelError where one of them isn't there.
+    Raises WeightsError where one of them isn't there.
     """
     here, index = sorted(folder.glob("*.safetensors")), folder / _INDEX
     if folder / _WHOLE in here:
@@ -255,7 +255,7 @@ def _shards(folder: Path) -> list[Path]:
             "from where the model came"
         )
     if missing := [name for name in names if not (folder / name).is_file()]:
-        raise ModelError(
+        raise WeightsError(
             f"{str(folder)!r} lacks {len(missing)} of {len(names)} files of weights that {_INDEX!r} names "
             f"({', '.join(missing[:3])}): copy them from where the model came; for a hub id, connect and run "
             "the same command again, which brings them"

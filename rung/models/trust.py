@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from rung.errors import DigestError, ModelError
+from rung.errors import DigestError, ModelError, WeightsError
 from rung.models._cache import cache_dir, locked
 
 TRUST_FILE: Final = "hub_digests.json"
@@ -27,7 +27,8 @@ def trusted(source: str) -> tuple[str, str] | None:
 def trust(source: str, digest: str) -> None:
     """Keep the digest of a first fetch, or compare a later one with it.
 
-    Raises DigestError where it is another one now, ModelError where the record can't be read or written.
+    Raises DigestError where it is another one now, WeightsError where the record can't be written, ModelError
+    where it can't be read.
     """
     path = cache_dir() / TRUST_FILE
     try:
@@ -38,7 +39,7 @@ def trust(source: str, digest: str) -> None:
                 _write(path, kept)
                 return
     except OSError as error:
-        raise ModelError(
+        raise WeightsError(
             f"can't write {str(path)!r}: {error.strerror or error}; free some space or set RUNG_CACHE to "
             "another folder"
         ) from error

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from rung.climb.climb import climb
+from rung.climb.climb import Options, climb
 from rung.errors import EngineError
+from rung.models._cache import cache_dir, made_once
 from tests.climb.test_climb import Always, with_ladder
 from tests.climb.test_hosted import of, options, write_task
 from tests.fixtures_climb import Log, label_rows
@@ -101,3 +102,28 @@ def test_one_that_nothing_more_comes_of_stays_as_it_was(broken, why, tiny, tmp_p
         log = Log()
         climb(task, replace(asked, api_usd=2.0), log)
         assert "is complete" in log.text
+
+
+class Bringing(Always):
+    """A rung that keeps weights in the cache before it is built."""
+
+    def build(self, context):
+        made_once(cache_dir() / "weights" / "made", lambda stage: (stage / "w").write_text("w"))
+        return super().build(context)
+
+
+def test_a_rung_whose_weights_could_not_be_kept_is_tried_again_once_they_can(
+    task, tiny, tmp_path, monkeypatch
+):
+    names = with_ladder(monkeypatch, Always("one"), Bringing("two"))
+    asked = Options(models=(str(tiny),), out=tmp_path / "run", budget_s=600, rungs=names)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("RUNG_CACHE", str(tmp_path / "file"))
+    result, run = climb(task, asked, Log())
+    failed = of(result, "two")
+    assert failed.weights_missing and "can't write the cache folder" in (failed.failed or "")
+    monkeypatch.setenv("RUNG_CACHE", str(tmp_path / "cache"))
+    log = Log()
+    result, _ = climb(task, asked, log)
+    assert f"going on with {run}: two is tried again" in log.text
+    assert of(result, "two").dev is not None and not of(result, "two").weights_missing

