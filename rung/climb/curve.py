@@ -55,6 +55,15 @@ def to_come(rungs: Sequence[str]) -> float:
     return sum(share * weight(name) for name in rungs if name in TRAINED for share in SHARES)
 
 
+def drawable(results: Sequence[RungResult]) -> list[str]:
+    """The rungs of these results with a curve: scored to their end, a tune after all its rows."""
+    return [
+        rung_of(one.rung)
+        for one in results
+        if one.dev is not None and one.stopped is None and (one.passes is None or one.passes >= 1)
+    ]
+
+
 def drawn_all(found: Climb) -> bool:
     """Whether a finished climb has the curves that can be drawn of it."""
     trained = [r for r in found.results if rung_of(r.rung) in TRAINED and r.dev is not None]
@@ -80,7 +89,7 @@ def curves(
     for place, step in enumerate(drawn):
         context = context_of(step)
         order = nested(context.train, context.seed)
-        later = to_come([other.rung.name for other in drawn[place + 1 :]])
+        later = to_come(drawable([by_name[other.name] for other in drawn[place + 1 :]]))
         found.append(_curve(step, by_name[step.name], replace(context, train=order), clock, later))
     return tuple(found)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from rung.climb.budget import share_s, weight
+from rung.climb.budget import guard_s, share_s, weight
 from rung.climb.climb import Options, climb, load_climb
 from rung.climb.curve import nested, to_come
 from rung.errors import TrainingError
@@ -231,6 +231,18 @@ def test_each_point_gets_time_by_its_rows_and_what_is_to_come_is_kept_back(tmp_p
     assert its_s == pytest.approx(1000 * 0.25 * head / (0.75 * (head + sft)), abs=25)
     assert half_s > 1.9 * its_s
     assert [rows for rows, _ in second.given] == [177, 44, 88]
+    tune_s = share_s("sft", [], 1000.0, to_come(["head", "sft"]))
+    assert second.given[0][1] == pytest.approx(tune_s - guard_s("sft", tune_s), abs=25)
+
+
+@pytest.mark.parametrize(("passes", "part"), [(None, 0.75), (1.0, 0.75), (0.4, 0.0)])
+def test_the_last_rung_leaves_the_time_of_the_curves_before_it(passes, part, tmp_path, options, monkeypatch):
+    last = Counting(name="last")
+    names = with_ladder(monkeypatch, Counting(passes=lambda rows: passes), last)
+    data = write_rows(tmp_path / "rows.jsonl", topic_rows(270))
+    climb(data, replace(options, rungs=names, budget_s=1000.0, dev_rows=40), Log())
+    own = weight("last")
+    assert last.given[0][1] == pytest.approx(1000 * own / (own + part * weight("head")), abs=25)
 
 
 def test_a_rung_that_was_stopped_on_dev_has_no_curve_and_says_why(tmp_path, options, monkeypatch):
