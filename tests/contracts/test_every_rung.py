@@ -3,7 +3,6 @@
 import re
 import shutil
 from dataclasses import fields, replace
-from importlib.util import find_spec
 
 import pytest
 
@@ -44,11 +43,9 @@ WITHOUT = {
 }
 """Kinds that a rung isn't built for here, and why."""
 
-FOUR_BITS = (
-    {}
-    if find_spec("bitsandbytes")
-    else {"qlora needs bitsandbytes .*: pip install": lambda c: with_task(c, tuning=Tuning(method="qlora"))}
-)
+LACKING = {
+    "qlora needs no_such_package .*: pip install": lambda c: with_task(c, tuning=Tuning(method="qlora"))
+}
 SKIPS = {
     "head": {"the output is text": lambda c: with_kind(c, "text")},
     "prompt": {"none of the .* rows fits": lambda c: replace(c, too_long=every_id(c))},
@@ -74,7 +71,7 @@ SKIPS = {
     "sft": {
         "none of the .* rows fits": lambda c: replace(c, too_long=every_id(c)),
         "49 training rows; tuning needs at least 50": lambda c: replace(c, train=c.train[:49]),
-        **FOUR_BITS,
+        **LACKING,
     },
     "distill": {
         "no teacher is named": lambda c: with_task(c, teacher=None),
@@ -85,7 +82,7 @@ SKIPS = {
         ),
         "OPENAI_API_KEY isn't set": lambda c: with_task(c, teacher="openai:gpt-5-mini"),
         "the price of .* isn't known": lambda c: without_prices(c),
-        **FOUR_BITS,
+        **LACKING,
     },
     "api": {
         "no hosted model is named": lambda c: with_task(c, models=c.task.models[:1]),
@@ -257,7 +254,8 @@ def test_a_rung_is_given_no_test_rows():
     held = {field.name: field.type for field in fields(Context)}
     assert held.keys() == {
         *("task", "train", "dev", "too_long", "model", "folder", "bench", "reporter", "deadline", "seed"),
-        *("undesirable", "dev_undesirable", "passages", "rival", "built", "retrieval", "unlabelled"),
+        *("undesirable", "dev_undesirable", "passages", "rival", "built", "retrieval", "no_gain"),
+        "unlabelled",
     }
     assert Splits not in held.values()
 
@@ -271,7 +269,8 @@ def test_a_rung_that_applies_gives_no_reason_to_skip_it(rung, context):
     ("rung", "reason"),
     [pytest.param(r, reason, id=f"{r.name}: {reason}") for r in LADDER for reason in SKIPS[r.name]],
 )
-def test_a_rung_that_does_not_apply_says_why(rung, reason, context):
+def test_a_rung_that_does_not_apply_says_why(rung, reason, context, monkeypatch):
+    monkeypatch.setattr("rung.rungs.sft.FOUR_BIT_PACKAGE", "no_such_package")
     said = rung.skip(SKIPS[rung.name][reason](context))
     assert said is not None and re.search(reason, said)
 

@@ -4,7 +4,6 @@ import json
 import time
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib.util import find_spec
 
 import pytest
 
@@ -159,10 +158,6 @@ def test_a_dora_is_answered_by_torch_as_it_was_trained(gguf, tmp_path):
                 export(system.folder, tmp_path / "no", ExportOptions(target=target, type="adapter"), Log())
 
 
-FOUR_BITS = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes isn't installed")
-
-
-@FOUR_BITS
 def test_what_qlora_learned_is_a_plain_adapter_over_the_bases_own_weights(gguf, tmp_path):
     with tuned(gguf, tmp_path, method="qlora") as (context, spec, adapter, _):
         system, parity, note = settled_system(context, spec, adapter)

@@ -1,6 +1,5 @@
 """Every way to tune on a very small model: it learns, goes on from where it was, and shares its model."""
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args
 
@@ -19,8 +18,7 @@ from rung.training.methods import ALPHA, METHODS, RANK, RATES, begun
 from tests.fixtures_tiny import randomise, tiny
 from tests.training.test_loop import ROWS, parameters, same
 
-FOUR_BITS = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes isn't installed")
-NAMES = [pytest.param(n, marks=[FOUR_BITS] if n == "qlora" else []) for n in METHODS]
+NAMES = list(METHODS)
 
 
 def kind(method: str) -> torch.dtype:
@@ -129,7 +127,6 @@ def test_a_coarse_model_learns_by_steps_that_its_own_type_would_lose(tmp_path):
     assert torch.equal(flat, one._flat.to(torch.bfloat16))
 
 
-@FOUR_BITS
 def test_qlora_is_a_lora_over_the_weights_as_four_bits_have_them():
     """Forward and gradient are those of a LoRA whose base holds the de-quantised weights."""
     model = tiny("qwen2", dtype=torch.float32, hidden_size=64, intermediate_size=128)
