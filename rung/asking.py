@@ -31,25 +31,17 @@ def room_for_answer(spec: Spec, chat: Chat) -> int:
     return spec.answer.max_tokens
 
 
-def prompts_for(  # noqa: PLR0913 (all that prompts are made of)
+def prompts_for(
     spec: Spec,
     chat: Chat,
     examples: Sequence[Example],
     shots: Sequence[Sequence[Shot]],
     limit: int = USUAL_TOKENS,
     passages: Sequence[Passages] | None = None,
-    after: Sequence[Sequence[Message]] | None = None,
 ) -> list[tuple[int, ...]]:
-    """Prompt ids for each example: worked examples in front, `passages` in the question, turns `after` it.
-
-    Where they make a prompt longer than `limit` tokens the first examples, which are the least like the
-    question, are left out of it, then what came after the question, and then the last passages.
-    """
-    none: list[tuple[()]] = [()] * len(examples)
-    parts = zip(examples, shots, passages or none, after or none, strict=True)
-    return [
-        fitted(spec, chat, example, some, limit, looked, turns)[0] for example, some, looked, turns in parts
-    ]
+    """Prompt ids for each example, as `fitted` has them."""
+    parts = zip(examples, shots, passages or [()] * len(examples), strict=True)
+    return [fitted(spec, chat, example, some, limit, looked)[0] for example, some, looked in parts]
 
 
 def fitted(  # noqa: PLR0913 (all that a prompt is made of)
@@ -61,7 +53,11 @@ def fitted(  # noqa: PLR0913 (all that a prompt is made of)
     passages: Passages = (),
     after: Sequence[Message] = (),
 ) -> tuple[tuple[int, ...], Passages]:
-    """One prompt and the passages in it: of those that don't fit, the last ones, the worst, are left out."""
+    """One prompt, which goes on with the turns `after` the question, and the passages in it.
+
+    Where it gets longer than `limit` tokens the first examples, which are the least like the question, are
+    left out, then what came after the question, and then the last passages, which are the worst.
+    """
     tools: list[dict[str, Any]] = []
     if spec.kind == "tool_call" and spec.style == "chat" and chat.takes_tools:
         # The template says how the model was taught to read its functions.

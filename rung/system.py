@@ -16,7 +16,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from pydantic import ValidationError
 
-from rung.asking import answer_of_completion, ask, context_of, fitted, prompts_for, room_for_answer
+from rung.asking import answer_of_completion, ask, context_of, fitted, room_for_answer
 from rung.calibration import calibrated_answers, read_calibration, write_calibration
 from rung.engines import start
 from rung.engines.base import Completion, Engine, EngineSpec, Progress, no_progress
@@ -40,7 +40,7 @@ from rung.search import PassageIndex, Passages, cited, index_names, nearest, rea
 from rung.spec import ModelRef, Spec
 from rung.steps import Call, answered
 from rung.task.schemas import check_schema
-from rung.wording import Shot, embedded_text
+from rung.wording import Shot, embedded_text, with_passages
 
 SPEC_FILE = "system.json"
 SHOTS_FILE = "shots.jsonl"
@@ -230,18 +230,13 @@ class System:
             return [cited(one, some, self.spec.kind) for one, (_, some) in zip(found, prompted, strict=True)]
         limit, shots = context_of(self.model(pool)), self._shots(examples, pool)
         looked_up = self.find(examples, pool)
+        held = list(looked_up)
 
         def put(spec: Spec, calls: Sequence[Call], done: Progress) -> list[Answer]:
-            rows, some = [examples[c.row] for c in calls], [shots[c.row] for c in calls]
-            prompts = prompts_for(
-                spec,
-                chat,
-                rows,
-                some,
-                limit - room_for_answer(spec, chat),
-                passages=[looked_up[c.row] for c in calls],
-                after=[c.after for c in calls],
-            )
+            room, prompts = limit - room_for_answer(spec, chat), []
+            for at, after in ((c.row, c.after) for c in calls):
+                prompt, held[at] = fitted(spec, chat, examples[at], shots[at], room, looked_up[at], after)
+                prompts.append(prompt)
             return ask(
                 spec,
                 chat,
@@ -253,7 +248,8 @@ class System:
                 seeds=[c.seed for c in calls],
             )
 
-        return answered(self.spec, examples, put, progress)
+        found = answered(self.spec, examples, put, progress)
+        return [cited(one, some, self.spec.kind) for one, some in zip(found, held, strict=True)]
 
     @property
     def is_hosted(self) -> bool:
@@ -271,17 +267,23 @@ class System:
         self, examples: Sequence[Example], pool: Pool, draw: Draw = GREEDY, progress: Progress = no_progress
     ) -> list[Answer]:
         """What a hosted model answers. Raises EngineError if it refuses the key, or the till is shut."""
-        found = self.hosted_completions(examples, pool, draw, progress)
-        return [
-            answer_of_completion(self.spec, one, e.context) for one, e in zip(found, examples, strict=True)
-        ]
+        held = self.find(examples, pool)
+        found = self.hosted_completions(examples, held, pool, draw, progress)
+        read = (answer_of_completion(self.spec, c, e.context) for c, e in zip(found, examples, strict=True))
+        return [cited(one, some, self.spec.kind) for one, some in zip(read, held, strict=True)]
 
     def hosted_completions(
-        self, examples: Sequence[Example], pool: Pool, draw: Draw = GREEDY, progress: Progress = no_progress
+        self,
+        examples: Sequence[Example],
+        looked_up: Sequence[Passages],
+        pool: Pool,
+        draw: Draw = GREEDY,
+        progress: Progress = no_progress,
     ) -> list[Completion]:
-        """The same before it is read as the Spec says."""
+        """The same before it is read as the Spec says, with all passages that were `looked_up` for each."""
         told = self._shots(examples, pool)
-        return complete(self.spec, self.open(pool), examples, told, draw=draw, progress=progress)
+        given = [with_passages(e, some) for e, some in zip(examples, looked_up, strict=True)]
+        return complete(self.spec, self.open(pool), given, told, draw=draw, progress=progress)
 
     def model(self, pool: Pool) -> Model:
         """The base model. Raises SystemFolderError where the System has none, or other weights lie there."""

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
+from rung.asking import prompts_for
 from rung.calling import schema_of
 from rung.checks.examine import examined
 from rung.checks.rows import prepare
@@ -18,7 +19,7 @@ from rung.records import Example
 from rung.rungs.prompt import Prompt
 from rung.scoring.scorers import SCORERS, secondary
 from rung.spec import AnswerSpec, Spec
-from rung.system import Pool, System, prompts_for, ref_to
+from rung.system import Pool, System, ref_to
 from rung.task.calls import (
     FUNCTIONS,
     call_fault,

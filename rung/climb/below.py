@@ -1,8 +1,8 @@
 """What a step of a climb is told of the steps before it, on the same model or on none; and which are out."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence, Set
 
+from rung.climb.hosted import CAP_OPTION
 from rung.climb.names import rung_of
 from rung.climb.steps import Step
 from rung.errors import RungError
@@ -46,17 +46,42 @@ def candidate_below(rung: str | None, step: Step, before: Sequence[RungResult]) 
 def looked_up(
     step: Step, before: Sequence[RungResult], systems: Mapping[str, System], metric: MetricName
 ) -> System | None:
-    """The System that looks up passages, where it did better on dev than cheaper rungs: for a tune."""
+    """The System whose passages a tune may read: it did better on dev than every cheaper rung, or the oracle
+    test found that the model lacks what the documents hold. For a rung that asks no local model any such one.
+    """
+    found = [r for r in _looking_up(step, before) if r.rung in systems]
+    read = (r for r in found if r.gap == "knowledge" or _not_ahead(r, before, metric) is None)
+    return next((systems[r.rung] for r in read), None)
+
+
+def no_gain(task: Task, step: Step, before: Sequence[RungResult], metric: MetricName) -> str | None:
+    """Why looking up passages gained nothing on dev, in words; None where it did, or without documents."""
+    if task.data.documents is None:
+        return None
+    reasons = [_not_ahead(r, before, metric) for r in _looking_up(step, before)]
+    return None if None in reasons else next(iter(reasons), "retrieval wasn't climbed")
+
+
+def _looking_up(step: Step, before: Sequence[RungResult]) -> list[RungResult]:
+    return [r for r in _beside(step, before) if rung_of(r.rung) == "retrieval"]
+
+
+def _not_ahead(found: RungResult, before: Sequence[RungResult], metric: MetricName) -> str | None:
+    """Why a rung isn't better on dev than every cheaper one on its model; None where it is."""
+    if found.dev is None:
+        return f"{found.rung} {'failed' if found.skipped is None else 'was skipped'}"
+    if found.stopped is not None:
+        return f"{found.rung} couldn't beat {found.stopped.rival} any more and was stopped"
     sign = 1 if SCORERS[metric].higher_is_better else -1
-    known = [r for r in _beside(step, before) if r.dev is not None and r.stopped is None]
-    scores = {rung_of(r.rung): (r.order, sign * r.dev.score) for r in known if r.dev is not None}
-    if "retrieval" not in scores:
+    cheaper = {
+        r.rung: sign * r.dev.score
+        for r in before
+        if r.model in (None, found.model) and r.order < found.order and r.dev and r.stopped is None
+    }
+    best = max(cheaper, key=lambda rung: cheaper[rung], default=None)
+    if best is None or sign * found.dev.score > cheaper[best]:
         return None
-    order, score = scores["retrieval"]
-    cheaper = [other for place, other in scores.values() if place < order]
-    if score <= max(cheaper, default=-math.inf):
-        return None
-    return systems_below(step, before, systems).get("retrieval")
+    return f"{found.rung} was no better on dev than {best}"
 
 
 def expected(rung: str, task: Task) -> bool:
@@ -66,17 +91,23 @@ def expected(rung: str, task: Task) -> bool:
 
 
 def is_out(rung: Rung, task: Task, chosen: Set[str], context_of: Callable[[], Context]) -> bool:
-    """Whether a rung to come is skipped for sure, and so needs no time to be kept for it."""
+    """Whether a rung to come is skipped for sure, and so needs no time to be kept for it.
+
+    One that was paid for before isn't out for want of money: which of its answers hold is known once it has
+    its prompt.
+    """
     if not expected(rung.name, task) or (isinstance(rung, Following) and rung.after not in chosen):
         return True
     if rung.name not in ASKED_AHEAD and not isinstance(rung, Following):
         return False
     try:
-        return rung.skip(context_of()) is not None
+        context = context_of()
+        reason = rung.skip(context)
     except RungError:
         return True
+    return reason is not None and not (CAP_OPTION in reason and context.paid_usd > 0)
 
 
 def _beside(step: Step, before: Sequence[RungResult]) -> list[RungResult]:
-    """The results on the step's model, and those that rest on none."""
-    return [r for r in before if r.model in (None, step.base.label)]
+    """The results on the step's model, and those that rest on none; for a step that does so all of them."""
+    return [r for r in before if step.model is None or r.model in (None, step.base.label)]

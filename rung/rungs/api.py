@@ -9,13 +9,16 @@ from rung.hosted import complete, hosted_engine_spec, hosted_ref
 from rung.models.hosted import Hosted, hosted
 from rung.records import Example, TokenPrice, Trial
 from rung.rungs.base import Built, Context, Outlook, Variant
-from rung.rungs.below import best_prompting
+from rung.rungs.below import best_prompting, without_passages
 from rung.rungs.instructions import LONGEST_ANSWER, instructions, longest_target, what_to_answer
 from rung.rungs.rehearsal import outlook
+from rung.rungs.retrieval import LOOK_THERE
+from rung.runs import Shared
 from rung.scoring.cost import tokens_usd
 from rung.scoring.prices import listed_price
-from rung.spec import AnswerSpec, ShotSpec, Spec
-from rung.system import SHOTS_FILE, VECTORS_FILE, Sources, System, save
+from rung.search import index_names
+from rung.spec import AnswerSpec, ModelRef, RetrievalSpec, ShotSpec, Spec
+from rung.system import Sources, System, save
 from rung.task import Task
 from rung.wording import messages
 
@@ -73,6 +76,7 @@ class Api:
         reported = system.spec.model.digest if system.spec.model is not None else ""
         notes = (
             f"prompt: {given.shown}",
+            *(without_passages(context) if given.retrieval is None else ()),
             f"answered by {reported.removeprefix('endpoint:')}: no digest names its weights",
             f"a million tokens of prompts cost ${price.input_usd_per_m:g} "
             f"(${price.cached_input_usd_per_m:g} cached), of answers ${price.output_usd_per_m:g}; the dev "
@@ -90,13 +94,16 @@ class Api:
 
 @dataclass(frozen=True, kw_only=True)
 class Prompting:
-    """An instruction with worked examples, in files; `system` is the local System that they come from.
+    """An instruction with worked examples and a search for passages, in files, as a local `system` has them.
 
-    `rung` is what the context's `built` calls that.
+    `vectors` is the model of the sentence vectors that either is looked up by. `rung` is what the context's
+    `built` calls the System whose prompt it is.
     """
 
     instruction: str
     shots: ShotSpec
+    retrieval: RetrievalSpec | None = None
+    vectors: ModelRef | None = None
     files: Sources
     shown: str
     system: System | None = None
@@ -173,7 +180,8 @@ def paid_text(context: Context) -> str:
 def prompting(context: Context, *, nearest: bool = True) -> Prompting:
     """The best prompt of the rungs below by the dev rows that all of them answered; else the plainest one.
 
-    With `nearest` false none that looks up the nearest training rows: for who is asked these rows.
+    Passages stand in it where they do in the best one, and where a tune of this climb may read them. With
+    `nearest` false it's none that looks up the nearest training rows: for who is asked these rows.
     """
     best = best_prompting(context, nearest=nearest)
     if best is None:
@@ -183,20 +191,42 @@ def prompting(context: Context, *, nearest: bool = True) -> Prompting:
             files={},
             shown="the plain instruction",
         )
-    asked = what_to_answer(context)
-    told = best.spec.instruction or ""
+    rung = next(name for name, one in context.built.items() if one is best)
+    given = _with_passages(context, best)
+    spec, asked = given.spec, what_to_answer(context)
+    told = spec.instruction or ""
     # A small model is held to the labels by its engine; a hosted one may know them from the prompt alone.
     instruction = told if asked in told else f"{told} {asked}"
-    files = {name: best.folder / name for name in (SHOTS_FILE, VECTORS_FILE) if name in best.spec.files}
-    rung = next(name for name, one in context.built.items() if one is best)
+    passages = "" if spec.retrieval is None else f", {spec.retrieval.said}"
     return Prompting(
         instruction=instruction.strip(),
-        shots=best.spec.shots,
-        files=files,
-        shown=f"the prompt of {rung}",
-        system=best,
+        shots=spec.shots,
+        retrieval=spec.retrieval,
+        vectors=spec.vectors,
+        files={name: Shared(given.folder / name) for name in spec.files},
+        shown=f"the prompt of {rung}{passages}",
+        system=given,
         rung=rung,
     )
+
+
+def _with_passages(context: Context, best: System) -> System:
+    """The System with the best prompt; where a tune may read passages, and it shows none, with these.
+
+    Asked without what its rival or its student reads, a big model would be outdone by the documents.
+    """
+    found = context.retrieval
+    if found is None or found.spec.retrieval is None or best.spec.retrieval is not None:
+        return best
+    changes = {
+        "instruction": f"{best.spec.instruction or ''} {LOOK_THERE}".strip(),
+        "retrieval": found.spec.retrieval,
+        "vectors": best.spec.vectors or found.spec.vectors,
+    }
+    index = index_names(found.spec.retrieval.search)
+    files = {name: Shared(best.folder / name) for name in best.spec.files}
+    files |= {name: Shared(found.folder / name) for name in index}
+    return save(context.work / "prompt-with-passages", best.spec.model_copy(update=changes), files)
 
 
 def foretold_usd(context: Context, price: TokenPrice, given: Prompting) -> float:
@@ -224,10 +254,11 @@ def hosted_system(context: Context, model: Hosted, given: Prompting, rung: str) 
         model=hosted_ref(model, ""),
         instruction=given.instruction,
         shots=given.shots,
+        retrieval=given.retrieval,
         answer=AnswerSpec(
             form=form, max_tokens=min(LONGEST_ANSWER, 2 * longest_target(context) + MORE_TOKENS)
         ),
-        vectors=context.vectors_ref if given.shots.choice == "nearest" else None,
+        vectors=given.vectors,
     )
     said = context.settled("reported model", lambda: reported(context, spec, model))
     spec = spec.model_copy(update={"model": hosted_ref(model, str(said))})

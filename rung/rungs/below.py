@@ -6,7 +6,7 @@ from rung.evaluate import score_of
 from rung.rungs.base import Context
 from rung.system import System
 
-PROMPTING = ("prompt", "few_shot", "optimise")
+PROMPTING = ("prompt", "few_shot", "retrieval", "optimise")
 """The rungs whose System is a prompt to the base model, in one call."""
 
 
@@ -34,3 +34,8 @@ def best_prompting(
         return context.sign * score_of(rows, [kept[name][e.id].answer for e in rows], context.bench)
 
     return known[max(known, key=value)]
+
+
+def without_passages(context: Context) -> tuple[str, ...]:
+    """A note for what reads nothing on a task with documents; none where these gained, or there are none."""
+    return () if context.no_gain is None else (f"without passages of the documents: {context.no_gain}",)

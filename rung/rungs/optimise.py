@@ -3,7 +3,7 @@
 import json
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 
@@ -14,18 +14,21 @@ from rung.records import Example
 from rung.rungs.base import Built, Context, Outlook, Variant, no_room
 from rung.rungs.below import best_prompting
 from rung.rungs.few_shot import is_short, room_for_shots, shot_lines
-from rung.rungs.instructions import answer_spec, spec_for, wordings
+from rung.rungs.instructions import EXAMPLES_SHOW_IT, answer_spec, spec_for, wordings
 from rung.rungs.probe import race, under_each_engine
 from rung.rungs.reflect import FEWEST_ROWS, METRIC_CALLS, cannot_reflect, reflected, reflector
 from rung.rungs.rehearsal import outlook
+from rung.rungs.retrieval import LOOK_THERE
 from rung.rungs.variants import choose
 from rung.runs import Shared
 from rung.scoring.notation import score_text
 from rung.scoring.scorers import SCORERS
 from rung.scoring.selection import optimism
 from rung.spec import ShotSpec, Spec
-from rung.system import SHOTS_FILE, VECTORS_FILE, Sources, System, save
+from rung.system import SHOTS_FILE, Sources, System, save
 
+BELOW = ("prompt", "few_shot", "retrieval")
+"""The rungs that a search goes on from."""
 CANDIDATES = 16
 SHOTS = (4, 8)
 FEWEST_TRAIN = 8
@@ -76,8 +79,8 @@ class Optimise:
         tried = [one for one in variants if one.name in names]
         told = [*_gained(context, chosen.system), *_flattered(context, tried, chosen.system)]
         spec = chosen.system.spec
-        if spec.shots.choice == "nearest":
-            below = context.built.get("few_shot")
+        if spec.looks_up:
+            below = context.built.get("few_shot" if spec.shots.choice == "nearest" else "retrieval")
         shown = (spec.instruction or "")[:SHOWN_CHARS]
         notes.append(f"the instruction of {chosen.name}: {shown!r}")
         many = str(len(variants)) if len(tried) == len(variants) else f"{len(tried)} of {len(variants)}"
@@ -123,7 +126,7 @@ def _drawn(context: Context) -> tuple[list[Variant], list[str]]:
     there is time for any.
     """
     spec = spec_for(context, "optimise", instruction=None, answer=answer_spec(context, constrained=True))
-    near = _by_neighbours(context)
+    near, reading = _by_neighbours(context), _by_passages(context)
     made: list[tuple[str, Spec, Sources]] = [
         (
             one.name,
@@ -135,18 +138,16 @@ def _drawn(context: Context) -> tuple[list[Variant], list[str]]:
             ),
             {SHOTS_FILE: shot_lines(one.shots, context)},
         )
-        for one in candidates(context, CANDIDATES - len(near))
+        for one in candidates(context, CANDIDATES - len(near) - len(reading))
     ]
     made[1:1] = near
     engine, notes = _engine(context, *made[0][1:])
+    made = [(name, one.model_copy(update={"engine": engine}), files) for name, one, files in made]
+    # Passages make the longest prompts: theirs is the engine that was faster with them.
+    made[1:1] = reading
     return [
-        Variant(
-            name=name,
-            system=save(
-                context.work / f"candidate-{number}", spec.model_copy(update={"engine": engine}), files
-            ),
-        )
-        for number, (name, spec, files) in enumerate(made)
+        Variant(name=name, system=save(context.work / f"candidate-{number}", one, files))
+        for number, (name, one, files) in enumerate(made)
     ], notes
 
 
@@ -155,14 +156,32 @@ def _by_neighbours(context: Context) -> list[tuple[str, Spec, Sources]]:
     below = context.built.get("few_shot")
     if below is None or below.spec.shots.choice != "nearest":
         return []
-    files: Sources = {name: Shared(below.folder / name) for name in (SHOTS_FILE, VECTORS_FILE)}
+    return _reworded(below, f"{below.spec.shots.k} nearest examples", wordings(context))
+
+
+def _by_passages(context: Context) -> list[tuple[str, Spec, Sources]]:
+    """retrieval's passages under the other instructions; none where another rung below did as well.
+
+    No examples stand beside them, so that no instruction that speaks of some is tried.
+    """
+    below = best_prompting(context, BELOW)
+    if below is None or below.spec.retrieval is None:
+        return []
+    told = {name: text for name, text in wordings(context).items() if EXAMPLES_SHOW_IT not in text}
+    with_parts = {name: f"{text} {LOOK_THERE}" for name, text in told.items()}
+    return _reworded(below, below.spec.retrieval.said, with_parts)
+
+
+def _reworded(below: System, shown: str, told: Mapping[str, str]) -> list[tuple[str, Spec, Sources]]:
+    """The System below, which shows what it looks up, under each of the instructions that isn't its own."""
+    files: Sources = {name: Shared(below.folder / name) for name in below.spec.files}
     return [
         (
-            f"{below.spec.shots.k} nearest examples, {wording} instruction",
+            f"{shown}, {wording} instruction",
             below.spec.model_copy(update={"rung": "optimise", "instruction": text}),
             files,
         )
-        for wording, text in wordings(context).items()
+        for wording, text in told.items()
         if text != below.spec.instruction
     ]
 
@@ -193,14 +212,15 @@ def drawn_shots(rows: Sequence[Example], k: int, dice: random.Random) -> list[Ex
 
 def _first(context: Context) -> System | None:
     """The best System below whose prompt is the same for every row; None where there is none."""
-    return best_prompting(context, ("prompt", "few_shot"), nearest=False)
+    return best_prompting(context, BELOW, nearest=False)
 
 
 def _start(context: Context) -> System:
     """What a reflecting model begins with: that System, or the plain instruction."""
     best = _first(context)
     if best is not None:
-        spec, files = best.spec, {name: best.folder / name for name in best.spec.files}
+        spec: Spec = best.spec
+        files: Sources = {name: Shared(best.folder / name) for name in spec.files}
     else:
         text = wordings(context).get("plain", "")
         spec = spec_for(context, "optimise", instruction=text, answer=answer_spec(context, constrained=True))
@@ -212,7 +232,7 @@ def _start(context: Context) -> System:
 
 def _gained(context: Context, chosen: System) -> list[str]:
     """The dev score of the best prompting System below, and of the chosen one, on the rows of both."""
-    start = best_prompting(context, ("prompt", "few_shot"))
+    start = best_prompting(context, BELOW)
     if start is None:
         return []
     before, after = (context.bench.store.load(one.digest) for one in (start, chosen))

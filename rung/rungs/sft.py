@@ -12,6 +12,7 @@ from rung.errors import TrainingError
 from rung.records import Json, Measurement, Parity, Trial
 from rung.records.guarded import SeedScores
 from rung.rungs.base import Built, Context, Outlook, more_tokens, no_room, strict_score
+from rung.rungs.below import without_passages
 from rung.rungs.instructions import answer_schema, answer_spec
 from rung.rungs.learned_files import llama_files, torch_files, without_llama
 from rung.rungs.probe import EngineName, race, under_each_engine
@@ -23,6 +24,7 @@ from rung.wording import label_texts
 
 if TYPE_CHECKING:
     from rung.rungs.tune import Plan
+    from rung.rungs.tuning import Outcome
 
 FOUR_BIT_PACKAGE = "bitsandbytes"
 FEWEST_ROWS = 50
@@ -36,6 +38,8 @@ PROOF_SHARE, FEWEST_PROVED = 0.5, 50
 prompts at least: on two cores without AVX-512 the 190 of the demo took 73 s, and their tune 19."""
 FEWEST_S = 45.0
 """With less time than this no tune is begun."""
+BARE = "without passages"
+"""What a form is called that reads none, where dev chooses whether the tune does."""
 
 
 class Sft:
@@ -96,7 +100,7 @@ def tuned(context: Context, rung: str) -> Built:
     outcome = tune(context, forms, plan)
     system, parity, note = settled_system(context, forms[outcome.form], outcome.adapter)
     whole = context.measure(system, context.dev, f"{rung}, all dev rows")
-    trials, notes, seeds = outcome.trials, [*outcome.notes, note], None
+    trials, notes, seeds = outcome.trials, [*_on_passages(context, outcome), *outcome.notes, note], None
     if why := why_more(context, whole):
         others, said = retrained(context, forms[outcome.form], outcome, why)
         notes.append(said)
@@ -125,8 +129,21 @@ def tuned(context: Context, rung: str) -> Built:
         trials=(*trials, final),
         notes=tuple(notes),
         parity=parity,
-        upon=context.retrieval and context.retrieval.spec.rung,
+        upon=looked_up and context.retrieval and context.retrieval.spec.rung,
         seeds=seeds,
+    )
+
+
+def _on_passages(context: Context, outcome: "Outcome") -> tuple[str, ...]:
+    """Why the tune reads no passages though there are documents, or does though looking up gained nothing."""
+    if context.retrieval is None or context.no_gain is None:
+        return without_passages(context)
+    which = "without" if outcome.form.endswith(BARE) else "with"
+    both = any(BARE in trial.name for trial in outcome.trials)
+    tried = "so dev chose between the two" if both else "and the tune wasn't tried without them"
+    return (
+        f"{which} passages of the documents: {context.no_gain}, but the oracle test found a knowledge gap, "
+        f"{tried}",
     )
 
 
@@ -173,7 +190,8 @@ def planned(context: Context) -> "Plan":
 def answer_forms(context: Context, rung: str = "sft") -> dict[str, Spec]:
     """The Specs to try by name: for labels one-token codes and their words, else the answer as it is.
 
-    Where looking up passages gained on dev the tune learns and answers with those that the same search finds.
+    Where a tune may read passages it learns and answers with those that the same search finds; where these
+    gained nothing before it, dev chooses. The longer prompts come first: by them the time is planned.
     """
     looked_up = context.retrieval
     base = Spec(
@@ -191,7 +209,10 @@ def answer_forms(context: Context, rung: str = "sft") -> dict[str, Spec]:
         context_tokens=context.task.context_tokens,
     )
     if context.kind != "label":
-        return {base.answer.form: base}
+        bare = base.model_copy(update={"retrieval": None, "vectors": None})
+        chosen = looked_up is not None and context.no_gain is not None
+        form = base.answer.form
+        return {form: base, **({f"{form} {BARE}": bare} if chosen else {})}
     codes = AnswerSpec(form="codes", codes=label_codes(context))
     return {"codes": base.model_copy(update={"answer": codes}), "words": base}
 

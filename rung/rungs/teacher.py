@@ -94,8 +94,9 @@ def teacher_system(context: Context, name: str) -> System:
         model=ref_to(local, name),
         instruction=given.instruction,
         shots=given.shots,
+        retrieval=given.retrieval,
         answer=answer_spec(context, constrained=True),
-        vectors=context.vectors_ref if given.shots.choice == "nearest" else None,
+        vectors=given.vectors,
         context_tokens=context.task.context_tokens,
     )
     return save(context.work / "teacher", spec, given.files)

@@ -113,7 +113,11 @@ def engine_faults() -> Iterator[None]:
 async def asked(systems: Systems, served: Served, example: Example) -> Asked:
     """The prompt of a task's System for an input. Raises Fault where it's longer than the model holds."""
     if served.chat is None:
-        return Asked(example=example)
+        if served.spec.retrieval is None:
+            return Asked(example=example)
+        with engine_faults():
+            (found,) = await systems.bench.run(lambda: served.system.find([example], systems.pool))
+        return Asked(example=example, passages=found)
 
     def make() -> list[tuple[Tokens, Passages]]:
         return served.system.prompted([example], systems.pool)
@@ -296,10 +300,11 @@ async def _forwarded(systems: Systems, served: Served, question: Asked, wish: Wi
     if wish.schema is not None:
         raise bad("this System forwards to a hosted model: schemas aren't passed on", "response_format")
     as_scored(wish, "this System forwards to a hosted model")
+    system, pool = served.system, systems.pool
     completion = await systems.bench.ask(
-        (served.name, served.system.digest),
-        question.example,
-        lambda rows: served.system.hosted_completions(rows, systems.pool),
+        (served.name, system.digest),
+        question,
+        lambda some: system.hosted_completions([o.example for o in some], [o.passages for o in some], pool),
     )
     _require(completion)
     return await _aside(served, wish, lambda: _reply(served, question, wish, completion))

@@ -220,7 +220,8 @@ class Systems:
         made = await aside(lambda: self._load(given, name))
         # What loads at the first answer loads now: whoever asks first doesn't wait for it.
         if made.system.is_hosted:
-            pass  # nothing loads here, and what is asked is paid for
+            # What it looks up is read. Nobody is asked: that would be paid for.
+            await self.bench.run(lambda: made.system.find([WARM_UP], self.pool))
         elif made.host is None:
             await self.bench.run(lambda: made.system.answer([WARM_UP], self.pool))
         elif made.shows:

@@ -11,10 +11,11 @@ import pytest
 from rung.errors import TaskError
 from rung.hosted import hosted_ref
 from rung.models.hosted import hosted
+from rung.search import PassageIndex, index_files, terms_of
 from rung.ship.export import ExportOptions, export
-from rung.spec import AnswerSpec, Spec
+from rung.spec import AnswerSpec, RetrievalSpec, Spec
 from rung.system import System, save
-from tests.fixtures_climb import TOPICS, Log
+from tests.fixtures_climb import TOPICS, Log, topic_passages
 from tests.fixtures_hosted import KEY, MODEL, Hosted, as_asked
 from tests.fixtures_serve import Server, said, start
 
@@ -43,6 +44,10 @@ def folder(provider, tmp_path_factory) -> Path:
     save(found / "desk", Spec(task="desk", kind="label", labels=tuple(TOPICS), answer=form, **base), {})
     free = AnswerSpec(form="free", max_tokens=16)
     save(found / "loud", Spec(task="loud", kind="text", answer=free, **base), {})
+    passages = topic_passages()
+    index = PassageIndex(passages=passages, terms=terms_of(passages), vectors=None)
+    reads = Spec(task="reads", kind="text", answer=free, retrieval=RetrievalSpec(search="bm25", k=2), **base)
+    save(found / "reads", reads, index_files(index, "bm25"))
     return found
 
 
@@ -50,7 +55,7 @@ def folder(provider, tmp_path_factory) -> Path:
 def server(folder, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RUNG_API_KEY", KEY)
-        systems = [f"desk={folder / 'desk'}", f"loud={folder / 'loud'}"]
+        systems = [f"{name}={folder / name}" for name in ("desk", "loud", "reads")]
         with Server(*systems, home=tmp_path_factory.mktemp("home")) as found:
             yield found
 
@@ -93,6 +98,18 @@ def test_what_is_not_passed_on_is_refused_and_a_fault_of_the_provider_is_told(se
         server.user.chat.completions.create(model="loud", messages=said("x"))
     assert KEY not in str(raised.value)
     provider.faults = []
+
+
+def test_passages_are_forwarded_with_the_question_and_named_beside_the_answer(server, provider):
+    told = {"passages": ["billing.md#1"], "source": None}
+    whole = server.user.chat.completions.create(model="reads", messages=said("my invoice"))
+    sent = provider.seen[-1]["messages"][-1]["content"]
+    assert "that is billing" in sent and sent.endswith("\n\nmy invoice") and "that is login" not in sent
+    assert whole.choices[0].message.content == "MY INVOICE" and whole.choices[0].model_extra == told
+    chunks = [*server.user.chat.completions.create(model="reads", messages=said("my invoice"), stream=True)]
+    assert chunks[-1].choices[0].model_extra == told
+    stranger = server.user.chat.completions.create(model="reads", messages=said("zzz"))
+    assert provider.seen[-1]["messages"][-1]["content"] == "zzz" and not stranger.choices[0].model_extra
 
 
 def told(content: str | None, reason: str, model: str = MODEL) -> dict:
