@@ -15,11 +15,13 @@ from rung.models.hosted import Hosted, hosted
 from rung.records import Answer, Example, Json
 from rung.rungs.api import cannot_pay
 from rung.rungs.base import Context, Variant
-from rung.runs import digest_of
+from rung.rungs.teacher import is_model
+from rung.runs import Shared, digest_of
 from rung.scoring.scorers import SCORERS, worst_error
 from rung.spec import Spec
 from rung.system import SHOTS_FILE, System, read_index, save
-from rung.wording import question
+from rung.task import Task
+from rung.wording import passage_text, question
 
 METRIC_CALLS = 600
 """Answers to training rows, those of each candidate to the rows that it is ranked by included."""
@@ -35,7 +37,7 @@ KEPT_FOR_DEV = "kept for dev, seconds"
 """Of the rung's time: kept for the choice on dev."""
 REPLY_TOKENS = 1024
 LONGEST_INPUT = 2000
-"""Characters of a row that are shown to the model that reflects."""
+"""Characters of a row, and of passages beside it, that are shown to the model that reflects."""
 LONGEST_INSTRUCTION = 2000
 """Characters; what is longer leaves a small model no room for the question."""
 TEMPLATE = """I gave a small language model this instruction for a task:
@@ -58,6 +60,18 @@ NO_REFLECTION = (
 )
 
 
+def no_reflection(task: Task) -> str:
+    """Why no model reflects on a task where none is hosted, and how one would."""
+    if task.teacher is None:
+        return NO_REFLECTION
+    what = "a local model" if is_model(task.teacher) else "a System, which answers its task and nothing else"
+    return (
+        f"examples and wordings were drawn at random: the teacher {task.teacher} is {what}, and can't "
+        "reflect on the mistakes here; a model that is asked over HTTP can: `rung serve NAME=MODEL`, then "
+        "`teacher: openai:NAME@URL` with prices of 0"
+    )
+
+
 def reflector(context: Context) -> Hosted | None:
     """The hosted model that the task's teacher is; None where the teacher is something else, or nobody."""
     return hosted(context.task.teacher) if context.task.teacher is not None else None
@@ -67,7 +81,7 @@ def cannot_reflect(context: Context) -> str | None:
     """Why no model reflects on the mistakes; None where one does."""
     model = reflector(context)
     if model is None:
-        return NO_REFLECTION
+        return no_reflection(context.task)
     if context.bench.metric == "style":
         return "style is of all texts together: no answer by itself tells a model what went wrong"
     return cannot_pay(context, model, lambda: 0.0)
@@ -146,7 +160,7 @@ class _Search:
             return self.start
         if instruction not in self.made:
             spec: Spec = self.start.spec.model_copy(update={"instruction": instruction})
-            files = {name: self.start.folder / name for name in spec.files}
+            files = {name: Shared(self.start.folder / name) for name in spec.files}
             folder = self.context.work / f"instruction-{digest_of(instruction)[:12]}"
             self.made[instruction] = save(folder, spec, files)
         return self.made[instruction]
@@ -180,6 +194,7 @@ class _Search:
         """Inputs, answers and feedback as the model that reflects reads them."""
         records = [
             {
+                **self._read(answer),
                 "Input": question(example)[:LONGEST_INPUT],
                 "Answer": answer.text[:LONGEST_INPUT],
                 "Feedback": feedback(self.context, example, answer, score),
@@ -187,6 +202,12 @@ class _Search:
             for example, answer, score in eval_batch.trajectories
         ]
         return dict.fromkeys(components_to_update, records)
+
+    def _read(self, answer: Answer) -> dict[str, str]:
+        """The passages that stood in the answer's prompt, as far as they are shown; nothing without any."""
+        known = {passage.id: passage for passage in self.context.passages}
+        texts = [passage_text(known[one]) for one in answer.passages if one in known]
+        return {"Parts of documents": "\n\n".join(texts)[:LONGEST_INPUT]} if texts else {}
 
     def propose(
         self,
