@@ -67,7 +67,8 @@ def verdict(facts: Facts, kind: VerdictKind, comparison: Comparison | None, rows
         if rival is best and best is not shipped:
             claim = f"isn't better by more than {_amount(shipped, facts.margin)}"
         else:
-            claim = "isn't higher" if comparison.gain <= 0 else "isn't higher with its broken calls as wrong"
+            claim = f"isn't {'higher' if _up(shipped) else 'lower'}"
+            claim += "" if comparison.gain <= 0 else " with its broken calls as wrong"
         said = f"{head}; {rival.rung}'s {_score(rival)} {claim} ({_odds(shipped, comparison)}), "
         said += "so the lower rung is as good"
     said += _one_group(facts) if comparison else ""
@@ -162,6 +163,11 @@ def _is_share(candidate: Candidate) -> bool:
     return SCORERS[candidate.measurement.metric].shares
 
 
+def _up(candidate: Candidate) -> bool:
+    """Whether more of the metric is better."""
+    return SCORERS[candidate.measurement.metric].higher_is_better
+
+
 def rounded(rows: int) -> int:
     """Two leading digits, rounded up: an estimate shouldn't look exact."""
     step = 10 ** max(len(str(rows)) - 2, 0)
@@ -171,8 +177,7 @@ def rounded(rows: int) -> int:
 def _cheaper_to_run(facts: Facts) -> str:
     """Say so where a higher rung that scores no less was measured to answer for less money."""
     shipped, least = facts.shipped, facts.shipped.usd_per_1000 / CLEARLY_CHEAPER
-    up = SCORERS[shipped.measurement.metric].higher_is_better
-    here = shipped.measurement.score
+    up, here = _up(shipped), shipped.measurement.score
     others = [
         one
         for one in facts.pool
@@ -214,7 +219,7 @@ def _useless(facts: Facts) -> str:
         return ""
     if any(one.measurement.score > 0 for one in facts.ladder):
         return " No rung that may ship scores above zero: none of them does this job yet."
-    return " No answer of any rung scores above zero: none of them does this job yet."
+    return " No rung scores above zero: none of them does this job yet."
 
 
 def _warned(facts: Facts) -> str:
@@ -225,8 +230,7 @@ def _warned(facts: Facts) -> str:
 
 def _over_limits(facts: Facts) -> str:
     """Name the rungs that score higher but can't win for the limits."""
-    up = SCORERS[facts.shipped.measurement.metric].higher_is_better
-    here = facts.shipped.measurement.score
+    up, here = _up(facts.shipped), facts.shipped.measurement.score
     outside = [
         f"{one.rung} ({_score(one)}, {', '.join(one.over_limits)})"
         for one in facts.ladder

@@ -67,7 +67,6 @@ class RungResult:
     in short, None for a rung that asks none.
     `passes` say how often a tune went through its training rows; None for what doesn't learn so.
     `cut_short`: its time ended before dev was seen to stop rising.
-    `weights_missing`: it failed since a model's weights couldn't be had or kept; once they can, it may not.
     `found` is what was found out of the task or the answers on the way, for whoever reads the verdict, and
     `gap` what passages showed of it; `notes` are on how the rung was made.
     `weights_missing`: it failed since a model's weights couldn't be had or kept; once they can, it may not.

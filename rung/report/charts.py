@@ -8,7 +8,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from rung.records import Climb, Interval, Measurement, MetricName, RungResult
-from rung.report.notation import METRIC_NAMES, metric_text, usd_text
+from rung.report.notation import metric_text, title_text, usd_text
 from rung.report.summary import measured
 from rung.scoring.notation import interval_text, score_text
 from rung.scoring.scorers import SCORERS
@@ -319,7 +319,7 @@ def _on_page(svg: str) -> str:
 
 def _described(svg: str, metric: MetricName, shown: Sequence[Point]) -> str:
     """Give the picture a name and a text that says the same, for those who don't see it."""
-    title = f"{METRIC_NAMES[metric].capitalize()} against cost"
+    title = f"{title_text(metric)} against cost"
     said = [
         f"{p.label}: {score_text(p.score, metric)} "
         f"({interval_text(Interval(low=p.low, high=p.high), metric)}) at {usd_text(p.usd)} per 1,000"

@@ -5,7 +5,7 @@ from html import escape
 
 from rung.records import LearningCurve, MetricName
 from rung.report.charts import ACCENT, MUTED, ON_PAGE, framed, score_label
-from rung.report.notation import METRIC_NAMES, count_text, metric_text
+from rung.report.notation import count_text, metric_text, title_text
 from rung.scoring.notation import interval_text, score_text
 
 HEIGHT_PX = 150
@@ -46,7 +46,7 @@ def curve_svg(curve: LearningCurve, metric: MetricName, width: int) -> str:
 
 def _described(svg: str, curve: LearningCurve, metric: MetricName) -> str:
     """Give the picture a name and a text that says the same, for those who don't see it."""
-    title = f"{METRIC_NAMES[metric].capitalize()} of {curve.rung} by training rows"
+    title = f"{title_text(metric)} of {curve.rung} by training rows"
     said = "; ".join(
         f"{count_text(p.rows, 'row')}: {score_text(p.score, metric)} ({interval_text(p.interval, metric)})"
         for p in curve.points

@@ -32,6 +32,12 @@ def metric_text(metric: MetricName) -> str:
     return name if SCORERS[metric].higher_is_better else f"{name}, lower is better"
 
 
+def title_text(metric: MetricName) -> str:
+    """The metric's name as a heading begins with it; the capitals that it has stay."""
+    name = METRIC_NAMES[metric]
+    return name[0].upper() + name[1:]
+
+
 def p_text(p: float) -> str:
     """A p-value: `p = .012`, or `p < .001`."""
     return f"p{NBSP}<{NBSP}.001" if p < 0.001 else f"p{NBSP}={NBSP}{_share(p)}"

@@ -22,6 +22,7 @@ from rung.records import (
 from rung.records.guarded import Constant
 from rung.report.judged import judged_notes
 from rung.report.notation import (
+    METRIC_NAMES,
     NOTHING,
     count_text,
     memory_text,
@@ -146,7 +147,7 @@ def comparison_text(comparison: Comparison, metric: MetricName) -> str:
     if comparison.decisive is not None:
         found = comparison.decisive
         odds += f"; better on {found.better:,} rows, worse on {found.worse:,}, sign test {p_text(found.p)}"
-    return f"{gain_text(comparison.gain, metric)} ({low} to {high}){odds}"
+    return f"{_gained(comparison.gain, metric)} ({low} to {high}){odds}"
 
 
 def detectable_text(comparison: Comparison, metric: MetricName) -> str:
@@ -162,8 +163,14 @@ def constant_text(constant: Constant, chosen: str | None, metric: MetricName) ->
     gains = gains_text(constant.gain_interval, metric)
     return (
         f"“{short(constant.answer, 60)}” to every row scores {score_text(constant.score, metric)} "
-        f"({interval}) on {constant.split}; {chosen} against it {gain_text(constant.gain, metric)} ({gains})"
+        f"({interval}) on {constant.split}; {chosen} against it {_gained(constant.gain, metric)} ({gains})"
     )
+
+
+def _gained(gain: float, metric: MetricName) -> str:
+    """A gain, which is called so where less is better: there a plus alone reads as a larger error."""
+    said = gain_text(gain, metric)
+    return said if SCORERS[metric].higher_is_better else f"a gain of {said}"
 
 
 def disagreement_answers(row: Disagreement, metric: MetricName) -> list[tuple[str, str, str, str]]:
@@ -396,12 +403,14 @@ def _usd_correct(result: RungResult, shown: Measurement) -> float | None:
 
     The price of an answer is that of a call, whether it holds or breaks: so is the share of right ones.
     """
-    if shown.metric in ("mae", "spearman", "rouge_l", "style", "judge"):
+    if shown.metric in GRADED:
         return None
     right = sum(p.score is not None and p.score >= 1 for p in shown.predictions)
     return per_1000_correct(result.usd_per_1000, right / len(shown.predictions))
 
 
+GRADED = ("mae", "spearman", "rouge_l", "style", "judge")
+"""Metrics that don't say of an answer whether it is right."""
 _WON = {1.0: ("✓", "better than the output"), 0.5: ("≈", "as good"), 0.0: ("✗", "worse")}
 
 
@@ -414,6 +423,15 @@ def _right(score: float | None, metric: MetricName) -> tuple[str, str]:
         return _WON[score]
     if score >= 1:
         return "✓", "right"
+    if metric in GRADED:
+        return _unlike(score, metric)
     if SCORERS[metric].binary or SCORERS[metric].of_set or score <= 0:
         return "✗", "wrong"
     return "~", f"partly right, {score_text(score, metric)}"
+
+
+def _unlike(score: float, metric: MetricName) -> tuple[str, str]:
+    """An answer that isn't the output, under a metric by which it may be good all the same."""
+    if SCORERS[metric].of_set:
+        return "≠", "other than wanted"
+    return "~", f"{METRIC_NAMES[metric]} {score_text(score, metric)}"

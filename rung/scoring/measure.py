@@ -50,7 +50,7 @@ def measurement(
     scorer = SCORERS[metric]
     targets = [example.output for example in examples]
     pairs = list(zip(examples, answers, strict=True))
-    values = [answer.value for answer in answers]
+    values = [None if answer.failure is not None else answer.value for answer in answers]
     rows = scorer.rows(values, targets)
     kept = [at for at, answer in enumerate(answers) if answer.failure is None]
     if not kept:
@@ -65,6 +65,7 @@ def measurement(
         targets=[targets[at] for at in kept],
         groups=stats.cluster_codes([examples[at].id for at in kept], _groups(examples)),
     )
+    everything = _Scored(scorer=scorer, rows=rows, answers=values, targets=targets, groups=None)
     timing = timing or Timing()
     return Measurement(
         system=system,
@@ -80,6 +81,7 @@ def measurement(
             )
             for (example, answer), row in zip(pairs, rows, strict=True)
         ),
+        strict_score=_score(everything) if len(kept) < len(answers) else None,
         secondary=secondary(metric, scored.answers, scored.targets),
         seconds_per_answer=timing.seconds_per_answer,
         p50_s=timing.p50_s,
@@ -93,7 +95,7 @@ def measurement(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Scored:
-    """The rows whose calls held, in parallel."""
+    """Rows with their answers, in parallel."""
 
     scorer: Scorer
     rows: Sequence[float]
@@ -108,7 +110,7 @@ def _groups(examples: Sequence[Example]) -> dict[str, str]:
 
 
 def _score(scored: _Scored) -> float:
-    """The metric over the scored rows."""
+    """The metric over these rows."""
     if scored.scorer.mean_of_rows:
         return math.fsum(scored.rows) / len(scored.rows)
     return scored.scorer.summary(scored.answers, scored.targets)

@@ -366,6 +366,13 @@ def test_less_error_wins_and_the_least_gain_is_in_units_of_the_target_range():
     assert (small.kind, small.chosen, small.best) == ("tie", "head", "sft")
 
 
+def test_a_larger_error_is_said_not_to_be_lower():
+    (head, targets), (sft, _) = numbers(0, [1.0] * 400), numbers(3, [1.0] * 397 + [2.0] * 3)
+    found = verdict(head, sft, targets=targets)
+    assert (found.kind, found.chosen) == ("tie", "head")
+    assert "; sft's 1.01 isn't lower (gain -0.0075, " in found.sentence
+
+
 @pytest.mark.parametrize("metric", ["mae", "spearman"])
 def test_an_undecided_number_task_says_how_many_rows_it_needs(metric):
     noise = np.random.default_rng(1).normal(0, 40, 160)

@@ -81,6 +81,7 @@ def measurement(
         n=n,
         failures=failures,
         predictions=predictions,
+        strict_score=right / (n + failures) if failures else None,
         secondary=(("macro_f1", score - 0.02), ("readable", 0.998)),
         seconds_per_answer=p50_s * 0.7,
         p50_s=p50_s,

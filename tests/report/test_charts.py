@@ -63,6 +63,12 @@ def test_the_chart_says_in_words_what_it_shows():
     assert "sft: .930 (.899–.956) at $0.00076 per 1,000, shipped" in said
 
 
+@pytest.mark.parametrize(("metric", "name"), [("rouge_l", "ROUGE-L"), ("macro_f1", "Macro F1")])
+def test_the_chart_leaves_the_name_of_a_metric_its_capitals(metric, name):
+    root = ET.fromstring(quality_cost_svg(replace(synthetic_climb(), metric=metric), 700))
+    assert root.findtext(f"{SVG}title") == f"{name} against cost"
+
+
 def test_a_rung_scored_on_dev_only_is_labelled_so():
     assert "prompt (dev)" in texts(quality_cost_svg(one_rung_climb(), 700))
 

@@ -108,6 +108,15 @@ def test_a_p_value_stands_beside_a_gain_and_not_beside_a_loss():
     assert summary.comparison_text(loss, "accuracy") == "−.040 (−.090 to −.010)"
 
 
+def test_a_gain_over_a_smaller_error_is_called_one():
+    climb = synthetic_climb()
+    found = comparison("head", "sft", 0.0004)
+    assert summary.comparison_text(found, "mae").startswith("a gain of +0.069 (+0.035 to ")
+    assert summary.comparison_text(found, "accuracy").startswith("+.069 (")
+    assert climb.constant is not None
+    assert "; sft against it a gain of +0.621 (" in summary.constant_text(climb.constant, "sft", "mae")
+
+
 def test_the_facts_name_the_step_that_decided():
     facts = dict(summary.facts(synthetic_climb()))
     assert facts["Score of sft"] == ".930 (.899–.956), accuracy on test"
@@ -179,6 +188,21 @@ def test_answers_are_marked_right_wrong_partly_or_broken_in_words():
     assert summary.disagreement_answers(row, "mae")[2][3] == "off by 0.5"
     judged = [shown[3] for shown in summary.disagreement_answers(row, "judge")]
     assert judged == ["better than the output", "worse", "as good", "call broke"]
+
+
+@pytest.mark.parametrize(
+    ("metric", "words"),
+    [
+        ("macro_f1", ["right", "wrong", "call broke"]),
+        ("spearman", ["right", "other than wanted", "call broke"]),
+        ("style", ["right", "other than wanted", "call broke"]),
+        ("rouge_l", ["right", "ROUGE-L .000", "call broke"]),
+    ],
+)
+def test_what_is_not_the_output_is_called_wrong_only_where_the_metric_says_so(metric, words):
+    answers = (("a", "x", 1.0), ("b", "x", 0.0), ("c", "", None))
+    row = Disagreement(where="r:1", input="i", target="t", answers=answers)
+    assert [shown[3] for shown in summary.disagreement_answers(row, metric)] == words
 
 
 def test_a_call_that_broke_costs_what_it_took_and_is_no_right_answer():

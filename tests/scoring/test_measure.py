@@ -143,3 +143,17 @@ def test_rows_of_one_group_count_as_less_than_rows_apart():
     assert apart.score == grouped.score == 0.5
     assert apart.interval == stats.wilson(50, 100)
     assert grouped.interval.high - grouped.interval.low > 2 * (apart.interval.high - apart.interval.low)
+
+
+@pytest.mark.parametrize(
+    ("metric", "outputs", "answers", "score", "strict"),
+    [
+        ("accuracy", ["a", "b", "a", "b"], ["a", "b", "a", "b"], 1.0, 3 / 4),
+        ("macro_f1", ["a", "b", "a", "b"], ["a", "b", "a", "b"], 1.0, (1 + 2 / 3) / 2),
+        ("mae", [0, 10, 10, 5], [1, 10, 10, 5], 1 / 3, 11 / 4),
+    ],
+)
+def test_the_strict_score_takes_broken_calls_for_unreadable_answers(metric, outputs, answers, score, strict):
+    found = measure(metric, outputs, said(answers, failures={3}))
+    assert (found.score, found.strict_score) == (pytest.approx(score), pytest.approx(strict))
+    assert measure(metric, outputs, said(answers)).strict_score is None
