@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -212,9 +212,12 @@ def held(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock file `path`, waiting while another process holds it. RunError where it can't be made."""
-    with writing(path):
+def locked(path: Path, making: Callable[[Path], AbstractContextManager[object]] = writing) -> Iterator[None]:
+    """Hold the lock file `path`, waiting while another process holds it.
+
+    RunError where it can't be made; with `nullcontext` for `making` an OSError, for who says that otherwise.
+    """
+    with making(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a")
     with file:

@@ -1,17 +1,16 @@
 """The cache folder on this machine: things that are dear to get, made once by whoever comes first."""
 
-import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Final
 
 from rung.errors import WeightsError
 from rung.home import user_folder
-from rung.runs import file_digest
+from rung.runs import file_digest, locked
 
 _MARKER: Final = "complete"
 
@@ -36,7 +35,7 @@ def made_once(folder: Path, build: Callable[[Path], None]) -> Path:
     if _is_unchanged(folder):
         return folder
     try:
-        with locked(folder.with_name(f".{folder.name}.lock")):
+        with locked(folder.with_name(f".{folder.name}.lock"), nullcontext):
             if not _is_unchanged(folder):
                 if not _has_same_bytes(folder):
                     _make(folder, build)
@@ -129,12 +128,3 @@ def _flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock file `path`, waiting while another process holds it. OSError where it can't be made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -5,12 +5,14 @@ Trust on first use: whoever could change the first fetch unseen could change it 
 
 import json
 import os
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 from rung.errors import DigestError, ModelError, WeightsError
-from rung.models._cache import cache_dir, locked
+from rung.models._cache import cache_dir
+from rung.runs import locked
 
 TRUST_FILE: Final = "hub_digests.json"
 
@@ -32,7 +34,7 @@ def trust(source: str, digest: str) -> None:
     """
     path = cache_dir() / TRUST_FILE
     try:
-        with locked(path.with_name(f".{path.name}.lock")):
+        with locked(path.with_name(f".{path.name}.lock"), nullcontext):
             kept = _read()
             if source not in kept:
                 kept[source] = {"sha256": digest, "first": f"{datetime.now(UTC):%Y-%m-%d}"}
