@@ -62,6 +62,8 @@ class _NoCompletion(Exception):
 
 
 GREEDY = Draw()
+UNTOLD_REFUSALS = 3
+"""After so many that don't say why, and no answer in a form, the server is taken not to know forms."""
 REASONING_TOKENS = 4096
 """Added to the limit of models that think first (those that take `max_completion_tokens` only): their
 thoughts count as part of the answer."""
@@ -101,6 +103,7 @@ class EndpointEngine:
         self._attempts = attempts
         self._backoff_s = BACKOFF_S if backoff_s is None else backoff_s
         self._unsupported: set[str] = set()
+        self._forms_taken, self._forms_refused = False, 0
         self._not_before = 0.0
         self._stopped = threading.Event()
         self._client = httpx.Client(timeout=request_limit_s)
@@ -228,17 +231,22 @@ class EndpointEngine:
         }
 
     def _formed(self, body: dict[str, Json], form: Json, draw: int) -> Completion:
-        """The answer in a form; without it where the server takes none."""
-        if form is None:
+        """The answer in a form; without it where the server takes none, or not for this conversation."""
+        if form is None or "response_format" in self._unsupported:
             return self._ask(body, draw)
         try:
-            if "response_format" not in self._unsupported:
-                return self._ask({**body, "response_format": form}, draw)
+            answer = self._ask({**body, "response_format": form}, draw)
+            self._forms_taken = True
+            return answer
         except Refused as refusal:
             if refusal.status not in (400, 404, 422):
                 raise
+            reason = str(refusal)
         answer = self._ask(body, draw)
-        self._unsupported.add("response_format")
+        self._forms_refused += 1
+        told = _is_of_forms(reason) or self._forms_refused >= UNTOLD_REFUSALS
+        if told and not self._forms_taken:
+            self._unsupported.add("response_format")
         return answer
 
     def _ask(self, body: dict[str, Json], draw: int) -> Completion:
@@ -367,6 +375,11 @@ class EndpointEngine:
         key = self._key()
         text = response.text.replace(key, "…") if key else response.text
         return f"status {response.status_code}: {' '.join(text.split())[:300]}"
+
+
+def _is_of_forms(reason: str) -> bool:
+    """Whether a refusal is of what the answer is to be held to, and not of one answer that missed it."""
+    return any(word in reason for word in ("response_format", "schema")) and "failed_generation" not in reason
 
 
 def _completion(response: httpx.Response, latency_s: float) -> Completion:

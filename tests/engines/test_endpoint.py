@@ -255,6 +255,38 @@ def test_a_server_without_schemas_is_asked_for_labels_in_plain_text_from_then_on
     assert ["response_format" in sent for sent in server.seen] == [True, False, False]
 
 
+MISSED = (
+    400,
+    {"error": {"message": "Generated JSON does not match the schema. See 'failed_generation'."}},
+    {},
+)
+"""What Groq says where one answer missed the form."""
+
+
+@pytest.mark.parametrize("refusal", [MISSED, (400, {"error": {"message": "Invalid schema"}}, {})])
+def test_a_form_that_is_refused_for_one_conversation_stays_for_the_others(server, engine, refusal):
+    labelled = (200, reply('{"label": "ham"}'), {})
+    server.script = [labelled, refusal, (200, reply("Spam."), {}), labelled]
+    found = [engine.label_many([ASK], LABELS)[0].text for _ in range(3)]
+    assert found == ["ham", "spam", "ham"]
+    assert ["response_format" in sent for sent in server.seen] == [True, True, False, True]
+
+
+def test_a_first_answer_that_missed_its_form_is_no_sign_that_the_server_takes_none(server, engine):
+    server.script = [MISSED, (200, reply("Spam."), {}), (200, reply('{"label": "ham"}'), {})]
+    assert [engine.label_many([ASK], LABELS)[0].text for _ in range(2)] == ["spam", "ham"]
+    assert ["response_format" in sent for sent in server.seen] == [True, False, True]
+
+
+def test_a_server_that_never_takes_a_form_and_does_not_say_so_is_asked_without_in_the_end(server, engine):
+    def plain(body: dict) -> Said:
+        return (404, {"error": {}}, {}) if "response_format" in body else (200, reply("Spam."), {})
+
+    server.script = [plain]
+    assert [engine.label_many([ASK], LABELS)[0].text for _ in range(5)] == ["spam"] * 5
+    assert sum("response_format" in sent for sent in server.seen) == 3 and len(server.seen) == 8
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
