@@ -17,6 +17,10 @@ from rung.spec import Spec
 from rung.wording import Shot, messages
 
 ONE_TURN: Final = "this model answers one text: send one user turn, no system turn and no history"
+LAST_TEXT: Final = (
+    "{% set asked = namespace(text='') %}{% for message in messages %}{% if message['role'] == 'user' %}"
+    "{% set asked.text = message['content'] %}{% endif %}{% endfor %}"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,9 +36,22 @@ class Frame:
         """The whole prompt as a chat template in Jinja, for one user turn."""
         refuse = "{{ raise_exception(" + _quoted(ONE_TURN) + ") }}"
         check = "{% if messages | length != 1 or messages[0]['role'] != 'user' %}" + refuse + "{% endif %}"
+        return check + self._around("messages[0]['content']")
+
+    @property
+    def jinja_of_last(self) -> str:
+        """The same for any turns, of which the last of the user is answered by itself.
+
+        For llama.cpp, whose server tries its file's template on a conversation when it starts: where that is
+        refused it takes another one, or ends.
+        """
+        return LAST_TEXT + self._around("asked.text")
+
+    def _around(self, text: str) -> str:
+        """The prompt where `text`, an expression of Jinja, gives what is asked."""
         before = "{{ " + _quoted(self.bos + self.before) + " }}" if self.bos + self.before else ""
         after = "{{ " + _quoted(self.after) + " }}" if self.after else ""
-        return check + before + "{{ messages[0]['content'] | trim }}" + after
+        return before + "{{ " + text + " | trim }}" + after
 
 
 def frame(chat: Chat, spec: Spec, shots: Sequence[Shot]) -> Frame:

@@ -72,7 +72,7 @@ def _changes(subject: Subject) -> dict[str, Value]:
     """What the file says of itself otherwise than the base: its name, and the prompt that it was made for."""
     return {
         "general.name": f"{subject.name}, tuned from {subject.model.name}",
-        "tokenizer.chat_template": subject.frame.jinja,
+        "tokenizer.chat_template": subject.frame.jinja_of_last,
     }
 
 

@@ -194,6 +194,9 @@ def _gguf(subject: Subject, kind: str, gate: Gate) -> list[str]:
         _curl("http://127.0.0.1:8080/v1/chat/completions", body),
         "```",
         *_codes_table(subject),
+        "",
+        "Of a conversation the user's last text is answered by itself. Send no system turn: llama.cpp would "
+        "put its text before the user's first.",
     ]
     if spec.answer.form == "words":
         said += [

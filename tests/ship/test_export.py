@@ -425,7 +425,7 @@ def test_a_tune_that_was_exported_can_be_asked_and_a_climb_on_it_says_why_it_can
     assert chat.render(asked) == base.render(asked, style="terse")
     rows = write_rows(tmp_path / "tickets.jsonl", label_rows(300))
     options = Options(out=tmp_path / "run", models=(str(file),), rungs=("prompt",), budget_s=40)
-    with pytest.raises(ModelError, match="answers one text: send one user turn"):
+    with pytest.raises(ModelError, match=r"leaves out turn 1 \('system'\)"):
         climb(rows, options, Log())
 
 
