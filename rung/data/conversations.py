@@ -54,7 +54,7 @@ class Question:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Turn:
-    """What one side said once. A turn that calls functions, or none on purpose, has that as its text, too."""
+    """What one side said once. A turn that calls functions, or none on purpose, has that in its text, too."""
 
     role: str
     text: str
@@ -148,15 +148,14 @@ def completion(prompt: Any, answer: Any, columns: Sequence[str], beside: Beside 
 
 
 def says_beside_calls(turns: Any) -> bool:
-    """Whether a turn, as it is written, calls functions and says something too, which is left out."""
-    turns = turns.get("messages") if isinstance(turns, dict) else turns
-    written = [turn for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else []
-    called = (turn for turn in written if turn.get("tool_calls") or turn.get("function_call"))
-    return any(_is_said(turn.get("content") or turn.get("value")) for turn in called)
+    """Whether an answer, the last turn as it is written, calls functions and says something too.
 
-
-def _is_said(content: Any) -> bool:
-    return bool(content.strip() if isinstance(content, str) else content)
+    That is left out: an answer is words or calls. What earlier turns say stands before their calls.
+    """
+    last = turns[-1] if isinstance(turns, list) and turns else None
+    if not isinstance(last, dict) or not (last.get("tool_calls") or last.get("function_call")):
+        return False
+    return bool(_beside_calls(last.get("content") or last.get("value")))
 
 
 def read_turns(turns: Any, column: str, role_key: str = "role", text_key: str = "content") -> Sequence[Turn]:
@@ -179,7 +178,8 @@ def _turn(turn: Any, column: str, role_key: str, text_key: str) -> Turn:
         raise ValueError(f"unknown {role_key} {shown(turn.get(role_key))}; known: {', '.join(ROLES)}")
     calls = _calls(turn, text_key) if role == "assistant" else None
     if calls is not None:
-        return Turn(role=role, text=_spelled(calls), calls=calls)
+        words = _beside_calls(turn.get(text_key))
+        return Turn(role=role, text=f"{words}\n{_spelled(calls)}".strip(), calls=calls)
     text, images = _content(turn.get(text_key), text_key)
     return Turn(role=role, text=text, images=images)
 
@@ -255,6 +255,13 @@ def _content(content: Any, key: str) -> tuple[str, tuple[str, ...]]:
         else:
             raise ValueError(f"{key} holds a part that is no text and no image: {shown(part)}; take it out")
     return "".join(texts), tuple(images)
+
+
+def _beside_calls(content: Any) -> str:
+    """The words of a turn that calls functions, too; empty where it has none."""
+    if isinstance(content, list):
+        content = "".join(_text_of(part) or "" for part in content if isinstance(part, dict))
+    return content.strip() if isinstance(content, str) else ""
 
 
 def _text_of(part: Mapping[str, Any]) -> str | None:

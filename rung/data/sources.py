@@ -295,8 +295,8 @@ def _said_beside_note(path: Path, places: Sequence[str]) -> tuple[str, ...]:
     if not places:
         return ()
     return (
-        f"{path.name}: {len(places):,} rows have a turn that calls functions and says something, such as "
-        f"{places[0]}; its calls alone are read",
+        f"{path.name}: {len(places):,} rows have an answer that calls functions and says something, "
+        f"such as {places[0]}; its calls alone are read",
     )
 
 

@@ -6,6 +6,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from rung.data.conversations import asked
 from rung.data.images import EMBEDDED
 from rung.data.provenance import is_synthetic
 from rung.data.sources import Source, read_source
@@ -228,10 +229,23 @@ def test_what_is_said_beside_calls_is_told_to_be_left_out(tmp_path: Path) -> Non
     found = source(tmp_path, silent, spoken, spoken)
     assert [row.output for row in found.examples] == [CALLS] * 3
     assert found.notes[-1] == (
-        "rows.jsonl: 2 rows have a turn that calls functions and says something, such as rows.jsonl:2; its "
-        "calls alone are read"
+        "rows.jsonl: 2 rows have an answer that calls functions and says something, such as rows.jsonl:2; "
+        "its calls alone are read"
     )
     assert len(source(tmp_path, silent).notes) == 1
+
+
+@pytest.mark.parametrize("words", ["It is order 4711.\n", [{"type": "text", "text": "It is order 4711."}]])
+def test_what_an_earlier_turn_says_stands_before_its_calls(tmp_path: Path, words: Any) -> None:
+    turns = [ASK, turn("assistant", words, tool_calls=[CALL]), turn("tool", "rain")]
+    found = source(tmp_path, {"messages": [*turns, ANSWER]})
+    call = '{"calls": [{"arguments": {"city": "Riga"}, "name": "weather"}]}'
+    assert found.examples[0].input == f"User: q\nAssistant: It is order 4711.\n{call}\nTool: rain"
+    assert asked(turns).input == found.examples[0].input
+    assert len(found.notes) == 1
+    shared = [{"from": "human", "value": "q"}, {"from": "gpt", "value": words, "tool_calls": [CALL]}]
+    shared += [{"from": "tool", "value": "rain"}, {"from": "gpt", "value": "good"}]
+    assert read(tmp_path, {"conversations": shared}).input == found.examples[0].input
 
 
 @pytest.mark.parametrize(
