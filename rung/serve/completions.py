@@ -2,15 +2,16 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, Hashable, Sequence
+from collections.abc import AsyncGenerator, Callable, Hashable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from itertools import groupby
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from rung.data.conversations import Question, read_turns
+from rung.data.conversations import Question, Turn, read_turns
 from rung.data.conversations import asked as read_question
 from rung.engines.schema import require_schema, require_small
 from rung.errors import EngineError, ModelError, TaskError
@@ -42,7 +43,7 @@ async def chat(gateway: Gateway, request: Request, body: ChatRequest) -> Respons
         return {
             **head(served, "chat.completion", new_id("chatcmpl")),
             "choices": [
-                {**_chat_choice(place, found, body), **sources(served, question, found)}
+                {**_chat_choice(place, served, found, body), **sources(served, question, found)}
                 for place, ((question, _), found) in enumerate(zip(pairs, replies, strict=True))
             ],
             "usage": usage(replies, len(replies)),
@@ -110,13 +111,7 @@ async def _chat_question(gateway: Gateway, served: Served, body: ChatRequest) ->
         raise bad(str(error), "messages") from None
     if not served.bare:
         return await question_of(gateway, served, question)
-    turns = [
-        Message(role="assistant", content=turn.text)
-        if turn.role == "assistant"
-        else Message(role="user", content=turn.text if turn.role == "user" else f"Result: {turn.text}")
-        for turn in read_turns(messages, "messages")
-        if turn.role != "system"
-    ]
+    turns = _alternating(turn for turn in read_turns(messages, "messages") if turn.role != "system")
     system = "\n\n".join(part for part in (question.context, HOW if functions else None) if part)
     try:
         return await turns_asked(
@@ -125,6 +120,21 @@ async def _chat_question(gateway: Gateway, served: Served, body: ChatRequest) ->
         )
     except ModelError as error:
         raise bad(str(error), "messages") from None
+
+
+def _alternating(turns: Iterable[Turn]) -> list[Message]:
+    """Turns of two sides, what functions gave on the user's; neighbours on one side are one turn.
+
+    Many templates refuse two in a row, and several calls at once have several results.
+    """
+    said = [
+        Message(role="assistant", content=turn.text)
+        if turn.role == "assistant"
+        else Message(role="user", content=turn.text if turn.role == "user" else f"Result: {turn.text}")
+        for turn in turns
+    ]
+    sides = [list(of_one) for _, of_one in groupby(said, key=lambda turn: turn.role)]
+    return [replace(side[0], content="\n\n".join(turn.content for turn in side)) for side in sides]
 
 
 def _written(turn: dict[str, Any]) -> dict[str, Any]:
@@ -169,8 +179,15 @@ async def _schema(served: Served, body: ChatRequest) -> Json:
     own = served.labelled or served.spec.answer.form != "free" or served.spec.steps is not None
     if not served.bare and body.tool_choice not in (None, "none", "auto"):
         raise bad(f"{served.name!r} calls what it was made to call: leave `tool_choice` out", "tool_choice")
+    several = served.spec.kind == "tool_call" and served.spec.answer.most_calls != 1
+    if several and body.may_call and body.parallel_tool_calls is False:
+        raise bad(
+            f"{served.name!r} may make several calls at once, as it was made to: leave `parallel_tool_calls` "
+            "out",
+            "parallel_tool_calls",
+        )
     if body.may_call and not own:
-        return await _enforced(served, call_schema(body), "tools") if served.bare else None
+        return await _enforced(served, lambda: call_schema(body), "tools") if served.bare else None
     form = body.response_format
     if form is None or form.type == "text":
         return None
@@ -184,24 +201,25 @@ async def _schema(served: Served, body: ChatRequest) -> Json:
             f"{served.name!r} answers as it was made to: " + _form(served) + "; leave `response_format` out",
             "response_format",
         )
-    return await _enforced(served, wanted, "response_format")
+    return await _enforced(served, lambda: wanted, "response_format")
 
 
-async def _enforced(served: Served, schema: Json, param: str) -> Json:
-    """The schema, where every answer can be held to it. Raises Fault."""
+async def _enforced(served: Served, make: Callable[[], Json], param: str) -> Json:
+    """The schema that `make` gives, where every answer can be held to it. Raises Fault."""
     try:
         # On a thread: a large schema takes a while, in which others are answered.
-        await asyncio.to_thread(_check, served, schema)
+        return await asyncio.to_thread(_checked, served, make)
     except (TaskError, EngineError, RecursionError) as error:
         raise bad(str(error) or "the schema is nested too deeply", param) from None
-    return schema
 
 
-def _check(served: Served, schema: Json) -> None:
-    """Raise TaskError or EngineError for a schema that answers can't be held to; compile it."""
+def _checked(served: Served, make: Callable[[], Json]) -> Json:
+    """The schema, compiled. Raises TaskError or EngineError for one that answers can't be held to."""
+    schema = make()
     require_small(schema)
     check_sense(schema, "the schema")
     (require_schema if served.host is None else served.host.calls.closings.least_tokens)(schema)
+    return schema
 
 
 def _form(served: Served) -> str:
@@ -271,8 +289,8 @@ async def _counted(gateway: Gateway, served: Served, question: Asked, wish: Wish
     return found
 
 
-def _chat_choice(place: int, found: Reply, body: ChatRequest) -> dict[str, Any]:
-    content, calls, finish = _read(found, body)
+def _chat_choice(place: int, served: Served, found: Reply, body: ChatRequest) -> dict[str, Any]:
+    content, calls, finish = _read(served, found, body)
     message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
     if calls:
         message["tool_calls"] = calls
@@ -284,9 +302,14 @@ def _chat_choice(place: int, found: Reply, body: ChatRequest) -> dict[str, Any]:
     }
 
 
-def _read(found: Reply, body: ChatRequest) -> tuple[str | None, list[dict[str, Any]], str]:
+def _of_calls(served: Served, body: ChatRequest) -> bool:
+    """Whether an answer is read as calls, or as none at all: that is how Systems of calls say nothing."""
+    return bool(body.may_call) or served.spec.kind == "tool_call"
+
+
+def _read(served: Served, found: Reply, body: ChatRequest) -> tuple[str | None, list[dict[str, Any]], str]:
     """(words, calls, finish reason) of an answer; only calls of functions that the request offers are any."""
-    if not body.may_call or not found.may_hold_calls:
+    if not _of_calls(served, body) or not found.may_hold_calls:
         return found.text, [], found.finish
     content, calls = read_calls(found.text, found.own_characters)
     names = {tool.function.name for tool in body.may_call}
@@ -302,13 +325,14 @@ async def _chat_chunks(gateway: Gateway, served: Served, body: ChatRequest) -> A
     replies: list[Reply] = []
     streams = [stream(gateway.systems, served, question, wish) for question, wish in pairs]
     begun: set[int] = set()
+    of_calls = _of_calls(served, body)
     async with aclosing(merged(streams, gateway.parts())) as pieces:
         async for place, piece in pieces:
             role = {} if place in begun else {"role": "assistant"}
             begun.add(place)
             if isinstance(piece, Piece):
                 # Calls are told apart from words when the answer is whole.
-                if body.may_call:
+                if of_calls:
                     continue
                 delta = {**role, "content": piece.text}
                 logprobs = chat_logprobs(piece.chances) if body.logprobs else None
@@ -317,15 +341,16 @@ async def _chat_chunks(gateway: Gateway, served: Served, body: ChatRequest) -> A
             replies.append(piece)
             gateway.metrics.tokens(served.name, piece.prompt_tokens, piece.completion_tokens)
             last: dict[str, Any] = dict(role)
-            content, calls, finish = _read(piece, body)
-            if body.may_call:
+            content, calls, finish = _read(served, piece, body)
+            logprobs = chat_logprobs(piece.chances) if body.logprobs and of_calls else None
+            if of_calls:
                 last["role"] = "assistant"
                 if calls:
                     last["tool_calls"] = [{"index": at, **call} for at, call in enumerate(calls)]
                 else:
                     last["content"] = content
             cites = sources(served, pairs[place][0], piece)
-            yield {**start, "choices": [{**_delta(place, last, finish, None), **cites}]}
+            yield {**start, "choices": [{**_delta(place, last, finish, logprobs), **cites}]}
     if _no_usage(body):
         yield {**start, "choices": [], "usage": usage(replies, len(replies))}
 

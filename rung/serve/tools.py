@@ -8,6 +8,7 @@ from typing import Any
 
 from rung.records import Json
 from rung.serve.wire import ChatRequest, NamedTool, Tool
+from rung.task.signature import at_place
 
 CALLS = "calls"
 REPLY = "reply"
@@ -25,15 +26,17 @@ def call_schema(request: ChatRequest) -> Json:
     choice = request.tool_choice
     if isinstance(choice, NamedTool):
         offered = [tool for tool in offered if tool.function.name == choice.function.name]
+    required = choice == "required" or isinstance(choice, NamedTool)
+    place = f"#{'' if required else '/anyOf/0'}/properties/{CALLS}/items/anyOf"
     items = {
         "type": "array",
         "minItems": 1,
-        "items": {"anyOf": [_one_call(tool) for tool in offered]},
+        "items": {"anyOf": [_one_call(tool, f"{place}/{at}") for at, tool in enumerate(offered)]},
     }
     if request.parallel_tool_calls is False:
         items["maxItems"] = 1
     calls = _closed({CALLS: items})
-    if choice == "required" or isinstance(choice, NamedTool):
+    if required:
         return calls
     return {"anyOf": [calls, _closed({REPLY: {"type": "string"}})]}
 
@@ -107,9 +110,13 @@ def _call(call: dict[str, Json]) -> dict[str, Any]:
     }
 
 
-def _one_call(tool: Tool) -> Json:
+def _one_call(tool: Tool, place: str) -> Json:
+    """The schema of a call, which stands at the JSON pointer `place` in that of the answer."""
     parameters = tool.function.parameters or {"type": "object", "properties": {}}
-    return _closed({"name": {"const": tool.function.name}, "arguments": parameters})
+    # By an id of its own its pointers would begin there.
+    own = {key: value for key, value in parameters.items() if key != "$id"}
+    arguments = at_place(own, f"{place}/properties/arguments")
+    return _closed({"name": {"const": tool.function.name}, "arguments": arguments})
 
 
 def _closed(properties: dict[str, Json]) -> dict[str, Json]:

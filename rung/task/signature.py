@@ -53,7 +53,7 @@ def at_place(schema: Any, place: str) -> Any:
         return schema
     made = over_parts(schema, lambda part: at_place(part, place))
     for key in REFERENCES:
-        if isinstance(made.get(key), str):
+        if isinstance(made.get(key), str) and made[key].startswith("#"):
             made[key] = place + made[key].removeprefix("#")
     return made
 

@@ -3,14 +3,17 @@
 import json
 from pathlib import Path
 
+import openai
 import pytest
 from jsonschema import validate
 
 from rung.hosted import hosted_ref
+from rung.models.chat import Message, load_chat
 from rung.models.hosted import hosted
+from rung.models.resolve import resolve
 from rung.spec import AnswerSpec, Spec
 from rung.system import save
-from tests.fixtures_climb import TOPICS
+from tests.fixtures_climb import TOPICS, make_tiny_gguf
 from tests.fixtures_hosted import KEY, MODEL, Hosted
 from tests.fixtures_serve import Server, said
 
@@ -22,6 +25,13 @@ PARAMETERS = {
 }
 TOOLS = [{"type": "function", "function": {"name": "find", "parameters": PARAMETERS}}]
 OURS = [{"name": "find", "arguments": {"topic": "login", "days": 1}}]
+ALTERNATING = (
+    "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}"
+    "{{ '<|im_start|>' + m['role'] + '\n' + m['content'] | trim + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""As Gemma's and Mistral's templates have it."""
 
 
 def tagged(name: str, inner: str) -> str:
@@ -133,3 +143,69 @@ def test_calls_before_the_one_that_was_cut_off_stay(tiny):
     seed = next(seed for seed in range(30) if ended(160, seed) == ("tool_calls", 2))
     found = list(dict.fromkeys(ended(limit, seed) for limit in range(46, 90, 4)))
     assert found == [("length", 1), ("tool_calls", 2)]
+
+
+def test_arguments_may_refer_to_parts_of_their_own_schema(tiny):
+    parameters = {
+        "type": "object",
+        "properties": {"to": {"$ref": "#/$defs/A"}},
+        "required": ["to"],
+        "$defs": {"A": {"enum": [1, 2]}},
+    }
+    now = {"type": "function", "function": {"name": "now"}}
+    send = {"type": "function", "function": {"name": "send", "parameters": parameters}}
+    options = {"tools": [now, send], "parallel_tool_calls": False, "max_tokens": 120}
+    named = {"type": "function", "function": {"name": "send"}}
+    finish, _, (call,) = asked(tiny, "base", "send it", tool_choice=named, **options)
+    assert (finish, call["name"]) == ("tool_calls", "send")
+    validate(call["arguments"], parameters)
+    for choice in ("auto", "required"):
+        for call in asked(tiny, "base", "send it", tool_choice=choice, **options)[2]:
+            validate(call["arguments"], parameters if call["name"] == "send" else {"maxProperties": 0})
+
+
+def test_what_several_calls_gave_and_what_is_asked_then_is_one_turn_of_the_user(tmp_path):
+    gguf = make_tiny_gguf(tmp_path / "strict.gguf", template=ALTERNATING)
+    function = {"name": "find", "arguments": json.dumps(OURS[0]["arguments"])}
+    calls = [{"id": f"c{n}", "type": "function", "function": function} for n in (1, 2)]
+    results = [{"role": "tool", "tool_call_id": f"c{n}", "content": f"{n} found"} for n in (1, 2)]
+    turns = [*said("find both"), {"role": "assistant", "content": None, "tool_calls": calls}, *results]
+    wanted = [
+        Message(role="user", content="find both"),
+        Message(role="assistant", content=json.dumps({"calls": OURS * 2}, sort_keys=True)),
+        Message(role="user", content="Result: 1 found\n\nResult: 2 found\n\nand now?"),
+    ]
+    with Server(f"strict={gguf}", home=tmp_path) as server:
+        for messages in (turns, [*turns, *said("and now?")]):
+            found = server.user.chat.completions.create(model="strict", messages=messages, max_tokens=3)
+        assert found.usage.prompt_tokens == len(load_chat(resolve(str(gguf))).render(wanted))
+        server.user.chat.completions.create(model="strict", messages=said("b", ("user", "a")), max_tokens=3)
+
+
+def test_a_system_of_several_calls_cant_be_held_to_one(server):
+    for model in ("json", "tags"):
+        with pytest.raises(openai.BadRequestError) as caught:
+            asked(server, model, "[]", parallel_tool_calls=False)
+        assert caught.value.param == "parallel_tool_calls"
+        assert asked(server, model, "[]", parallel_tool_calls=True) == ("stop", "", [])
+    assert asked(server, "text", "a", parallel_tool_calls=False) == ("stop", "a", [])
+
+
+@pytest.mark.parametrize("stream", (False, True))
+@pytest.mark.parametrize("more", ({"tool_choice": "none", "parallel_tool_calls": False}, {"tools": []}))
+def test_a_system_of_calls_that_may_call_nothing_says_nothing(server, more, stream):
+    for model in ("json", "tags"):
+        assert asked(server, model, "[]", stream=stream, **more) == ("stop", "", [])
+        assert asked(server, model, json.dumps(OURS), stream=stream, **more)[2] == []
+    assert asked(server, "text", "[]", stream=stream, **more) == ("stop", "[]", [])
+
+
+@pytest.mark.parametrize("model", ("base", "words"))
+def test_log_probabilities_beside_functions_are_streamed_too(tiny, model):
+    options = {"model": model, "messages": said("refund order 12"), "tools": TOOLS, "max_tokens": 40}
+    options |= {"logprobs": True, "top_logprobs": 2}
+    whole = tiny.user.chat.completions.create(**options).choices[0].logprobs.content
+    chunks = [chunk.choices[0] for chunk in tiny.user.chat.completions.create(**options, stream=True)]
+    steps = [step for one in chunks if one.logprobs for step in one.logprobs.content]
+    assert whole and [step.token for step in steps] == [step.token for step in whole]
+    assert all(len(step.top_logprobs) == 2 for step in steps)

@@ -5,9 +5,12 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 
+from rung.engines.schema import require_schema
 from rung.serve.shapes import new_id
-from rung.serve.tools import read_calls
+from rung.serve.tools import call_schema, read_calls
+from rung.serve.wire import ChatRequest
 
 CALLS = {"calls": [{"name": "a", "arguments": {"x": "é\n"}}, {"name": "b", "arguments": {}}]}
 
@@ -83,3 +86,30 @@ def test_half_a_surrogate_pair_is_never_sent():
 
 def test_ids_are_never_the_same():
     assert len({new_id("x") for _ in range(100)}) == 100
+
+
+@pytest.mark.parametrize("own_id", [{}, {"$id": "https://example.org/send"}])
+@pytest.mark.parametrize("choice", ["auto", "required", {"type": "function", "function": {"name": "send"}}])
+def test_references_in_a_functions_parameters_are_to_these(choice, own_id):
+    parameters = {
+        **own_id,
+        "type": "object",
+        "properties": {"to": {"$ref": "#/$defs/Address"}, "then": {"$ref": "#"}},
+        "required": ["to"],
+        "$defs": {"Address": {"enum": ["Riga", "Rome"]}},
+    }
+    tools = [
+        {"type": "function", "function": {"name": "now"}},
+        {"type": "function", "function": {"name": "send", "parameters": parameters}},
+    ]
+    body = {"model": "m", "messages": [{"role": "user", "content": "a"}], "tools": tools}
+    schema = call_schema(ChatRequest.model_validate({**body, "tool_choice": choice}))
+    require_schema(schema)
+    held = Draft202012Validator(schema)
+
+    def fits(arguments):
+        return held.is_valid({"calls": [{"name": "send", "arguments": arguments}]})
+
+    assert fits({"to": "Riga", "then": {"to": "Rome", "then": {"to": "Riga"}}})
+    assert not fits({"to": "Oslo"}) and not fits({"to": "Riga", "then": {"to": "Oslo"}})
+    assert not fits({"to": "Riga", "then": {"calls": [{"name": "now", "arguments": {}}]}})

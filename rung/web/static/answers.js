@@ -59,7 +59,7 @@ function written(system, text) {
 export function showAnswer({ system, body }, found, names = [...options(found).keys()].slice(0, BARS)) {
   const shown = isNamed(system, found) ? label(system, found, names) : [written(system, found.text)];
   if (!found.text) shown.push(note("an empty answer"));
-  if (isJson(system) && !isWholeJson(found.text)) shown.push(el("p", { class: "warn" }, "This isn't whole JSON."));
+  if (isJson(system) && found.text && !isWholeJson(found.text)) shown.push(el("p", { class: "warn" }, "This isn't whole JSON."));
   if (found.finish === "length") shown.push(el("p", { class: "warn" }, "Cut off: it had used up its tokens."));
   body.replaceChildren(...shown, note(spent(found)));
   body.setAttribute("aria-busy", "false");
