@@ -79,13 +79,14 @@ def overloaded(retry_after_s: float, waiting: int) -> Fault:
     )
 
 
-def too_slow(limit_s: float) -> Fault:
-    """504: the request's time is over."""
+def too_slow(limit_s: float, *, again: bool) -> Fault:
+    """504: the request's time is over. `again`: other work had a part in that, so it may end otherwise."""
     return Fault(
         status=504,
         message=f"no answer within {limit_s:g} s; ask for fewer tokens, or raise --request-limit",
         kind="timeout_error",
         code="timeout",
+        headers={} if again else {"X-Should-Retry": "false"},
     )
 
 

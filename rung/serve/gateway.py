@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -30,6 +30,7 @@ class Gateway:
     systems: Systems
     limit_s: float
     metrics: Metrics = field(init=False)
+    _unanswered: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         self.metrics = Metrics(self.systems)
@@ -53,7 +54,8 @@ class Gateway:
         request.state.counted = True
         status = 500
         try:
-            found = await unless_gone(request, within(self.limit_s, work))
+            with self._asked() as alone:
+                found = await unless_gone(request, within(self.limit_s, work, alone=alone))
             status = 200
             return JSONResponse(found)
         except Fault as fault:
@@ -73,7 +75,8 @@ class Gateway:
         request.state.counted = True
         failed: int | None = 500
         try:
-            first = await unless_gone(request, within(self.limit_s, anext(chunks)))
+            with self._asked() as alone:
+                first = await unless_gone(request, within(self.limit_s, anext(chunks), alone=alone))
             failed = None
         except Fault as fault:
             failed = fault.status
@@ -109,6 +112,18 @@ class Gateway:
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         return StreamingResponse(body(), media_type="text/event-stream", headers=headers)
 
+    @contextmanager
+    def _asked(self) -> Iterator[bool]:
+        """Note a request until there is something of its answer; gives whether it waits for nothing else."""
+        hosts = list(self.systems.hosts.values())
+        engines = [self.systems.bench, *(host.lanes for host in hosts)]
+        at_work = self._unanswered or any(engine.running or engine.waiting for engine in engines)
+        self._unanswered += 1
+        try:
+            yield not at_work and all(host.ready for host in hosts)
+        finally:
+            self._unanswered -= 1
+
     async def _next(self, chunks: AsyncGenerator[object], start: float) -> object | None:
         """The next chunk of a stream; None at its end."""
         return await within(self.limit_s, anext(chunks, None), spent_s=time.monotonic() - start)
@@ -118,13 +133,16 @@ class ClientLeft(Exception):
     """The client closed its connection before it was answered."""
 
 
-async def within(limit_s: float, work: Awaitable[R], *, spent_s: float = 0.0) -> R:
-    """What the work comes to. Raises Fault, a 504, when its time is over, of which some may be spent."""
+async def within(limit_s: float, work: Awaitable[R], *, spent_s: float = 0.0, alone: bool = False) -> R:
+    """What the work comes to. Raises Fault, a 504, when its time is over, of which some may be spent.
+
+    `alone`: nothing else had a part in that.
+    """
     try:
         async with asyncio.timeout(limit_s - spent_s):
             return await work
     except TimeoutError:
-        raise too_slow(limit_s) from None
+        raise too_slow(limit_s, again=not alone) from None
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, R]) -> R:

@@ -195,6 +195,10 @@ def test_nesting_without_end_is_refused(tiny):
         schema = f'{{"type": "json_schema", "json_schema": {{"schema": {deep}}}}}'
         body = f'{{"model": "base", "messages": {json.dumps(HELLO)}, "response_format": {schema}}}'
         assert tiny.post("/v1/chat/completions", content=body, headers=JSON).status_code in (200, 400)
+        deep = '{"items":' * depth + "{}" + "}" * depth
+        tool = f'{{"type": "function", "function": {{"name": "f", "parameters": {deep}}}}}'
+        body = f'{{"model": "base", "messages": {json.dumps(HELLO)}, "tools": [{tool}]}}'
+        assert tiny.post("/v1/chat/completions", content=body, headers=JSON).status_code == 400
 
 
 @pytest.mark.parametrize(
@@ -354,6 +358,17 @@ def test_an_answer_that_takes_too_long_is_given_up(tight):
     for error in errors:
         assert isinstance(error, openai.InternalServerError) and error.status_code == 504
         assert error.code == "timeout" and "no answer within 1.5 s" in error.message
+    # One at most waited for no other.
+    assert sum("x-should-retry" in error.response.headers for error in errors) <= 1
+
+
+def test_a_client_does_not_ask_again_what_takes_too_long_by_itself(tight):
+    eventually(lambda: tight.gauge("rung_running") + tight.gauge("rung_waiting") == 0)
+    before = tight.gauge("rung_requests_total")
+    with tight.client(max_retries=2) as client, pytest.raises(openai.InternalServerError, match="within 1.5"):
+        prompts = [f"order {n}" for n in range(100)]
+        client.completions.create(model="base", prompt=prompts, temperature=1, seed=1, max_tokens=1900)
+    assert tight.gauge("rung_requests_total") == before + 1
 
 
 def test_a_stream_that_takes_too_long_ends_with_the_error(tight):
