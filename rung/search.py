@@ -1,4 +1,4 @@
-"""Search in passages: by words (BM25), by sentence vectors, and by both rankings fused."""
+"""Search in passages and worked examples: by words (BM25), by sentence vectors, by both rankings fused."""
 
 import json
 import re
@@ -11,8 +11,10 @@ import numpy as np
 
 from rung.records import Answer, Json, OutputKind, Passage
 from rung.scoring.extract import words
-from rung.wording import answer_text, passage_text
+from rung.wording import Shot, answer_text, passage_text
 
+SHOTS_FILE = "shots.jsonl"
+VECTORS_FILE = "shots.safetensors"
 PASSAGES_FILE = "passages.jsonl"
 PASSAGE_VECTORS_FILE = "passages.safetensors"
 TERMS_FILE = "terms.safetensors"
@@ -29,6 +31,8 @@ SearchKind: TypeAlias = Literal["bm25", "dense", "fused"]
 Passages: TypeAlias = Sequence[Passage]
 """Those that stand in one prompt, the best first."""
 Embed: TypeAlias = Callable[[Sequence[str]], np.ndarray]
+Index: TypeAlias = tuple[list[Shot], np.ndarray | None]
+"""Worked examples, and their unit vectors [examples, width] where neighbours are looked up."""
 
 
 @dataclass(frozen=True)
@@ -201,6 +205,17 @@ def index_files(index: PassageIndex, search: SearchKind) -> dict[str, bytes | st
     if search != "bm25" and index.vectors is not None:
         files[PASSAGE_VECTORS_FILE] = save({"vectors": index.vectors})
     return files
+
+
+def read_index(folder: Path) -> Index:
+    """The worked examples that lie in a System's folder, and their vectors if it has any."""
+    from safetensors.numpy import load_file
+
+    # Not splitlines: a text may hold line breaks of Unicode that JSON leaves as they are.
+    lines = (folder / SHOTS_FILE).read_bytes().split(b"\n")
+    vectors = folder / VECTORS_FILE
+    stored = [Shot(**json.loads(line)) for line in lines if line]
+    return stored, load_file(vectors)["vectors"] if vectors.is_file() else None
 
 
 def read_passages(folder: Path, search: SearchKind) -> PassageIndex:

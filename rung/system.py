@@ -22,29 +22,36 @@ from rung.engines import start
 from rung.engines.base import Completion, Engine, EngineSpec, Progress, no_progress
 from rung.engines.cores import available_cores
 from rung.engines.till import Till
-from rung.engines.unchanged import files_in
+from rung.engines.unchanged import files_in, unchanged
 from rung.errors import SystemFolderError, TaskError
-from rung.home import expanded
 from rung.hosted import GREEDY, Draw, complete, hosted_engine_spec, hosted_of
-from rung.models.catalog import entry_named
 from rung.models.chat import Chat, load_chat
 from rung.models.embed import Embedder
-from rung.models.head import Head, answers, load_head
-from rung.models.offered import offered_named
+from rung.models.head import HEAD_FILE, VOCABULARY_FILE, Head, answers, load_head
 from rung.models.refs import model_of
+from rung.models.refs import ref_to as ref_to
 from rung.models.resolve import Model, limited
 from rung.models.weights import dequantised
 from rung.records import Answer, Calibration, Example
 from rung.runs import Shared, atomic_folder, file_digest, place, unlisted, write_text
-from rung.search import PassageIndex, Passages, cited, index_names, nearest, read_passages
+from rung.search import (
+    SHOTS_FILE,
+    VECTORS_FILE,
+    Index,
+    PassageIndex,
+    Passages,
+    cited,
+    index_names,
+    nearest,
+    read_index,
+    read_passages,
+)
 from rung.spec import ModelRef, Spec
 from rung.steps import Call, answered
 from rung.task.schemas import check_schema
 from rung.wording import Shot, embedded_text, with_passages
 
 SPEC_FILE = "system.json"
-SHOTS_FILE = "shots.jsonl"
-VECTORS_FILE = "shots.safetensors"
 ADAPTER_FOLDER = "adapter"
 ADAPTER_GGUF = "adapter.gguf"
 WEIGHTS_FOLDER = "weights"
@@ -53,9 +60,6 @@ WEIGHTS_GGUF = "weights.gguf"
 
 Sources: TypeAlias = Mapping[str, Path | Shared | str | bytes]
 """The files of a System by name: a file to copy or to share, or what to write."""
-
-Index: TypeAlias = tuple[list[Shot], np.ndarray | None]
-"""Stored examples, and their unit vectors [examples, width] where neighbours are looked up."""
 
 
 @dataclass
@@ -310,7 +314,9 @@ class System:
         if wanted is None:
             return [()] * len(examples)
         if (index := pool.passages.get(self.index_key)) is None:
-            index = pool.passages[self.index_key] = read_passages(self.folder, wanted.search)
+            with self._as_loaded(*index_names(wanted.search)):
+                index = read_passages(self.folder, wanted.search)
+            pool.passages[self.index_key] = index
         asked = [embedded_text(e) for e in examples]
         return index.find(asked, wanted.search, wanted.k, lambda texts: self._embed(texts, pool))
 
@@ -357,14 +363,18 @@ class System:
             return EngineSpec(
                 engine="torch",
                 weights=dequantised(model) if own is None else own,
+                # A GGUF file is read when its de-quantised copy is made, and looked at then.
+                base=model.files if own is None and model.gguf is None else (),
                 adapter=self.adapter if tuned else None,
                 files=files_in(self.folder, digests, f"{ADAPTER_FOLDER}/", f"{WEIGHTS_FOLDER}/"),
                 context=context_of(model),
                 threads=pool.threads,
             )
+        own = self.weights_gguf if tuned else None
         return EngineSpec(
             engine=self.spec.engine,
-            gguf=(self.weights_gguf if tuned else None) or model.gguf,
+            gguf=model.gguf if own is None else own,
+            base=model.files if own is None else (),
             adapter=self.adapter_gguf if tuned else None,
             files=files_in(self.folder, digests, ADAPTER_GGUF, WEIGHTS_GGUF),
             context=context_of(model),
@@ -416,12 +426,18 @@ class System:
         if self.spec.shots.choice == "none":
             return [[] for _ in examples]
         if (index := pool.indexes.get(self.shots_key)) is None:
-            index = pool.indexes[self.shots_key] = read_index(self.folder)
+            with self._as_loaded(SHOTS_FILE, VECTORS_FILE):
+                index = read_index(self.folder)
+            pool.indexes[self.shots_key] = index
         stored, vectors = index
         if vectors is None:
             return [stored for _ in examples]
         asked = self._embed([embedded_text(e) for e in examples], pool)
         return [[stored[i] for i in row] for row in nearest(asked, vectors, self.spec.shots.k)]
+
+    def _as_loaded(self, *names: str) -> AbstractContextManager[None]:
+        """What is read within is what was there when the System was loaded. Raises EngineError elsewise."""
+        return unchanged(files_in(self.folder, self.spec.files, *names))
 
     def _embed(self, texts: Sequence[str], pool: Pool) -> np.ndarray:
         """Sentence vectors [texts, width]. Raises SystemFolderError where another model makes them now."""
@@ -436,7 +452,9 @@ class System:
     def _head(self, pool: Pool) -> Head:
         if self.digest not in pool.heads:
             features = self.spec.features or "minilm"
-            pool.heads[self.digest] = load_head(self.folder, features, self.spec.labels)
+            with self._as_loaded(HEAD_FILE, VOCABULARY_FILE):
+                head = load_head(self.folder, features, self.spec.labels)
+            pool.heads[self.digest] = head
         return pool.heads[self.digest]
 
 
@@ -479,22 +497,3 @@ def keep_calibration(system: System, calibration: Calibration) -> None:
     """Give a System a calibration, in its folder too. Raises RunError where that can't be written."""
     write_calibration(system.folder, system.digest, calibration)
     system.calibration = calibration
-
-
-def ref_to(model: Model, given: str) -> ModelRef:
-    """How a System names a model that `resolve(given)` found."""
-    path = expanded(given)
-    known = entry_named(given) is not None or offered_named(given) is not None
-    source = str(path.resolve()) if not known and path.exists() else given
-    return ModelRef(name=model.name, source=source, digest=model.digest, licence=model.licence)
-
-
-def read_index(folder: Path) -> Index:
-    """The examples that lie in a System's folder, and their vectors if it has any."""
-    from safetensors.numpy import load_file
-
-    # Not splitlines: a text may hold line breaks of Unicode that JSON leaves as they are.
-    lines = (folder / SHOTS_FILE).read_bytes().split(b"\n")
-    vectors = folder / VECTORS_FILE
-    stored = [Shot(**json.loads(line)) for line in lines if line]
-    return stored, load_file(vectors)["vectors"] if vectors.is_file() else None

@@ -151,7 +151,11 @@ def serving_render(subject: Subject) -> Outcome:
     from rung.engines.llama import LlamaEngine
 
     spec = EngineSpec(
-        engine="llama", gguf=context.model.gguf, context=context.limit, parallel=context.pool.parallel
+        engine="llama",
+        gguf=context.model.gguf,
+        base=context.model.files,
+        context=context.limit,
+        parallel=context.pool.parallel,
     )
     try:
         engine = context.pool.engine(spec)

@@ -19,7 +19,7 @@ def start(spec: EngineSpec, till: Till | None = None) -> Engine:
     if spec.engine == "torch":
         from rung.engines.torch import TorchEngine
 
-        require_unchanged(spec.files)
+        require_unchanged(spec.files, spec.base)
         return TorchEngine(spec)
     if spec.engine == "endpoint":
         from rung.engines.endpoint import EndpointEngine

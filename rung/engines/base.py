@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol, TypeAlias
 
 from rung.engines.unchanged import Files
+from rung.models.files import KnownFile
 from rung.records import Json
 
 Progress: TypeAlias = Callable[[int, int], None]
@@ -141,7 +142,8 @@ class EngineSpec:
 
     `adapter` is a GGUF LoRA for llama, a PEFT folder for torch. `adapters` are GGUF LoRAs that are loaded and
     not applied: each call to llama.cpp names one by its place. `files` are those of a System that hold what
-    it learned: they have to be unchanged at every start. `context` is the token limit per request.
+    it learned, `base` those of the base model where its own weights are loaded: both have to be unchanged at
+    every start. `context` is the token limit per request.
     """
 
     engine: str
@@ -153,6 +155,7 @@ class EngineSpec:
     adapter: Path | None = None
     adapters: tuple[Path, ...] = ()
     files: Files = ()
+    base: tuple[KnownFile, ...] = ()
     context: int = 2048
     parallel: int = 8
     threads: int = 0

@@ -199,7 +199,7 @@ class LlamaEngine:
         return response.json()
 
     def _start(self) -> Child:
-        require_unchanged(self._spec.files)
+        require_unchanged(self._spec.files, self._spec.base)
         return Child(self._spec, request_limit_s=self._limit_s, still_s=self._still_s)
 
     def _replace(self, broken: Child) -> Child:

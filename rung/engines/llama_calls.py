@@ -15,6 +15,7 @@ from rung.engines import llama_wire as wire
 from rung.engines.base import Choice, Completion, EngineSpec, Request
 from rung.engines.closing import Closings
 from rung.engines.trie import Search, Trie
+from rung.engines.unchanged import unchanged
 from rung.engines.work import Refused
 from rung.errors import EngineError
 from rung.models.tokens import gguf_tokenizer
@@ -175,10 +176,15 @@ class Calls:
 
 def calls_to(spec: EngineSpec) -> Calls:
     """The calls to the model of a spec. Raises EngineError where it names no GGUF file."""
-    gguf = spec.gguf
-    if gguf is None:
+    path = spec.gguf
+    if path is None:
         raise EngineError("the llama engine needs a GGUF file; none was given")
-    return Calls(context=spec.context, closings=Closings(lambda: gguf_tokenizer(gguf).spellings()))
+
+    def spellings() -> list[bytes]:
+        with unchanged((), spec.base):
+            return gguf_tokenizer(path).spellings()
+
+    return Calls(context=spec.context, closings=Closings(spellings))
 
 
 def refused(request: Request, refusal: Refused, start: float) -> Completion:

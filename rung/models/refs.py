@@ -1,8 +1,11 @@
-"""The base model that a System refers to, found again."""
+"""The base model that a System refers to: named, and found again."""
 
 from pathlib import Path
 
 from rung.errors import SystemFolderError, WeightsError
+from rung.home import expanded
+from rung.models.catalog import entry_named
+from rung.models.offered import offered_named
 from rung.models.resolve import Model, resolve
 from rung.spec import ModelRef
 
@@ -26,3 +29,11 @@ def model_of(ref: ModelRef, folder: Path) -> Model:
             f"{model.digest[:16]!r} now; restore the old weights or climb again"
         )
     return model
+
+
+def ref_to(model: Model, given: str) -> ModelRef:
+    """How a System names a model that `resolve(given)` found."""
+    path = expanded(given)
+    known = entry_named(given) is not None or offered_named(given) is not None
+    source = str(path.resolve()) if not known and path.exists() else given
+    return ModelRef(name=model.name, source=source, digest=model.digest, licence=model.licence)

@@ -4,7 +4,7 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -16,9 +16,9 @@ from rung.models._gguf import gguf_metadata as gguf_metadata
 from rung.models._gguf import read_header as read_header
 from rung.models._hub import brought, cached, download
 from rung.models.catalog import CATALOG, Entry, ModelKind, entry_named, entry_with
+from rung.models.files import KnownFile, noted
 from rung.models.offered import OFFERED, Offered, offered_named
 from rung.models.trust import trust, trusted
-from rung.runs import file_digest
 from rung.spec import USUAL_TOKENS
 
 HUB_ID: Final = re.compile(r"(?:hf:)?(?P<repository>[\w.-]+/[\w.-]+)(?::(?P<file>[\w./-]+\.gguf))?")
@@ -37,6 +37,7 @@ class Model:
     `digest` is the SHA-256 of the GGUF file, or of a folder's file names and digests. `context` is in
     tokens; `template` is the Jinja chat template, None for a model that has none. `limit` is how many tokens
     a prompt and its answer may have together, if the context holds them: a task or a System sets it.
+    `files` are those that the digest is of.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Model:
     parameters: int
     template: str | None
     limit: int = USUAL_TOKENS
+    files: tuple[KnownFile, ...] = ()
 
 
 def limited(model: Model, tokens: int | None) -> Model:
@@ -144,17 +146,19 @@ def _from_catalog(entry: Entry, progress: Progress) -> Model:
     folder = fetch(entry, progress=progress)
     weights = folder / entry.files[0].name
     is_gguf = weights.suffix == ".gguf"
+    files = (noted(weights, entry.sha256),) if is_gguf else _files(folder)
     return Model(
         name=entry.name,
         kind=entry.kind,
         gguf=weights if is_gguf else None,
         folder=None if is_gguf else folder,
-        digest=entry.sha256 if is_gguf else _folder_digest(folder),
+        digest=entry.sha256 if is_gguf else _digest_of(files),
         licence=entry.licence,
         architecture=entry.architecture,
         context=entry.context,
         parameters=entry.parameters,
         template=entry.template,
+        files=files,
     )
 
 
@@ -179,21 +183,22 @@ def _from_gguf(path: Path, *, name: str) -> Model:
         raise ModelError(
             f"{str(path)!r} is one of {split!r} parts of a model: join them with `llama-gguf-split --merge`"
         )
-    digest = file_digest(path)
+    weights = noted(path)
     template = values.get("tokenizer.chat_template")
     context = values.get(f"{architecture}.context_length", 2048)
-    known = entry_with(digest)
+    known = entry_with(weights.digest)
     return Model(
         name=name,
         kind="embed" if architecture in _EMBEDDERS else "generate",
         gguf=path,
         folder=None,
-        digest=digest,
+        digest=weights.digest,
         licence=known.licence if known else str(values.get("general.license", _UNKNOWN_LICENCE)),
         architecture=architecture,
         context=context if isinstance(context, int) else 2048,
         parameters=header.parameters,
         template=known.template if known else (template if isinstance(template, str) else None),
+        files=(weights,),
     )
 
 
@@ -215,17 +220,19 @@ def _from_folder(folder: Path, *, name: str) -> Model:
     inner = config.get("text_config") or config
     context = inner.get("max_position_embeddings")
     kinds = [str(kind) for kind in config.get("architectures") or [""]]
+    files = _files(folder)
     return Model(
         name=name,
         kind="generate" if kinds[0].endswith(("ForCausalLM", "ForConditionalGeneration")) else "embed",
         gguf=None,
         folder=folder,
-        digest=_folder_digest(folder),
+        digest=_digest_of(files),
         licence=_UNKNOWN_LICENCE,
         architecture=str(config.get("model_type", "")),
         context=context if isinstance(context, int) else 2048,
         parameters=sum(_weights_in(shard) for shard in shards),
         template=_template_in(folder),
+        files=files,
     )
 
 
@@ -290,8 +297,8 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def _folder_digest(folder: Path) -> str:
-    """Of the weights that are read and the files that say how; of no copy in another format beside them."""
+def _files(folder: Path) -> tuple[KnownFile, ...]:
+    """The weights that are read and the files that say how; no copy in another format beside them."""
     names = sorted(
         path.name
         for path in (
@@ -301,7 +308,12 @@ def _folder_digest(folder: Path) -> str:
         )
         if path.is_file()
     )
-    digests: Mapping[str, str] = {name: file_digest(folder / name) for name in names}
+    return tuple(noted(folder / name) for name in names)
+
+
+def _digest_of(files: Iterable[KnownFile]) -> str:
+    """Of a folder's files, by their names and digests."""
+    digests = {file.path.name: file.digest for file in files}
     return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
 
 

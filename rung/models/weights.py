@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from rung.errors import ModelError
+from rung.errors import ModelError, WeightsError
 from rung.models._cache import cache_dir, made_once
 from rung.models._fetch import Progress, no_progress
+from rung.models.files import changed
 from rung.models.resolve import Model
 from rung.models.tokens import load_tokenizer
 
@@ -41,6 +42,11 @@ def dequantised(model: Model, *, progress: Progress = no_progress) -> Path:
             except SafetensorError as error:  # what safetensors raises where the disk refuses
                 raise OSError(str(error)) from error
         _write_tokenizer(model, stage)
+        if changed(model.files) is not None:
+            raise WeightsError(
+                f"{str(path)!r} was replaced or changed since its digest was taken: put the old one back, or "
+                "run the same command again, which takes it as it is now"
+            )
 
     return made_once(folder, build)
 

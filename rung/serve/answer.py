@@ -122,11 +122,11 @@ async def asked(systems: Systems, served: Served, example: Example) -> Asked:
     def make() -> list[tuple[Tokens, Passages]]:
         return served.system.prompted([example], systems.pool)
 
-    if served.spec.looks_up:
-        with engine_faults():
+    with engine_faults():
+        if served.spec.looks_up:
             (made,) = await systems.bench.run(make)
-    else:
-        (made,) = await _unheld(len(example.input) + len(example.context or ""), make)
+        else:
+            (made,) = await _unheld(len(example.input) + len(example.context or ""), make)
     prompt, passages = made
     return fitting(served, Asked(example=example, prompt=prompt, passages=passages))
 

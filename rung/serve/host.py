@@ -315,7 +315,7 @@ class Host:
 
     def _child(self, spec: EngineSpec) -> Child:
         """Start a child; waits for it."""
-        require_unchanged(spec.files)
+        require_unchanged(spec.files, spec.base)
         return Child(spec, request_limit_s=self.limit_s, still_s=self.still_s)
 
     async def _apart(self, change: Coroutine[Any, Any, None]) -> None:

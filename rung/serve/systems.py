@@ -307,6 +307,7 @@ class Systems:
             threads=limits.threads,
         )
         host = Host(spec=spec, lanes=Lanes(limits.slots, limits.queue), limit_s=limits.request_s)
+            base=model.files,
         if (there := self.hosts.get(_key(model, spec))) is not None:
             host.calls = there.calls
         return host
@@ -392,7 +393,7 @@ class Systems:
 def _running(system: System, model: Model) -> Model:
     """The model that llama.cpp holds for a System: its base, or the System's own weights."""
     own = system.weights_gguf
-    return model if own is None else replace(model, gguf=own.resolve(), digest=system.digest)
+    return model if own is None else replace(model, gguf=own.resolve(), digest=system.digest, files=())
 
 
 def _key(model: Model, spec: EngineSpec) -> tuple[str, int]:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from rung.errors import ModelError
+from rung.errors import ModelError, WeightsError
 from rung.models.chat import Message, load_chat
 from rung.models.resolve import resolve
 from rung.models.tokens import load_tokenizer
@@ -66,6 +66,17 @@ def test_a_full_disk_says_what_to_do_and_leaves_nothing_behind(tiny_gguf, own_ca
     assert not list(own_cache.rglob("*.safetensors"))
     with pytest.raises(OSError, match="too large"), little_room():
         load_tokenizer(model).save(own_cache / "tokenizer.json")
+    assert (dequantised(model) / "complete").is_file()
+
+
+def test_a_gguf_that_was_replaced_is_not_kept_under_the_old_ones_digest(tiny_gguf, own_cache: Path) -> None:
+    path, other = tiny_gguf(), tiny_gguf(add_bos=True)
+    model, kept = resolve(str(path)), path.read_bytes()
+    path.write_bytes(other.read_bytes())
+    with pytest.raises(WeightsError, match="tiny.*gguf' was replaced or changed since its digest was taken"):
+        dequantised(model)
+    assert not list(own_cache.rglob("*.safetensors"))
+    path.write_bytes(kept)
     assert (dequantised(model) / "complete").is_file()
 
 

@@ -136,3 +136,47 @@ def test_worked_examples_are_those_that_were_loaded(tmp_path, tiny_gguf):
         await systems.close()
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("dies", [True, False])
+def test_a_base_that_was_replaced_is_not_loaded_for_the_one_that_is_served(tmp_path, tiny_gguf, dies):
+    gguf, kept = tmp_path / "base.gguf", tiny_gguf.read_bytes()
+    gguf.write_bytes(kept)
+    spec = Spec(
+        rung="prompt",
+        task="t",
+        kind="text",
+        engine="llama",
+        model=ref_to(resolve(str(gguf)), str(gguf)),
+        answer=AnswerSpec(form="free", max_tokens=8),
+    )
+    save(tmp_path / "system", spec, {})
+
+    def put(data: bytes) -> None:
+        """In place of the file, as a download does, and with its size."""
+        draft = tmp_path / "draft"
+        draft.write_bytes(data)
+        draft.replace(gguf)
+
+    async def run() -> None:
+        others = {p.pid for p in engines()}
+        systems = Systems(Limits(slots=1, threads=1))
+        await systems.add(str(tmp_path / "system"), "t")
+        before = await said(systems, "t")
+        put(kept[:-20_000] + kept[-20_000:][::-1])
+        assert await said(systems, "t") == before
+        (host,) = systems.hosts.values()
+        if dies:
+            (child,) = [p for p in engines() if p.pid not in others]
+            os.kill(child.pid, signal.SIGKILL)
+        else:
+            await host.sleep()
+        with pytest.raises(Fault) as caught:
+            await said(systems, "t")
+        assert caught.value.status == 503
+        assert "base.gguf' was removed, replaced or changed since its model" in caught.value.message
+        put(kept)
+        assert await said(systems, "t") == before
+        await systems.close()
+
+    asyncio.run(run())
