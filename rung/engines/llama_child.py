@@ -5,6 +5,7 @@ parent is gone. Standard output: one JSON line, {"address": …} when ready or {
 protocol after that is llama.cpp's HTTP server on the loopback interface, behind the given key.
 """
 
+import contextlib
 import ctypes
 import importlib
 import json
@@ -30,9 +31,11 @@ def main() -> None:
     except RuntimeError as error:
         os.write(answer, (json.dumps({"error": str(error)}) + "\n").encode())
         sys.exit(1)
-    os.write(answer, (json.dumps({"address": server.listening_address}) + "\n").encode())
-    # The signal follows the thread that started us, which may end before its process does.
+    # The signal follows the thread that started us, which may end as soon as it has the address. From here on
+    # it's the end of standard input that tells of a parent that is gone.
     parent_signal(0)
+    with contextlib.suppress(BrokenPipeError):
+        os.write(answer, (json.dumps({"address": server.listening_address}) + "\n").encode())
     sys.stdin.read()
     os._exit(0)
 

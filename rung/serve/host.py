@@ -98,6 +98,16 @@ class Host:
         """The adapters that are loaded, or will be at the next start."""
         return self._adapters
 
+    @property
+    def changing(self) -> bool:
+        """Whether a child is being started or ended."""
+        return self._change.locked()
+
+    def has(self, adapter: Adapter | None) -> bool:
+        """Whether a child runs, and with this adapter."""
+        running = self._running
+        return running is not None and (adapter is None or adapter in running.adapters)
+
     async def have(self, adapter: Adapter | None) -> None:
         """Run, with this adapter too. Raises EngineError where that can't start, or was replaced.
 
@@ -120,7 +130,7 @@ class Host:
             if self._running is not None and set(add) <= set(self._running.adapters):
                 return
             try:
-                await self._switch(self._adapters, add)
+                await self._switch(tuple(dict.fromkeys([*self._adapters, *add])), add)
             except EngineError:
                 before = self._running.adapters if self._running is not None else ()
                 self._adapters = tuple(a for a in self._adapters if a not in add or a in before)
@@ -138,11 +148,11 @@ class Host:
             if old is not None:
                 self._retire(old)
 
-    def leave(self) -> None:
-        """End when nobody asks or waits any more: nothing is served by this model now."""
+    def leave(self, asked_for: Callable[[], bool]) -> None:
+        """End when nobody asks or waits and it isn't `asked_for`: nothing is served by this model now."""
 
         async def wait() -> None:
-            while self.lanes.running or self.lanes.waiting:
+            while asked_for() or self.lanes.running or self.lanes.waiting:
                 await asyncio.sleep(WATCH_S)
             await self.close()
 
@@ -207,10 +217,9 @@ class Host:
 
     async def _current(self, adapter: Adapter | None) -> Running:
         """The child to ask, which has the adapter; started where there is none."""
-        running = self._running
-        if running is None or (adapter is not None and adapter not in running.adapters):
+        if not self.has(adapter):
             await self.have(adapter)
-            running = self._running
+        running = self._running
         assert running is not None, "`have` leaves a child that runs, or raises"
         return running
 

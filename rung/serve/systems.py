@@ -45,7 +45,7 @@ class Served:
 
     `host` answers for Systems under llama.cpp, the bench for others, and for those of several calls. `tag` is
     what it was found by, where that can come to mean another System, and `meant` what it meant then: a folder
-    and a calibration. `options` are the labels' tokens.
+    and a calibration. `options` are the labels' tokens. One request at a time is `waking` it, for all.
     """
 
     name: str
@@ -61,6 +61,7 @@ class Served:
     created: int = field(default_factory=lambda: int(time.time()))
     used: float = field(default_factory=time.monotonic)
     requests: int = 0
+    waking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def spec(self) -> Spec:
@@ -86,7 +87,7 @@ class Served:
     def warm(self) -> bool:
         """Whether it answers without anything being loaded first."""
         return self.host is None or (
-            self.host.ready and (self.adapter is None or self.adapter in self.host.adapters)
+            self.host.has(self.adapter) and (self.adapter is None or self.adapter in self.host.adapters)
         )
 
 
@@ -151,7 +152,8 @@ class Systems:
         served.used = time.monotonic()
         try:
             if not served.warm and served.host is not None:
-                async with self._change:
+                # Not under `_change`: a model may be long in starting, and those of others are waited for.
+                async with served.waking:
                     await self._make_room(served)
                     await served.host.have(served.adapter)
             yield
@@ -223,6 +225,9 @@ class Systems:
             # What it looks up is read. Nobody is asked: that would be paid for.
             await self.bench.run(lambda: made.system.find([WARM_UP], self.pool))
         elif made.host is None:
+            if made.spec.engine == "llama":
+                # Not on the thread that computes, either: others' answers would wait for the child to start.
+                await aside(lambda: made.system.open(self.pool))
             await self.bench.run(lambda: made.system.answer([WARM_UP], self.pool))
         elif made.shows:
             await self.bench.run(lambda: made.system.prompts([WARM_UP], self.pool))
@@ -302,12 +307,12 @@ class Systems:
             engine="llama",
             gguf=model.gguf,
             files=weights,
+            base=model.files,
             context=min(model.context, limits.context or context_of(model)),
             parallel=limits.slots,
             threads=limits.threads,
         )
         host = Host(spec=spec, lanes=Lanes(limits.slots, limits.queue), limit_s=limits.request_s)
-            base=model.files,
         if (there := self.hosts.get(_key(model, spec))) is not None:
             host.calls = there.calls
         return host
@@ -333,7 +338,7 @@ class Systems:
                 if not self._shared(served, [] if wanted is None else [wanted]):
                     over -= served.adapter_mb
                     host.forget(served.adapter)
-            elif (wanted is None or host is not wanted.host) and not host.lanes.running:
+            elif (wanted is None or host is not wanted.host) and not (host.lanes.running or host.changing):
                 over -= host.memory_mb()
                 await host.sleep()
 
@@ -357,7 +362,7 @@ class Systems:
         if all(served.host is not host for served in self):
             key = next(key for key, other in self.hosts.items() if other is host)
             del self.hosts[key]
-            host.leave()
+            host.leave(lambda: old.requests > 0)
         elif old.adapter is not None and not self._shared(old):
             host.forget(old.adapter)
             with suppress(EngineError):  # the child that has it goes on
