@@ -187,8 +187,9 @@ def _family(
     """
     pairs = [(one, _pair(current, one, bench)) for one in dearer]
     pairs = [(one, pair) for one, pair in pairs if pair.n >= MIN_ROWS]
-    raw = [paired.p_value(pair, bench.seed) for _, pair in pairs]
     stopped = sum(order > current.order for order in bench.stopped)
+    hypotheses = len(pairs) + stopped
+    raw = [paired.p_value(pair, bench.seed, hypotheses) for _, pair in pairs]
     adjusted = stats.holm([*raw, *[1.0] * stopped])[: len(raw)]
     family = []
     for (one, pair), p, p_holm in zip(pairs, raw, adjusted, strict=True):
@@ -205,7 +206,7 @@ def _family(
             p=p,
             p_holm=p_holm,
             smallest_detectable_gain=stats.smallest_detectable_gain(
-                pair.n, paired.spread(pair, interval), alpha=2 * ALPHA / (len(pairs) + stopped)
+                pair.n, paired.spread(pair, interval), alpha=2 * ALPHA / hypotheses
             ),
             wins=wins,
             decisive=paired.decisive(pair),

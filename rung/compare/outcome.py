@@ -87,22 +87,23 @@ def outcome(
         discordant=paired.discordant_share(there),
         smallest_detectable_gain=stats.smallest_detectable_gain(there.n, spread, alpha=ALPHA),
         least=least,
-        rows_needed=_rows_needed(there, interval, seed) if found == "open" and not one_group else None,
+        rows_needed=_rows_needed(there, back, interval, seed) if found == "open" and not one_group else None,
         one_group=one_group,
     )
 
 
-def _rows_needed(pair: paired.Pair, interval: Interval, seed: int) -> int:
+def _rows_needed(there: paired.Pair, back: paired.Pair, interval: Interval, seed: int) -> int:
     """How many more rows would settle it, were the gain what it seems: whichever way is shorter.
 
     Either it is shown, or, where it is under two points, that it is.
     """
-    seen, ways = abs(paired.gain(pair)), []
-    if seen > 0:
-        ways.append(paired.rows_for_gain(pair, interval, seen, ALPHA / 2))
-    if seen < MIN_GAIN * pair.unit:
-        ways.append(paired.rows_for_sameness(pair, seed, MIN_GAIN * pair.unit))
-    return max(min(ways) - pair.n, 1)
+    gain, ways = paired.gain(there), []
+    if gain != 0:
+        ways.append(paired.rows_for_gain(there, interval, abs(gain), ALPHA / 2))
+    if abs(gain) < MIN_GAIN * there.unit:
+        ahead = there if gain >= 0 else back
+        ways.append(paired.rows_for_sameness(ahead, seed, MIN_GAIN * there.unit))
+    return max(min(ways) - there.n, 1)
 
 
 def row_change(

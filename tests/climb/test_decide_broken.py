@@ -34,3 +34,13 @@ def test_the_rungs_that_the_walk_passed_by_are_compared_with_the_one_to_ship():
     passed = next(c for c in found.comparisons if (c.cheaper, c.dearer) == ("few_shot", "sft"))
     assert not passed.wins and passed.interval.low < 0 < passed.gain
     assert found.comparisons[0].cheaper == "prompt"
+
+
+def test_where_broken_calls_alone_make_another_the_best_as_many_rows_are_asked_for_as_show_its_loss():
+    """Of the 57 rows that both answered head has two more right; the three on which it broke are sft's."""
+    head = candidate(0, [None] * 3 + [1.0] * 46 + [0.0] * 11)
+    sft = candidate(3, [1.0] * 40 + [0.0] * 9 + [1.0] * 7 + [0.0] * 4)
+    found = verdict(head, sft)
+    assert (found.kind, found.chosen, found.best) == ("undecided", "head", "sft")
+    assert found.comparisons[0].gain < 0
+    assert found.rows_needed is not None and 100 < found.rows_needed < 1000

@@ -6,7 +6,7 @@ import pytest
 
 from rung.climb.decide import to_beat
 from rung.records import Stopped
-from tests.climb.test_decide import candidate, right, verdict
+from tests.climb.test_decide import candidate, classes, right, verdict
 
 
 def halted(order, scores, *, of, rival="head", worse=True):
@@ -84,3 +84,19 @@ def test_the_rung_to_beat_is_the_best_that_can_still_win():
     assert found[1] == pytest.approx(0.02)
     assert to_beat(ladder[:2], targets) is None
     assert to_beat([candidate(0, right(49, (0, 49)))], targets) is None
+
+
+def test_a_set_metric_can_win_among_however_many_rungs():
+    """Of 999 swaps no p is under .001, which among 56 rungs would be .056."""
+    targets = ["rare"] * 30 + ["often"] * 90
+    head, sft = (classes(0, ["often"] * 120, targets), classes(3, targets, targets))
+    others = [
+        replace(
+            head, rung=f"few_shot {at}", order=at, stopped=Stopped(rows=120, of=120, rival="head", worse=True)
+        )
+        for at in range(1, 56)
+    ]
+    wanted = {f"r{at:04}": value for at, value in enumerate(targets)}
+    found = verdict(head, *others, replace(sft, order=60), targets=wanted)
+    assert (found.kind, found.chosen) == ("clear_winner", "sft")
+    assert found.comparisons[0].p_holm == pytest.approx(56 / (40 * 56 + 1))

@@ -89,6 +89,13 @@ def test_set_metrics_are_tested_by_swapping_answers(metric):
     assert paired.spread(pair, interval) == pytest.approx(150 * half**2 + paired.gain(pair) ** 2, rel=1e-4)
 
 
+def test_among_many_hypotheses_the_p_of_a_set_metric_may_be_as_small_as_one_has_to_be():
+    outputs = ["a", "b", "c"] * 40
+    pair = pair_of("macro_f1", outputs, ["a"] * 120, outputs)
+    found = [paired.p_value(pair, 0, hypotheses) for hypotheses in (1, 24, 56, 500)]
+    assert found == [0.001, 0.001, pytest.approx(1 / 2241), 0.0001]
+
+
 def test_a_set_metric_wins_falsely_at_most_five_times_in_a_hundred():
     rng = np.random.default_rng(3)
     runs, false = 80, 0
@@ -167,6 +174,17 @@ def test_the_rows_that_are_said_to_show_sameness_do_and_a_part_of_them_does_not(
     needed = paired.rows_for_sameness(pair_of(*made(300, every), groups), 0, 0.02)
     assert high(max(needed // 300, 1) * 300 + 300) < 0.02
     assert high(needed // 3) > 0.02
+
+
+@pytest.mark.parametrize("made", [graded, binary])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_a_loss_takes_fewer_rows_to_be_shown_no_gain_than_a_small_gain_does(made, grouped):
+    metric, outputs, first, second = made(300, 60 if made is graded else 150)
+    groups = {f"r{at:04}": str(at // 3) for at in range(300)} if grouped else None
+    gains = pair_of(metric, outputs, first, second, groups)
+    loses = pair_of(metric, outputs, second, first, groups)
+    assert paired.gain(gains) == -paired.gain(loses) > 0
+    assert paired.rows_for_sameness(loses, 0, 0.02) < 0.8 * paired.rows_for_sameness(gains, 0, 0.02)
 
 
 @pytest.mark.parametrize(
