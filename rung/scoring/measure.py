@@ -1,7 +1,7 @@
 """One System's answers to one split, made into a Measurement."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -117,7 +117,7 @@ def _score(scored: _Scored) -> float:
 
 
 def _interval(scored: _Scored) -> Interval:
-    """Wilson for a rate, BCa or t for graded rows, the bootstrap for set metrics and for groups.
+    """Wilson for a rate, BCa or t for graded rows, the bootstrap for set metrics; `_of_groups` for groups.
 
     Rows that are all of one group are one draw, as one row is.
     """
@@ -132,22 +132,43 @@ def _interval(scored: _Scored) -> Interval:
         return stats.wilson(score * units, units)
     if units < 2:
         return _of_one_draw(scored, score)
-    if scored.scorer.of_set is not None:
-        of_codes = scored.scorer.of_set.of_codes
-        answers, targets = scored.scorer.of_set.encode(scored.answers, scored.targets)
-        return stats.bootstrap_interval(
-            lambda at: of_codes(answers[at], targets[at]), len(rows), _SEED, groups=scored.groups
-        )
     if scored.groups is not None:
-        return stats.bootstrap_interval(
-            lambda at: float(rows[at].mean()), len(rows), _SEED, groups=scored.groups
-        )
+        return _of_groups(scored, score, scored.groups)
+    if scored.scorer.of_set is not None:
+        return stats.bootstrap_interval(_of_rows(scored), len(rows), _SEED)
     if scored.scorer.shares and set(scored.rows) <= {0.0, 1.0}:
         return stats.wilson(int(rows.sum()), len(rows))
     found = stats.bca_mean(scored.rows, _SEED)
     return Interval(
         low=max(found.low, 0.0), high=min(found.high, 1.0) if scored.scorer.shares else found.high
     )
+
+
+def _of_groups(scored: _Scored, score: float, groups: "Indices") -> Interval:
+    """Wilson's interval by the effective number of rows; for errors Student's, from 0 on.
+
+    A correlation is taken as the share that it is of the way from -1 to 1.
+    """
+    variance, count = stats.variance_of_groups(_of_rows(scored), groups), int(groups.max()) + 1
+    if not scored.scorer.shares:
+        found = stats.student(score, variance, count)
+        return Interval(low=max(found.low, 0.0), high=found.high)
+    if scored.scorer.name != "spearman":
+        return stats.wilson_of_groups(score, variance, count)
+    found = stats.wilson_of_groups((score + 1) / 2, variance / 4, count)
+    return Interval(low=2 * found.low - 1, high=2 * found.high - 1)
+
+
+def _of_rows(scored: _Scored) -> "Callable[[Indices], float]":
+    """The metric over some of these rows, by their indices."""
+    import numpy as np
+
+    if scored.scorer.of_set is None:
+        rows = np.array(scored.rows)
+        return lambda at: float(rows[at].mean())
+    of_codes = scored.scorer.of_set.of_codes
+    answers, targets = scored.scorer.of_set.encode(scored.answers, scored.targets)
+    return lambda at: of_codes(answers[at], targets[at])
 
 
 def _of_one_draw(scored: _Scored, score: float) -> Interval:

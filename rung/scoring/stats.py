@@ -25,6 +25,7 @@ _BCA_ROWS = 200
 _BCA_RESAMPLES = 4999
 _BOOTSTRAP_RESAMPLES = 1999
 _EXACT_UNITS = 12
+_JACKKNIFE_PARTS = 500
 _BETS = 100
 _CHUNK = 2_000_000  # numbers held at once while resampling
 
@@ -52,12 +53,35 @@ def wilson(successes: float, n: int, level: float = 0.95) -> Interval:
     with that mean vary more than zeros and ones.
     """
     _need_rows(n)
-    rate, z2 = successes / n, normal_quantile((1 + level) / 2) ** 2
-    middle = (rate + z2 / (2 * n)) / (1 + z2 / n)
-    half = math.sqrt(z2 * (rate * (1 - rate) / n + z2 / (4 * n * n))) / (1 + z2 / n)
-    low = 0.0 if successes == 0 else max(middle - half, 0.0)
-    high = 1.0 if successes == n else min(middle + half, 1.0)
-    return Interval(low=low, high=high, level=level)
+    return _wilson(successes / n, normal_quantile((1 + level) / 2) ** 2 / n, level)
+
+
+def wilson_of_groups(share: float, variance: float, groups: int, level: float = 0.95) -> Interval:
+    """Wilson's interval for a share whose rows are of so many groups; `variance` is that of the share.
+
+    Its n is the effective number of rows, share (1 - share) / variance (Franco, Little, Louis & Slud 2019,
+    "Comparative study of confidence intervals for proportions in complex sample surveys"). Student's t with a
+    degree of freedom less than there are groups stands for the normal quantile: that corrects this number
+    for few groups as Korn & Graubard (1998) do. A share without variance, but for rounding, is that of one
+    draw a group. ValueError for fewer than two groups.
+    """
+    if groups < 2:
+        raise ValueError(f"the variance of a share needs two groups, not {groups}")
+    spread = share * (1 - share)
+    if min(variance, spread) < 1e-15:
+        return wilson(share * groups, groups, level)
+    return _wilson(share, _t((1 + level) / 2, groups - 1) ** 2 * variance / spread, level)
+
+
+def _wilson(rate: float, part: float, level: float) -> Interval:
+    """Wilson's interval, `part` being the squared quantile over the number of rows."""
+    middle = (rate + part / 2) / (1 + part)
+    half = math.sqrt(part * rate * (1 - rate) + part**2 / 4) / (1 + part)
+    return Interval(
+        low=0.0 if rate == 0 else max(middle - half, 0.0),
+        high=1.0 if rate == 1 else min(middle + half, 1.0),
+        level=level,
+    )
 
 
 def bonett_price(b: float, c: float, n: float, level: float = 0.95) -> Interval:
@@ -142,6 +166,30 @@ def bootstrap_interval(
     tail = _phi(-_t((1 + level) / 2, units - 1) * math.sqrt(units / (units - 1)))
     low, high = np.quantile(draws, [tail, 1 - tail])
     return Interval(low=float(low), high=float(high), level=level)
+
+
+def student(mean: float, variance: float, groups: int, level: float = 0.95) -> Interval:
+    """Student's interval for a mean of rows of so many groups; `variance` is that of the mean."""
+    half = _t((1 + level) / 2, groups - 1) * math.sqrt(variance)
+    return Interval(low=mean - half, high=mean + half, level=level)
+
+
+def variance_of_groups(statistic: "Callable[[Indices], float]", groups: "Indices") -> float:
+    """The variance of a statistic of row indices whose rows are of groups, coded from 0.
+
+    By the jackknife that leaves out a whole group at a time (Wolter 2007, "Introduction to Variance
+    Estimation", chapter 4), or by the one of single rows where that is more: few groups may be alike by
+    chance. More groups, or rows, than 500 are put together into so many.
+    """
+    import numpy as np
+
+    def jackknife(codes: "Indices") -> float:
+        parts = codes % _JACKKNIFE_PARTS
+        count = int(parts.max()) + 1
+        without = np.array([statistic(np.flatnonzero(parts != part)) for part in range(count)])
+        return (count - 1) / count * float(((without - without.mean()) ** 2).sum())
+
+    return max(jackknife(groups), jackknife(np.arange(groups.size)))
 
 
 def mcnemar_greater(b: int, c: int) -> float:

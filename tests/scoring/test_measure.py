@@ -157,3 +157,40 @@ def test_the_strict_score_takes_broken_calls_for_unreadable_answers(metric, outp
     found = measure(metric, outputs, said(answers, failures={3}))
     assert (found.score, found.strict_score) == (pytest.approx(score), pytest.approx(strict))
     assert measure(metric, outputs, said(answers)).strict_score is None
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "field_f1", "macro_f1", "spearman", "mae"])
+def test_two_groups_that_score_alike_say_little_of_others(metric):
+    outputs, wrong = [at % 4 for at in range(60)], 3
+    if metric in ("accuracy", "macro_f1"):
+        outputs, wrong = [str(value) for value in outputs], "?"
+    if metric == "field_f1":
+        outputs, wrong = [{"a": 1, "b": value} for value in outputs], {"a": 1, "b": -1}
+    given = [wrong if at % 20 == 0 else value for at, value in enumerate(outputs)]
+    found = measure(metric, 2 * outputs, said(2 * given), [str(at // 60) for at in range(120)])
+    assert found.interval.low <= found.score <= found.interval.high
+    assert found.interval.high - found.interval.low > 0.3
+
+
+@pytest.mark.parametrize("groups", [2, 3, 8])
+@pytest.mark.parametrize(("a", "b"), [(4, 1), (12, 3), (5, 5)])
+def test_the_interval_by_few_groups_covers_the_score_of_all_groups(groups, a, b):
+    """Each group has a share of its own, as customers do; a sample has twenty rows of each."""
+    rng = np.random.default_rng(groups)
+    runs, inside = 400, 0
+    names = [str(group) for group in range(groups) for _ in range(20)]
+    for _ in range(runs):
+        right = rng.random((groups, 20)) < rng.beta(a, b, groups)[:, None]
+        answers = said(["a" if one else "b" for one in right.ravel()])
+        found = measure("exact", ["a"] * len(names), answers, names).interval
+        inside += found.low <= a / (a + b) <= found.high
+    assert inside / runs >= 0.9
+
+
+def test_the_interval_by_many_groups_that_do_not_differ_is_that_of_the_rows():
+    rng = np.random.default_rng(0)
+    answers = said(["a" if one else "b" for one in rng.random(600) < 0.8])
+    apart = measure("exact", ["a"] * 600, answers)
+    pairs = measure("exact", ["a"] * 600, answers, [str(at // 2) for at in range(600)])
+    ends = [(one.interval.low, one.interval.high) for one in (pairs, apart)]
+    assert ends[0] == pytest.approx(ends[1], abs=0.01)

@@ -161,6 +161,43 @@ def test_the_bootstrap_of_a_mean_is_near_the_t_interval_and_wider_by_whole_group
         stats.bootstrap_interval(lambda at: 0.0, 3, seed=0, groups=np.array([0, 0, 0]))
 
 
+@settings(deadline=None)
+@given(st.floats(0.02, 0.98), st.floats(3, 500), st.integers(2, 60))
+def test_wilson_of_groups_is_wilsons_of_the_rows_as_korn_and_graubard_correct_them(share, rows, groups):
+    z, t = scipy.stats.norm.ppf(0.975), scipy.stats.t.ppf(0.975, groups - 1)
+    corrected = rows * (z / t) ** 2
+    found = stats.wilson_of_groups(share, share * (1 - share) / rows, groups)
+    assert 0 <= found.low < share < found.high <= 1
+    if corrected >= 1:
+        expected = proportion_confint(share * corrected, corrected, method="wilson")
+        assert (found.low, found.high) == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_share_without_variance_is_one_draw_a_group():
+    assert stats.wilson_of_groups(1.0, 0.0, 7) == stats.wilson(7, 7)
+    assert stats.wilson_of_groups(0.5, 1e-33, 8) == stats.wilson(4, 8)
+    with pytest.raises(ValueError, match="needs two groups"):
+        stats.wilson_of_groups(0.5, 0.1, 1)
+
+
+def test_the_variance_by_groups_is_that_of_their_means_or_of_the_rows_where_that_is_more():
+    rng = np.random.default_rng(2)
+    groups = np.repeat(np.arange(8), 25)
+    values = rng.normal(0, 1, 200) + np.repeat(rng.normal(0, 1, 8), 25)
+
+    def mean(at):
+        return float(values[at].mean())
+
+    of_means = values.reshape(8, 25).mean(1).var(ddof=1) / 8
+    assert stats.variance_of_groups(mean, groups) == pytest.approx(of_means)
+    alike = np.tile(np.arange(25.0), 8)
+    by_rows = stats.variance_of_groups(lambda at: float(alike[at].mean()), groups)
+    assert by_rows == pytest.approx(alike.var(ddof=1) / 200)
+    many = rng.normal(0, 1, 4000)
+    folded = stats.variance_of_groups(lambda at: float(many[at].mean()), np.arange(4000) // 2)
+    assert folded == pytest.approx(many.var(ddof=1) / 4000, rel=0.25)
+
+
 def test_groups_are_numbered_and_loners_stand_alone():
     ids = ["a", "b", "c", "d"]
     codes = stats.cluster_codes(ids, {"a": "x", "c": "x", "b": "y"})
