@@ -207,7 +207,7 @@ def test_single_requests_are_timed_on_rows_that_can_be_answered_once_and_kept(be
     alone = echo.asked[61:]
     assert "0003" not in alone and len(alone) == 22
     assert 0 < found.p50_s <= found.p95_s
-    assert (bench.store.folder / "echo.timing.json").exists()
+    assert bench.store.timing_path("echo", [e for e in rows(21) if e.id != "0003"]).exists()
 
 
 def test_a_handful_of_rows_can_be_timed(bench):
@@ -322,6 +322,18 @@ def test_a_damaged_name_of_another_system_is_said_to_be_so(bench):
     (bench.store.folder / "twin.same").write_text("../../etc")
     with pytest.raises(RunError, match="names no System"):
         bench.store.load("twin")
+
+
+def test_the_times_of_other_rows_are_taken_anew(bench, monkeypatch):
+    short, long = rows(40), [replace(row, id=f"9{row.id}") for row in rows(40)]
+    seconds = dict.fromkeys(range(40), 1) | {int(row.id): 10 for row in long}
+    echo = Slow(monkeypatch, seconds)
+    first = timed(measure(echo, short, bench, split="dev"), echo, short, bench)
+    second = timed(measure(echo, long, bench, split="dev"), echo, long, bench)
+    assert (first.p50_s, first.p95_s, second.p50_s, second.p95_s) == (1, 1, 10, 10)
+    asked = len(echo.asked)
+    again = timed(measure(echo, short, later(bench), split="dev"), echo, short, later(bench))
+    assert again == first and len(echo.asked) == asked
 
 
 def test_small_batches_do_not_count_in_the_seconds_per_answer(bench):

@@ -135,6 +135,18 @@ def test_other_rows_of_the_task_and_what_a_side_learned_from_them(runs, task, tm
     )
 
 
+def test_times_are_of_the_rows_that_are_compared_and_a_climb_keeps_its_own(runs, tmp_path):
+    head = load_climb(runs / "one").results[0]
+    assert head.dev is not None and head.test is not None
+    own = (head.dev.p50_s, head.dev.p95_s)
+    assert (head.test.p50_s, head.test.p95_s) == own
+    wanted = Wanted(rows=write_rows(tmp_path / "fresh.jsonl", label_rows(400)[300:]))
+    found = compare(f"{runs / 'two'}:billing", str(runs / "one"), CompareOptions(wanted=wanted), Log())
+    assert found.second.measurement.p50_s != own[0]
+    found = compare(f"{runs / 'two'}:billing", str(runs / "one"), CompareOptions(), Log())
+    assert (found.second.measurement.p50_s, found.second.measurement.p95_s) == own
+
+
 def test_rows_that_a_side_was_chosen_by_are_told_of(runs, tmp_path):
     dev = [{"input": e.input, "output": e.output} for e in _splits(runs / "one").dev[:50]]
     wanted = Wanted(rows=write_rows(tmp_path / "dev.jsonl", dev))
