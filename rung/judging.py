@@ -200,8 +200,14 @@ def _hosted(parts: Spec, model: Hosted, folder: Path, pool: Pool) -> Spec:
             (found,) = complete(made, pool.engine(hosted_engine_spec(model)), [row], [[]])
         if found.failure is not None:
             raise EngineError(f"the judge {model.given} can't be asked: {found.failure}")
-        write_json(kept, {"given": model.given, "reported": found.reported})
+        said = {"given": model.given, "reported": found.reported, "written": found.completion_tokens}
+        write_json(kept, said)
     return made.model_copy(update={"model": hosted_ref(model, str(read_json(kept)["reported"]))})
+
+
+def tokens_written(folder: Path, given: str) -> int:
+    """Tokens that a hosted judge billed for its first answer, thoughts included; 0 where none were kept."""
+    return int(read_json(folder / REPORTED_FILE.format(digest_of(given)[:12])).get("written", 0))
 
 
 def both_orders(name: str, pair: Pairing) -> tuple[Example, Example]:

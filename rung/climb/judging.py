@@ -13,7 +13,7 @@ from rung.data.checked import Checked, checked_digest, read_checked
 from rung.engines.till import BYTES_A_TOKEN
 from rung.errors import TaskError
 from rung.evaluate import Bench, Store
-from rung.judging import JUDGE_FOLDER, MOST_TOKENS, Judge, Pairing, both_orders, judge_of
+from rung.judging import JUDGE_FOLDER, MOST_TOKENS, Judge, Pairing, both_orders, judge_of, tokens_written
 from rung.models.hosted import Hosted, hosted
 from rung.records import Climb, Decision, Example
 from rung.records.judged import Agreement, Judged
@@ -63,16 +63,21 @@ def ready_to_pay(model: Hosted, pool: Pool) -> None:
 
 
 def tell_price(judge: Judge, model: Hosted, prepared: Prepared, pool: Pool, reporter: Reporter) -> None:
-    """Say about what judging costs, put rather too high. TaskError where one System's rows pass the cap."""
+    """Say about what judging costs. TaskError where one System's rows pass the cap.
+
+    What is read is put rather too high. What is written is put at what the judge's first answer, to an easy
+    question, was billed for: one that thinks first may think longer about the rows.
+    """
     till, task, splits = pool.till, prepared.task, prepared.splits
     assert till is not None and task.judge is not None, "a hosted judge is paid"
     price = till.price(model.url, model.model)
+    written = max(MOST_TOKENS / 2, tokens_written(judge.path.parent, judge.given))
 
     def usd(pairs: Sequence[Pairing]) -> float:
         rows = [row for pair in pairs for row in both_orders("0" * 8, pair)]
         told = len((judge.system.spec.instruction or "").encode())
         read = sum(len(row.input.encode()) + told for row in rows) / BYTES_A_TOKEN
-        return tokens_usd(price, read, MOST_TOKENS * len(rows) / 2, 0)
+        return tokens_usd(price, read, written * len(rows), 0)
 
     def of_rows(rows: Sequence[Example]) -> float:
         return usd([Pairing(input=question(e), answer=str(e.output), other=str(e.output)) for e in rows])
@@ -84,8 +89,9 @@ def tell_price(judge: Judge, model: Hosted, prepared: Prepared, pool: Pool, repo
     left = till.cap_usd - till.spent_usd
     reporter.say(
         f"judge {judge.given}: about ${dev:.4f} for one System's answers to {len(splits.dev):,} dev rows in "
-        f"both orders, ${test:.4f} to {len(splits.test):,} test rows{also}; each variant that a rung tries "
-        f"on dev is judged, the same answer once; ${till.spent_usd:.4f} of ${till.cap_usd:g} were paid so far"
+        f"both orders, ${test:.4f} to {len(splits.test):,} test rows{also}, at {written:,.0f} tokens a "
+        "verdict; each variant that a rung tries on dev is judged, the same answer once; "
+        f"${till.spent_usd:.4f} of ${till.cap_usd:g} were paid so far"
     )
     if not judge.known and dev + test + people > left:
         raise TaskError(

@@ -1,6 +1,7 @@
 """Whole climbs by a judge: what is said and paid, what people have to confirm, and what may not judge."""
 
 import json
+import re
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from rung.compare.judged import till_of
 from rung.compare.sides import side
 from rung.compare.words import verdict as compared_verdict
 from rung.errors import EngineError, RungError, TaskError
-from rung.judging import BROKE, JUDGE_FOLDER, JUDGEMENTS_FILE
+from rung.judging import BROKE, JUDGE_FOLDER, JUDGEMENTS_FILE, tokens_written
 from rung.records import Climb, Example
 from rung.records.judged import Agreement
 from rung.report.html import write_report
@@ -339,6 +340,32 @@ def test_a_judge_that_cannot_judge_is_refused_before_anything_is_built(tiny, tmp
         # One may ask a judge for its name.
         assert len(server.seen) <= 1
     assert not (tmp_path / "run" / "rungs").exists()
+
+
+class Thinker(Hosted):
+    """Bills 400 tokens for whatever it says."""
+
+    def completion(self, body: dict) -> dict:
+        found = super().completion(body)
+        found["usage"]["completion_tokens"] = 400
+        return found
+
+
+def test_a_judge_that_thinks_first_is_priced_by_what_its_first_answer_took(tiny, tmp_path):
+    log = Log()
+    with Thinker(says) as server:
+        task = judged_task(tmp_path / "task", tiny, server, limits={"api_usd": 0.3})
+        with pytest.raises(TaskError, match="judging one System alone would cost about"):
+            climb(task, options(tmp_path / "run"), log)
+        assert len(server.seen) == 1
+    said = r"about \$([\d.]+) for one System's answers to 54 dev .*, at 400 tokens a verdict"
+    found = re.search(said, log.text)
+    assert found is not None and float(found[1]) > 54 * 2 * 400 * PRICES.output_usd_per_m / 1e6
+    folder, given = tmp_path / "run" / JUDGE_FOLDER, f"openai:judge@{server.url}"
+    assert tokens_written(folder, given) == 400
+    (kept,) = folder.glob("reported-*.json")
+    kept.write_text(json.dumps({"given": given, "reported": server.reports}))
+    assert tokens_written(folder, given) == 0, "of a run from before it was kept"
 
 
 def test_a_judge_of_the_teachers_family_is_warned_of_and_so_is_a_sheet_with_few_marks(tiny, tmp_path):
