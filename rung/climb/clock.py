@@ -1,12 +1,22 @@
 """The seconds of a climb: those of building and dev scores, which the budget bounds, and those after them."""
 
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
 from rung.climb.stored import CLOCK_FILE
 from rung.errors import RunError
 from rung.runs import read_json, write_json
+
+
+def begin_anew(run: Path, steps: Collection[str]) -> None:
+    """Have no seconds of the clock in that folder be these steps': each has a whole share of what is left."""
+    path = run / CLOCK_FILE
+    if path.exists():
+        found = read_json(path)
+        kept = {name: took for name, took in found.get("building", {}).items() if name not in steps}
+        write_json(path, {**found, "building": kept})
 
 
 class Clock:

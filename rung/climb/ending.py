@@ -9,14 +9,14 @@ from urllib.parse import urlsplit
 from rung.climb.curve import drawn_all
 from rung.climb.hosted import CAP_OPTION, cap_usd, capped, hosted_models
 from rung.climb.options import Options
-from rung.climb.stored import CLIMB_FILE, WINNER_FOLDER, load_climb
+from rung.climb.stored import CLIMB_FILE, WINNER_FOLDER, load_climb, system_of
 from rung.data.checked import checked_digest
 from rung.errors import RunError, SystemFolderError
 from rung.records import Climb, Decision, RungResult
 from rung.rungs.base import Reporter
 from rung.rungs.sft import FOUR_BIT_PACKAGE
 from rung.scoring.notation import score_text
-from rung.system import System, copy
+from rung.system import copy
 from rung.task import Task
 
 UNTESTED = "no test score: "
@@ -47,7 +47,7 @@ def winner_again(run: Path, found: Climb, reporter: Reporter) -> None:
     if found.winner is None or place.exists() or chosen is None or chosen.folder is None:
         return
     try:
-        copy(System.load(run / chosen.folder), place)
+        copy(system_of(run, chosen), place)
     except (RunError, SystemFolderError) as error:
         reporter.say(f"{place} is gone and can't be had again: {error}")
     else:

@@ -11,26 +11,26 @@ from dataclasses import replace
 from pathlib import Path
 
 from rung.climb.again import ROWS_FILE
+from rung.climb.clock import begin_anew
 from rung.climb.options import Options
+from rung.climb.rebuilding import forget, in_training, wants_time
 from rung.climb.stored import (
     CLIMB_FILE,
     CLOCK_FILE,
     CURVE_FOLDER,
     EARLIER_FOLDER,
-    FAILED_FILE,
     RESULT_FILE,
     RUNGS_FOLDER,
     WINNER_FOLDER,
 )
 from rung.errors import SystemFolderError
-from rung.rungs.base import JOURNAL_FILE, WORK_FOLDER, Reporter
-from rung.runs import RUN_FILE, digest_of, read_json, write_json, writing
+from rung.rungs.base import Reporter
+from rung.runs import RUN_FILE, digest_of, write_json, writing
 from rung.scoring.notation import duration_text
 from rung.system import System, copy
 
 BUDGET = "budget_s"
 """The one setting under which a run folder may be taken up again when it's another."""
-BUDGET_OPTION = "--budget"
 REPORT_FILE = "report.html"
 
 
@@ -95,15 +95,16 @@ def _ask_again(run: Path) -> None:
     """Forget what the clock settled for rungs that were left out, or failed for want of time.
 
     One in which a model is being trained keeps its course: hours may lie in that. Not so where that course
-    ended for want of time, which it would again. Answers lie elsewhere.
+    ended for want of time, which it would again: what it took isn't taken off its new share. Answers lie
+    elsewhere.
     """
-    for folder in sorted((run / RUNGS_FOLDER).glob("*")):
-        begun = any((folder / WORK_FOLDER).rglob(JOURNAL_FILE))
-        if not (folder / RESULT_FILE).exists() and (not begun or _wants_time(folder)):
+    folders = sorted((run / RUNGS_FOLDER).glob("*"))
+    asked = [folder for folder in folders if not in_training(folder) or wants_time(folder)]
+    anew = [folder for folder in asked if not (folder / RESULT_FILE).exists()]
+    # First: a start that is killed finds the folders, and does this again.
+    begin_anew(run, [folder.name for folder in anew])
+    for folder in asked:
+        if folder in anew:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _wants_time(folder: Path) -> bool:
-    """Whether a rung failed there, and asked for more time."""
-    path = folder / FAILED_FILE
-    return path.exists() and BUDGET_OPTION in str(read_json(path).get("failed"))
+        else:
+            forget(folder)

@@ -6,7 +6,7 @@ from typing import TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from rung.errors import RunError, SystemFolderError
-from rung.records import Climb
+from rung.records import Climb, RungResult
 from rung.runs import RUN_FILE
 from rung.system import System
 
@@ -61,9 +61,22 @@ def load(path: Path, kind: type[T]) -> T:
         raise RunError(f"can't read {str(path)!r}: {error.strerror}; mend that and run it again") from None
 
 
-def kept_system(folder: Path, rung: Path) -> System:
-    """The System of a rung that was built before. Raises RunError where it was changed since."""
+def system_of(run: Path, result: RungResult) -> System:
+    """The System that a rung's scores are of. Raises SystemFolderError where it isn't there as it was."""
+    folder = run / str(result.folder)
+    found = System.load(folder)
+    if found.digest != result.system:
+        raise SystemFolderError(
+            f"{str(folder)!r} holds the System {found.digest}, and what was scored is {result.system}: "
+            f"{result.rung} was built on since, and that climb didn't come to its end; run it again"
+        )
+    return found
+
+
+def kept_system(run: Path, result: RungResult) -> System:
+    """The System of a rung that was built before. Raises RunError where it isn't there as it was."""
     try:
-        return System.load(folder)
+        return system_of(run, result)
     except SystemFolderError as error:
+        rung = (run / str(result.folder)).parent
         raise RunError(f"{error}. To have the rung built again, remove {str(rung)!r}") from None

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from rung.climb.stored import CLIMB_FILE, climbs_in, load_climb, run_above
+from rung.climb.stored import CLIMB_FILE, climbs_in, load_climb, run_above, system_of
 from rung.errors import RunError, SystemFolderError, TaskError
 from rung.home import expanded
 from rung.models.catalog import entry_named
@@ -73,7 +73,7 @@ def _of_run(text: str, run: Path, rung: str | None) -> Side:
     if name not in built:
         raise RunError(f"the climb in {str(run)!r} built no rung {name!r}; {ways}")
     result = built[name]
-    system = System.load(run / str(result.folder))
+    system = system_of(run, result)
     origin = Climbed(folder=run, climb=climb, result=result)
     return Side(given=text, system=system, origin=origin, run=run_above(run))
 

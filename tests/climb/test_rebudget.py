@@ -149,6 +149,31 @@ def test_a_tune_that_fails_for_want_of_time_is_begun_anew_though_no_rung_was_bui
     assert second.results[0].dev is not None
 
 
+@dataclass
+class Noting(Late):
+    """The same, which notes the time that it has."""
+
+    given: list[float] = field(default_factory=list)
+
+    def build(self, context):
+        self.given.append(context.seconds_left)
+        return super().build(context)
+
+
+def test_the_time_that_was_lost_is_not_taken_from_the_new_share_of_what_is_begun_anew(
+    task, options, monkeypatch
+):
+    names = with_ladder(monkeypatch, late := Noting("late", trains=True), Counts("good"))
+    options = replace(options, rungs=names)
+    _, run = climb(task, options, Log())
+    (run / "climb.json").unlink()
+    (run / "rungs" / "good" / "result.json").unlink()
+    (run / "clock.json").write_text(json.dumps({"seconds": 310.0, "building": {"late": 300.0, "good": 1.0}}))
+    second, _ = climb(task, replace(options, budget_s=900), Log())
+    assert 280 < late.given[1] < (900 - 310) / 2
+    assert second.results[0].failed == str(late.end) and second.results[0].build_s < 300
+
+
 @pytest.mark.parametrize("end", [KeyboardInterrupt(), TrainingError("the engines disagree")])
 def test_a_model_in_training_is_kept_where_it_was_not_time_that_ended_it(task, options, monkeypatch, end):
     names = with_ladder(monkeypatch, Counts("good"), late := Late("late", end=end, trains=True))

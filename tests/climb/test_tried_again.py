@@ -1,13 +1,16 @@
 """A finished climb goes on with a rung that something outside it kept from being scored."""
 
 import json
-from dataclasses import replace
+import shutil
+from dataclasses import dataclass, replace
 
 import pytest
 
 from rung.climb.climb import Options, climb
-from rung.errors import EngineError
+from rung.compare.sides import side
+from rung.errors import EngineError, RunError, SystemFolderError, TrainingError
 from rung.models._cache import cache_dir, made_once
+from rung.system import System, copy
 from tests.climb.test_climb import Always, with_ladder
 from tests.climb.test_hosted import of, options, write_task
 from tests.fixtures_climb import Log, label_rows
@@ -104,6 +107,125 @@ def test_one_that_nothing_more_comes_of_stays_as_it_was(broken, why, tiny, tmp_p
         assert "is complete" in log.text
 
 
+class Trained(Noted):
+    """One that needs a minute and a half, and settles whether it has them."""
+
+    def build(self, context):
+        if not context.in_time("train", 90.0):
+            raise TrainingError("too short a time to train in")
+        return super().build(context)
+
+
+def clock_at(run, seconds: float, **building: float) -> None:
+    (run / "clock.json").write_text(json.dumps({"seconds": seconds, "building": building}))
+
+
+def told(result) -> tuple:
+    """What is said of the rung that was built to the cap."""
+    two = of(result, "two")
+    return two.system, two.dev, two.notes, two.build_s
+
+
+def test_what_the_clock_settled_for_the_first_building_does_not_hold_for_a_second(
+    tiny, tmp_path, monkeypatch
+):
+    names = with_ladder(monkeypatch, Always("one"), Trained("two"))
+    with Hosted(as_asked) as server:
+        task = write_task(tmp_path / "task", tiny, server, label_rows(270))
+        asked = replace(options(tmp_path / "run", api_usd=1.0), rungs=names)
+        first, run = climb(task, asked, Log())
+        clock_at(run, 540.0)
+        log = Log()
+        second, _ = climb(task, replace(asked, api_usd=2.0), log)
+        assert "two stays as it was: too short a time to train in" in log.text and Noted.built == 1
+        assert told(second) == told(first)
+        clock_at(run, 240.0, two=230.0)
+        third, _ = climb(task, replace(asked, api_usd=3.0), Log())
+        assert Noted.built == 2 and "of $3;" in of(third, "two").notes[0]
+        assert of(first, "two").build_s < 100 and of(third, "two").build_s > 230, "both times"
+        assert of(third, "two").took_s < 100
+
+
+@dataclass
+class Turning(Noted):
+    """One that gives another label each time that it is built."""
+
+    labels: tuple[str, ...] = ()
+
+    def build(self, context):
+        self.label = self.labels[Noted.built]
+        return super().build(context)
+
+
+@pytest.mark.parametrize(("labels", "better"), [(("billing", "two"), False), (("two", "billing"), True)])
+def test_a_second_building_takes_the_place_of_the_first_unless_it_is_worse_on_dev(
+    labels, better, tiny, tmp_path, monkeypatch
+):
+    names = with_ladder(monkeypatch, Always("one"), Turning("two", labels=labels))
+    with Hosted(as_asked) as server:
+        task = write_task(tmp_path / "task", tiny, server, label_rows(270))
+        asked = replace(options(tmp_path / "run", api_usd=1.0), rungs=names)
+        first, run = climb(task, asked, Log())
+        log = Log()
+        second, _ = climb(task, replace(asked, api_usd=2.0), log)
+        there = System.load(run / "rungs" / "two" / "system").digest
+        assert there == of(second, "two").system and Noted.built == 2
+        assert (there != of(first, "two").system) == better
+        assert ("two stays as it was: built on it is worse on dev, .0" in log.text) != better
+        if not better:
+            assert told(second) == told(first)
+        (run / "climb.json").unlink()
+        third, _ = climb(task, replace(asked, api_usd=2.0), Log())
+        assert of(third, "two").dev == of(second, "two").dev and Noted.built == 2, "known by now"
+
+
+@pytest.mark.parametrize("at", ["guarded", "copy", "write_text"])
+def test_one_that_is_stopped_while_it_is_built_on_has_no_score_of_one_system_and_another_beside_it(
+    at, tiny, tmp_path, monkeypatch
+):
+    def killed(*given):
+        raise KeyboardInterrupt
+
+    names = with_ladder(monkeypatch, Always("one"), Turning("two", labels=("two", "billing", "billing")))
+    with Hosted(as_asked) as server:
+        task = write_task(tmp_path / "task", tiny, server, label_rows(270))
+        asked = replace(options(tmp_path / "run", api_usd=1.0), rungs=names)
+        first, run = climb(task, asked, Log())
+        before = of(first, "two").system
+        with monkeypatch.context() as dying, pytest.raises(KeyboardInterrupt):
+            dying.setattr(f"rung.climb.climb.{at}", killed)
+            climb(task, replace(asked, api_usd=2.0), Log())
+        there = System.load(run / "rungs" / "two" / "system").digest
+        assert (there == before) == (at != "write_text")
+        assert (run / "rungs" / "two" / "result.json").exists() == (at == "guarded")
+        log = Log()
+        again, _ = climb(task, asked, log)
+        assert again == first and "is complete" in log.text
+        if there == before:
+            assert side(f"{run}:two").system.digest == before
+        else:
+            with pytest.raises(SystemFolderError, match="what was scored is .*: two was built on since"):
+                side(f"{run}:two")
+        ended, _ = climb(task, replace(asked, api_usd=2.0), Log())
+        found = side(f"{run}:two").system.digest
+        assert found == of(ended, "two").system != before
+
+
+def test_no_other_system_stands_for_the_one_that_was_scored(task, tiny, tmp_path, monkeypatch):
+    names = with_ladder(monkeypatch, Always("one"), Always("two", label="two"))
+    asked = Options(models=(str(tiny),), out=tmp_path / "run", budget_s=600, rungs=names)
+    first, run = climb(task, asked, Log())
+    assert first.decision.chosen == "one"
+    copy(System.load(run / "rungs" / "two" / "system"), run / "rungs" / "one" / "system")
+    shutil.rmtree(run / "winner")
+    log = Log()
+    climb(task, asked, log)
+    assert "is gone and can't be had again: " in log.text and not (run / "winner").exists()
+    (run / "climb.json").unlink()
+    with pytest.raises(RunError, match="holds the System .* have the rung built again, remove '.*rungs/one'"):
+        climb(task, asked, Log())
+
+
 class Bringing(Always):
     """A rung that keeps weights in the cache before it is built."""
 
@@ -127,3 +249,25 @@ def test_a_rung_whose_weights_could_not_be_kept_is_tried_again_once_they_can(
     result, _ = climb(task, asked, log)
     assert f"going on with {run}: two is tried again" in log.text
     assert of(result, "two").dev is not None and not of(result, "two").weights_missing
+
+
+class Late(Bringing):
+    """One that needs a minute and a half before that, and settles whether it has them."""
+
+    def build(self, context):
+        if not context.in_time("train", 90.0):
+            raise TrainingError("too short a time to train in")
+        return super().build(context)
+
+
+def test_one_that_is_tried_again_has_the_time_that_is_left_now(task, tiny, tmp_path, monkeypatch):
+    names = with_ladder(monkeypatch, Always("one"), Late("two"))
+    asked = Options(models=(str(tiny),), out=tmp_path / "run", budget_s=600, rungs=names)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("RUNG_CACHE", str(tmp_path / "file"))
+    first, run = climb(task, asked, Log())
+    assert of(first, "two").weights_missing
+    monkeypatch.setenv("RUNG_CACHE", str(tmp_path / "cache"))
+    clock_at(run, 540.0)
+    second, _ = climb(task, asked, Log())
+    assert of(second, "two").failed == "too short a time to train in"

@@ -1,0 +1,92 @@
+"""A rung that is built a second time: what is forgotten of the first, and which of the two results stands."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from rung.climb.stored import FAILED_FILE
+from rung.records import Example, Measurement, RungResult
+from rung.rungs.base import JOURNAL_FILE, SETTLED_FILE, WORK_FOLDER, Context
+from rung.runs import read_json, writing
+from rung.scoring.notation import score_text
+from rung.scoring.scorers import SCORERS
+
+BUDGET_OPTION = "--budget"
+NO_TIME = f"no time of the budget is left to go on with it; raise {BUDGET_OPTION}"
+
+
+def forget(folder: Path) -> None:
+    """Forget what the clock settled for a rung: it has other time now. What was asked lies elsewhere."""
+    with writing(folder):
+        (folder / SETTLED_FILE).unlink(missing_ok=True)
+        (folder / FAILED_FILE).unlink(missing_ok=True)
+
+
+def forget_failed(folder: Path) -> None:
+    """The same of one that failed; not where a model is being trained in it, or where it wants time."""
+    if (folder / FAILED_FILE).exists() and not in_training(folder) and not wants_time(folder):
+        forget(folder)
+
+
+def in_training(folder: Path) -> bool:
+    """Whether a tune has begun there, whose course was settled with its first steps."""
+    return any((folder / WORK_FOLDER).rglob(JOURNAL_FILE))
+
+
+def wants_time(folder: Path) -> bool:
+    """Whether a rung failed there, and asked for more time."""
+    path = folder / FAILED_FILE
+    return path.exists() and BUDGET_OPTION in str(read_json(path).get("failed"))
+
+
+def why_not(context: Context) -> str | None:
+    """Why a rung isn't built on under the cap that holds now; None where it is.
+
+    What was settled before is forgotten once under each cap: a start of the program that goes on with the
+    building keeps to what this one settles, and begins none that came to nothing.
+    """
+    begun = _building_on(context)
+    if context.told(begun) is None:
+        if context.seconds_left <= 0:
+            return NO_TIME
+        forget(context.folder)
+        shutil.rmtree(context.work, ignore_errors=True)
+        context.settled(begun, lambda: True)
+    found = context.told(f"{begun}: came to")
+    return None if found is None else str(found)
+
+
+def came_to(context: Context, had: RungResult, result: RungResult) -> str | None:
+    """Why what was built on doesn't take the place of what a rung `had`; None where it does.
+
+    One that was stopped on dev, or is over a limit, is behind one that isn't. Else the score decides, on the
+    dev rows that both answered, with broken calls as unreadable answers; a tie goes to the new one.
+    """
+    if result.dev is None or had.dev is None:
+        return result.failed or result.skipped
+    if _standing(result, had, context.dev) >= _standing(had, result, context.dev):
+        return None
+    ours, theirs = (score_text(one.score, one.metric) for one in (result.dev, had.dev))
+    said = f"built on it is worse on dev, {ours}; it has {theirs}"
+    if result.over_limits and not had.over_limits:
+        said = f"built on it is over a limit: {'; '.join(result.over_limits)}"
+    return str(context.settled(f"{_building_on(context)}: came to", lambda: said))
+
+
+def _building_on(context: Context) -> str:
+    till = context.pool.till
+    return f"building on under ${0.0 if till is None else till.cap_usd:g}"
+
+
+def _standing(result: RungResult, other: RungResult, dev: Sequence[Example]) -> tuple[bool, bool, float]:
+    assert result.dev is not None and other.dev is not None, "both were scored"
+    rows = dev[: min(len(result.dev.predictions), len(other.dev.predictions))]
+    return result.stopped is None, not result.over_limits, _value(result.dev, rows)
+
+
+def _value(found: Measurement, rows: Sequence[Example]) -> float:
+    """The score on the first rows, more being better."""
+    scorer = SCORERS[found.metric]
+    answers = [p.answer.value if p.answer.failure is None else None for p in found.predictions[: len(rows)]]
+    score = scorer.summary(answers, [row.output for row in rows])
+    return score if scorer.higher_is_better else -score
