@@ -232,6 +232,8 @@ class EndpointEngine:
 
     def _formed(self, body: dict[str, Json], form: Json, draw: int) -> Completion:
         """The answer in a form; without it where the server takes none, or not for this conversation."""
+        if self._till is not None and self._till.asks_nothing:
+            return self._paid_for(body, form, draw)
         if form is None or "response_format" in self._unsupported:
             return self._ask(body, draw)
         try:
@@ -249,9 +251,21 @@ class EndpointEngine:
             self._unsupported.add("response_format")
         return answer
 
+    def _paid_for(self, body: dict[str, Json], form: Json, draw: int) -> Completion:
+        """The answer that was paid for, in a form or without. Raises Refused where none was."""
+        assert self._till is not None, "without a till nothing is paid for"
+        for sent in ([] if form is None else [{**body, "response_format": form}]) + [body]:
+            if (known := self._till.known(self._asked(sent, draw))) is not None:
+                return known
+        raise Refused("no answer was paid for")
+
+    def _asked(self, body: dict[str, Json], draw: int) -> str:
+        """What the till keeps the answer under."""
+        return digest_of([str(self._url), body, draw])
+
     def _ask(self, body: dict[str, Json], draw: int) -> Completion:
         """One conversation's answer, paid for once. Raises EngineError at the till's cap."""
-        asked = digest_of([str(self._url), body, draw])
+        asked = self._asked(body, draw)
         if self._till is not None and (known := self._till.known(asked)) is not None:
             return known
         while True:

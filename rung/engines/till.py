@@ -45,8 +45,9 @@ class Till:
     """Answers of hosted models by what was asked, in one append-only file. For several threads at once.
 
     `prices` go by (URL, model). `spent_for` is what was paid for each rung, by its name: what was paid for
-    judging is `judging_usd` and no part of that. `raised_by` is what a user raises the cap by. Raises
-    RunError where the file is damaged.
+    judging is `judging_usd` and no part of that. `raised_by` is what a user raises the cap by. While it
+    `asks_nothing` answers that were paid for are given, and no others. Raises RunError where the file is
+    damaged.
     """
 
     path: Path
@@ -56,6 +57,7 @@ class Till:
     spent_usd: float = field(init=False, default=0.0)
     spent_for: dict[str, float] = field(init=False, default_factory=dict)
     judging_usd: float = field(init=False, default=0.0)
+    asks_nothing: bool = field(init=False, default=False)
     _judging: bool = field(init=False, default=False)
     _rung: str = field(init=False, default="")
     _known: dict[str, Completion] = field(init=False, default_factory=dict)
@@ -104,6 +106,15 @@ class Till:
         finally:
             with self._lock:
                 self._reserved_usd -= most
+
+    @contextmanager
+    def asking_nothing(self) -> Iterator[None]:
+        """Only what was paid for before is answered meanwhile."""
+        self.asks_nothing = True
+        try:
+            yield
+        finally:
+            self.asks_nothing = False
 
     @contextmanager
     def judging(self) -> Iterator[None]:

@@ -10,6 +10,7 @@ from rung.models.hosted import Hosted, hosted
 from rung.records import Example, TokenPrice, Trial
 from rung.rungs.base import Built, Context, Outlook, Variant
 from rung.rungs.below import best_prompting, without_passages
+from rung.rungs.bought import to_buy
 from rung.rungs.instructions import LONGEST_ANSWER, instructions, longest_target, what_to_answer
 from rung.rungs.rehearsal import outlook
 from rung.rungs.retrieval import LOOK_THERE
@@ -39,7 +40,13 @@ class Api:
         model = rival_of(context.task)
         if model is None:
             return "no hosted model is named; add one after the first of `models`, such as openai:gpt-5-mini"
-        return cannot_pay(context, model, lambda: self.usd_per_1000(context) * len(context.dev) / 1000)
+        return cannot_pay(context, model, lambda: self._to_pay_usd(context, model))
+
+    def _to_pay_usd(self, context: Context, model: Hosted) -> float:
+        """About what the dev rows cost that aren't paid for yet."""
+        given = prompting(context)
+        rows = _rows_to_buy(context, model, given)
+        return rows and rows * foretold_usd(context, price_of(context, model), given)
 
     def usd_per_1000(self, context: Context) -> float:
         """By the prompts of a few dev rows and the training answers, in the base model's tokens."""
@@ -111,16 +118,30 @@ class Prompting:
 
 
 def _begun(context: Context) -> tuple[Hosted, Prompting, float]:
-    """The model, its prompt, and about what the dev rows cost in US dollars, said before any is paid."""
+    """The model, its prompt, and about what the dev rows cost in US dollars.
+
+    Before any is paid it says how much of that is to be paid yet; once under a cap.
+    """
     model = rival_of(context.task)
     assert model is not None, "the rung applies"
     given = prompting(context)
-    about = foretold_usd(context, price_of(context, model), given) * len(context.dev)
-    if not context.paid_usd:
-        context.reporter.say(
-            f"api: about ${about:.4f} for {len(context.dev):,} answers of {model.model}; {paid_text(context)}"
-        )
-    return model, given, about
+    each = foretold_usd(context, price_of(context, model), given)
+    till = context.pool.till
+    assert till is not None, "what is paid for has a till"
+    question = f"answers to pay for, ${till.cap_usd:g}"
+    if context.told(question) is None:
+        rows = context.settled(question, lambda: _rows_to_buy(context, model, given))
+        assert isinstance(rows, int), "written by this function"
+        if rows:
+            context.reporter.say(
+                f"api: about ${each * rows:.4f} for {rows:,} answers of {model.model}; {paid_text(context)}"
+            )
+    return model, given, each * len(context.dev)
+
+
+def _rows_to_buy(context: Context, model: Hosted, given: Prompting) -> int:
+    """How many dev rows' answers under this prompt aren't paid for yet."""
+    return sum(to_buy(context, lambda: unasked(context, model, given, Api.name), context.dev))
 
 
 def rival_of(task: Task) -> Hosted | None:
@@ -150,8 +171,8 @@ def price_of(context: Context, model: Hosted) -> TokenPrice:
     return context.pool.till.price(model.url, model.model)
 
 
-def cannot_pay(context: Context, model: Hosted, foretold: Callable[[], float]) -> str | None:
-    """Why a hosted model can't be asked: no key, no price, or less money left than `foretold` dollars."""
+def cannot_pay(context: Context, model: Hosted, to_pay_usd: Callable[[], float]) -> str | None:
+    """Why a hosted model can't be asked: no key, no price, or less money left than it costs yet."""
     if model.key_missing:
         return f"{model.given} can't be asked: {model.key_variable} isn't set in the environment"
     till = context.pool.till
@@ -160,11 +181,10 @@ def cannot_pay(context: Context, model: Hosted, foretold: Callable[[], float]) -
             f"the price of {model.given} isn't known; give it in task.yaml as prices: {{input_usd_per_m: …, "
             "output_usd_per_m: …, cached_input_usd_per_m: …}"
         )
-    more = foretold() - context.paid_usd
-    left = till.cap_usd - till.spent_usd
+    more, left = to_pay_usd(), max(0.0, till.cap_usd - till.spent_usd)
     if more > left:
         return (
-            f"{model.given} would cost about ${more:.4f} more and ${max(0.0, left):.4f} of "
+            f"{model.given} would cost about ${more:.4f} more and ${left:.4f} of "
             f"${till.cap_usd:g} are left to pay; raise --api-usd, or choose by fewer rows with --dev-rows"
         )
     return None
@@ -243,8 +263,21 @@ def foretold_usd(context: Context, price: TokenPrice, given: Prompting) -> float
 
 def hosted_system(context: Context, model: Hosted, given: Prompting, rung: str) -> System:
     """A hosted model with a prompt as a System, named after what the server says that it is."""
+    spec = _hosted_spec(context, model, given, rung)
+    said = context.settled("reported model", lambda: reported(context, spec, model))
+    named = spec.model_copy(update={"model": hosted_ref(model, str(said))})
+    return save(context.work / f"hosted-{rung}", named, given.files)
+
+
+def unasked(context: Context, model: Hosted, given: Prompting, rung: str) -> System:
+    """The same before the server was asked what it is."""
+    spec = _hosted_spec(context, model, given, rung)
+    return save(context.work / f"unasked-{rung}", spec, given.files)
+
+
+def _hosted_spec(context: Context, model: Hosted, given: Prompting, rung: str) -> Spec:
     form = "schema" if context.kind in ("label", "json") else "free"
-    spec = Spec(
+    return Spec(
         rung=rung,
         task=context.task.name,
         kind=context.kind,
@@ -260,9 +293,6 @@ def hosted_system(context: Context, model: Hosted, given: Prompting, rung: str) 
         ),
         vectors=given.vectors,
     )
-    said = context.settled("reported model", lambda: reported(context, spec, model))
-    spec = spec.model_copy(update={"model": hosted_ref(model, str(said))})
-    return save(context.work / f"hosted-{rung}", spec, given.files)
 
 
 def reported(context: Context, spec: Spec, model: Hosted) -> str:

@@ -18,7 +18,7 @@ from rung.models.resolve import HUB_ID, resolve
 from rung.models.weights import dequantised
 from rung.records import Answer, Example, Json
 from rung.registry import resolve_system
-from rung.rungs.api import Prompting, hosted_system, prompting
+from rung.rungs.api import Prompting, hosted_system, prompting, unasked
 from rung.rungs.base import Context
 from rung.rungs.instructions import answer_schema, answer_spec
 from rung.spec import Spec
@@ -102,6 +102,14 @@ def teacher_system(context: Context, name: str) -> System:
     return save(context.work / "teacher", spec, given.files)
 
 
+def unasked_teacher(context: Context, model: Hosted) -> System:
+    """The same of a hosted `model`, before it was asked what it calls itself."""
+    name = str(context.task.teacher)
+    if is_system(name):
+        return teacher_system(context, name)
+    return unasked(context, model, teacher_prompting(context), "teacher")
+
+
 def quickest(context: Context, system: System, rows: Sequence[Example], answer_s: float = 0.0) -> System:
     """The teacher under the engine that draws faster for inputs `rows` as they are asked, many at once.
 
@@ -174,6 +182,11 @@ def _settles(system: System) -> bool:
     return system.has_probabilities or system.spec.steps is not None
 
 
+def hosted_draw(number: int) -> Draw:
+    """The `number`th draw of a hosted teacher."""
+    return Draw(temperature=TEMPERATURE, number=number)
+
+
 def drawn(context: Context, system: System, rows: Sequence[Example], number: int) -> list[Answer]:
     """The `number`th draw of the teacher for each row, kept on disk: none is asked twice."""
     key = f"{system.digest}-draw{number}"
@@ -192,7 +205,7 @@ def _ask(context: Context, system: System, rows: Sequence[Example], number: int)
     if _settles(system):
         return system.answer(rows, pool)
     if system.is_hosted:
-        return system.hosted_answers(rows, pool, Draw(temperature=TEMPERATURE, number=number))
+        return system.hosted_answers(rows, pool, hosted_draw(number))
     chat, contexts = system.chat(pool), [row.context for row in rows]
     prompts = zip(system.prompts(rows, pool), contexts, strict=True)
     asked = [request_for(system.spec, chat, prompt, context) for prompt, context in prompts]

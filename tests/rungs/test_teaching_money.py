@@ -10,8 +10,8 @@ from rung.climb.hosted import at_lower_cap, capped
 from rung.errors import TrainingError
 from rung.records import RungResult
 from rung.rungs import tuning
-from rung.rungs.base import JOURNAL_FILE, WORK_FOLDER
-from rung.rungs.distill import TAUGHT_FILE, TEACHING_SHARE, Distill, teach
+from rung.rungs.base import JOURNAL_FILE, SETTLED_FILE, WORK_FOLDER
+from rung.rungs.distill import FEWEST_ASKED, TAUGHT_FILE, TEACHING_SHARE, Distill, teach
 from rung.rungs.teacher import DRAWS, teacher_system
 from rung.runs import append_jsonl
 from rung.system import copy
@@ -120,7 +120,7 @@ def test_a_higher_cap_goes_on_with_the_inputs_that_a_lower_one_left_out(context,
     shutil.rmtree(context.work)  # as a climb does once a rung is built
     with context.paying():
         made = Distill().build(replace(context, deadline=time.monotonic() + 600))
-    assert f"teacher {context.task.teacher}: 40 inputs asked, 40 answers kept" in made.notes
+    assert f"teacher {context.task.teacher}: 40 inputs asked, 40 answers kept" in made.found
     assert short not in made.notes and not any("--api-usd" in note for note in made.notes)
     assert not any("isn't counted" in note for note in made.notes)
     assert made.spent_usd == till.spent_usd and "40 rows of " in made.what
@@ -135,6 +135,34 @@ def test_a_tune_that_has_begun_goes_on_with_its_rows_under_a_higher_cap(context,
     capped_at(context, 10.0)
     count, said = len(server.seen), len(context.reporter.lines)
     assert teach(context, teacher, *_asked(context, teacher, scored)) == first
+    assert len(server.seen) == count and len(context.reporter.lines) == said
+
+
+def begun_again(context) -> None:
+    """As under a longer budget: nothing is settled or taught, and other rungs were paid all that was left."""
+    for name in (SETTLED_FILE, TAUGHT_FILE):
+        (context.folder / name).unlink()
+    shutil.rmtree(context.work)
+    till = context.pool.till
+    till.lose("gpt", till.cap_usd - till.spent_usd)
+
+
+def test_answers_that_were_paid_for_take_none_of_the_money_of_a_climb_again(context, server):
+    capped_at(context, 75 * DRAWS * ANSWER_USD)
+    teacher = teacher_system(context, str(context.task.teacher))
+    scored = Distill()._scored(context, teacher)
+    rows, *more = _asked(context, teacher, scored)
+    first = teach(context, teacher, rows, *more)
+    assert FEWEST_ASKED <= len(rows) < len(context.unlabelled)
+    begun_again(context)
+    said, count = len(context.reporter.lines), len(server.seen)
+    assert Distill().skip(context) is None
+    others = replace(context, unlabelled=context.unlabelled[::-1])
+    assert "would cost about $" in Distill().skip(others), "what was paid for is other inputs"
+    teacher = teacher_system(context, str(context.task.teacher))
+    again, *more = _asked(context, teacher, scored)
+    assert again == rows and "raise --api-usd" in more[-1]
+    assert teach(context, teacher, again, *more).rows == first.rows
     assert len(server.seen) == count and len(context.reporter.lines) == said
 
 
