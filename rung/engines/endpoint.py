@@ -34,11 +34,12 @@ from rung.runs import digest_of
 Messages: TypeAlias = Sequence[tuple[str, str]]
 """(role, content) pairs: `system`, `user`, `assistant`."""
 
-RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
+"""Those from 520 to 524 are Cloudflare's, before which many servers lie."""
 HOPELESS = {401: "refused the key in", 403: "does not allow what was asked with the key in"}
 SENT = (httpx.ReadTimeout, httpx.ReadError, httpx.RemoteProtocolError)
 """Faults that come once the request is out: the server may have worked for it, and bill that."""
-BEHIND = frozenset({502, 504})
+BEHIND = frozenset({502, 504, 520, 524})
 """What a gateway says where the server behind it gave no answer: that one may have worked for it, too."""
 LONGEST_WAIT_S = 60.0
 BACKOFF_S = 0.5

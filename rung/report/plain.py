@@ -1,6 +1,6 @@
 """The verdict in one sentence for whoever pays: does fine-tuning pay here, and why?"""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from rung.climb.budget import TRAINED
@@ -55,7 +55,7 @@ def in_plain_words(climb: Climb) -> str:
         return _undecided(climb, chosen, scored)
     if rung_of(chosen.rung) in TRAINED:
         return _pays(climb, chosen, [one for one in others if not _broke(one, scored.values())])
-    return _does_not(chosen, tuned)
+    return _does_not(chosen, tuned, scored)
 
 
 def _no_better(chosen: RungResult, constant: Constant, scored: list[RungResult]) -> str:
@@ -127,7 +127,7 @@ def _pays(climb: Climb, chosen: RungResult, others: list[RungResult]) -> str:
     )
 
 
-def _does_not(chosen: RungResult, tuned: list[RungResult]) -> str:
+def _does_not(chosen: RungResult, tuned: list[RungResult], scored: Mapping[str, RungResult]) -> str:
     inside = [one for one in tuned if not one.over_limits]
     if not inside:
         limits = "; ".join(tuned[0].over_limits)
@@ -139,10 +139,10 @@ def _does_not(chosen: RungResult, tuned: list[RungResult]) -> str:
     more = _unfinished(best)
     if more:
         because = " in the time it had"
-    if not whole:
+    if best.stopped is not None:
         return (
             f"Fine-tuning doesn't pay here{because}. The tuned model was stopped early, when it could no "
-            f"longer beat {_way(chosen)}.{more}"
+            f"longer beat {_way(scored.get(best.stopped.rival, chosen))}.{more}"
         )
     ours, theirs = _same_split(chosen, best)
     return (

@@ -161,7 +161,7 @@ def lost_usd(server: Hosted, path, said: Said) -> float:
     return till.spent_usd - plain.spent_usd
 
 
-@pytest.mark.parametrize("status", [502, 504])
+@pytest.mark.parametrize("status", [502, 504, 520, 524])
 def test_a_gateway_without_an_answer_from_behind_it_may_have_cost_and_the_cap_holds(server, tmp_path, status):
     usd = lost_usd(server, tmp_path, (status, "<html>no answer</html>", {}))
     assert usd > 0
@@ -173,7 +173,16 @@ def test_a_gateway_without_an_answer_from_behind_it_may_have_cost_and_the_cap_ho
     assert len(server.seen) == 1 and till.spent_usd == pytest.approx(usd) and till.answers == 0
 
 
-@pytest.mark.parametrize("status", [408, 429, 500, 503, 529])
+def test_an_answer_with_half_a_character_is_kept_and_paid_for_once(server, tmp_path):
+    server.says = lambda text, body: "yes \ud800"
+    till = till_of(server, tmp_path)
+    assert ask(server, till).text == "yes ?"
+    again = till_of(server, tmp_path)
+    assert ask(server, again).text == "yes ?" and len(server.seen) == 1
+    assert again.spent_usd == pytest.approx(till.spent_usd) and till.spent_usd > 0
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 503, 521, 522, 523, 529])
 def test_a_server_that_says_it_did_not_answer_costs_nothing(server, tmp_path, status):
     assert lost_usd(server, tmp_path, (status, "busy", {})) == 0
 

@@ -87,6 +87,8 @@ def test_a_tune_that_was_stopped_or_is_over_the_limits_says_so():
     assert "was stopped early, when it could no longer beat a small classifier (head)" in in_plain_words(
         climb
     )
+    other = with_result(climb, "sft", stopped=replace(halted, rival="few_shot"))
+    assert "could no longer beat an instruction with examples (few_shot)." in in_plain_words(other)
     out = shipping(with_result(synthetic_climb(), "sft", over_limits=("p95 9 ms is over 5 ms",)), "head")
     assert in_plain_words(out) == (
         "Fine-tuning is out: the tuned model is over the limits (p95 9 ms is over 5 ms)."
