@@ -31,6 +31,7 @@ class Gateway:
     limit_s: float
     metrics: Metrics = field(init=False)
     _unanswered: int = field(default=0, init=False)
+    _begun: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         self.metrics = Metrics(self.systems)
@@ -54,7 +55,7 @@ class Gateway:
         request.state.counted = True
         status = 500
         try:
-            with self._asked() as alone:
+            with self._asked(name) as alone:
                 found = await unless_gone(request, within(self.limit_s, work, alone=alone))
             status = 200
             return JSONResponse(found)
@@ -75,7 +76,7 @@ class Gateway:
         request.state.counted = True
         failed: int | None = 500
         try:
-            with self._asked() as alone:
+            with self._asked(name) as alone:
                 first = await unless_gone(request, within(self.limit_s, anext(chunks), alone=alone))
             failed = None
         except Fault as fault:
@@ -113,14 +114,21 @@ class Gateway:
         return StreamingResponse(body(), media_type="text/event-stream", headers=headers)
 
     @contextmanager
-    def _asked(self) -> Iterator[bool]:
-        """Note a request until there is something of its answer; gives whether it waits for nothing else."""
+    def _asked(self, name: str) -> Iterator[Callable[[], bool]]:
+        """Note a request till some of its answer is there; gives what tells if it waited for nothing else.
+
+        That is for an engine to start, or for another request, begun before it or after.
+        """
+        served = self.systems.find(name)
+        warm = served is None or served.warm
         hosts = list(self.systems.hosts.values())
         engines = [self.systems.bench, *(host.lanes for host in hosts)]
         at_work = self._unanswered or any(engine.running or engine.waiting for engine in engines)
-        self._unanswered += 1
+        first = warm and not at_work and all(host.ready for host in hosts)
+        self._unanswered, self._begun = self._unanswered + 1, self._begun + 1
+        mine = self._begun
         try:
-            yield not at_work and all(host.ready for host in hosts)
+            yield lambda: first and self._begun == mine
         finally:
             self._unanswered -= 1
 
@@ -133,16 +141,18 @@ class ClientLeft(Exception):
     """The client closed its connection before it was answered."""
 
 
-async def within(limit_s: float, work: Awaitable[R], *, spent_s: float = 0.0, alone: bool = False) -> R:
+async def within(
+    limit_s: float, work: Awaitable[R], *, spent_s: float = 0.0, alone: Callable[[], bool] = lambda: False
+) -> R:
     """What the work comes to. Raises Fault, a 504, when its time is over, of which some may be spent.
 
-    `alone`: nothing else had a part in that.
+    `alone` tells then whether nothing else had a part in that.
     """
     try:
         async with asyncio.timeout(limit_s - spent_s):
             return await work
     except TimeoutError:
-        raise too_slow(limit_s, again=not alone) from None
+        raise too_slow(limit_s, again=not alone()) from None
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, R]) -> R:

@@ -66,7 +66,8 @@ class Running:
 class Host:
     """One base model, or a System's own weights. `spec` has no adapters; for one event loop.
 
-    `asleep`: it has no child on purpose, and the next request starts one. `still_s`: how long a child may do
+    `asleep`: it has no child on purpose, and the next request starts one. `users` are the requests that hold
+    it, those among them that are in no lane yet. `still_s`: how long a child may do
     nothing while a request waits for it.
     """
 
@@ -77,6 +78,7 @@ class Host:
     calls: Calls = field(init=False)
     restarts: int = 0
     asleep: bool = False
+    users: int = 0
     _running: Running | None = None
     _adapters: tuple[Adapter, ...] = ()
     _change: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -148,11 +150,11 @@ class Host:
             if old is not None:
                 self._retire(old)
 
-    def leave(self, asked_for: Callable[[], bool]) -> None:
-        """End when nobody asks or waits and it isn't `asked_for`: nothing is served by this model now."""
+    def leave(self) -> None:
+        """End when nobody asks or waits: nothing is served by this model now."""
 
         async def wait() -> None:
-            while asked_for() or self.lanes.running or self.lanes.waiting:
+            while self.users or self.lanes.running or self.lanes.waiting:
                 await asyncio.sleep(WATCH_S)
             await self.close()
 

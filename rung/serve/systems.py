@@ -148,17 +148,22 @@ class Systems:
     @asynccontextmanager
     async def using(self, served: Served) -> AsyncGenerator[None]:
         """Keep a System loaded for a request, and load it where it was put out. Raises EngineError."""
+        host = served.host
         served.requests += 1
         served.used = time.monotonic()
+        if host is not None:
+            host.users += 1
         try:
-            if not served.warm and served.host is not None:
+            if not served.warm and host is not None:
                 # Not under `_change`: a model may be long in starting, and those of others are waited for.
                 async with served.waking:
                     await self._make_room(served)
-                    await served.host.have(served.adapter)
+                    await host.have(served.adapter)
             yield
         finally:
             served.requests -= 1
+            if host is not None:
+                host.users -= 1
 
     async def tidy(self) -> None:
         """Put out what is longest unused where more memory is held than allowed: many were in use at once."""
@@ -228,7 +233,9 @@ class Systems:
             if made.spec.engine == "llama":
                 # Not on the thread that computes, either: others' answers would wait for the child to start.
                 await aside(lambda: made.system.open(self.pool))
-            await self.bench.run(lambda: made.system.answer([WARM_UP], self.pool))
+            # Its child runs: refused now, it would belong to nobody.
+            with let_in(made.spec.engine == "llama"):
+                await self.bench.run(lambda: made.system.answer([WARM_UP], self.pool))
         elif made.shows:
             await self.bench.run(lambda: made.system.prompts([WARM_UP], self.pool))
         return made
@@ -362,7 +369,7 @@ class Systems:
         if all(served.host is not host for served in self):
             key = next(key for key, other in self.hosts.items() if other is host)
             del self.hosts[key]
-            host.leave(lambda: old.requests > 0)
+            host.leave()
         elif old.adapter is not None and not self._shared(old):
             host.forget(old.adapter)
             with suppress(EngineError):  # the child that has it goes on

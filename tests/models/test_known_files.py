@@ -3,8 +3,11 @@
 import os
 from pathlib import Path
 
+import pytest
+
 from rung.models.files import changed, noted
 from rung.models.resolve import resolve
+from rung.runs import file_digest
 
 
 def test_a_file_is_read_again_only_where_its_size_time_or_inode_is_another(tmp_path: Path) -> None:
@@ -17,6 +20,20 @@ def test_a_file_is_read_again_only_where_its_size_time_or_inode_is_another(tmp_p
     assert changed([file]) == path
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert changed([file]) is None  # it isn't read
+
+
+def test_a_file_that_was_replaced_is_read_once_however_often_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "weights"
+    path.write_bytes(b"old")
+    file, read = noted(path), []
+    monkeypatch.setattr("rung.models.files.file_digest", lambda one: read.append(one) or file_digest(one))
+    path.write_bytes(b"other")
+    assert [changed([file]) for _ in range(3)] == [path] * 3 and len(read) == 1
+    path.write_bytes(b"old")
+    os.utime(path, ns=(1, 1))
+    assert [changed([file]) for _ in range(3)] == [None] * 3 and len(read) == 2
 
 
 def test_a_file_that_was_touched_or_copied_is_the_same_and_one_that_was_replaced_is_not(

@@ -13,6 +13,7 @@ import pytest
 
 from rung.records import Example
 from rung.serve.answer import Wish, asked, label, reply
+from rung.serve.gateway import Gateway
 from rung.serve.limits import Limits
 from rung.serve.systems import Systems
 from rung.spec import StepsSpec
@@ -148,6 +149,49 @@ def test_a_request_that_waits_for_a_start_is_answered_though_its_system_is_unloa
         async with asyncio.timeout(SOON_S):
             while host.ready:
                 await asyncio.sleep(0.05)
+        await systems.close()
+
+    asyncio.run(run())
+
+
+def test_a_request_that_waits_for_a_start_is_answered_though_all_that_its_base_served_is_unloaded(
+    tiny_gguf, tmp_path: Path
+):
+    one = make_systems(tmp_path, str(tiny_gguf))["text"]
+    other = save(tmp_path / "other", one.spec.model_copy(update={"instruction": "Say it otherwise."}), {})
+
+    async def run() -> None:
+        systems = await serving(one, other)
+        (host,) = systems.hosts.values()
+        await host.sleep()
+        before = engines()
+        slow = asyncio.ensure_future(answer(systems, "s0"))
+        async with slow_start(before):
+            assert await systems.remove("s0") and await systems.remove("s1")
+        await slow
+        await systems.close()
+
+    asyncio.run(run())
+
+
+def test_a_request_that_another_one_came_to_or_whose_adapter_is_put_out_waited_for_more_than_itself(tuned):
+    async def run() -> None:
+        systems = await serving(*tuned)
+        gateway = Gateway(systems=systems, limit_s=9.0)
+        with gateway._asked("s0") as alone:
+            assert alone()
+            with gateway._asked("s1") as second:
+                assert not second()
+            assert not alone()
+        (host,) = systems.hosts.values()
+        put_out = systems.find("s1")
+        assert put_out is not None and put_out.adapter is not None
+        host.forget(put_out.adapter)
+        await host.rest()
+        with gateway._asked("s1") as alone:
+            assert host.ready and not alone()
+        with gateway._asked("s0") as alone:
+            assert alone()
         await systems.close()
 
     asyncio.run(run())
