@@ -104,7 +104,9 @@ class EndpointEngine:
         self._attempts = attempts
         self._backoff_s = BACKOFF_S if backoff_s is None else backoff_s
         self._unsupported: set[str] = set()
-        self._forms_taken, self._forms_refused = False, 0
+        self._forms_taken: set[str] = set()
+        self._forms_not_taken: set[str] = set()
+        self._forms_refused = 0
         self._not_before = 0.0
         self._stopped = threading.Event()
         self._client = httpx.Client(timeout=request_limit_s)
@@ -235,11 +237,12 @@ class EndpointEngine:
         """The answer in a form; without it where the server takes none, or not for this conversation."""
         if self._till is not None and self._till.asks_nothing:
             return self._paid_for(body, form, draw)
-        if form is None or "response_format" in self._unsupported:
+        name = digest_of(form)
+        if form is None or "response_format" in self._unsupported or name in self._forms_not_taken:
             return self._ask(body, draw)
         try:
             answer = self._ask({**body, "response_format": form}, draw)
-            self._forms_taken = True
+            self._forms_taken.add(name)
             return answer
         except Refused as refusal:
             if refusal.status not in (400, 404, 422):
@@ -247,9 +250,11 @@ class EndpointEngine:
             reason = str(refusal)
         answer = self._ask(body, draw)
         self._forms_refused += 1
-        told = _is_of_forms(reason) or self._forms_refused >= UNTOLD_REFUSALS
-        if told and not self._forms_taken:
+        told = _is_of_forms(reason)
+        if (told or self._forms_refused >= UNTOLD_REFUSALS) and not self._forms_taken:
             self._unsupported.add("response_format")
+        if told and name not in self._forms_taken:
+            self._forms_not_taken.add(name)
         return answer
 
     def _paid_for(self, body: dict[str, Json], form: Json, draw: int) -> Completion:

@@ -272,6 +272,19 @@ def test_a_form_that_is_refused_for_one_conversation_stays_for_the_others(server
     assert ["response_format" in sent for sent in server.seen] == [True, True, False, True]
 
 
+def test_one_form_that_the_server_never_takes_is_sent_once_beside_another_that_it_takes(server, engine):
+    labelled, refused = (
+        (200, reply('{"label": "ham"}'), {}),
+        (400, {"error": {"message": "Invalid schema"}}, {}),
+    )
+    server.script = [labelled, refused, (200, reply("1"), {}), (200, reply("2"), {}), labelled]
+    assert engine.label_many([ASK], LABELS)[0].text == "ham"
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    found = [engine.chat(ASK, max_tokens=8, schema=schema).text for _ in range(2)]
+    assert found == ["1", "2"] and engine.label_many([ASK], LABELS)[0].text == "ham"
+    assert ["response_format" in sent for sent in server.seen] == [True, True, False, False, True]
+
+
 def test_a_first_answer_that_missed_its_form_is_no_sign_that_the_server_takes_none(server, engine):
     server.script = [MISSED, (200, reply("Spam."), {}), (200, reply('{"label": "ham"}'), {})]
     assert [engine.label_many([ASK], LABELS)[0].text for _ in range(2)] == ["spam", "ham"]
