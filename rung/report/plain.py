@@ -46,7 +46,7 @@ def in_plain_words(climb: Climb) -> str:
     others = [result for name, result in scored.items() if rung_of(name) not in TRAINED]
     chosen = scored.get(climb.decision.chosen or "")
     if chosen is not None and climb.constant is not None and not climb.constant.beaten:
-        return _no_better(chosen, climb.constant, list(scored.values()))
+        return _no_better(climb, chosen, climb.constant, scored)
     if chosen is None:
         return "Whether fine-tuning pays can't be told from these rows."
     if not tuned:
@@ -58,7 +58,7 @@ def in_plain_words(climb: Climb) -> str:
     return _does_not(chosen, tuned, scored)
 
 
-def _no_better(chosen: RungResult, constant: Constant, scored: list[RungResult]) -> str:
+def _no_better(climb: Climb, chosen: RungResult, constant: Constant, scored: Mapping[str, RungResult]) -> str:
     """The rung to ship isn't above the floor, so whether to fine-tune isn't the question yet."""
     ours = _part(chosen)
     always = _scores(replace(ours, score=constant.score))
@@ -67,13 +67,16 @@ def _no_better(chosen: RungResult, constant: Constant, scored: list[RungResult])
         f"What would ship isn't shown to do the job: always giving one and the same answer {always}, "
         f"{_way(chosen)} {_also(ours)}{odds}."
     )
-    outside = [one for one in scored if one.over_limits and _sign(one) * (_part(one).score - ours.score) > 0]
+    over = [one for one in scored.values() if one.over_limits]
+    outside = [one for one in over if _sign(one) * (_part(one).score - ours.score) > 0]
     if outside:
         best = _best(outside)
         return f"{said} {_way(best, begins=True)} {_scores(_part(best))}, but is over the limits."
-    tuned = [one for one in scored if rung_of(one.rung) in TRAINED]
+    tuned = [one for one in scored.values() if rung_of(one.rung) in TRAINED]
     if not tuned:
         return said
+    if climb.decision.kind == "undecided":
+        return f"{said} {_undecided(climb, chosen, dict(scored))}"
     whole = [one for one in tuned if not one.stopped]
     return f"{said} So fine-tuning isn't shown to pay here.{_unfinished(_best(whole or tuned))}"
 
@@ -96,19 +99,23 @@ def _pays(climb: Climb, chosen: RungResult, others: list[RungResult]) -> str:
     if not rivals:
         only = "Fine-tuning is the only way here that was tried and may ship"
         return f"{only}: it {_scores(_part(chosen))}; {made}."
+    # What ships by a tie was compared with the best alone: what is dearer than a dearer rung is so, too.
+    place = {one.rung: one.order for one in climb.results if one.price is None}
     over = {
         c.dearer
         for found in (climb.dev_decision, climb.decision)
         for c in found.comparisons
-        if c.cheaper == chosen.rung
+        if place.get(c.cheaper, -1) >= chosen.order
     }
     top = _best(rivals)
     best = _best([one for one in rivals if one.rung not in over] or rivals)
-    ours, theirs, its = _same_split(chosen, best, top)
-    beside = _no_gain(chosen, top, ours, its) if top.rung in over else ""
+    ours, theirs = _same_split(chosen, best)
+    mine, its = _same_split(chosen, top)
+    beside = _no_gain(chosen, top, mine, its) if top.rung in over else ""
     cheaper = dearer = ""
     if best is not top:
-        cheaper, dearer = "cheaper way ", f" {_way(top, begins=True)} {_scores(its)}{beside}."
+        there = "" if its.split == ours.split else f", where the tuned model {_scores(mine)}"
+        cheaper, dearer = "cheaper way ", f" {_way(top, begins=True)} {_scores(its)}{there}{beside}."
         beside = ""
     early = f", when it was stopped after {best.stopped.rows:,} rows" if best.stopped else ""
     tests = climb.decision if ours.split == "test" else climb.dev_decision
@@ -218,8 +225,16 @@ def _best(results: list[RungResult]) -> RungResult:
 
 
 def _strict(found: Measurement) -> float:
-    """The score with broken calls as unreadable answers; the plain one in records that lack it."""
-    return found.score if found.strict_score is None else found.strict_score
+    """The score with broken calls as unreadable answers.
+
+    Records of earlier versions lack it: of means of shares it's worked out, of others it's the plain score.
+    """
+    if found.strict_score is not None:
+        return found.strict_score
+    scorer = SCORERS[found.metric]
+    if not (scorer.mean_of_rows and scorer.higher_is_better):
+        return found.score
+    return found.score * found.n / (found.n + found.failures)
 
 
 def _sign(result: RungResult) -> int:

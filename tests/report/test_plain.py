@@ -214,8 +214,10 @@ def test_the_best_without_training_is_so_on_dev_where_all_were_scored():
     assert "a small classifier (head), the best without training" in in_plain_words(lucky)
 
 
-def test_the_best_without_training_is_so_with_broken_calls_counted_as_wrong():
+@pytest.mark.parametrize("kept", [True, False])
+def test_the_best_without_training_is_so_with_broken_calls_counted_as_wrong(kept):
     dev = measurement("few_shot", "dev", 384, 0.89, failures=16)
+    dev = dev if kept else replace(dev, strict_score=None)  # as in records of earlier versions
     climb = with_result(synthetic_climb(), "few_shot", dev=dev)
     assert "a small classifier (head), the best without training" in in_plain_words(climb)
 
@@ -263,3 +265,24 @@ def test_a_dearer_way_that_scores_more_than_the_tune_is_named_with_its_price_and
         "best without training, on 94, no clear gain, at 1316 times the price of an answer; training took "
         "24 m 12 s."
     )
+    distill = replace(next(r for r in climb.results if r.rung == "sft"), rung="distill", order=5)
+    more = replace(climb, results=(*(r for r in climb.results if r.rung != "distill"), distill))
+    passed = replace(above, cheaper="distill")
+    said = in_plain_words(shipping(more, "sft", kind="tie", best="distill", comparisons=(*compared, passed)))
+    assert "a small classifier (head), the best cheaper way without training, on 86" in said
+
+
+def test_a_dearer_way_without_a_test_score_leaves_the_others_theirs():
+    climb = with_result(hosted_climb(), "api", test=None, dev=measurement("api", "dev", 400, 0.9))
+    above = replace(climb.decision.comparisons[2], cheaper="sft", dearer="api", gain=-0.04, wins=False)
+    said = in_plain_words(shipping(climb, "sft", comparisons=(*climb.decision.comparisons, above)))
+    assert "93 of 100 test rows, a small classifier (head), the best cheaper way" in said
+    assert "A hosted model (api) is right on 90 of 100 dev rows, where the tuned model is right on" in said
+
+
+def test_an_open_verdict_beside_the_floor_is_said_to_be_open():
+    climb = synthetic_climb()
+    assert climb.constant is not None
+    climb = replace(climb, constant=replace(climb.constant, score=0.86, gain=0.0, beaten=False))
+    said = in_plain_words(shipping(climb, "head", kind="undecided", best="sft", rows_needed=412))
+    assert "isn't shown to pay" not in said and "Whether fine-tuning pays can't be told yet" in said
