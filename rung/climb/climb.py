@@ -192,10 +192,10 @@ class _Climbing:
         if had is not None and self.is_kept(step):
             result = had
         else:
+            if had is None and (self.run_folder / CLIMB_FILE).exists() and forget_failed(folder):
+                self.clock.building.pop(step.name, None)
             context, rest = self.context(step, folder, before, later), self.to_build(later)
             if had is None:
-                if (self.run_folder / CLIMB_FILE).exists():
-                    forget_failed(folder)
                 result = self.tried(step, context, before, rest)
             else:
                 result = self.further(had, step, context, before, rest)
@@ -280,9 +280,13 @@ class _Climbing:
     ) -> Context:
         """What the rung may use, with its share of the time that was left when it began."""
         rung, model = step.rung, step.base.model
-        now, spent = time.monotonic(), self.clock.building.get(step.name, 0.0)
+        # What a first building took, of which there is a result, is no part of the second one's share.
+        spent = 0.0 if step.name in self.had else self.clock.building.get(step.name, 0.0)
+        now = time.monotonic()
         splits = self.prepared.splits
-        drawn = [*drawable(before), rung.name, *(one.rung.name for one in later)]
+        drawn = [rung.name, *(one.rung.name for one in later)]
+        if not (self.run_folder / CURVE_FOLDER).exists():  # else those of the rungs before were begun
+            drawn = [*drawable(before), *drawn]
         beside = to_come(drawn) if self.options.curve else 0.0
         share = budget.share_s(rung.name, self.to_build(later), self.clock.left_s + spent, beside)
         return Context(

@@ -22,10 +22,15 @@ def forget(folder: Path) -> None:
         (folder / FAILED_FILE).unlink(missing_ok=True)
 
 
-def forget_failed(folder: Path) -> None:
-    """The same of one that failed; not where a model is being trained in it, or where it wants time."""
-    if (folder / FAILED_FILE).exists() and not in_training(folder) and not wants_time(folder):
-        forget(folder)
+def forget_failed(folder: Path) -> bool:
+    """The same of one that failed; not where a model is being trained in it, or where it wants time.
+
+    Whether it was forgotten: it begins anew then.
+    """
+    if not (folder / FAILED_FILE).exists() or in_training(folder) or wants_time(folder):
+        return False
+    forget(folder)
+    return True
 
 
 def in_training(folder: Path) -> bool:

@@ -8,15 +8,19 @@ from rung.system import System
 
 PROMPTING = ("prompt", "few_shot", "retrieval", "optimise")
 """The rungs whose System is a prompt to the base model, in one call."""
+BARE = "without passages"
+"""What a tune's form is called that reads none, where dev chooses whether it does."""
 
 
 def best_prompting(
     context: Context, names: Sequence[str] = PROMPTING, *, nearest: bool = True
 ) -> System | None:
-    """Of the Systems of these rungs below the best on the dev rows that all of them answered; None without.
+    """Of the Systems of these rungs below the best on dev; None without.
 
-    With `nearest` false one that shows each question its nearest training rows doesn't count.
-    A tie goes to the cheaper one. Nothing is asked: their answers are kept.
+    Those that answered all dev rows come before those that were stopped, which couldn't beat one of them;
+    without such the rows count that all answered. With `nearest` false one that shows each question its
+    nearest training rows doesn't count. A tie goes to the cheaper one. Nothing is asked: their answers are
+    kept.
     """
     # A rung that rests on no model is told of the Systems of every model, which its name tells apart.
     found = [
@@ -26,6 +30,8 @@ def best_prompting(
     ]
     known = dict(sorted(found, key=lambda one: names.index(one[1].spec.rung)))
     kept = {name: context.bench.store.load(system.digest) for name, system in known.items()}
+    if whole := [name for name in known if all(e.id in kept[name] for e in context.dev)]:
+        known, kept = {name: known[name] for name in whole}, {name: kept[name] for name in whole}
     rows = [e for e in context.dev if all(e.id in answers for answers in kept.values())]
     if not known or not rows:
         return next(iter(known.values()), None)

@@ -12,7 +12,7 @@ from rung.errors import TrainingError
 from rung.records import Json, Measurement, Parity, Trial
 from rung.records.guarded import SeedScores
 from rung.rungs.base import Built, Context, Outlook, more_tokens, no_room, strict_score
-from rung.rungs.below import without_passages
+from rung.rungs.below import BARE, without_passages
 from rung.rungs.instructions import answer_schema, answer_spec
 from rung.rungs.learned_files import llama_files, torch_files, without_llama
 from rung.rungs.probe import EngineName, race, under_each_engine
@@ -38,8 +38,6 @@ PROOF_SHARE, FEWEST_PROVED = 0.5, 50
 prompts at least: on two cores without AVX-512 the 190 of the demo took 73 s, and their tune 19."""
 FEWEST_S = 45.0
 """With less time than this no tune is begun."""
-BARE = "without passages"
-"""What a form is called that reads none, where dev chooses whether the tune does."""
 
 
 class Sft:

@@ -9,6 +9,7 @@ from pathlib import Path
 from rung.errors import TrainingError
 from rung.records import Example, Trial
 from rung.rungs.base import Context
+from rung.rungs.below import BARE
 from rung.rungs.tune import BEST_FOLDER, Arm, Plan, Tune
 from rung.scoring.notation import passes_text
 from rung.scoring.scorers import SCORERS
@@ -322,7 +323,8 @@ def _search(state: Tune, forms: Sequence[str], length: Length, notes: list[str])
     """Successive halving; the winner and the steps that it has behind it.
 
     All rates run for a stretch with the first form; the best goes on for one more, and beside it every
-    other form runs as long at that rate. A near-tie goes to the first form.
+    other form runs as long at that rate. A near-tie goes to the one without passages, whose prompts are the
+    shorter ones, else to the first form.
     """
     if not length.stretch:
         notes.append(f"no search for a rate: {length.steps} steps are too few for it")
@@ -335,11 +337,12 @@ def _search(state: Tune, forms: Sequence[str], length: Length, notes: list[str])
     others = [Arm(form=form, rate=best.rate) for form in forms[1:]]
     steps = 2 * length.stretch
     winner = _ranked(state, [best, *others], steps, rows, notes)[0]
-    if state.find(kind="score", arm=best.name, step=steps, n=len(rows)) is None:
+    usual = next((arm for arm in others if arm.form.endswith(BARE)), best)
+    if state.find(kind="score", arm=usual.name, step=steps, n=len(rows)) is None:
         return winner, steps
-    ours, theirs = (_rank(state, state.score(arm, steps, rows), rows) for arm in (winner, best))
+    ours, theirs = (_rank(state, state.score(arm, steps, rows), rows) for arm in (winner, usual))
     ahead = ours[0] > theirs[0] or ours[1] - theirs[1] > NEAR_TIE
-    return (winner if ahead else best), steps
+    return (winner if ahead else usual), steps
 
 
 def _ranked(

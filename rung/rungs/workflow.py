@@ -137,12 +137,16 @@ def _variant(context: Context, name: str, start: Spec, steps: StepsSpec, files: 
 
 def _told(context: Context, system: System) -> tuple[str, ...]:
     """What each step of the chosen System took on average, how many drafts had a fault, and one answer's."""
-    kept: list[Kept] = list(context.bench.store.load(system.digest).values())
+    known: dict[str, Kept] = context.bench.store.load(system.digest)
+    kept = [known[e.id] for e in context.dev if e.id in known]
     answers = [one.answer for one in kept if one.answer.failure is None and one.answer.steps]
     if not answers:
         return ()
     calls = statistics.fmean(map(calls_of, answers))
-    told = [f"{calls:.2f} calls per answer: {'; '.join(_taken(answers))}"]
+    # Answers that earlier versions kept don't say what each of their steps took.
+    whole = [answer for answer in answers if any(step.latency_s for step in answer.steps)]
+    taken = f": {'; '.join(_taken(whole))}" if whole else ""
+    told = [f"{calls:.2f} calls per answer{taken}"]
     mended = [a for a in answers if any(step.what == "fault" for step in a.steps)]
     if system.spec.steps is not None and system.spec.steps.kind == "repair" and context.kind != "text":
         read = sum(a.value is not None for a in mended)

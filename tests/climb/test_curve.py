@@ -10,7 +10,7 @@ import pytest
 from rung.climb.budget import guard_s, share_s, weight
 from rung.climb.climb import Options, climb, load_climb
 from rung.climb.curve import nested, to_come
-from rung.errors import TrainingError
+from rung.errors import TrainingError, WeightsError
 from rung.models import head as heads
 from rung.records import Example
 from rung.rungs.base import Built, Context
@@ -56,6 +56,19 @@ class Counting:
             what="counts",
             passes=self.passes(len(context.train)),
         )
+
+
+@dataclass
+class Lacking(Counting):
+    """One whose weights can't be had at first."""
+
+    lacking: bool = True
+
+    def build(self, context: Context) -> Built:
+        made = super().build(context)
+        if self.lacking:
+            raise WeightsError("the weights aren't here")
+        return made
 
 
 def with_ladder(monkeypatch, *rungs):
@@ -243,6 +256,18 @@ def test_the_last_rung_leaves_the_time_of_the_curves_before_it(passes, part, tmp
     climb(data, replace(options, rungs=names, budget_s=1000.0, dev_rows=40), Log())
     own = weight("last")
     assert last.given[0][1] == pytest.approx(1000 * own / (own + part * weight("head")), abs=25)
+
+
+def test_no_time_is_kept_for_curves_that_are_drawn(tmp_path, options, monkeypatch):
+    last = Lacking(name="last")
+    names = with_ladder(monkeypatch, Counting(), last)
+    data = write_rows(tmp_path / "rows.jsonl", topic_rows(270))
+    asked = replace(options, rungs=names, budget_s=1000.0, dev_rows=40)
+    climb(data, asked, Log())
+    last.lacking, own = False, weight("last")
+    assert last.given[0][1] < 1000 * own / (own + 0.7 * weight("head"))
+    climb(data, asked, Log())
+    assert last.given[1][1] > 900
 
 
 def test_a_rung_that_was_stopped_on_dev_has_no_curve_and_says_why(tmp_path, options, monkeypatch):

@@ -146,6 +146,19 @@ def test_what_the_clock_settled_for_the_first_building_does_not_hold_for_a_secon
         assert of(third, "two").took_s < 100
 
 
+def test_what_a_first_building_took_is_not_taken_off_the_seconds_share(tiny, tmp_path, monkeypatch):
+    names = with_ladder(monkeypatch, Always("one"), Trained("two"), Trained("three"))
+    with Hosted(as_asked) as server:
+        task = write_task(tmp_path / "task", tiny, server, label_rows(270))
+        asked = replace(options(tmp_path / "run", api_usd=1.0), rungs=names)
+        _, run = climb(task, asked, Log())
+        assert Noted.built == 2
+        clock_at(run, 300.0, two=320.0, three=10.0)
+        log = Log()
+        climb(task, replace(asked, api_usd=2.0), log)
+        assert "two stays as it was" not in log.text and Noted.built == 4
+
+
 @dataclass
 class Turning(Noted):
     """One that gives another label each time that it is built."""

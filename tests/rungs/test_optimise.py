@@ -232,19 +232,28 @@ def test_instructions_that_a_model_wrote_rest_on_the_prompt_that_it_began_with(c
     assert built.upon == "prompt"
 
 
-def test_of_the_systems_below_the_best_on_common_rows_is_gone_on_from(context):
+def test_of_the_systems_below_the_best_on_dev_is_gone_on_from(context):
     context = replace(context, bench=replace(context.bench, metric="mae"), dev=rows(40))
     errors = {"prompt": 3.0, "few_shot": 1.0, "optimise": 1.0}
     systems = {rung: Guesser(rung, error, rung=rung) for rung, error in errors.items()}
     assert best_prompting(context) is None
     built = replace(context, built={"prompt": systems["prompt"]})
     assert best_prompting(built) is systems["prompt"], "though it has no answers yet"
-    for name, system in systems.items():
-        asked = context.dev[:20] if name == "few_shot" else context.dev
-        given = [
-            (e, Answer(text="", value=float(str(e.output)) + system.error * (int(e.id) % 3))) for e in asked
-        ]
-        context.bench.store.append(system.digest, given, 1.0)
+
+    def answer(name, asked):
+        error = systems[name].error
+        given = [(e, Answer(text="", value=float(str(e.output)) + error * (int(e.id) % 3))) for e in asked]
+        context.bench.store.append(systems[name].digest, given, 1.0)
+
+    answer("few_shot", context.dev[:20])
+    answer("prompt", context.dev[:30])
+    assert best_prompting(replace(context, built=systems)) is systems["prompt"], "one has no answers yet"
+    two = {name: systems[name] for name in ("prompt", "few_shot")}
+    assert best_prompting(replace(context, built=two)) is systems["few_shot"], "on the rows that both have"
+    answer("prompt", context.dev[30:])
+    answer("optimise", context.dev)
+    assert best_prompting(replace(context, built=systems)) is systems["optimise"], "few_shot was stopped"
+    answer("few_shot", context.dev[20:])
     assert best_prompting(replace(context, built=systems)) is systems["few_shot"], "a tie goes to the cheaper"
     other = Guesser("larger", 0.5)
     given = [(e, Answer(text="", value=float(str(e.output)))) for e in context.dev]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from rung.errors import TrainingError
 from rung.records import Example
+from rung.rungs.below import BARE
 from rung.rungs.tune import Arm, Pace, Plan
 from rung.rungs.tuning import (
     MOST_EPOCHS,
@@ -28,6 +29,7 @@ from rung.training.methods import METHODS, RATES
 
 BATCH = 10
 SURE_RATE = RATES[1]
+BARE_FORM = f"schema {BARE}"
 DEV = [SimpleNamespace(output=label) for label in ("yes", "no") * 100]
 
 
@@ -151,6 +153,15 @@ def test_another_form_must_be_better_by_more_than_a_near_tie(gain, form):
         }
     )
     assert tuned(learner).form == form
+
+
+@pytest.mark.parametrize(("gain", "form"), [(0.03, "schema"), (0.015, BARE_FORM), (-0.1, BARE_FORM)])
+def test_passages_in_the_prompt_must_be_better_by_more_than_a_near_tie(gain, form):
+    curves = {
+        f"schema, rate {SURE_RATE:g}": lambda _: 0.7 + gain,
+        f"{BARE_FORM}, rate {SURE_RATE:g}": lambda _: 0.7,
+    }
+    assert tuned(Learner(forms=("schema", BARE_FORM), curves=curves)).form == form
 
 
 def test_a_first_form_that_breaks_leaves_the_others():

@@ -119,6 +119,16 @@ def test_faults_are_counted_with_those_that_were_mended(context):
     )
 
 
+def test_what_a_step_took_is_told_of_answers_alone_that_say_it(context):
+    system = fixed_shots(context, "workflow")
+    old = Answer(text="y", value="y", prompt_tokens=96, steps=(Step("draft", "y"),))
+    context.bench.store.append(system.digest, [(context.dev[0], old)], 1.0)
+    assert workflow._told(context, system)[0] == "1.00 calls per answer"
+    new = replace(old, steps=(Step("draft", "y", 10, 2, 0.5),))
+    context.bench.store.append(system.digest, [(context.dev[1], new)], 1.0)
+    assert "draft 1.00, 10 tokens read and 2 written" in workflow._told(context, system)[0]
+
+
 def test_steps_are_kept_with_the_answers(context):
     system = fixed_shots(context, "workflow")
     given = Answer(text="y", value="y", steps=(Step("draft", "?", 9, 3, 0.5), FAULT, Step("answer", "y")))
