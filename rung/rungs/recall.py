@@ -11,7 +11,8 @@ from rung.asking import fitted, room_for_answer
 from rung.evaluate import CHUNK
 from rung.records import Example, Gap, Json, MetricName, Passage
 from rung.rungs.base import Context, Variant, strict_score
-from rung.rungs.paces import paces
+from rung.rungs.paces import closing_s, paces
+from rung.rungs.variants import SLACK
 from rung.scoring.notation import score_text
 from rung.scoring.scorers import SCORERS
 from rung.search import DEPTH, PassageIndex, SearchKind, answer_parts, held_by_any, holds
@@ -183,6 +184,23 @@ def oracle_rows(context: Context, found: Found, variants: Sequence[Variant]) -> 
     rows, seconds = kept
     assert isinstance(rows, int) and isinstance(seconds, float | int)
     return rows, float(seconds)
+
+
+def oracle_rows_left(context: Context, found: Found, variants: Sequence[Variant], answer_s: float) -> int:
+    """The same once the choice is made, by the seconds that an answer took there. Settled once.
+
+    The first few rows, by which the time was foretold, are slow ones where an engine answers many together.
+    """
+
+    def count() -> Json:
+        left_s = context.seconds_left - closing_s(context, variants)
+        fit = int(left_s / (2 * SLACK * max(answer_s, 1e-6)))
+        rows = min(fit, len(oracle_pairs(context, found, variants[0].system.spec)[0]))
+        return rows if rows >= FEWEST_ORACLE_ROWS else 0
+
+    kept = context.settled("rows of the oracle test after the choice", count)
+    assert isinstance(kept, int), "written by this function"
+    return kept
 
 
 def oracle_test(context: Context, found: Found, bare: System, rows: int) -> tuple[str, Gap | None]:

@@ -102,6 +102,21 @@ def test_the_search_with_the_best_recall_is_taken_and_what_was_found_is_told(tin
     assert [json.loads(line)["question"] for line in settled.splitlines()].count("oracle test") == 1
 
 
+@pytest.mark.models
+def test_an_oracle_test_that_did_not_fit_beforehand_is_made_with_the_time_that_is_left(
+    tiny, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("rung.rungs.recall.ORACLE_SHARE", 0.0)
+    with opened(tiny, write_rows(tmp_path / "rows.jsonl", number_rows(120)), tmp_path) as context:
+        made = Retrieval().build(context)
+        again = Retrieval().build(context)
+    assert made.found[0].startswith("oracle test on 60 rows: ") and again.found == made.found
+    settled = [json.loads(line) for line in (context.folder / "settled.jsonl").read_text().splitlines()]
+    counted = {one["question"]: one["answer"] for one in settled}
+    assert counted["rows of the oracle test, and its seconds"][0] == 0
+    assert counted["rows of the oracle test after the choice"] == 60
+
+
 def test_the_variants_of_a_search_hold_one_index_between_them(tiny, tmp_path):
     with opened(tiny, write_rows(tmp_path / "numbers.jsonl", number_rows(60)), tmp_path) as found:
         variants, _, _ = retrieval._variants(found)
