@@ -31,11 +31,11 @@ import os, sys, xllamacpp
 params = xllamacpp.CommonParams()
 params.model.path = sys.argv[1]
 params.n_ctx, params.port, params.ui, params.warmup, params.verbosity = 256, 0, False, False, 9
-xllamacpp.Server(params)
+server = xllamacpp.Server(params)
 sys.stderr.flush()
 os._exit(0)
 """
-"""llama.cpp's server with all that it says."""
+"""llama.cpp's server with all that it says. It's kept: ended before its loop begins it never ends."""
 
 
 @pytest.fixture(scope="module", params=FORMS)
