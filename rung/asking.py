@@ -12,6 +12,7 @@ from rung.models.chat import Chat, Message
 from rung.models.resolve import Model
 from rung.models.tagged_calls import STOPS
 from rung.records import Answer, Example
+from rung.runs import storable
 from rung.scoring.extract import read_answer
 from rung.search import Passages
 from rung.spec import USUAL_TOKENS, Spec
@@ -177,7 +178,7 @@ def answer_of_choice(spec: Spec, choice: Choice, options: Trie, every_label: boo
 def answer_of_completion(spec: Spec, completion: Completion, context: str | None = None) -> Answer:
     """What an engine wrote to a question with this context, read as the Spec says."""
     # Half a surrogate pair, which a model's bytes can spell, is text that no file can hold.
-    text = completion.text.encode("utf-8", "replace").decode("utf-8")
+    text = storable(completion.text)
     # A number that was cut off in the middle reads as another one.
     cut = completion.truncated and spec.kind == "number" and spec.answer.form == "free"
     schema = schema_of(context, spec.answer.most_calls) if spec.kind == "tool_call" else spec.schema_

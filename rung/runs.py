@@ -45,6 +45,11 @@ def place(source: Path | Shared | str | bytes, target: Path) -> None:
         target.write_bytes(source if isinstance(source, bytes) else source.encode("utf-8"))
 
 
+def storable(text: str) -> str:
+    """A text with `?` for halves of surrogate pairs: JSON can spell them, and no file can hold them."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn a failure to write `path` into a RunError that says what to do."""

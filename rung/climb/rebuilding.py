@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rung.climb.stored import FAILED_FILE
-from rung.records import Example, Measurement, RungResult
-from rung.rungs.base import JOURNAL_FILE, SETTLED_FILE, WORK_FOLDER, Context
+from rung.records import Example, RungResult
+from rung.rungs.base import JOURNAL_FILE, SETTLED_FILE, WORK_FOLDER, Context, first_score
 from rung.runs import read_json, writing
 from rung.scoring.notation import score_text
 from rung.scoring.scorers import SCORERS
@@ -86,12 +86,5 @@ def _building_on(context: Context) -> str:
 def _standing(result: RungResult, other: RungResult, dev: Sequence[Example]) -> tuple[bool, bool, float]:
     assert result.dev is not None and other.dev is not None, "both were scored"
     rows = dev[: min(len(result.dev.predictions), len(other.dev.predictions))]
-    return result.stopped is None, not result.over_limits, _value(result.dev, rows)
-
-
-def _value(found: Measurement, rows: Sequence[Example]) -> float:
-    """The score on the first rows, more being better."""
-    scorer = SCORERS[found.metric]
-    answers = [p.answer.value if p.answer.failure is None else None for p in found.predictions[: len(rows)]]
-    score = scorer.summary(answers, [row.output for row in rows])
-    return score if scorer.higher_is_better else -score
+    sign = 1 if SCORERS[result.dev.metric].higher_is_better else -1
+    return result.stopped is None, not result.over_limits, sign * first_score(result.dev, rows)

@@ -19,7 +19,7 @@ from rung.records import Example
 from rung.rungs.api import prices
 from rung.rungs.base import Reporter
 from rung.rungs.teacher import is_model
-from rung.runs import append_jsonl, digest_of, read_jsonl, write_text
+from rung.runs import append_jsonl, digest_of, read_jsonl, storable, write_text
 from rung.spec import Spec
 from rung.system import Pool, System, ref_to
 from rung.task import Task
@@ -141,7 +141,7 @@ def _writer(name: str, task: Task, options: SynthOptions, pool: Pool) -> tuple[s
         (found,) = running.generate([request])
         if found.failure is not None:
             raise EngineError(f"{name!r} couldn't be asked: {found.failure}")
-        return found.text.encode("utf-8", "replace").decode("utf-8")
+        return storable(found.text)
 
     return local.digest, write
 
@@ -160,6 +160,6 @@ def _hosted_writer(model: Hosted, task: Task, options: SynthOptions, pool: Pool)
         (found,) = engine.chat_many([[("user", text)]], max_tokens=MOST_TOKENS, draw=draw)
         if found.failure is not None:
             raise EngineError(f"{model.given} couldn't be asked: {found.failure}")
-        return found.text.encode("utf-8", "replace").decode("utf-8")
+        return storable(found.text)
 
     return write

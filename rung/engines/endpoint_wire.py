@@ -11,6 +11,7 @@ import httpx
 from rung.engines.base import Completion
 from rung.errors import EngineError
 from rung.records import Json
+from rung.runs import storable
 
 
 def chat_url(url: str) -> httpx.URL:
@@ -74,7 +75,7 @@ def read_chat(answer: Mapping, latency_s: float) -> Completion:
     usage = told if isinstance(told, Mapping) else {}
     prompt_tokens = int(usage.get("prompt_tokens") or 0)
     return Completion(
-        text=_storable(text or ""),
+        text=storable(text or ""),
         tokens=(),
         logprob=math.nan,
         prompt_tokens=prompt_tokens,
@@ -84,13 +85,8 @@ def read_chat(answer: Mapping, latency_s: float) -> Completion:
         final=silent,
         completion_tokens=int(usage.get("completion_tokens") or 0),
         cached_tokens=min(prompt_tokens, _cached(usage)),
-        reported=_storable(str(answer.get("model") or "")),
+        reported=storable(str(answer.get("model") or "")),
     )
-
-
-def _storable(text: str) -> str:
-    """Without halves of surrogate pairs, which JSON can spell and no file can hold: it was paid for."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _cached(usage: Mapping) -> int:

@@ -22,7 +22,7 @@ from rung.models.weights import dequantised
 from rung.records.guarded import Divergence, Forgetting, Items, KindScore
 from rung.rungs.base import Context
 from rung.rungs.rendered import rendered
-from rung.runs import append_jsonl, digest_of, locked, read_jsonl, writing
+from rung.runs import append_jsonl, digest_of, locked, read_jsonl, storable, writing
 from rung.scoring import stats
 from rung.scoring.notation import duration_text
 from rung.system import System
@@ -227,7 +227,7 @@ def _ask(who: Asking, items: Sequence[Item], known: dict[str, Said]) -> Mapping[
 
 def _said(completion: Completion) -> Said:
     # Half a surrogate pair, which a model's bytes can spell, is text that no file can hold.
-    text = completion.text.encode("utf-8", "replace").decode("utf-8")
+    text = storable(completion.text)
     return Said(text=text, tokens=tuple(completion.tokens), failure=completion.failure)
 
 

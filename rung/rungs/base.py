@@ -380,9 +380,13 @@ def strict_score(found: Measurement, rows: Sequence[Example]) -> float:
 
     Variants are compared by it: by the plain score one that broke on every hard row would be ahead.
     """
-    if not found.failures:
-        return found.score
-    answers = [p.answer.value if p.answer.failure is None else None for p in found.predictions]
+    return first_score(found, rows) if found.failures else found.score
+
+
+def first_score(found: Measurement, rows: Sequence[Example]) -> float:
+    """The same on these rows, the first of those that were answered."""
+    first = found.predictions[: len(rows)]
+    answers = [p.answer.value if p.answer.failure is None else None for p in first]
     return SCORERS[found.metric].summary(answers, [e.output for e in rows])
 
 

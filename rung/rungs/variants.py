@@ -7,9 +7,8 @@ from typing import Protocol, TypeVar
 from rung.errors import EngineError
 from rung.evaluate import LOOK_ROWS
 from rung.records import Measurement, Trial
-from rung.rungs.base import Context, Variant
+from rung.rungs.base import Context, Variant, first_score
 from rung.rungs.paces import SCREEN_ROWS, closing_s, rows_to_screen
-from rung.scoring.scorers import SCORERS
 
 SURVIVORS, WIDER = 6, 3
 """Of a halving: who go on after the heat, and on how many times as many rows."""
@@ -210,6 +209,4 @@ def _to_come(screened: Sequence[Tried], few: range, dev: int) -> float:
 
 def first_value(context: Context, found: Measurement, rows: int) -> float:
     """The strict score of the first rows, turned so that more is better."""
-    first = found.predictions[:rows]
-    answers = [p.answer.value if p.answer.failure is None else None for p in first]
-    return context.sign * SCORERS[found.metric].summary(answers, [e.output for e in context.dev[:rows]])
+    return context.sign * first_score(found, context.dev[:rows])

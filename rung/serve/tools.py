@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rung.records import Json
+from rung.runs import storable
 from rung.serve.wire import ChatRequest, NamedTool, Tool
 from rung.task.signature import at_place
 
@@ -67,7 +68,7 @@ def read_calls(text: str, own_characters: int | None = None) -> tuple[str | None
             calls = [call for call, end in zip(calls, ends, strict=True) if end <= own_characters]
         return None if calls else "", [_call(call) for call in calls if isinstance(call, dict)]
     if isinstance(value.get(REPLY), str) and len(value) == 1:
-        return _clean(str(value[REPLY])), []
+        return storable(str(value[REPLY])), []
     return ("" if calls == [] and len(value) == 1 else text), []
 
 
@@ -96,17 +97,12 @@ def _is_call(call: Json) -> bool:
     return isinstance(call, dict) and isinstance(call.get("name"), str) and "arguments" in call
 
 
-def _clean(text: str) -> str:
-    """Without halves of surrogate pairs, which JSON can spell and no response can hold."""
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
 def _call(call: dict[str, Json]) -> dict[str, Any]:
-    arguments = _clean(json.dumps(call["arguments"], ensure_ascii=False, separators=(",", ":")))
+    arguments = storable(json.dumps(call["arguments"], ensure_ascii=False, separators=(",", ":")))
     return {
         "id": f"call_{uuid.uuid4().hex[:24]}",
         "type": "function",
-        "function": {"name": _clean(str(call["name"])), "arguments": arguments},
+        "function": {"name": storable(str(call["name"])), "arguments": arguments},
     }
 
 

@@ -10,6 +10,7 @@ from rung.engines.base import Completion, Engine, Request
 from rung.engines.schema import tight
 from rung.models.chat import Chat
 from rung.records import Answer, Json
+from rung.runs import storable
 from rung.spec import AnswerSpec, Spec
 from rung.wording import label_texts
 
@@ -139,7 +140,7 @@ def _request(
 
 def _answer(found: Completion, label: str | None) -> Answer:
     return Answer(
-        text=found.text.encode("utf-8", "replace").decode("utf-8"),
+        text=storable(found.text),
         value=label,
         prompt_tokens=found.prompt_tokens,
         completion_tokens=len(found.tokens),
