@@ -126,3 +126,22 @@ def test_style_is_a_metric_of_texts_alone():
     scorer = SCORERS["style"]
     assert scorer.kinds == {"text"} and scorer.higher_is_better and not scorer.mean_of_rows
     assert np.isfinite(scorer.summary(author(20, 1), author(20, 0)))
+
+
+def test_a_gain_is_the_difference_of_the_scores_though_the_rows_ids_sort_otherwise():
+    targets = author(90, 0)
+    ids = [f"rows.jsonl:{at}" for at in range(1, 91)]
+    assert ids != sorted(ids)
+    rows = [Example(id=name, input="x", output=target) for name, target in zip(ids, targets, strict=True)]
+    less, more = (
+        measurement(
+            system="s",
+            split="dev",
+            metric="style",
+            examples=rows,
+            answers=[Answer(text=text, value=text) for text in mixed(90, seed, share)],
+        )
+        for seed, share in ((1, 0.2), (2, 0.6))
+    )
+    found = paired.pair_up(less, more, targets=dict(zip(ids, targets, strict=True)), groups=None)
+    assert paired.gain(found) == pytest.approx(more.score - less.score, abs=1e-12)
