@@ -49,16 +49,13 @@ def pair_up(
     targets: Mapping[str, Json],
     groups: Mapping[str, str] | None,
 ) -> Pair:
-    """Line up the rows that both Systems answered, in the order of the first: a style's folds hang on it.
-
-    `targets` and `groups` go by the rows' ids.
-    """
+    """Line up the rows that both Systems answered. `targets` and `groups` go by the rows' ids."""
     import numpy as np
 
     scorer = SCORERS[first.metric]
     left = {row.example_id: row for row in first.predictions if row.score is not None}
     right = {row.example_id: row for row in second.predictions if row.score is not None}
-    ids = [row for row in left if row in right]
+    ids = sorted(left.keys() & right.keys())
     wanted = [targets[row] for row in ids]
     codes = None
     if scorer.of_set is not None:

@@ -65,6 +65,8 @@ def _placed(answers: tuple[str, ...], targets: tuple[str, ...]) -> tuple[float, 
         same = [answers[at].split() == targets[at].split() for at in whole]
         found[whole] = [0.5 if one else 0.0 for one in same]
         return tuple(found.tolist())
+    # The folds go by the texts: a score hangs on no order of rows, and a gain is of the folds of its scores.
+    whole.sort(key=lambda at: (targets[at], answers[at]))
     pairs = [matched(answers[at], targets[at]) for at in whole]
     order = np.random.default_rng(_SEED).permutation(len(whole))
     for fold in range(FOLDS):

@@ -145,3 +145,11 @@ def test_a_gain_is_the_difference_of_the_scores_though_the_rows_ids_sort_otherwi
     )
     found = paired.pair_up(less, more, targets=dict(zip(ids, targets, strict=True)), groups=None)
     assert paired.gain(found) == pytest.approx(more.score - less.score, abs=1e-12)
+
+
+def test_a_score_does_not_hang_on_the_order_of_the_rows():
+    targets, answers = author(70, 0), mixed(70, 1, 0.4)
+    order = np.random.default_rng(3).permutation(70)
+    here, _ = placements(answers, targets)
+    there, _ = placements([answers[at] for at in order], [targets[at] for at in order])
+    assert there.tolist() == here[order].tolist()
