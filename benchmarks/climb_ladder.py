@@ -156,6 +156,14 @@ SETS = {
         data=", format: preference",
         options=("--accept", "preferences"),
     ),
+    "bridge_style": Set(
+        source="bridge_tutor_reply",
+        task="about: Reply to the student as an expert tutor would.\noutput: {kind: text}\nmetric: style\n",
+        rungs="prompt,few_shot,sft,preference",
+        row=preferred,
+        data=", format: preference",
+        options=("--accept", "preferences"),
+    ),
     "gsm8k": Set(
         task="about: Solve the sum and give its result as a number.\noutput: {kind: number}\nmetric: exact\n",
         rungs="prompt,few_shot,workflow,sft,reinforce",
