@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
-from rung.records import Climb, Interval, Measurement, MetricName, RungResult
+from rung.records import Climb, Interval, Measurement, MetricName, RungResult, SplitName
 from rung.report.notation import metric_text, title_text, usd_text
 from rung.report.summary import measured
 from rung.scoring.notation import interval_text, score_text
@@ -48,15 +48,12 @@ class Point:
     low: float
     high: float
     shipped: bool
-    split: str
-    stopped_after: int | None = None
+    note: str = ""
 
     @property
     def label(self) -> str:
-        """What is written beside the point."""
-        if self.stopped_after is not None:
-            return f"{self.rung} ({self.stopped_after:,} dev rows)"
-        return self.rung if self.split == "test" else f"{self.rung} ({self.split})"
+        """What is written beside the point: `note` tells of which other rows its score is."""
+        return f"{self.rung} ({self.note})" if self.note else self.rung
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,9 +72,19 @@ class Scale:
         return self.start + (at - low) / (high - low) * (self.end - self.start)
 
 
+def charted_split(climb: Climb) -> SplitName:
+    """On which rows the rungs are drawn: on test where it was opened for two of them at least, else on dev.
+
+    One score on test beside others on dev would show differences that the verdict doesn't speak of.
+    """
+    return "test" if sum(found.split == "test" for _, found in measured(climb)) > 1 else "dev"
+
+
 def points(climb: Climb) -> list[Point]:
     """The measured rungs in the ladder's order."""
-    return [_point(climb, result, found) for result, found in measured(climb)]
+    split = charted_split(climb)
+    pairs = [(result, (split == "dev" and result.dev) or found) for result, found in measured(climb)]
+    return [_point(climb, result, found, split) for result, found in pairs]
 
 
 def quality_cost_svg(climb: Climb, width: int) -> str:
@@ -96,7 +103,7 @@ def quality_cost_svg(climb: Climb, width: int) -> str:
 def floor_drawn(climb: Climb) -> bool:
     """Whether what one and the same answer scores lies on the chart, which isn't stretched for it."""
     shown = points(climb)
-    if climb.constant is None or not shown:
+    if climb.constant is None or not shown or climb.constant.split != charted_split(climb):
         return False
     _, upright = _scales(shown, climb.metric, 1)
     return upright.low < climb.constant.score < upright.high
@@ -168,7 +175,10 @@ def _overlap(a: Box, b: Box) -> float:
     return wide * high if wide > 0 and high > 0 else 0.0
 
 
-def _point(climb: Climb, result: RungResult, found: Measurement) -> Point:
+def _point(climb: Climb, result: RungResult, found: Measurement, split: SplitName) -> Point:
+    note = "" if found.split == split else found.split
+    if result.stopped and found.split == "dev":
+        note = f"{result.stopped.rows:,} dev rows"
     return Point(
         rung=result.rung,
         usd=result.usd_per_1000,
@@ -176,8 +186,7 @@ def _point(climb: Climb, result: RungResult, found: Measurement) -> Point:
         low=min(found.interval.low, found.score),
         high=max(found.interval.high, found.score),
         shipped=result.rung == climb.decision.chosen,
-        split=found.split,
-        stopped_after=result.stopped.rows if result.stopped and found.split == "dev" else None,
+        note=note,
     )
 
 
@@ -200,7 +209,6 @@ def _chart(climb: Climb, shown: Sequence[Point], across: Scale, upright: Scale) 
     """Bars for the intervals, a dot for each rung, and a layer of text for each label: places differ."""
     import altair as alt
 
-    split = "test" if any(p.split == "test" for p in shown) else "dev"
     x = alt.X(
         "usd:Q",
         title="US dollars per 1,000 answers" + (" (log scale)" if across.log else ""),
@@ -214,7 +222,7 @@ def _chart(climb: Climb, shown: Sequence[Point], across: Scale, upright: Scale) 
         labelExpr=score_label(climb.metric, upright.high - upright.low),
     )
     y_scale = alt.Scale(domain=[upright.low, upright.high], nice=False, zero=False)
-    title = f"{metric_text(climb.metric)}, {split} rows"
+    title = f"{metric_text(climb.metric)}, {charted_split(climb)} rows"
     layers, besides = [], []
     floor = climb.constant
     if floor is not None and floor_drawn(climb):

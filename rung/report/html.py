@@ -10,7 +10,7 @@ from rung.climb.names import rung_of
 from rung.guards import told
 from rung.records import Climb, Finding
 from rung.report import notation, summary
-from rung.report.charts import floor_drawn, quality_cost_svg
+from rung.report.charts import charted_split, floor_drawn, quality_cost_svg
 from rung.report.curves import curve_svg
 from rung.report.plain import in_plain_words
 from rung.report.volume import charted, volume_cells, volume_svg, volumes
@@ -48,6 +48,8 @@ def _view(climb: Climb, run: Path) -> dict[str, Any]:
         "several": summary.on_models(climb),
         "facts": summary.facts(climb),
         "measured": measured,
+        "charted_split": charted_split(climb),
+        "tested": [result.rung for result, m in measured if m.split == "test"],
         "dev_only": any(m.split == "dev" and not result.stopped for result, m in measured),
         "stopped": any(result.stopped for result in climb.results),
         "secondary": [name for name, _ in measured[0][1].secondary] if measured else [],

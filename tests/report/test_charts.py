@@ -69,8 +69,33 @@ def test_the_chart_leaves_the_name_of_a_metric_its_capitals(metric, name):
     assert root.findtext(f"{SVG}title") == f"{name} against cost"
 
 
-def test_a_rung_scored_on_dev_only_is_labelled_so():
-    assert "prompt (dev)" in texts(quality_cost_svg(one_rung_climb(), 700))
+def opened_for(climb, *rungs):
+    """The climb with the test opened for these alone."""
+    kept = tuple(r if r.rung in rungs or r.dev is None else replace(r, test=None) for r in climb.results)
+    return replace(climb, results=kept)
+
+
+def test_a_rung_scored_on_dev_only_is_labelled_so_beside_those_that_were_tested():
+    shown = texts(quality_cost_svg(opened_for(synthetic_climb(), "head", "sft"), 700))
+    assert {"head", "sft", "few_shot (dev)"} <= set(shown)
+    assert "accuracy, test rows" in shown
+
+
+def test_one_tested_rung_is_drawn_on_dev_beside_the_others():
+    climb = opened_for(synthetic_climb(), "sft")
+    dev = {r.rung: r.dev.score for r in climb.results if r.dev is not None}
+    assert {p.rung: p.score for p in points(climb)} == dev
+    shown = texts(quality_cost_svg(climb, 700))
+    assert {"head", "sft", "few_shot"} <= set(shown)
+    assert "accuracy, dev rows" in shown
+    on_test = replace(climb, constant=replace(climb.constant, score=0.7))
+    assert not floor_drawn(on_test)
+    assert floor_drawn(replace(on_test, constant=replace(on_test.constant, split="dev")))
+
+
+def test_without_a_test_all_is_drawn_on_dev():
+    shown = texts(quality_cost_svg(one_rung_climb(), 700))
+    assert "prompt" in shown and "accuracy, dev rows" in shown
 
 
 def test_nothing_measured_gives_no_chart():
@@ -120,7 +145,6 @@ def test_labels_of_neighbours_do_not_cover_each_other():
             low=0.79,
             high=0.83,
             shipped=False,
-            split="test",
         )
         for i in range(4)
     ]
@@ -135,6 +159,6 @@ def test_labels_of_neighbours_do_not_cover_each_other():
 def test_labels_stay_inside_the_chart():
     across = Scale(low=0.0001, high=0.01, start=0, end=700, log=True)
     upright = Scale(low=0.5, high=1.0, start=HEIGHT_PX, end=0)
-    edge = Point(rung="a_long_name", usd=0.0095, score=0.8, low=0.7, high=0.9, shipped=False, split="test")
+    edge = Point(rung="a_long_name", usd=0.0095, score=0.8, low=0.7, high=0.9, shipped=False)
     ((dx, _, align),) = label_places([edge], across, upright)
     assert (dx < 0, align) == (True, "right")

@@ -162,6 +162,14 @@ def test_scores_of_style_on_unlike_numbers_of_rows_are_said_not_to_compare(page)
     assert beside in Reader(styled).text and beside not in Reader(page).text
 
 
+def test_a_rung_that_was_tested_alone_is_drawn_and_said_on_dev():
+    climb = synthetic_climb()
+    alone = tuple(r if r.rung == "sft" or r.dev is None else replace(r, test=None) for r in climb.results)
+    words = Reader(report_html(replace(climb, results=alone), RUN)).text
+    assert "All scores are on dev rows; the sealed test was opened for sft alone" in words
+    assert "Rungs marked (dev)" not in words
+
+
 def test_only_the_first_disagreements_are_shown_and_the_page_says_so():
     climb = synthetic_climb()
     many = replace(climb, disagreements=climb.disagreements * 8)
