@@ -202,7 +202,8 @@ class System:
         """Whether its answers are labels that it gives probabilities to."""
         steps = self.spec.steps
         one = steps is None or (steps.kind == "think" and steps.samples == 1)
-        return self.spec.engine == "head" or (self.spec.answer.form in ("words", "codes") and one)
+        scored = self.spec.engine == "head" or (self.spec.answer.form in ("words", "codes") and one)
+        return scored and self.spec.kind == "label"
 
     def answer(
         self,

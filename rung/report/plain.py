@@ -16,7 +16,7 @@ from rung.scoring.notation import duration_text, passes_text, score_text
 from rung.scoring.scorers import SCORERS
 
 WAYS = {
-    "head": "a small classifier",
+    "head": "a small linear model",
     "prompt": "an instruction alone",
     "few_shot": "an instruction with examples",
     "retrieval": "looking up the documents",
@@ -27,7 +27,7 @@ WAYS = {
 """What the rungs that train no language model do, in words that need no glossary."""
 
 REASONS = {
-    "head": "the rows teach a classifier as much as they teach a language model",
+    "head": "the rows teach a linear model as much as they teach a language model",
     "prompt": "telling the model what is wanted brings as much as training it does",
     "few_shot": "examples beside the request show it as well as training does",
     "retrieval": "showing the model what stands in the documents brings as much as training it does",

@@ -173,7 +173,7 @@ def test_rows_that_are_all_too_long_are_an_error_where_only_a_language_model_cou
     arguments = ["climb", "rows.jsonl", "--models", str(tiny)]
     assert run(arguments) == 2
     last = capsys.readouterr().err.rstrip("\n").split("\n")[-1]
-    assert last.startswith("error: no rung could be built: head: a linear head chooses among labels")
+    assert last.startswith("error: no rung could be built: head: a linear head gives labels or numbers")
     assert "prompt: none of the 12 dev rows fits 512 tokens with its prompt and answer; shorten" in last
 
 

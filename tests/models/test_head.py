@@ -7,13 +7,16 @@ import pytest
 from rung.models.head import (
     MANY_TEXTS,
     TOLERANCE,
+    Numbers,
     answers,
     calibrated,
     counted,
     fit_minilm,
+    fit_ridge,
     fit_tfidf,
     head_files,
     load_head,
+    numbers_like,
     softmax,
 )
 
@@ -107,6 +110,46 @@ def test_tfidf_scores_are_those_of_scikit_learn(classes, tmp_path):
         np.testing.assert_allclose(scores[:, 1] - scores[:, 0], wanted, atol=1e-4)
     else:
         np.testing.assert_allclose(scores, wanted, atol=1e-4)
+
+
+def worth(texts):
+    """A number that a text's letters make."""
+    return [round(2.5 * text.count("a") - 1.25 * text.count("e"), 2) for text in texts]
+
+
+@pytest.mark.parametrize("features", ["minilm", "tfidf", "both"])
+def test_numbers_are_those_of_scikit_learns_ridge_within_the_rows_range(features, tmp_path):
+    from sklearn.linear_model import Ridge
+
+    texts, _ = colours(120, 3)
+    unseen, _ = colours(50, 3, seed=1)
+    targets = worth(texts)
+    counts = None if features == "minilm" else counted(texts)
+    vectors = None if features == "tfidf" else vectors_of(texts)
+    head = fit_ridge(features, counts, vectors, targets, 0.3)
+    embed = no_vectors if features == "tfidf" else vectors_of
+    oracle = Ridge(alpha=0.3, solver="lsqr", tol=1e-10, max_iter=10_000).fit(
+        head.matrix(texts, embed), targets
+    )
+    wanted = oracle.predict(head.matrix(unseen, embed))
+    np.testing.assert_allclose(head.scores(unseen, embed)[:, 0], wanted, atol=2e-3)
+    again = stored(head, tmp_path)
+    assert again.numbers == head.numbers == Numbers(low=min(targets), high=max(targets), decimals=2)
+    found = answers(again, unseen, embed)
+    assert [a.value for a in found] == pytest.approx(np.clip(wanted, min(targets), max(targets)), abs=0.02)
+    assert all(a.text == str(a.value) and a.probability is None and a.options == () for a in found)
+
+
+def test_whole_numbers_are_given_where_all_rows_have_them():
+    assert numbers_like([1, 2.0, 40]) == Numbers(low=1.0, high=40.0, decimals=0)
+    assert numbers_like([0.1, 1e-9]).decimals == 6
+    given = [numbers_like([1, 5]).nearest(x) for x in (-3.0, 2.4, 99.0)]
+    assert given == [1, 2, 5] and all(isinstance(x, int) for x in given)
+
+
+def test_rows_of_one_number_are_no_regression():
+    with pytest.raises(ValueError, match="one and the same number"):
+        fit_ridge("minilm", None, np.eye(3), [2.0, 2.0, 2.0], 1.0)
 
 
 def test_with_many_texts_what_only_one_of_them_has_is_left_out():

@@ -27,7 +27,7 @@ def test_every_rung_has_its_words_and_every_untrained_one_a_reason():
 
 def test_a_tune_that_ships_pays_and_is_set_beside_the_best_way_without_training():
     assert in_plain_words(synthetic_climb()) == (
-        "Fine-tuning pays here: the tuned model is right on 93 of 100 test rows, a small classifier (head), "
+        "Fine-tuning pays here: the tuned model is right on 93 of 100 test rows, a small linear model (head), "
         "the best without training, on 86; training took 24 m 12 s."
     )
 
@@ -56,7 +56,7 @@ def test_a_tune_that_only_beats_the_rung_left_behind_is_not_said_to_pay():
     open_yet = replace(won, cheaper="head", interval=replace(won.interval, low=-0.01), wins=False)
     said = in_plain_words(shipping(climb, "sft", comparisons=(won, open_yet)))
     assert said == (
-        "Fine-tuning beats an instruction alone (prompt) here, but isn't shown to beat a small classifier "
+        "Fine-tuning beats an instruction alone (prompt) here, but isn't shown to beat a small linear model "
         "(head), the best without training: the tuned model is right on 93 of 100 test rows, the other on "
         "86; training took 24 m 12 s."
     )
@@ -67,8 +67,8 @@ def test_where_a_cheaper_rung_ships_the_tune_is_said_not_to_pay_and_why():
         with_result(synthetic_climb(), "sft", test=measurement("sft", "test", 400, 0.85)), "head"
     )
     said = in_plain_words(climb)
-    assert said.startswith("Fine-tuning doesn't pay here: the rows teach a classifier as much as")
-    assert "A small classifier (head) is right on 86 of 100 test rows, the tuned model on 85, at" in said
+    assert said.startswith("Fine-tuning doesn't pay here: the rows teach a linear model as much as")
+    assert "A small linear model (head) is right on 86 of 100 test rows, the tuned model on 85, at" in said
     assert "no clear gain" not in said
 
 
@@ -84,7 +84,7 @@ def test_scores_of_test_and_dev_are_never_set_side_by_side():
 def test_a_tune_that_was_stopped_or_is_over_the_limits_says_so():
     halted = Stopped(rows=64, of=400, rival="head", worse=True)
     climb = shipping(with_result(synthetic_climb(), "sft", stopped=halted, test=None), "head")
-    assert "was stopped early, when it could no longer beat a small classifier (head)" in in_plain_words(
+    assert "was stopped early, when it could no longer beat a small linear model (head)" in in_plain_words(
         climb
     )
     other = with_result(climb, "sft", stopped=replace(halted, rival="few_shot"))
@@ -98,7 +98,7 @@ def test_a_tune_that_was_stopped_or_is_over_the_limits_says_so():
 def test_a_tune_that_was_cut_short_does_not_pay_in_the_time_it_had():
     cut = with_result(synthetic_climb(), "sft", cut_short=True, passes=0.41, test=None)
     said = in_plain_words(shipping(cut, "head"))
-    assert said.startswith("Fine-tuning doesn't pay here in the time it had. A small classifier (head)")
+    assert said.startswith("Fine-tuning doesn't pay here in the time it had. A small linear model (head)")
     ended = (
         "Its training ended for want of time, after 41 % of a pass through its rows, and may have had more "
         "to learn: a longer --budget would tell."
@@ -142,7 +142,7 @@ def test_an_undecided_verdict_says_how_many_rows_would_tell():
     climb = shipping(synthetic_climb(), "head", kind="undecided", best="sft", rows_needed=412)
     said = in_plain_words(climb)
     assert said.startswith(
-        "Whether fine-tuning pays can't be told yet: a small classifier (head) is right on 86"
+        "Whether fine-tuning pays can't be told yet: a small linear model (head) is right on 86"
     )
     assert said.endswith(
         "which may be chance; labelling about 420 more test rows (some 2,100 new rows: one in 5 goes to the "
@@ -178,7 +178,7 @@ def of_metric(climb, metric):
 def test_a_score_that_isnt_a_share_of_right_answers_is_given_as_it_is(metric):
     said = in_plain_words(of_metric(synthetic_climb(), metric))
     if SCORERS[metric].higher_is_better:
-        tuned, best = "scores .930", "a small classifier (head), the best without training, .863"
+        tuned, best = "scores .930", "a small linear model (head), the best without training, .863"
     else:
         tuned = "is off by 0.93 on average"
         best = "an instruction alone (prompt), the best without training, by 0.613"
@@ -211,7 +211,7 @@ def test_what_broke_on_many_more_rows_than_another_is_no_rival_of_a_tune(failure
 
 def test_the_best_without_training_is_so_on_dev_where_all_were_scored():
     lucky = with_result(synthetic_climb(), "prompt", test=measurement("prompt", "test", 400, 0.92))
-    assert "a small classifier (head), the best without training" in in_plain_words(lucky)
+    assert "a small linear model (head), the best without training" in in_plain_words(lucky)
 
 
 @pytest.mark.parametrize("kept", [True, False])
@@ -219,7 +219,7 @@ def test_the_best_without_training_is_so_with_broken_calls_counted_as_wrong(kept
     dev = measurement("few_shot", "dev", 384, 0.89, failures=16)
     dev = dev if kept else replace(dev, strict_score=None)  # as in records of earlier versions
     climb = with_result(synthetic_climb(), "few_shot", dev=dev)
-    assert "a small classifier (head), the best without training" in in_plain_words(climb)
+    assert "a small linear model (head), the best without training" in in_plain_words(climb)
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def test_a_dearer_way_that_scores_more_than_the_tune_is_named_with_its_price_and
     compared = climb.decision.comparisons
     above = replace(compared[2], cheaper="sft", dearer="api", gain=0.01, wins=False)
     assert in_plain_words(shipping(climb, "sft", comparisons=(*compared, above))) == (
-        "Fine-tuning pays here: the tuned model is right on 93 of 100 test rows, a small classifier (head), "
+        "Fine-tuning pays here: the tuned model is right on 93 of 100 test rows, a small linear model (head), "
         "the best cheaper way without training, on 86; training took 24 m 12 s. A hosted model (api) is "
         "right on 94 of 100 test rows, no clear gain, at 1316 times the price of an answer."
     )
@@ -269,14 +269,14 @@ def test_a_dearer_way_that_scores_more_than_the_tune_is_named_with_its_price_and
     more = replace(climb, results=(*(r for r in climb.results if r.rung != "distill"), distill))
     passed = replace(above, cheaper="distill")
     said = in_plain_words(shipping(more, "sft", kind="tie", best="distill", comparisons=(*compared, passed)))
-    assert "a small classifier (head), the best cheaper way without training, on 86" in said
+    assert "a small linear model (head), the best cheaper way without training, on 86" in said
 
 
 def test_a_dearer_way_without_a_test_score_leaves_the_others_theirs():
     climb = with_result(hosted_climb(), "api", test=None, dev=measurement("api", "dev", 400, 0.9))
     above = replace(climb.decision.comparisons[2], cheaper="sft", dearer="api", gain=-0.04, wins=False)
     said = in_plain_words(shipping(climb, "sft", comparisons=(*climb.decision.comparisons, above)))
-    assert "93 of 100 test rows, a small classifier (head), the best cheaper way" in said
+    assert "93 of 100 test rows, a small linear model (head), the best cheaper way" in said
     assert "A hosted model (api) is right on 90 of 100 dev rows, where the tuned model is right on" in said
 
 
