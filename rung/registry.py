@@ -20,7 +20,10 @@ from pydantic import AwareDatetime, TypeAdapter, ValidationError
 
 from rung.calibration import calibration_digest, read_calibration, write_calibration
 from rung.errors import RunError, SystemFolderError, TaskError
-from rung.home import home_dir
+from rung.home import expanded, home_dir
+from rung.models.catalog import CATALOG, entry_named
+from rung.models.offered import OFFERED, offered_named
+from rung.models.resolve import HUB_ID
 from rung.records import Calibration, Interval, MetricName, SplitName, VerdictKind
 from rung.runs import LOCK_FILE, append_jsonl, locked, writing
 from rung.system import SPEC_FILE, System, copy
@@ -274,7 +277,7 @@ def locate(text: str) -> tuple[Path, Pointed | None]:
     if pointed is None:
         raise SystemFolderError(
             f"no System at {shown(text)}: it is neither a folder with a {SPEC_FILE}, such as a run's "
-            f"`winner`, nor a tag{_nearest(text)}"
+            f"`winner`, nor a tag{_nearest(text)}{_as_model(text)}"
         )
     folder = system_folder(pointed.system)
     if not folder.is_dir():
@@ -282,6 +285,24 @@ def locate(text: str) -> tuple[Path, Pointed | None]:
             f"the System {pointed.system} of {shown(text)} is in the registry no longer; tag its folder again"
         )
     return folder, pointed
+
+
+def names_model(text: str) -> bool:
+    """Whether a text that names no System names a base model: of the catalog, of a hub, or files of weights.
+
+    What has the form of a hub id (`org/name`) is none where a folder `org` is here: it's a path with a slip.
+    """
+    path = expanded(text)
+    if entry_named(text) is not None or offered_named(text) is not None:
+        return True
+    if text.startswith("hf:") or path.suffix == ".gguf":
+        return True
+    try:
+        if path.exists():
+            return path.is_dir() and not (path / SPEC_FILE).is_file()
+        return HUB_ID.fullmatch(text) is not None and not path.parent.is_dir()
+    except OSError:  # a text that is too long for a path
+        return False
 
 
 def system_folder(digest: str) -> Path:
@@ -304,6 +325,15 @@ def _nearest(text: str) -> str:
     if known:
         return "; `rung tags` shows those that there are"
     return "; there are no tags yet, `rung tag SYSTEM NAME` makes one"
+
+
+def _as_model(text: str) -> str:
+    """What is to be said where it may be a model that is meant, as the end of a message."""
+    if entry_named(text) is not None or offered_named(text) is not None:
+        return "; it names a model: `rung climb` makes Systems with one, `rung serve` serves one as it is"
+    names = [entry.name for entry in (*CATALOG, *OFFERED)]
+    near = get_close_matches(text.lower(), names, n=2, cutoff=0.75)
+    return f"; models by a like name: {', '.join(near)}" if near else ""
 
 
 def _now(name: str) -> dict[str, Pointed]:

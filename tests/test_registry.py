@@ -15,6 +15,7 @@ from rung.registry import (
     find,
     history,
     load_system,
+    names_model,
     point,
     prune,
     read_tag,
@@ -321,6 +322,40 @@ def test_what_is_neither_is_answered_with_the_nearest_tags(first, home):
     (home / "registry" / "tags" / "b.jsonl").write_text("{}\n")
     with pytest.raises(SystemFolderError, match="no System at 'helpdsk'"):
         resolve_system("helpdsk")
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("smollm2-135m", True),
+        ("qwen3-0.6b", True),
+        ("Qwen/Qwen3-0.6B", True),
+        ("unsloth/Qwen3-0.6B-GGUF:Qwen3-0.6B-Q4_K_M.gguf", True),
+        ("hf:org/name", True),
+        ("weights.gguf", True),
+        ("with-one-gguf", True),
+        ("with-one-gguf/", True),
+        ("a-system", False),
+        ("runs/demo2", False),
+        ("smolm2-135m", False),
+        ("nowhere", False),
+        ("x" * 5000, False),
+    ],
+)
+def test_what_names_a_base_model(text, named, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("with-one-gguf", "a-system", "runs"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "with-one-gguf" / "model.gguf").write_bytes(b"GGUF")
+    (tmp_path / "a-system" / "system.json").write_text("{}")
+    assert names_model(text) is named
+
+
+def test_a_models_name_in_a_systems_place_is_told_to_be_one(home):
+    with pytest.raises(SystemFolderError, match="names a model: `rung climb` makes Systems with one"):
+        resolve_system("smollm2-135m")
+    with pytest.raises(SystemFolderError, match="models by a like name: smollm2-135m"):
+        resolve_system("smolm2-135m")
 
 
 def test_a_registry_that_cannot_be_written_is_an_error_that_names_its_setting(first, home):

@@ -66,8 +66,8 @@ def serve(*systems: str, choices: ServeChoices | None = None) -> None:
     Parameters
     ----------
     systems
-        Folders of Systems, tags, or base models: a catalog name, a .gguf file, hf:org/name. NAME=SYSTEM says
-        what requests call it; else the tag or the task does.
+        Folders of Systems, tags, or base models: a catalog name, a .gguf file, a folder of weights, a hub id.
+        NAME=SYSTEM says what requests call it; else the tag or the task does.
     """
     from rung.errors import TaskError
     from rung.report.notation import clean

@@ -5,11 +5,7 @@ from pathlib import Path
 
 from rung.climb.stored import CLIMB_FILE, climbs_in, load_climb, run_above, system_of
 from rung.errors import RunError, SystemFolderError, TaskError
-from rung.home import expanded
-from rung.models.catalog import entry_named
-from rung.models.offered import offered_named
-from rung.models.resolve import HUB_ID
-from rung.registry import load_system, locate
+from rung.registry import load_system, locate, names_model
 from rung.runs import RUN_FILE
 from rung.ship.climbed import Climbed, climbed, run_of
 from rung.system import System
@@ -49,7 +45,7 @@ def side(text: str) -> Side:
     try:
         locate(text)
     except SystemFolderError as error:
-        if _is_model(text):
+        if names_model(text):
             return Side(given=text, system=None, model=text)
         raise SystemFolderError(f"{error}; nor is it a run, RUN:RUNG or a model") from None
     system, pointed = load_system(text)
@@ -92,16 +88,6 @@ def _is_run(text: str) -> bool:
             f"the climb in {text!r} isn't finished; run the same `rung climb` again, it goes on from there"
         )
     return False
-
-
-def _is_model(text: str) -> bool:
-    """Whether it names a base model: of the catalog, a file or folder of weights, or a hub id."""
-    if entry_named(text) is not None or offered_named(text) is not None:
-        return True
-    path = expanded(text)
-    if path.exists():
-        return path.suffix == ".gguf" or (path / "config.json").is_file()
-    return HUB_ID.fullmatch(text) is not None
 
 
 def need_two(first: Side, second: Side) -> None:

@@ -13,21 +13,18 @@ from rung.engines.base import EngineSpec
 from rung.engines.schema import require_schema
 from rung.engines.trie import Trie
 from rung.engines.unchanged import Files, files_in
-from rung.errors import EngineError, ModelError, RungError, TaskError
-from rung.home import expanded
+from rung.errors import EngineError, ModelError, RungError, SystemFolderError, TaskError
 from rung.hosted import hosted_of
-from rung.models.catalog import entry_named
 from rung.models.chat import Chat
-from rung.models.offered import offered_named
 from rung.models.resolve import Model, resolve
 from rung.records import Example
-from rung.registry import Pointed, load_system, locate
+from rung.registry import Pointed, load_system, locate, names_model
 from rung.serve.bench import Bench, aside
 from rung.serve.host import Adapter, Host
 from rung.serve.lanes import Full, Lanes, let_in
 from rung.serve.limits import Limits
 from rung.spec import AnswerSpec, Spec
-from rung.system import ADAPTER_GGUF, SPEC_FILE, WEIGHTS_GGUF, Pool, System, ref_to
+from rung.system import ADAPTER_GGUF, WEIGHTS_GGUF, Pool, System, ref_to
 
 WARM_UP = Example(id="warm-up", input="Is anybody there?", output=None)
 LOOK_S = 0.5
@@ -419,15 +416,12 @@ def _meaning(folder: Path, pointed: Pointed | None) -> Meaning:
 
 
 def _is_model(given: str) -> bool:
-    """Whether it names a base model: of the catalog, of a hub (`hf:`), a GGUF file or a folder of weights."""
-    path = expanded(given)
-    return (
-        entry_named(given) is not None
-        or offered_named(given) is not None
-        or given.startswith("hf:")
-        or path.suffix == ".gguf"
-        or (path.is_dir() and not (path / SPEC_FILE).is_file() and (path / "config.json").is_file())
-    )
+    """Whether it names a base model, and no System."""
+    try:
+        locate(given)
+    except SystemFolderError:
+        return names_model(given)
+    return False
 
 
 def _as_system(given: str) -> System:
