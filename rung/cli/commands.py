@@ -302,7 +302,7 @@ def ask(
     text: Text,
     /,
     *,
-    context: str | None = None,
+    context: Text | None = None,
     json: Switch = False,
 ) -> None:
     """Let a System answer one text.

@@ -71,6 +71,12 @@ def test_an_unknown_field_is_refused_by_name(tiny):
     assert error["param"] == "stream_options.include_everything"
 
 
+def test_fields_that_set_nothing_are_passed_over(tiny):
+    for nothing in ({"best_guess": None, "functions": None}, {"prompt_cache_retention": "24h"}):
+        assert tiny.user.chat.completions.create(model="desk", messages=HELLO, extra_body=nothing).choices
+    assert chat(tiny, prompt_cache_options={"mode": "auto"}, audio=None).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
