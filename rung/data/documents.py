@@ -6,6 +6,7 @@ import re
 import stat
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -25,10 +26,17 @@ TEXTS = (".txt", ".md", ".markdown")
 PAGES = (".html", ".htm", ".pdf")
 ROWS = (".jsonl",)
 ENDINGS = (*TEXTS, *PAGES, *ROWS)
+BESIDE = {
+    *(".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp", ".ico", ".bmp"),
+    *(".css", ".js", ".map", ".woff", ".woff2", ".ttf", ".otf"),
+}
+"""What lies beside pages and holds no text: not worth a word."""
 
 HEADING = re.compile(r"^#{1,6}[ \t]+\S[^\n]*", re.MULTILINE)
 """A line that is a heading in Markdown."""
 LONGEST_TITLE = 200
+LISTED_ENDINGS = 5
+"""Of the endings that aren't read, told apart."""
 """Characters of a title or a heading: it's said again above each of its passages."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufeff]")
 
@@ -80,9 +88,10 @@ def read_documents(path: Path) -> Documents:
 
 
 def _files(folder: Path) -> tuple[list[Path], list[str]]:
-    """The documents' files by name, and notes on what isn't followed. Hidden ones are passed over."""
+    """The documents' files by name, and notes on what isn't followed or read. Hidden ones are passed over."""
     found: list[Path] = []
     notes: list[str] = []
+    others = Counter[str]()
     root = folder.resolve()
     for place, folders, names in os.walk(folder, followlinks=False):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -91,10 +100,17 @@ def _files(folder: Path) -> tuple[list[Path], list[str]]:
             path = Path(place) / name
             if name in linked or not path.resolve().is_relative_to(root):
                 notes.append(f"{path.relative_to(folder).as_posix()} is a link to elsewhere, not followed")
-            elif not name.startswith(".") and path.suffix.lower() in ENDINGS:
+            elif not name.startswith(".") and (ending := path.suffix.lower()) in ENDINGS:
                 found.append(path)
+            elif not name.startswith(".") and ending not in BESIDE:
+                others[ending or "none"] += 1
             if len(found) > MAX_FILES:
                 raise DataError(f"{folder}: over {MAX_FILES:,} files; put the documents into .jsonl files")
+    if others:
+        listed = ", ".join(f"{ending} {count:,}" for ending, count in others.most_common(LISTED_ENDINGS))
+        more = f" and {len(others) - LISTED_ENDINGS:,} more" if len(others) > LISTED_ENDINGS else ""
+        files = f"{others.total():,} files have" if others.total() > 1 else "1 file has"
+        notes.append(f"{files} an ending that isn't read ({listed}{more}); what is read: {', '.join(ENDINGS)}")
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix()), notes
 
 

@@ -84,6 +84,7 @@ def read_source(
     chosen: Format | None = None
     first = ""
     columns: set[str] = set()
+    by: dict[str, None] = {}
     said_beside: list[str] = []
     examples: list[Example] = []
     undesirable: list[Example] = []
@@ -101,6 +102,7 @@ def read_source(
             bad = chosen.judgement(row) is False
             (undesirable if bad else examples).append(_read(row, where, chosen))
             columns |= row.keys()
+            by[_grouped_by(row)[0]] = None
             said_beside += [where] if any(says_beside_calls(row[name]) for name in chosen.needs) else []
             if len(examples) % AT_ONCE == 0:
                 progress(len(examples))
@@ -115,7 +117,7 @@ def read_source(
         raise DataError(f"{path.name}: no row is desirable (label true or 1); name a file that has such rows")
     unused = _unused(chosen, columns)
     notes = (
-        *_notes(path, chosen, examples, unused),
+        *_notes(path, chosen, examples, unused, [column for column in by if column]),
         *_said_beside_note(path, said_beside),
         *_judged_notes(path, chosen, undesirable, learned),
     )
@@ -242,15 +244,25 @@ def _spelled(value: Any, part: str) -> str:
 
 
 def _group(row: Mapping[str, Any]) -> str | None:
-    meta = row.get("meta")
-    found = [row.get(column) for column in GROUP_COLUMNS]
-    found.append(meta.get("group") if isinstance(meta, dict) else None)
-    group = next((value for value in found if value not in (None, "")), None)
+    column, group = _grouped_by(row)
     if group is None:
         return None
+    if isinstance(group, float) and group.is_integer():
+        group = int(group)  # a table with an empty cell has its whole numbers as floats
     if isinstance(group, bool) or not isinstance(group, (str, int)):
-        raise ValueError(f"group must be text or a whole number, not {shown(group)}")
+        raise ValueError(
+            f"{column}, by which rows are grouped, must be text or a whole number, not {shown(group)}; "
+            "rename the column where rows aren't to be grouped by it"
+        )
     return str(group)
+
+
+def _grouped_by(row: Mapping[str, Any]) -> tuple[str, Any]:
+    """The column that says which rows belong together, and what it says; nothing and None where none does."""
+    meta = row.get("meta")
+    found = [(column, row.get(column)) for column in GROUP_COLUMNS]
+    found.append(("meta.group", meta.get("group") if isinstance(meta, dict) else None))
+    return next(((column, value) for column, value in found if value not in (None, "")), ("", None))
 
 
 def _numbered(examples: Sequence[Example]) -> tuple[Example, ...]:
@@ -270,13 +282,18 @@ def _numbered(examples: Sequence[Example]) -> tuple[Example, ...]:
     return tuple(numbered)
 
 
-def _notes(path: Path, format: Format, examples: Sequence[Example], unused: Sequence[str]) -> tuple[str, ...]:
+def _notes(
+    path: Path, format: Format, examples: Sequence[Example], unused: Sequence[str], by: Sequence[str]
+) -> tuple[str, ...]:
     two = format.name in ("io", "prompt_completion")
     mapping = f" ({format.needs[0]} → input, {format.needs[-1]} → output)" if two else ""
     notes = [f"{path.name}: {len(examples):,} rows, format {format.name}{mapping}"]
     groups = {example.group for example in examples if example.group is not None}
     if groups:
-        notes.append(f"{path.name}: {len(groups):,} groups; the rows of a group stay on one side of a split")
+        notes.append(
+            f"{path.name}: {len(groups):,} groups by {' and '.join(by)}; the rows of a group stay on one side of "
+            "a split, and are compared as one"
+        )
     if format.name == "preference":
         notes.append(
             f"{path.name}: outputs are the chosen answers; the rejected ones are for the rung preference"

@@ -95,6 +95,32 @@ def test_an_undesirable_answer_is_kept_apart_from_what_is_learned(tmp_path: Path
     assert unlearned.endswith("1 undesirable row (label false) is left out: nothing is learned from a test")
 
 
+SYSTEM = {"role": "system", "content": "Be brief."}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion", "context"),
+    [
+        ([ASK], [ANSWER], None),
+        ("q", [ANSWER], None),
+        ([SYSTEM, ASK], "good", "Be brief."),
+        ("q", "good", None),
+    ],
+)
+def test_a_prompt_and_its_completion_may_be_texts_or_turns(
+    tmp_path: Path, prompt: Any, completion: Any, context: str | None
+) -> None:
+    found = source(tmp_path, {"prompt": prompt, "completion": completion})
+    example = found.examples[0]
+    assert found.format == "prompt_completion"
+    assert (example.input, example.output, example.context) == ("q", "good", context)
+
+
+def test_a_completion_that_is_a_list_of_other_things_stays_an_answer_in_json(tmp_path: Path) -> None:
+    found = source(tmp_path, {"prompt": "q", "completion": [{"item": "tea"}]})
+    assert found.examples[0].output == [{"item": "tea"}]
+
+
 def test_a_label_that_is_no_judgement_makes_no_preference(tmp_path: Path) -> None:
     for label in ("spam", 1, None):
         found = source(tmp_path, {"prompt": "q", "completion": "a", "label": label})

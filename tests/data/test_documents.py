@@ -146,10 +146,25 @@ def test_a_file_that_is_the_only_one_is_refused_with_the_same_reason(tmp_path):
             read_documents(path)
 
 
-@pytest.mark.parametrize("files", [{}, {"a.docx": "x"}])
-def test_a_folder_without_documents_is_refused_with_what_could_be_read(files, tmp_path):
-    with pytest.raises(DataError, match=r"there is none with the ending \.txt, \.md"):
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({}, r"there is none with the ending \.txt, \.md"),
+        ({"a.png": "x"}, r"there is none with the ending \.txt, \.md"),
+        ({"a.docx": "x"}, r"1 file has an ending that isn't read \(\.docx 1\); what is read: \.txt, \.md"),
+    ],
+)
+def test_a_folder_without_documents_is_refused_with_what_could_be_read(files, said, tmp_path):
+    with pytest.raises(DataError, match=said):
         read_documents(named(tmp_path, files))
+
+
+def test_files_of_other_kinds_are_counted_by_their_endings(tmp_path):
+    files = {"a.md": "text", "b.docx": "x", "c.docx": "x", "d/e.csv": "x", "Makefile": "x", ".hidden": "x"}
+    found = read_documents(named(tmp_path, files))
+    assert [one.id for one in found.documents] == ["a.md"]
+    (note,) = found.notes
+    assert "4 files have an ending that isn't read (.docx 2, " in note and ".csv 1" in note and "none 1" in note
 
 
 def test_a_file_of_another_kind_is_refused_by_its_ending(tmp_path):

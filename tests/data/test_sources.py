@@ -134,7 +134,17 @@ def test_a_format_that_is_named_wins_over_the_first_that_fits(tmp_path: Path) ->
 def test_a_group_is_read_from_its_known_columns(tmp_path: Path, extra: dict[str, Any]) -> None:
     read = read_source(jsonl(tmp_path / "rows.jsonl", {"input": "q", "output": "a", **extra}))
     assert read.examples[0].group == "g"
-    assert "1 groups" in read.notes[1]
+    assert f"1 groups by {'meta.group' if 'meta' in extra else next(iter(extra))};" in read.notes[1]
+
+
+def test_a_group_of_whole_floats_is_their_number_and_of_others_refused_by_the_columns_name(
+    tmp_path: Path,
+) -> None:
+    whole = jsonl(tmp_path / "rows.jsonl", {"input": "q", "output": "a", "user_id": 17.0})
+    assert read_source(whole).examples[0].group == "17"
+    part = jsonl(tmp_path / "part.jsonl", {"input": "q", "output": "a", "user_id": 17.5})
+    with pytest.raises(DataError, match="user_id, by which rows are grouped, must be text .* not 17.5"):
+        read_source(part)
 
 
 @pytest.mark.parametrize("column", ["group", "doc_id", "user_id"])
@@ -288,7 +298,7 @@ GOOD = b'{"input": "q", "output": "a"}\n'
         (
             "rows.jsonl",
             b'{"input": "q", "output": "a", "group": [1]}',
-            "group must be text or a whole number",
+            "group, by which rows are grouped, must be text or a whole number",
         ),
         (
             "rows.jsonl",
