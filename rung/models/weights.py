@@ -3,28 +3,31 @@
 import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from rung.errors import ModelError, WeightsError
 from rung.models._cache import cache_dir, made_once
 from rung.models._fetch import Progress, no_progress
-from rung.models.files import changed
-from rung.models.resolve import Model
+from rung.models._gguf import Header
+from rung.models.files import Facts, changed
+from rung.models.positions import FACTORS, left_out, too_long
+from rung.models.resolve import Model, read_header, read_json
 from rung.models.tokens import load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_FORMAT: Final = "1"
+_FORMAT: Final = "2"
 
 
 def dequantised(model: Model, *, progress: Progress = no_progress) -> Path:
     """Return a folder that `AutoModelForCausalLM.from_pretrained` loads: bfloat16 weights, config, tokenizer.
 
-    For a GGUF model it is made once per digest, from the very numbers that llama.cpp runs; `progress`
-    is told (tensors done, tensors). A safetensors model is its own folder. Raises ModelError when the
-    architecture can't be read, a weight is missing or the disk refuses.
+    For a GGUF model it is made once per digest, from the very numbers that llama.cpp runs, positions as
+    llama.cpp turns them; `progress` is told (tensors done, tensors). A safetensors model is its own folder.
+    Raises ModelError for one that is `untunable`, when a weight is missing or the disk refuses.
     """
     if model.gguf is None:
         assert model.folder is not None
@@ -35,12 +38,16 @@ def dequantised(model: Model, *, progress: Progress = no_progress) -> Path:
     def build(stage: Path) -> None:
         from safetensors import SafetensorError
 
+        header = read_header(path)
+        changes = left_out(path, header)
         with quiet(), _reported(progress):
-            network = _read(path)
+            network = _read(path, header)
             try:
                 network.save_pretrained(stage)
             except SafetensorError as error:  # what safetensors raises where the disk refuses
                 raise OSError(str(error)) from error
+        config = {**read_json(stage / "config.json"), **changes}
+        (stage / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
         _write_tokenizer(model, stage)
         if changed(model.files) is not None:
             raise WeightsError(
@@ -48,10 +55,34 @@ def dequantised(model: Model, *, progress: Progress = no_progress) -> Path:
                 "run the same command again, which takes it as it is now"
             )
 
-    return made_once(folder, build)
+    made_once(folder, build)
+    if reason := too_long(path, read_json(folder / "config.json"), min(model.context, model.limit)):
+        raise ModelError(reason)
+    return folder
 
 
-def _read(path: Path) -> "PreTrainedModel":
+def untunable(model: Model) -> str | None:
+    """Why a GGUF model can't be tuned, as far as its header tells: torch wouldn't run it as llama.cpp does.
+
+    None where it can be, and for a safetensors model. Raises ModelError where the file can't be read.
+    """
+    if model.gguf is None:
+        return None
+    facts = next(file.facts for file in model.files if file.path == model.gguf)
+    return _untunable(model.gguf, facts, min(model.context, model.limit))
+
+
+@lru_cache(maxsize=16)
+def _untunable(path: Path, facts: Facts, tokens: int) -> str | None:
+    """Of the file that has these facts."""
+    header = read_header(path)
+    try:
+        return too_long(path, left_out(path, header), tokens)
+    except ModelError as error:
+        return str(error)
+
+
+def _read(path: Path, header: Header) -> "PreTrainedModel":
     import torch
     from transformers import AutoModelForCausalLM, GgufConfig
 
@@ -75,7 +106,25 @@ def _read(path: Path) -> "PreTrainedModel":
             f"{str(path)!r} lacks {len(lost)} weights of its architecture (first: {lost[:3]!r}), so a tune "
             "of it would start from noise: give the model's safetensors folder or hub id"
         )
+    if left := _without_place(network, header):
+        raise ModelError(
+            f"{str(path)!r} can be asked, but not tuned: transformers' {network.config.model_type!r} has no "
+            f"place for {len(left)} of its tensors (first: {left[:3]!r}); to tune this model, give its "
+            "safetensors folder or hub id"
+        )
     return network
+
+
+def _without_place(network: "PreTrainedModel", header: Header) -> list[str]:
+    """The file's tensors that transformers left where they are, without a word."""
+    import transformers.modeling_gguf_pytorch_utils as reader
+
+    architecture = str(header.values.get("general.architecture"))
+    processor = reader.TENSOR_PROCESSORS.get(architecture, reader.TensorProcessor)
+    taken = reader.get_gguf_hf_weights_map(network, processor(config=network.config.to_dict()))
+    # Those of experts go by their names without an end.
+    names = (tensor.name for tensor in header.tensors if tensor.name not in FACTORS)
+    return sorted(name for name in names if not {name, name.removesuffix(".weight")} & taken.keys())
 
 
 def lost_weights(notes: Mapping[str, Any]) -> list[str]:
