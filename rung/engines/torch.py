@@ -130,6 +130,11 @@ def require_plain(model: Network) -> None:
     """Raise EngineError unless logits are `lm_head` of `model`'s states and all layers are attention."""
     attention_windows(model.config)
     plain = hasattr(model, "model") and hasattr(model, "lm_head")
+    if plain and not hasattr(model.model, "layers"):
+        raise EngineError(
+            f"the torch engine reads one stack of decoder blocks, and {model.config.model_type!r} has other "
+            "parts, such as those for images; use a GGUF file of this model"
+        )
     if plain:
         with torch.inference_mode():
             ids = torch.tensor([[0, 1, 2]], device=model.lm_head.weight.device)

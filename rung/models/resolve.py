@@ -218,6 +218,8 @@ def _from_folder(folder: Path, *, name: str) -> Model:
         raise ModelError(adapter_beside(folder))
     config = read_json(folder / "config.json")
     inner = config.get("text_config") or config
+    if packed := config.get("quantization_config") or inner.get("quantization_config"):
+        raise ModelError(_packed(folder, packed))
     context = inner.get("max_position_embeddings")
     kinds = [str(kind) for kind in config.get("architectures") or [""]]
     files = _files(folder)
@@ -241,6 +243,14 @@ def adapter_beside(folder: Path) -> str:
     return (
         f"{str(folder)!r} holds weights and {_ADAPTER!r}, an adapter that would change them: merge the two "
         "into one model, or move the adapter out of the folder"
+    )
+
+
+def _packed(folder: Path, said: object) -> str:
+    by = repr(said["quant_method"]) if isinstance(said, dict) and "quant_method" in said else "some method"
+    return (
+        f"{str(folder)!r} holds weights that {by} has packed ('quantization_config' in its config.json), "
+        "which are neither read nor tuned here: give the model's plain weights, or its GGUF"
     )
 
 

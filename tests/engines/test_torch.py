@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from transformers import GraniteConfig, GraniteForCausalLM
+from transformers import Gemma3Config, Gemma3ForConditionalGeneration, GraniteConfig, GraniteForCausalLM
 
 from rung.engines import lora
 from rung.engines import torch as module
@@ -238,6 +238,17 @@ def test_a_model_that_bends_its_logits_is_refused(tmp_path):
         load_model(tmp_path / "bent")
     GraniteForCausalLM(GraniteConfig(**SIZES, logits_scaling=1.0)).save_pretrained(tmp_path / "plain")
     assert load_model(tmp_path / "plain").config.model_type == "granite"
+
+
+def test_a_model_with_parts_for_images_is_refused_before_it_is_asked(tmp_path):
+    text = {**SIZES, "head_dim": 8, "layer_types": ["sliding_attention", "full_attention"]}
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = Gemma3Config(
+        text_config=text, vision_config={**sizes, "image_size": 8, "patch_size": 4}, mm_tokens_per_image=4
+    )
+    Gemma3ForConditionalGeneration(config).save_pretrained(tmp_path / "seeing")
+    with pytest.raises(EngineError, match="'gemma3' has other parts.*use a GGUF file"):
+        load_model(tmp_path / "seeing")
 
 
 @pytest.mark.parametrize(

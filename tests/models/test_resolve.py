@@ -98,6 +98,19 @@ def test_a_folder_without_a_needed_file_names_it(folder: Path, lost: str) -> Non
         resolve(str(folder))
 
 
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize(("said", "by"), [({"quant_method": "fp8"}, "'fp8'"), ({"bits": 4}, "some method")])
+def test_a_folder_of_packed_weights_is_refused_and_says_what_to_give(
+    folder: Path, inside: bool, said: dict, by: str
+) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    packed = {"quantization_config": said}
+    config |= {"text_config": packed} if inside else packed
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=f"weights that {by} has packed .*plain weights, or its GGUF"):
+        resolve(str(folder))
+
+
 def test_weights_with_an_adapter_beside_them_are_refused(folder: Path) -> None:
     (folder / "adapter_config.json").write_text("{}")
     with pytest.raises(ModelError, match=r"an adapter that would change them: merge"):
