@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from rung.errors import ModelError
 from rung.models._fetch import is_here
 from rung.models.catalog import CATALOG, Entry, entry_named
-from rung.models.offered import OFFERED, Offered, offered_named
+from rung.models.offered import NOT_TUNED, OFFERED, Offered, offered_named
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -72,16 +72,19 @@ def _told(found: Entry | Offered) -> list[tuple[str, str]]:
         )
         ids = [("Comes with", ", ".join(sources)), ("On the hub", found.hub), ("Made of", found.origin)]
         licence, here = found.licence, "yes" if is_here(found) else "no"
+        tuned = "yes" if found.kind == "generate" else "no: it makes vectors of texts"
     else:
         size = f"~{size_text(found.memory_mb('Q4'))} at 4 bits, ~{size_text(found.memory_mb('Q8'))} at 8"
         ids = [("GGUF", found.gguf), ("Safetensors", found.hub)]
         licence, here, tried = _licence(found), _here(found), "no"
+        tuned = "yes" if found.tunable else f"no: {NOT_TUNED}"
     return [
         ("Model", found.name),
         ("", found.what),
         ("Parameters", f"{found.parameters / 1e6:,.0f} million"),
         ("Size", size),
         ("Context", f"{found.context:,} tokens"),
+        ("Can be tuned", tuned),
         ("Licence", licence),
         ("", found.licence_note),
         *ids,

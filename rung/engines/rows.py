@@ -126,8 +126,8 @@ def attention_windows(config: Any) -> dict[str, int | None]:
     if other or getattr(config, "attention_chunk_size", None) is not None:
         raise EngineError(
             f"the torch engine can't batch the layers of {config.model_type!r} "
-            f"({', '.join(other) or 'chunked attention'}); use a GGUF file of this model with the llama "
-            "engine"
+            f"({', '.join(other) or 'chunked attention'}), so it can't be tuned; a GGUF file of "
+            "this model can be asked by the llama engine"
         )
     return {kind: known[kind] for kind in sorted(set(kinds))} if kinds else {"": window}
 

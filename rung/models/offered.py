@@ -32,7 +32,8 @@ class Offered:
 
     `gated`: the licence has to be accepted on the page of `hub`, which isn't so for the GGUF. `parameters`
     are about right, and so are those of the `embedding` where Q4 files keep it at the bits of Q8. `context`
-    is in tokens. `template` replaces the chat template of the model's own files where `quirks` say why.
+    is in tokens. `template` replaces the chat template of the model's own files where `quirks` say why. One
+    that isn't `tunable` can be asked alone (`NOT_TUNED` says why).
     """
 
     name: str
@@ -46,6 +47,7 @@ class Offered:
     embedding: float = 0.0
     template: str | None = None
     quirks: tuple[str, ...] = ()
+    tunable: bool = True
 
     @property
     def licence(self) -> str:
@@ -68,6 +70,7 @@ class Offered:
         return (others + self.embedding * BITS["Q8"]) / 8 / 1e6
 
 
+NOT_TUNED: Final = "not all of its layers are attention"
 _THINKS: Final = "It can think before it answers; that is switched off (enable_thinking=false)."
 _NO_SYSTEM: Final = "It knows no system turn: its template puts the instruction before the first question."
 _NAMES_ITSELF: Final = "Its own template adds a system turn that nobody wrote; plain ChatML is used instead."
@@ -131,6 +134,7 @@ OFFERED: Final[tuple[Offered, ...]] = (
         hub="Qwen/Qwen3.5-0.8B",
         gguf="unsloth/Qwen3.5-0.8B-GGUF:Qwen3.5-0.8B-Q4_K_M.gguf",
         quirks=(_THINKS, _PICTURES),
+        tunable=False,
     ),
     Offered(
         name="gemma-3-1b-it",
@@ -198,6 +202,7 @@ OFFERED: Final[tuple[Offered, ...]] = (
         hub="Qwen/Qwen3.5-2B",
         gguf="unsloth/Qwen3.5-2B-GGUF:Qwen3.5-2B-Q4_K_M.gguf",
         quirks=(_THINKS, _PICTURES),
+        tunable=False,
     ),
     Offered(
         name="llama-3.2-3b",
@@ -252,6 +257,7 @@ OFFERED: Final[tuple[Offered, ...]] = (
         hub="Qwen/Qwen3.5-4B",
         gguf="unsloth/Qwen3.5-4B-GGUF:Qwen3.5-4B-Q4_K_M.gguf",
         quirks=(_THINKS, _PICTURES),
+        tunable=False,
     ),
     Offered(
         name="eurollm-9b",

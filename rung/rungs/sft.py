@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 
 from rung.asking import candidates
 from rung.errors import TrainingError
+from rung.models.weights import untunable
 from rung.records import Json, Measurement, Parity, Trial
 from rung.records.guarded import SeedScores
 from rung.rungs.base import Built, Context, Outlook, more_tokens, no_room, strict_score
@@ -72,7 +73,9 @@ class Sft:
 
 
 def unable(context: Context) -> str | None:
-    """What the task's way to tune needs that isn't here; None where nothing is lacking."""
+    """Why the model, or the task's way to tune, can't be had here; None where nothing is lacking."""
+    if reason := untunable(context.model):
+        return reason
     if context.task.tuning.method != "qlora" or find_spec(FOUR_BIT_PACKAGE) is not None:
         return None
     from rung.training.blocked import blocks_for

@@ -253,6 +253,20 @@ def test_one_model_is_told_of_whole(tmp_path):
     assert "nearest: smollm2" in error_line(run("models", "smollm", folder=tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("llama-3.2-1b", "yes"),
+        ("smollm2-135m", "yes"),
+        ("qwen3.5-0.8b", "no: not all of its layers are attention"),
+        ("minilm-l6", "no: it makes vectors of texts"),
+    ],
+)
+def test_whether_a_model_can_be_tuned_is_told(tmp_path, name, said):
+    text = " ".join(run("models", name, folder=tmp_path).stdout.decode().split())
+    assert f"Can be tuned {said} Licence" in text
+
+
 def test_models_that_were_not_tried_are_marked_in_the_table(tmp_path):
     text = " ".join(run("models", folder=tmp_path).stdout.decode().split())
     assert text.count("Not tried here.") == len(OFFERED)

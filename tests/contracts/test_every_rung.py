@@ -4,9 +4,11 @@ import re
 import shutil
 from dataclasses import fields, replace
 
+import numpy as np
 import pytest
 
 from rung.evaluate import PACED_ROWS
+from rung.models.resolve import resolve
 from rung.records import Example, Splits
 from rung.rungs import LADDER, reinforcing, reward_gate
 from rung.rungs.base import SETTLED_FILE, Context, Following, Foreseen, Rung, no_start
@@ -43,8 +45,25 @@ WITHOUT = {
 }
 """Kinds that a rung isn't built for here, and why."""
 
+
+def with_other_layers(context: Context) -> Context:
+    """On a model whose layers aren't all attention, as Qwen3.5's."""
+    import gguf
+
+    path = context.work / "other.gguf"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = gguf.GGUFWriter(path, "qwen35")
+    writer.add_tensor("blk.0.ssm_a", np.ones(4, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return replace(context, model=resolve(str(path)))
+
+
 LACKING = {
-    "qlora needs no_such_package .*: pip install": lambda c: with_task(c, tuning=Tuning(method="qlora"))
+    "not all of its layers are attention": with_other_layers,
+    "qlora needs no_such_package .*: pip install": lambda c: with_task(c, tuning=Tuning(method="qlora")),
 }
 SKIPS = {
     "head": {"the output is text": lambda c: with_kind(c, "text")},

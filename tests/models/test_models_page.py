@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rung.cli.catalog import size_text
 from rung.models.catalog import CATALOG
-from rung.models.offered import BITS, OFFERED
+from rung.models.offered import BITS, NOT_TUNED, OFFERED
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 BLOCK = re.compile(r"(?<=<!-- table: begin -->\n).*?(?=<!-- table: end -->)", re.DOTALL)
@@ -23,7 +23,8 @@ def table() -> str:
     for entry in OFFERED:
         size = f"~{size_text(entry.memory_mb('Q4'))}, ~{size_text(entry.memory_mb('Q8'))}"
         licence = f"{entry.licence}, [to be accepted](https://huggingface.co/{entry.hub})"
-        said = " ".join((entry.what, *entry.quirks, "Not tried here."))
+        untuned = () if entry.tunable else (f"It can't be tuned here: {NOT_TUNED}.",)
+        said = " ".join((entry.what, *entry.quirks, *untuned, "Not tried here."))
         where = f"`{entry.gguf}`, of `{entry.hub}`"
         shown = licence if entry.gated else entry.licence
         lines.append(_line(entry.name, entry.parameters, entry.context, size, shown, where, said))

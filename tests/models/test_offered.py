@@ -75,6 +75,11 @@ def test_the_first_fetch_is_trusted_and_said_and_another_digest_later_is_refused
         resolve("smollm2-360m")
 
 
+def test_those_whose_layers_are_not_all_attention_are_said_to_be_asked_alone() -> None:
+    asked = {entry.name for entry in OFFERED if not entry.tunable}
+    assert asked == {"qwen3.5-0.8b", "qwen3.5-2b", "qwen3.5-4b"}
+
+
 def test_a_template_of_the_files_own_is_kept_where_the_entry_has_none(hub: Path) -> None:
     model = resolve("qwen3-0.6b")
     assert model.template is not None and model.licence == "apache-2.0" and model.name == "qwen3-0.6b"
