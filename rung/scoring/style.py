@@ -2,7 +2,7 @@
 
 The classifier sees runs of one to four characters, with weights by how rare they are, and never the rows that
 it judges. Output and reference of a row are judged by the same one and cut to the same length, so that
-neither content nor length gives an output away.
+neither content nor length gives an output away. Which rows it learns from is drawn several times.
 """
 
 from collections.abc import Sequence
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 FOLDS = 5
 FEWEST_ROWS = 10
+JUDGED_ROWS, MOST_DRAWS = 3000, 20
+"""Folds are drawn as often as it takes to judge so many rows in all. A score wavers the less by the draw the
+more rows it is of, so that few rows need many draws and many rows, of which each draw takes longer, few."""
 _SEED = 0
 _FEATURES = 30_000
 _KEPT = 32
@@ -29,9 +32,9 @@ def placements(answers: Sequence[Json], targets: Sequence[Json]) -> "tuple[Codes
     That is the placement of its answer among the author's texts, and that of its author's text among the
     answers, less the mean of all; half of those that look alike are counted. 1 less the mean is the area
     under the classifier's ROC curve, averaged over the folds (Hanley & McNeil 1982; placement values of both
-    sides, which its variance needs: DeLong et al. 1988). Where the texts can't be told from the author's the
-    mean is one half. An answer that is None or empty has 0, as have all where there are too few rows to learn
-    from. The second array says nothing: the first one has it all.
+    sides, which its variance needs: DeLong et al. 1988) and over the draws of folds. Where the texts can't be
+    told from the author's the mean is one half. An answer that is None or empty has 0, as have all where
+    there are too few rows to learn from. The second array says nothing: the first one has it all.
     """
     import numpy as np
 
@@ -54,6 +57,11 @@ def matched(answer: str, target: str) -> tuple[str, str]:
     return " ".join(first[:size]), " ".join(second[:size])
 
 
+def draws(rows: int) -> int:
+    """How often folds are drawn for so many rows."""
+    return min(MOST_DRAWS, -(-JUDGED_ROWS // rows))
+
+
 @lru_cache(maxsize=_KEPT)
 def _placed(answers: tuple[str, ...], targets: tuple[str, ...]) -> tuple[float, ...]:
     """`placements` of texts; kept, because a score, its interval and each comparison ask for the same."""
@@ -67,32 +75,44 @@ def _placed(answers: tuple[str, ...], targets: tuple[str, ...]) -> tuple[float, 
         return tuple(found.tolist())
     # The folds go by the texts: a score hangs on no order of rows, and a gain is of the folds of its scores.
     whole.sort(key=lambda at: (targets[at], answers[at]))
-    pairs = [matched(answers[at], targets[at]) for at in whole]
-    order = np.random.default_rng(_SEED).permutation(len(whole))
-    for fold in range(FOLDS):
-        held = order[fold::FOLDS]
-        learned = np.setdiff1d(order, held)
-        looks = _likeness([pairs[at] for at in learned], [pairs[at] for at in held])
-        outputs, authors = looks[:, 0], looks[:, 1]
-        less = (authors[None, :] < outputs[:, None]) + (authors[None, :] == outputs[:, None]) / 2
-        # Both texts of a row vary from row to row: what either gives to the area stands with the row.
-        found[np.array(whole)[held]] = less.mean(1) + less.mean(0) - less.mean()
+    counts = _counts([matched(answers[at], targets[at]) for at in whole])
+    dice, places, times = np.random.default_rng(_SEED), np.zeros(len(whole)), draws(len(whole))
+    for _ in range(times):
+        order = dice.permutation(len(whole))
+        for fold in range(FOLDS):
+            held = order[fold::FOLDS]
+            looks = _likeness(counts, np.setdiff1d(order, held), held)
+            outputs, authors = looks[:, 0], looks[:, 1]
+            less = (authors[None, :] < outputs[:, None]) + (authors[None, :] == outputs[:, None]) / 2
+            # Both texts of a row vary from row to row: what either gives to the area stands with the row.
+            places[held] += less.mean(1) + less.mean(0) - less.mean()
+    # Rounded, so that the author's own texts have one half whatever the order of sums.
+    found[whole] = np.round(places / times, 12)
     return tuple(found.tolist())
 
 
-def _likeness(learned: Sequence[tuple[str, str]], held: Sequence[tuple[str, str]]) -> "Codes":
-    """How much each held text looks like the author's [rows, (output, reference)], by other pairs."""
+def _counts(pairs: Sequence[tuple[str, str]]) -> Any:
+    """How often each run of characters stands in each text, a row's two one after the other [texts, runs].
+
+    Counted once for all folds: each takes the weights from the rows that it learns from alone.
+    """
+    from sklearn.feature_extraction.text import CountVectorizer
+
+    runs = CountVectorizer(analyzer="char", ngram_range=(1, 4), lowercase=False)
+    return runs.fit_transform([text for pair in pairs for text in pair])
+
+
+def _likeness(counts: Any, learned: "Codes", held: "Codes") -> "Codes":
+    """How much each held text looks like the author's [rows, (output, reference)], by other rows."""
     import numpy as np
-    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.feature_extraction.text import TfidfTransformer
     from sklearn.linear_model import LogisticRegression
 
-    texts = [text for pair in learned for text in pair]
-    vectors = TfidfVectorizer(
-        analyzer="char", ngram_range=(1, 4), lowercase=False, sublinear_tf=True, max_features=_FEATURES
-    )
-    known = vectors.fit_transform(texts)
+    known, asked = (counts[np.stack([2 * rows, 2 * rows + 1], axis=1).ravel()] for rows in (learned, held))
+    often = np.asarray(known.sum(axis=0)).ravel()
+    most = np.sort(np.argsort(-often, kind="stable")[: min(_FEATURES, np.count_nonzero(often))])
+    weights = TfidfTransformer(sublinear_tf=True).fit(known[:, most])
     model = LogisticRegression(C=10.0, solver="liblinear", random_state=_SEED)
-    model.fit(known, np.tile([0, 1], len(learned)))
-    asked = vectors.transform([text for pair in held for text in pair])
+    model.fit(weights.transform(known[:, most]), np.tile([0, 1], len(learned)))
     # Rounded, so that equal texts tie whatever the order of sums.
-    return np.round(model.decision_function(asked), 9).reshape(-1, 2)
+    return np.round(model.decision_function(weights.transform(asked[:, most])), 9).reshape(-1, 2)

@@ -2,13 +2,15 @@ import random
 
 import numpy as np
 import pytest
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from rung.records import Answer, Example
 from rung.scoring import paired, style
 from rung.scoring.measure import measurement
 from rung.scoring.scorers import SCORERS
-from rung.scoring.style import matched, passing, placements
+from rung.scoring.style import draws, matched, passing, placements
 
 SUBJECTS = ("the king", "my lord", "a soldier", "the nurse", "our cousin", "the moon")
 VERBS = ("waits by the gate", "speaks of love", "sees the morning", "keeps the letter", "walks alone")
@@ -49,13 +51,13 @@ def test_the_authors_own_texts_pass_in_full_and_others_do_not():
 
 
 def test_a_placement_is_the_share_of_the_authors_texts_in_the_fold_that_look_less_like_him(monkeypatch):
-    """One less their mean is the area under the ROC curve of each fold, as scikit-learn has it."""
+    """One less their mean is the area under the ROC curve of all folds and draws, as scikit-learn has it."""
     areas = []
     real = style._likeness
 
-    def seen(learned, held):
-        assert not set(map(tuple, learned)) & set(map(tuple, held)), "judged by what it had learned"
-        looks = real(learned, held)
+    def seen(counts, learned, held):
+        assert sorted([*learned, *held]) == list(range(57)), "judged by what it had learned"
+        looks = real(counts, learned, held)
         areas.append((len(held), roc_auc_score([0, 1] * len(held), looks.ravel())))
         return looks
 
@@ -63,8 +65,44 @@ def test_a_placement_is_the_share_of_the_authors_texts_in_the_fold_that_look_les
     targets = [f"{text} {n}" for n, text in enumerate(author(57, 5))]
     answers = [f"{text} {n}x" for n, text in enumerate(mixed(57, 6, 0.5))]
     places, _ = placements(answers, targets)
-    assert len(areas) == style.FOLDS and sum(size for size, _ in areas) == 57
-    assert 1 - places.mean() == pytest.approx(sum(size * area for size, area in areas) / 57)
+    judged = 57 * draws(57)
+    assert len(areas) == style.FOLDS * draws(57) and sum(size for size, _ in areas) == judged
+    assert 1 - places.mean() == pytest.approx(sum(size * area for size, area in areas) / judged)
+
+
+def test_a_text_is_weighed_by_the_texts_that_its_classifier_learned_from():
+    """As scikit-learn's own vectoriser has it, which sees no others."""
+    pairs = [matched(a, t) for a, t in zip(mixed(40, 1, 0.4), author(40, 0), strict=True)]
+    held = np.arange(0, 40, 5)
+    learned = np.setdiff1d(np.arange(40), held)
+    known, asked = ([text for at in rows for text in pairs[at]] for rows in (learned, held))
+    vectors = TfidfVectorizer(analyzer="char", ngram_range=(1, 4), lowercase=False, sublinear_tf=True)
+    model = LogisticRegression(C=10.0, solver="liblinear", random_state=0)
+    model.fit(vectors.fit_transform(known), [0, 1] * len(learned))
+    wanted = model.decision_function(vectors.transform(asked))
+    found = style._likeness(style._counts(pairs), learned, held)
+    assert found.ravel() == pytest.approx(wanted, abs=1e-2) and wanted.std() > 1
+
+
+def test_folds_are_drawn_the_more_often_the_fewer_the_rows():
+    assert [draws(rows) for rows in (10, 60, 200, 500, 5000)] == [20, 20, 15, 6, 1]
+
+
+def test_many_draws_of_folds_make_a_score_waver_less_than_one_does(monkeypatch):
+    targets, answers = author(40, 0), mixed(40, 1, 0.5)
+
+    def spread(most):
+        found = []
+        for seed in range(8):
+            with monkeypatch.context() as patch:
+                patch.setattr(style, "MOST_DRAWS", most)
+                patch.setattr(style, "_SEED", seed)
+                style._placed.cache_clear()
+                found.append(score(answers, targets))
+        style._placed.cache_clear()
+        return np.std(found)
+
+    assert 0 < spread(20) < spread(1) / 2
 
 
 def test_length_gives_no_text_away():
