@@ -3,8 +3,10 @@
 import itertools
 import os
 import platform
+import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -24,21 +26,39 @@ PACKAGES = (
 
 
 def versions() -> tuple[tuple[str, str], ...]:
-    """(package, version) of everything that can change a number."""
+    """(package, version) of everything that can change a number; on a GPU, where torch was loaded, more."""
     found = [("rung", __version__), ("python", platform.python_version())]
     for name in PACKAGES:
         try:
             found.append((name, version(name)))
         except PackageNotFoundError:
             found.append((name, "not installed"))
-    return tuple(found)
+    return (*found, *_versions_on_gpu())
+
+
+def _versions_on_gpu() -> list[tuple[str, str]]:
+    if "torch" not in sys.modules:  # a check of rows alone needs none
+        return []
+    import torch
+
+    from rung.engines.device import best_device
+
+    if best_device() == "cpu":
+        return []
+    found = [("CUDA", str(torch.version.cuda))]
+    with suppress(PackageNotFoundError):
+        found.append(("bitsandbytes", version("bitsandbytes")))
+    return found
 
 
 def describe_machine() -> str:
-    """Processor, cores and memory in one line."""
+    """Processor, cores and memory in one line, and the GPU, or why it isn't used, where there is one."""
+    from rung.engines.device import describe_gpu
+
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = psutil.virtual_memory().total / 2**30
-    return f"{_processor()}, {cores} cores, {memory:.0f} GiB, {platform.system()} {platform.machine()}"
+    said = f"{_processor()}, {cores} cores, {memory:.0f} GiB, {platform.system()} {platform.machine()}"
+    return ", ".join([said, *filter(None, [describe_gpu()])])
 
 
 def _processor() -> str:

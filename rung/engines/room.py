@@ -4,17 +4,20 @@ import json
 from math import prod
 from pathlib import Path
 
-import psutil
 import torch
 from safetensors import SafetensorError, safe_open
 
+from rung.memory import available_bytes
+
 GIB = 2**30
+FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+"""Types of numbers that are turned into the one that is asked for."""
 
 
 def free_bytes(device: torch.device | str) -> int:
     """Memory that may still be taken on a device; what torch holds of a GPU and doesn't use is free too."""
     if torch.device(device).type != "cuda":
-        return psutil.virtual_memory().available
+        return available_bytes()
     kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + kept
 
@@ -22,16 +25,21 @@ def free_bytes(device: torch.device | str) -> int:
 def weight_bytes(folder: Path, dtype: torch.dtype) -> int:
     """What the weights of a safetensors folder take in a type, by the files' headers.
 
-    Files that can't be read count nothing: whoever loads them says what is wrong.
+    Numbers that are quantised already count a byte each. Files that can't be read count nothing: whoever
+    loads them says what is wrong.
     """
     total = 0
     for path in _weight_files(folder):
         try:
             with safe_open(path, "pt") as file:
-                total += sum(prod(file.get_slice(name).get_shape()) for name in file.keys())
+                parts = [file.get_slice(name) for name in file.keys()]
+                total += sum(
+                    prod(part.get_shape()) * (dtype.itemsize if part.get_dtype() in FLOATS else 1)
+                    for part in parts
+                )
         except (OSError, SafetensorError):
             continue
-    return total * dtype.itemsize
+    return total
 
 
 def _weight_files(folder: Path) -> list[Path]:

@@ -3,7 +3,6 @@
 The numerical reference, and on CPUs the faster engine for long prompts and for choosing among labels.
 """
 
-import gc
 import math
 import time
 from collections.abc import Sequence
@@ -22,16 +21,16 @@ from rung.engines import prefix as prefixes
 from rung.engines.base import Choice, Completion, EngineSpec, Progress, Request, no_progress
 from rung.engines.cores import available_cores
 from rung.engines.decode import Decoder
+from rung.engines.device import best_dtype, in_halves, moved, no_room, roomy_device
 from rung.engines.held import HeldRows, empty_rows
 from rung.engines.logits import logits_of, next_logits
 from rung.engines.packed import Packed, packed
 from rung.engines.parallel import portion, side_by_side, workers
-from rung.engines.room import GIB, free_bytes
+from rung.engines.room import weight_bytes
 from rung.engines.rows import Network, Rows, attention_windows, in_batches, pad_right, shared_prefix
 from rung.engines.trie import Search, Trie
 from rung.errors import EngineError
-from rung.memory import give_back
-from rung.models.processor import multiplies_bf16
+from rung.memory import give_back, within_memory
 from rung.models.resolve import adapter_beside
 from rung.models.weights import lost_weights, quiet
 
@@ -48,35 +47,6 @@ MOST_ROWS = 64
 """Rows whose logits over the whole vocabulary are held at once."""
 
 
-def best_dtype() -> torch.dtype:
-    """bf16 on a GPU and where the processor multiplies it, else fp32: always the same on the same machine."""
-    return torch.bfloat16 if torch.cuda.is_available() or multiplies_bf16() else torch.float32
-
-
-def best_device() -> str:
-    """The GPU when there is one, else the processor."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def roomy_device(needed: int) -> str:
-    """The best device, but the processor where the GPU has fewer than `needed` bytes free."""
-    if best_device() == "cpu" or needed <= free_bytes("cuda"):
-        return best_device()
-    gc.collect()  # a model that nothing uses any more may still lie there
-    return "cuda" if needed <= free_bytes("cuda") else "cpu"
-
-
-def off_gpu(model: Network) -> str | None:
-    """Why a model isn't on the GPU that there is; None where it is there, or there is none."""
-    if best_device() == model.lm_head.weight.device.type:
-        return None
-    size = sum(p.numel() * p.element_size() for p in model.parameters())
-    return (
-        f"the weights in 16 bits, {size / GIB:.1f} GiB, don't fit the free memory of the GPU, so the "
-        "processor reads them: that is slow"
-    )
-
-
 def load_model(
     folder: Path, dtype: torch.dtype | None = None, attention: str = "sdpa", device: str | None = None
 ) -> Network:
@@ -84,15 +54,19 @@ def load_model(
 
     On the GPU when there is one with room for it, or on another `device`. `attention` is "sdpa" or "eager".
     Raises EngineError for a folder or an architecture that can't be used, or that lacks weights: those would
-    be random; or that holds an adapter, too. No code that comes with a model is ever run.
+    be random; or that holds an adapter, too; and where memory is short. No code that comes with a model is
+    ever run.
     """
     if (folder / lora.ADAPTER_CONFIG).exists():
         raise EngineError(adapter_beside(folder))
+    kind = dtype or best_dtype()
+    if why := no_room(weight_bytes(folder, kind), device):
+        raise EngineError(f"{str(folder)!r} can't be loaded: {why}")
     try:
         with quiet():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder,
-                dtype=dtype or best_dtype(),
+                dtype=kind,
                 attn_implementation=attention,
                 use_safetensors=True,
                 trust_remote_code=False,
@@ -110,11 +84,15 @@ def load_model(
             f"{str(folder)!r} lacks {len(lost)} weights of its architecture (first: {lost[:3]!r}): bring the "
             "model again, or name one whose weights fit its config.json"
         )
-    for parameter in model.parameters():
-        # Out of the mapped file, whose pages count as this process's as long as one tensor reads them.
-        parameter.data = parameter.data.clone()
     size = sum(p.numel() * p.element_size() for p in model.parameters())
-    model.to(device or roomy_device(size)).eval()
+    place = device or roomy_device(size)
+    if place == "cpu" or not moved(model, place):
+        if place == device != "cpu":
+            raise EngineError(f"{str(folder)!r} can't be loaded: the memory of {device} is used up")
+        for parameter in model.parameters():
+            # Out of the mapped file, whose pages count as this process's as long as one tensor reads them.
+            parameter.data = parameter.data.clone()
+    model.eval()
     require_plain(model)
     give_back()
     return model
@@ -208,9 +186,12 @@ class TorchEngine:
         prefix = shared_prefix(prompts)
         memory = self._remember(prefix)
         most = portion(MOST_ROWS, self.device)
+
+        def answered(batch: list[int]) -> list[Completion]:
+            return self._decoder.run([requests[i] for i in batch], self.context, memory, len(prefix))
+
         for batch in in_batches(lengths, len(prefix), portion(ANSWER_TOKENS, self.device), most):
-            answers = self._decoder.run([requests[i] for i in batch], self.context, memory, len(prefix))
-            done.update(zip(batch, answers, strict=True))
+            done.update(zip(batch, in_halves(answered, batch), strict=True))
             progress(len(done), len(requests))
         return [done[i] for i in range(len(requests))]
 
@@ -243,9 +224,12 @@ class TorchEngine:
         count = workers(self.device)
         over_packs = self._packed is not None  # settled before several threads ask for it
 
-        def chosen(batch: list[int]) -> list[Choice]:
+        def searched(batch: list[int]) -> list[Choice]:
             searches = [Search(trie, exhaustive=exhaustive) for _ in batch]
             return self._choose_batch([prompts[i] for i in batch], searches, trie, memory, len(prefix))
+
+        def chosen(batch: list[int]) -> list[Choice]:
+            return in_halves(searched, batch)
 
         together = PROMPT_TOKENS if trie.single_tokens or not over_packs else SEARCH_TOKENS
         together = portion(together, self.device) // count
@@ -275,12 +259,15 @@ class TorchEngine:
         wanted = torch.tensor(list(token_ids), dtype=torch.long, device=self.device)
         most = portion(PROMPT_TOKENS, self.device)
         found: dict[int, list[float]] = {}
-        with torch.inference_mode():
-            for batch in in_batches([len(p) for p in prompts], 0, most, MOST_ROWS):
-                hidden = self._last_hidden([prompts[i] for i in batch])
-                total = next_logits(self.model, hidden).logsumexp(-1, keepdim=True)
-                logprobs = logits_of(self.model, hidden, wanted) - total
-                found.update(zip(batch, logprobs.tolist(), strict=True))
+
+        @torch.inference_mode()
+        def read(batch: list[int]) -> list[list[float]]:
+            hidden = self._last_hidden([prompts[i] for i in batch])
+            total = next_logits(self.model, hidden).logsumexp(-1, keepdim=True)
+            return (logits_of(self.model, hidden, wanted) - total).tolist()
+
+        for batch in in_batches([len(p) for p in prompts], 0, most, MOST_ROWS):
+            found.update(zip(batch, in_halves(read, batch), strict=True))
         return [found[i] for i in range(len(prompts))]
 
     def memory_mb(self) -> float:
@@ -308,11 +295,12 @@ class TorchEngine:
 
     @torch.inference_mode()
     def _remember(self, prefix: Tokens) -> Rows | HeldRows | None:
-        """One row that holds a shared prefix."""
+        """One row that holds a shared prefix. EngineError where a GPU hasn't the memory for it."""
         if not prefix:
             return None
-        memory = empty_rows(self.model, self._packed, 1)
-        memory.feed([prefix])
+        with within_memory():
+            memory = empty_rows(self.model, self._packed, 1)
+            memory.feed([prefix])
         return memory
 
     def _last_hidden(self, rows: Sequence[Tokens], memory: Rows | HeldRows | None = None) -> torch.Tensor:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from rung.errors import ModelError, WeightsError
+from rung.memory import loadable_bytes
 from rung.models._cache import cache_dir, made_once
 from rung.models._fetch import Progress, no_progress
 from rung.models._gguf import Header
@@ -40,6 +41,7 @@ def dequantised(model: Model, *, progress: Progress = no_progress) -> Path:
 
         header = read_header(path)
         changes = left_out(path, header)
+        _require_memory(model)
         with quiet(), _reported(progress):
             network = _read(path, header)
             try:
@@ -59,6 +61,16 @@ def dequantised(model: Model, *, progress: Progress = no_progress) -> Path:
     if reason := too_long(path, read_json(folder / "config.json"), min(model.context, model.limit)):
         raise ModelError(reason)
     return folder
+
+
+def _require_memory(model: Model) -> None:
+    """Raise WeightsError where a model's weights in bfloat16, which are held whole, are more than is free."""
+    needed, free = 2 * model.parameters, loadable_bytes()
+    if needed > free:
+        raise WeightsError(
+            f"turning {str(model.gguf)!r} into weights that torch reads takes {needed / 2**30:.1f} GiB of "
+            f"memory, and {free / 2**30:.1f} are free: end what else runs here, or take a smaller model"
+        )
 
 
 def untunable(model: Model) -> str | None:

@@ -272,7 +272,8 @@ def prove(context: Context, spec: Spec, systems: dict[EngineName, System]) -> Pa
 
     Raises TrainingError where they disagree beyond rounding and chance (`parity.clearly_apart`).
     """
-    from rung.engines.torch import TorchEngine, off_gpu
+    from rung.engines.device import off_gpu
+    from rung.engines.torch import TorchEngine
     from rung.training import parity
 
     chat = context.pool.chat(context.model)

@@ -156,8 +156,8 @@ def draw_s(context: Context, answer_s: float) -> float:
 
 def _seconds(context: Context, system: System, rows: Sequence[Example]) -> float:
     """What one draw for each of these rows takes; infinite where the engine can't run the model here."""
+    from rung.engines.device import best_device, best_dtype
     from rung.engines.room import free_bytes, weight_bytes
-    from rung.engines.torch import best_device, best_dtype
 
     try:
         if system.spec.engine == "torch":

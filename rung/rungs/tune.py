@@ -13,10 +13,13 @@ from pathlib import Path
 from rung.asking import ask
 from rung.engines import lora
 from rung.engines.base import EngineSpec
-from rung.engines.torch import TorchEngine, load_model, off_gpu
+from rung.engines.device import best_dtype, no_room, off_gpu, too_big
+from rung.engines.room import weight_bytes
+from rung.engines.torch import TorchEngine, load_model
 from rung.errors import RunError, TrainingError
 from rung.evaluate import counted_answers
 from rung.memory import give_back
+from rung.models.resolve import Model
 from rung.models.weights import dequantised
 from rung.records import Answer, Example
 from rung.rungs.base import JOURNAL_FILE, Context, more_tokens, strict_score
@@ -132,7 +135,7 @@ class Tune(AbstractContextManager["Tune"]):
     ) -> None:
         """`specs` are the answer forms by name. The training rows' outputs are learned, or another `lesson`.
 
-        Raises TrainingError when no training row fits.
+        Raises TrainingError when no training row fits, or memory doesn't hold the weights.
         """
         self.context, self.specs, self.plan = context, specs, plan
         self.tuning, self.method = context.task.tuning, METHODS[context.task.tuning.method]
@@ -150,9 +153,10 @@ class Tune(AbstractContextManager["Tune"]):
             )
         lengths = sorted(row.tokens for item in next(iter(self.rows.values())) for row in item.rows)
         attention = "eager" if lengths[int(0.95 * (len(lengths) - 1))] <= PLAIN_ROWS else "sdpa"
-        weights = dequantised(context.model)
         device = self.method.loads_on if self.lesson.start is None else None
-        if (blocks := blocks_for(context.model, self.tuning.method)) is not None:
+        blocks = blocks_for(context.model, self.tuning.method)
+        weights = dequantised(context.model) if blocks else _loadable(context.model, device)
+        if blocks is not None:
             self.model = load_in_blocks(weights, blocks, attention)
         else:
             self.model = load_model(weights, attention=attention, device=device)
@@ -364,6 +368,20 @@ class Tune(AbstractContextManager["Tune"]):
     def __exit__(self, *exc: object) -> None:
         self._leave()
         self.engine.close()
+
+
+def _loadable(model: Model, device: str | None) -> Path:
+    """The folder of a model's weights, where they can be loaded whole; else TrainingError.
+
+    `device` as in `load_model`. They aren't made for a machine that can never hold them.
+    """
+    if (why := too_big(model.parameters, device)) is None:
+        folder = dequantised(model)
+        why = no_room(weight_bytes(folder, best_dtype()), device)
+        if why is None:
+            return folder
+    less = "; so does `tuning: {method: qlora}`" if blocks_for(model, "qlora") else ""
+    raise TrainingError(f"{model.name} can't be loaded to be tuned: {why}{less}")
 
 
 def outputs_lesson(context: Context, specs: Mapping[str, Spec]) -> Lesson:

@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from rung.asking import context_of
+from rung.engines.device import best_dtype, roomy_device
 from rung.engines.packed import Packed, packed
 from rung.engines.room import GIB, free_bytes, weight_bytes
 from rung.engines.rows import Network
-from rung.engines.torch import best_dtype, load_adapter, load_model, roomy_device
+from rung.engines.torch import load_adapter, load_model
 from rung.errors import EngineError, ModelError, TrainingError
 from rung.models.weights import dequantised
 from rung.records import Example

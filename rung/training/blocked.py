@@ -11,9 +11,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.initialization import no_init_weights
 
 from rung.engines.block_weight import READ, Blocks, BlockWeight, Scratch, blocks_of
+from rung.engines.device import best_device, best_dtype
 from rung.engines.lora import block_linears
 from rung.engines.rows import Network
-from rung.engines.torch import best_device, best_dtype, require_plain
+from rung.engines.torch import require_plain
 from rung.errors import ModelError
 from rung.memory import give_back
 from rung.models.resolve import Model, read_header

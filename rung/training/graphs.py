@@ -85,7 +85,10 @@ class Graphs:
         """The graph of a pass, which doesn't run here; None, now and later, where none can be made."""
         try:
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            with (
+                torch.cuda.device(self.made.device),  # whose streams record, were another one the first
+                torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"),
+            ):
                 self._pass(held)
         except RuntimeError:
             # A driver or an operation that can't be recorded: the passes go on as they are.

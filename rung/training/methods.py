@@ -7,9 +7,9 @@ from typing import Final
 import torch
 
 from rung.engines import lora, prefix
+from rung.engines.device import best_device
 from rung.engines.nf4 import Nf4
 from rung.engines.rows import Network
-from rung.engines.torch import best_device
 from rung.task.model import Tuning, TuningMethod
 from rung.training.blocked import in_blocks
 from rung.training.full import full

@@ -5,9 +5,10 @@ import json
 import torch
 from safetensors.torch import save_file
 
-from rung.engines import torch as engine
+from rung.engines import device
+from rung.engines.device import off_gpu, roomy_device
 from rung.engines.room import free_bytes, weight_bytes
-from rung.engines.torch import load_model, off_gpu
+from rung.engines.torch import load_model
 from tests.fixtures_tiny import tiny
 
 
@@ -16,6 +17,11 @@ def test_the_weights_are_counted_in_the_type_that_they_are_loaded_in(tmp_path):
     save_file({"a": torch.zeros(3, 4)}, tmp_path / "consolidated.safetensors")
     assert weight_bytes(tmp_path, torch.float32) == 48
     assert weight_bytes(tmp_path, torch.bfloat16) == 24
+
+
+def test_numbers_that_are_quantised_already_are_turned_into_no_other_type(tmp_path):
+    save_file({"a": torch.zeros(3, 4, dtype=torch.int8), "b": torch.zeros(5)}, tmp_path / "model.safetensors")
+    assert weight_bytes(tmp_path, torch.float32) == 12 + 20
 
 
 def test_the_parts_that_an_index_names_are_counted_once_each_and_nothing_outside_the_folder(tmp_path):
@@ -52,9 +58,11 @@ def test_a_model_that_the_gpu_has_no_room_for_is_read_by_the_processor_and_that_
     model.save_pretrained(tmp_path)
     assert off_gpu(load_model(tmp_path)) is None
     # As where there is a GPU whose memory is full.
-    monkeypatch.setattr(engine, "best_device", lambda: "cuda")
-    monkeypatch.setattr(engine, "free_bytes", lambda device: 10_000)
+    there = device.Found(gpu="cuda:0", dtype=torch.bfloat16)
+    monkeypatch.setattr(device, "found", lambda: there)
+    monkeypatch.setattr(device, "free_bytes", lambda device: 2**30 + 11_000)
     read = load_model(tmp_path)
     assert read.lm_head.weight.device.type == "cpu"
-    assert "don't fit the free memory of the GPU" in str(off_gpu(read))
-    assert engine.roomy_device(10_000) == "cuda"
+    assert "don't fit the free memory of the GPU (cuda:0)" in str(off_gpu(read))
+    assert "CUDA_VISIBLE_DEVICES" in str(off_gpu(read))
+    assert roomy_device(10_000) == "cuda:0"

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from rung.errors import ModelError, WeightsError
+from rung.models import weights
 from rung.models.chat import Message, load_chat
 from rung.models.resolve import resolve
 from rung.models.tokens import load_tokenizer
@@ -26,6 +27,16 @@ def torch_logprobs(folder: Path, ids: list[int]):
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("RUNG_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+def test_weights_that_memory_does_not_hold_are_not_made(tiny_gguf, own_cache: Path, monkeypatch) -> None:
+    model = resolve(str(tiny_gguf()))
+    monkeypatch.setattr(weights, "loadable_bytes", lambda: 2 * model.parameters - 1)
+    with pytest.raises(WeightsError, match=r"takes 0\.0 GiB of memory, and 0\.0 are free"):
+        dequantised(model)
+    assert not list(own_cache.rglob("*.safetensors"))
+    monkeypatch.setattr(weights, "loadable_bytes", lambda: 2 * model.parameters)
+    assert (dequantised(model) / "model.safetensors").is_file()
 
 
 def test_a_gguf_becomes_a_folder_once_that_gives_llama_cpps_log_probabilities(
