@@ -21,8 +21,13 @@ class Grammars:
     """Compiled grammars of one tokenizer, kept for the next request with the same schema."""
 
     def __init__(self, tokenizer: "Tokenizer", vocabulary: int, ends: tuple[int, ...]) -> None:
-        """`ends` finish an answer whose request names no stop tokens of its own."""
+        """`vocabulary` is how many tokens the model can write; the tokenizer may have fewer, or more.
+
+        `ends` finish an answer whose request names no stop tokens of its own.
+        """
         self._tokenizer, self._vocabulary, self._ends = tokenizer, vocabulary, ends
+        # llguidance refuses to leave tokens out, and fills masks of all that it knows.
+        self._known = max(vocabulary, tokenizer.get_vocab_size(with_added_tokens=True))
         self._tables: dict[tuple[int, ...], LLTokenizer] = {}
         self._compiled: dict[tuple[str, tuple[int, ...]], LLMatcher] = {}
 
@@ -53,7 +58,7 @@ class Grammars:
 
         if not any(matchers):
             return None
-        bits = allocate_token_bitmask(len(matchers), width)
+        bits = allocate_token_bitmask(len(matchers), max(width, self._known))
         for row, matcher in enumerate(matchers):
             if matcher is not None:
                 fill_next_token_bitmask(matcher, bits, row)
@@ -69,7 +74,7 @@ class Grammars:
         matcher = self.matcher(request)
         if matcher is None:
             return None
-        bits = allocate_token_bitmask(len(tokens), self._vocabulary)
+        bits = allocate_token_bitmask(len(tokens), self._known)
         for place, token in enumerate(tokens):
             fill_next_token_bitmask(matcher, bits, place)
             if not bits[place, token // 32] >> (token % 32) & 1:
@@ -85,7 +90,7 @@ class Grammars:
         table = next(iter(self._tables.values()), None) or self._table(self._ends or (0,))
         return [
             b"" if table.is_special_token(token) else table.decode_bytes([token])
-            for token in range(table.vocab_size)
+            for token in range(self._vocabulary)
         ]
 
     def _table(self, ends: tuple[int, ...]) -> "LLTokenizer":
@@ -99,7 +104,7 @@ class Grammars:
         if ends not in self._tables:
             try:
                 self._tables[ends] = LLTokenizer(
-                    self._tokenizer.to_str(), n_vocab=self._vocabulary, eos_token=list(ends)
+                    self._tokenizer.to_str(), n_vocab=self._known, eos_token=list(ends)
                 )
             except ValueError as error:
                 raise EngineError(

@@ -236,6 +236,31 @@ def test_a_model_without_an_end_token_needs_the_requests():
         grammars.matcher(Request(prompt=(1,), max_tokens=5, schema={"type": "integer"}))
 
 
+@pytest.mark.parametrize("more", [1, 40])
+def test_tokens_beyond_those_that_the_model_can_write_leave_an_answer_as_it_is(tmp_path, more):
+    """As in Gemma 3 1B's files, or where somebody has added one that pads and left the weights alone."""
+    usual, larger = (tiny_folder(tmp_path / name, tiny()) for name in ("usual", "larger"))
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_special_tokens([f"<more {number}>" for number in range(more)])
+    assert tokenizer.get_vocab_size() == VOCABULARY + more
+    tokenizer.save(str(larger / "tokenizer.json"))
+    request = ask(max_tokens=80, schema=SCHEMA)
+    (expected,), (found,) = (
+        TorchEngine(
+            EngineSpec(engine="torch", weights=folder, context=CONTEXT, threads=torch.get_num_threads()),
+            model=tiny(),
+        ).generate([request])
+        for folder in (usual, larger)
+    )
+    assert (found.tokens, found.failure) == (expected.tokens, None)
+    jsonschema.validate(json.loads(found.text), SCHEMA)
+    before, after = (Grammars(one, VOCABULARY, (END,)) for one in (TOKENIZER, tokenizer))
+    assert np.array_equal(
+        after.replayed(request, found.tokens[:9]), before.replayed(request, found.tokens[:9])
+    )
+    assert after.spellings() == before.spellings() and len(after.spellings()) == VOCABULARY
+
+
 def test_text_needs_a_tokenizer(tmp_path):
     engine = TorchEngine(EngineSpec(engine="torch", weights=tmp_path, threads=1), model=tiny())
     with pytest.raises(EngineError, match=r"no tokenizer\.json"):
