@@ -1,5 +1,6 @@
 """Models named by hub id: which files of the repository are needed, and bringing just those."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Final
 from rung.errors import ModelError, WeightsError
 
 _BESIDE: Final = ("*.json", "tokenizer.model", "*.jinja", "*.txt")
+_WHOLE: Final = "model.safetensors"
+_INDEX: Final = f"{_WHOLE}.index.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +65,7 @@ def brought(repository: str, file: str | None) -> Path | None:
             snapshot_download(
                 repository,
                 local_files_only=True,
-                allow_patterns=[file] if file else ["*.safetensors", *_BESIDE],
+                allow_patterns=[file] if file else [*_kept(repository), *_BESIDE],
                 ignore_patterns=_below(file),
             )
         )
@@ -104,7 +107,7 @@ def _wanted(repository: str, names: Sequence[str], file: str | None) -> list[str
         return [file]
     weights = [name for name in names if name.endswith(".safetensors") and "/" not in name]
     if weights:
-        return [*weights, *_BESIDE]
+        return [*_read(repository, weights, indexed=_INDEX in names), *_BESIDE]
     if len(ggufs) == 1:
         return ggufs
     if ggufs:
@@ -116,6 +119,36 @@ def _wanted(repository: str, names: Sequence[str], file: str | None) -> list[str
         f"{repository!r} holds no safetensors and no GGUF weights; pickled weights are never loaded, because "
         "reading them can run code: choose a repository with one of the two"
     )
+
+
+def _read(repository: str, weights: Sequence[str], *, indexed: bool) -> Sequence[str]:
+    """Those of the files of weights that are read: one, those of the index, or all.
+
+    Some repositories hold the same weights a second time, in another format.
+    """
+    from huggingface_hub import hf_hub_download
+
+    if _WHOLE in weights:
+        return [_WHOLE]
+    named = _named(Path(hf_hub_download(repository, _INDEX))) if indexed else []
+    return [name for name in weights if name in named] or weights
+
+
+def _kept(repository: str) -> list[str]:
+    """The same of a repository that was brought before."""
+    if cached(repository, _WHOLE) is not None:
+        return [_WHOLE]
+    index = cached(repository, _INDEX)
+    return (_named(index) if index is not None else []) or ["*.safetensors"]
+
+
+def _named(index: Path) -> list[str]:
+    """The files that an index names; none where it is no index, which is said where the folder is read."""
+    try:
+        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        return sorted({str(name) for name in places.values()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
 
 
 def _refused(repository: str, status: int) -> str:

@@ -203,7 +203,7 @@ def _from_gguf(path: Path, *, name: str) -> Model:
 
 
 def _from_folder(folder: Path, *, name: str) -> Model:
-    shards = _shards(folder)
+    shards = weight_files(folder)
     if not shards:
         ggufs = sorted(folder.glob("*.gguf"))
         if len(ggufs) == 1:
@@ -254,7 +254,7 @@ def _packed(folder: Path, said: object) -> str:
     )
 
 
-def _shards(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of the weights, as transformers reads them: one, those of an index, or all.
 
     Raises WeightsError where one of them isn't there.
@@ -312,7 +312,7 @@ def _files(folder: Path) -> tuple[KnownFile, ...]:
     names = sorted(
         path.name
         for path in (
-            *_shards(folder),
+            *weight_files(folder),
             *(folder / name for name in ("config.json", "tokenizer.json", "tokenizer_config.json")),
             *folder.glob("*.jinja"),
         )

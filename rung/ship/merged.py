@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from rung.errors import ModelError
-from rung.models.resolve import read_json
+from rung.models.resolve import read_json, weight_files
 from rung.training.lora_delta import Delta
 
 FloatType = Literal["bf16", "f32"]
 TEMPLATE_FILE: Final = "chat_template.jinja"
+_WHOLE: Final = "model.safetensors"
+_INDEX: Final = f"{_WHOLE}.index.json"
 _COPIED: Final = (
     *("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"),
-    *("added_tokens.json", "vocab.json", "merges.txt", "model.safetensors.index.json"),
+    *("added_tokens.json", "vocab.json", "merges.txt"),
 )
 
 
@@ -33,13 +35,15 @@ def write_merged_folder(
     where a delta has no weight in `base` or doesn't fit it, OSError where the disk refuses.
     """
     left = dict(deltas)
-    for shard in sorted(base.glob("*.safetensors")):
+    # What else lies in `base`, such as the weights in another format, would be left without the deltas.
+    shards = weight_files(base)
+    for shard in shards:
         _merge_shard(shard, left, out / shard.name, kind)
     if left:
         raise ModelError(
             f"{str(base)!r} has no weight {next(iter(left))!r}: the adapter was made for another model"
         )
-    for name in _COPIED:
+    for name in _COPIED if base / _WHOLE in shards else (*_COPIED, _INDEX):
         if (base / name).is_file():
             shutil.copyfile(base / name, out / name)
     config = read_json(base / "config.json")

@@ -139,6 +139,27 @@ def test_safetensors_are_preferred_and_pickles_never_asked_for(hub: Hub, tmp_pat
     assert set(hub.asked) == {"model.safetensors", "config.json", "tokenizer.json"}
 
 
+def test_weights_in_another_format_beside_those_that_are_read_are_not_brought(
+    hub: Hub, tmp_path: Path
+) -> None:
+    for name in ("org/tensors", "org/shards"):
+        files = hub.repositories[name]
+        files["consolidated.safetensors"] = b"all of it again"
+        hub.asked.clear()
+        assert f"FOUND {name}" in ask(hub, name, tmp_path)
+        assert "consolidated.safetensors" not in hub.asked
+        assert {one for one in files if one.startswith("model") and "gguf" not in one} <= set(hub.asked)
+        assert f"FOUND {name}" in ask(None, name, tmp_path)
+        assert f"HERE {name}" in ask(None, name, tmp_path, HERE)
+
+
+def test_an_index_that_is_none_is_told_by_name_once_all_is_brought(hub: Hub, tmp_path: Path) -> None:
+    hub.repositories["org/shards"]["model.safetensors.index.json"] = b"[]"
+    said = ask(hub, "org/shards", tmp_path)
+    assert said.startswith("REFUSED ModelError") and "model.safetensors.index.json" in said
+    assert {"model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"} <= set(hub.asked)
+
+
 def test_a_named_gguf_is_brought_alone(hub: Hub, tmp_path: Path) -> None:
     assert "FOUND org/ggufs:b.gguf mit b.gguf" in ask(hub, "org/ggufs:b.gguf", tmp_path)
     assert set(hub.asked) == {"b.gguf"}

@@ -22,6 +22,7 @@ from tests.fixtures_ship import make_adapter, make_gguf
 # peft asks transformers for a property by its old name.
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")
 TEMPLATE = "{{ messages[0]['content'] }}<|im_end|>"
+INDEX = "model.safetensors.index.json"
 
 
 @pytest.fixture(scope="module", params=["llama", "gemma3"])
@@ -89,7 +90,9 @@ def test_generation_ends_at_the_stop_tokens_and_the_prompt_is_the_template(tuned
     assert text == "hi<|im_end|>"
 
 
-def test_weights_in_several_files_are_merged_in_each(tuned, tmp_path):
+@pytest.fixture
+def parts(tuned, tmp_path) -> Path:
+    """The base's folder with its weights in two files and an index of them."""
     model, _ = tuned
     parts = tmp_path / "parts"
     shutil.copytree(dequantised(model), parts)
@@ -102,10 +105,34 @@ def test_weights_in_several_files_are_merged_in_each(tuned, tmp_path):
             {n: tensors[n] for n in names if places[n] == file}, parts / file, metadata={"format": "pt"}
         )
     index = {"metadata": {}, "weight_map": places}
-    (parts / "model.safetensors.index.json").write_text(json.dumps(index))
+    (parts / INDEX).write_text(json.dumps(index))
+    return parts
+
+
+def test_weights_in_several_files_are_merged_in_each(tuned, parts, tmp_path):
     split = dict(load(merged(tuned, tmp_path / "split", "f32", parts)).named_parameters())
     whole = dict(load(merged(tuned, tmp_path / "whole", "f32")).named_parameters())
     assert all(torch.equal(split[name], tensor) for name, tensor in whole.items())
+
+
+def test_weights_in_another_format_beside_those_of_an_index_are_left_out(tuned, parts, tmp_path):
+    """Mistral's folders hold all weights twice: these would be shipped as they were before the tune."""
+    shutil.copyfile(dequantised(tuned[0]) / "model.safetensors", parts / "consolidated.safetensors")
+    out = merged(tuned, tmp_path / "out", "bf16", parts)
+    shards = {"model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"}
+    assert {path.name for path in out.glob("*.safetensors*")} == {*shards, INDEX}
+
+
+def test_files_that_nobody_reads_beside_the_whole_weights_take_no_part_of_an_adapter(tuned, parts, tmp_path):
+    whole = tmp_path / "left"
+    shutil.copytree(dequantised(tuned[0]), whole)
+    for path in parts.glob("model-*"):
+        shutil.copyfile(path, whole / path.name)
+    shutil.copyfile(parts / INDEX, whole / INDEX)
+    out = merged(tuned, tmp_path / "out", "f32", whole)
+    assert [path.name for path in out.glob("*.safetensors*")] == ["model.safetensors"]
+    wanted = load_file(merged(tuned, tmp_path / "whole", "f32") / "model.safetensors")
+    assert all(torch.equal(load_file(out / "model.safetensors")[name], wanted[name]) for name in wanted)
 
 
 def test_a_full_disk_is_an_error_of_the_export_and_leaves_nothing(tuned, tmp_path):
