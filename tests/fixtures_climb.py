@@ -25,6 +25,8 @@ CHATML = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+OPEN = CHATML.replace("assistant\n'", "assistant\n<think>\n'")
+"""Qwen3 Thinking 2507's form: every answer begins with a thought."""
 WIDTH, LAYERS, INNER, HEADS = 32, 2, 64, 2
 TOPICS = {
     "billing": ("invoice", "refund", "charge", "price", "receipt", "tax"),

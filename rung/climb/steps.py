@@ -9,12 +9,17 @@ from rung.climb.names import candidate_name
 from rung.climb.options import base_model, brought
 from rung.errors import ModelError, TaskError
 from rung.models.catalog import entry_named
+from rung.models.chat import opens_thought
 from rung.models.embed import Embedder
 from rung.models.hosted import hosted
 from rung.models.offered import offered_named
 from rung.models.resolve import Model, first_seen, limited
 from rung.rungs.base import ModelFree, Reporter, Rung, slug
 from rung.task import Task
+
+THOUGHT_CLOSED = (
+    "its template opens every answer with a thought, which is closed at once: it answers without thinking"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +63,7 @@ def bases(task: Task, reporter: Reporter) -> tuple[Base, ...]:
 
     Raises RungError where one can't be had, or two are the same weights. Each one's licence is
     said, which binds whoever ships what is made of it, where there are several, and where one comes from a
-    hub and wasn't tried here.
+    hub and wasn't tried here. That a template opens answers with a thought is said, too.
     """
     # A hosted model alone is no model to climb on, and is told so.
     local = [given for given in task.models if hosted(given) is None] or task.models
@@ -83,6 +88,8 @@ def bases(task: Task, reporter: Reporter) -> tuple[Base, ...]:
     for one in made:
         if len(made) > 1 or offered_named(one.given) is not None:
             reporter.say(licence_line(one))
+        if one.model.template is not None and opens_thought(one.model.template):
+            reporter.say(f"{one.label}: {THOUGHT_CLOSED}")
     return tuple(made)
 
 

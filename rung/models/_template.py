@@ -39,9 +39,40 @@ def fill(
 
     The template only sees stand-ins that nobody can guess, so what a message says can't steer it; `tools`,
     the functions that may be called, it sees as they are. `answer` asks for the text that opens the answer. A
-    model that can think aloud first is told not to. Raises ModelError when the template refuses the turns, or
-    drops one.
+    model that can think aloud first is told not to; a thought that is opened all the same is closed, empty.
+    Raises ModelError when the template refuses the turns, or drops one.
     """
+    parts = _filled(template, turns, names, answer, tools)
+    if answer and isinstance(parts[-1], str):
+        parts[-1] = _closed(parts[-1])
+    return parts
+
+
+def opens_thought(template: str) -> bool:
+    """Whether a template opens every answer with a thought, though it is told not to; `fill` closes that."""
+    try:
+        last = _filled(template, [("user", "?")], {"bos_token": "", "eos_token": ""}, True, ())[-1]
+    except ModelError:
+        return False
+    return isinstance(last, str) and _closed(last) != last
+
+
+def _closed(text: str) -> str:
+    """What opens an answer, a thought that it leaves open closed as Qwen3 writes an empty one."""
+    _, opened, thought = text.rpartition("<think>")
+    if not opened or "</think>" in thought:
+        return text
+    return f"{text.rstrip()}\n\n</think>\n\n"
+
+
+def _filled(
+    template: str,
+    turns: Sequence[tuple[str, str]],
+    names: Mapping[str, str],
+    answer: bool,
+    tools: Sequence[Mapping[str, Any]],
+) -> list[str | int]:
+    """What `fill` gives, as the template itself opens an answer."""
     compiled = _compiled(template)
     mark = f"x{secrets.token_hex(16)}x"
     stands = {f"{mark}{index}x": index for index in range(len(turns))}

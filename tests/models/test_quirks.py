@@ -7,8 +7,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rung.errors import ModelError
-from rung.models.chat import Chat, Message, load_chat
+from rung.models.chat import Chat, Message, load_chat, opens_thought
 from rung.models.resolve import resolve
+from tests.fixtures_climb import CHATML, OPEN
 
 THINKING = (
     "{% if tools %}<|im_start|>system\n# Tools\n{% for t in tools %}{{ t | tojson }}\n{% endfor %}"
@@ -75,6 +76,39 @@ def test_a_model_that_can_think_is_told_not_to(chat) -> None:
     assert found.show(TURNS[-1:]).endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
     assert "<think>" not in found.show(TURNS).removesuffix("<think>\n\n</think>\n\n")
     assert found.tokens.texts[found.end] == "<|im_end|>"
+
+
+@pytest.mark.parametrize(
+    "opening",
+    [
+        "<think>\n",
+        "<think>",
+        "<think>\n\n",
+        "<think>\nFirst of all, ",
+        "<think>\n\n</think>\n<think>\n",
+    ],
+)
+def test_a_thought_that_is_opened_all_the_same_is_closed_before_the_answer(chat, opening) -> None:
+    template = OPEN.replace("<think>\n", opening)
+    found: Chat = chat(template)
+    opened = f"<|im_start|>assistant\n{opening}".rstrip()
+    assert found.show(TURNS[-1:]).endswith(f"{opened}\n\n</think>\n\n") and opens_thought(template)
+    assert found.show(TURNS).count("</think>") == 1 + opening.count("</think>")
+    assert found.tokens.decode(found.render(TURNS[-1:])).endswith("\n\n</think>\n\n")
+
+
+def test_only_a_template_that_opens_a_thought_is_told_to(chat) -> None:
+    for template in (THINKING, ALTERNATING, PREFIXED, DATED, "{{ raise_exception('no') }}"):
+        assert not opens_thought(template)
+    closed = OPEN.replace("<think>\n", "<think>no</think>\n")
+    assert not opens_thought(closed) and chat(closed).show(TURNS[-1:]).endswith("<think>no</think>\n")
+    begins = "{{ bos_token + 'x' }}" + OPEN
+    assert opens_thought(begins)
+    asked = TURNS[-1].content
+    written = Message(role="user", content=f"<think> {asked}")
+    assert chat(CHATML).show([written]).endswith("<|im_start|>assistant\n")
+    ended = chat("{% for m in messages %}{{ m.content }}{% endfor %}")
+    assert ended.show([written]) == written.content
 
 
 @pytest.mark.parametrize("template", [ALTERNATING, PREFIXED])

@@ -19,7 +19,7 @@ from rung.ship.frame import Frame, frame
 from rung.ship.modelfile import Modelfile
 from rung.spec import Spec
 from rung.wording import Shot, messages
-from tests.fixtures_climb import CHATML
+from tests.fixtures_climb import CHATML, OPEN
 from tests.fixtures_ship import make_gguf
 
 GO = json.loads((Path(__file__).parent / "go_rendered.json").read_text(encoding="utf-8"))
@@ -45,13 +45,14 @@ texts = st.lists(st.sampled_from(AWKWARD) | st.text(max_size=4), min_size=1, max
 shots = st.lists(st.tuples(texts, texts), max_size=2)
 
 
-@pytest.fixture(scope="module", params=["chatml", "plain"])
+@pytest.fixture(scope="module", params=["chatml", "thinking", "plain"])
 def chat(request, tmp_path_factory) -> tuple[Chat, Any]:
-    """A model with a chat template, and one without it whose prompts begin with a bos token; tokenizers."""
+    """Models with a chat template, and one without it whose prompts begin with a bos token; tokenizers."""
     from transformers import AutoTokenizer
 
     folder = tmp_path_factory.mktemp("chat")
-    kind, template = {"chatml": ("llama", CHATML), "plain": ("gemma3", None)}[request.param]
+    kinds = {"chatml": ("llama", CHATML), "thinking": ("llama", OPEN), "plain": ("gemma3", None)}
+    kind, template = kinds[request.param]
     model = resolve(str(make_gguf(folder / "model.gguf", kind, template=template)))
     return load_chat(model), AutoTokenizer.from_pretrained(dequantised(model))
 
