@@ -5,7 +5,7 @@ The regular expressions are those of llama.cpp's `llm_tokenizer_bpe`, by the fil
 split gives other tokens without any error.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Final, Literal
 
 from rung.errors import ModelError
@@ -57,8 +57,14 @@ _SPLITS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 _WHOLE_WORDS: Final = frozenset({"llama-bpe", "llama3", "tekken"})
 _ENDS: Final = frozenset(
-    {"<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "<EOT>"}
+    {
+        *("<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>"),
+        *("<end_of_turn>", "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]"),
+        *("<|end_of_text|>", "<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>"),
+    }
 )
+_TAKING: Final = ("phi-3", "phi3")
+_NOT_TAKING: Final = frozenset({"<unk>", "<s>", "<|endoftext|>"})
 
 
 def spelling_of(model: str, pre: str, where: str) -> Spelling:
@@ -86,6 +92,18 @@ def kinds_of(texts: Sequence[str], kinds: Sequence[int]) -> list[int]:
     return [CONTROL[1] if text in _ENDS else kind for text, kind in zip(texts, kinds, strict=True)]
 
 
+def takes_behind(name: str, texts: Sequence[str], kinds: Sequence[int]) -> frozenset[str]:
+    """The tokens that take the white space behind them with them, in a text of the model of this name.
+
+    No file says so: llama.cpp knows Phi-3 by its `general.name`.
+    """
+    if not any(known in name.lower() for known in _TAKING):
+        return frozenset()
+    special = (*CONTROL, USER_DEFINED)
+    found = (text for text, kind in zip(texts, kinds, strict=True) if kind in special)
+    return frozenset(found) - _NOT_TAKING
+
+
 def begins_with_bos(spelling: Spelling, pre: str) -> bool:
     """Whether prompts begin with the bos token where the file doesn't say, as llama.cpp assumes."""
     return spelling == "spaces" or pre in _WHOLE_WORDS
@@ -107,8 +125,17 @@ def byte_alphabet() -> dict[str, int]:
     return {chr(byte): byte for byte in shown} | {chr(256 + i): byte for i, byte in enumerate(hidden)}
 
 
-def byte_level(texts: Sequence[str], kinds: Sequence[int], merges: Sequence[str], pre: str) -> "Tokenizer":
-    """Build a byte-level BPE tokenizer; `merges` are written `left right`, best first."""
+def byte_level(
+    texts: Sequence[str],
+    kinds: Sequence[int],
+    merges: Sequence[str],
+    pre: str,
+    takes: Set[str] = frozenset(),
+) -> "Tokenizer":
+    """Build a byte-level BPE tokenizer; `merges` are written `left right`, best first.
+
+    Control and user-defined tokens of `takes` take the white space behind them with them.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     pairs: list[tuple[str, str]] = []
@@ -121,14 +148,23 @@ def byte_level(texts: Sequence[str], kinds: Sequence[int], merges: Sequence[str]
         [*_splitters(_SPLITS[pre]), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    _add(tokenizer, texts, kinds)
+    _add(tokenizer, texts, kinds, takes)
     return tokenizer
 
 
 def sentence_piece(
-    texts: Sequence[str], kinds: Sequence[int], scores: Sequence[float], *, unknown: str, prefix: bool
+    texts: Sequence[str],
+    kinds: Sequence[int],
+    scores: Sequence[float],
+    *,
+    unknown: str,
+    prefix: bool,
+    takes: Set[str] = frozenset(),
 ) -> "Tokenizer":
-    """Build a SentencePiece BPE tokenizer: adjacent pieces merge in the order of the merged piece's score."""
+    """Build a SentencePiece BPE tokenizer: adjacent pieces merge in the order of the merged piece's score.
+
+    Control and user-defined tokens of `takes` take the white space behind them with them.
+    """
     from tokenizers import Tokenizer, decoders, models, normalizers
 
     vocabulary = {text: index for index, text in enumerate(texts)}
@@ -147,7 +183,7 @@ def sentence_piece(
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *first]
     )
-    _add(tokenizer, texts, kinds)
+    _add(tokenizer, texts, kinds, takes)
     return tokenizer
 
 
@@ -175,12 +211,12 @@ def _merges(texts: Sequence[str], kinds: Sequence[int], scores: Sequence[float])
     ]
 
 
-def _add(tokenizer: "Tokenizer", texts: Sequence[str], kinds: Sequence[int]) -> None:
+def _add(tokenizer: "Tokenizer", texts: Sequence[str], kinds: Sequence[int], takes: Set[str]) -> None:
     from tokenizers import AddedToken
 
     def added(wanted: Sequence[int], special: bool) -> list[AddedToken]:
         return [
-            AddedToken(text, special=special, normalized=False)
+            AddedToken(text, special=special, normalized=False, rstrip=text in takes)
             for text, kind in zip(texts, kinds, strict=True)
             if kind in wanted
         ]

@@ -5,7 +5,7 @@ Training, scoring and serving all take their prompts from `Chat`, so they can't 
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Final, Literal, TypeAlias
 
 from rung.errors import ModelError
@@ -80,29 +80,39 @@ class Chat:
         """
         if tools and (style != "chat" or not self.takes_tools):
             raise ModelError("this model's template has no place for functions: write them into the context")
-        ids: list[int] = []
-        text = ""
-        for part in self._parts(messages, style, tools):
-            if isinstance(part, str):
-                text += part
-            else:
-                ids += [*self._encoded(text), part]
-                text = ""
-        ids += self._encoded(text)
-        return self._with_bos(ids)
+        parts = list(self._parts(messages, style, tools))
+        bos = self.tokens.bos_id
+        if bos is not None and self.tokens.add_bos and parts[:1] != [bos]:
+            parts.insert(0, bos)
+        return tuple(self.tokens.encode_parts(parts))
 
     def continued(self, text: str) -> tuple[int, ...]:
         """Prompt ids of a text that the model goes on with as it stands; nothing in it is a control token."""
         return self._with_bos(self._encoded(text))
 
     def answer_ids(self, text: str, style: Style = "chat", *, held: bool = False) -> tuple[int, ...]:
-        """The ids of an answer and of the token that ends it.
+        """The ids of an answer and of the token that ends it, as they follow a prompt.
 
         `held`: under a grammar, which begins with the answer's own first character.
         """
         lead = " " if self.plain and style == "chat" and not held else ""
-        encode = self.tokens.encode_inside if held else partial(self.tokens.encode, special=False)
+        goes_on = held or style == "chat" and (self.plain or self._goes_on)
+        encode = self.tokens.encode_inside if goes_on else partial(self.tokens.encode, special=False)
         return (*encode(lead + text.strip()), self.end)
+
+    @cached_property
+    def _goes_on(self) -> bool:
+        """Whether an answer goes on with the template's text, without the blank that a vocabulary puts first.
+
+        A prompt that shows an answer tells.
+        """
+        question, answer = Message(role="user", content="?"), Message(role="assistant", content="a")
+        try:
+            asked, shown = self.render([question]), self.render([question, answer, question])
+        except ModelError:
+            return False
+        begun = (*asked, *self.tokens.encode_inside(answer.content))
+        return shown[: len(begun)] == begun
 
     def shown_ids(self, text: str) -> tuple[int, ...]:
         """The ids of an answer among the plain template's pairs, to the first of the blank line behind it.
@@ -113,7 +123,7 @@ class Chat:
         text = text.strip()
         if not self.plain or "\n" in text:
             return ()
-        ids = self.tokens.encode(f" {text}{_NEXT}", special=False)
+        ids = self.tokens.encode_inside(f" {text}{_NEXT}")
         spelled = [self.tokens.token_bytes(index) for index in ids]
         if not b"".join(spelled).endswith(_NEXT.encode()):
             return ()

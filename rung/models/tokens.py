@@ -1,11 +1,12 @@
 """Text to token ids and back, exactly as llama.cpp does it: `load_tokenizer`."""
 
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from rung.errors import DataError, ModelError
 from rung.models._gguf import gguf_metadata
@@ -20,12 +21,18 @@ from rung.models._pretokenizers import (
     put_first,
     sentence_piece,
     spelling_of,
+    takes_behind,
 )
 from rung.models.resolve import Model, read_json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+_WHITE: Final = (
+    "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+    "\u2028\u2029\u202f\u205f\u3000"
+)
+"""White space by Unicode, as `tokenizers` has it; to Python four control characters are some, too."""
 LONG_TEXT = 1 << 16
 """Characters above which a text takes so long to encode that other threads shouldn't wait for it."""
 
@@ -35,7 +42,9 @@ class Tokens:
     """A vocabulary. `texts` holds each token as it is written in the vocabulary, by id.
 
     `control` are the tokens that steer the model (`<|im_end|>`), `literal` the ids that are written as
-    plain text whatever the spelling. `add_bos`: prompts begin with `bos_id`.
+    plain text whatever the spelling. `add_bos`: prompts begin with `bos_id`. In a text, the control tokens of
+    `takes_before` and `takes_behind` take the white space beside them with them. `inside` splits all but the
+    first piece of a text, where a vocabulary puts its blank before that one alone.
     """
 
     backend: "Tokenizer"
@@ -47,6 +56,9 @@ class Tokens:
     eos_id: int | None
     add_bos: bool
     strips_space: bool = False
+    takes_before: frozenset[int] = frozenset()
+    takes_behind: frozenset[int] = frozenset()
+    inside: "Tokenizer | None" = None
 
     @property
     def vocab_size(self) -> int:
@@ -59,9 +71,30 @@ class Tokens:
         With `special`, control tokens written out in the text become that token; without it they are
         plain characters. Raises DataError on text that isn't Unicode (a lone surrogate).
         """
+        return self.encode_parts(self.split(text) if special else (text,))
+
+    def encode_parts(self, parts: Iterable[str | int]) -> list[int]:
+        """Turn plain text and ids of control tokens, in order, into token ids.
+
+        They are those of one text in which the control tokens are written out, but that plain text gives no
+        control token: what stands beside a piece decides on the blank before it and the white space at its
+        ends. Raises DataError as `encode` does.
+        """
         ids: list[int] = []
-        for part in self.split(text) if special else (text,):
-            ids.extend([part] if isinstance(part, int) else self._plain(part))
+        text, behind = "", None
+        for part in (*parts, None):
+            if isinstance(part, str):
+                text += part
+                continue
+            if behind in self.takes_behind:
+                text = text.lstrip(_WHITE)
+            if part in self.takes_before:
+                text = text.rstrip(_WHITE)
+            if text:
+                ids += self._plain(text, first=not ids)
+            if part is not None:
+                ids.append(part)
+            text, behind = "", part
         return ids
 
     def encode_inside(self, text: str) -> list[int]:
@@ -69,6 +102,8 @@ class Tokens:
 
         Some vocabularies put a blank before a text; this one has none.
         """
+        if self.inside is not None:
+            return self._plain(text, first=False)
         if not self.strips_space:
             return self._plain(text)
         ids = self._plain(f"\n{text}")
@@ -120,12 +155,13 @@ class Tokens:
         """Write the tokenizer as a tokenizer.json that other libraries read. Raises OSError."""
         path.write_bytes(self.backend.to_str().encode())
 
-    def _plain(self, text: str) -> list[int]:
+    def _plain(self, text: str, first: bool = True) -> list[int]:
+        backend = self.backend if first or self.inside is None else self.inside
         try:
             if len(text) > LONG_TEXT:
                 # This lets other threads go on meanwhile, which `encode` doesn't.
-                return self.backend.encode_batch([text], add_special_tokens=False)[0].ids
-            return self.backend.encode(text, add_special_tokens=False).ids
+                return backend.encode_batch([text], add_special_tokens=False)[0].ids
+            return backend.encode(text, add_special_tokens=False).ids
         except (TypeError, UnicodeEncodeError) as error:
             raise DataError(
                 f"the text {text[:80]!r} holds half a surrogate pair, which is no character: repair the file"
@@ -193,13 +229,14 @@ def _from_values(path: Path, values: Mapping[str, Any], value: Callable[..., Any
     texts, pre = value("tokens"), value("pre", "default")
     kinds = kinds_of(texts, value("token_type", [NORMAL] * len(texts)))
     spelling = spelling_of(value("model"), pre, repr(str(path)))
+    takes = takes_behind(str(values.get("general.name", "")), texts, kinds)
     prefix = False
     if spelling == "bytes":
-        backend = byte_level(texts, kinds, value("merges"), pre)
+        backend = byte_level(texts, kinds, value("merges"), pre, takes)
     else:
         prefix = bool(value("add_space_prefix", True))
         unknown = texts[value("unknown_token_id", 0)]
-        backend = sentence_piece(texts, kinds, value("scores"), unknown=unknown, prefix=prefix)
+        backend = sentence_piece(texts, kinds, value("scores"), unknown=unknown, prefix=prefix, takes=takes)
     backend.encode_special_tokens = True
     bos, eos = values.get("tokenizer.ggml.bos_token_id"), values.get("tokenizer.ggml.eos_token_id")
     add_bos = bos is not None and bool(value("add_bos_token", begins_with_bos(spelling, pre)))
@@ -217,6 +254,7 @@ def _from_values(path: Path, values: Mapping[str, Any], value: Callable[..., Any
         eos_id=eos,
         add_bos=add_bos,
         strips_space=prefix,
+        takes_behind=frozenset(i for i, text in enumerate(texts) if text in takes),
     )
 
 
@@ -253,7 +291,37 @@ def _from_folder(folder: Path) -> Tokens:
         eos_id=eos,
         add_bos=bos is not None and first == [bos],
         strips_space="'Strip'" in decoder,
+        takes_before=_taking(added, "lstrip"),
+        takes_behind=_taking(added, "rstrip"),
+        inside=_inside(backend, described.get("pre_tokenizer")),
     )
+
+
+def _taking(added: Iterable[Mapping[str, Any]], side: str) -> frozenset[int]:
+    """The tokens that take the white space on that side with them."""
+    return frozenset(token["id"] for token in added if token.get(side))
+
+
+def _inside(backend: "Tokenizer", splitter: Any) -> "Tokenizer | None":
+    """What splits all but the first piece of a text, where `splitter`, a pre-tokenizer, tells it apart."""
+    from tokenizers import Tokenizer
+
+    changed = _without_first(splitter)
+    if changed == splitter:
+        return None
+    made = Tokenizer.from_str(json.dumps({**json.loads(backend.to_str()), "pre_tokenizer": changed}))
+    made.encode_special_tokens = True
+    return made
+
+
+def _without_first(part: Any) -> Any:
+    """A pre-tokenizer's description without the blank that it puts before the first piece alone."""
+    if isinstance(part, list):
+        return [_without_first(one) for one in part]
+    if not isinstance(part, dict):
+        return part
+    made = {key: _without_first(value) for key, value in part.items()}
+    return made | {"prepend_scheme": "never"} if made.get("prepend_scheme") == "first" else made
 
 
 def _named(folder: Path, backend: "Tokenizer", name: str) -> int | None:

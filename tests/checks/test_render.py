@@ -10,7 +10,8 @@ from rung.checks.shown import shown_rows
 from rung.checks.table import CHECKS
 from rung.records import Splits
 from rung.training.batches import Row
-from tests.fixtures_climb import TASKS, make_tiny_gguf, opened, write_rows
+from tests.fixtures_climb import CHATML, OPEN, TASKS, make_tiny_gguf, opened, write_rows
+from tests.fixtures_spaces import PHI, make_spaced_gguf
 
 BY_NAME = {one.name: one for one in CHECKS}
 ASKING = (
@@ -35,9 +36,9 @@ def subject_of(gguf, tmp_path):
     """Subjects of one kind of task, their rows changed and their model talked to in another way."""
     open_contexts = []
 
-    def made(kind, change=lambda rows: rows, **chat_changes):
+    def made(kind, change=lambda rows: rows, model=gguf, **chat_changes):
         data = write_rows(tmp_path / f"{kind}{len(open_contexts)}.jsonl", change(TASKS[kind](80)))
-        manager = opened(gguf, data, tmp_path / f"run{len(open_contexts)}")
+        manager = opened(model, data, tmp_path / f"run{len(open_contexts)}")
         context = manager.__enter__()
         open_contexts.append(manager)
         chat = context.pool.chat(context.model)
@@ -155,6 +156,42 @@ def test_a_prompt_that_the_server_would_make_otherwise_blocks(subject_of, kind, 
     ((severity, message),) = found("serving_render", subject)
     assert severity == "block" and "by its template" in message
     assert f"{looked} rows of {looked} looked" in message
+
+
+TOLD = CHATML.replace(
+    "assistant\n' }}",
+    "assistant\n' }}{% if enable_thinking is false %}{{ '<think>\n\n</think>\n\n' }}{% endif %}",
+)
+"""Qwen3's form: it thinks unless it is told not to."""
+DATED = CHATML.replace("{% for", "{{ strftime_now('%d %b %Y') }}\n{% for", 1)
+MODELS = {
+    "blanks": lambda path: make_spaced_gguf(path),
+    "phi-3": lambda path: make_spaced_gguf(path, "phi-3", PHI),
+    "thinking": lambda path: make_tiny_gguf(path, template=OPEN),
+    "told": lambda path: make_tiny_gguf(path, template=TOLD),
+    "dated": lambda path: make_tiny_gguf(path, template=DATED),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_prompts_that_the_server_reads_alike_may_be_spelled_otherwise(subject_of, tmp_path, name):
+    """A blank that a vocabulary puts first, or a control token takes; a thought closed; a fixed day."""
+    model = MODELS[name](tmp_path / "model.gguf")
+
+    def some_spelled(rows):
+        return [{**row, "input": f"{row['input']} <|im_end|> {at}"} for at, row in enumerate(rows)]
+
+    for change in (lambda rows: rows, some_spelled):
+        assert found("serving_render", subject_of("label", change, model)) == []
+
+
+def test_other_white_space_than_the_server_reads_blocks(subject_of, tmp_path):
+    model = make_spaced_gguf(tmp_path / "model.gguf", "phi-3", PHI)
+    subject = subject_of("label", model=model)
+    chat = subject.renders.context.pool.chat(subject.renders.context.model)
+    kept = replace(chat.tokens, takes_behind=frozenset())
+    ((severity, message),) = found("serving_render", subject_of("label", model=model, tokens=kept))
+    assert severity == "block" and "aren't served as they are learned" in message
 
 
 def test_rows_are_shown_as_they_are_learned(subject_of):
