@@ -95,7 +95,6 @@ def exported_lines(done: "Exported") -> list[str]:
         f"  difference  {gain_text(gate.gain, metric)} ({gains_text(gate.gain_interval, metric)})",
         f"  the same    {gate.same:,} of {gate.compared:,} {what} ({percents_text(gate.agreement)})",
     ]
-    if gate.prompts_same < gate.rows:
-        lines.append(f"  prompts     {gate.prompts_same:,} of {gate.rows:,} are the same, token for token")
+    lines += [f"  but         {note}" for note in gate.notes]
     verdict = "passed" if gate.passed else f"not passed, exported all the same: {'; '.join(gate.faults)}"
     return [*lines, f"parity gate {verdict}"]

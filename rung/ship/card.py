@@ -254,6 +254,8 @@ def _parity(gate: Gate) -> list[str]:
         lines.append(f"| the same answer, whole | {gate.same_answers:,} of {gate.rows:,} |")
     if gate.broken:
         lines.append(f"| calls that broke | {gate.broken:,} |")
+    if gate.notes:
+        lines += ["", *(f"**But** {note}." for note in gate.notes)]
     return [
         *lines,
         "",

@@ -74,8 +74,8 @@ def export(system: Path | str, out: Path, options: ExportOptions, reporter: Repo
         gate = _working(reporter, what, lambda: prove(subject, made, asked, pool))
         if not gate.passed and not options.force:
             raise RunError(
-                f"the export doesn't answer as its System, so nothing was written: {'; '.join(gate.faults)}. "
-                f"{_way_out(target, asked)}"
+                "the export doesn't answer as its System, so nothing was written: "
+                f"{'; '.join((*gate.faults, *gate.notes))}. {_way_out(target, asked)}"
             )
         pool.close()  # the export's own files are open in its engines, under the draft's name
         size = sum(path.stat().st_size for path in draft.rglob("*") if path.is_file())

@@ -68,7 +68,7 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gate:
-    """What was compared, and whether it passed: `faults` say why not.
+    """What was compared, and whether it passed: `faults` say why not, `notes` what to know all the same.
 
     `same` of `compared` answers are the same (of next tokens, where `tokens`), `prompts_same` of `rows`
     prompts. `loss_bound` is the most that the score falls, one-sided at 95 %, in the metric's units like
@@ -77,6 +77,7 @@ class Gate:
 
     passed: bool
     faults: tuple[str, ...]
+    notes: tuple[str, ...]
     rows: int
     told: str
     metric: MetricName
@@ -160,6 +161,7 @@ def judge(asked: Asked, before: Sequence[Answer], after: Sequence[Answer], seen:
     return Gate(
         passed=not faults,
         faults=tuple(faults),
+        notes=_notes(seen.prompts_same, len(asked.examples)),
         rows=len(asked.examples),
         told=asked.told,
         metric=asked.metric,
@@ -180,6 +182,15 @@ def judge(asked: Asked, before: Sequence[Answer], after: Sequence[Answer], seen:
         gain_interval=gain_interval(pair, SEED),
         loss_bound=loss_bound,
         margin=margin,
+    )
+
+
+def _notes(same: int, rows: int) -> tuple[str, ...]:
+    if same == rows:
+        return ()
+    return (
+        f"{rows - same:,} of {rows:,} prompts aren't the System's own, token for token: the template or the "
+        "tokenizer of the export makes others of the same texts",
     )
 
 

@@ -12,6 +12,7 @@ import yaml
 
 from rung.asking import prompts_for
 from rung.cli import main
+from rung.cli.shipping import exported_lines
 from rung.climb.climb import Options, climb
 from rung.errors import DataError, ModelError, RunError, RungError, TaskError
 from rung.models.catalog import CATALOG
@@ -163,6 +164,11 @@ def test_the_gate_sees_another_prompt(place, tmp_path, monkeypatch):
     monkeypatch.setattr(Frame, "jinja", property(lambda self: "{{ messages[0]['content'] }}"))
     done = place.export(tmp_path / "out", "merged", force=True)
     assert not done.gate.passed and done.gate.prompts_same == 0
+    (note,) = done.gate.notes
+    page = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert f"**But** {note}." in page and f"  but         {note}" in exported_lines(done)
+    with pytest.raises(RunError, match="prompts aren.t the System.s own, token for token"):
+        place.export(tmp_path / "other", "merged")
 
 
 def test_few_rows_prove_nothing(place, tmp_path):

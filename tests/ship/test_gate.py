@@ -104,3 +104,17 @@ def test_written_answers_are_judged_by_their_tokens():
     assert found.same_answers == 60
     assert [fault for fault in found.faults if "130 of 160 next tokens" in fault]
     assert judge(rows, answers, answers, replace(seen, same=158)).passed
+
+
+def test_prompts_of_other_tokens_are_told_of_a_gate_that_is_passed():
+    found = [
+        judge(
+            asked(60), said(["a"] * 60), said(["a"] * 60), replace(SEEN, same=60, compared=60, prompts_same=n)
+        )
+        for n in (60, 59, 0)
+    ]
+    assert all(one.passed and not one.faults for one in found)
+    same, *others = (one.notes for one in found)
+    assert same == ()
+    for (note,), count in zip(others, (1, 60), strict=True):
+        assert note.startswith(f"{count} of 60 prompts aren't the System's own, token for token")
