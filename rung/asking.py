@@ -194,6 +194,7 @@ def answer_of_completion(spec: Spec, completion: Completion, context: str | None
         prompt_tokens=completion.prompt_tokens,
         completion_tokens=completion.completion_tokens or len(completion.tokens),
         cached_tokens=completion.cached_tokens,
+        written_tokens=completion.written_tokens,
         latency_s=completion.latency_s,
         failure=completion.failure,
         cut=completion.truncated,

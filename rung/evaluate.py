@@ -377,7 +377,7 @@ def timed(found: Measurement, system: System, examples: Sequence[Example], bench
 
 def _bare(fields: dict[str, Json]) -> dict[str, Json]:
     """An answer's fields without those that no stored answer has, and those that few have."""
-    few = ("cached_tokens", "steps", "passages", "source", "cut")
+    few = ("cached_tokens", "written_tokens", "steps", "passages", "source", "cut")
     absent = ("distribution", "raw_probability", *(key for key in few if not fields[key]))
     return {key: value for key, value in fields.items() if key not in absent}
 

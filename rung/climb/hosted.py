@@ -11,7 +11,7 @@ from rung.models.resolve import Model
 from rung.records import Climb, Measurement, RungResult, TokenPrice
 from rung.rungs.api import prices, rival_of
 from rung.rungs.teacher import hosted_teacher
-from rung.scoring.cost import tokens_usd, usd_per_1000
+from rung.scoring.cost import billed_usd, usd_per_1000
 from rung.system import System
 from rung.task import Task
 
@@ -46,7 +46,7 @@ def answers_usd(dev: Measurement, price: TokenPrice | None, task: Task) -> float
     """What 1,000 calls cost as the dev rows did: a hosted model's tokens, else this machine's time."""
     if price is None:
         return usd_per_1000(dev.seconds_per_answer, task.machine_usd_per_hour)
-    return 1000 * tokens_usd(price, dev.prompt_tokens, dev.completion_tokens, dev.cached_tokens)
+    return 1000 * billed_usd(price, dev)
 
 
 def models_of(bases: Sequence[Model], systems: Iterable[System]) -> tuple[tuple[str, str, str], ...]:

@@ -24,7 +24,7 @@ from rung.records import Example, Json, Measurement, MetricName, Prediction
 from rung.rungs.base import Context, Reporter, slug
 from rung.rungs.instructions import answer_spec, instructions, spec_for
 from rung.runs import append_jsonl, held
-from rung.scoring.cost import tokens_usd, usd_per_1000
+from rung.scoring.cost import billed_usd, usd_per_1000
 from rung.system import Pool, System, save
 from rung.task.model import Task
 
@@ -242,11 +242,7 @@ def _scored(given: str, system: System, bench: Bench, asked: Asked, reporter: Re
     task = None if asked.prepared is None else asked.prepared.task
     by_hour = Task.model_fields["machine_usd_per_hour"].default if task is None else task.machine_usd_per_hour
     price = till.price(*place_of(system)) if till is not None and system.is_hosted else None
-    paid = (
-        None
-        if price is None
-        else 1000 * tokens_usd(price, found.prompt_tokens, found.completion_tokens, found.cached_tokens)
-    )
+    paid = None if price is None else 1000 * billed_usd(price, found)
     return Scored(
         given=given,
         system=system.digest,

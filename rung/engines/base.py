@@ -48,9 +48,10 @@ class Completion:
     in `text` and `tokens`, but the model didn't choose them, so `logprob` leaves them out. The first
     `own_characters` of such a text are the model's. What has a `failure` that is `final` would fail again.
     `logprob` is NaN where the engine can't tell. An endpoint names no token ids: `tokens` is empty and
-    `completion_tokens` what it billed, `cached_tokens` what it had of the prompt, and `reported` the model
-    that it says has answered. `drawn` are all tokens that the model chose, in order: the one that ended the
-    answer, and what was cut off, too; only the torch engine tells them.
+    `completion_tokens` what it billed, `cached_tokens` what it had of the prompt, `written_tokens` what it
+    put into its cache of it, and `reported` the model that it says has answered. `drawn` are all tokens that
+    the model chose, in order: the one that ended the answer, and what was cut off, too; only the torch engine
+    tells them.
     """
 
     text: str
@@ -62,6 +63,7 @@ class Completion:
     failure: str | None = None
     completion_tokens: int | None = None
     cached_tokens: int = 0
+    written_tokens: int = 0
     reported: str = ""
     drawn: tuple[int, ...] = ()
     final: bool = False

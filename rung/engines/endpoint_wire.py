@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
@@ -12,6 +13,11 @@ from rung.engines.base import Completion
 from rung.errors import EngineError
 from rung.records import Json
 from rung.runs import storable
+
+WRITTEN = ("cache_write_tokens", "cache_creation_tokens", "cache_creation_input_tokens")
+"""What OpenAI and OpenRouter, LiteLLM, and DashScope call the tokens of a prompt that a cache takes in."""
+MOST_TOKENS = 10**12
+"""What says more, or what is no number at all, counts nothing."""
 
 
 def chat_url(url: str) -> httpx.URL:
@@ -71,28 +77,63 @@ def read_chat(answer: Mapping, latency_s: float) -> Completion:
     reason = choice.get("finish_reason")
     text = said if isinstance(said, str) and reason != "content_filter" else None
     silent = text is None or (not text and reason == "length")
-    told = answer.get("usage")
-    usage = told if isinstance(told, Mapping) else {}
-    prompt_tokens = int(usage.get("prompt_tokens") or 0)
+    usage = read_usage(answer.get("usage"))
     return Completion(
         text=storable(text or ""),
         tokens=(),
         logprob=math.nan,
-        prompt_tokens=prompt_tokens,
+        prompt_tokens=usage.prompt,
         latency_s=latency_s,
         truncated=reason == "length",
         failure=f"the model gave no text (finish reason {reason!r})" if silent else None,
         final=silent,
-        completion_tokens=int(usage.get("completion_tokens") or 0),
-        cached_tokens=min(prompt_tokens, _cached(usage)),
+        completion_tokens=usage.completion,
+        cached_tokens=usage.cached,
+        written_tokens=usage.written,
         reported=storable(str(answer.get("model") or "")),
     )
 
 
-def _cached(usage: Mapping) -> int:
-    """Tokens of the prompt that the server had already; 0 where it doesn't say."""
-    details = usage.get("prompt_tokens_details")
-    return int(details.get("cached_tokens") or 0) if isinstance(details, Mapping) else 0
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Usage:
+    """Tokens that a server bills. Those `cached` and those `written` to its cache are among the prompt's."""
+
+    prompt: int = 0
+    completion: int = 0
+    cached: int = 0
+    written: int = 0
+
+
+def read_usage(told: Json) -> Usage:
+    """What an answer's `usage` says, 0 for what it doesn't, under whichever names cached tokens have there.
+
+    OpenAI's `prompt_tokens_details`, DeepSeek's `prompt_cache_hit_tokens` and Moonshot's bare `cached_tokens`
+    are parts of `prompt_tokens`, and so is what LiteLLM says again beside such details. Anthropic's own names
+    stand beside its `input_tokens`, and are added where no details show that they were: a gateway that had
+    counted them is billed too much then, rather than too little.
+    """
+    if not isinstance(told, Mapping):
+        return Usage()
+    prompt = _count(told, "prompt_tokens", "input_tokens")
+    completion = _count(told, "completion_tokens", "output_tokens")
+    given = told.get("prompt_tokens_details")
+    details = given if isinstance(given, Mapping) else {}
+    cached = _count(details, "cached_tokens") or _count(told, "prompt_cache_hit_tokens", "cached_tokens")
+    read, created = _count(told, "cache_read_input_tokens"), _count(told, "cache_creation_input_tokens")
+    written = _count(details, *WRITTEN)
+    counted = bool(cached or written == created) and read in (0, cached) and read + created <= prompt
+    if (read or created) and not counted:
+        prompt, cached, written = prompt + read + created, read, created
+    cached = min(prompt, cached)
+    # Both may be of one prefix, which isn't written where it was read.
+    written = min(prompt - cached, written or created)
+    return Usage(prompt=prompt, completion=completion, cached=cached, written=written)
+
+
+def _count(told: Mapping, *names: str) -> int:
+    """The first of these that is a number which tokens may have."""
+    found = (told.get(name) for name in names)
+    return next((int(one) for one in found if isinstance(one, int | float) and 0 <= one < MOST_TOKENS), 0)
 
 
 def unsupported_parameter(response: httpx.Response) -> str:

@@ -18,7 +18,7 @@ from rung.engines.base import Completion
 from rung.errors import EngineError
 from rung.records import Json, TokenPrice
 from rung.runs import append_jsonl, read_records
-from rung.scoring.cost import tokens_usd
+from rung.scoring.cost import dearest_usd, tokens_usd
 
 BYTES_A_TOKEN = 3
 """Fewer than English has (about 4): what a call could cost is put rather too high."""
@@ -92,7 +92,7 @@ class Till:
 
         Raises EngineError where the cap forbids it.
         """
-        most = tokens_usd(price, prompt_bytes / BYTES_A_TOKEN, max_tokens, 0)
+        most = dearest_usd(price, prompt_bytes / BYTES_A_TOKEN, max_tokens)
         with self._lock:
             if self.spent_usd + self._reserved_usd + most > self.cap_usd:
                 raise EngineError(
@@ -147,7 +147,13 @@ class Till:
 
     def keep(self, asked: str, model: str, answer: Completion, price: TokenPrice) -> None:
         """Write down an answer and what it cost. Raises RunError where it can't be written."""
-        usd = tokens_usd(price, answer.prompt_tokens, answer.completion_tokens or 0, answer.cached_tokens)
+        usd = tokens_usd(
+            price,
+            answer.prompt_tokens,
+            answer.completion_tokens or 0,
+            answer.cached_tokens,
+            answer.written_tokens,
+        )
         # NaN, which a hosted model's log-probability is, has no place in JSON.
         fields = {k: v for k, v in asdict(answer).items() if k not in ("tokens", "logprob")}
         with self._lock:

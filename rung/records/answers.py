@@ -8,11 +8,15 @@ from rung.records.kinds import Json, MetricName, SplitName
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenPrice:
-    """What a hosted model bills, in US dollars per million tokens; cached ones of prompts apart."""
+    """What a hosted model bills, in US dollars per million tokens; cached ones of prompts apart.
+
+    `cache_write_usd_per_m` is for those that are put into its cache; None where they cost as others do.
+    """
 
     input_usd_per_m: float
     output_usd_per_m: float
     cached_input_usd_per_m: float
+    cache_write_usd_per_m: float | None = None
 
 
 class Step(NamedTuple):
@@ -36,11 +40,12 @@ class Answer:
     that of `value` among the labels, and `options` are the likeliest of them. `distribution` has the
     probability of every label, in the System's order; it's empty where some weren't worked out. Where these
     are calibrated, `raw_probability` is what the System itself gave `value`, else it's None. `cached_tokens`
-    are those of the prompt that a hosted model had cached and bills for less. `failure` names a call that
-    broke: it is never scored. `steps` are the calls that it took, and the faults found, where there were
-    several; tokens and seconds are those of all. `passages` are the ids of those that the
-    prompt held, the best first; `source` is the first of them that holds the words of `value`, part by part,
-    None where none does and for labels. `cut`: the most tokens that it may have ended it.
+    are those of the prompt that a hosted model had cached and bills for less, `written_tokens` those that it
+    put into its cache, for which it may bill more. `failure` names a call that broke: it is never scored.
+    `steps` are the calls that it took, and the faults found, where there were several; tokens and seconds are
+    those of all. `passages` are the ids of those that the prompt held, the best first; `source` is the first
+    of them that holds the words of `value`, part by part, None where none does and for labels. `cut`: the
+    most tokens that it may have ended it.
     """
 
     text: str
@@ -54,6 +59,7 @@ class Answer:
     distribution: tuple[float, ...] = ()
     raw_probability: float | None = None
     cached_tokens: int = 0
+    written_tokens: int = 0
     steps: tuple[Step, ...] = ()
     passages: tuple[str, ...] = ()
     source: str | None = None
@@ -105,6 +111,7 @@ class Measurement:
     prompt_tokens: float = 0.0
     completion_tokens: float = 0.0
     cached_tokens: float = 0.0
+    written_tokens: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

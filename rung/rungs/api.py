@@ -15,7 +15,7 @@ from rung.rungs.instructions import LONGEST_ANSWER, instructions, longest_target
 from rung.rungs.rehearsal import outlook
 from rung.rungs.retrieval import LOOK_THERE
 from rung.runs import Shared
-from rung.scoring.cost import tokens_usd
+from rung.scoring.cost import billed_usd, tokens_usd
 from rung.scoring.prices import listed_price
 from rung.search import index_names
 from rung.spec import AnswerSpec, ModelRef, RetrievalSpec, ShotSpec, Spec
@@ -70,9 +70,7 @@ class Api:
         price = price_of(context, model)
         system = hosted_system(context, model, given, self.name)
         found = context.measure(system, context.dev, f"api, {model.model}")
-        spent = len(found.predictions) * tokens_usd(
-            price, found.prompt_tokens, found.completion_tokens, found.cached_tokens
-        )
+        spent = len(found.predictions) * billed_usd(price, found)
         trial = Trial(
             name=f"{model.model}, {given.shown}",
             score=found.score,

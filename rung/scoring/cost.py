@@ -2,7 +2,7 @@
 
 import math
 
-from rung.records import TokenPrice
+from rung.records import Measurement, TokenPrice
 
 HOURS_A_MONTH = 365.25 * 24 / 12
 AMORTISED_MONTHS = 12
@@ -15,15 +15,36 @@ def usd_per_1000(seconds_per_answer: float, usd_per_hour: float) -> float:
 
 
 def tokens_usd(
-    price: TokenPrice, prompt_tokens: float, completion_tokens: float, cached_tokens: float
+    price: TokenPrice,
+    prompt_tokens: float,
+    completion_tokens: float,
+    cached_tokens: float,
+    written_tokens: float = 0.0,
 ) -> float:
-    """What so many tokens cost; the cached ones are among those of the prompt."""
-    fresh = prompt_tokens - cached_tokens
+    """What so many tokens cost; the cached and the written ones are among those of the prompt."""
+    fresh = prompt_tokens - cached_tokens - written_tokens
+    write_usd_per_m = price.cache_write_usd_per_m
     return (
         fresh * price.input_usd_per_m
         + cached_tokens * price.cached_input_usd_per_m
+        + written_tokens * (price.input_usd_per_m if write_usd_per_m is None else write_usd_per_m)
         + completion_tokens * price.output_usd_per_m
     ) / 1e6
+
+
+def billed_usd(price: TokenPrice, found: Measurement) -> float:
+    """What an answer cost on average where a hosted model was measured."""
+    return tokens_usd(
+        price, found.prompt_tokens, found.completion_tokens, found.cached_tokens, found.written_tokens
+    )
+
+
+def dearest_usd(price: TokenPrice, prompt_tokens: float, completion_tokens: float) -> float:
+    """What so many tokens may cost at most: none cached, and all written to a cache if that costs more."""
+    fresh, written = (
+        tokens_usd(price, prompt_tokens, completion_tokens, 0, part) for part in (0.0, prompt_tokens)
+    )
+    return max(fresh, written)
 
 
 def per_1000_correct(usd_per_1000_answers: float, share_correct: float) -> float | None:

@@ -90,6 +90,7 @@ def measurement(
         prompt_tokens=sum(answer.prompt_tokens for answer in answers) / len(answers),
         completion_tokens=sum(answer.completion_tokens for answer in answers) / len(answers),
         cached_tokens=sum(answer.cached_tokens for answer in answers) / len(answers),
+        written_tokens=sum(answer.written_tokens for answer in answers) / len(answers),
     )
 
 

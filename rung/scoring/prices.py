@@ -20,10 +20,13 @@ def listed_price(model: str, url: str) -> TokenPrice | None:
         return float(total * 1_000_000 / TOKENS)
 
     try:
+        fresh = usd_per_m(Usage(input_tokens=TOKENS))
+        written = usd_per_m(Usage(input_tokens=TOKENS, cache_write_tokens=TOKENS))
         return TokenPrice(
-            input_usd_per_m=usd_per_m(Usage(input_tokens=TOKENS)),
+            input_usd_per_m=fresh,
             output_usd_per_m=usd_per_m(Usage(output_tokens=TOKENS)),
             cached_input_usd_per_m=usd_per_m(Usage(input_tokens=TOKENS, cache_read_tokens=TOKENS)),
+            cache_write_usd_per_m=None if written == fresh else written,
         )
     except LookupError:
         return None

@@ -200,6 +200,10 @@ class Limits(_Frozen):
     )
 
 
+CACHE_WRITING = 1.25
+"""Of the price of other input."""
+
+
 class Prices(_Frozen):
     """What a hosted model's tokens cost."""
 
@@ -211,12 +215,17 @@ class Prices(_Frozen):
 
     @property
     def per_token(self) -> TokenPrice:
-        """As the record that costs are worked out with."""
+        """As the record that costs are worked out with.
+
+        What a server says that it put into its cache costs a quarter more, as OpenAI (from GPT-5.6 on),
+        Anthropic and others bill it: too much where that is free, and nowhere too little.
+        """
         cached = self.cached_input_usd_per_m
         return TokenPrice(
             input_usd_per_m=self.input_usd_per_m,
             output_usd_per_m=self.output_usd_per_m,
             cached_input_usd_per_m=self.input_usd_per_m if cached is None else cached,
+            cache_write_usd_per_m=CACHE_WRITING * self.input_usd_per_m,
         )
 
 

@@ -28,6 +28,7 @@ from rung.rungs.base import Context
 from rung.scoring.prices import listed_price
 from rung.system import System
 from rung.task import load_task
+from rung.task.model import Prices
 from tests.fixtures_climb import Log, json_rows, label_rows, opened, write_rows
 from tests.fixtures_hosted import KEY, MODEL, PRICES, Hosted, as_asked, beside
 from tests.fixtures_serve import eventually
@@ -439,3 +440,13 @@ def test_listed_prices_are_those_that_providers_publish_and_unknown_models_have_
     assert found == TokenPrice(input_usd_per_m=0.25, output_usd_per_m=2.0, cached_input_usd_per_m=0.025)
     assert listed_price("claude-haiku-4-5", "https://api.anthropic.com/v1").output_usd_per_m == 5.0
     assert listed_price("oracle", "http://127.0.0.1:8000/v1") is None
+
+
+def test_what_is_put_into_a_cache_has_the_price_that_providers_publish_for_it():
+    later = listed_price("gpt-5.6-sol", "https://api.openai.com/v1")
+    assert later.cache_write_usd_per_m == pytest.approx(1.25 * later.input_usd_per_m)
+    claude = listed_price("claude-haiku-4-5", "https://api.anthropic.com/v1")
+    assert claude.cache_write_usd_per_m == pytest.approx(1.25 * claude.input_usd_per_m)
+    assert Prices(input_usd_per_m=2.0, output_usd_per_m=8.0).per_token == TokenPrice(
+        input_usd_per_m=2.0, output_usd_per_m=8.0, cached_input_usd_per_m=2.0, cache_write_usd_per_m=2.5
+    )

@@ -3,6 +3,7 @@
 import json
 import math
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 
@@ -47,6 +48,26 @@ def test_an_answer_is_paid_once_and_known_after_a_restart(server, tmp_path):
     assert again.spent_usd == till.spent_usd > 0
     assert ask(server, again).text == first.text == "yes"
     assert len(server.seen) == 1
+
+
+def test_what_a_server_puts_into_its_cache_is_paid_and_put_aside_at_its_own_price(server, tmp_path):
+    usage = {
+        "prompt_tokens": 2000,
+        "completion_tokens": 10,
+        "prompt_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 1500},
+    }
+    plain = server.completion
+    server.completion = lambda body: plain(body) | {"usage": usage}
+    till, model = till_of(server, tmp_path), hosted(server.name)
+    assert model is not None
+    price = replace(PRICE, cache_write_usd_per_m=1.25)
+    till.prices = {(model.url, model.model): price}
+    ask(server, till)
+    assert till.spent_usd == pytest.approx((500 * 1.0 + 1500 * 1.25 + 10 * 4.0) / 1e6)
+    (known,) = till_of(server, tmp_path)._known.values()
+    assert known.written_tokens == 1500
+    with till.reserved(price, 3000, 0) as most, till.reserved(PRICE, 3000, 0) as usual:
+        assert most == pytest.approx(1.25 * usual)
 
 
 def test_a_server_that_says_no_token_counts_is_told_so_and_its_answer_counts_as_the_most(server, tmp_path):

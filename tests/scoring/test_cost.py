@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -8,6 +10,7 @@ from rung.scoring.cost import (
     break_even_answers,
     break_even_rented,
     break_even_requests,
+    dearest_usd,
     monthly_usd,
     per_1000_correct,
     tokens_usd,
@@ -30,6 +33,19 @@ def test_tokens_are_paid_by_the_million():
 def test_cached_tokens_of_a_prompt_have_a_price_of_their_own():
     assert tokens_usd(PRICE, 1e6, 0, 1e6) == pytest.approx(0.025)
     assert tokens_usd(PRICE, 1e6, 0, 4e5) == pytest.approx(0.6 * 0.25 + 0.4 * 0.025)
+
+
+def test_tokens_that_a_server_puts_into_its_cache_may_cost_more_than_others():
+    dear = replace(PRICE, cache_write_usd_per_m=0.3125)
+    assert tokens_usd(dear, 1e6, 0, 0, 1e6) == pytest.approx(0.3125)
+    assert tokens_usd(dear, 1e6, 0, 5e5, 4e5) == pytest.approx(0.1 * 0.25 + 0.5 * 0.025 + 0.4 * 0.3125)
+    assert tokens_usd(PRICE, 1e6, 0, 0, 1e6) == tokens_usd(PRICE, 1e6, 0, 0) == pytest.approx(0.25)
+
+
+def test_at_most_a_prompt_costs_what_it_does_where_all_of_it_is_written_if_that_is_more():
+    assert dearest_usd(replace(PRICE, cache_write_usd_per_m=0.5), 1e6, 1e6) == pytest.approx(2.5)
+    assert dearest_usd(replace(PRICE, cache_write_usd_per_m=0.1), 1e6, 1e6) == pytest.approx(2.25)
+    assert dearest_usd(PRICE, 1e6, 1e6) == pytest.approx(2.25)
 
 
 def test_correct_answers_cost_more_the_rarer_they_are():
