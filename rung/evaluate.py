@@ -13,9 +13,9 @@ from typing import TypeAlias
 
 import numpy as np
 
-from rung.content import content_kept
+from rung.content import Embed, content_kept
 from rung.errors import RunError
-from rung.judging import Judge, judged_answers
+from rung.judging import ContentJudge, Judge, judged_answers
 from rung.records import Answer, Example, Json, Measurement, MetricName, SplitName, Step
 from rung.runs import append_jsonl, digest_of, read_json, read_jsonl, write_json, write_text
 from rung.scoring.measure import Timing, measurement
@@ -25,6 +25,8 @@ from rung.system import Pool, System
 CHUNK = 128
 DIGEST = re.compile(r"[0-9A-Za-z_-]+")
 VECTORS_FOLDER = "vectors"
+OTHER_CONTENT = "other_content"
+"""Beside a style score: the share of answers that the vectors kept and the judge of content didn't."""
 LOOK_ROWS = 32
 """After so many rows each time it is asked whether that is enough of them."""
 PACED_ROWS, FEWEST_PACED = LOOK_ROWS, 4
@@ -130,17 +132,28 @@ class Store:
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """Where Systems are measured: engines, answers on disk, the metric and, where it is one, the judge."""
+    """Where Systems are measured: engines, answers on disk, the metric, and the judge where one is asked.
+
+    `judge` compares answers where the metric is one; `content_judge` looks, where it is style, whether they
+    say what was wanted.
+    """
 
     pool: Pool
     store: Store
     metric: MetricName
     judge: Judge | None = None
+    content_judge: ContentJudge | None = None
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether a judge is asked of answers."""
+        return self.judge is not None or self.content_judge is not None
 
     @property
     def judging_s(self) -> float:
         """Seconds that the judge took for an answer; 0 where there is none, or it wasn't asked yet."""
-        return 0.0 if self.judge is None else self.judge.pair_s
+        asked = self.judge or self.content_judge
+        return 0.0 if asked is None else asked.verdicts.each_s
 
 
 def answers_of(
@@ -229,7 +242,7 @@ def pace(system: System, examples: Sequence[Example], bench: Bench, most_s: floa
     alone_s, together_s = known[examples[1].id].share_s, sum(known[e.id].share_s for e in rows)
     # The one that was asked alone may have had a short answer; few rows would then seem to take far too long.
     row_s = min(max(0.0, together_s - alone_s) / (len(rows) - 1), together_s / len(rows))
-    if bench.judge is not None and not bench.judging_s:
+    if bench.is_judged and not bench.judging_s:
         first = examples[: min(JUDGED_ROWS, 2 + len(rows))]
         counted_answers(first, [known[e.id].answer for e in first], bench)
     asked = next((at for at, e in enumerate(examples) if e.id not in known), len(examples))
@@ -340,16 +353,24 @@ def counted_answers(
 ) -> tuple[Sequence[Answer], tuple[tuple[str, float], ...]]:
     """The answers that a metric counts, and what it shows beside its score.
 
-    For `style` those that don't keep their row's content are as good as unreadable. For `judge` the verdict
-    on an answer stands as its value.
+    For `style` those that don't keep their row's content are as good as unreadable: by the sentence vectors
+    and, where one is asked, by the judge of content, too. For `judge` the verdict on an answer stands as its
+    value.
     """
     if bench.metric == "judge":
         return judged_answers(rows, answers, bench.judge, bench.pool)
     if bench.metric != "style":
         return answers, ()
-    folder = bench.store.folder.parent / VECTORS_FOLDER
-    kept, cosine = content_kept(rows, answers, lambda t: bench.pool.embedder.cached_embeddings(t, folder))
-    return kept, (("content", cosine),)
+    kept, cosine = content_kept(rows, answers, embed_in(bench.store.folder.parent, bench.pool))
+    if bench.content_judge is None:
+        return kept, (("content", cosine),)
+    kept, lost = bench.content_judge.kept(rows, kept, bench.pool)
+    return kept, (("content", cosine), (OTHER_CONTENT, lost))
+
+
+def embed_in(run: Path, pool: Pool) -> Embed:
+    """What makes sentence vectors of texts, once for each list of them: they are kept in the run's folder."""
+    return lambda texts: pool.embedder.cached_embeddings(texts, run / VECTORS_FOLDER)
 
 
 def score_of(rows: Sequence[Example], answers: Sequence[Answer], bench: Bench) -> float:

@@ -1,4 +1,4 @@
-"""A judge on this machine: what it is asked, read back, and a task that it judges."""
+"""Judges on this machine: what they are asked, read back, and tasks that they judge."""
 
 import json
 import re
@@ -10,6 +10,9 @@ from tests.fixtures_hosted import PRICES, Hosted
 ORDERS = re.compile(
     r"=== input (\w+)\n(.*)\n=== answer A \1\n(.*)\n=== answer B \1\n(.*)\n=== end \1\n", re.DOTALL
 )
+CONTENTS = re.compile(
+    r"=== input (\w+)\n(.*)\n=== text A \1\n(.*)\n=== text B \1\n(.*)\n=== end \1\n", re.DOTALL
+)
 ROWS = 270
 """Of which 54 are dev rows and 54 test rows."""
 
@@ -17,6 +20,13 @@ ROWS = 270
 def asked(text: str) -> tuple[str, str, str]:
     """The input and the two answers that a judge is shown."""
     found = ORDERS.match(text)
+    assert found is not None, text
+    return found[2], found[3], found[4]
+
+
+def compared(text: str) -> tuple[str, str, str]:
+    """The input, the wanted text and the other one that a judge of content is shown."""
+    found = CONTENTS.match(text)
     assert found is not None, text
     return found[2], found[3], found[4]
 
@@ -50,6 +60,24 @@ def says(text: str, body: dict) -> str:
     last = text.split("\n\n")[-1]
     if "please" in last:
         return f"{last.upper()}!"
+    return last.upper() if "my" in last else last.capitalize()
+
+
+def content_verdict(text: str) -> str:
+    """A good judge's word on a text: case is style, words are content; some of its words are no verdict."""
+    _, wanted, given = compared(text)
+    if "tax" in given.lower().split() and not given.isupper():
+        return "maybe"
+    return "same" if given.lower().split() == wanted.lower().split() else "other"
+
+
+def in_style(text: str, body: dict) -> str:
+    """A rival that writes in capitals as wanted, denies some of it, or writes it small; and the judge."""
+    if is_judging(body):
+        return json.dumps({"verdict": content_verdict(text)})
+    last = text.split("\n\n")[-1]
+    if "please" in last:
+        return f"{last.upper()} NOT"
     return last.upper() if "my" in last else last.capitalize()
 
 

@@ -12,7 +12,7 @@ from rung.errors import EngineError, TaskError
 from rung.evaluate import JUDGED_ROWS, Bench, Store, pace
 from rung.judging import (
     BROKE,
-    CHUNK_PAIRS,
+    CHUNK,
     JUDGEMENTS_FILE,
     Judge,
     Pairing,
@@ -80,12 +80,12 @@ def test_each_pair_is_asked_in_both_orders_at_no_temperature_under_a_schema(serv
 def test_the_seconds_of_a_pair_are_those_of_what_was_asked(server, tmp_path):
     judge, pool = opened(server, tmp_path)
     with pool:
-        assert judge.pair_s == 0
+        assert judge.verdicts.each_s == 0
         judge.judge(PAIRS, pool)
-        pace = judge.pair_s
+        pace = judge.verdicts.each_s
         assert pace > 0
         judge.judge(PAIRS, pool)
-        assert judge.pair_s == pace
+        assert judge.verdicts.each_s == pace
 
 
 def test_what_a_judge_takes_is_in_the_pace_of_answers(server, tmp_path):
@@ -100,7 +100,7 @@ def test_what_a_judge_takes_is_in_the_pace_of_answers(server, tmp_path):
         server.seen.clear()
         bench = Bench(pool=pool, store=Store(tmp_path / "answers"), metric="judge", judge=judge)
         found = pace(system, rows, bench, 1000.0)  # type: ignore[arg-type]
-        assert found.row_s >= judge.pair_s == bench.judging_s > 0
+        assert found.row_s >= judge.verdicts.each_s == bench.judging_s > 0
     assert len(server.seen) == 2 * JUDGED_ROWS
 
 
@@ -125,9 +125,9 @@ def test_another_rubric_is_another_judge_and_judges_anew(server, tmp_path):
     with pool:
         judge.judge(PAIRS, pool)
         server.seen.clear()
-        spec = JudgeSpec(model=judge.given, rubric="The shorter one is better.")
+        spec = JudgeSpec(model=judge.verdicts.given, rubric="The shorter one is better.")
         other = judge_of("shouts", spec, "", tmp_path / "judge", pool)
-        assert other.system.digest != judge.system.digest
+        assert other.verdicts.system.digest != judge.verdicts.system.digest
         other.judge(PAIRS, pool)
     assert len(server.seen) == 2 * len(PAIRS)
 
@@ -141,9 +141,9 @@ def test_each_judge_of_a_folder_has_the_name_that_its_own_server_reports(server,
         spec = JudgeSpec(model=f"openai:oracle@{beside.url}")
         other = judge_of("shouts", spec, "", tmp_path / "judge", pool)
         assert [one.failure for one in other.judge(PAIRS, pool)] == [None] * len(PAIRS)
-        assert "oracle-2026-02-02" in other.system.ref.digest
-        again = judge_of("shouts", JudgeSpec(model=judge.given), "", tmp_path / "judge", pool)
-    assert again.system.digest == judge.system.digest
+        assert "oracle-2026-02-02" in other.verdicts.system.ref.digest
+        again = judge_of("shouts", JudgeSpec(model=judge.verdicts.given), "", tmp_path / "judge", pool)
+    assert again.verdicts.system.digest == judge.verdicts.system.digest
 
 
 def test_what_it_is_paid_stands_apart_from_what_its_model_is_paid_otherwise(server, tmp_path):
@@ -154,7 +154,7 @@ def test_what_it_is_paid_stands_apart_from_what_its_model_is_paid_otherwise(serv
         assert till is not None and till.judging_usd == till.spent_usd > 0 and till.spent_for == {}
         rows = both_orders("0" * 8, Pairing(input="else", answer="a", other="b"))
         with till.paying("api"):
-            judge.system.answer(rows, pool)
+            judge.verdicts.system.answer(rows, pool)
             judge.judge([Pairing(input="new", answer="A TAX", other="a tax")], pool)
         assert till.spent_for == {"api": pytest.approx(till.spent_usd - till.judging_usd)}
         assert till.spent_for["api"] > 0
@@ -199,12 +199,12 @@ def test_a_call_that_broke_is_made_again_by_a_later_process(server, tmp_path):
 
 
 def test_who_is_stopped_while_judging_pays_for_the_rest_alone(server, tmp_path):
-    many = [Pairing(input=f"row {n}", answer="LOUD", other=f"quiet {n}") for n in range(3 * CHUNK_PAIRS)]
+    many = [Pairing(input=f"row {n}", answer="LOUD", other=f"quiet {n}") for n in range(3 * CHUNK)]
     judge, pool = opened(server, tmp_path, cap_usd=0.06)
     with pool, pytest.raises(EngineError, match="could pass the cap"):
         judge.judge(many, pool)
     before = len(server.seen)
-    assert 2 * CHUNK_PAIRS < before < 2 * len(many)
+    assert 2 * CHUNK < before < 2 * len(many)
     later, pool = opened(server, tmp_path)
     with pool:
         assert [one.score for one in later.judge(many, pool)] == [1.0] * len(many)
@@ -304,9 +304,9 @@ def test_a_local_model_judges_in_both_orders_with_one_of_three_words_and_keeps_t
     with Pool(threads=1) as pool:
         judge = judge_of("t", JudgeSpec(model="smollm2-135m"), "", tmp_path, pool)
         found = judge.judge(pairs, pool)
-        assert judge.system.ref.digest == resolve("smollm2-135m").digest
+        assert judge.verdicts.system.ref.digest == resolve("smollm2-135m").digest
         rows = [row for pair in pairs[:3] for row in both_orders("0" * 8, pair)]
-        assert {answer.text for answer in judge.system.answer(rows, pool)} <= {"A", "B", "tie"}
+        assert {answer.text for answer in judge.verdicts.system.answer(rows, pool)} <= {"A", "B", "tie"}
     assert all(one.failure is None and one.score in (0.0, 0.5, 1.0) for one in found)
     assert all(one.steady or one.score == 0.5 for one in found)
     (line,) = (tmp_path / JUDGEMENTS_FILE).read_text().splitlines()

@@ -1,4 +1,4 @@
-"""Whether a task's judge may judge: no family judges its own answers, and people have to agree with it."""
+"""Whether a task's judge may judge: no family judges its own answers, and people check whom it prefers."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -38,6 +38,9 @@ def _notes(task: Task) -> Iterator[Finding]:
             f"the judge {name} is of one family ({family}) with the teacher {task.teacher}: what was "
             "learned from that may please it more than it should"
         )
+    if task.metric == "style":
+        # It compares no answers: there is nothing for people to check.
+        return
     if task.judge.checked is None:
         yield _warning(
             f"no person checked the judge {name}, so nothing will be decided: `rung judge sheet RUN` writes "

@@ -87,7 +87,7 @@ def digests_beside(prepared: Prepared, options: Options, reporter: Reporter) -> 
             found["teacher"] = brought(task.teacher, reporter).digest
         else:
             found["teacher"] = System.load(resolve_system(task.teacher)).digest
-    if task.judge is not None and task.metric == "judge" and hosted(task.judge.model) is None:
+    if task.judge is not None and hosted(task.judge.model) is None:
         found["judge"] = brought(task.judge.model, reporter).digest
     return found
 
@@ -112,7 +112,8 @@ def config_of(
         sometimes["documents"] = digest_of([astuple(one) for one in prepared.passages])
     if (judge := prepared.task.judge) is not None:
         # What people said of it isn't part of that: a finished climb is decided anew by it.
-        sometimes["judge"] = {"model": judge.model, "rubric": judge.rubric}
+        compares = prepared.task.metric == "judge"
+        sometimes["judge"] = {"model": judge.model, **({"rubric": judge.rubric} if compares else {})}
         if "judge" in beside:
             sometimes["judge"]["digest"] = beside["judge"]
     if "teacher" in beside:

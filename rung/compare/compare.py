@@ -4,7 +4,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,13 +12,20 @@ from rung import evaluate
 from rung.climb import sealed
 from rung.climb.options import base_model
 from rung.compare.asked import Asked, Wanted, asked_rows
-from rung.compare.judged import Trust, judge_for, place_of, till_of, trusted
+from rung.compare.judged import (
+    Trust,
+    content_judge_for,
+    content_told,
+    judge_for,
+    place_of,
+    till_of,
+    trusted,
+)
 from rung.compare.outcome import Found, Outcome, outcome, row_change
 from rung.compare.sides import Side, need_two, side
 from rung.compare.specs import Difference, differences
 from rung.errors import RunError, TaskError
 from rung.evaluate import Bench, Store
-from rung.judging import Judge
 from rung.models.resolve import Model, limited
 from rung.records import Example, Json, Measurement, MetricName, Prediction
 from rung.rungs.base import Context, Reporter, slug
@@ -122,10 +129,14 @@ def compare(first: str, second: str, options: CompareOptions, reporter: Reporter
         if systems[0].digest == systems[1].digest:
             raise TaskError(f"{first!r} and {second!r} are one System ({systems[0].digest}); name two others")
         judge = judge_for(sides, asked, home, pool, reporter)
+        content = content_judge_for(sides, asked, home, pool, reporter)
         _count_looks(folders, systems, asked)
+        benches = [
+            replace(_bench(folder, asked, pool), judge=judge, content_judge=content) for folder in folders
+        ]
         a, b = (
-            _scored(one.given, system, _bench(folder, asked, pool, judge), asked, reporter)
-            for one, system, folder in zip(sides, systems, folders, strict=True)
+            _scored(one.given, system, bench, asked, reporter)
+            for one, system, bench in zip(sides, systems, benches, strict=True)
         )
         trust = trusted(judge, asked, pool)
     found = outcome(
@@ -148,7 +159,7 @@ def compare(first: str, second: str, options: CompareOptions, reporter: Reporter
         differences=differences(systems[0].spec, systems[1].spec),
         changes=changes,
         openings=max(looks, default=None),
-        notes=asked.notes,
+        notes=(*asked.notes, *content_told(content, a.measurement, b.measurement)),
         trust=trust,
     )
 
@@ -208,7 +219,7 @@ def _context(given: str, model: Model, asked: Asked, home: Path, pool: Pool, rep
         dev=splits.dev,
         model=model,
         folder=home,
-        bench=_bench(home, asked, pool, None),
+        bench=_bench(home, asked, pool),
         reporter=reporter,
         deadline=math.inf,
         seed=task.seed,
@@ -223,8 +234,8 @@ def _count_looks(folders: Sequence[Path], systems: Sequence[System], asked: Aske
             sealed.count(folder, digests, test)
 
 
-def _bench(folder: Path, asked: Asked, pool: Pool, judge: Judge | None) -> Bench:
-    return Bench(pool=pool, store=Store(folder / ANSWERS_FOLDER), metric=asked.metric, judge=judge)
+def _bench(folder: Path, asked: Asked, pool: Pool) -> Bench:
+    return Bench(pool=pool, store=Store(folder / ANSWERS_FOLDER), metric=asked.metric)
 
 
 def _scored(given: str, system: System, bench: Bench, asked: Asked, reporter: Reporter) -> Scored:

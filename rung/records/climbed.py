@@ -6,7 +6,7 @@ from rung.records.answers import Interval, Measurement, Stopped, TokenPrice
 from rung.records.calibrated import Calibration
 from rung.records.decided import Decision
 from rung.records.guarded import Constant, Guards, SeedScores
-from rung.records.judged import Judged
+from rung.records.judged import ContentJudged, Judged
 from rung.records.kinds import Gap, Json, MetricName, OutputKind
 from rung.records.rows import CheckRun, Finding
 
@@ -190,4 +190,5 @@ class Climb:
     paid_usd: float = 0.0
     paid_cap_usd: float = 0.0
     judged: Judged | None = None
+    content_judged: ContentJudged | None = None
     constant: Constant | None = None

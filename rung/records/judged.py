@@ -1,4 +1,4 @@
-"""What a climb keeps of its judge: who it was, how far people agree with it, and scores corrected by them."""
+"""What a climb keeps of its judge: who it was, how far it can be trusted, and scores corrected by people."""
 
 from dataclasses import dataclass
 
@@ -87,3 +87,35 @@ class Judged:
     agreement: Agreement | None = None
     checked: str = ""
     rungs: tuple[JudgedRung, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Planted:
+    """How a judge of content did on outputs of `rows` rows.
+
+    It found `own` the same as themselves, and `others` to be other than the output of an unlike row; on
+    `broken` of the two texts a row it gave no verdict.
+    """
+
+    rows: int
+    own: int
+    others: int
+    broken: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ContentJudged:
+    """The judge of content of a climb scored by style. `paid_usd` is what it was paid in all.
+
+    `texts` are the answers, each text once, that it was asked in this run and had a verdict on: `other` of
+    them say something else than their row's output though the sentence vectors let them through. It was asked
+    in vain of `broken` more, on which the vectors' word stands.
+    """
+
+    model: str
+    digest: str
+    texts: int
+    other: int
+    broken: int
+    planted: Planted
+    paid_usd: float = 0.0

@@ -5,7 +5,7 @@ import math
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, TypeVar, get_args
 
 from rung.records import Interval
 from rung.scoring import stats
@@ -13,12 +13,18 @@ from rung.scoring import stats
 Verdict: TypeAlias = Literal["A", "B", "tie"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 KEY = "verdict"
+_Word = TypeVar("_Word", bound=str)
 SIMILAR = 1.25
 """Two texts are of similar length where the longer has at most so many times the words of the other."""
 
 
 def read_verdict(text: str) -> Verdict | None:
-    """A, B or tie, bare or as {"verdict": …}, and nothing beside it; None for whatever else."""
+    """A, B or tie, as `read_word` reads it."""
+    return read_word(text, VERDICTS)
+
+
+def read_word(text: str, words: Sequence[_Word]) -> _Word | None:
+    """One of the words, bare or as {"verdict": …}, and nothing beside it; None for whatever else."""
     said: object = text.strip()
     try:
         found = json.loads(text)
@@ -26,7 +32,7 @@ def read_verdict(text: str) -> Verdict | None:
         found = None
     if isinstance(found, dict) and found.keys() == {KEY}:
         said = found[KEY]
-    return next((one for one in VERDICTS if one == said), None)
+    return next((one for one in words if one == said), None)
 
 
 def pair_score(first: Verdict, second: Verdict) -> float:

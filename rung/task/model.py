@@ -85,10 +85,16 @@ def _with_its_metric(judge: "JudgeSpec | None", info: ValidationInfo) -> "JudgeS
         raise ValueError(
             "metric judge needs one; write judge: {model: openai:NAME}, of another family than models"
         )
-    if judge is not None and metric != "judge":
+    if judge is not None and metric not in ("judge", "style"):
         raise ValueError(
-            f"a judge belongs to metric judge, and metric is {metric or 'left out'}; write metric: judge, or "
-            "take the judge out"
+            f"a judge belongs to metric style or metric judge, and metric is {metric or 'left out'}; write "
+            "one of these, or take the judge out"
+        )
+    compares = {"rubric", "checked"} & (set() if judge is None else judge.model_fields_set)
+    if metric == "style" and compares:
+        raise ValueError(
+            f"{' and '.join(sorted(compares))}: metric style asks its judge only whether an answer says what "
+            "its row's output says, and compares none by a rubric; leave model alone, or write metric: judge"
         )
     return judge
 
@@ -249,7 +255,7 @@ class Tuning(_Frozen):
 
 
 class JudgeSpec(_Frozen):
-    """Who compares answers where nothing else can score them."""
+    """Who compares answers where nothing else scores them, or says if one in a style keeps its content."""
 
     model: ModelName = Field(
         min_length=1,
@@ -257,12 +263,14 @@ class JudgeSpec(_Frozen):
         "anthropic:NAME, openai:NAME@URL or a local one.",
     )
     rubric: str = Field(
-        default=RUBRIC, min_length=1, description="What makes one answer better than another."
+        default=RUBRIC,
+        min_length=1,
+        description="What makes one answer better than another; for metric judge alone.",
     )
     checked: FilePath | None = Field(
         default=None,
         description="Pairs that a person judged, .jsonl (`rung judge sheet RUN`): 50 or more, or nothing is "
-        "decided.",
+        "decided; for metric judge alone.",
     )
 
 
@@ -282,7 +290,8 @@ class Task(_Frozen):
         default=None,
         validate_default=True,
         description="For metric judge: {model: …, rubric: …, checked: …}, a model that compares each answer "
-        "with the row's output, what it goes by, and a file of what people said.",
+        "with the row's output, what it goes by, and a file of what people said. For metric style: {model: "
+        "…}, one that says whether an answer keeps its row's content; left out, sentence vectors alone do.",
     )
     models: Annotated[tuple[ModelName, ...], BeforeValidator(_one_or_many)] = Field(
         default=("smollm2-135m",),
