@@ -21,7 +21,8 @@ from rung.data.sources import Broken, Source, conform, of_kind, read_source
 from rung.data.splits import split
 from rung.data.unlabelled import apart_from, read_unlabelled
 from rung.errors import DataError, TaskError
-from rung.models.catalog import CATALOG, entry_named
+from rung.models.catalog import CATALOG, Entry, entry_named
+from rung.models.family import family_of
 from rung.models.hosted import hosted
 from rung.models.offered import Offered, offered_named
 from rung.records import Example, Finding, Json, OutputKind, Passage, Splits
@@ -88,7 +89,8 @@ class Prepared:
     the ids of rows that are nearly the same, by group; `near_test` are rows of that file, each with a row of
     the given test that is nearly the same (None without one); `notes` are on what the task names and nothing
     uses; `unlabelled` are inputs for a teacher, none of them like a row of the parts; `audited` are test rows
-    with a second person's outputs. `passages` are those of the documents.
+    with a second person's outputs. `passages` are those of the documents. `added` is a
+    model that is climbed on beside the usual one, as nobody named any.
     """
 
     task: Task
@@ -102,6 +104,7 @@ class Prepared:
     unlabelled: tuple[Example, ...] = ()
     audited: tuple[tuple[Example, Json], ...] | None = None
     passages: tuple[Passage, ...] = ()
+    added: str | None = None
 
 
 def prepare(source: Path, options: RowOptions, reporter: Reporter | None = None) -> Prepared:
@@ -114,6 +117,8 @@ def prepare(source: Path, options: RowOptions, reporter: Reporter | None = None)
             f"--dev-rows {options.dev_rows} is too few to choose by; give at least {FEWEST_DEV_ROWS}"
         )
     task = _with_options(load_task(source, test=options.test), options)
+    if (base := _base_beside(task)) is not None:
+        task = task.model_copy(update={"models": (*task.models, base.name)})
     chosen = task.data.written(options.format)
     with bar(reporter, f"reading {task.data.train.name}", None) as advance:
         train = read_source(task.data.train, chosen, lenient=True, progress=advance)
@@ -163,7 +168,7 @@ def prepare(source: Path, options: RowOptions, reporter: Reporter | None = None)
     task, inferred = infer(task, (*parts.train, *parts.dev))
     parts = _with_tables(parts, task)
     unlabelled: tuple[Example, ...] = ()
-    notes = (*train.notes, *judged, *(test.notes if test else ()), *noted)
+    notes = (*train.notes, *judged, *(test.notes if test else ()), *noted, *_said_of(task, base))
     if task.data.unlabelled is not None:
         with bar(reporter, f"reading {task.data.unlabelled.name}", None):
             unlabelled, said = fresh_inputs(task.data.unlabelled, parts)
@@ -179,6 +184,7 @@ def prepare(source: Path, options: RowOptions, reporter: Reporter | None = None)
         undesirable=train.undesirable,
         unlabelled=unlabelled,
         passages=passages,
+        added=None if base is None else base.name,
     )
 
 
@@ -293,6 +299,28 @@ def _with_options(task: Task, options: RowOptions) -> Task:
     return task.model_copy(update=changes)
 
 
+def _base_beside(task: Task) -> Entry | None:
+    """A base model to climb on as well where texts are to sound like an author and nobody named a model."""
+    if task.metric != "style" or "models" in task.model_fields_set:
+        return None
+    return next(iter(_bases(task)), None)
+
+
+def _bases(task: Task) -> list[Entry]:
+    """The models of the catalog that write and weren't tuned to chat; none of the judge's own family."""
+    judging = family_of(task.judge.model) if task.judge is not None else None
+    found = (entry for entry in CATALOG if entry.kind == "generate" and entry.family == "plain")
+    return [entry for entry in found if family_of(entry.name) != judging]
+
+
+def _said_of(task: Task, base: Entry | None) -> tuple[str, ...]:
+    """A sentence on the models where a base model was put beside the usual one."""
+    if base is None:
+        return ()
+    why = "under style a base model is tried, too: it often takes on an author's voice better"
+    return (f"models = {', '.join(task.models)} (not given; {why}; {base.name}'s licence: {base.licence})",)
+
+
 def _base_model(task: Task) -> list[Finding]:
     """Advice to name a base model where texts are to sound like an author and every model was tuned to chat.
 
@@ -303,7 +331,8 @@ def _base_model(task: Task) -> list[Finding]:
     known = [entry_named(name) or offered_named(name) for name in task.models if hosted(name) is None]
     if not known or not all(isinstance(one, Offered) or (one and one.family == "chatml") for one in known):
         return []
-    bases = [entry.name for entry in CATALOG if entry.kind == "generate" and entry.family == "plain"]
+    if not (bases := [entry.name for entry in _bases(task)]):
+        return []
     message = (
         "models: all of them were tuned to chat, and a base model often takes on an author's style better; "
         f"name one beside them, such as {' or '.join(bases)}"

@@ -1,5 +1,6 @@
 """The rows of a run, made again from the files that the climb read: the same ones, or an error."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from rung.climb.options import Options
 from rung.climb.stored import CLIMB_FILE, load_climb, run_above
 from rung.errors import RunError
 from rung.rungs.base import Reporter
-from rung.runs import read_json, write_json
+from rung.runs import RUN_FILE, read_json, write_json
 
 ROWS_FILE = "rows.json"
 """Where the rows lie and how they are written: exports and comparisons ask some of them again."""
@@ -89,6 +90,17 @@ def _source(run: Path) -> tuple[Path, Options]:
             "--rows FILE"
         )
     try:
-        return Path(kept["source"]), TypeAdapter(Options).validate_python(kept["options"])
+        source, options = Path(kept["source"]), TypeAdapter(Options).validate_python(kept["options"])
     except (ValidationError, TypeError, KeyError):
         raise RunError(f"{str(path)!r} is damaged; give rows with --rows FILE") from None
+    return source, options if options.models else replace(options, models=_climbed_on(path.parent))
+
+
+def _climbed_on(run: Path) -> tuple[str, ...]:
+    """The models of a run that was asked for none; none where it doesn't say.
+
+    Their number bears on how many dev rows there are, and what is climbed on unasked may be more by now.
+    """
+    file = run / RUN_FILE
+    config = read_json(file) if file.is_file() else {}
+    return tuple(config.get("task", {}).get("models", ()))

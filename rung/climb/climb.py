@@ -31,8 +31,9 @@ from rung.climb.hosted import answers_usd, at_lower_cap, hosted_models, models_o
 from rung.climb.judging import bench_of, with_judge
 from rung.climb.limits import over_limits
 from rung.climb.machine import Watch, describe_machine, versions
+from rung.climb.opening import open_folder
 from rung.climb.options import Options, chosen_rungs, config_of, digests_beside
-from rung.climb.rebudget import BUDGET, name_of, under_budget
+from rung.climb.rebudget import name_of, under_budget
 from rung.climb.rebuilding import came_to, forget_failed, why_not
 from rung.climb.steps import Base, Step, bases, bring_embedder, steps_of
 from rung.climb.stored import (
@@ -61,7 +62,7 @@ from rung.records import (
 from rung.records.guarded import Constant
 from rung.rungs.base import WORK_FOLDER, Built, Context, Foreseen, Priced, Reporter, Rung, no_start
 from rung.rungs.rival import Rival, rival
-from rung.runs import RUN_FILE, digest_of, held, open_run, read_json, write_json, write_text
+from rung.runs import RUN_FILE, digest_of, held, read_json, write_json, write_text
 from rung.system import Pool, System, copy
 
 
@@ -88,7 +89,7 @@ def climb(source: Path, options: Options, reporter: Reporter) -> tuple[Climb, Pa
     beside = digests_beside(prepared, options, reporter)
     config = config_of(prepared, [base.model for base in models], options, beside)
     run = options.out or Path("runs") / f"{prepared.task.name}-{name_of(config)}"
-    before = open_run(run, config, free=(BUDGET,))
+    before = open_folder(run, config, prepared, reporter)
     with held(run):
         if before is not None:
             options = under_budget(run, before, config, options, reporter)

@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 from rung.climb.names import candidate_name
 from rung.climb.options import base_model, brought
-from rung.errors import ModelError, TaskError
+from rung.errors import ModelError, TaskError, WeightsError
 from rung.models.catalog import entry_named
 from rung.models.chat import opens_thought
 from rung.models.embed import Embedder
@@ -67,7 +67,7 @@ def bases(task: Task, reporter: Reporter) -> tuple[Base, ...]:
     """
     # A hosted model alone is no model to climb on, and is told so.
     local = [given for given in task.models if hosted(given) is None] or task.models
-    found = [(given, limited(base_model(given, reporter), task.context_tokens)) for given in local]
+    found = [(given, limited(_brought(given, task, reporter), task.context_tokens)) for given in local]
     by_digest: dict[str, str] = {}
     for given, model in found:
         if model.digest in by_digest:
@@ -91,6 +91,18 @@ def bases(task: Task, reporter: Reporter) -> tuple[Base, ...]:
         if one.model.template is not None and opens_thought(one.model.template):
             reporter.say(f"{one.label}: {THOUGHT_CLOSED}")
     return tuple(made)
+
+
+def _brought(given: str, task: Task, reporter: Reporter) -> Model:
+    """One of the models, brought. Raises WeightsError where it can't be had, with the way to do without."""
+    try:
+        return base_model(given, reporter)
+    except WeightsError as error:
+        others = [name for name in task.models if name != given]
+        if all(hosted(name) is not None for name in others):
+            raise
+        way = f"models: [{', '.join(others)}] in the task file, or --models {','.join(others)}"
+        raise WeightsError(f"{error}. To climb without it: {way}") from None
 
 
 def bring_embedder(rungs: Sequence[Rung], task: Task, reporter: Reporter) -> None:

