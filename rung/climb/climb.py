@@ -25,6 +25,7 @@ from rung.climb.decide import ALPHA, MIN_ROWS, decide, to_beat
 from rung.climb.disagree import disagreements
 from rung.climb.ending import UNTESTED, is_complete, tried_again, winner_again, with_dev
 from rung.climb.examining import examine
+from rung.climb.failing import failed
 from rung.climb.floor import floor, with_floor
 from rung.climb.guarding import guarded, guarding
 from rung.climb.hosted import answers_usd, at_lower_cap, hosted_models, models_of, till_for
@@ -47,7 +48,8 @@ from rung.climb.stored import (
     load,
     load_climb,
 )
-from rung.errors import EngineError, RunError, RungError, TaskError, WeightsError
+from rung.errors import EngineError, RunError, RungError, TaskError
+from rung.memory import within_memory
 from rung.records import (
     Climb,
     Decision,
@@ -62,7 +64,7 @@ from rung.records import (
 from rung.records.guarded import Constant
 from rung.rungs.base import WORK_FOLDER, Built, Context, Foreseen, Priced, Reporter, Rung, no_start
 from rung.rungs.rival import Rival, rival
-from rung.runs import RUN_FILE, digest_of, held, read_json, write_json, write_text
+from rung.runs import RUN_FILE, digest_of, held, read_json, write_text
 from rung.system import Pool, System, copy
 
 
@@ -246,7 +248,7 @@ class _Climbing:
             if isinstance(rung, Priced):
                 cheaper = ordering.before(before, rung.usd_per_1000(context), context.task)
                 context = replace(context, rival=self.rival(cheaper))
-            with Watch(partial(self.clock.beat, name, start)) as watch, context.paying():
+            with Watch(partial(self.clock.beat, name, start)) as watch, context.paying(), within_memory():
                 told, reason = self.foretold(rung, context, later, start)
                 if reason is not None:
                     self.reporter.say(f"{name} skipped: {reason}")
@@ -270,11 +272,7 @@ class _Climbing:
             raise
         except RungError as error:
             self.systems.pop(name, None)
-            write_json(context.folder / FAILED_FILE, {"failed": str(error)})
-            self.reporter.say(f"{name} failed: {error}")
-            failed = RungResult(rung=name, order=step.order, model=step.model, failed=str(error))
-            lacking = isinstance(error, WeightsError)
-            return replace(failed, weights_missing=lacking, build_s=time.monotonic() - start)
+            return failed(step, context, error, time.monotonic() - start)
 
     def context(
         self, step: Step, folder: Path, before: Sequence[RungResult], later: Sequence[Step]
@@ -439,7 +437,8 @@ class _Climbing:
     def tested(self, result: RungResult) -> RungResult:
         """The result with its test score, or with a note of why there is none."""
         try:
-            return replace(result, test=self.measured(result.rung, self.systems[result.rung], "test"))
+            with within_memory():
+                return replace(result, test=self.measured(result.rung, self.systems[result.rung], "test"))
         except RunError:
             raise
         except RungError as error:

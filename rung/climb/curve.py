@@ -21,6 +21,7 @@ from rung.climb.names import rung_of
 from rung.climb.steps import Step
 from rung.climb.stored import load
 from rung.errors import RunError, RungError
+from rung.memory import within_memory
 from rung.records import Climb, CurvePoint, Example, LearningCurve, Measurement, MetricName, RungResult
 from rung.rungs.base import WORK_FOLDER, Context
 from rung.runs import write_text
@@ -213,7 +214,7 @@ def _point(step: Step, context: Context, clock: Clock, share: float, after: floa
     try:
         if reason := rung.skip(part):
             return reason
-        with Watch(beat):
+        with Watch(beat), within_memory():
             made = rung.build(part)
             dev = part.measure(made.system, part.dev, name)
     except RunError:

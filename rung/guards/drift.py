@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from rung.engines import lora
+from rung.engines.device import in_halves
 from rung.engines.packed import Packed, packed
 from rung.engines.parallel import portion
 from rung.engines.prefix import prefix_of
@@ -48,7 +49,8 @@ def divergence(model: Network, rows: Sequence[Row], base: Network | None = None)
     sums = torch.zeros(3, dtype=torch.float64)
     with torch.inference_mode():
         for part in in_batches([row.tokens for row in rows], 0, portion(TOKENS_AT_ONCE, device)):
-            sums += _sums(model, [rows[i] for i in part], base, made)
+            for found in in_halves(lambda some: [_sums(model, [rows[i] for i in some], base, made)], part):
+                sums += found
     kl, before, tuned = (float(total) / tokens for total in sums)
     return Divergence(tokens=tokens, kl=max(kl, 0.0), base_loss=before, tuned_loss=tuned)
 

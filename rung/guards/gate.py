@@ -4,6 +4,7 @@ from rung.errors import RunError, RungError
 from rung.guards.copied import copied
 from rung.guards.fit import collapse, overfit
 from rung.guards.forgetting import forgetting
+from rung.memory import within_memory
 from rung.records import Measurement
 from rung.records.guarded import Forgetting, Guards, Overfit
 from rung.rungs.base import Context
@@ -49,7 +50,8 @@ def labels_alone(system: System) -> str:
 
 def _fit(context: Context, system: System, dev: Measurement) -> Overfit | None:
     try:
-        return overfit(context, system, dev)
+        with within_memory():
+            return overfit(context, system, dev)
     except RunError:
         raise
     except RungError as error:
@@ -59,7 +61,8 @@ def _fit(context: Context, system: System, dev: Measurement) -> Overfit | None:
 
 def _gate(context: Context, system: System) -> Forgetting:
     try:
-        return forgetting(context, system)
+        with within_memory():
+            return forgetting(context, system)
     except RunError:
         raise
     except RungError as error:

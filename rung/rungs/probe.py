@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias
 from pydantic import TypeAdapter
 
 from rung.errors import EngineError, ModelError
+from rung.memory import within_memory
 from rung.records import Example
 from rung.rungs.base import Context
 from rung.runs import read_json, write_json
@@ -66,11 +67,14 @@ def _run(context: Context, systems: dict[EngineName, System]) -> tuple[EngineNam
     count = 0
     for engine, system in systems.items():
         try:
-            # It waits for the weights, and says how many there is time for. Both engines are asked as many:
-            # of one answer alone torch has as much work as of several at once.
-            _, first_s = _lap(context, system, rows[:1])
-            count = count or max(1, int(RACE_S / first_s))
-            laps[engine] = _lap(context, system, asked[:count])
+            if engine == "torch":
+                _require_room(context, system)
+            with within_memory():
+                # It waits for the weights, and says how many there is time for. Both engines are asked as
+                # many: of one answer alone torch has as much work as of several at once.
+                _, first_s = _lap(context, system, rows[:1])
+                count = count or max(1, int(RACE_S / first_s))
+                laps[engine] = _lap(context, system, asked[:count])
         except (EngineError, ModelError) as error:
             faults[engine] = " ".join(str(error).split())
     if not laps:
@@ -86,6 +90,14 @@ def _run(context: Context, systems: dict[EngineName, System]) -> tuple[EngineNam
     return fastest, (
         f"engine {fastest}: llama {1000 * llama_s:.0f} ms and torch {1000 * torch_s:.0f} ms per answer"
     )
+
+
+def _require_room(context: Context, system: System) -> None:
+    """Raise EngineError, before weights are made for torch, where this machine could never hold them."""
+    from rung.engines.device import too_big
+
+    if why := too_big(system.model(context.pool).parameters):
+        raise EngineError(why)
 
 
 def _lap(context: Context, system: System, rows: Sequence[Example]) -> tuple[float, float]:

@@ -17,12 +17,14 @@ import torch
 from torch.optim.adamw import adamw
 
 from rung.engines import lora, storage
+from rung.engines.device import in_halves, let_go
 from rung.engines.layout import pack, slot_tokens
 from rung.engines.packed import Packed, packed, size_of
 from rung.engines.parallel import portion, side_by_side, workers
 from rung.engines.prefix import memory_of, prefix_of
 from rung.engines.rows import Network, in_batches, pad_right, shared_prefix
 from rung.errors import TrainingError
+from rung.memory import used_up, want_of_memory
 from rung.training import batches, losses
 from rung.training.batches import Item, Row
 from rung.training.checkpoint import Checkpoint
@@ -123,6 +125,7 @@ class Trainer:
         self.moments = [torch.zeros_like(self._flat) for _ in range(2)]
         self.checkpoint = Checkpoint(folder, [self._flat, *self.moments], digest)
         self.steps_per_epoch = -(-len(rows) // settings.batch_size)
+        self._most: int | None = None
         self._epoch: tuple[int, list[list[int]]] = (-1, [])
         self.step, self._saved = 0, -math.inf
         self.restart()
@@ -199,8 +202,7 @@ class Trainer:
 
     def _update(self, batch: list[int], rate: float) -> tuple[float, float]:
         self.model.train()
-        self._slope.zero_()
-        loss = self._add_slopes(batch)
+        loss = self._slopes_in_memory(batch)
         norm = float(self._slope.norm())
         if math.isfinite(norm) and math.isfinite(loss):
             self._slope.mul_(min(1.0, CLIP_NORM / (norm + 1e-6)))
@@ -216,6 +218,34 @@ class Trainer:
                 parts = self._flat.split([p.numel() for p in self.parameters])
                 for p, part in zip(self.parameters, parts, strict=True):
                     p.copy_(part.view(p.shape))
+
+    def _slopes_in_memory(self, batch: list[int]) -> float:
+        """The mean loss of a batch, its gradient being the slopes.
+
+        Where a GPU's memory doesn't hold it, half as many tokens go through the model at once from then on.
+        """
+        while True:
+            self._slope.zero_()
+            try:
+                return self._add_slopes(batch)
+            except RuntimeError as error:
+                if not used_up(error):
+                    raise
+                why = want_of_memory(error)
+            self._halve(batch, why)  # not before the error is gone, whose frames hold what the pass had made
+
+    def _halve(self, batch: list[int], why: str) -> None:
+        """Take half as many tokens at once. TrainingError where parts get no smaller by that."""
+        longest = max(self._tokens([i]) for i in batch)
+        most = self._most or tokens_at_once(self.parameters[0].device, self.packed)
+        # A row that is longer than `most` is alone already, and packs keep little of it for the way back.
+        if most < longest:
+            raise TrainingError(f"a row of {longest:,} tokens at step {self.step + 1}: {why}")
+        self._most = max(1, min(most, max(map(self._tokens, self._cut(batch)))) // 2)
+        self.graphs = None
+        if self.packed is not None:
+            self.packed.room = self._most
+        let_go()
 
     def _add_slopes(self, batch: list[int]) -> float:
         """The mean loss of a batch; its gradient is added to the slopes."""
@@ -246,7 +276,7 @@ class Trainer:
     def _cut(self, batch: Sequence[int]) -> list[list[int]]:
         """The items of a batch in the parts that go through the model at once, the longest first."""
         device = self.parameters[0].device
-        count, most = workers(device), tokens_at_once(device, self.packed)
+        count, most = workers(device), self._most or tokens_at_once(device, self.packed)
         slots = None if self.packed is None else partial(slot_tokens, device=device)
 
         def cut(chosen: Sequence[int], at_once: int, shared: int, room: int) -> list[list[int]]:
@@ -413,12 +443,15 @@ def answer_states(model: Network, rows: Sequence[Row], made: Packed | None = Non
     """
     device = model.lm_head.weight.device
     found: list[torch.Tensor] = [torch.empty(0)] * len(rows)
-    for part in in_batches([row.tokens for row in rows], 0, tokens_at_once(device, made)):
+
+    @torch.no_grad()
+    def read(part: list[int]) -> list[torch.Tensor]:
         batch = [rows[i] for i in part]
-        with torch.no_grad():
-            states = _padded_states(model, batch) if made is None else packed_states(made, batch, 0)
-        split = states[0].split([len(row.answer) for row in batch])
-        for place, own in zip(part, split, strict=True):
+        states = _padded_states(model, batch) if made is None else packed_states(made, batch, 0)
+        return list(states[0].split([len(row.answer) for row in batch]))
+
+    for part in in_batches([row.tokens for row in rows], 0, tokens_at_once(device, made)):
+        for place, own in zip(part, in_halves(read, part), strict=True):
             found[place] = own
     return found
 
@@ -453,7 +486,7 @@ def answer_logprobs(
             return summed_logprobs(model, [rows[i] for i in part], made).tolist()
 
     batches = in_batches([row.tokens for row in rows], 0, tokens_at_once(device, made) // count)
-    for part, values in zip(batches, side_by_side(summed, batches, count), strict=True):
+    for part, values in zip(batches, side_by_side(partial(in_halves, summed), batches, count), strict=True):
         for place, value in zip(part, values, strict=True):
             found[place] = value
         done += len(part)

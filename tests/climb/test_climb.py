@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+import torch
 
+from rung import evaluate
 from rung.climb.climb import Options, climb, load_climb
 from rung.errors import EngineError, RunError, RungError
 from rung.records import Example
@@ -149,7 +151,7 @@ class Always:
 
     name: str
     label: str = "billing"
-    fault: RungError | None = None
+    fault: Exception | None = None
     breaks: bool = False
 
     def skip(self, context):
@@ -183,6 +185,43 @@ def test_a_rung_that_fails_fails_alone_and_is_shown(task, options, monkeypatch):
     assert "two failed: it died" in log.text
     assert result.decision.chosen == "one"
     assert not (run / "rungs" / "two" / "result.json").exists()
+
+
+FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")
+
+
+def test_a_rung_for_which_a_gpu_has_too_little_memory_fails_alone_and_says_what_to_do(
+    task, options, monkeypatch
+):
+    names = with_ladder(monkeypatch, Always("one"), Always("two", fault=FULL), Always("three"))
+    result, run = climb(task, replace(options, rungs=names), Log())
+    one, two, three = result.results
+    assert one.dev is not None and three.dev is not None and two.dev is None
+    for way in ("memory is used up", "qlora", "shorter rows", "a smaller model", "--rungs"):
+        assert way in str(two.failed)
+    assert json.loads((run / "rungs" / "two" / "failed.json").read_text()) == {"failed": two.failed}
+
+
+def test_a_fault_of_rung_is_no_want_of_memory(task, options, monkeypatch):
+    names = with_ladder(monkeypatch, Always("one", fault=RuntimeError("an illegal memory access")))
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        climb(task, replace(options, rungs=names), Log())
+
+
+def test_a_gpu_whose_memory_runs_out_on_the_test_leaves_a_note(task, options, monkeypatch):
+    names = with_ladder(monkeypatch, Always("one"), Always("two", label="two"))
+    plain = evaluate.measure
+
+    def measured(system, rows, bench, *, split, **more):
+        if split == "test" and system.spec.rung == "two":
+            raise FULL
+        return plain(system, rows, bench, split=split, **more)
+
+    monkeypatch.setattr(evaluate, "measure", measured)
+    result, _ = climb(task, replace(options, rungs=names, test_all=True), Log())
+    one, two = result.results
+    assert one.test is not None and two.test is None
+    assert two.notes[-1].startswith("no test score: the GPU's memory is used up")
 
 
 def test_a_rung_whose_system_breaks_on_dev_fails_alone(task, options, monkeypatch):

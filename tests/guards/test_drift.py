@@ -70,6 +70,20 @@ def test_how_many_rows_are_read_together_changes_nothing(monkeypatch):
     assert apart.tuned_loss == pytest.approx(whole.tuned_loss, rel=1e-6)
 
 
+def test_rows_that_a_gpus_memory_does_not_hold_together_are_read_in_halves(monkeypatch):
+    model, plain, read = adapted(), drift._sums, []
+    whole = divergence(model, ROWS)
+
+    def held(model, rows, *more):
+        read.append(len(rows))
+        if len(rows) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")
+        return plain(model, rows, *more)
+
+    monkeypatch.setattr(drift, "_sums", held)
+    assert divergence(model, ROWS).kl == pytest.approx(whole.kl, rel=1e-6) and max(read) == 3
+
+
 def test_a_model_with_a_prefix_is_made_ready_once_for_all_batches(monkeypatch):
     model, made = tiny(), []
     prefix.attach(model, 4, 0)

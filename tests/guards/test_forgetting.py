@@ -257,6 +257,20 @@ def test_an_engine_that_breaks_in_a_guard_fails_no_rung(context, monkeypatch):
     assert "it died" in found.forgetting.left_out[0] and found.warnings == ()
 
 
+def test_a_gpu_whose_memory_runs_out_in_a_guard_fails_no_rung(context, monkeypatch):
+    system = tuned(context, 0.3)
+    dev = measure(system, context.dev, context.bench, split="dev")
+
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")
+
+    monkeypatch.setattr("rung.guards.gate.forgetting", full)
+    monkeypatch.setattr("rung.guards.gate.overfit", full)
+    found = guards(context, system, dev, forget=True)
+    assert found.forgetting is not None and found.forgetting.verdict == "unknown"
+    assert "the GPU's memory is used up" in found.forgetting.left_out[0] and found.overfit is None
+
+
 def test_a_rung_that_kept_the_tune_below_it_has_what_was_found_of_that_one(context, monkeypatch, few):
     start = tuned(context, 1.0)
     beside = replace(context, built={"sft": start})

@@ -5,7 +5,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
+from rung.engines import device
 from rung.errors import EngineError
 from rung.evaluate import Store
 from rung.rungs import probe
@@ -34,6 +36,9 @@ class Runner:
         self.alone_s, self.batch_s, self.broken, self.error = alone_s, batch_s, broken, error
         self.digest = f"{alone_s}-{batch_s}-{broken}"
         self.asked: list[int] = []
+
+    def model(self, pool):
+        return SimpleNamespace(parameters=1_000_000)
 
     def answer(self, rows, pool):
         if self.error:
@@ -100,6 +105,23 @@ def test_an_engine_that_cannot_run_the_model_has_lost_and_its_error_is_told():
     )
     with pytest.raises(EngineError, match="no engine can run the model: llama: a; torch: b"):
         raced(Runner(error="a"), Runner(error="b"))
+
+
+def test_an_engine_whose_memory_runs_out_has_lost_and_that_is_told():
+    class Full(Runner):
+        def answer(self, rows, pool):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")
+
+    engine, note = raced(Runner(), Full())
+    assert engine == "llama" and "torch can't run it (the GPU's memory is used up (CUDA out" in note
+
+
+def test_weights_that_the_machine_can_never_hold_are_not_made_for_torch(monkeypatch):
+    monkeypatch.setattr(device, "whole_bytes", lambda: 1_000_000)
+    llama, other = Runner(), Runner()
+    engine, note = raced(llama, other)
+    assert engine == "llama" and "torch can't run it (its weights in " in note
+    assert llama.asked and not other.asked
 
 
 def test_a_race_needs_one_row():

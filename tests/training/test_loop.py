@@ -77,6 +77,94 @@ def test_a_batch_in_parts_has_the_loss_and_the_gradient_of_the_whole(tmp_path, m
         assert torch.allclose(one, other, rtol=0, atol=1e-12)
 
 
+def short_of_memory(monkeypatch, most: int) -> list[int]:
+    """Lets so many tokens through a model at once; tells of each pass that had more."""
+    broke, plain = [], loop.packed_loss
+
+    def held(model, rows, shared=0):
+        if (tokens := sum(row.tokens for row in rows)) > most:
+            broke.append(tokens)
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")
+        return plain(model, rows, shared)
+
+    monkeypatch.setattr(loop, "packed_loss", held)
+    return broke
+
+
+def test_where_a_gpus_memory_runs_out_parts_get_smaller_and_nothing_else_changes(tmp_path, monkeypatch):
+    whole = trainer(tmp_path / "whole")
+    expected = list(whole.run(6))
+    monkeypatch.setattr(loop, "workers", lambda device: 1)
+    broke = short_of_memory(monkeypatch, 16)
+    ours = trainer(tmp_path / "parts")
+    ticks = list(ours.run(6))
+    assert 0 < len(broke) < 6, "it's kept that less goes through at once"
+    for tick, plain in zip(ticks, expected, strict=True):
+        assert tick.loss == pytest.approx(plain.loss, rel=1e-12)
+        assert tick.grad_norm == pytest.approx(plain.grad_norm, rel=1e-10)
+    for one, other in zip(ours.parameters, whole.parameters, strict=True):
+        assert torch.allclose(one, other, rtol=0, atol=1e-12)
+
+
+def test_a_row_that_alone_is_too_much_for_a_gpu_ends_the_run_with_the_way_out(tmp_path, monkeypatch):
+    broke = short_of_memory(monkeypatch, 4)
+    with pytest.raises(TrainingError, match=r"a row of \d+ tokens at step 1: .*used up.*qlora.*shorter rows"):
+        list(trainer(tmp_path).run(3))
+    assert len(broke) > 1
+
+
+def test_a_row_that_a_gpu_holds_where_less_is_kept_for_the_way_back_is_learned_from(tmp_path, monkeypatch):
+    plain = loop.packed_loss
+
+    def held(model, rows, shared=0):
+        if sum(row.tokens for row in rows) <= model.room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")
+        return plain(model, rows, shared)
+
+    alike = [Row(prompt=(3, 4, 5, 6, 7), answer=(10 + n % 5, 20, 0)) for n in range(8)]
+    expected = [tick.loss for tick in trainer(tmp_path / "alike", rows=alike).run(2)]
+    monkeypatch.setattr(loop, "packed_loss", held)
+    found = [tick.loss for tick in trainer(tmp_path / "kept", rows=alike).run(2)]
+    assert found == pytest.approx(expected, rel=1e-12)
+
+
+def test_what_else_breaks_in_a_pass_is_not_tried_again(tmp_path, monkeypatch):
+    passes = []
+
+    def broken(*_):
+        passes.append(1)
+        raise RuntimeError("an illegal memory access")
+
+    monkeypatch.setattr(loop, "workers", lambda device: 1)
+    monkeypatch.setattr(loop, "packed_loss", broken)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        list(trainer(tmp_path).run(3))
+    assert len(passes) == 1
+
+
+def test_log_probabilities_of_a_batch_that_a_gpu_does_not_hold_are_read_in_halves(monkeypatch):
+    model, plain = tiny(), loop.summed_logprobs
+    whole, states = loop.answer_logprobs(model, ROWS), loop.answer_states(model, ROWS)
+
+    def held(model, rows, *more):
+        if len(rows) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")
+        return plain(model, rows, *more)
+
+    monkeypatch.setattr(loop, "summed_logprobs", held)
+    assert torch.allclose(loop.answer_logprobs(model, ROWS), whole, atol=1e-10)
+    read = loop._padded_states
+
+    def held_states(model, rows):
+        if len(rows) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")
+        return read(model, rows)
+
+    monkeypatch.setattr(loop, "_padded_states", held_states)
+    for one, before in zip(loop.answer_states(model, ROWS), states, strict=True):
+        assert torch.allclose(one, before, atol=1e-10)
+
+
 def test_the_loss_falls_and_what_a_tick_says_is_so(tmp_path):
     one = trainer(tmp_path)
     model = tiny()
