@@ -11,7 +11,7 @@ from rung.engines.grammar import Grammars
 from rung.engines.llama import LlamaEngine
 from rung.engines.schema import byte_grammar, grammar, taken, tight
 from rung.models._pretokenizers import sentence_piece
-from rung.models.chat import Chat, Message, load_chat
+from rung.models.chat import _PLAIN, Chat, Message, load_chat
 from rung.models.resolve import resolve
 from rung.models.tokens import Tokens
 from rung.records import Example
@@ -162,3 +162,13 @@ def test_what_a_grammar_holds_is_taught_without_the_blank_that_a_vocabulary_puts
     free = spec.model_copy(update={"answer": AnswerSpec(form="free")})
     assert rendered(context, free, [row])[0].answer == chat.answer_ids(row.output)
     assert tokens.token_bytes(chat.answer_ids(row.output)[0]).startswith(b" ")
+
+
+def test_a_label_among_pairs_has_no_second_blank_where_a_vocabulary_puts_one_first() -> None:
+    chat = Chat(tokens=spaced(), template=_PLAIN, plain=True, end=2, stop_ids=(2,))
+    question = Message(role="user", content="a")
+    asked = chat.render([question])
+    for label, ids in zip(CHOSEN.labels, candidates(CHOSEN, chat), strict=True):
+        shown = chat.render([question, Message(role="assistant", content=label), question])
+        assert shown[: len(asked) + len(ids)] == asked + ids
+        assert asked + chat.answer_ids(label)[:-1] == (*asked, *ids[:-1]) and ids == chat.shown_ids(label)
