@@ -17,6 +17,7 @@ from rung.errors import RunError, TaskError
 from rung.evaluate import OTHER_CONTENT, embed_in
 from rung.judging.content import LEAST_RIGHT, PLANTED_ROWS
 from rung.records import Answer, Climb
+from rung.report.html import write_report
 from rung.report.summary import facts
 from rung.scoring.notation import percent_text
 from rung.system import Pool
@@ -131,6 +132,9 @@ def test_the_report_tells_how_often_the_judge_and_the_vectors_differ(done):
     share = dict(found.secondary)[OTHER_CONTENT]
     assert share > 0.05
     assert f"takes {percent_text(share)} of its {found.n} {found.split} answers" in terms["Content of api"]
+    write_report(done.result, done.run / "page.html")
+    page = (done.run / "page.html").read_text(encoding="utf-8")
+    assert "Other content is the share of answers" in page and "Judge of content" in page
     with pytest.raises(RunError, match="scored by style, not by a judge: there is nothing to check"):
         write_sheet(done.run, SheetOptions(out=done.run / "sheet.jsonl"))
 
