@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from rung.engines.endpoint import GREEDY, Draw
-from rung.records import Example
+from rung.records import Answer, Example
 from rung.rungs.base import Context
 from rung.system import System
 
@@ -13,27 +13,29 @@ def to_buy(
     made: Callable[[], System],
     rows: Sequence[Example],
     draws: Sequence[Draw] = (GREEDY,),
+    enough: Callable[[Example, Sequence[Answer]], bool] = lambda row, given: False,
 ) -> list[int]:
-    """How many draws of the answer to each row are to be paid for yet; nothing is asked.
+    """How many draws of the answer to each row are to be paid for yet, at most; nothing is asked.
 
     `made` gives the hosted System, where one has to be looked at. By whatever name the server called itself,
     for whichever rung and under whatever budget: what counts is what was asked. The first draw of a row is
-    paid for before the next ones.
+    paid for before the next ones, of which there are none where those that are known are `enough`.
     """
     counts = [len(draws)] * len(rows)
     till = context.pool.till
     if till is None or not till.answers:
         return counts
     system, left = made(), list(range(len(rows)))
+    known: list[list[Answer]] = [[] for _ in rows]
     with till.asking_nothing():
         for draw in draws:
             if not left:
                 break
-            asked = [rows[at] for at in left]
-            looked_up = system.find(asked, context.pool)
-            found = system.hosted_completions(asked, looked_up, context.pool, draw)
+            found = system.hosted_answers([rows[at] for at in left], context.pool, draw)
             # What was billed was answered, be it in vain or under another name of the model.
-            left = [at for at, one in zip(left, found, strict=True) if one.prompt_tokens]
-            for at in left:
-                counts[at] -= 1
+            billed = [(at, one) for at, one in zip(left, found, strict=True) if one.prompt_tokens]
+            for at, one in billed:
+                known[at].append(one)
+                counts[at] = 0 if enough(rows[at], known[at]) else counts[at] - 1
+            left = [at for at, _ in billed if counts[at]]
     return counts

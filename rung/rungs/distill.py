@@ -3,35 +3,28 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import accumulate
 
 from pydantic import TypeAdapter
 
 from rung import evaluate
 from rung.errors import EngineError, ModelError, TrainingError
-from rung.models.hosted import Hosted
 from rung.records import Answer, Example, Json, Measurement
-from rung.rungs.api import cannot_pay, foretold_usd, paid_text, price_of
+from rung.rungs.api import cannot_pay, paid_text
 from rung.rungs.base import JOURNAL_FILE, Built, Context, no_room
-from rung.rungs.bought import to_buy
 from rung.rungs.sft import FEWEST_ROWS, FEWEST_S, answer_forms, tuned, unable
 from rung.rungs.teacher import (
     CHUNK_ROWS,
-    DRAWS,
+    all_drawn,
     draw_s,
-    drawn,
     draws_of,
-    hosted_draw,
     hosted_teacher,
     is_system,
     quickest,
-    teacher_prompting,
     teacher_system,
-    unasked_teacher,
 )
+from rung.rungs.teaching_money import TEACHING_SHARE, affordable, draw_usd, least_usd
 from rung.rungs.verified import verified, verified_by_gold
 from rung.runs import read_json, write_json
-from rung.scoring.cost import tokens_usd
 from rung.scoring.notation import duration_text, score_text
 from rung.system import System
 from rung.task.tables import with_tables
@@ -48,8 +41,6 @@ REWORDED = ("rouge_l", "judge")
 TAUGHT_FILE = "taught.json"
 AS_IT_WAS = "word for word the row's own"
 """Learned already."""
-TEACHING_SHARE = 0.5
-"""Of the rung's time, and of the money that is left, that the teacher may take."""
 
 
 class Distill:
@@ -74,7 +65,11 @@ class Distill:
         if reason := unable(context):
             return reason
         model = hosted_teacher(context.task)
-        return model and cannot_pay(context, model, lambda: self._least_usd(context, model))
+        return model and cannot_pay(
+            context,
+            model,
+            lambda: least_usd(context, model, rows[:FEWEST_ASKED], context.dev[:SCORED_ROWS]),
+        )
 
     def build(self, context: Context) -> Built:
         """Ask, verify, tune. Raises TrainingError where no answer holds, and as a tune does."""
@@ -147,12 +142,21 @@ class Distill:
 
         `plain` is the context without the taught rows.
         """
-        from rung.rungs.whitebox import FEWEST_S, TIME_SHARE, no_memory, no_white_box, on_policy
+        from rung.rungs.whitebox import (
+            FEWEST_S,
+            TIME_SHARE,
+            answers_alone,
+            no_memory,
+            no_white_box,
+            on_policy,
+        )
 
-        spec = next(iter(answer_forms(context, self.name).values()))
+        # Which form is learned isn't known before: one will do in which the teacher can be read.
+        forms = answer_forms(context, self.name).values()
+        lacking = [no_white_box(context, teacher, spec) for spec in forms]
         kept_s = context.settled("seconds kept for on policy", lambda: TIME_SHARE * context.seconds_left)
         assert isinstance(kept_s, (int, float)), "written by this function"
-        why = no_white_box(context, teacher, spec)
+        why = None if None in lacking else lacking[0]
         if why is None and kept_s < FEWEST_S:
             why = f"{max(0.0, kept_s):.0f} s could be kept for that, {FEWEST_S:.0f} s are needed"
         asked = _for_on_policy(plain, teacher)
@@ -164,33 +168,15 @@ class Distill:
             made = tuned(context, self.name)
             if teacher.is_hosted:
                 return made
-            note = f"only the teacher's answers were learned from, not its probabilities: {why}"
-            return replace(made, notes=(*made.notes, note))
+            return replace(made, notes=(*made.notes, answers_alone(why)))
         made = tuned(replace(context, deadline=context.deadline - kept_s), self.name)
         return on_policy(context, teacher, made, asked)
-
-    def _least_usd(self, context: Context, model: Hosted) -> float:
-        """About what is to be paid yet for the fewest inputs, and for the teacher's own score."""
-        draws = [hosted_draw(number) for number in range(DRAWS)]
-        first, scored = inputs(context)[:FEWEST_ASKED], context.dev[:SCORED_ROWS]
-        count = sum(to_buy(context, lambda: unasked_teacher(context, model), first, draws))
-        count += sum(to_buy(context, lambda: unasked_teacher(context, model), scored))
-        return count and count * self._answer_usd(context) / DRAWS
-
-    def _answer_usd(self, context: Context) -> float:
-        """About what the draws for one input cost; 0 for a teacher of this machine."""
-        model = hosted_teacher(context.task)
-        if model is None:
-            return 0.0
-        return DRAWS * foretold_usd(context, price_of(context, model), teacher_prompting(context))
 
     def _affordable(
         self, context: Context, teacher: System, scored: Measurement
     ) -> tuple[tuple[Example, ...], str]:
         """The inputs to ask, and why they aren't all: as many as the teacher's share of the money pays for.
 
-        An answer costs what it did where the teacher was `scored`, thoughts included, and no less than was
-        foretold; nothing where it was paid for before, under whatever budget. Settled once under a cap.
         Raises TrainingError where its prompt would show it the answers.
         """
         rows, till = inputs(context), context.pool.till
@@ -199,22 +185,11 @@ class Distill:
                 "the teacher's prompt shows the training rows' own answers, and there are no other inputs; "
                 "give inputs without outputs as data.unlabelled (`rung synth` writes some)"
             )
-        usd = max(self._answer_usd(context), draws_of(teacher) * _billed_usd(context, scored))
-        if not usd or till is None:
+        if till is None or not draw_usd(context, scored):
             return rows, ""
         kept = _kept(context)
-        before = 0 if kept is None else kept.asked
-        draws = [hosted_draw(number) for number in range(draws_of(teacher))]
-        to_ask = to_buy(context, lambda: teacher, rows[before:], draws)
-        costs = [usd * count / len(draws) for count in to_ask]
-
-        def count() -> int:
-            left = TEACHING_SHARE * max(0.0, till.cap_usd - till.spent_usd)
-            return before + sum(cost <= left for cost in accumulate(costs))
-
-        fits = context.settled(f"inputs to ask {teacher.digest}, ${till.cap_usd:g}", count)
-        assert isinstance(fits, int), "written by this function"
-        more = [cost for cost in costs[: max(0, fits - before)] if cost]
+        fits, costs = affordable(context, teacher, rows, 0 if kept is None else kept.asked, scored)
+        more = [cost for cost in costs if cost]
         if more and _asks_on(context, kept, fits):
             context.reporter.say(
                 f"distill: about ${sum(more):.4f} for {len(more):,} inputs; {paid_text(context)}"
@@ -354,14 +329,6 @@ def _taught_id(row: Example) -> str:
     return f"{row.id}-taught"
 
 
-def _billed_usd(context: Context, scored: Measurement) -> float:
-    """What an answer of a hosted teacher cost where it was scored, had none of its prompt been cached."""
-    model = hosted_teacher(context.task)
-    if model is None:
-        return 0.0
-    return tokens_usd(price_of(context, model), scored.prompt_tokens, scored.completion_tokens, 0)
-
-
 def _taught(
     context: Context, teacher: System, rows: Sequence[Example], answer_s: float, before: _Kept
 ) -> _Kept:
@@ -385,9 +352,9 @@ def _taught(
             if not chunk:
                 short = ""  # it was the time
                 break
-            draws = [drawn(context, teacher, chunk, number) for number in range(draws_of(teacher))]
+            draws = all_drawn(context, teacher, chunk)
             asked += len(chunk)
-            for row, answers in zip(chunk, zip(*draws, strict=True), strict=True):
+            for row, answers in zip(chunk, draws, strict=True):
                 value, reason = _checked(context, row, answers)
                 if reason is not None:
                     dropped[reason] += 1

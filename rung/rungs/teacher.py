@@ -21,13 +21,14 @@ from rung.registry import resolve_system
 from rung.rungs.api import Prompting, hosted_system, prompting, unasked
 from rung.rungs.base import Context
 from rung.rungs.instructions import answer_schema, answer_spec
+from rung.rungs.verified import decided
 from rung.spec import Spec
 from rung.system import SPEC_FILE, System, ref_to, save
 from rung.task import Task
 
 TEMPERATURE = 0.7
-DRAWS = 3
-"""Of each input, where the teacher writes: two of them at least must agree."""
+DRAWS, FIRST_DRAWS = 3, 2
+"""Of each input, where the teacher writes, at most and at first: two at least must agree."""
 FEWEST_RACED, RACE_ROWS = 64, 16
 """Inputs, and those of them by which the engines are compared."""
 RACE_SHARE, FEWEST_RACE_ROWS = 0.1, 4
@@ -173,8 +174,17 @@ def _seconds(context: Context, system: System, rows: Sequence[Example]) -> float
 
 
 def draws_of(system: System) -> int:
-    """How often each input is asked: once where the answer is always the same one."""
+    """How often each input is asked at most: once where the answer is always the same one."""
     return 1 if _settles(system) else DRAWS
+
+
+def enough(context: Context, row: Example, answers: Sequence[Answer]) -> bool:
+    """Whether a row needs no more draws than these.
+
+    Of an input with an output of its own the best of all draws is learned.
+    """
+    first = answers[:FIRST_DRAWS]
+    return row.output is None and len(first) == FIRST_DRAWS and decided(first, context.kind)
 
 
 def _settles(system: System) -> bool:
@@ -185,6 +195,17 @@ def _settles(system: System) -> bool:
 def hosted_draw(number: int) -> Draw:
     """The `number`th draw of a hosted teacher."""
     return Draw(temperature=TEMPERATURE, number=number)
+
+
+def all_drawn(context: Context, system: System, rows: Sequence[Example]) -> list[list[Answer]]:
+    """The draws of the teacher for each row: as many as can change what is kept of them, kept on disk."""
+    found: list[list[Answer]] = [[] for _ in rows]
+    for number in range(draws_of(system)):
+        left = [at for at, row in enumerate(rows) if not enough(context, row, found[at])]
+        answers = drawn(context, system, [rows[at] for at in left], number)
+        for at, answer in zip(left, answers, strict=True):
+            found[at].append(answer)
+    return found
 
 
 def drawn(context: Context, system: System, rows: Sequence[Example], number: int) -> list[Answer]:

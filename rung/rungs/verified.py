@@ -55,6 +55,21 @@ def verified(draws: Sequence[Answer], kind: OutputKind) -> Kept:
     return Kept(value=values[spelled.index(commonest)])
 
 
+def decided(draws: Sequence[Answer], kind: OutputKind) -> bool:
+    """Whether a draw more than these two can't change what `verified` keeps, whatever it says.
+
+    They agree, or neither can be read: a third alone agrees with none. Of texts the third may be more like
+    either than these are like each other, unless both say the same words.
+    """
+    values = [a.value for a in draws if a.failure is None and a.value is not None]
+    if len(values) < FEWEST_AGREEING:
+        return not values
+    first, second = values
+    if kind == "text":
+        return SCORERS["rouge_l"].row(first, second) == 1.0
+    return canonical(first) == canonical(second)
+
+
 def verified_by_gold(draws: Sequence[Answer], gold: Json, metric: MetricName) -> Kept:
     """The draw that scores best against the row's own output, if it's right or says nearly the same."""
     held = [a for a in draws if a.failure is None]

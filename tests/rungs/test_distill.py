@@ -22,7 +22,17 @@ from rung.rungs.base import Context
 from rung.rungs.distill import AS_IT_WAS, TAUGHT_FILE, Distill, compared, inputs, shows_answers, teach
 from rung.rungs.few_shot import _kinds, _settings
 from rung.rungs.instructions import answer_spec, spec_for
-from rung.rungs.teacher import DRAWS, TEMPERATURE, draw_s, draws_of, hosted_teacher, quickest, teacher_system
+from rung.rungs.teacher import (
+    DRAWS,
+    FIRST_DRAWS,
+    TEMPERATURE,
+    draw_s,
+    draws_of,
+    hosted_teacher,
+    quickest,
+    teacher_system,
+)
+from rung.rungs.teaching_money import PROBED, draw_usd
 from rung.runs import append_jsonl
 from rung.spec import AnswerSpec, Spec
 from rung.system import System, ref_to, save
@@ -100,9 +110,11 @@ def test_a_slow_teacher_is_scored_on_fewer_dev_rows_and_asked_what_fits_its_time
     system = teacher_system(short, str(context.task.teacher))
     scored = Distill()._scored(short, system)
     assert len(scored.predictions) == len(server.seen) == 9
-    later = replace(context, deadline=time.monotonic() + 45 + 800)
-    assert teach(later, system, inputs(later), scored.seconds_per_answer).asked == 26
-    assert len(server.seen) == 9 + DRAWS * 26
+    later = replace(context, deadline=time.monotonic() + 45 + 790)
+    # By three draws each 26 fit at first; two were enough, and by that pace there's time for 13 more.
+    assert teach(later, system, inputs(later), scored.seconds_per_answer).asked == 39
+    assert later.told("inputs asked together after 0") == 26
+    assert len(server.seen) == 9 + FIRST_DRAWS * 39
 
 
 def test_of_a_slow_teacher_the_engines_race_over_few_inputs_or_not_at_all(tiny, tmp_path, monkeypatch):
@@ -153,7 +165,25 @@ def test_a_hosted_teacher_is_drawn_from_and_its_rows_are_synthetic_and_right(con
     ids = {e.id for e in (*context.train, *context.dev)}
     assert not ids & {row.id for row in found.rows} and len({row.id for row in found.rows}) == 40
     asked = [body for body in server.seen if body["temperature"] == TEMPERATURE]
-    assert len(asked) == DRAWS * 40
+    assert len(asked) == FIRST_DRAWS * 40
+
+
+def test_a_third_draw_is_made_where_the_first_two_disagree_and_nowhere_else(context, server):
+    drawn: Counter[str] = Counter()
+    hard = {row.input for row in context.unlabelled[:7]}
+
+    def says(text: str, body: dict) -> str:
+        drawn[text] += 1
+        if text in hard and drawn[text] == 1:
+            return json.dumps({"label": min({"billing", "delivery"} - {topic(text)})})
+        return as_asked(text, body)
+
+    server.says = says
+    system = teacher_system(context, str(context.task.teacher))
+    drawn.clear()
+    found = teach(context, system, inputs(context))
+    assert drawn == {row.input: DRAWS if row.input in hard else FIRST_DRAWS for row in context.unlabelled}
+    assert [row.output for row in found.rows] == [topic(row.input) for row in context.unlabelled]
 
 
 def test_what_cannot_be_verified_is_dropped_and_counted_by_reason(context, server):
@@ -249,14 +279,17 @@ def test_an_answer_that_is_the_rows_own_word_for_word_is_not_learned_twice(texts
 
 
 def test_the_teacher_takes_half_of_the_money_at_most(context, server):
-    usd = Distill()._answer_usd(context)
-    context.pool.till = replace(context.pool.till, cap_usd=usd * 60)
-    assert Distill().skip(context) is None
+    usd = draw_usd(context)
     system = teacher_system(context, str(context.task.teacher))
     scored = replace(Distill()._scored(context, system), prompt_tokens=1.0, completion_tokens=1.0)
-    left = context.pool.till.cap_usd - context.pool.till.spent_usd
+    context.pool.close()
+    left = usd * 100
+    context.pool.till = replace(context.pool.till, cap_usd=context.pool.till.spent_usd + left)
+    assert Distill().skip(context) is None
+    assert left / 2 < PROBED * DRAWS * usd, "the money is too little to see how many need a third draw"
     rows, short = Distill()._affordable(context, system, scored)
-    assert left / 2 - usd < len(rows) * usd <= left / 2, "no less than was foretold"
+    each = DRAWS * usd
+    assert left / 2 - each < len(rows) * each <= left / 2, "no less than was foretold"
     assert f"is enough for {len(rows)} of 40 inputs" in short
     assert "of 0" not in context.reporter.text and "inputs; $0.0" in context.reporter.text
 

@@ -1,7 +1,9 @@
 """What a hosted teacher is paid: by what its answers were billed, up to the cap, and on under a higher."""
 
+import json
 import shutil
 import time
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -11,12 +13,13 @@ from rung.errors import TrainingError
 from rung.records import RungResult
 from rung.rungs import tuning
 from rung.rungs.base import JOURNAL_FILE, SETTLED_FILE, WORK_FOLDER
-from rung.rungs.distill import FEWEST_ASKED, TAUGHT_FILE, TEACHING_SHARE, Distill, teach
-from rung.rungs.teacher import DRAWS, teacher_system
+from rung.rungs.distill import FEWEST_ASKED, TAUGHT_FILE, Distill, teach
+from rung.rungs.teacher import DRAWS, FIRST_DRAWS, teacher_system
+from rung.rungs.teaching_money import PROBED, TEACHING_SHARE
 from rung.runs import append_jsonl
 from rung.system import copy
 from tests.fixtures_climb import label_rows, make_tiny_gguf, opened, write_rows
-from tests.fixtures_hosted import KEY, Hosted, as_asked, beside, unlabelled
+from tests.fixtures_hosted import KEY, Hosted, as_asked, beside, topic, unlabelled
 from tests.report.climb_fixture import synthetic_climb
 
 THOUGHTS = 500
@@ -60,24 +63,60 @@ ANSWER_USD = THOUGHTS * 4.0 / 1e6
 """At least, by the thoughts alone."""
 
 
-def test_what_a_teacher_thinks_is_in_the_price_by_which_inputs_are_counted(context):
+def test_what_a_teacher_thinks_is_in_the_price_by_which_inputs_are_counted(context, server):
     till = capped_at(context, 60 * DRAWS * ANSWER_USD)
     teacher = teacher_system(context, str(context.task.teacher))
     scored = Distill()._scored(context, teacher)
-    left = till.cap_usd - till.spent_usd
+    before, count = till.spent_usd, len(server.seen)
+    left = till.cap_usd - before
     rows, short = Distill()._affordable(context, teacher, scored)
-    assert 0.8 * TEACHING_SHARE * left < len(rows) * DRAWS * ANSWER_USD < TEACHING_SHARE * left
+    assert len(server.seen) - count == PROBED * FIRST_DRAWS, "the first tell that two draws are enough"
+    assert 0.8 * TEACHING_SHARE * left < len(rows) * FIRST_DRAWS * ANSWER_USD < TEACHING_SHARE * left
     assert f"of ${till.cap_usd:g} is enough for {len(rows)} of 40 inputs; raise --api-usd" in short
-    before = till.spent_usd
     found = teach(context, teacher, rows, scored.seconds_per_answer, short)
     assert found.asked == len(found.rows) == len(rows) and found.short == short
+    assert len(server.seen) - count == len(rows) * FIRST_DRAWS
     assert 0 < till.spent_usd - before <= TEACHING_SHARE * left
+
+
+def test_a_teacher_whose_draws_disagree_is_asked_fewer_inputs_for_the_same_money(context, server):
+    drawn: Counter[str] = Counter()
+
+    def says(text: str, body: dict) -> str:
+        drawn[text] += body["temperature"] > 0
+        other = min({"billing", "delivery"} - {topic(text)})
+        return json.dumps({"label": other}) if drawn[text] == 1 else as_asked(text, body)
+
+    server.says = says
+    till = capped_at(context, 60 * DRAWS * ANSWER_USD)
+    teacher = teacher_system(context, str(context.task.teacher))
+    scored = Distill()._scored(context, teacher)
+    before = till.spent_usd
+    left = till.cap_usd - before
+    rows, short = Distill()._affordable(context, teacher, scored)
+    assert 0.8 * TEACHING_SHARE * left < len(rows) * DRAWS * ANSWER_USD < TEACHING_SHARE * left
+    found = teach(context, teacher, rows, scored.seconds_per_answer, short)
+    assert found.asked == len(found.rows) == len(rows) < 40
+    assert till.spent_usd - before <= TEACHING_SHARE * left
+
+
+def test_a_climb_that_is_taken_up_again_counts_the_same_inputs_and_pays_for_no_other(context, server):
+    capped_at(context, 60 * DRAWS * ANSWER_USD)
+    teacher = teacher_system(context, str(context.task.teacher))
+    scored = Distill()._scored(context, teacher)
+    rows, short = Distill()._affordable(context, teacher, scored)
+    count = len(server.seen)
+    assert Distill()._affordable(context, teacher, scored) == (rows, short)
+    teach(context, teacher, rows, scored.seconds_per_answer, short)
+    taught = len(server.seen)
+    assert Distill()._affordable(context, teacher, scored) == (rows, short)
+    assert taught == len(server.seen) and count < taught
 
 
 def test_a_cap_that_is_reached_on_the_way_ends_the_asking_and_keeps_what_is_complete(context, monkeypatch):
     monkeypatch.setattr("rung.rungs.distill.CHUNK_ROWS", 8)
     teacher = teacher_system(context, str(context.task.teacher))
-    till = capped_at(context, context.pool.till.spent_usd + 25 * DRAWS * ANSWER_USD)
+    till = capped_at(context, context.pool.till.spent_usd + 25 * FIRST_DRAWS * ANSWER_USD)
     found = teach(context, teacher, context.unlabelled)
     assert found.asked == len(found.rows) == 20
     assert f"could pass the cap of ${till.cap_usd:g}" in found.short and "--api-usd" in found.short
@@ -148,7 +187,7 @@ def begun_again(context) -> None:
 
 
 def test_answers_that_were_paid_for_take_none_of_the_money_of_a_climb_again(context, server):
-    capped_at(context, 75 * DRAWS * ANSWER_USD)
+    capped_at(context, 60 * DRAWS * ANSWER_USD)
     teacher = teacher_system(context, str(context.task.teacher))
     scored = Distill()._scored(context, teacher)
     rows, *more = _asked(context, teacher, scored)

@@ -1,9 +1,9 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rung.records import Answer
-from rung.rungs.verified import AGREED, verified, verified_by_gold
+from rung.rungs.verified import AGREED, decided, verified, verified_by_gold
 
 
 def said(*values, **fields):
@@ -60,6 +60,51 @@ def test_a_kept_label_was_given_by_at_least_the_agreed_share_and_by_two(labels):
         assert counts[kept.value] == max(counts.values()) >= needed
     else:
         assert max(counts.values()) < needed
+
+
+ANSWERS = {
+    "label": said("a", "b", "c"),
+    "json": said({"x": 1, "y": 2}, {"y": 2, "x": 1}, {"x": 3}, [1]),
+    "number": said(1.0, 2.0, 12),
+    "text": said("a b c d", "A b, c d!", "a b c", "b c d", "d c b a", "x y", "?", "!!"),
+}
+
+
+@settings(deadline=None)
+@given(st.data(), st.sampled_from(list(ANSWERS)))
+def test_a_third_draw_is_left_out_only_where_it_would_change_nothing_that_is_kept(data, kind):
+    draw = st.sampled_from([*ANSWERS[kind], BROKEN, UNREADABLE])
+    first, second, third = (data.draw(draw) for _ in range(3))
+    if decided([first, second], kind):
+        few, all_ = verified([first, second], kind), verified([first, second, third], kind)
+        assert few.value == all_.value and (few.reason is None) == (all_.reason is None)
+
+
+@settings(deadline=None)
+@given(st.data(), st.sampled_from(["label", "json", "number"]))
+def test_a_third_draw_is_made_wherever_some_answer_would_change_what_is_kept(data, kind):
+    draw = st.sampled_from([*ANSWERS[kind], BROKEN, UNREADABLE])
+    first, second = data.draw(draw), data.draw(draw)
+    changes = any(
+        verified([first, second], kind).value != verified([first, second, third], kind).value
+        for third in [*ANSWERS[kind], BROKEN, UNREADABLE]
+    )
+    assert decided([first, second], kind) is not changes
+
+
+@pytest.mark.parametrize(
+    ("draws", "kind", "is_decided"),
+    [
+        (said("a", "a"), "label", True),
+        (said("a", "b"), "label", False),
+        ([*said("a"), BROKEN], "label", False),
+        ([BROKEN, UNREADABLE], "json", True),
+        (said("the parcel was sent", "The parcel was sent!"), "text", True),
+        (said("the parcel was sent on Monday", "the parcel was sent Monday"), "text", False),
+    ],
+)
+def test_two_draws_decide_where_they_agree_or_say_nothing(draws, kind, is_decided):
+    assert decided(draws, kind) is is_decided
 
 
 def test_of_texts_the_one_most_like_the_others_is_kept():
