@@ -17,6 +17,7 @@ from rung.registry import resolve_system
 from rung.rungs import LADDER
 from rung.rungs.base import Reporter, Rung
 from rung.rungs.distill import REWORDED
+from rung.rungs.reflect import no_reflection
 from rung.rungs.teacher import is_model
 from rung.runs import digest_of, file_digest
 from rung.system import System
@@ -82,7 +83,9 @@ def digests_beside(prepared: Prepared, options: Options, reporter: Reporter) -> 
     # Without inputs for a teacher, `distill` is skipped: then none is brought for it.
     asked = bool(prepared.unlabelled) or task.metric in REWORDED
     rungs = [rung.name for _, rung in chosen_rungs(options)]
-    if task.teacher is not None and hosted(task.teacher) is None and asked and "distill" in rungs:
+    reflects = "optimise" in rungs and task.metric != "style" and no_reflection(task) is None
+    taught = reflects or (asked and "distill" in rungs)
+    if task.teacher is not None and hosted(task.teacher) is None and taught:
         if is_model(task.teacher):
             found["teacher"] = brought(task.teacher, reporter).digest
         else:

@@ -1,36 +1,25 @@
 """`rung synth`: inputs that a teacher makes up after real ones, in a file, for it to answer later."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from rung.checks.rows import prepare
 from rung.climb.checking import CheckOptions
 from rung.data.synth import asking, fresh, made_row, read_inputs, sampled
-from rung.engines.base import Request
-from rung.engines.endpoint import Draw, EndpointEngine
 from rung.engines.till import Till
 from rung.errors import EngineError, TaskError
-from rung.hosted import hosted_engine_spec
-from rung.models.chat import Message
 from rung.models.hosted import Hosted, hosted
-from rung.models.resolve import resolve
 from rung.records import Example
 from rung.rungs.api import prices
 from rung.rungs.base import Reporter
-from rung.rungs.teacher import is_model
-from rung.runs import append_jsonl, digest_of, read_jsonl, storable, write_text
-from rung.spec import Spec
-from rung.system import Pool, System, ref_to
+from rung.rungs.replies import Replying, replying
+from rung.runs import append_jsonl, digest_of, read_jsonl, write_text
+from rung.system import Pool
 from rung.task import Task
 
-TEMPERATURE = 1.0
 MOST_TOKENS = 1024
 ROUNDS_A_TEN, FEWEST_ROUNDS = 2, 6
 """Rounds for each ten rows wanted: a teacher that repeats itself isn't asked for ever."""
-
-Write = Callable[[str, int], str]
-"""A request and the number of its round in, the teacher's text out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,14 +68,14 @@ def synthesise(source: Path, options: SynthOptions, reporter: Reporter) -> Made:
     number = written = unreadable = 0
     most = max(FEWEST_ROUNDS, ROUNDS_A_TEN * options.rows // 10)
     with Pool() as pool:
-        teacher, write = _writer(name, task, options, pool)
+        writer = _writer(name, task, options, pool)
         bar = reporter.begin("new inputs", options.rows)
         try:
             while len(made) < options.rows and number < most:
                 text = asking(task.about, sampled(splits.train, number, task.seed))
-                asked = digest_of([teacher, number, text])
+                asked = digest_of([writer.known_as, number, text])
                 if asked not in known:
-                    known[asked] = write(text, number)
+                    known[asked] = writer.reply(text, max_tokens=MOST_TOKENS, number=number).text
                     line = {"round": number, "teacher": name, "asked": asked, "text": known[asked]}
                     append_jsonl(rounds_file, [line])
                 found = read_inputs(known[asked])
@@ -112,54 +101,21 @@ def _as_known(text: str) -> Example:
     return Example(id=text, input=text, output=None)
 
 
-def _writer(name: str, task: Task, options: SynthOptions, pool: Pool) -> tuple[str, Write]:
-    """What the teacher is known by, its digest where it has one, and how it is asked for a text."""
+def _writer(name: str, task: Task, options: SynthOptions, pool: Pool) -> Replying:
+    """The teacher, paid out of a till where it's hosted. Raises TaskError for one that can't be asked."""
     if (model := hosted(name)) is not None:
-        return name, _hosted_writer(model, task, options, pool)
-    if not is_model(name):
+        pool.till = _till(model, task, options)
+    if (found := replying(name, pool, task.seed)) is None:
         raise TaskError(
             f"teacher: {name!r} is a System, which answers inputs and makes none up; name a model with "
             "--teacher"
         )
-    local = resolve(name)
-    pool.models[local.digest] = local
-    engine = "llama" if local.gguf is not None else "torch"
-    spec = Spec(rung="synth", task=task.name, kind="text", engine=engine, model=ref_to(local, name))
-    system = System(Path(), spec)
-    chat, running = system.chat(pool), system.open(pool)
-
-    def write(text: str, number: int) -> str:
-        prompt = chat.render([Message(role="user", content=text)])
-        request = Request(
-            prompt=prompt,
-            max_tokens=MOST_TOKENS,
-            stop_ids=chat.stop_ids,
-            stop=chat.stop_strings("chat"),
-            temperature=TEMPERATURE,
-            seed=task.seed + number,
-        )
-        (found,) = running.generate([request])
-        if found.failure is not None:
-            raise EngineError(f"{name!r} couldn't be asked: {found.failure}")
-        return storable(found.text)
-
-    return local.digest, write
+    return found
 
 
-def _hosted_writer(model: Hosted, task: Task, options: SynthOptions, pool: Pool) -> Write:
+def _till(model: Hosted, task: Task, options: SynthOptions) -> Till:
     if model.key_missing:
         raise TaskError(f"{model.given} can't be asked: {model.key_variable} isn't set in the environment")
     cap = task.limits.api_usd if options.api_usd is None else options.api_usd
     paid = options.out.with_name(options.out.name + ".paid.jsonl")
-    pool.till = Till(paid, cap, prices(task, [model]))
-    engine = pool.engine(hosted_engine_spec(model))
-    assert isinstance(engine, EndpointEngine), "hosted models are asked through endpoints"
-
-    def write(text: str, number: int) -> str:
-        draw = Draw(temperature=TEMPERATURE, number=number)
-        (found,) = engine.chat_many([[("user", text)]], max_tokens=MOST_TOKENS, draw=draw)
-        if found.failure is not None:
-            raise EngineError(f"{model.given} couldn't be asked: {found.failure}")
-        return storable(found.text)
-
-    return write
+    return Till(paid, cap, prices(task, [model]))

@@ -66,9 +66,10 @@ class Optimise:
 
     def build(self, context: Context) -> Built:
         """Search, choose on dev, and say by how much such a choice flatters itself."""
-        model, why_not = reflector(context), cannot_reflect(context)
+        why_not = cannot_reflect(context)
+        model = reflector(context) if why_not is None else None
         below = None
-        if model is not None and why_not is None:
+        if model is not None:
             below = _first(context)
             variants, notes = reflected(context, _start(context), model, self.metric_calls)
         else:

@@ -1,6 +1,7 @@
-"""Reflective search for an instruction (GEPA): a hosted model reads what went wrong and writes anew."""
+"""Reflective search for an instruction (GEPA): a bigger model reads what went wrong and writes anew."""
 
 import random
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,14 +9,13 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from rung import evaluate
-from rung.engines.endpoint import Draw, EndpointEngine
 from rung.errors import EngineError
-from rung.hosted import hosted_engine_spec
-from rung.models.hosted import Hosted, hosted
+from rung.models.hosted import hosted
 from rung.records import Answer, Example, Json
 from rung.rungs.api import cannot_pay
 from rung.rungs.base import Context, Variant
-from rung.rungs.teacher import is_model
+from rung.rungs.replies import Replying, replying
+from rung.rungs.teacher import is_system
 from rung.runs import Shared, digest_of
 from rung.scoring.scorers import SCORERS, worst_error
 from rung.spec import Spec
@@ -38,6 +38,8 @@ KEPT_FOR_DEV = "kept for dev, seconds"
 REPLY_TOKENS = 1024
 LONGEST_INPUT = 2000
 """Characters of a row, and of passages beside it, that are shown to the model that reflects."""
+SHORTER = (1000, 500, 250, 125)
+"""Characters of all that is shown of a row, where it holds no more."""
 LONGEST_INSTRUCTION = 2000
 """Characters; what is longer leaves a small model no room for the question."""
 TEMPLATE = """I gave a small language model this instruction for a task:
@@ -56,44 +58,45 @@ small: short plain sentences, at most 150 words. Give the new instruction alone,
 COMPONENT = "instruction"
 NO_REFLECTION = (
     "no model reflects on the mistakes: examples and wordings were drawn at random; "
-    "`teacher: openai:NAME` in task.yaml has one write better instructions"
+    "`teacher: openai:NAME` in task.yaml, or a bigger model of this machine there, writes better instructions"
 )
 
 
-def no_reflection(task: Task) -> str:
-    """Why no model reflects on a task where none is hosted, and how one would."""
+def no_reflection(task: Task) -> str | None:
+    """Why no model reflects on a task, and how one would; None where the task names one."""
     if task.teacher is None:
         return NO_REFLECTION
-    what = "a local model" if is_model(task.teacher) else "a System, which answers its task and nothing else"
+    if not is_system(task.teacher):
+        return None
     return (
-        f"examples and wordings were drawn at random: the teacher {task.teacher} is {what}, and can't "
-        "reflect on the mistakes here; a model that is asked over HTTP can: `rung serve NAME=MODEL`, then "
-        "`teacher: openai:NAME@URL` with prices of 0"
+        f"examples and wordings were drawn at random: the teacher {task.teacher} is a System, which answers "
+        "its task and nothing else; a model, hosted or of this machine, can reflect on the mistakes"
     )
 
 
-def reflector(context: Context) -> Hosted | None:
-    """The hosted model that the task's teacher is; None where the teacher is something else, or nobody."""
-    return hosted(context.task.teacher) if context.task.teacher is not None else None
+def reflector(context: Context) -> Replying | None:
+    """The model that the task's teacher is; None where the teacher is a System, or nobody."""
+    name = context.task.teacher
+    return None if name is None else replying(name, context.pool, context.seed)
 
 
 def cannot_reflect(context: Context) -> str | None:
     """Why no model reflects on the mistakes; None where one does."""
-    model = reflector(context)
-    if model is None:
-        return no_reflection(context.task)
+    if (reason := no_reflection(context.task)) is not None:
+        return reason
     if context.bench.metric == "style":
         return "style is of all texts together: no answer by itself tells a model what went wrong"
-    return cannot_pay(context, model, lambda: 0.0)
+    model = hosted(str(context.task.teacher))
+    return None if model is None else cannot_pay(context, model, lambda: 0.0)
 
 
 def reflected(
-    context: Context, start: System, model: Hosted, metric_calls: int
+    context: Context, start: System, model: Replying, metric_calls: int
 ) -> tuple[list[Variant], list[str]]:
     """The start and the instructions found from it, best first by the training rows kept for that; and notes.
 
-    Answers and replies are kept, so that a climb that is taken up again asks nothing twice. Where the hosted
-    model breaks, the search ends with what it has.
+    Answers and replies are kept, so that a climb that is taken up again asks nothing twice. Where the model
+    breaks, the search ends with what it has. Raises ModelError for a model that can't be had.
     """
     from gepa.api import optimize
 
@@ -121,6 +124,7 @@ def reflected(
         )
     finally:
         context.reporter.end(bar)
+        model.close()
     scores = result.val_aggregate_scores
     ranked = sorted(range(1, len(scores)), key=lambda place: (-scores[place], place))[: FINALISTS - 1]
     found = [Variant(name="the instruction it began with", system=start)]
@@ -128,7 +132,7 @@ def reflected(
         system = search.system(result.candidates[place][COMPONENT])
         found.append(Variant(name=f"instruction {place} of the search", system=system))
     notes = [
-        f"{model.model} wrote {search.written} instructions by the mistakes of others, reading "
+        f"{model.name} wrote {search.written} instructions by the mistakes of others, reading "
         f"{search.read_tokens:,} tokens and writing {search.written_tokens:,}; "
         f"{len(scores) - 1} did better on the rows that they were written for, {len(ranked)} went to dev",
         *search.notes,
@@ -142,10 +146,11 @@ class _Search:
 
     context: Context
     start: System
-    model: Hosted
+    model: Replying
     written: int = 0
     read_tokens: int = 0
     written_tokens: int = 0
+    slowest_s: float = 0.0
     asked: int = 0
     turns: int = 0
     bar: int = 0
@@ -218,48 +223,61 @@ class _Search:
         """The instruction that the model writes; the old one where it writes none, or breaks."""
         from gepa.strategies.instruction_proposal import InstructionProposalSignature as Proposal
 
-        prompt = Proposal.prompt_renderer(
-            {
-                "current_instruction_doc": candidate[COMPONENT],
-                "dataset_with_feedback": reflective_dataset[COMPONENT],
-                "prompt_template": TEMPLATE,
-            }
-        )
-        reply = self._reply(str(prompt))
+        reply = self._reply(candidate[COMPONENT], reflective_dataset[COMPONENT])
         text = Proposal.output_extractor(reply)["new_instruction"].strip() if reply.strip() else ""
         self.written += bool(text)
         return {COMPONENT: text[:LONGEST_INSTRUCTION] or candidate[COMPONENT]}
 
     def over(self, gepa_state: Any) -> bool:
-        """Whether the search ends here: the model broke, or what is left of the time is for dev."""
+        """Whether the search ends here: the model broke, or what is left of the time is for dev.
+
+        A reply is given the time that the slowest one took.
+        """
         kept = self.context.settled(KEPT_FOR_DEV, lambda: 0.0)
         assert isinstance(kept, float | int), "written by `reflected`"
         self.turns += 1
-        return self.broke or not self.context.in_time(f"reflection {self.turns}", kept)
+        return self.broke or not self.context.in_time(f"reflection {self.turns}", kept + self.slowest_s)
 
-    def _reply(self, prompt: str) -> str:
-        """What the model says to a prompt, once and for all."""
-
-        def ask() -> Json:
-            engine = self.context.pool.engine(hosted_engine_spec(self.model))
-            assert isinstance(engine, EndpointEngine), "hosted models are asked through endpoints"
-            found = engine.chat([("user", prompt)], max_tokens=REPLY_TOKENS, draw=Draw(temperature=1.0))
-            if found.failure is not None:
-                raise EngineError(found.failure)
-            return [found.text, found.prompt_tokens, found.completion_tokens or 0]
-
+    def _reply(self, instruction: str, records: Sequence[Mapping[str, Any]]) -> str:
+        """What the model says to an instruction and what came of it, once and for all."""
         if self.broke:
             return ""
+        start = time.monotonic()
         try:
-            kept = self.context.settled(f"reflection on {digest_of(prompt)}", ask)
+            prompt = self._prompt(instruction, records)
+            asked = f"reflection on {digest_of(prompt)}"
+            kept = self.context.settled(asked, lambda: self._asked(prompt))
         except EngineError as error:
             self.broke = True
             self.notes.append(f"the search ended early: {error}")
             return ""
+        self.slowest_s = max(self.slowest_s, self.context.settled_s(f"seconds of the {asked}", start))
         text, read, written = TypeAdapter(tuple[str, int, int]).validate_python(kept)
         self.read_tokens += read
         self.written_tokens += written
         return text
+
+    def _asked(self, prompt: str) -> Json:
+        found = self.model.reply(prompt, max_tokens=REPLY_TOKENS)
+        return [found.text, found.prompt_tokens, found.completion_tokens]
+
+    def _prompt(self, instruction: str, records: Sequence[Mapping[str, Any]]) -> str:
+        """What the model is told, of each record as much as it has room for.
+
+        Raises EngineError where it has too little for any.
+        """
+        from gepa.strategies.instruction_proposal import InstructionProposalSignature as Proposal
+
+        for most in (None, *SHORTER):
+            shown = [{name: str(text)[:most] for name, text in one.items()} for one in records]
+            told = {"current_instruction_doc": instruction, "dataset_with_feedback": shown}
+            prompt = str(Proposal.prompt_renderer({**told, "prompt_template": TEMPLATE}))
+            if self.model.fits(prompt, REPLY_TOKENS):
+                return prompt
+        raise EngineError(
+            f"{self.model.name} has no room for an instruction and {len(records)} answers to it; name a "
+            "teacher with a longer context"
+        )
 
 
 def feedback(context: Context, example: Example, answer: Answer, score: float) -> str:

@@ -302,7 +302,8 @@ class Task(_Frozen):
     )
     teacher: ModelName | None = Field(
         default=None,
-        description="A bigger model whose answers may be learned from: one named as in models, or a System.",
+        description="A bigger model, whose answers may be learned from and that writes better instructions: "
+        "one named as in models, or a System, which answers alone.",
     )
     prices: Prices | None = Field(
         default=None, description="What the hosted models' tokens cost, where no price list knows them."

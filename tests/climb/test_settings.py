@@ -81,6 +81,19 @@ def test_a_teacher_or_judge_whose_file_is_another_is_that_of_another_run(tiny, t
     assert "teacher" not in without, "where nothing is taught no teacher counts"
 
 
+def test_a_teacher_that_reflects_alone_is_that_of_another_run_once_its_file_is_another(tiny, tmp_path):
+    write_rows(tmp_path / "rows.jsonl", label_rows(120))
+    shutil.copy(tiny, model := tmp_path / "other.gguf")
+    task = tmp_path / "task.yaml"
+    keys = {"data": {"train": "rows.jsonl"}, "teacher": str(model)}
+    task.write_text(json.dumps(keys), encoding="utf-8")
+    before, without = settings(tmp_path, "optimise"), settings(tmp_path, "prompt", "distill")
+    make_tiny_gguf(model, context=256)
+    assert differing(before, settings(tmp_path, "optimise")) == {"teacher"} and "teacher" not in without
+    task.write_text(json.dumps(keys | {"teacher": "openai:gpt-5-mini"}), encoding="utf-8")
+    assert "teacher" not in settings(tmp_path, "optimise"), "a hosted one has no digest"
+
+
 def test_a_teacher_that_would_have_nothing_to_answer_is_not_brought(tmp_path, monkeypatch):
     monkeypatch.setenv("RUNG_CACHE", str(tmp_path / "cache"))
     write_rows(tmp_path / "rows.jsonl", label_rows(120))
