@@ -10,7 +10,7 @@ from rung.engines.base import Choice, Completion, Engine, Progress, Request, no_
 from rung.engines.trie import Trie
 from rung.models.chat import Chat, Message
 from rung.models.resolve import Model
-from rung.models.tagged_calls import STOPS
+from rung.models.tagged_calls import MARKERS, STOPS
 from rung.records import Answer, Example
 from rung.runs import storable
 from rung.scoring.extract import read_answer
@@ -140,11 +140,15 @@ def ask(  # noqa: PLR0913 (all that calls of one kind may differ in)
 def request_for(spec: Spec, chat: Chat, prompt: tuple[int, ...], context: str | None = None) -> Request:
     """What an engine is asked to write after the prompt of a question with this context."""
     schema = spec.schema_ if spec.answer.form == "schema" else None
+    tagged = spec.answer.written == "tagged"
+    more = chat.break_ids() if _shows_ends(spec) and schema is not None else ()
     return Request(
         prompt=prompt,
         max_tokens=spec.answer.max_tokens,
-        stop_ids=(*chat.stop_ids, *(chat.break_ids() if _shows_ends(spec) and schema is not None else ())),
-        stop=(*chat.stop_strings(spec.style), *(STOPS if spec.answer.written == "tagged" else ())),
+        stop_ids=tuple(dict.fromkeys((*chat.stop_ids, *more, *((chat.call_end,) if tagged else ())))),
+        # As text too: llama.cpp itself ends at the tokens alone that its file says end a text.
+        stop=(*chat.stop_strings(spec.style), *(STOPS if tagged else ())),
+        shown=MARKERS if tagged else (),
         schema=schema_of(context, spec.answer.most_calls) if spec.answer.form == "calls" else schema,
     )
 

@@ -15,6 +15,7 @@ from rung.checks.rows import prepare
 from rung.climb.climb import Options
 from rung.evaluate import Bench, Store
 from rung.models.resolve import resolve
+from rung.models.tagged_calls import MARKERS
 from rung.records import Passage
 from rung.rungs.base import Context
 from rung.system import Pool
@@ -97,20 +98,27 @@ def write_rows(path: Path, rows: list[dict]) -> Path:
     return path
 
 
-def add_vocabulary(writer: Any) -> int:
-    """The tiny vocabulary as a GGUF file's tokenizer; how many tokens it has."""
+def add_vocabulary(writer: Any, marks: int | None = None) -> int:
+    """The tiny vocabulary as a GGUF file's tokenizer; how many tokens it has.
+
+    With `marks`, a type of token, it has those that mark FunctionGemma's calls, too.
+    """
     tokens, merges = tiny_vocabulary()
+    more = () if marks is None else MARKERS
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("smollm")
-    writer.add_token_list(tokens)
-    writer.add_token_types([3] * len(SPECIAL) + [1] * (len(tokens) - len(SPECIAL)))
+    writer.add_token_list([*tokens, *more])
+    plain = len(tokens) - len(SPECIAL)
+    writer.add_token_types([3] * len(SPECIAL) + [1] * plain + [marks or 1] * len(more))
     writer.add_token_merges(merges)
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
-    return len(tokens)
+    return len(tokens) + len(more)
 
 
-def make_tiny_gguf(path: Path, context: int = 512, template: str | None = CHATML) -> Path:
+def make_tiny_gguf(
+    path: Path, context: int = 512, template: str | None = CHATML, marks: int | None = None
+) -> Path:
     """A llama with random weights and a vocabulary of its own: the same bytes every time."""
     import gguf
 
@@ -126,7 +134,7 @@ def make_tiny_gguf(path: Path, context: int = 512, template: str | None = CHATML
     writer.add_rope_dimension_count(WIDTH // HEADS)
     writer.add_rope_freq_base(10000.0)
     writer.add_layer_norm_rms_eps(1e-5)
-    size = add_vocabulary(writer)
+    size = add_vocabulary(writer, marks)
     writer.add_add_bos_token(False)
     if template is not None:
         writer.add_chat_template(template)

@@ -27,13 +27,15 @@ class Request:
 
     Greedy unless `temperature` > 0; then drawn from the likeliest tokens that hold `top_p` of the
     probability. `stop_ids` end the answer and aren't part of it; `stop` does the same for strings. Beside a
-    schema, `stop` may name only what compact JSON never holds (see `Engine`).
+    schema, `stop` may name only what compact JSON never holds (see `Engine`). The tokens `shown` are text of
+    the answer though the weights' file may call them control tokens, which are left out of it.
     """
 
     prompt: tuple[int, ...]
     max_tokens: int
     stop_ids: tuple[int, ...] = ()
     stop: tuple[str, ...] = ()
+    shown: tuple[str, ...] = ()
     schema: Json = None
     temperature: float = 0.0
     top_p: float = 1.0

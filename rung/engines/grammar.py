@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from rung.engines.base import Request
 from rung.engines.schema import require_schema, tight
 from rung.errors import EngineError
+from rung.models.tokens import read_tokenizer
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -115,15 +116,13 @@ class Grammars:
 
 def load_tokenizer(folder: Path | None) -> "Tokenizer":
     """The tokenizer of a weights folder. Raises EngineError where there is none, or a damaged one."""
-    from tokenizers import Tokenizer
-
     if folder is None or not (folder / "tokenizer.json").is_file():
         raise EngineError(
             f"no tokenizer.json in {str(folder)!r}: the torch engine needs it to write text; choosing among "
             "labels works without"
         )
     try:
-        return Tokenizer.from_file(str(folder / "tokenizer.json"))
+        return read_tokenizer(folder / "tokenizer.json")
     except Exception as error:  # tokenizers raises Exception itself
         raise EngineError(
             f"{str(folder / 'tokenizer.json')!r} is no tokenizer ({str(error)[:200]}): bring the model again"

@@ -61,9 +61,9 @@ class Calls:
         tokens = list(answer["tokens"])
         text = answer["content"]
         kept = wire.first_stop(tokens, request.stop_ids)
-        if answer["stop_type"] == "word":
-            kept = min(kept, (yield from self._tokens_of(text, tokens)))
-        elif answer["stop_type"] == "eos":
+        if answer["stop_type"] == "word" and kept == len(tokens):
+            kept = yield from self._tokens_of(text, tokens)
+        elif answer["stop_type"] in ("word", "eos"):
             if kept < len(tokens) - 1:
                 # A stop token that the model goes on after, be it to its end, may be text.
                 text = yield from self.text_of(tokens[:kept])

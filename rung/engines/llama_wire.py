@@ -35,6 +35,8 @@ def completion_call(request: Request, room: int, slot: int, probabilities: int =
         "seed": IN_ITS_PLACE if (seed := request.seed & 0xFFFFFFFF) == DRAWN_SEED else seed,
         "stop": list(request.stop),
     }
+    if request.shown:
+        body["preserved_tokens"] = list(request.shown)
     if request.schema is not None:
         body["grammar"] = grammar(request.schema, request.stop_ids)
     return body

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Final, Literal
 
 from rung.errors import ModelError
+from rung.models.tagged_calls import MARKERS
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -87,9 +88,11 @@ def spelling_of(model: str, pre: str, where: str) -> Spelling:
 def kinds_of(texts: Sequence[str], kinds: Sequence[int]) -> list[int]:
     """The token types, with tokens that end a turn made control tokens whatever the file says.
 
-    llama.cpp does so too.
+    llama.cpp does so too. What marks a function call is no control token, whatever the file says: those are
+    left out of an answer's text, and the calls couldn't be read.
     """
-    return [CONTROL[1] if text in _ENDS else kind for text, kind in zip(texts, kinds, strict=True)]
+    known = dict.fromkeys(_ENDS, CONTROL[1]) | dict.fromkeys(MARKERS, USER_DEFINED)
+    return [known.get(text, kind) for text, kind in zip(texts, kinds, strict=True)]
 
 
 def takes_behind(name: str, texts: Sequence[str], kinds: Sequence[int]) -> frozenset[str]:

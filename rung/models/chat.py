@@ -114,6 +114,22 @@ class Chat:
         begun = (*asked, *self.tokens.encode_inside(answer.content))
         return shown[: len(begun)] == begun
 
+    def call_ids(self, text: str) -> tuple[int, ...]:
+        """The ids of calls in FunctionGemma's form and of the token that ends them, `call_end`.
+
+        Of a text that calls nothing, and of none at all, they are those of any other answer.
+        """
+        text = text.strip()
+        if text.endswith(tagged_calls.END):
+            return (*self._encoded(text), self.call_end)
+        return self.answer_ids(text) if text else (self.end,)
+
+    @cached_property
+    def call_end(self) -> int:
+        """What such a model was taught to write behind its calls, where that is one of its tokens."""
+        found = self.tokens.id_of(tagged_calls.STOPS[0])
+        return self.end if found is None else found
+
     def shown_ids(self, text: str) -> tuple[int, ...]:
         """The ids of an answer among the plain template's pairs, to the first of the blank line behind it.
 
@@ -170,9 +186,10 @@ class Chat:
         turns: list[tuple[str, str]] = [(m.role, m.content.strip()) for m in messages]
         if style == "chat" and not self.takes_system:
             turns = _without_system(turns)
-        if style == "chat" and self.tagged_calls:
+        if self._has_marks:
             # What marks a call or a function is a token in any text: only the model's own turns may hold one.
-            turns = [(role, text if role == "assistant" else _unmarked(text)) for role, text in turns]
+            own = "assistant" if style == "chat" and self.tagged_calls else None
+            turns = [(role, text if role == own else _unmarked(text)) for role, text in turns]
         names = _names(self.tokens)
         shown = [_uncontrolled(tool, self._broken_up) for tool in tools]
         roles = {"system": self.system_role} if style == "chat" else {}
@@ -189,7 +206,13 @@ class Chat:
             part if isinstance(part, str) else f"{self.tokens.texts[part][0]} {self.tokens.texts[part][1:]}"
             for part in self.tokens.split(text)
         )
-        return _unmarked("".join(parts)) if self.tagged_calls else "".join(parts)
+        return _unmarked("".join(parts)) if self._has_marks else "".join(parts)
+
+    @cached_property
+    def _has_marks(self) -> bool:
+        """Whether what marks a call means something to the model, or is a token of its vocabulary."""
+        marks = tagged_calls.MARKERS
+        return self.tagged_calls or any(self.tokens.id_of(mark) is not None for mark in marks)
 
     def _encoded(self, text: str) -> list[int]:
         return self.tokens.encode(text, special=False) if text else []
@@ -221,7 +244,7 @@ def load_chat(model: Model) -> Chat:
         )
     names = _names(tokens)
     takes_tools = model.template is not None and _takes_tools(model.template, names)
-    tagged = takes_tools and model.template is not None and _writes_tagged(model.template, tokens)
+    tagged = takes_tools and model.template is not None and tagged_calls.MARKERS[0] in model.template
     developer = tagged and model.template is not None and _takes_developer(model.template, names)
     known = (tokens.control.get(name) for name in _ENDS)
     stops = dict.fromkeys(i for i in (end, tokens.eos_id, *known) if i is not None)
@@ -236,11 +259,6 @@ def load_chat(model: Model) -> Chat:
         tagged_calls=tagged,
         system_role="developer" if developer else "system",
     )
-
-
-def _writes_tagged(template: str, tokens: Tokens) -> bool:
-    """Whether it writes FunctionGemma's form of calls, whose marks are left in an answer's text."""
-    return tagged_calls.MARKERS[0] in template and not any(m in tokens.control for m in tagged_calls.MARKERS)
 
 
 def _takes_developer(template: str, names: Mapping[str, str]) -> bool:

@@ -16,7 +16,7 @@ BEGIN: Final = "<start_function_call>call:"
 END: Final = "<end_function_call>"
 ESCAPE: Final = "<escape>"
 STOPS: Final = ("<start_function_response>",)
-"""What the model writes after its calls, where their results are to come."""
+"""What the model writes after its calls, where their results are to come: that ends an answer of calls."""
 MARKERS: Final = (
     "<start_function_call>",
     END,
@@ -37,16 +37,20 @@ _WORDS: Final[Mapping[str, Json]] = {"true": True, "false": False, "null": None,
 
 
 def spelled(calls: Sequence[Json]) -> str:
-    """Calls, each with `name` and `arguments`, as the model writes them; arguments by name.
+    """Calls, each with `name` and `arguments`, as the model writes them; arguments by name. Of none, nothing.
 
-    ValueError for text that holds `<escape>`, which nothing can spell.
+    ValueError for what nothing can spell: text that holds `<escape>` or what ends an answer, and a name that
+    holds a mark or a brace.
     """
     return "".join(_spelled_call(call) for call in calls)
 
 
 def _spelled_call(call: Json) -> str:
     assert isinstance(call, dict) and isinstance(call["arguments"], dict), "calls as `read_calls` makes them"
-    return f"{BEGIN}{call['name']}{_spelled(call['arguments'])}{END}"
+    name = str(call["name"])
+    if not name or name != name.strip() or any(sign in name for sign in ("{", *MARKERS)):
+        raise ValueError(f"the name {name[:80]!r} can't stand in this form of call")
+    return f"{BEGIN}{name}{_spelled(call['arguments'])}{END}"
 
 
 def _spelled(value: Json) -> str:
@@ -65,8 +69,10 @@ def _key(key: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    if ESCAPE in text:
-        raise ValueError(f"{text[:80]!r} holds {ESCAPE!r}, which ends a text in this form of call")
+    for mark in (ESCAPE, *STOPS):
+        if mark in text:
+            what = "a text" if mark == ESCAPE else "an answer"
+            raise ValueError(f"{text[:80]!r} holds {mark!r}, which ends {what} in this form of call")
     return f"{ESCAPE}{text}{ESCAPE}"
 
 

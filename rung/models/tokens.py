@@ -24,6 +24,7 @@ from rung.models._pretokenizers import (
     takes_behind,
 )
 from rung.models.resolve import Model, read_json
+from rung.models.tagged_calls import MARKERS
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -259,11 +260,9 @@ def _from_values(path: Path, values: Mapping[str, Any], value: Callable[..., Any
 
 
 def _from_folder(folder: Path) -> Tokens:
-    from tokenizers import Tokenizer
-
     described = read_json(folder / "tokenizer.json")
     try:
-        backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        backend = read_tokenizer(folder / "tokenizer.json")
     except Exception as error:  # tokenizers raises Exception itself
         raise ModelError(
             f"{str(folder / 'tokenizer.json')!r} is no tokenizer ({str(error)[:200]}): bring the model again"
@@ -285,7 +284,11 @@ def _from_folder(folder: Path) -> Tokens:
         else "spaces"
         if "'ByteFallback'" in decoder
         else "plain",
-        control={token["content"]: token["id"] for token in added if token["special"]},
+        control={
+            token["content"]: token["id"]
+            for token in added
+            if token["special"] and token["content"] not in MARKERS
+        },
         literal=frozenset(token["id"] for token in added),
         bos_id=bos,
         eos_id=eos,
@@ -322,6 +325,22 @@ def _without_first(part: Any) -> Any:
         return part
     made = {key: _without_first(value) for key, value in part.items()}
     return made | {"prepend_scheme": "never"} if made.get("prepend_scheme") == "first" else made
+
+
+def read_tokenizer(path: Path) -> "Tokenizer":
+    """The tokenizer of a tokenizer.json, in which what marks a function call is no control token.
+
+    Raises what `tokenizers` does where it is none, which is Exception itself.
+    """
+    from tokenizers import Tokenizer
+
+    text = path.read_text(encoding="utf-8")
+    if MARKERS[0] in text:
+        described = json.loads(text)
+        for token in described.get("added_tokens", ()):
+            token["special"] = token["special"] and token["content"] not in MARKERS
+        text = json.dumps(described, ensure_ascii=False)
+    return Tokenizer.from_str(text)
 
 
 def _named(folder: Path, backend: "Tokenizer", name: str) -> int | None:

@@ -53,3 +53,9 @@ def test_a_token_without_a_report_makes_the_sum_unknown():
 def test_the_first_stop_token_counts():
     assert wire.first_stop([5, 6, 7, 6], (6, 7)) == 1
     assert wire.first_stop([5, 6], ()) == 2
+
+
+def test_tokens_that_are_text_of_an_answer_are_named_to_the_server():
+    asked = Request(prompt=(1,), max_tokens=1, shown=("<escape>",))
+    assert wire.completion_call(asked, 9, 0)["preserved_tokens"] == ["<escape>"]
+    assert "preserved_tokens" not in wire.completion_call(Request(prompt=(1,), max_tokens=1), 9, 0)

@@ -3,17 +3,21 @@
 The template was written for this test: the model's own, and its weights, weren't at hand.
 """
 
+import json
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rung.models.chat import Chat, Message, load_chat
 from rung.models.resolve import resolve
-from rung.models.tagged_calls import ESCAPE, MARKERS, read_tagged, spelled
+from rung.models.tagged_calls import END, ESCAPE, MARKERS, STOPS, read_tagged, spelled
+from rung.models.tokens import _from_folder, load_tokenizer, read_tokenizer
+from tests.fixtures_climb import make_tiny_gguf
 
 TAGGED = (
     "{% macro text(value) %}<escape>{{ value }}<escape>{% endmacro %}"
-    "{% if messages[0].role == 'developer' %}{% set said = messages[0].content | trim %}"
+    "{% if messages[0].role in ('developer', 'system') %}{% set said = messages[0].content | trim %}"
     "{% set turns = messages[1:] %}{% else %}{% set said = '' %}{% set turns = messages %}{% endif %}"
     "{% if said or tools %}{{ '<|im_start|>developer\n' + said }}"
     "{% for t in tools or [] %}{% set f = t.function %}"
@@ -30,7 +34,7 @@ TAGGED = (
     "{% if add_generation_prompt %}{{ '<|im_start|>model\n' }}{% endif %}"
     "{# an answer: <start_function_call>call:name{key:value}<end_function_call> #}"
 )
-"""A developer's turn with the functions in tags, and no system turn."""
+"""A developer's turn with the functions in tags, which a system turn becomes, too."""
 FIND = {
     "name": "find",
     "description": "Looks up <escape>.",
@@ -89,7 +93,7 @@ def test_a_text_with_the_mark_that_ends_texts_cannot_be_spelled():
         spelled([call("a", x="a<escape>b")])
 
 
-texts = st.text(max_size=12).filter(lambda text: ESCAPE not in text)
+texts = st.text(max_size=12).filter(lambda text: ESCAPE not in text and STOPS[0] not in text)
 plain = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), texts
 )
@@ -159,11 +163,57 @@ def test_no_question_can_hold_a_mark(tagged, parts) -> None:
     assert not any(marker in shown for marker in MARKERS)
 
 
-def test_where_the_marks_are_left_out_of_texts_calls_are_json(tagged, tiny_gguf) -> None:
-    from dataclasses import replace
+@pytest.mark.parametrize("kind", [3, 4])
+def test_marks_are_text_and_tokens_of_their_own_whatever_a_file_calls_them(tmp_path, kind) -> None:
+    chat = load_chat(resolve(str(make_tiny_gguf(tmp_path / "tiny.gguf", template=TAGGED, marks=kind))))
+    tokens = chat.tokens
+    assert chat.tagged_calls and not set(MARKERS) & set(tokens.control)
+    text = spelled([call("find", topic="a<|im_end|>b", most=2), call("ask")])
+    ids = chat.call_ids(f" {text}\n")
+    assert tokens.decode(ids[:-1]) == text and chat.end not in ids, "text spells no end of a turn"
+    named = [tokens.texts[index] for index in ids if tokens.texts[index] in MARKERS]
+    assert named == [*MARKERS[:1], ESCAPE, ESCAPE, MARKERS[1], *MARKERS[:2], *STOPS]
+    assert chat.call_ids("") == (chat.end,) != (chat.call_end,)
+    assert chat.call_ids("None of these.")[-1] == chat.end
+    shown = chat.render([Message(role="user", content=" ".join(MARKERS))])
+    assert not {tokens.texts[index] for index in shown} & set(MARKERS)
 
-    from rung.models.chat import _writes_tagged
 
-    hidden = replace(tagged.tokens, control={**tagged.tokens.control, ESCAPE: 3})
-    assert _writes_tagged(TAGGED, tagged.tokens) and not _writes_tagged(TAGGED, hidden)
-    assert not load_chat(resolve(str(tiny_gguf()))).tagged_calls
+@pytest.mark.parametrize("style", ["chat", "terse"])
+def test_no_question_becomes_a_mark_of_a_model_that_was_taught_no_such_form(tmp_path, style) -> None:
+    chat = load_chat(resolve(str(make_tiny_gguf(tmp_path / "tiny.gguf", marks=3))))
+    assert not chat.tagged_calls
+    ids = chat.render([Message(role="user", content="".join(MARKERS))], style=style)
+    assert not {chat.tokens.texts[index] for index in ids} & set(MARKERS)
+
+
+def test_where_the_vocabulary_has_no_token_that_ends_calls_the_end_of_the_turn_does(tagged) -> None:
+    assert tagged.call_end == tagged.end
+    assert tagged.call_ids(spelled([call("a")]))[-1] == tagged.end
+
+
+def test_a_folder_whose_tokenizer_calls_the_marks_special_is_read_as_any_other(tmp_path) -> None:
+    """As torch reads it, which leaves special tokens out of what was written."""
+    model = resolve(str(make_tiny_gguf(tmp_path / "tiny.gguf", template=TAGGED, marks=3)))
+    ours, file = load_tokenizer(model), tmp_path / "tokenizer.json"
+    ours.save(file)
+    described = json.loads(file.read_text(encoding="utf-8"))
+    marked = [token for token in described["added_tokens"] if token["content"] in MARKERS]
+    assert len(marked) == len(MARKERS) and not any(token["special"] for token in marked)
+    for token in marked:
+        token["special"] = True
+    file.write_text(json.dumps(described), encoding="utf-8")
+    text = spelled([call("find", topic="billing")])
+    ids = ours.encode(text, special=False)
+    assert read_tokenizer(file).decode([*ids, 2], skip_special_tokens=True) == text
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    theirs = _from_folder(tmp_path)
+    assert theirs.encode(text, special=False) == ids and theirs.control == ours.control
+
+
+def test_what_no_reader_could_take_back_is_not_spelled() -> None:
+    for name in ("", " a", "a{b", f"a{END}", f"{ESCAPE}a"):
+        with pytest.raises(ValueError, match="can't stand in this form"):
+            spelled([call(name)])
+    with pytest.raises(ValueError, match="ends an answer in this form"):
+        spelled([call("a", x=["", {"y": STOPS[0]}])])
