@@ -8,6 +8,7 @@ from rung.models.chat import Message
 from rung.models.tagged_calls import ASKED, read_tagged, spelled
 from rung.records import Json
 from rung.scoring.extract import read_answer
+from rung.task.accepted import bare_calls
 from rung.task.calls import call_schema, functions_in
 from rung.task.kept import kept_if_short
 from rung.task.outputs import as_calls
@@ -56,6 +57,17 @@ def _in_tags(turn: Message) -> Message:
         return Message(role="assistant", content=spelled(calls))
     except ValueError:
         return turn
+
+
+def tagged_text(output: Json) -> str | None:
+    """A row's calls as FunctionGemma writes them; None where that form can't spell them, or they are none."""
+    calls = bare_calls(as_calls(output))
+    if not isinstance(calls, list):
+        return None
+    try:
+        return spelled(calls)
+    except ValueError:
+        return None
 
 
 def from_tags(text: str, schema: Json) -> tuple[str, Json]:

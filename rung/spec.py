@@ -27,6 +27,10 @@ class ModelRef(Frozen):
     licence: str
 
 
+Written = Literal["json", "tagged"]
+"""How calls are spelled: as JSON, or in the form that FunctionGemma was taught."""
+
+
 class AnswerSpec(Frozen):
     """How the answer is written and read.
 
@@ -42,7 +46,7 @@ class AnswerSpec(Frozen):
     codes: tuple[int, ...] = ()
     max_tokens: int = 64
     most_calls: int | None = None
-    written: Literal["json", "tagged"] = "json"
+    written: Written = "json"
     ends: Literal["token", "blank_line"] = "token"
 
 

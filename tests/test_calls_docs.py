@@ -4,8 +4,10 @@ import json
 import re
 from pathlib import Path
 
-from rung.models.tagged_calls import read_tagged, spelled
+from rung.models.tagged_calls import STOPS, read_tagged, spelled
+from rung.rungs.below import TAGGED
 from rung.rungs.instructions import CALLS_ALLOWED
+from rung.rungs.tuning import NEAR_TIE, _stretches
 from rung.scoring.scorers import SCORERS
 from rung.task.accepted import MOST_VALUES
 from rung.task.outputs import read_calls
@@ -41,3 +43,10 @@ def test_its_call_in_tags_is_read_and_spelled_so():
 def test_its_numbers_are_those_of_the_program():
     assert f"written out, up to {MOST_VALUES} for one argument" in TEXT
     assert CALLS_ALLOWED == 4 and "but four where all are shorter" in TEXT
+
+
+def test_what_it_says_of_tunes_is_so():
+    assert f"A tune learns it as `{TAGGED}`" in TEXT and f"`{STOPS[0]}`, where their results" in TEXT
+    assert NEAR_TIE == 0.02 and "ahead by more than two points" in TEXT
+    assert "twice the steps of one for JSON alone" in TEXT
+    assert _stretches([TAGGED, "calls"]) == 2 * _stretches(["calls"])

@@ -5,12 +5,13 @@ import json
 import pytest
 
 from rung.asking import answer_of_completion, prompts_for, request_for
-from rung.calling import AS_JSON
+from rung.calling import AS_JSON, tagged_text
 from rung.engines.base import Completion
 from rung.models.resolve import resolve
-from rung.models.tagged_calls import ASKED, STOPS
+from rung.models.tagged_calls import ASKED, MARKERS, STOPS
 from rung.records import Example
 from rung.rungs import few_shot, prompt
+from rung.rungs.instructions import answer_spec
 from rung.serve.tools import read_calls
 from rung.spec import AnswerSpec, Spec
 from rung.system import Pool, System, ref_to
@@ -53,8 +54,9 @@ def test_such_a_model_is_asked_for_its_own_form_and_shown_examples_in_it(tagged_
     assert shown.startswith(f"developer\nLook up.\n{ASKED}<start_function_declaration>declaration:find{{")
     assert f"user\na refund\nmodel\n{FOUND}\nuser\nhello\nmodel\n\nuser\nthe bill\nmodel\n" in shown
     assert "JSON" not in shown and AS_JSON in as_json and json.dumps(CALLS) in as_json
-    assert request_for(spec, chat, prompt, ROW.context).stop == STOPS
-    assert request_for(plain, chat, prompt, ROW.context).stop == ()
+    asked, free = (request_for(one, chat, prompt, ROW.context) for one in (spec, plain))
+    assert (asked.stop, free.stop) == (STOPS, ()) and (asked.shown, free.shown) == (MARKERS, ())
+    assert asked.stop_ids == free.stop_ids == chat.stop_ids, "the vocabulary has no such token"
 
 
 @pytest.mark.parametrize(
@@ -96,3 +98,22 @@ def test_the_prompting_rungs_try_the_form_that_a_model_was_taught(tagged_model, 
     with Pool(models={tagged_model[1].digest: tagged_model[1]}, threads=1) as pool:
         (answer,) = System(folder, spec).answer([ROW], pool)
     assert answer.failure is None
+
+
+def test_the_token_that_ends_calls_ends_an_answer_where_there_is_one(tmp_path):
+    path = make_tiny_gguf(tmp_path / "tiny.gguf", template=TAGGED, marks=4)
+    model = resolve(str(path))
+    with Pool() as pool:
+        chat = pool.chat(model)
+        request = request_for(spec_of(path, model), chat, (1,), ROW.context)
+        assert request.stop_ids == (*chat.stop_ids, chat.call_end) and chat.call_end not in chat.stop_ids
+
+
+def test_there_is_room_for_calls_as_they_are_written(tagged_model, tmp_path):
+    data = write_rows(tmp_path / "calls.jsonl", call_rows(80))
+    with opened(tagged_model[0], data, tmp_path) as found:
+        chat = found.pool.chat(found.model)
+        written = max(len(chat.call_ids(tagged_text(e.output) or "")) for e in found.train)
+        free, held = (answer_spec(found, constrained=constrained) for constrained in (False, True))
+        assert written > max(len(chat.answer_ids(found.target(e))) for e in found.train)
+        assert free.max_tokens >= written + 8 and free.max_tokens > held.max_tokens

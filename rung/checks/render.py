@@ -96,13 +96,14 @@ def end_of_turn(subject: Subject) -> Outcome:
     if renders is None:
         return NO_MODEL
     context = renders.context
-    end = context.pool.chat(context.model).end
-    found = []
+    chat = context.pool.chat(context.model)
+    end, found = chat.end, []
     for form, spec in renders.forms.items():
         if spec.answer.form == "codes":
             continue  # one token is asked for, and nothing after it
         rows = renders.rows(form)
-        endless = [row for row, made in rows if made.answer[-1:] != (end,)]
+        ends = {(end,), (chat.call_end,)} if spec.answer.written == "tagged" else {(end,)}
+        endless = [row for row, made in rows if made.answer[-1:] not in ends]
         if endless:
             share = len(endless) / len(rows)
             grave = by_share(share, warn=0, block=ENDLESS_BLOCK) or "warn"

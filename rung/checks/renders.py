@@ -2,6 +2,7 @@
 
 from functools import cached_property
 
+from rung.calling import tagged_text
 from rung.records import Example
 from rung.rungs.base import Context
 from rung.rungs.rendered import rendered
@@ -22,13 +23,19 @@ class Renders:
 
     @cached_property
     def forms(self) -> dict[str, Spec]:
-        """By name: for labels, codes and words; else the answer as it is."""
-        return answer_forms(self.context)
+        """By name: for labels, codes and words; else the answer as it is, and calls as a model was taught."""
+        forms = answer_forms(self.context)
+        if not any(_is_tagged(spec) for spec in forms.values()):
+            return forms
+        if all(tagged_text(e.output) is not None for e in self.examples):
+            return forms
+        return {form: spec for form, spec in forms.items() if not _is_tagged(spec)}
 
     @property
     def plainest(self) -> str:
         """The form in which the answer is written as it is."""
-        return next(form for form, spec in self.forms.items() if spec.answer.form != "codes")
+        forms = self.forms.items()
+        return next(form for form, spec in forms if spec.answer.form != "codes" and not _is_tagged(spec))
 
     def rows(self, form: str) -> tuple[tuple[Example, Row], ...]:
         """Each row with its ids."""
@@ -40,3 +47,7 @@ class Renders:
     def _is_target(self, row: Example) -> bool:
         value = as_kind(row.output, self.context.kind)
         return value is not None and (self.context.kind != "label" or str(value) in self.context.labels)
+
+
+def _is_tagged(spec: Spec) -> bool:
+    return spec.answer.written == "tagged"

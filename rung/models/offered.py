@@ -99,7 +99,7 @@ OFFERED: Final[tuple[Offered, ...]] = (
         hub="google/functiongemma-270m-it",
         gguf="unsloth/functiongemma-270m-it-GGUF:functiongemma-270m-it-Q8_0.gguf",
         embedding=168e6,
-        quirks=("Untuned it may answer in the form of call that it was taught; a tune writes JSON.",),
+        quirks=("It is asked and tuned in the form of call that it was taught, and in JSON; dev chooses.",),
     ),
     Offered(
         name="smollm2-360m",

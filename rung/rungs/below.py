@@ -10,6 +10,8 @@ PROMPTING = ("prompt", "few_shot", "retrieval", "optimise")
 """The rungs whose System is a prompt to the base model, in one call."""
 BARE = "without passages"
 """What a tune's form is called that reads none, where dev chooses whether it does."""
+TAGGED = "tagged calls"
+"""What the form is called in which a model was taught to write calls, where that isn't JSON."""
 
 
 def best_prompting(

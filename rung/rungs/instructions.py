@@ -3,11 +3,11 @@
 import json
 from collections.abc import Sequence
 
-from rung.calling import AS_JSON
+from rung.calling import AS_JSON, tagged_text
 from rung.engines.schema import check_schema
 from rung.records import Json, OutputKind
 from rung.rungs.base import Context
-from rung.spec import AnswerSpec, Spec
+from rung.spec import AnswerSpec, Spec, Written
 from rung.task.validator import validator_of
 from rung.wording import label_texts
 
@@ -81,10 +81,11 @@ def answer_spec(context: Context, *, constrained: bool) -> AnswerSpec:
     if context.kind == "label" and constrained:
         return AnswerSpec(form="words", ends=ends)
     if context.kind == "tool_call":
-        room = longest_answer(context)
+        taught = context.pool.chat(context.model).tagged_calls and not constrained
+        written = "tagged" if taught else "json"
+        room = longest_answer(context, written)
         if not constrained:
-            taught = context.pool.chat(context.model).tagged_calls
-            return AnswerSpec(form="free", max_tokens=room, written="tagged" if taught else "json")
+            return AnswerSpec(form="free", max_tokens=room, written=written)
         return AnswerSpec(form="calls", max_tokens=room, most_calls=most_calls(context))
     schema = answer_schema(context)
     form = "schema" if constrained and schema is not None and not check_schema(schema) else "free"
@@ -147,9 +148,9 @@ def _beyond(context: Context) -> str | None:
     )
 
 
-def longest_answer(context: Context) -> int:
+def longest_answer(context: Context, written: Written = "json") -> int:
     """A token limit with room: 1.5 times the longest training answer, at least 8 tokens more."""
-    longest = longest_target(context)
+    longest = longest_target(context, written)
     return min(LONGEST_ANSWER, context.limit // 2, max(longest + 8, int(1.5 * longest)))
 
 
@@ -162,10 +163,13 @@ def most_calls(context: Context) -> int:
     return max([CALLS_ALLOWED, *seen])
 
 
-def longest_target(context: Context) -> int:
-    """Tokens of the longest training answer, the token that ends it included."""
-    chat = context.pool.chat(context.model)
-    return max(len(chat.answer_ids(context.target(e))) for e in context.train[:SAMPLE_ROWS])
+def longest_target(context: Context, written: Written = "json") -> int:
+    """Tokens of the longest training answer as it is written, the token that ends it included."""
+    chat, rows = context.pool.chat(context.model), context.train[:SAMPLE_ROWS]
+    if written == "tagged":
+        texts = [text for e in rows if (text := tagged_text(e.output)) is not None]
+        return max((len(chat.call_ids(text)) for text in texts), default=1)
+    return max(len(chat.answer_ids(context.target(e))) for e in rows)
 
 
 def spec_for(context: Context, rung: str, *, instruction: str | None, answer: AnswerSpec) -> Spec:

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from rung.asking import candidates, prompts_for, room_for_answer
-from rung.calling import schema_of
+from rung.calling import schema_of, tagged_text
+from rung.models.chat import Chat
 from rung.records import Example, Json
 from rung.rungs.base import Context
 from rung.scoring.extract import read_answer
@@ -22,8 +23,7 @@ def rendered(context: Context, spec: Spec, examples: Sequence[Example]) -> list[
         by_label = dict(zip(spec.labels, candidates(spec, chat), strict=True))
         answers = [by_label[str(e.output)] for e in examples]
     else:
-        held = spec.answer.form in HELD
-        answers = [chat.answer_ids(context.target(e), spec.style, held=held) for e in examples]
+        answers = [target_ids(context, spec, e) for e in examples]
     return [Row(prompt=p, answer=a) for p, a in zip(prompts, answers, strict=True)]
 
 
@@ -38,11 +38,31 @@ def prompts_of(context: Context, spec: Spec, examples: Sequence[Example]) -> lis
     return prompts_for(spec, chat, examples, [[] for _ in examples], limit, found)
 
 
+def target_text(context: Context, spec: Spec, example: Example) -> str:
+    """The row's output as the System to be made of the Spec should write it."""
+    if spec.answer.written == "json":
+        return context.target(example)
+    text = tagged_text(example.output)
+    assert text is not None, "calls that can't be spelled are learned as JSON alone"
+    return text
+
+
+def target_ids(context: Context, spec: Spec, example: Example) -> tuple[int, ...]:
+    """The same in ids, the token that ends it included."""
+    return _written_ids(context.pool.chat(context.model), spec, target_text(context, spec, example))
+
+
+def _written_ids(chat: Chat, spec: Spec, text: str) -> tuple[int, ...]:
+    if spec.answer.written == "tagged":
+        return chat.call_ids(text)
+    return chat.answer_ids(text, spec.style, held=spec.answer.form in HELD)
+
+
 def rendered_rejected(context: Context, spec: Spec, examples: Sequence[Example]) -> list[Row | None]:
     """The examples with their rejected answers; None where the System could never give that answer.
 
     A label that is none of the task's is such a one, text where JSON is written, JSON that its schema doesn't
-    let through, and calls that the functions of the question don't take.
+    let through, calls that the functions of the question don't take, and such as its form can't spell.
     """
     chat = context.pool.chat(context.model)
     prompts = prompts_of(context, spec, examples)
@@ -51,8 +71,7 @@ def rendered_rejected(context: Context, spec: Spec, examples: Sequence[Example])
         by_label = dict(zip(spec.labels, candidates(spec, chat), strict=True))
         answers = [None if text is None else by_label.get(text) for text in texts]
     else:
-        held = spec.answer.form in HELD
-        answers = [None if text is None else chat.answer_ids(text, spec.style, held=held) for text in texts]
+        answers = [None if text is None else _written_ids(chat, spec, text) for text in texts]
     return [None if a is None else Row(prompt=p, answer=a) for p, a in zip(prompts, answers, strict=True)]
 
 
@@ -65,6 +84,8 @@ def _possible(spec: Spec, rejected: str, context: str | None) -> str | None:
         return None if value is None else str(value)
     if value is None:
         return rejected if spec.answer.form == "free" else None
+    if spec.answer.written == "tagged":
+        return tagged_text(value)
     text = answer_text(value, spec.kind, schema=spec.schema_)
     schema = spec.schema_ if spec.answer.form == "schema" else None
     if isinstance(calls, list) and spec.answer.form == "calls":

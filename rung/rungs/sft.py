@@ -8,18 +8,20 @@ from typing import TYPE_CHECKING
 from pydantic import TypeAdapter
 
 from rung.asking import candidates
+from rung.calling import tagged_text
 from rung.errors import TrainingError
+from rung.models.tagged_calls import ESCAPE, STOPS
 from rung.models.weights import untunable
-from rung.records import Json, Measurement, Parity, Trial
+from rung.records import Example, Json, Measurement, Parity, Trial
 from rung.records.guarded import SeedScores
 from rung.rungs.base import Built, Context, Outlook, more_tokens, no_room, strict_score
-from rung.rungs.below import BARE, without_passages
-from rung.rungs.instructions import answer_schema, answer_spec
+from rung.rungs.below import BARE, TAGGED, without_passages
+from rung.rungs.instructions import answer_schema, answer_spec, most_calls
 from rung.rungs.learned_files import llama_files, torch_files, without_llama
 from rung.rungs.probe import EngineName, race, under_each_engine
-from rung.rungs.rendered import prompts_of
+from rung.rungs.rendered import prompts_of, target_ids
 from rung.search import index_names
-from rung.spec import HELD, AnswerSpec, Spec
+from rung.spec import AnswerSpec, Spec
 from rung.system import ADAPTER_GGUF, WEIGHTS_GGUF, System, is_learned, save
 from rung.wording import label_texts
 
@@ -101,7 +103,8 @@ def tuned(context: Context, rung: str) -> Built:
     outcome = tune(context, forms, plan)
     system, parity, note = settled_system(context, forms[outcome.form], outcome.adapter)
     whole = context.measure(system, context.dev, f"{rung}, all dev rows")
-    trials, notes, seeds = outcome.trials, [*_on_passages(context, outcome), *outcome.notes, note], None
+    trials, seeds = outcome.trials, None
+    notes = [*_on_passages(context, outcome), *_on_form(context), *outcome.notes, note]
     if why := why_more(context, whole):
         others, said = retrained(context, forms[outcome.form], outcome, why)
         notes.append(said)
@@ -191,8 +194,10 @@ def planned(context: Context) -> "Plan":
 def answer_forms(context: Context, rung: str = "sft") -> dict[str, Spec]:
     """The Specs to try by name: for labels one-token codes and their words, else the answer as it is.
 
-    Where a tune may read passages it learns and answers with those that the same search finds; where these
-    gained nothing before it, dev chooses. The longer prompts come first: by them the time is planned.
+    Calls are JSON, and what the model was taught to write where that is another form. That one comes first,
+    as what the model knows best: rates are tried in it, and nothing else where no search fits the time. Where
+    a tune may read passages it learns and answers with those that the same search finds; where these gained
+    nothing before it, dev chooses. Prompts with passages come first: by the longer ones the time is planned.
     """
     looked_up = context.retrieval
     base = Spec(
@@ -210,12 +215,44 @@ def answer_forms(context: Context, rung: str = "sft") -> dict[str, Spec]:
         context_tokens=context.task.context_tokens,
     )
     if context.kind != "label":
-        bare = base.model_copy(update={"retrieval": None, "vectors": None})
-        chosen = looked_up is not None and context.no_gain is not None
-        form = base.answer.form
-        return {form: base, **({f"{form} {BARE}": bare} if chosen else {})}
+        forms = {**_taught_form(context, base), base.answer.form: base}
+        if looked_up is not None and context.no_gain is not None:
+            bare = {"retrieval": None, "vectors": None}
+            forms |= {f"{form} {BARE}": spec.model_copy(update=bare) for form, spec in forms.items()}
+        return forms
     codes = AnswerSpec(form="codes", codes=label_codes(context))
     return {"codes": base.model_copy(update={"answer": codes}), "words": base}
+
+
+def _taught_form(context: Context, base: Spec) -> dict[str, Spec]:
+    """Calls in the form that the model was taught, asked for by its own template; none where it has none.
+
+    Nor where that form can't spell the calls of every row.
+    """
+    if not _knows_tags(context) or unspelled(context):
+        return {}
+    answer = answer_spec(context, constrained=False).model_copy(update={"most_calls": most_calls(context)})
+    return {TAGGED: base.model_copy(update={"style": "chat", "answer": answer})}
+
+
+def _knows_tags(context: Context) -> bool:
+    return context.kind == "tool_call" and context.pool.chat(context.model).tagged_calls
+
+
+def unspelled(context: Context) -> list[Example]:
+    """The training and dev rows with calls that the form which the model was taught can't spell."""
+    return [e for e in (*context.train, *context.dev) if tagged_text(e.output) is None]
+
+
+def _on_form(context: Context) -> tuple[str, ...]:
+    """A note on calls that aren't learned in the form that the model was taught; none where they may be."""
+    if not _knows_tags(context) or not (rows := unspelled(context)):
+        return ()
+    count = f"{len(rows):,} rows call" if rows[1:] else "a row calls"
+    return (
+        f"calls are learned as JSON alone: {count} with what the form that the model was taught can't spell, "
+        f"such as {rows[0].where} (a text that holds {ESCAPE!r} or {STOPS[0]!r}, or an odd name)",
+    )
 
 
 def label_codes(context: Context) -> tuple[int, ...]:
@@ -283,8 +320,7 @@ def prove(context: Context, spec: Spec, systems: dict[EngineName, System]) -> Pa
     if context.kind == "label":
         options = candidates(spec, chat)
     else:
-        held = spec.answer.form in HELD
-        gold = [chat.answer_ids(context.target(e), spec.style, held=held) for e in rows]
+        gold = [target_ids(context, spec, e) for e in rows]
         options = parity.single_tokens(gold)
         prompts = parity.positions(list(zip(prompts, gold, strict=True)), parity.per_row(prompts))
     limit = context.limit - max(map(len, options))

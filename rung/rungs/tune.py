@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from rung.asking import ask
+from rung.calling import from_tags
 from rung.engines import lora
 from rung.engines.base import EngineSpec
 from rung.engines.device import best_dtype, no_room, off_gpu, too_big
@@ -24,7 +25,7 @@ from rung.models.weights import dequantised
 from rung.records import Answer, Example
 from rung.rungs.base import JOURNAL_FILE, Context, more_tokens, strict_score
 from rung.rungs.batching import batch_size, fewer
-from rung.rungs.rendered import prompts_of, rendered
+from rung.rungs.rendered import prompts_of, rendered, target_ids, target_text
 from rung.runs import append_jsonl, atomic_folder, digest_of, read_jsonl
 from rung.scoring.measure import measurement
 from rung.scoring.scorers import SCORERS
@@ -304,7 +305,7 @@ class Tune(AbstractContextManager["Tune"]):
 
         Or so many times as long, and so many more.
         """
-        outputs = [self.chat.answer_ids(self.context.target(e), spec.style) for e in rows]
+        outputs = [target_ids(self.context, spec, e) for e in rows]
         return [min(spec.answer.max_tokens, times * len(output) + more) for output in outputs]
 
     def score(self, arm: Arm, step: int, rows: Sequence[Example]) -> dict:
@@ -341,14 +342,18 @@ class Tune(AbstractContextManager["Tune"]):
                 "value": self.context.sign * strict_score(found, rows),
                 "loss": loss,
                 "commonest": max(map(texts.count, set(texts))) / len(texts),
-                "verbatim": self._verbatim(rows, answers) / len(rows),
+                "verbatim": self._verbatim(self.specs[arm.form], rows, answers) / len(rows),
                 "pace": asdict(self.pace),
             }
         )
 
-    def _verbatim(self, rows: Sequence[Example], answers: Sequence[Answer]) -> int:
-        pairs = zip(rows, answers, strict=True)
-        return sum(a.failure is None and a.text.strip() == self.context.target(e) for e, a in pairs)
+    def _verbatim(self, spec: Spec, rows: Sequence[Example], answers: Sequence[Answer]) -> int:
+        texts = [target_text(self.context, spec, e) for e in rows]
+        if spec.answer.written == "tagged":
+            # An answer's text has its calls as JSON.
+            texts = [from_tags(text, None)[0] for text in texts]
+        pairs = zip(texts, answers, strict=True)
+        return sum(a.failure is None and a.text.strip() == text for text, a in pairs)
 
     def keep(self, arm: Arm, step: int) -> None:
         """Put what the arm has learned, as it is after `step` steps, into the folder of the best one."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from rung.errors import TrainingError
 from rung.records import Example, Trial
 from rung.rungs.base import Context
-from rung.rungs.below import BARE
+from rung.rungs.below import BARE, TAGGED
 from rung.rungs.tune import BEST_FOLDER, Arm, Plan, Tune
 from rung.scoring.notation import passes_text
 from rung.scoring.scorers import SCORERS
@@ -35,7 +35,7 @@ COLD_ROWS, PROBE_ROWS = 8, 64
 PROBE_SHARE = 0.03
 SEARCH_ROWS = 200
 NEAR_TIE = 0.02
-"""A form other than the first must score this much more: one-token codes are shortest to learn and say."""
+"""An unusual form must score this much more: one-token codes are shortest to learn and say."""
 FEWEST_SCORED = 30
 CLOSING_ROWS = 40
 """Answers that parity, the race of the engines and a slower engine than the tune's own cost in the end."""
@@ -323,8 +323,7 @@ def _search(state: Tune, forms: Sequence[str], length: Length, notes: list[str])
     """Successive halving; the winner and the steps that it has behind it.
 
     All rates run for a stretch with the first form; the best goes on for one more, and beside it every
-    other form runs as long at that rate. A near-tie goes to the one without passages, whose prompts are the
-    shorter ones, else to the first form.
+    other form runs as long at that rate. A near-tie goes by `_unusual`, else to the first form.
     """
     if not length.stretch:
         notes.append(f"no search for a rate: {length.steps} steps are too few for it")
@@ -337,12 +336,20 @@ def _search(state: Tune, forms: Sequence[str], length: Length, notes: list[str])
     others = [Arm(form=form, rate=best.rate) for form in forms[1:]]
     steps = 2 * length.stretch
     winner = _ranked(state, [best, *others], steps, rows, notes)[0]
-    usual = next((arm for arm in others if arm.form.endswith(BARE)), best)
+    usual = min([best, *others], key=_unusual)
     if state.find(kind="score", arm=usual.name, step=steps, n=len(rows)) is None:
         return winner, steps
     ours, theirs = (_rank(state, state.score(arm, steps, rows), rows) for arm in (winner, usual))
     ahead = ours[0] > theirs[0] or ours[1] - theirs[1] > NEAR_TIE
     return (winner if ahead else usual), steps
+
+
+def _unusual(arm: Arm) -> tuple[bool, bool]:
+    """By what a near-tie is decided: answers that are held to their functions, then none that read passages.
+
+    Held calls are never broken, and prompts without passages are shorter.
+    """
+    return arm.form.startswith(TAGGED), not arm.form.endswith(BARE)
 
 
 def _ranked(

@@ -60,7 +60,14 @@ def no_white_box(context: Context, teacher: System, spec: Spec) -> str | None:
         return "its tokens aren't those of the student"
     if ours.answer_ids("a", spec.style) != theirs.answer_ids("a", teacher.spec.style):
         return "it begins or ends its answers with other tokens than the student"
+    if spec.answer.written != teacher.spec.answer.written:
+        return "it writes calls in another form than the student"
     return None
+
+
+def answers_alone(why: str) -> str:
+    """A note on a teacher whose probabilities couldn't be learned from."""
+    return f"only the teacher's answers were learned from, not its probabilities: {why}"
 
 
 def no_memory(context: Context, teacher: System) -> str | None:
@@ -110,6 +117,8 @@ def on_policy(context: Context, teacher: System, made: Built, inputs: Sequence[E
 
     Where it can't be done, or has no time, the notes of `made` say why.
     """
+    if why := no_white_box(context, teacher, made.system.spec):
+        return replace(made, notes=(*made.notes, answers_alone(why)))
     apart = replace(context, folder=context.work / "on-policy")
     apart.folder.mkdir(parents=True, exist_ok=True)
     try:

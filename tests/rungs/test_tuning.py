@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rung.errors import TrainingError
 from rung.records import Example
-from rung.rungs.below import BARE
+from rung.rungs.below import BARE, TAGGED
 from rung.rungs.tune import Arm, Pace, Plan
 from rung.rungs.tuning import (
     MOST_EPOCHS,
@@ -162,6 +162,25 @@ def test_passages_in_the_prompt_must_be_better_by_more_than_a_near_tie(gain, for
         f"{BARE_FORM}, rate {SURE_RATE:g}": lambda _: 0.7,
     }
     assert tuned(Learner(forms=("schema", BARE_FORM), curves=curves)).form == form
+
+
+@pytest.mark.parametrize(("gain", "form"), [(0.03, TAGGED), (0.015, "calls"), (-0.1, "calls")])
+def test_the_form_of_call_that_a_model_was_taught_must_be_better_by_more_than_a_near_tie(gain, form):
+    curves = {
+        f"{TAGGED}, rate {SURE_RATE:g}": lambda _: 0.7 + gain,
+        f"calls, rate {SURE_RATE:g}": lambda _: 0.7,
+    }
+    assert tuned(Learner(forms=(TAGGED, "calls"), curves=curves)).form == form
+    few = Learner(forms=(TAGGED, "calls"), budget_s=60.0, curves=curves)
+    assert tuned(few).form == TAGGED and set(few.steps) == {f"{TAGGED}, rate {SURE_RATE:g}"}
+
+
+def test_of_near_ties_the_one_is_taken_that_is_held_and_reads_nothing():
+    forms = (TAGGED, "calls", f"{TAGGED} {BARE}", f"calls {BARE}")
+    curves = {f"{form}, rate {SURE_RATE:g}": lambda _: 0.7 for form in forms}
+    assert tuned(Learner(forms=forms, curves=curves)).form == f"calls {BARE}"
+    curves[f"{TAGGED} {BARE}, rate {SURE_RATE:g}"] = lambda _: 0.73
+    assert tuned(Learner(forms=forms, curves=curves)).form == f"{TAGGED} {BARE}"
 
 
 def test_a_first_form_that_breaks_leaves_the_others():

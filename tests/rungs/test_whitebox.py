@@ -278,6 +278,8 @@ def test_who_cannot_teach_so_is_told_of(context, teacher, tiny, tmp_path):
     assert "its tokens aren't those" in str(no_white_box(context, other(chat=lambda pool: texts), spec))
     ends = replace(chat, end=0)
     assert "begins or ends its answers" in str(no_white_box(context, other(chat=lambda pool: ends), spec))
+    tagged = spec.model_copy(update={"answer": spec.answer.model_copy(update={"written": "tagged"})})
+    assert "calls in another form" in str(no_white_box(context, other(), tagged))
     with opened(tiny, write_rows(tmp_path / "labels.jsonl", label_rows(120)), tmp_path / "l") as labels:
         assert "labels are chosen" in str(no_white_box(labels, teacher, spec))
 
