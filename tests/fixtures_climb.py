@@ -117,21 +117,25 @@ def add_vocabulary(writer: Any, marks: int | None = None) -> int:
 
 
 def make_tiny_gguf(
-    path: Path, context: int = 512, template: str | None = CHATML, marks: int | None = None
+    path: Path,
+    context: int = 512,
+    template: str | None = CHATML,
+    width: int = WIDTH,
 ) -> Path:
     """A llama with random weights and a vocabulary of its own: the same bytes every time."""
     import gguf
 
+    inner = width * INNER // WIDTH
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name("tiny")
     writer.add_license("mit")
     writer.add_context_length(context)
-    writer.add_embedding_length(WIDTH)
+    writer.add_embedding_length(width)
     writer.add_block_count(LAYERS)
-    writer.add_feed_forward_length(INNER)
+    writer.add_feed_forward_length(inner)
     writer.add_head_count(HEADS)
     writer.add_head_count_kv(HEADS)
-    writer.add_rope_dimension_count(WIDTH // HEADS)
+    writer.add_rope_dimension_count(width // HEADS)
     writer.add_rope_freq_base(10000.0)
     writer.add_layer_norm_rms_eps(1e-5)
     size = add_vocabulary(writer, marks)
@@ -139,20 +143,20 @@ def make_tiny_gguf(
     if template is not None:
         writer.add_chat_template(template)
     dice = np.random.default_rng(0)
-    shapes = {"token_embd.weight": (size, WIDTH), "output_norm.weight": (WIDTH,)}
+    shapes = {"token_embd.weight": (size, width), "output_norm.weight": (width,)}
     for layer in range(LAYERS):
         shapes |= {
             f"blk.{layer}.{name}.weight": shape
             for name, shape in {
-                "attn_norm": (WIDTH,),
-                "ffn_norm": (WIDTH,),
-                "attn_q": (WIDTH, WIDTH),
-                "attn_k": (WIDTH, WIDTH),
-                "attn_v": (WIDTH, WIDTH),
-                "attn_output": (WIDTH, WIDTH),
-                "ffn_gate": (INNER, WIDTH),
-                "ffn_up": (INNER, WIDTH),
-                "ffn_down": (WIDTH, INNER),
+                "attn_norm": (width,),
+                "ffn_norm": (width,),
+                "attn_q": (width, width),
+                "attn_k": (width, width),
+                "attn_v": (width, width),
+                "attn_output": (width, width),
+                "ffn_gate": (inner, width),
+                "ffn_up": (inner, width),
+                "ffn_down": (width, inner),
             }.items()
         }
     for name, shape in shapes.items():
