@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from rung.asking import answer_of_completion, ask, context_of, fitted, room_for_answer
 from rung.calibration import calibrated_answers, read_calibration, write_calibration
-from rung.engines import start
+from rung.engines import crowded, start
 from rung.engines.base import Completion, Engine, EngineSpec, Progress, no_progress
 from rung.engines.cores import available_cores
 from rung.engines.till import Till
@@ -99,12 +99,12 @@ class Pool(AbstractContextManager["Pool"]):
         return self.chats[model.digest]
 
     def engine(self, spec: EngineSpec) -> Engine:
-        """A running engine for the spec; the longest unused makes room when `keep` are open (None: never)."""
+        """A running engine for the spec; the longest unused make room, unless `keep` is None, by number or memory."""
         with self._change:
             if (found := self.engines.pop(spec, None)) is not None:
                 self.engines[spec] = found
                 return found
-            while self.keep is not None and len(self.engines) >= self.keep:
+            while self.keep and self.engines and (len(self.engines) >= self.keep or crowded(spec)):
                 self.engines.pop(next(iter(self.engines))).close()
         # Not under the lock: whoever asks for another engine doesn't wait while weights are loaded.
         made = start(spec, self.till)

@@ -30,3 +30,13 @@ def start(spec: EngineSpec, till: Till | None = None) -> Engine:
 
         return FakeEngine(spec)
     raise EngineError(f"unknown engine {spec.engine!r}: use llama, torch, endpoint or fake")
+
+
+def crowded(spec: EngineSpec) -> bool:
+    """Whether a torch engine would find room for its weights if others weren't open, and doesn't as it is."""
+    if spec.engine != "torch" or spec.weights is None:
+        return False
+    from rung.engines.device import best_dtype, short_of_room
+    from rung.engines.room import weight_bytes
+
+    return short_of_room(weight_bytes(spec.weights, best_dtype()))

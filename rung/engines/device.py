@@ -100,6 +100,14 @@ def _has_room(device: str, needed: int) -> bool:
     return GPU_ROOM * needed + GPU_FLOOR <= free_bytes(device)
 
 
+def short_of_room(needed: int) -> bool:
+    """Whether `needed` bytes don't go where they'd go if all of the memory were free, or go nowhere."""
+    device = best_device()
+    if device != "cpu" and GPU_ROOM * needed + GPU_FLOOR <= torch.cuda.mem_get_info(device)[1]:
+        return roomy_device(needed) == "cpu"
+    return no_room(needed, "cpu") is not None
+
+
 def off_gpu(model: Any) -> str | None:
     """Why a model isn't on the GPU that there is; None where it is there, or there is none."""
     if model.lm_head.weight.device.type != "cpu":

@@ -6,9 +6,11 @@ import torch
 from safetensors.torch import save_file
 
 from rung.engines import device
+from rung.engines.base import EngineSpec
 from rung.engines.device import off_gpu, roomy_device
 from rung.engines.room import free_bytes, weight_bytes
 from rung.engines.torch import load_model
+from rung.system import Pool
 from tests.fixtures_tiny import tiny
 
 
@@ -45,6 +47,19 @@ def test_what_cannot_be_read_counts_nothing(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"no weights")
     (tmp_path / "model.safetensors.index.json").write_text("[]")
     assert weight_bytes(tmp_path, torch.float32) == 0
+
+
+def test_an_engine_that_is_open_makes_room_for_the_weights_of_another(tmp_path, monkeypatch):
+    for name in ("one", "two"):
+        tiny().save_pretrained(tmp_path / name)
+    one, two = (EngineSpec(engine="torch", weights=tmp_path / name, context=64) for name in ("one", "two"))
+    with Pool() as pool:
+        # As where the memory holds one of them alone.
+        monkeypatch.setattr(device, "loadable_bytes", lambda: 0 if pool.engines else 2**40)
+        first = pool.engine(one)
+        assert pool.engine(one) is first
+        pool.engine(two)
+        assert list(pool.engines) == [two]
 
 
 def test_some_memory_is_free():
