@@ -101,6 +101,7 @@ def test_a_model_of_this_machine_draws_by_seed_and_number_and_leaves_room_for_it
     first, other = (model.reply("Why?", max_tokens=1000, number=number) for number in (0, 1))
     assert first == model.reply("Why?", max_tokens=1000) and first.text != other.text
     assert 0 < first.completion_tokens <= 100, "a quarter of what it holds at most"
+    assert [spec.parallel for spec in context.pool.engines] == [1], "no memory for several at a time"
     model.close()
     model.close()
     assert not context.pool.engines and model.reply("Why?", max_tokens=1000) == first
