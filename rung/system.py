@@ -99,7 +99,7 @@ class Pool(AbstractContextManager["Pool"]):
         return self.chats[model.digest]
 
     def engine(self, spec: EngineSpec) -> Engine:
-        """A running engine for the spec; the longest unused make room, unless `keep` is None, by number or memory."""
+        """A running engine for the spec; the longest unused make room by number and memory, if `keep`."""
         with self._change:
             if (found := self.engines.pop(spec, None)) is not None:
                 self.engines[spec] = found

@@ -28,6 +28,7 @@ from rung.models.offered import Offered, offered_named
 from rung.records import Example, Finding, Json, OutputKind, Passage, Splits
 from rung.rungs.base import Reporter
 from rung.task import Task, infer, load_task, settle_kind
+from rung.task.model import DataFormat
 from rung.task.tables import with_tables
 
 FEWEST_ROWS = 20
@@ -171,7 +172,7 @@ def prepare(source: Path, options: RowOptions, reporter: Reporter | None = None)
     notes = (*train.notes, *judged, *(test.notes if test else ()), *noted, *_said_of(task, base))
     if task.data.unlabelled is not None:
         with bar(reporter, f"reading {task.data.unlabelled.name}", None):
-            unlabelled, said = fresh_inputs(task.data.unlabelled, parts)
+            unlabelled, said = fresh_inputs(task.data.unlabelled, parts, train.format)
         notes += (said,)
     return Prepared(
         task=task,
@@ -222,12 +223,13 @@ def _with_tables(parts: Splits, task: Task) -> Splits:
     )
 
 
-def fresh_inputs(path: Path, parts: Splits) -> tuple[tuple[Example, ...], str]:
+def fresh_inputs(path: Path, parts: Splits, form: DataFormat = "auto") -> tuple[tuple[Example, ...], str]:
     """Inputs for a teacher that are like no row of train, dev or test, and a sentence on the others.
 
-    Raises DataError where the file can't be read.
+    They are written as the rows are, in the format `form`, or as plain inputs. Raises DataError where the
+    file can't be read.
     """
-    read = read_unlabelled(path)
+    read = read_unlabelled(path, form)
     rows = (*parts.train, *parts.dev, *parts.test, *parts.removed)
     # An input alone may be that of a row with a context, whose answer it would give away.
     kept = apart_from(read.examples, (*rows, *(replace(row, context=None) for row in rows if row.context)))

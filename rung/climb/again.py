@@ -9,7 +9,8 @@ from pydantic import TypeAdapter, ValidationError
 from rung.checks.rows import Prepared, prepare
 from rung.climb.options import Options
 from rung.climb.stored import CLIMB_FILE, load_climb, run_above
-from rung.errors import RunError
+from rung.data.sources import Source, read_source
+from rung.errors import DataError, RunError
 from rung.rungs.base import Reporter
 from rung.runs import RUN_FILE, read_json, write_json
 
@@ -47,6 +48,24 @@ def keep_source(run: Path, source: Path, prepared: Prepared, options: Options) -
 def rows_file(run: Path) -> Path:
     """Where that is written down; for a climb that was climbed again, in its run: the rows are the same."""
     return run_above(run) / ROWS_FILE
+
+
+def read_as_climbed(run: Path | None, file: Path, *, lenient: bool = False) -> Source:
+    """The rows of another file, read as those of the run were where they are written so, else as they show.
+
+    A `lenient` reader puts broken rows aside. DataError where the file can't be read.
+    """
+    kept = None if run is None else rows_file(run)
+    form = read_json(kept).get("format") if kept is not None and kept.is_file() else None
+    if not isinstance(form, str) or form == "auto":
+        return read_source(file, lenient=lenient)
+    try:
+        return read_source(file, form, lenient=lenient)
+    except DataError as error:
+        try:
+            return read_source(file, lenient=lenient)
+        except DataError:
+            raise error from None
 
 
 def moved(run: Path, task: str, gone: Path) -> RunError:

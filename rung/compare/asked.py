@@ -6,11 +6,11 @@ from pathlib import Path
 
 from rung.checks.rows import Prepared, prepare
 from rung.climb import sealed
-from rung.climb.again import rows_again
+from rung.climb.again import read_as_climbed, rows_again
 from rung.climb.options import Options
 from rung.climb.stored import climbs_in, load_climb
 from rung.compare.sides import Side
-from rung.data.sources import conform, read_source
+from rung.data.sources import conform
 from rung.data.splits import question
 from rung.errors import DataError, RungError, TaskError
 from rung.records import Example, MetricName, OutputKind, SplitName
@@ -126,7 +126,8 @@ def _of_file(file: Path, wanted: Wanted, sides: Sequence[Side], runs: _Runs) -> 
     known: OutputKind | None = next((one.system.spec.kind for one in sides if one.system is not None), None)
     if known is None:
         raise TaskError("two base models answer nothing in particular; name what with --task TASK")
-    rows = conform(read_source(file).examples, known)
+    read = read_as_climbed(next((one.run for one in sides if one.run is not None), None), file)
+    rows = conform(read.examples, known)
     with_rows = [found for one in sides if isinstance(found := runs.of(one), Prepared)]
     metric, prepared = _metric(wanted, known, sides, None), next(iter(with_rows), None)
     asked = Asked(
@@ -135,6 +136,7 @@ def _of_file(file: Path, wanted: Wanted, sides: Sequence[Side], runs: _Runs) -> 
         metric=metric,
         told=f"rows of {file.name}",
         prepared=prepared,
+        notes=tuple(note for note in read.notes if "undesirable" in note) if read.undesirable else (),
     )
     return _looked_through(asked, wanted, sides, runs)
 

@@ -110,7 +110,9 @@ def _files(folder: Path) -> tuple[list[Path], list[str]]:
         listed = ", ".join(f"{ending} {count:,}" for ending, count in others.most_common(LISTED_ENDINGS))
         more = f" and {len(others) - LISTED_ENDINGS:,} more" if len(others) > LISTED_ENDINGS else ""
         files = f"{others.total():,} files have" if others.total() > 1 else "1 file has"
-        notes.append(f"{files} an ending that isn't read ({listed}{more}); what is read: {', '.join(ENDINGS)}")
+        notes.append(
+            f"{files} an ending that isn't read ({listed}{more}); what is read: {', '.join(ENDINGS)}"
+        )
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix()), notes
 
 

@@ -48,6 +48,17 @@ def _columns(row: Mapping[str, Any], needs: tuple[str, ...]) -> Fields:
     return Fields(input=row[needs[0]], output=row[needs[1]], context=row.get("context"))
 
 
+def _prompt_completion(row: Mapping[str, Any], needs: tuple[str, ...]) -> Fields:
+    """Two texts; or, as TRL has conversations, turns in place of either."""
+    if any(_are_turns(row[column]) for column in needs):
+        return completion(row[needs[0]], row[needs[1]], needs, _beside(row))
+    return _columns(row, needs)
+
+
+def _are_turns(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(x, dict) and "role" in x for x in value)
+
+
 def _alpaca(row: Mapping[str, Any], needs: tuple[str, ...]) -> Fields:
     parts = [row["instruction"], row.get("input") or ""]
     if not all(isinstance(part, str) for part in parts):
@@ -82,6 +93,8 @@ def _beside(row: Mapping[str, Any]) -> Beside:
     return Beside(tools=tools, context=row.get("context"))
 
 
+UNSAID = "-"
+"""In place of an answer that isn't read."""
 SAID = {"true": True, "false": False}
 NUMBERED = {"1": True, "0": False, "1.0": True, "0.0": False}
 TURNED = ("context", *TOOL_COLUMNS)
@@ -100,7 +113,7 @@ FORMATS: tuple[Format, ...] = (
     Format(name="chat", needs=("messages",), read=_chat, reads=TURNED),
     Format(name="sharegpt", needs=("conversations",), read=_sharegpt, reads=TURNED),
     Format(name="alpaca", needs=("instruction", "output"), read=_alpaca, reads=("input", "context")),
-    Format(name="prompt_completion", needs=("prompt", "completion"), read=_columns),
+    Format(name="prompt_completion", needs=("prompt", "completion"), read=_prompt_completion, reads=TURNED),
     Format(name="io", needs=("input", "output"), read=_columns),
     Format(name="io", needs=("text", "label"), read=_columns),
     Format(name="io", needs=("sentence", "label"), read=_columns),
@@ -141,6 +154,31 @@ def format_of(row: Mapping[str, Any], formats: Sequence[Format]) -> Format | Non
 def _is_judged(row: Mapping[str, Any], format: Format) -> bool:
     """Whether a column that must hold a judgement does."""
     return format.judgements is None or format.judgement(row) is not None
+
+
+def asked_in(row: Mapping[str, Any], formats: Sequence[Format]) -> Fields | None:
+    """What a row asks that may lack its answer, by the first of the formats whose question it has.
+
+    An answer that it does have isn't read. None where it has no such question; ValueError where it can't be
+    read.
+    """
+    known = next((one for one in formats if row.get(one.needs[0]) is not None), None)
+    if known is None:
+        return None
+    first, *others = known.needs
+    filled = {**row, **dict.fromkeys(others, UNSAID)}
+    if known.name in ("chat", "sharegpt"):
+        filled[first] = _ending(row[first], known.name)
+    return known.read(filled, known.needs)
+
+
+def _ending(turns: Any, name: str) -> Any:
+    """The turns with one of the assistant's at the end that says nothing."""
+    role, text = ("from", "value") if name == "sharegpt" else ("role", "content")
+    if not isinstance(turns, list) or not turns:
+        return turns
+    said = isinstance(turns[-1], dict) and turns[-1].get(role) in ("assistant", "gpt")
+    return [*(turns[:-1] if said else turns), {role: "assistant", text: UNSAID}]
 
 
 def format_lacking(row: Mapping[str, Any], where: str, formats: Sequence[Format]) -> Format:

@@ -291,8 +291,8 @@ def _notes(
     groups = {example.group for example in examples if example.group is not None}
     if groups:
         notes.append(
-            f"{path.name}: {len(groups):,} groups by {' and '.join(by)}; the rows of a group stay on one side of "
-            "a split, and are compared as one"
+            f"{path.name}: {len(groups):,} groups by {' and '.join(by)}; the rows of a group stay on one "
+            "side of a split, and are compared as one"
         )
     if format.name == "preference":
         notes.append(

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rung.data.conversations import Fields
+from rung.data.formats import Format, asked_in, formats_named
 from rung.data.near import rows_alike, rows_alike_in
 from rung.data.provenance import is_synthetic
 from rung.data.rows import read_rows
@@ -11,6 +13,7 @@ from rung.data.sources import example_id
 from rung.data.splits import question
 from rung.errors import DataError
 from rung.records import Example
+from rung.task.model import DataFormat
 from rung.task.outputs import check_text, shown
 
 INPUT_COLUMNS = ("input", "text", "prompt")
@@ -24,18 +27,19 @@ class Unlabelled:
     broken: tuple[str, ...]
 
 
-def read_unlabelled(path: Path) -> Unlabelled:
-    """Read `{"input", "context"?}` rows, each input once; other columns are passed over, outputs too.
+def read_unlabelled(path: Path, form: DataFormat = "auto") -> Unlabelled:
+    """Read rows as those of the named format ask, or `{"input", "context"?}` ones, each input once.
 
-    DataError for a file that can't be read or holds no input.
+    Outputs and other columns are passed over. DataError for a file that can't be read or holds no input.
     """
+    formats = () if form == "auto" else formats_named(form)
     found: dict[str, Example] = {}
     broken: list[str] = []
     for where, row in read_rows(path):
         try:
             if isinstance(row, DataError):
                 raise row
-            example = _example(row, where)
+            example = _example(row, where, formats)
             found.setdefault(example.id, example)
         except DataError as error:
             broken.append(str(error))
@@ -56,9 +60,17 @@ def apart_from(rows: Sequence[Example], known: Sequence[Example]) -> list[Exampl
     ]
 
 
-def _example(row: dict, where: str) -> Example:
-    said = next((row[column] for column in INPUT_COLUMNS if row.get(column) is not None), None)
-    context = row.get("context") or None
+def _example(row: dict, where: str, formats: Sequence[Format]) -> Example:
+    try:
+        fields = asked_in(row, formats)
+    except ValueError as error:
+        raise DataError(f"{where}: {error}") from None
+    if fields is None:
+        said = next((row[column] for column in INPUT_COLUMNS if row.get(column) is not None), None)
+        fields = Fields(input=said, output=None, context=row.get("context"))
+    if fields.images:
+        raise DataError(f"{where}: holds an image; inputs for a teacher are text alone")
+    said, context = fields.input, fields.context or None
     if not isinstance(said, str) or not said.strip() or not isinstance(context, str | None):
         raise DataError(
             f"{where}: {shown(said)} is no input; write a text as {', '.join(INPUT_COLUMNS)} (and `context`)"

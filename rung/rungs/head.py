@@ -157,7 +157,8 @@ def _fit(
     beside = None if features == "tfidf" else vectors()
     if context.kind == "number":
         targets = [float(e.output) for e in rows if isinstance(e.output, (int, float))]
-        return heads.fit_ridge(features, None if features == "minilm" else counts(), beside, targets, strength)
+        counted = None if features == "minilm" else counts()
+        return heads.fit_ridge(features, counted, beside, targets, strength)
     labels = [str(e.output) for e in rows]
     if features == "minilm":
         assert beside is not None, "vectors are made of every row"

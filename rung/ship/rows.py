@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rung.climb.again import moved, rows_again, rows_file
+from rung.climb.again import moved, read_as_climbed, rows_again, rows_file
 from rung.data.sources import conform, read_source
 from rung.data.splits import question
 from rung.errors import DataError, RunError, RungError
@@ -23,7 +23,8 @@ def asked_rows(
     """The first `most` dev rows of the climb, or rows of the file `given`.
 
     Of a file that holds as many dev rows as would be asked without it, these alone are asked; of another all
-    rows but those that the climb is known to have learned from. The `reporter` is told how far that is.
+    rows but those that the climb is known to have learned from or sealed as its test. The `reporter` is
+    told how far that is.
 
     Raises DataError where the rows can't be read, aren't labelled or aren't those of the climb, and RunError
     where they aren't there any more.
@@ -36,7 +37,7 @@ def asked_rows(
     ids = _dev_ids(origin)
     if given is None:
         file, form = _file_of(origin)
-        rows = _dev(_read(file, form, system), ids)
+        rows = _dev(conform(read_source(file, form, lenient=True).examples, kind), ids)
         if len(rows) < min(most, len(ids)):
             raise DataError(
                 f"{str(file)!r} holds {len(rows):,} of the {len(ids):,} dev rows of the climb, so it was "
@@ -44,10 +45,11 @@ def asked_rows(
             )
         told = f"dev rows of the climb, from {file.name}"
     else:
-        found = _read(given, "auto", system)
+        read = read_as_climbed(origin and origin.folder, given, lenient=True)
+        found = conform(read.examples, kind)
         rows, told = _dev(found, ids), f"rows of {given.name}, dev rows of the climb"
         if not rows or len(rows) < min(most, len(ids)):
-            rows, told = _unlearned(found, given, origin, reporter)
+            rows, told = _unseen(found, given, origin, reporter)
     if not rows:
         raise DataError("there are no rows to prove the export on; give labelled rows with --rows FILE")
     examples = with_tables(rows[:most], metric, _database_of(origin))
@@ -90,29 +92,33 @@ def _database_of(origin: Climbed | None) -> Path | None:
     return None if named is None else Path(named)
 
 
-def _read(file: Path, form: str, system: System) -> tuple[Example, ...]:
-    return conform(read_source(file, form, lenient=True).examples, system.spec.kind)
-
-
-def _unlearned(
+def _unseen(
     found: Sequence[Example], given: Path, origin: Climbed | None, reporter: Reporter | None
 ) -> tuple[list[Example], str]:
-    """The rows of a file that the climb didn't learn from, as far as that is known, and which these are."""
+    """The rows of a file that the climb neither learned from nor sealed, as far as that is known.
+
+    And which these are. A sealed row's answers aren't to be looked at for choosing a way to ship.
+    """
     learned: set[tuple[str, str]] = set()
+    sealed: set[tuple[str, str]] = set()
     if origin is not None:
         try:
-            learned = {question(row) for row in rows_again(origin.folder, reporter).splits.train}
+            splits = rows_again(origin.folder, reporter).splits
+            learned, sealed = ({question(row) for row in part} for part in (splits.train, splits.test))
         except RungError:
             pass  # Which rows these were can't be told any more, and the comparison holds on any.
-    rows = [row for row in found if question(row) not in learned]
+    rows = [row for row in found if question(row) not in learned | sealed]
     if found and not rows:
         raise DataError(
-            f"the climb learned from every row of {given.name!r}, so they prove little; give others with "
-            "--rows FILE"
+            f"the climb learned from every row of {given.name!r} or sealed it as its test, which an export "
+            "doesn't open; give others with --rows FILE, or leave it out to ask the climb's dev rows"
         )
-    left_out = len(found) - len(rows)
-    told = f", without {left_out:,} that the climb learned from" if left_out else ""
-    return rows, f"rows of {given.name}{told}"
+    out = [
+        f"{count:,} {what}"
+        for part, what in ((learned, "that the climb learned from"), (sealed - learned, "of its sealed test"))
+        if (count := sum(question(row) in part for row in found))
+    ]
+    return rows, f"rows of {given.name}" + (f", without {' and '.join(out)}" if out else "")
 
 
 def _dev(rows: Sequence[Example], ids: Sequence[str]) -> list[Example]:

@@ -90,6 +90,48 @@ def test_inputs_are_read_once_each_without_their_outputs(tmp_path):
     assert len(read.broken) == 3 and "free.jsonl:4" in read.broken[0]
 
 
+ASKED = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
+
+
+@pytest.mark.parametrize(
+    ("form", "row", "input", "context"),
+    [
+        (
+            "alpaca",
+            {"instruction": "Translate.", "input": "Good morning"},
+            "Translate.\n\nGood morning",
+            None,
+        ),
+        ("alpaca", {"instruction": "Say a number.", "input": "", "output": "3"}, "Say a number.", None),
+        ("alpaca", {"input": "made up"}, "made up", None),
+        ("io", {"instruction": "Translate.", "input": "Good morning"}, "Good morning", None),
+        ("io", {"question": "Why?", "context": "about it"}, "Why?", "about it"),
+        ("chat", {"messages": ASKED}, "Why?", "Be brief."),
+        ("chat", {"messages": [*ASKED, {"role": "assistant", "content": "So."}]}, "Why?", "Be brief."),
+        ("sharegpt", {"conversations": [{"from": "human", "value": "Why?"}]}, "Why?", None),
+        ("preference", {"prompt": ASKED}, "Why?", "Be brief."),
+        ("prompt_completion", {"prompt": "Why?"}, "Why?", None),
+    ],
+)
+def test_inputs_are_read_as_the_rows_are_written(tmp_path, form, row, input, context):
+    file = tmp_path / "free.jsonl"
+    file.write_text(json.dumps(row) + "\n")
+    (read,) = read_unlabelled(file, form).examples
+    assert (read.input, read.context, read.output) == (input, context, None)
+
+
+@pytest.mark.parametrize(
+    ("form", "row"),
+    [("chat", {"messages": []}), ("chat", {"messages": [3]}), ("alpaca", {"instruction": ["x"]})],
+)
+def test_an_input_that_cannot_be_read_is_named(tmp_path, form, row):
+    file = tmp_path / "free.jsonl"
+    file.write_text(json.dumps(row) + '\n{"input": "a"}\n')
+    read = read_unlabelled(file, form)
+    assert [e.input for e in read.examples] == ["a"]
+    assert read.broken[0].startswith("free.jsonl:1: ")
+
+
 def test_a_file_without_inputs_is_refused(tmp_path):
     file = tmp_path / "free.jsonl"
     file.write_text('{"question": "a"}\n')

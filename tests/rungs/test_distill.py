@@ -15,7 +15,7 @@ from rung.climb.climb import Options
 from rung.climb.hosted import hosted_models
 from rung.climb.synthesis import SynthOptions, synthesise
 from rung.data.synth import fresh
-from rung.errors import EngineError, ModelError, TaskError, TrainingError
+from rung.errors import EngineError, ModelError, RungError, TaskError, TrainingError
 from rung.evaluate import Store
 from rung.rungs import teacher as teaching
 from rung.rungs.base import Context
@@ -369,6 +369,16 @@ def test_unlabelled_inputs_that_train_dev_or_test_hold_are_left_out(tmp_path, ti
     )
 
 
+def test_an_instruction_is_part_of_an_input_as_it_is_of_a_rows(tmp_path, tiny):
+    rows = [{"instruction": "Name the team.", **row} for row in label_rows(150)]
+    asked = [{"instruction": row["instruction"], "input": row["input"]} for row in rows[:40]]
+    write_rows(tmp_path / "free.jsonl", [*asked, {"instruction": "Name the team.", "input": "quite new"}])
+    write_rows(tmp_path / "rows.jsonl", rows)
+    (tmp_path / "task.yaml").write_text("data: {train: rows.jsonl, unlabelled: free.jsonl}\n")
+    prepared = prepare(tmp_path, Options(models=(str(tiny),)))
+    assert [e.input for e in prepared.unlabelled] == ["Name the team.\n\nquite new"]
+
+
 def synth_task(tmp_path, tiny, teacher: str, **limits):
     write_rows(tmp_path / "rows.jsonl", label_rows(60))
     task = {
@@ -403,6 +413,8 @@ def test_synth_writes_marked_new_inputs_and_goes_on_with_the_rounds_that_it_has(
     assert done.paid_usd > 0
     with pytest.raises(TaskError, match="is there already"):
         synthesise(task, SynthOptions(out=out, rows=15), Log())
+    with pytest.raises(RungError, match=r"--out '.*free\.csv': .* ends in \.jsonl"):
+        synthesise(task, SynthOptions(out=tmp_path / "free.csv", rows=15), Log())
     out.unlink()
     append_jsonl(tmp_path / "free.jsonl.rounds.jsonl", [{"asked": "a line that was cut", "round": 7}])
     count = len(server.seen)

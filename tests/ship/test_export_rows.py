@@ -80,7 +80,31 @@ def test_a_file_with_all_dev_rows_that_would_be_asked_is_narrowed_to_them(
     if is_narrowed:
         assert [e.id for e in asked.examples] == [e.id for e in dev[: min(most, held)]]
     else:
-        assert len(asked.examples) == len(prepared.splits.test) + held
+        assert inputs(asked.examples) == inputs(dev[:held])
+        assert asked.told.endswith(f"without {len(prepared.splits.test)} of its sealed test")
+
+
+def test_the_sealed_test_is_not_what_an_export_is_proved_on(folder, prepared, origin):
+    file = write_rows(folder / "test.jsonl", as_rows(prepared.splits.test))
+    with pytest.raises(DataError, match="every row of 'test.jsonl' or sealed it as its test"):
+        asked_rows(SYSTEM, origin, file, 200)
+
+
+def test_a_file_is_read_in_the_way_in_which_the_climbs_rows_were(folder, prepared, origin):
+    (folder / "as-io").mkdir()
+    keep_source(folder / "as-io", folder / "tickets.jsonl", prepared, Options(format="io"))
+    told = [{"instruction": "Sort the ticket.", **row} for row in as_rows(prepared.splits.dev)]
+    file = write_rows(folder / "told.jsonl", told)
+    climbed_so = replace(origin, folder=folder / "as-io")
+    assert inputs(asked_rows(SYSTEM, climbed_so, file, 200).examples) == inputs(prepared.splits.dev)
+    as_it_shows = asked_rows(SYSTEM, origin, file, 200).examples
+    assert all(e.input.startswith("Sort the ticket.") for e in as_it_shows)
+    other = [{"text": row["input"], "label": row["output"]} for row in as_rows(prepared.splits.dev)]
+    (folder / "as-chat").mkdir()
+    keep_source(folder / "as-chat", folder / "tickets.jsonl", prepared, Options(format="chat"))
+    in_columns = write_rows(folder / "columns.jsonl", other)
+    asked = asked_rows(SYSTEM, replace(origin, folder=folder / "as-chat"), in_columns, 200)
+    assert inputs(asked.examples) == inputs(prepared.splits.dev)
 
 
 def test_rows_that_the_climb_learned_from_prove_nothing_and_are_left_out(folder, prepared, origin):
@@ -90,7 +114,7 @@ def test_rows_that_the_climb_learned_from_prove_nothing_and_are_left_out(folder,
     assert inputs(asked.examples) == inputs(prepared.splits.dev[:30])
     assert asked.told == f"rows of mixed.jsonl, without {len(train)} that the climb learned from"
     alone = write_rows(folder / "train.jsonl", as_rows(train))
-    with pytest.raises(DataError, match="the climb learned from every row of 'train.jsonl'.*--rows FILE"):
+    with pytest.raises(DataError, match="the climb learned from every row of 'train.jsonl' or .*--rows FILE"):
         asked_rows(SYSTEM, origin, alone, 200)
 
 
