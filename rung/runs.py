@@ -21,6 +21,8 @@ RUN_FILE = "run.json"
 LOCK_FILE = ".lock"
 SHOWN_CHARS = 40
 """Of a setting in a message; digests and lists are longer."""
+LINES = (".jsonl", ".ndjson")
+"""Endings of files that hold a line of JSON for each row."""
 
 T = TypeVar("T")
 
@@ -69,6 +71,18 @@ def _is_at_home(path: Path) -> bool:
         return path.is_relative_to(home_dir())
     except RunError:
         return False
+
+
+def need_lines_name(path: Path, option: str) -> None:
+    """Raises RunError where a file that will hold a line of JSON for each row is named as something else.
+
+    It couldn't be read back: files are read by their endings.
+    """
+    if path.suffix.lower() not in LINES:
+        raise RunError(
+            f"{option} {str(path)!r}: what is written there is a line of JSON for each row; name a file that "
+            f"ends in {LINES[0]}"
+        )
 
 
 def write_text(path: Path, text: str, mode: int = 0o644) -> None:
@@ -131,6 +145,21 @@ def read_records(path: Path, kind: type[T], *, lasting: bool = False) -> list[T]
     """The same as records of a kind: a line that lacks what those have is damaged, too."""
     adapter = TypeAdapter(kind)
     return _read_lines(path, lambda line: adapter.validate_python(_object(line)), lasting)
+
+
+def read_each(path: Path, read: Callable[[dict], T], *, lasting: bool = False) -> list[T]:
+    """What `read` makes of each whole record: one that lacks what it takes from it is damaged, too."""
+
+    def made(line: bytes) -> T:
+        record = _object(line)
+        try:
+            return read(record)
+        except KeyError as error:
+            raise ValueError(f"it lacks {error}") from None
+        except (TypeError, AttributeError) as error:
+            raise ValueError(str(error)) from None
+
+    return _read_lines(path, made, lasting)
 
 
 def _read_lines(path: Path, read: Callable[[bytes], T], lasting: bool) -> list[T]:

@@ -12,7 +12,7 @@ from rung.checks.base import SHOWN_ROWS, Outcome, Subject, finding, rows_text
 from rung.data.rows import read_rows
 from rung.errors import DataError
 from rung.records import Example, Interval, Json
-from rung.runs import write_text
+from rung.runs import need_lines_name, write_text
 from rung.scoring.stats import normal_quantile, wilson
 from rung.task import Task
 from rung.task.outputs import as_kind, canonical, shown
@@ -96,8 +96,9 @@ def cohen_kappa(
 def write_audit(test: Sequence[Example], path: Path, seed: int) -> int:
     """Write random test rows with an empty `second` output, to be filled in; how many they are.
 
-    Raises DataError where the file is there already: it may hold somebody's work.
+    Raises RungError where the file is there already, as it may hold somebody's work, or can't be named so.
     """
+    need_lines_name(path, "--audit")
     if path.exists():
         raise DataError(
             f"--audit {str(path)!r} is there already; read it back with --audited, or name another file"

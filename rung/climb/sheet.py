@@ -12,7 +12,7 @@ from rung.climb.again import rows_again
 from rung.climb.stored import load_climb
 from rung.errors import RunError, TaskError
 from rung.records import Climb, Example, Json, Measurement
-from rung.runs import write_text
+from rung.runs import need_lines_name, write_text
 
 SHEET_PAIRS = 60
 
@@ -45,6 +45,7 @@ def write_sheet(run: Path, options: SheetOptions) -> Sheet:
     output and those that couldn't be read are left out: they need no judge. Raises RungError where the run
     has no judged answers, and where the file is there already: it may hold somebody's work.
     """
+    need_lines_name(options.out, "--out")
     if options.out.exists():
         raise TaskError(f"--out {str(options.out)!r} is there already; name another file")
     if options.pairs < 1:

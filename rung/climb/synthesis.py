@@ -13,7 +13,7 @@ from rung.records import Example
 from rung.rungs.api import prices
 from rung.rungs.base import Reporter
 from rung.rungs.replies import Replying, replying
-from rung.runs import append_jsonl, digest_of, read_jsonl, write_text
+from rung.runs import append_jsonl, digest_of, need_lines_name, read_jsonl, write_text
 from rung.system import Pool
 from rung.task import Task
 
@@ -53,6 +53,7 @@ def synthesise(source: Path, options: SynthOptions, reporter: Reporter) -> Made:
     """
     if options.rows < 1:
         raise TaskError(f"--rows {options.rows}: give a number above 0")
+    need_lines_name(options.out, "--out")
     if options.out.exists():
         raise TaskError(f"{str(options.out)!r} is there already; delete it, or choose another with --out")
     prepared = prepare(source, CheckOptions(test=options.test))

@@ -30,7 +30,7 @@ from rung.models.resolve import Model, limited
 from rung.records import Example, Json, Measurement, MetricName, Prediction
 from rung.rungs.base import Context, Reporter, slug
 from rung.rungs.instructions import answer_spec, instructions, spec_for
-from rung.runs import append_jsonl, held
+from rung.runs import append_jsonl, held, need_lines_name
 from rung.scoring.cost import billed_usd, usd_per_1000
 from rung.system import Pool, System, save
 from rung.task.model import Task
@@ -114,6 +114,8 @@ def compare(first: str, second: str, options: CompareOptions, reporter: Reporter
     """
     sides = (side(first), side(second))
     need_two(*sides)
+    if options.rows_out is not None:
+        need_lines_name(options.rows_out, "--rows-out")
     if options.rows_out is not None and options.rows_out.exists():
         raise TaskError(f"{str(options.rows_out)!r} is there already; choose another file with --rows-out")
     asked = asked_rows(*sides, options.wanted)

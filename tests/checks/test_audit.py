@@ -9,7 +9,7 @@ from statsmodels.stats.inter_rater import cohens_kappa
 from rung.checks.audit import AUDIT_ROWS, audit, cohen_kappa, read_audit, write_audit
 from rung.checks.base import Subject
 from rung.climb.checking import CheckOptions, check_rows
-from rung.errors import DataError
+from rung.errors import DataError, RungError
 from rung.records import Example, Splits
 from rung.scoring.stats import wilson
 from rung.task import DataFiles, Output, Task
@@ -51,6 +51,9 @@ def test_fifty_rows_are_drawn_by_the_seed_with_an_empty_field_to_fill_in(tmp_pat
 
 def test_a_sheet_that_is_there_already_is_not_overwritten(tmp_path):
     write_audit(TEST[:3], tmp_path / "a.jsonl", 0)
+    with pytest.raises(RungError, match=r"--audit '.*a\.csv': .* name a file that ends in \.jsonl"):
+        write_audit(TEST[:3], tmp_path / "a.csv", 0)
+    assert not (tmp_path / "a.csv").exists()
     with pytest.raises(DataError, match=r"a\.jsonl' is there already; read it back with --audited"):
         write_audit(TEST[:3], tmp_path / "a.jsonl", 0)
 

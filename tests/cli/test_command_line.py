@@ -192,6 +192,12 @@ def test_without_streams_a_mistake_is_one_still(finished):
     assert "the text is empty" in error_line(done)
 
 
+def test_a_context_may_begin_with_a_hyphen(finished):
+    make_head(finished / "head")
+    done = run_redirected("", "ask", "head", "- one", "--context", "--- a list", folder=finished)
+    assert (done.returncode, done.stderr) == (0, b"") and done.stdout
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this machine")
 @pytest.mark.parametrize("argument", ["report", "--version"])
 def test_an_output_that_is_full_is_the_users_to_mend(argument, finished):

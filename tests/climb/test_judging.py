@@ -174,6 +174,8 @@ def test_a_sheet_hides_who_wrote_what_and_a_finished_climb_is_decided_by_it(
     assert command(["judge", "sheet", str(done.run), "--out", sheet.name]) == 0
     assert f"write `checked: {sheet}` under `judge`" in capsys.readouterr().out
     assert command(["judge", "sheet", str(done.run), "--out", str(sheet)]) == 2
+    assert command(["judge", "sheet", str(done.run), "--out", str(tmp_path / "checked.csv")]) == 2
+    assert not (tmp_path / "checked.csv").exists() and ".jsonl" in capsys.readouterr().err
     lines = [json.loads(line) for line in sheet.read_text().splitlines()]
     assert len(lines) == 60 and all(line["better"] == "" for line in lines)
     outputs = {row["output"] for row in text_rows(270)}
