@@ -186,6 +186,8 @@ class Tune(AbstractContextManager["Tune"]):
         """Before anything is learned: fewer rows a step where training has little time; settled once."""
         if self.plan.batch is not None or self.find(kind="batch") is not None:
             return
+        if self.model.lm_head.weight.device.type != "cpu":
+            return  # a GPU takes as long for a few rows as for many: the time goes into starting its kernels
         items = self.rows[form]
         tokens = sum(item.tokens for item in items) / len(items)
         row_s = tokens * token_s(self.model, self.learned, [row for item in items for row in item.rows])
