@@ -17,7 +17,7 @@ from rung.content import Embed, content_kept
 from rung.errors import RunError
 from rung.judging import ContentJudge, Judge, judged_answers
 from rung.records import Answer, Example, Json, Measurement, MetricName, SplitName, Step
-from rung.runs import append_jsonl, digest_of, read_json, read_jsonl, write_json, write_text
+from rung.runs import append_jsonl, digest_of, read_each, read_json, read_jsonl, write_json, write_text
 from rung.scoring.measure import Timing, measurement
 from rung.scoring.scorers import SCORERS
 from rung.system import Pool, System
@@ -83,15 +83,10 @@ class Store:
         return found
 
     def load(self, system: str) -> "dict[str, Kept]":
-        """Answers by row id."""
-        found = {}
-        for batch in read_jsonl(self.folder / f"{self.name(system)}.jsonl"):
-            size = len(batch["answers"])
-            for row, fields in batch["answers"].items():
-                fields["options"] = tuple((name, share) for name, share in fields.get("options", ()))
-                fields["steps"] = tuple(Step(*step) for step in fields.get("steps", ()))
-                fields["passages"] = tuple(fields.get("passages", ()))
-                found[row] = Kept(answer=Answer(**fields), share_s=batch["wall_s"] / size, batch=size)
+        """Answers by row id. Raises RunError, which names the line, where one is damaged."""
+        found: dict[str, Kept] = {}
+        for batch in read_each(self.folder / f"{self.name(system)}.jsonl", _batch):
+            found |= batch
         return found
 
     def append(self, system: str, rows: Sequence[tuple[Example, Answer]], wall_s: float) -> None:
@@ -394,6 +389,18 @@ def timed(found: Measurement, system: System, examples: Sequence[Example], bench
     held = [e for e in examples if e.id not in known or known[e.id].answer.failure is None]
     p50, p95, memory = single_request_times(system, held, bench)
     return replace(found, p50_s=p50, p95_s=p95, memory_mb=memory)
+
+
+def _batch(line: dict) -> dict[str, Kept]:
+    """The answers of a batch by row id, as a line of the store has them."""
+    found: dict[str, Kept] = {}
+    size = len(line["answers"])
+    for row, fields in line["answers"].items():
+        fields["options"] = tuple((name, share) for name, share in fields.get("options", ()))
+        fields["steps"] = tuple(Step(*step) for step in fields.get("steps", ()))
+        fields["passages"] = tuple(fields.get("passages", ()))
+        found[row] = Kept(answer=Answer(**fields), share_s=line["wall_s"] / size, batch=size)
+    return found
 
 
 def _bare(fields: dict[str, Json]) -> dict[str, Json]:

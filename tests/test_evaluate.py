@@ -182,6 +182,27 @@ def test_a_damaged_distribution_is_named(bench, text):
         bench.store.distributions("echo")
 
 
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ('{"wall_s": 1.0}', "it lacks 'answers'"),
+        ('{"answers": {"0000": {"text": "yes"}}}', "it lacks 'wall_s'"),
+        ('{"wall_s": 1.0, "answers": {"0000": {"value": "yes"}}}', "text"),
+        ('{"wall_s": 1.0, "answers": {"0000": 7}}', "int"),
+        ('{"wall_s": 1.0, "answers": ["0000"]}', "list"),
+    ],
+)
+def test_a_line_of_answers_that_lacks_something_is_named(bench, line, why):
+    measure(Echo(), rows(3), bench, split="dev")
+    path = bench.store.folder / "echo.jsonl"
+    path.write_text(path.read_text() + line + "\n" + path.read_text())
+    with pytest.raises(RunError, match=rf"echo.jsonl': line 2: .*{why}.*; remove it") as caught:
+        bench.store.load("echo")
+    assert "\n" not in str(caught.value)
+    path.write_text(path.read_text().splitlines()[0] + "\n" + line)
+    assert len(bench.store.load("echo")) == 3, "a last line that was cut is left out"
+
+
 def test_when_every_call_breaks_there_is_no_score(bench):
     with pytest.raises(EngineError, match=r"all 5 calls on dev broke.*t:0.*refused"):
         measure(Echo(broken=[row.id for row in rows(5)]), rows(5), bench, split="dev")

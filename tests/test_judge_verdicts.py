@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from rung.engines.till import Till
-from rung.errors import EngineError, TaskError
+from rung.errors import EngineError, RunError, TaskError
 from rung.evaluate import JUDGED_ROWS, Bench, Store, pace
 from rung.judging import (
     BROKE,
@@ -118,6 +118,17 @@ def test_nothing_is_asked_twice_not_even_the_other_way_round_or_in_a_later_proce
         turned = [Pairing(input=p.input, answer=p.other, other=p.answer) for p in PAIRS]
         assert [one.score for one in later.judge(turned, pool)] == [1 - (one.score or 0) for one in first]
     assert server.seen == []
+
+
+@pytest.mark.parametrize("line", ['{"judge": "j"}', '{"said": {}}', '{"judge": "j", "said": {"a": [["A"]]}}'])
+def test_a_verdict_that_lacks_something_is_named_with_its_file_and_line(server, tmp_path, line):
+    judge, pool = opened(server, tmp_path)
+    with pool:
+        judge.judge(PAIRS, pool)
+    path = judge.verdicts.path
+    path.write_text(path.read_text() + line + "\n" + path.read_text())
+    with pytest.raises(RunError, match=rf"{path.name}': line 2: .*; remove it and run the same"):
+        opened(server, tmp_path)
 
 
 def test_another_rubric_is_another_judge_and_judges_anew(server, tmp_path):

@@ -22,7 +22,7 @@ from rung.models.weights import dequantised
 from rung.records.guarded import Divergence, Forgetting, Items, KindScore
 from rung.rungs.base import Context
 from rung.rungs.rendered import rendered
-from rung.runs import append_jsonl, digest_of, locked, read_jsonl, storable, writing
+from rung.runs import append_jsonl, digest_of, locked, read_each, storable, writing
 from rung.scoring import stats
 from rung.scoring.notation import duration_text
 from rung.system import System
@@ -67,11 +67,13 @@ class Asking:
         return self.chat.render([Message(role="user", content=item.ask)])
 
     def known(self) -> dict[str, Said]:
-        """The answers so far, by key; calls that broke aren't kept."""
-        return {
-            line["key"]: Said(text=line["text"], tokens=tuple(line["tokens"]))
-            for line in read_jsonl(self.path)
-        }
+        """The answers so far, by key; calls that broke aren't kept. RunError for a damaged file."""
+        return dict(read_each(self.path, _answer))
+
+
+def _answer(line: dict) -> tuple[str, Said]:
+    """An answer by its key, as a line has it."""
+    return line["key"], Said(text=line["text"], tokens=tuple(line["tokens"]))
 
 
 def forgetting(context: Context, system: System) -> Forgetting:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from rung.records import Answer, Example
-from rung.runs import append_jsonl, read_jsonl
+from rung.runs import append_jsonl, read_each
 from rung.scoring.verdicts import read_word
 from rung.system import Pool, System
 
@@ -26,6 +26,11 @@ Said: TypeAlias = tuple[tuple[str | None, str | None], ...]
 def is_whole(said: Said) -> bool:
     """Whether there is a word for each prompt of a question."""
     return all(word is not None for word, _ in said)
+
+
+def _line(line: dict) -> tuple[str, dict[str, Said]]:
+    """Who said what, as a line of the file has it."""
+    return line["judge"], {name: tuple(map(_one, said)) for name, said in line["said"].items()}
 
 
 @dataclass
@@ -56,9 +61,8 @@ class Verdicts:
 
     def read(self, path: Path) -> None:
         """Know what the same System said in another file, too. RunError for a damaged one."""
-        for line in read_jsonl(path):
-            if line["judge"] == self.system.digest:
-                found = {name: tuple(map(_one, said)) for name, said in line["said"].items()}
+        for judge, found in read_each(path, _line):
+            if judge == self.system.digest:
                 # A broken verdict takes the place of none.
                 self.known |= {n: it for n, it in found.items() if is_whole(it) or n not in self.known}
 

@@ -29,7 +29,7 @@ from rung.records import (
 )
 from rung.records.guarded import SeedScores
 from rung.rungs.rival import Rival
-from rung.runs import append_jsonl, read_jsonl, writing
+from rung.runs import append_jsonl, read_each, writing
 from rung.scoring.scorers import SCORERS
 from rung.spec import ModelRef
 from rung.system import Pool, System, ref_to
@@ -149,7 +149,7 @@ class Context:
         the same choices as one that wasn't.
         """
         if (line := self._settled(question)) is not None:
-            return line["answer"]
+            return line[1]
         found = answer()
         append_jsonl(self.folder / SETTLED_FILE, [{"question": question, "answer": found}])
         return found
@@ -164,11 +164,11 @@ class Context:
     def told(self, question: str) -> Json:
         """What `settled` was answered to a question before; None where it wasn't asked."""
         line = self._settled(question)
-        return None if line is None else line["answer"]
+        return None if line is None else line[1]
 
-    def _settled(self, question: str) -> dict[str, Json] | None:
-        lines = read_jsonl(self.folder / SETTLED_FILE)
-        return next((line for line in lines if line["question"] == question), None)
+    def _settled(self, question: str) -> tuple[str, Json] | None:
+        lines = read_each(self.folder / SETTLED_FILE, lambda line: (line["question"], line["answer"]))
+        return next((line for line in lines if line[0] == question), None)
 
     def in_time(self, step: str, seconds: float = 0.0) -> bool:
         """Whether `step`, which takes about so many seconds, could still be begun when it was due."""
