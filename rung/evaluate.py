@@ -206,12 +206,14 @@ def kept_answers(system: System, examples: Sequence[Example], bench: Bench) -> l
 class Pace:
     """Seconds of one answer alone and of each more in a batch, and of how many first rows answers are known.
 
-    `row_s` has what a judge takes for an answer in it, `alone_s` hasn't.
+    `row_s` has what a judge takes for an answer in it, `alone_s` hasn't. Batches of up to `batch` rows told
+    it: an engine that answers many in the time of a few takes no longer for a row of a fuller one.
     """
 
     alone_s: float
     row_s: float
     asked: int
+    batch: int = FEWEST_PACED - 2
 
     def seconds(self, rows: int, batch: int) -> float:
         """For so many rows in batches, each of which costs what its first row does when it's alone."""
@@ -219,39 +221,63 @@ class Pace:
         return sum(self.alone_s + (size - 1) * self.row_s for size in [batch] * full + [rest] * (rest > 0))
 
 
-def pace(system: System, examples: Sequence[Example], bench: Bench, most_s: float) -> Pace:
-    """How fast a System answers the first examples: up to PACED_ROWS, what takes `most_s` if one by one.
+def pace(
+    system: System,
+    examples: Sequence[Example],
+    bench: Bench,
+    most_s: float,
+    in_any_case: Callable[[Pace], bool] = lambda found: False,
+) -> Pace:
+    """How fast a System answers the first examples: up to PACED_ROWS, four at least; their answers are kept.
 
-    Four rows at least; their answers are kept, and a judge whose pace isn't known is asked of the first few.
-    The first one waits for what the engine sets up and tells nothing. Where the run has its pace from before,
-    under another budget, nothing is asked.
+    The first one waits for what the engine sets up and tells nothing, the second is asked alone. The others
+    are asked together: as many as take `most_s` in all if one by one; then twice as many or more, as long as
+    these fit by what the ones before took. Where `in_any_case` says of the pace so far that all up to
+    PACED_ROWS are going to be asked, they are now. A judge whose pace isn't known is asked of the first few.
+    Where the run has its pace from before, under another budget, nothing is asked.
     """
     if len(examples) < FEWEST_PACED:
         raise ValueError(f"a pace needs {FEWEST_PACED} rows, not {len(examples)}")
-    known = bench.store.load(system.digest)
-    if not (rows := _paced(examples, known)):
-        _ask(system, examples[:1], bench, known)
-        alone_s = _ask(system, examples[1:2], bench, known)
-        rows = examples[2 : min(PACED_ROWS, max(FEWEST_PACED, int(most_s / max(alone_s, 1e-6))))]
-        _ask(system, rows, bench, known)
-    alone_s, together_s = known[examples[1].id].share_s, sum(known[e.id].share_s for e in rows)
-    # The one that was asked alone may have had a short answer; few rows would then seem to take far too long.
-    row_s = min(max(0.0, together_s - alone_s) / (len(rows) - 1), together_s / len(rows))
+    first, known = examples[:PACED_ROWS], bench.store.load(system.digest)
+    if not _is_paced(examples, known):
+        _ask(system, first[:1], bench, known)
+        alone_s = _ask(system, first[1:2], bench, known)
+        left_s, asked = most_s - 2 * alone_s, 2
+        size = max(FEWEST_PACED - 2, int(left_s / max(alone_s, 1e-6)))
+        while size:
+            rows = first[asked : asked + size]
+            took_s = _ask(system, rows, bench, known)
+            left_s, asked = left_s - took_s, asked + len(rows)
+            more = len(first) - asked
+            if not in_any_case(_told(examples, known, bench.judging_s)):
+                more = min(more, int(left_s / max(took_s / len(rows), 1e-6)))
+            size = more if more >= 2 * len(rows) else 0
     if bench.is_judged and not bench.judging_s:
-        first = examples[: min(JUDGED_ROWS, 2 + len(rows))]
-        counted_answers(first, [known[e.id].answer for e in first], bench)
+        some = [e for e in examples[:JUDGED_ROWS] if e.id in known]
+        counted_answers(some, [known[e.id].answer for e in some], bench)
+    return _told(examples, known, bench.judging_s)
+
+
+def _is_paced(examples: Sequence[Example], known: Mapping[str, Kept]) -> bool:
+    """Whether kept answers tell a pace: two that were asked alone, and others that were asked together."""
+    held = [known[e.id] for e in examples if e.id in known]
+    if any(kept.answer.failure is not None for kept in held[:PACED_ROWS]):
+        return False
+    alone = [known[e.id].batch for e in examples[:2] if e.id in known]
+    return alone == [1, 1] and max(kept.batch for kept in held) >= FEWEST_PACED - 2
+
+
+def _told(examples: Sequence[Example], known: Mapping[str, Kept], judging_s: float) -> Pace:
+    """The pace by the answer that was asked alone, and by the fuller batches of the others."""
+    held = [known[e.id] for e in examples[2:] if e.id in known]
+    fullest = max(kept.batch for kept in held)
+    full = [kept for kept in held if 2 * kept.batch > fullest]
+    alone_s, together_s = known[examples[1].id].share_s, sum(kept.share_s for kept in full)
+    batches = sum(1 / kept.batch for kept in full)
+    # The one that was asked alone may have had a short answer; few rows would then seem to take far too long.
+    row_s = min(max(0.0, together_s - batches * alone_s) / (len(full) - batches), together_s / len(full))
     asked = next((at for at, e in enumerate(examples) if e.id not in known), len(examples))
-    return Pace(alone_s=alone_s, row_s=row_s + bench.judging_s, asked=asked)
-
-
-def _paced(examples: Sequence[Example], known: Mapping[str, Kept]) -> Sequence[Example]:
-    """The rows that were asked together for a pace, after one alone; none where that isn't known."""
-    held = [known.get(e.id) for e in examples[:PACED_ROWS]]
-    batches = [kept.batch if kept and kept.answer.failure is None else 0 for kept in held]
-    size = batches[2]
-    if batches[:2] != [1, 1] or size < FEWEST_PACED - 2 or batches[2 : 2 + size] != [size] * size:
-        return ()
-    return examples[2 : 2 + size]
+    return Pace(alone_s=alone_s, row_s=row_s + judging_s, asked=asked, batch=fullest)
 
 
 def _ask(

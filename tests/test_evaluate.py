@@ -3,11 +3,14 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from rung.errors import EngineError, RunError
 from rung.evaluate import (
@@ -279,9 +282,10 @@ def test_a_pace_that_is_known_from_before_is_not_taken_again(bench, tmp_path, mo
     assert (first.asked, first.alone_s, first.row_s) == (6, 5, 1)
     again = Slow(monkeypatch, [0] * 50)
     assert pace(again, rows(50), later(bench), 1000.0) == first and again.asked == []
-    answers_of(again, rows(50)[:40], later(bench))
+    answers_of(Slow(monkeypatch, seconds), rows(50)[:40], later(bench))
     more = pace(again, rows(50), later(bench), 1000.0)
-    assert more == replace(first, asked=40), "more answers are known by now; the times are those of the pace"
+    assert (more.asked, more.alone_s, more.batch) == (40, 5, 34)
+    assert more.row_s == pytest.approx((34 * 2 - 5) / 33), "by now a fuller batch is known, which tells more"
     torn = read_jsonl(tmp_path / "answers" / "echo.jsonl")[:2]
     (tmp_path / "answers" / "echo.jsonl").write_text("".join(json.dumps(line) + "\n" for line in torn))
     assert pace(Slow(monkeypatch, seconds), rows(50), later(bench), 0.0).asked == FEWEST_PACED
@@ -318,6 +322,56 @@ def test_a_row_takes_no_longer_than_those_of_a_batch_did_on_average(bench, monke
     assert (alike.alone_s, alike.row_s) == (5, 5)
     at_once = pace(Slow(monkeypatch, [9, 5, 5, 5], at_once=True, digest="once"), rows(50), bench, 0.0)
     assert (at_once.alone_s, at_once.row_s) == (5, 0)
+
+
+class Together(Slow):
+    """An engine whose batch takes what one answer takes, and some more for each of the others."""
+
+    def __init__(self, monkeypatch, first_s, more_s, digest="together"):
+        super().__init__(monkeypatch, {}, digest=digest)
+        self.first_s, self.more_s, self.batches = first_s, more_s, []
+
+    def answer(self, examples, pool, *, progress=lambda done, total: None):
+        self.now += self.first_s + self.more_s * (len(examples) - 1)
+        self.batches.append(len(examples))
+        return Echo.answer(self, examples, pool, progress=progress)
+
+
+def test_where_a_batch_leaves_time_a_fuller_one_tells_the_pace(bench, monkeypatch):
+    many = Together(monkeypatch, 2.0, 0.1)
+    found = pace(many, rows(50), bench, 16.0)
+    # Six rows would take what is left one by one; by what they took, there's time for 22 more.
+    assert many.batches == [1, 1, 6, 22] and (found.asked, found.batch) == (30, 22)
+    assert (found.alone_s, found.row_s) == pytest.approx((2.0, 0.1))
+    one_by_one = Together(monkeypatch, 2.0, 2.0, digest="slow")
+    assert pace(one_by_one, rows(50), bench, 16.0).asked == 8 and one_by_one.batches == [1, 1, 6]
+
+
+def test_rows_that_are_going_to_be_asked_in_any_case_tell_the_pace(bench, monkeypatch):
+    seen = []
+
+    def in_any_case(found):
+        seen.append(found)
+        return True
+
+    many = Together(monkeypatch, 2.0, 0.5)
+    found = pace(many, rows(50), bench, 0.0, in_any_case)
+    assert many.batches == [1, 1, 2, 28] and (found.asked, found.batch) == (LOOK_ROWS, 28)
+    assert [(one.asked, one.batch) for one in seen] == [(4, 2), (32, 28)]
+    few = Together(monkeypatch, 2.0, 0.5, digest="few")
+    assert pace(few, rows(50), bench, 0.0).asked == FEWEST_PACED
+
+
+@given(first_s=st.floats(0.01, 20), part=st.floats(0, 1), most_s=st.floats(0, 200))
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_pace_takes_no_longer_than_it_may_beyond_four_rows(first_s, part, most_s, monkeypatch, tmp_path):
+    with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
+        bench = Bench(pool=Pool(), store=Store(Path(folder)), metric="accuracy")
+        many = Together(monkeypatch, first_s, part * first_s)
+        found = pace(many, rows(50), bench, most_s)
+    assert many.now <= max(most_s, 4 * first_s) + 1e-6
+    assert FEWEST_PACED <= found.asked == sum(many.batches) <= LOOK_ROWS
+    assert found.row_s == pytest.approx(part * first_s, abs=1e-6)
 
 
 class Twin(Echo):

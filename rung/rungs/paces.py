@@ -1,49 +1,133 @@
 """How fast a rung's variants answer, from their first dev rows, and what follows for a screening."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from pydantic import TypeAdapter
 
 from rung import evaluate
 from rung.errors import EngineError
-from rung.evaluate import LOOK_ROWS, Pace, timed_s
+from rung.evaluate import CHUNK, LOOK_ROWS, PACED_ROWS, Pace, timed_s
 from rung.records import Json
 from rung.rungs.base import Context, Variant
 
 SCREEN_ROWS = 100
 FEWEST_SCREENED = 20
 PILOTS_S, PILOTS_SHARE = 40.0, 0.2
-"""Of all variants together at most, and of the rung's time: where answers are slow, each answers fewer rows
-to tell its pace."""
+"""Of the first variant and of all others together, at most, and of the rung's time in all: where answers are
+slow, each answers fewer rows to tell its pace. Rows of a variant that there's time for are asked in any case:
+to them the share alone holds."""
+SLACK = 1.2
+"""By so much a pass over rows may take longer than its pace says: it's begun only if it fits even then."""
 
 
 def paces(context: Context, variants: Sequence[Variant]) -> list[Pace | None]:
-    """How fast each variant answers, from its first dev rows; None where the engine broke. Settled once."""
+    """How fast each variant answers, from its first dev rows; None where the engine broke. Settled once.
+
+    The first one, which is tried whatever the time, may have all the time for this: by its fuller batches
+    those of the others are told, too. One that there is no time for by the quickest so far isn't asked.
+    """
 
     def measured() -> Json:
-        found: list[Pace | None] = []
-        most_s = min(PILOTS_S, PILOTS_SHARE * context.seconds_left) / len(variants)
-        for variant in variants:
-            first = found[0] if found else None
-            if first and first.row_s * len(context.dev) > context.seconds_left:
-                found.append(first)  # there is time for the first variant alone, if at all
+        found: list[tuple[Variant, Pace | None]] = []
+        end_s = (1 - PILOTS_SHARE) * context.seconds_left
+        for place, variant in enumerate(variants):
+            known = [(one, pace) for one, pace in found if pace is not None]
+            quickest = min((pace for _, pace in known), key=lambda pace: pace.row_s, default=None)
+            if quickest and not _fits(context, variant, replace(quickest, asked=0), quickest):
+                found.append((variant, replace(quickest, asked=0)))
                 continue
-            found.append(_pace(context, variant, most_s))
-        return [pace and asdict(pace) for pace in found]
+            parts = len(variants) - place if known else 1
+            found.append((variant, _pace(context, variant, known, end_s, parts)))
+        return [pace and asdict(pace) for _, pace in found]
 
     kept = context.settled("seconds per answer", measured)
     return TypeAdapter(list[Pace | None]).validate_python(kept)
 
 
-def _pace(context: Context, variant: Variant, most_s: float) -> Pace | None:
+def by_name(context: Context, variants: Sequence[Variant]) -> dict[str, Pace | None]:
+    """The same by the variants' names."""
+    return dict(zip((variant.name for variant in variants), paces(context, variants), strict=True))
+
+
+def _pace(
+    context: Context, variant: Variant, known: Sequence[tuple[Variant, Pace]], end_s: float, parts: int
+) -> Pace | None:
+    """The variant's pace, in one of so many parts of the time until `end_s` are left; None where it broke."""
+    spare_s = max(0.0, context.seconds_left - end_s)
+
+    def is_tried(found: Pace) -> bool:
+        """Whether all rows up to the first look are asked anyway, and may be asked now."""
+        own = bounded(context, variant, found, known)
+        quickest = min((own, *(pace for _, pace in known)), key=lambda pace: pace.row_s)
+        rest_s = own.seconds(min(PACED_ROWS, len(context.dev)) - own.asked, batch_of(context))
+        return rest_s <= context.seconds_left - end_s and _fits(context, variant, own, quickest)
+
     bar = context.reporter.begin(f"{variant.name}: how fast it answers", None)
     try:
-        return evaluate.pace(variant.system, context.dev, context.bench, most_s)
+        found = evaluate.pace(
+            variant.system, context.dev, context.bench, min(PILOTS_S, spare_s) / parts, is_tried
+        )
     except EngineError:
         return None
     finally:
         context.reporter.end(bar)
+    return bounded(context, variant, found, known)
+
+
+def _fits(context: Context, variant: Variant, own: Pace, quickest: Pace) -> bool:
+    """Whether there is time for a variant up to the first look, and for the best on the other dev rows."""
+    batch, first = batch_of(context), min(PACED_ROWS, len(context.dev))
+    rest_s = quickest.seconds(len(context.dev) - first, batch)
+    seconds = own.seconds(first - own.asked, batch) + rest_s
+    return SLACK * seconds + timing_s(variant, own) <= context.seconds_left
+
+
+def bounded(context: Context, variant: Variant, own: Pace, others: Sequence[tuple[Variant, Pace]]) -> Pace:
+    """A variant's pace, no slower than the fuller batches of another one, whose prompts are alike, allow.
+
+    A row of a batch takes what its tokens take. It has more of them than with the other variant: so many
+    times as many, in the prompt or in the answer, or what makes it slower alone. The larger of the two holds.
+    """
+    fuller = [
+        (other, pace)
+        for other, pace in others
+        if pace.asked and pace.batch >= 2 * own.batch and _alike(variant, other)
+    ]
+    if not fuller:
+        return own
+    other, pace = max(fuller, key=lambda one: one[1].batch)
+    tokens = list(zip(_tokens(context, variant, other), _tokens(context, other, variant), strict=True))
+    if not any(theirs for _, theirs in tokens) or any(ours and not theirs for ours, theirs in tokens):
+        return own
+    times = max(1.0, *(ours / theirs for ours, theirs in tokens if theirs))
+    judging_s, slower_s = context.bench.judging_s, max(0.0, own.alone_s - pace.alone_s)
+    row_s = max(times * (pace.row_s - judging_s), pace.row_s - judging_s + slower_s) + judging_s
+    return replace(own, row_s=min(own.row_s, row_s))
+
+
+def _alike(one: Variant, other: Variant) -> bool:
+    """Whether prompts differ from row to row by the same: else few tokens may be many that none share."""
+    ours, theirs = one.system.spec, other.system.spec
+    return ours.shots.choice == theirs.shots.choice and (ours.retrieval is None) == (theirs.retrieval is None)
+
+
+def _tokens(context: Context, variant: Variant, other: Variant) -> tuple[int, int]:
+    """The tokens of a variant's prompts and answers, on the dev rows that another one answered, too."""
+    ours, theirs = (context.bench.store.load(one.system.digest) for one in (variant, other))
+    answers = [ours[e.id].answer for e in context.dev if e.id in ours and e.id in theirs]
+    return sum(a.prompt_tokens for a in answers), sum(a.completion_tokens for a in answers)
+
+
+def batch_of(context: Context) -> int:
+    """How many rows are asked together: as many as lie between two looks where there is a rival."""
+    return LOOK_ROWS if context.rival else CHUNK
+
+
+def batched_s(context: Context, pace: Pace, rows: int) -> float:
+    """Seconds of one of so many rows that are asked in batches."""
+    full = min(batch_of(context), rows)
+    return pace.seconds(full, full) / full
 
 
 def rows_to_screen(context: Context, variants: Sequence[Variant], most: int = SCREEN_ROWS) -> int:

@@ -11,8 +11,7 @@ from rung.asking import fitted, room_for_answer
 from rung.evaluate import CHUNK
 from rung.records import Example, Gap, Json, MetricName, Passage
 from rung.rungs.base import Context, Variant, strict_score
-from rung.rungs.paces import closing_s, paces
-from rung.rungs.variants import SLACK
+from rung.rungs.paces import SLACK, closing_s, paces
 from rung.scoring.notation import score_text
 from rung.scoring.scorers import SCORERS
 from rung.search import DEPTH, PassageIndex, SearchKind, answer_parts, held_by_any, holds

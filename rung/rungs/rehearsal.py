@@ -5,10 +5,18 @@ from collections.abc import Mapping, Sequence
 from random import Random
 
 from rung.errors import EngineError
-from rung.evaluate import CHUNK, LOOK_ROWS, Pace, counted_answers, score_of
+from rung.evaluate import LOOK_ROWS, Pace, counted_answers, score_of
 from rung.records import Answer
 from rung.rungs.base import Context, Outlook, Variant
-from rung.rungs.paces import SCREEN_ROWS, closing_s, paces, rows_to_screen, timing_s
+from rung.rungs.paces import (
+    SCREEN_ROWS,
+    batch_of,
+    batched_s,
+    by_name,
+    closing_s,
+    rows_to_screen,
+    timing_s,
+)
 from rung.rungs.variants import Tried, halved, tried
 
 REHEARSALS = 20
@@ -23,11 +31,11 @@ def outlook(
     halving: bool = False,
 ) -> Outlook | None:
     """How long `choose` and the dev score of its choice will take; None where no engine held."""
-    found = dict(zip((v.name for v in variants), paces(context, variants), strict=True))
+    found = by_name(context, variants)
     fit = [(v, pace) for v in variants if v.shippable and (pace := found[v.name])]
     if not fit:
         return None
-    dev, batch = len(context.dev), LOOK_ROWS if context.rival else CHUNK
+    dev, batch = len(context.dev), batch_of(context)
     few = rows_to_screen(context, variants, screen)
     kept_s = closing_s(context, variants)
     first = {v.name: _first(context, v, pace) for v in variants if (pace := found[v.name])}
@@ -75,6 +83,8 @@ class Rehearsal:
         dice: Random,
     ) -> None:
         self.context, self.found, self.first, self.dice = context, found, first, dice
+        # Where answers are slow some variants gave more of them than others: those rows would decide.
+        self.compared = min((len(answers) for answers in first.values() if answers), default=0)
         self.spent_s = 0.0
         self.asked: dict[str, int] = {}
         self.stops: dict[str, int] = {}
@@ -83,22 +93,31 @@ class Rehearsal:
         """Whether so many seconds would be left by then."""
         return self.context.seconds_left - self.spent_s > seconds
 
+    def to_ask(self, variant: Variant, rows: range) -> int:
+        """How many of these rows a variant would not have answered by then."""
+        pace = self.found[variant.name]
+        before = self.asked.get(variant.name, pace.asked if pace else 0)
+        return max(0, rows.stop - max(rows.start, before))
+
+    def foretold_s(self, variant: Variant) -> float | None:
+        """By its first rows; None where its engine broke on them."""
+        pace = self.found[variant.name]
+        return None if pace is None else batched_s(self.context, pace, len(self.context.dev))
+
     def attempt(self, variant: Variant, rows: int, what: str) -> Tried:
         """The time that a variant needs for the rows that it hasn't answered yet, and its score so far."""
         pace, dev = self.found[variant.name], len(self.context.dev)
         if pace is None:
             raise EngineError("it broke on the first rows")
-        batch = LOOK_ROWS if self.context.rival else CHUNK
         answers = self.first[variant.name]
         stop = self.stops.setdefault(variant.name, self._stop(answers))
         end, before = min(rows, stop), self.asked.get(variant.name, pace.asked)
-        self.spent_s += pace.seconds(end - before, batch)
+        self.spent_s += pace.seconds(end - before, batch_of(self.context))
         self.asked[variant.name] = max(end, before)
-        full = min(batch, end)
         return Tried(
             variant=variant,
             value=self._value(answers),
-            row_s=pace.seconds(full, full) / full,
+            row_s=batched_s(self.context, pace, end),
             stopped=stop <= end < dev,
         )
 
@@ -110,6 +129,5 @@ class Rehearsal:
         return rival.foreseen_stop(dev, counted, LOOK_ROWS, self.dice)
 
     def _value(self, answers: Sequence[Answer]) -> float:
-        context = self.context
-        rows = context.dev[: len(answers)]
-        return context.sign * score_of(rows, answers, context.bench) if rows else 0.0
+        context, first = self.context, answers[: self.compared]
+        return context.sign * score_of(context.dev[: len(first)], first, context.bench) if first else 0.0

@@ -1,19 +1,17 @@
 """How a rung tries its variants on dev rows, and which one it keeps."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from rung.errors import EngineError
-from rung.evaluate import LOOK_ROWS
+from rung.evaluate import LOOK_ROWS, Pace
 from rung.records import Measurement, Trial
 from rung.rungs.base import Context, Variant, first_score
-from rung.rungs.paces import SCREEN_ROWS, closing_s, rows_to_screen
+from rung.rungs.paces import SCREEN_ROWS, SLACK, batched_s, by_name, closing_s, rows_to_screen
 
 SURVIVORS, WIDER = 6, 3
 """Of a halving: who go on after the heat, and on how many times as many rows."""
-SLACK = 1.2
-"""By so much a pass over rows may take longer than its pace says: it's begun only if it fits even then."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,19 +56,35 @@ class Trying(Protocol[T]):
         """Whether a step of about so many seconds can still be begun."""
         ...
 
+    def to_ask(self, variant: Variant, rows: range) -> int:
+        """How many of these dev rows a variant hasn't answered yet."""
+        ...
+
+    def foretold_s(self, variant: Variant) -> float | None:
+        """Seconds of a row in batches as the variant's first rows foretold; None where they didn't."""
+        ...
+
     def attempt(self, variant: Variant, rows: int, what: str) -> T:
         """A variant on the first dev rows. Raises EngineError where its engine breaks."""
         ...
 
 
 class _OnDev:
-    """On the dev rows themselves, the answers being kept."""
+    """On the dev rows themselves, the answers being kept; `told` are the paces by the variants' names."""
 
-    def __init__(self, context: Context) -> None:
-        self.context = context
+    def __init__(self, context: Context, told: Mapping[str, Pace | None]) -> None:
+        self.context, self.told = context, told
 
     def in_time(self, step: str, seconds: float) -> bool:
         return self.context.in_time(step, seconds)
+
+    def to_ask(self, variant: Variant, rows: range) -> int:
+        known = self.context.bench.store.load(variant.system.digest)
+        return sum(e.id not in known for e in self.context.dev[rows.start : rows.stop])
+
+    def foretold_s(self, variant: Variant) -> float | None:
+        pace = self.told.get(variant.name)
+        return None if pace is None else batched_s(self.context, pace, len(self.context.dev))
 
     def attempt(self, variant: Variant, rows: int, what: str) -> _Measured:
         context = self.context
@@ -103,7 +117,8 @@ def choose(
     notes: list[str] = []
     few = len(context.dev) if screen is None else rows_to_screen(context, variants, screen)
     kept_s = 0.0 if screen is None else closing_s(context, variants)
-    on, dev = _OnDev(context), len(context.dev)
+    on = _OnDev(context, {} if screen is None else by_name(context, variants))
+    dev = len(context.dev)
     heat: list[_Measured] = []
     if halving:
         heat, screened, whole = halved(on, variants, range(few), dev, kept_s, notes)
@@ -157,7 +172,7 @@ def _screened(
     screened: list[T] = []
     for variant in variants:
         step = variant.name if few.start == 0 else f"{variant.name}, {few.stop} rows"
-        if screened and not on.in_time(step, SLACK * _to_come(screened, few, dev) + kept_s):
+        if screened and not on.in_time(step, SLACK * _to_come(on, variant, screened, few, dev) + kept_s):
             where = "" if few.start == 0 else f" on {few.stop} rows"
             notes.append(f"{variant.name}: not tried{where}, the rung's share of the budget was used up")
             continue
@@ -200,11 +215,18 @@ def _best(
     return max(finished or fit, key=lambda one: one.value)
 
 
-def _to_come(screened: Sequence[Tried], few: range, dev: int) -> float:
-    """Seconds for one more variant, at least as slow as the last, and for the best on the other dev rows."""
+def _to_come(on: Trying[T], variant: Variant, screened: Sequence[T], few: range, dev: int) -> float:
+    """Seconds for one more variant, at least as slow as the last, and for the best on the other dev rows.
+
+    What was foretold of it is taken to be as far from the truth as what was foretold of the last.
+    """
+    last = screened[-1]
+    row_s, told_s, last_s = last.row_s, on.foretold_s(variant), on.foretold_s(last.variant)
+    if told_s and last_s:
+        row_s = max(row_s, told_s * row_s / last_s)
     going = [one for one in screened if not one.stopped]
     best = max(going, key=lambda one: one.value, default=None)
-    return screened[-1].row_s * len(few) + (best.row_s * (dev - few.stop) if best else 0.0)
+    return row_s * on.to_ask(variant, few) + (best.row_s * (dev - few.stop) if best else 0.0)
 
 
 def first_value(context: Context, found: Measurement, rows: int) -> float:

@@ -240,7 +240,7 @@ def test_a_rung_that_would_cost_more_than_the_cap_is_skipped_before_anything_is_
 
 
 def test_how_long_the_rows_take_is_foretold_by_the_first_and_none_is_paid_twice(context, server):
-    server.delay_s = 0.2
+    server.delay_s = 0.5
     with context.paying():
         found = Api().outlook(replace(context, deadline=time.monotonic() + 8))
     assert 4 <= len(server.seen) <= 8 < len(context.dev), "a fifth of its time is for that"

@@ -5,16 +5,17 @@ from random import Random
 
 import pytest
 
-from rung.errors import EngineError
-from rung.evaluate import LOOK_ROWS, Bench, Store
+from rung import evaluate
+from rung.errors import EngineError, RunError
+from rung.evaluate import LOOK_ROWS, Bench, Pace, Store
 from rung.records import Answer, Example
 from rung.rungs.base import Context, Variant, slug, strict_score
-from rung.rungs.paces import closing_s, paces, rows_to_screen
+from rung.rungs.paces import SLACK, bounded, closing_s, paces, rows_to_screen
 from rung.rungs.rehearsal import Rehearsal, outlook
 from rung.rungs.rival import rival
-from rung.rungs.variants import choose, tried
+from rung.rungs.variants import Tried, choose, tried
 from rung.scoring.measure import measurement
-from rung.spec import Spec
+from rung.spec import ShotSpec, Spec
 from rung.system import Pool
 from rung.task import DataFiles, Task
 from tests.fixtures_climb import Log
@@ -283,3 +284,172 @@ def test_a_rung_that_is_far_behind_is_foretold_to_be_stopped(context):
     unstopped = outlook(alone, variants(Guesser("as slow", 1.0, pause_s=0.02)))
     assert told is not None and unstopped is not None and told.high_s < unstopped.low_s
     assert slow.asked == LOOK_ROWS
+
+
+class Clock:
+    """Stands where `time` does."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.now = 0.0
+        for name in ("rung.evaluate.time", "rung.rungs.base.time"):
+            monkeypatch.setattr(name, self)
+
+    def monotonic(self) -> float:
+        return self.now
+
+    perf_counter = monotonic
+
+
+class Together(Guesser):
+    """Its engine takes so long for the first row of a batch, and a part of that for each of the others."""
+
+    def __init__(self, clock, name, first_s, part, tokens=(0, 0), **more):
+        super().__init__(name, 1.0, **more)
+        self.clock, self.first_s, self.part, self.tokens, self.batches = clock, first_s, part, tokens, []
+
+    def answer(self, examples, pool, **more):
+        self.clock.now += self.first_s * (1 + self.part * (len(examples) - 1))
+        self.batches.append(len(examples))
+        prompt, completion = self.tokens
+        found = super().answer(examples, pool)
+        return [replace(a, prompt_tokens=prompt, completion_tokens=completion) for a in found]
+
+    def memory_mb(self, pool):
+        return 1.0
+
+
+def timed_choice(context, tries) -> float:
+    """The seconds that a choice took, with the dev score of what was chosen and the timing of requests."""
+    start = time_of(context)
+    chosen, _, _ = choose(context, tries)
+    found = context.measure(chosen.system, context.dev, "dev")
+    if len(found.predictions) == len(context.dev):
+        evaluate.timed(found, chosen.system, context.dev, context.bench)
+    return time_of(context) - start
+
+
+def time_of(context) -> float:
+    return context.deadline - context.seconds_left
+
+
+@pytest.mark.parametrize("part", [0.05, 0.2, 0.5, 1.0])
+@pytest.mark.parametrize("deadline", [150.0, 250.0, 600.0, 3000.0])
+@pytest.mark.parametrize("growing", [False, True])
+def test_a_choice_takes_about_what_was_foretold_however_many_rows_an_engine_answers_at_once(
+    context, monkeypatch, part, deadline, growing
+):
+    clock = Clock(monkeypatch)
+    context = against(replace(context, deadline=deadline), 2.0, dev=134)
+    seconds = (2.0, 3.0, 4.0, 6.0) if growing else (2.0, 2.0, 2.0, 2.0)
+    tries = variants(*(Together(clock, f"v{at}", s, part) for at, s in enumerate(seconds)))
+    told = outlook(context, tries)
+    assert told is not None
+    took = timed_choice(context, tries)
+    assert 0.7 * told.seconds <= took <= 1.3 * told.seconds
+
+
+def test_what_an_engine_answers_many_of_at_once_is_foretold_by_a_fuller_batch(context, monkeypatch):
+    clock = Clock(monkeypatch)
+    context = against(replace(context, deadline=220.0), 2.0, dev=134)
+    first = Together(clock, "first", 2.1, 0.2)
+    found = paces(context, variants(first, Together(clock, "second", 3.0, 0.2)))
+    assert found[0] is not None and found[0].batch >= 10 and found[0].row_s == pytest.approx(0.42)
+    assert clock.now < 0.2 * 220 + 4 * 3.0 and max(first.batches) == found[0].batch
+
+
+def test_a_variant_that_there_is_no_time_for_is_not_asked_for_its_pace(context, monkeypatch):
+    clock = Clock(monkeypatch)
+    context = replace(context, dev=rows(134), deadline=200.0)
+    one, two = Together(clock, "one", 2.0, 1.0), Together(clock, "two", 1.0, 1.0)
+    found = paces(context, variants(one, two))
+    assert two.batches == [] and found[0] is not None and found[1] == replace(found[0], asked=0)
+
+
+OWN = Pace(alone_s=3.0, row_s=2.0, asked=4, batch=2)
+FULL = Pace(alone_s=2.0, row_s=0.5, asked=20, batch=18)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "own", "row_s"),
+    [
+        # Three times the prompt, twice the answer: what three times as many tokens take.
+        ((300, 20), (100, 10), replace(OWN, alone_s=2.0), 1.5),
+        # No more tokens, and a second more alone.
+        ((100, 10), (100, 10), OWN, 1.5),
+        # Fewer of them, and quicker alone: never quicker than the other.
+        ((50, 5), (100, 10), replace(OWN, alone_s=1.0), 0.5),
+        ((900, 10), (100, 10), OWN, 2.0),
+        # Nothing is known of tokens, or of what one takes.
+        ((0, 0), (0, 0), OWN, 2.0),
+        ((100, 10), (100, 0), OWN, 2.0),
+        # It was itself told by a batch that is nearly as full.
+        ((100, 10), (100, 10), replace(OWN, batch=10), 2.0),
+    ],
+)
+def test_a_pace_of_few_rows_is_bounded_by_the_fuller_batches_of_another_variant(
+    context, monkeypatch, ours, theirs, own, row_s
+):
+    clock = Clock(monkeypatch)
+    one, other = variants(Together(clock, "one", 1.0, 1.0, ours), Together(clock, "other", 1.0, 1.0, theirs))
+    for variant in (one, other):
+        context.measure(variant.system, context.dev[:10], "some")
+    assert bounded(context, one, own, [(other, FULL)]) == replace(own, row_s=pytest.approx(row_s))
+
+
+def test_prompts_that_differ_from_row_to_row_by_other_things_bound_no_pace(context, monkeypatch):
+    clock = Clock(monkeypatch)
+    one, other = variants(*(Together(clock, name, 1.0, 1.0, (100, 10)) for name in ("one", "other")))
+    for variant in (one, other):
+        context.measure(variant.system, context.dev[:10], "some")
+    assert bounded(context, one, OWN, [(other, FULL)]) != OWN
+    nearest = ShotSpec(choice="nearest", k=4)
+    other.system.spec = other.system.spec.model_copy(update={"shots": nearest})
+    assert bounded(context, one, OWN, [(other, FULL)]) == OWN
+
+
+class OnPaper:
+    """Where variants are tried in a test: what is asked for, and what each takes and was foretold to take."""
+
+    def __init__(self, told, truth, known=0):
+        self.told, self.truth, self.known, self.wanted = told, truth, known, []
+
+    def in_time(self, step, seconds):
+        self.wanted.append((step, seconds))
+        return True
+
+    def to_ask(self, variant, rows):
+        return max(0, len(rows) - self.known)
+
+    def foretold_s(self, variant):
+        return self.told.get(variant.name)
+
+    def attempt(self, variant, rows, what):
+        return Tried(variant=variant, value=0.0, row_s=self.truth[variant.name], stopped=False)
+
+
+@pytest.mark.parametrize(
+    ("told", "row_s"),
+    [
+        ({"a": 2.0, "b": 4.0}, 1.0),  # the first was four times as quick as foretold: so will the other be
+        ({"a": 0.25, "b": 0.5}, 1.0),
+        ({"a": 2.0, "b": 1.0}, 0.5),  # at least as slow as the last
+        ({}, 0.5),
+    ],
+)
+def test_what_a_variant_took_corrects_what_was_foretold_of_the_next(told, row_s):
+    tries = variants(Guesser("a", 0.0), Guesser("b", 0.0))
+    on = OnPaper(told, {"a": 0.5, "b": 0.5})
+    tried(on, tries, range(20), 100, 7.0, [])
+    assert on.wanted[0] == ("b", pytest.approx(SLACK * (20 * row_s + 80 * 0.5) + 7.0))
+    known = OnPaper(told, {"a": 0.5, "b": 0.5}, known=20)
+    tried(known, tries, range(20), 100, 7.0, [])
+    assert known.wanted[0] == ("b", pytest.approx(SLACK * 80 * 0.5 + 7.0)), "what is known isn't asked again"
+
+
+@pytest.mark.parametrize("line", ['{"question": "which?"}', '{"answer": 1}'])
+def test_a_settled_line_that_lacks_something_is_named(context, line):
+    context.settled("which?", lambda: "this")
+    path = context.folder / "settled.jsonl"
+    path.write_text(line + "\n" + path.read_text())
+    with pytest.raises(RunError, match=r"settled.jsonl': line 1: it lacks '(question|answer)'; remove it"):
+        context.settled("which?", lambda: "that")

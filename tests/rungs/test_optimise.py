@@ -122,10 +122,10 @@ def test_a_halving_whose_time_is_over_goes_on_with_no_survivor_but_the_first(con
             asked[variant.name] = rows
             return Tried(variant=variant, value=-float(variant.name[1:]), row_s=1.0, stopped=False)
 
-    context = replace(context, deadline=16 * 32 + 80.0)
+    context = replace(context, dev=rows(190), deadline=16 * 32 + 80.0)
     given = [Variant(name=f"v{i}", system=Guesser(f"v{i}", 0.0)) for i in range(16)]
     notes: list[str] = []
-    heat, screened, whole = halved(OnTheClock(context), given, range(32), 190, 0.0, notes)
+    heat, screened, whole = halved(OnTheClock(context, {}), given, range(32), 190, 0.0, notes)
     assert len(heat) == 12 and len(screened) == 1 and [one.variant.name for one in whole] == ["v0"]
     assert notes == [
         *(f"v{i}: not tried, the rung's share of the budget was used up" for i in range(12, 16)),
