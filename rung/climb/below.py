@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence, Set
 
+from rung.climb.decide import MIN_ROWS, to_beat
 from rung.climb.hosted import CAP_OPTION
 from rung.climb.names import rung_of
+from rung.climb.ordering import candidates
 from rung.climb.steps import Step
 from rung.errors import RungError
 from rung.models.hosted import hosted
-from rung.records import MetricName, RungResult
+from rung.records import Candidate, Example, MetricName, RungResult
 from rung.rungs.api import rival_of
 from rung.rungs.base import Context, Following, Rung
 from rung.scoring.scorers import SCORERS
@@ -41,6 +43,18 @@ def candidate_below(rung: str | None, step: Step, before: Sequence[RungResult]) 
     if rung is None or step.model is None:
         return rung
     return next((r.rung for r in _beside(step, before) if rung_of(r.rung) == rung), None)
+
+
+def best_before(
+    before: Sequence[RungResult], task: Task, dev: Sequence[Example]
+) -> tuple[Candidate, float] | None:
+    """The best rung so far and how much a dearer one has to gain over it.
+
+    None where there is none, or dev has too few rows for a verdict.
+    """
+    if len(dev) < MIN_ROWS:
+        return None
+    return to_beat(candidates(before, "dev", task), {e.id: e.output for e in dev})
 
 
 def looked_up(

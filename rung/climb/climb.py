@@ -16,12 +16,12 @@ from rung.checks.rows import Prepared, prepare
 from rung.checks.table import Checked, known_names
 from rung.climb import budget, ordering, sealed
 from rung.climb.again import keep_source
-from rung.climb.below import candidate_below, is_out, looked_up, no_gain, systems_below, task_of
+from rung.climb.below import best_before, candidate_below, is_out, looked_up, no_gain, systems_below, task_of
 from rung.climb.billed import Asked, against_cheaper
 from rung.climb.calibrating import Answered, calibrate
 from rung.climb.clock import Clock
 from rung.climb.curve import curves, drawable, to_come
-from rung.climb.decide import ALPHA, MIN_ROWS, decide, to_beat
+from rung.climb.decide import ALPHA, decide
 from rung.climb.disagree import disagreements
 from rung.climb.ending import UNTESTED, is_complete, tried_again, winner_again, with_dev
 from rung.climb.examining import examine
@@ -288,6 +288,7 @@ class _Climbing:
             drawn = [*drawable(before), *drawn]
         beside = to_come(drawn) if self.options.curve else 0.0
         share = budget.share_s(rung.name, self.to_build(later), self.clock.left_s + spent, beside)
+        best = best_before(before, self.prepared.task, splits.dev)
         return Context(
             task=task_of(self.prepared.task, step),
             train=splits.train,
@@ -303,6 +304,7 @@ class _Climbing:
             deadline=now - spent + share - budget.guard_s(rung.name, share),
             seed=self.prepared.task.seed,
             rival=self.rival(before),
+            best=best and best[0],
             built=systems_below(step, before, self.systems),
             unlabelled=self.prepared.unlabelled,
             retrieval=looked_up(step, before, self.systems, self.bench.metric),
@@ -318,8 +320,8 @@ class _Climbing:
     def rival(self, before: Sequence[RungResult]) -> Rival | None:
         """The best rung so far. None where there is none, or dev has too few rows for a verdict."""
         dev = self.rows("dev")
-        found = to_beat(ordering.candidates(before, "dev", self.prepared.task), {e.id: e.output for e in dev})
-        if found is None or len(dev) < MIN_ROWS or self.count < 2:
+        found = best_before(before, self.prepared.task, dev)
+        if found is None or self.count < 2:
             return None
         best, needed = found
         level = ALPHA / (self.count * (self.count - 1) / 2)

@@ -16,6 +16,7 @@ from rung.asking import context_of
 from rung.evaluate import VECTORS_FOLDER, Bench
 from rung.models.resolve import Model
 from rung.records import (
+    Candidate,
     Example,
     Gap,
     Json,
@@ -70,8 +71,9 @@ class Context:
     rows aren't here: no rung can look at them. `undesirable` answers were judged to be bad, and lie beside
     train or dev. `too_long` are the ids of rows that no prompt of the model can hold. `passages` are those of
     the task's documents. `folder` is the rung's own and outlives it; what lies in `work` is thrown away once
-    the rung is done. `rival` is the rung to beat, `built` are the Systems of the rungs below on the same
-    model, by rung name (for a rung that asks no local model those on all models, by candidate), and
+    the rung is done. `rival` is the rung to beat on the way, `best` the best one so far on all dev rows,
+    whatever the metric (None with too few for a verdict), `built` are the Systems of the rungs below on the
+    same model, by rung name (for a rung that asks no local model those on all models, by candidate), and
     `retrieval` the one whose passages a tune may read: where it was better on dev than all rungs before it,
     or the model lacks what the documents hold. `no_gain` is why looking up gained nothing on dev, in words;
     None where it did, or there are no documents.
@@ -92,6 +94,7 @@ class Context:
     deadline: float
     seed: int
     rival: Rival | None = None
+    best: Candidate | None = None
     built: Mapping[str, System] = field(default_factory=dict)
     unlabelled: tuple[Example, ...] = ()
     retrieval: System | None = None

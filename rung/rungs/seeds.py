@@ -1,7 +1,7 @@
 """A tune whose gain is small is done with two more seeds: the median ships, so that no lucky one does."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -12,7 +12,7 @@ from rung.records.guarded import SeedScores
 from rung.rungs.base import Context
 from rung.rungs.tune import BEST_FOLDER, Arm, Plan, Tune
 from rung.rungs.tuning import Outcome
-from rung.scoring import stats
+from rung.scoring import paired, stats
 from rung.scoring.notation import duration_text, gain_text, score_text
 from rung.spec import Spec
 
@@ -22,27 +22,31 @@ CLOSE = 2.0
 
 
 def why_more(context: Context, whole: Measurement) -> str | None:
-    """Why one seed isn't enough; None where it is, or where no other would change the verdict.
+    """Why one seed isn't enough beside the best rung so far; None where it is, or where there is no rung."""
+    best = context.best
+    return None if best is None else why_close(context, whole, best.measurement, best.rung)
 
-    That is where the gain over the rival isn't clearly a loss and under CLOSE times the smallest detectable
-    gain, on the dev rows that both answered. Metrics of a whole set have no rival and no more seeds.
+
+def why_close(context: Context, whole: Measurement, other: Measurement, rung: str) -> str | None:
+    """Why a gain over another System may be that of a lucky seed; None where nothing hangs on that.
+
+    That is where it isn't clearly a loss and under CLOSE times the smallest detectable gain, on the dev rows
+    that both answered. For a metric of a whole set and for groups, of which no row tells by itself, that is
+    worked out from the gain's bootstrap interval.
     """
-    if context.rival is None or len(whole.predictions) < len(context.dev):
+    if len(whole.predictions) < len(context.dev):
         return None
-    scores = context.rival.scores
-    gains = [
-        context.sign * p.score - scores[p.example_id]
-        for p in whole.predictions
-        if p.score is not None and p.example_id in scores
-    ]
-    if not gains:
+    groups = {e.id: e.group for e in context.dev if e.group is not None}
+    targets = {e.id: e.output for e in context.dev}
+    pair = paired.pair_up(other, whole, targets=targets, groups=groups or None)
+    if paired.units(pair) < 2:
         return None
-    gain = statistics.fmean(gains)
-    least = stats.smallest_detectable_gain(len(gains), statistics.fmean(g * g for g in gains))
+    gain, interval = paired.gain(pair), paired.gain_interval(pair, context.seed)
+    least = stats.smallest_detectable_gain(pair.n, paired.spread(pair, interval))
     if not -least < gain < CLOSE * least:
         return None
     shown, small = gain_text(gain, whole.metric), score_text(least, whole.metric)
-    return f"{shown} over {context.rival.rung} is under twice the smallest detectable gain ({small})"
+    return f"{shown} over {rung} is under twice the smallest detectable gain ({small})"
 
 
 def retrained(context: Context, spec: Spec, outcome: Outcome, why: str) -> tuple[tuple[Path, ...], str]:
@@ -50,14 +54,24 @@ def retrained(context: Context, spec: Spec, outcome: Outcome, why: str) -> tuple
 
     They take as many steps as the first, whose number was chosen on dev, at the same rates.
     """
-    needed = (SEEDS - 1) * outcome.again_s
+    return repeated(context, why, outcome.again_s, lambda number: _again(context, spec, outcome, number))
+
+
+def repeated(
+    context: Context, why: str, again_s: float, again: Callable[[int], Path]
+) -> tuple[tuple[Path, ...], str]:
+    """The adapters that `again` trains, each with another seed in `again_s`, and a note on them.
+
+    There are none where the time isn't enough, which is settled once, or where such a tune breaks.
+    """
+    needed = (SEEDS - 1) * again_s
     told = context.settled("seconds for two more seeds", lambda: [needed, context.seconds_left])
     needed, left = TypeAdapter(tuple[float, float]).validate_python(told)
     if needed > left:
         about = duration_text(needed)
         return (), f"one seed only: {why}, but two more would take {about} and the budget hasn't that"
     try:
-        return tuple(_again(context, spec, outcome, number) for number in range(1, SEEDS)), why
+        return tuple(again(number) for number in range(1, SEEDS)), why
     except TrainingError as error:
         return (), f"one seed only: another one broke ({error})"
 

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from rung.spec import Spec
 from rung.system import save
 from rung.wording import embedded_text
 from tests.climb.test_climb import Always, with_ladder
-from tests.fixtures_climb import Log
+from tests.fixtures_climb import Log, label_rows, write_rows
 
 
 @pytest.fixture
@@ -76,6 +77,30 @@ def test_a_rung_that_cannot_beat_a_cheaper_one_is_stopped_and_said_to_be(task, o
     assert "two was stopped after 32 dev rows: it can't beat good" in found.decision.sentence
     assert load_climb(run) == found
     assert all(len(row.answers) in (1, 3) or row.where for row in found.disagreements)
+
+
+@dataclass
+class Seen(Always):
+    """A rung that remembers what it was told of those before it."""
+
+    told: ClassVar[list] = []
+
+    def build(self, context):
+        Seen.told.append((context.rival and context.rival.rung, context.best and context.best.rung))
+        return super().build(context)
+
+
+@pytest.mark.parametrize(("metric", "rival"), [("accuracy", "good"), ("macro_f1", None)])
+def test_a_rung_is_told_of_the_best_one_so_far_whatever_the_metric(
+    tmp_path, tiny, options, monkeypatch, metric, rival
+):
+    write_rows(tmp_path / "rows.jsonl", label_rows(270))
+    task = tmp_path / "task.yaml"
+    task.write_text(f"data: {{train: rows.jsonl}}\nmodels: ['{tiny}']\nname: topics\nmetric: {metric}\n")
+    monkeypatch.setattr(Seen, "told", [])
+    names = with_ladder(monkeypatch, Seen("first"), Counts("good"), Seen("last"))
+    climb(task, replace(options, rungs=names), Log())
+    assert Seen.told == [(None, None), (rival, "good")]
 
 
 def test_a_climb_that_is_taken_up_again_stops_a_rung_at_the_same_row(task, options, monkeypatch):

@@ -10,13 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from rung.records import Answer, Interval, Measurement, Prediction
+from rung.records import Answer, Candidate, Example, Interval, Measurement, MetricName, Prediction
 from rung.rungs import seeds
-from rung.rungs.rival import rival
 from rung.rungs.seeds import retrained, summed_up, why_more
 from rung.rungs.sft import answer_forms, seed_scores
 from rung.rungs.tuning import Outcome
 from rung.scoring import stats
+from rung.scoring.measure import measurement
+from rung.scoring.scorers import SCORERS
 from tests.fixtures_climb import label_rows, make_tiny_gguf, opened, write_rows
 
 
@@ -37,9 +38,18 @@ def measured(scores) -> Measurement:
     )
 
 
-def standing(scores, dev: int = 100) -> Any:
-    best = rival("head", measured(scores), [], needed=0.02, level=0.01)
-    return SimpleNamespace(rival=best, dev=range(dev), sign=1)
+def standing(found: Measurement, dev) -> Any:
+    """A context whose best rung so far has this Measurement."""
+    best = Candidate(rung="head", system="h", order=0, measurement=found, usd_per_1000=0.0)
+    return SimpleNamespace(best=best, dev=dev, seed=0)
+
+
+def rows(outputs, groups=()) -> list[Example]:
+    groups = groups or [None] * len(outputs)
+    return [
+        Example(id=str(n), input="", output=output, group=group)
+        for n, (output, group) in enumerate(zip(outputs, groups, strict=True))
+    ]
 
 
 @pytest.mark.parametrize(
@@ -51,16 +61,58 @@ def test_more_seeds_are_for_gains_under_twice_the_smallest_detectable_one(lost, 
     gain = (won - lost) / 100
     least = stats.smallest_detectable_gain(100, (won + lost) / 100)
     assert more == (-least < gain < 2 * least)
-    said = why_more(standing(before), measured(after))
+    said = why_more(standing(measured(before), rows("x" * 100)), measured(after))
     assert (said is not None) == more
     if said:
         assert "over head" in said
 
 
-def test_without_a_rival_or_all_rows_one_seed_is_enough():
-    scores = [0, 1] * 50
-    assert why_more(SimpleNamespace(rival=None, dev=range(100), sign=1), measured(scores)) is None
-    assert why_more(standing(scores, dev=101), measured(scores)) is None
+def test_without_a_rung_to_beat_or_all_rows_one_seed_is_enough():
+    before, after = measured([0, 1] * 50), measured([1, 0] * 50)
+    assert why_more(standing(before, rows("x" * 100)), after) is not None
+    alone: Any = SimpleNamespace(best=None, dev=rows("x" * 100), seed=0)
+    assert why_more(alone, after) is None
+    assert why_more(standing(before, rows("x" * 101)), after) is None
+
+
+AUTHOR = [f"Pray, good sir, hast thou beheld the {n}th raven, that doth wail so?" for n in range(60)]
+PLAIN = [f"Sir, did you see the raven number {n}, the one that cries?" for n in range(60)]
+LABELS = ["red", "blue", "green"] * 20
+NUMBERS = [float(n) for n in range(60)]
+SETS: list[tuple[MetricName, list, list]] = [
+    ("macro_f1", LABELS, ["red"] * 60),
+    ("spearman", NUMBERS, NUMBERS[::-1]),
+    ("style", AUTHOR, PLAIN),
+]
+"""Metrics of a whole set, with targets and with answers that score little."""
+
+
+@pytest.mark.parametrize(("metric", "targets", "poor"), SETS)
+def test_a_metric_of_a_whole_set_has_more_seeds_where_its_gain_is_small(metric, targets, poor):
+    assert {one for one, *_ in SETS} == {name for name, scorer in SCORERS.items() if scorer.of_set}
+    dev = rows(targets)
+
+    def found(answers) -> Measurement:
+        given = [Answer(text=str(value), value=value) for value in answers]
+        return measurement(system="s", split="dev", metric=metric, examples=dev, answers=given)
+
+    few = [targets[at] if at % 20 == 0 else poor[at] for at in range(60)]
+    context = standing(found(poor), dev)
+    assert why_more(context, found(targets)) is None, "a large gain is no matter of luck"
+    for close in (poor, few):
+        assert "over head is under twice the smallest detectable gain" in (
+            why_more(context, found(close)) or ""
+        )
+    assert why_more(standing(found(targets), dev), found(poor)) is None, "nor is a large loss"
+
+
+def test_rows_of_few_groups_make_a_gain_less_sure():
+    before, after = [0] * 100, [1] * 40 + [0] * 60
+    assert why_more(standing(measured(before), rows("x" * 100)), measured(after)) is None
+    groups = [str(n // 20) for n in range(100)]
+    assert why_more(standing(measured(before), rows("x" * 100, groups)), measured(after)) is not None
+    alone = rows("x" * 100, ["one"] * 100)
+    assert why_more(standing(measured(before), alone), measured(after)) is None, "one group tells nothing"
 
 
 @given(st.lists(st.floats(0, 1), min_size=3, max_size=3))
