@@ -1,14 +1,15 @@
 """A rung that goes on from the adapter of an earlier one: what it made of it, or that one as it was."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rung.evaluate import score_of
 from rung.records import Trial
+from rung.records.guarded import SeedScores
 from rung.rungs.base import Built, Context
-from rung.rungs.sft import settled_system
+from rung.rungs.sft import seed_scores, settled_system
 from rung.system import System, save
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 class Outcome:
     """The best adapter (a PEFT folder; None where no step beat the start), what it is, and what was tried.
 
-    `passes` are those that an arm made through the items.
+    `passes` are those that an arm made through the items. `again` trains the same once more, with the seed of
+    a number, and gives its adapter: `again_s` with the answers to dev. None where that's out of proportion.
     """
 
     adapter: Path | None
@@ -28,6 +30,8 @@ class Outcome:
     trials: tuple[Trial, ...]
     notes: tuple[str, ...]
     found: tuple[str, ...] = ()
+    again: Callable[[int], Path] | None = None
+    again_s: float = 0.0
 
 
 def no_lora(context: Context) -> str | None:
@@ -41,38 +45,82 @@ def no_lora(context: Context) -> str | None:
 def built_on(context: Context, start: System, rung: str, outcome: Outcome) -> Built:
     """Prove the adapter as sft does, and keep what is better on dev: the System made of it, or the start.
 
-    Raises TrainingError where the engines don't agree.
+    Where its gain over the start is small the same is trained with two more seeds, if `outcome` says how, and
+    the one with the median score is proved and compared. Raises TrainingError where the engines don't agree.
     """
-    notes = outcome.notes
+    trials, notes, seeds = outcome.trials, outcome.notes, None
     if outcome.adapter is not None:
         spec = start.spec.model_copy(update={"rung": rung, "files": {}})
         system, parity, note = settled_system(context, spec, outcome.adapter)
-        final, notes = _trial(context, system), (*notes, note)
-        if _better(context, system, start):
+        notes, which = (*notes, note), "as it is served it"
+        better = _better(context, system, start)
+        if better and (why := _why_close(context, system, start)):
+            others, said = _more_seeds(context, outcome, why)
+            notes = (*notes, said)
+            if others:
+                seeds, rows = _scores(context, system, others)
+                trials = (*trials, *rows)
+                if seeds.chosen:
+                    # An engine that is open under the same folder holds the adapter of the first seed.
+                    context.pool.close()
+                    system, parity, _ = settled_system(context, spec, others[seeds.chosen - 1])
+                    which, better = "the median of three seeds", _better(context, system, start)
+        if better:
             return Built(
                 system=system,
                 what=outcome.what,
                 passes=outcome.passes,
-                trials=(*outcome.trials, final),
+                trials=(*trials, _trial(context, system)),
                 found=outcome.found,
                 notes=notes,
                 parity=parity,
                 upon=start.spec.rung,
+                seeds=seeds,
             )
-        notes = (
-            *notes,
-            f"as it is served it is no better on dev than {start.spec.rung}, whose adapter is kept",
-        )
+        notes = (*notes, f"{which} is no better on dev than {start.spec.rung}, whose adapter is kept")
     system = _again(context, start, rung)
     return Built(
         system=system,
         what=f"{start.spec.rung}'s adapter as it was: no step was better on dev",
         passes=outcome.passes,
-        trials=(*outcome.trials, _trial(context, system)),
+        trials=(*trials, _trial(context, system)),
         found=outcome.found,
         notes=notes,
         upon=start.spec.rung,
     )
+
+
+def _why_close(context: Context, system: System, start: System) -> str | None:
+    """Why the gain over the start may be that of a lucky seed; None where it can't, or rows aren't known.
+
+    Those of a start that was stopped aren't asked for that: what is built on it can't win.
+    """
+    from rung.rungs.seeds import why_close
+
+    known = context.bench.store.load(start.digest)
+    if any(e.id not in known for e in context.dev):
+        return None
+    before = context.measure_all(start, context.dev, f"{start.spec.rung} on dev")
+    whole = context.measure(system, context.dev, f"{system.spec.rung} on dev")
+    return why_close(context, whole, before, start.spec.rung)
+
+
+def _more_seeds(context: Context, outcome: Outcome, why: str) -> tuple[tuple[Path, ...], str]:
+    """The adapters of two more seeds, and a note; none where time or a tune fails, or nothing trains them."""
+    from rung.rungs.seeds import repeated
+
+    if outcome.again is None:
+        return (), f"one seed only: {why}, and another course would take as long as this one"
+    return repeated(context, why, outcome.again_s, outcome.again)
+
+
+def _scores(context: Context, system: System, others: Sequence[Path]) -> tuple[SeedScores, tuple[Trial, ...]]:
+    """The dev scores of all seeds, the System's first, and as trials."""
+    from rung.rungs.seeds import seed_trials
+
+    whole = context.measure(system, context.dev, f"{system.spec.rung} on dev")
+    found = seed_scores(context, system, whole, others)
+    return found, seed_trials(found, len(whole.predictions))
 
 
 def _again(context: Context, start: System, rung: str) -> System:

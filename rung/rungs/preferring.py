@@ -1,9 +1,10 @@
 """A preference tune from start to best adapter: a few rates, a pass each, and what dev says on the way."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from rung.engines.packed import packed
 from rung.errors import TrainingError
@@ -13,7 +14,14 @@ from rung.rungs.following import Outcome, kept_best
 from rung.rungs.margins import Margins, Side, margins, rate_text
 from rung.rungs.preferred import LEFT_OUT, Material, material, too_few
 from rung.rungs.tune import BEST_FOLDER, Arm, Lesson, Plan, Tune
-from rung.rungs.tuning import CLOSING_ROWS, FEWEST_SCORED, SCORING_SHARE, USED_SHARE, answer_s
+from rung.rungs.tuning import (
+    CLOSING_ROWS,
+    FEWEST_SCORED,
+    SCORING_SHARE,
+    USED_SHARE,
+    answer_s,
+    seconds_again,
+)
 from rung.scoring.notation import percent_text
 from rung.system import System
 from rung.training.batches import Row, epoch
@@ -63,6 +71,11 @@ class Course:
     def stops(self) -> list[int]:
         """The steps after which an arm is scored, the last one among them."""
         return sorted({-(-self.steps * turn // self.evaluations) for turn in range(1, self.evaluations + 1)})
+
+    @property
+    def decay(self) -> tuple[int, int]:
+        """The steps between which the rate falls to nothing."""
+        return int(self.steps * (1 - DECAY_SHARE)), self.steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,14 +226,39 @@ def _prefer(tune: _Begun) -> Outcome:
     last = max((step for _, step in seen), default=0)
     kind = "KTO" if tune.material.desirable else "DPO, sigmoid_norm"
     what = f"{kind}, β {BETA:g}, {best['arm']}, {best['step']} steps of {BATCH} from sft's adapter on"
+    arm = next((one for one in tune.arms if one.name == best["arm"] and best is not start), None)
     return Outcome(
-        adapter=None if best is start else state.plan.folder / BEST_FOLDER,
+        adapter=None if arm is None else state.plan.folder / BEST_FOLDER,
         what=what,
         passes=last * BATCH / len(tune.material.items),
         trials=tuple(trials),
         notes=tuple(notes),
-        found=_margins_found(tune, shown, gained=best is not start),
+        found=_margins_found(tune, shown, gained=arm is not None),
+        again=None if arm is None else _again(tune, arm, best["step"]),
+        again_s=seconds_again(state, best["step"]),
     )
+
+
+def _again(tune: _Begun, arm: Arm, step: int) -> Callable[[int], Path]:
+    """What trains the same steps at the same rate once more, with another seed for the order of its items.
+
+    What the start makes of the answers is known from the first time, and so are the answers by which judged
+    ones are set apart.
+    """
+    state, decay = tune.state, tune.course.decay
+    context, specs, lesson, seed = state.context, state.specs, state.lesson, state.plan.seed
+    objective, warmup = state.objective, state.warmup
+
+    def trained(number: int) -> Path:
+        folder = context.work / f"seed-{number}"
+        plan = Plan(folder=folder, budget_s=0.0, reserve_s=0.0, seed=seed + number)
+        with Tune(context, specs, plan, lesson) as other:
+            other.objective, other.warmup = objective, warmup
+            other.run(arm, step, decay=decay)
+            other.keep(arm, step)
+        return folder / BEST_FOLDER
+
+    return trained
 
 
 def _stretches(
@@ -230,7 +268,7 @@ def _stretches(
     state, course = tune.state, tune.course
     for stop in course.stops:
         try:
-            state.run(arm, stop, decay=(int(course.steps * (1 - DECAY_SHARE)), course.steps))
+            state.run(arm, stop, decay=course.decay)
         except TrainingError as error:
             notes.append(f"{arm.name} ended early: {error}")
             return

@@ -184,7 +184,7 @@ def _tune(state: Tune) -> Outcome:
         batch=state.batch,
         step=best["step"],
         decay=decay if decay is not None and best["step"] > decay[0] else None,
-        again_s=_seconds_again(state, best["step"]),
+        again_s=seconds_again(state, best["step"]),
         adapter=state.plan.folder / BEST_FOLDER,
         what=(
             f"{state.method.said(state.tuning.rank)}, {winner.name}, {best['step']} steps of {state.batch}, "
@@ -205,7 +205,7 @@ def _behind(state: Tune, arm: Arm) -> int:
     return known["step"]
 
 
-def _seconds_again(state: Tune, steps: int) -> float:
+def seconds_again(state: Tune, steps: int) -> float:
     """What so many steps and the System's answers take at the pace so far; 0 where that's unknown."""
     if not state.pace.known:
         return 0.0

@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 
 from rung.cli.main import app
-from rung.rungs import preferred, preferring
+from rung.rungs import preferred, preferring, seeds
 from rung.training.learned import B_RATE
 
 PAGE = (Path(__file__).parents[2] / "docs" / "preference.md").read_text(encoding="utf-8")
@@ -30,3 +30,5 @@ def test_its_numbers_are_those_of_the_program():
     assert preferring.MOST_FALL == 0.2 and "fallen by more than a fifth" in TEXT
     assert preferring.DECAY_SHARE == 0.5 and "half of it decaying" in TEXT
     assert preferring.WARMUP_SHARE == 0.1 and "a warm-up of a tenth" in TEXT
+    assert "**Three seeds.** Where the gain over `sft` is under twice the smallest detectable one" in TEXT
+    assert (seeds.SEEDS, seeds.CLOSE) == (3, 2.0)

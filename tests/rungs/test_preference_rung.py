@@ -15,12 +15,15 @@ import torch
 import rung
 from rung import system as systems
 from rung.errors import TrainingError
+from rung.evaluate import Store
 from rung.records import Example
-from rung.rungs import preferring, tuning
+from rung.rungs import preferring, seeds, sft, tuning
+from rung.rungs.following import Outcome, _why_close, built_on
 from rung.rungs.preference import Preference
 from rung.rungs.preferred import material
 from rung.rungs.rendered import rendered_rejected
 from rung.rungs.sft import Sft
+from rung.runs import file_digest
 from rung.system import System
 from rung.training.loop import Trainer
 from tests.fixtures_climb import Log, judged, label_rows, make_tiny_gguf, opened, preferred, write_rows
@@ -101,6 +104,7 @@ def test_what_is_shipped_is_never_worse_on_dev_than_the_start(begin):
 def test_a_step_that_is_better_on_dev_is_shipped_as_another_adapter(begin, monkeypatch):
     # A rate at which a few steps change answers: what sft left wrong, pairs can mend.
     monkeypatch.setattr(preferring, "RATES", (5e-3, 2e-2))
+    monkeypatch.setattr(seeds, "CLOSE", 0.0)
     context = begin("pairs")
     start = weakened(context)
     context = replace(context, built={"sft": start})
@@ -119,17 +123,99 @@ def test_a_step_that_is_better_on_dev_is_shipped_as_another_adapter(begin, monke
         assert [answer.value for answer in asked.batch([e.input for e in context.dev])] == values
 
 
-def weakened(context) -> System:
-    """The System of sft with an adapter that has next to no effect, under torch alone."""
+def weakened(context, times: float = 0.05) -> System:
+    """The System of sft with an adapter that has so many times its effect, under torch alone."""
     from safetensors.torch import load_file, save
 
     start = context.built["sft"]
     files = {name: start.folder / name for name in start.spec.files if name.startswith("adapter/")}
     weights = "adapter/adapter_model.safetensors"
     tensors = load_file(files[weights])
-    less = save({k: v * (0.05 if "lora_B" in k else 1) for k, v in tensors.items()}, {"format": "pt"})
+    less = save({k: v * (times if "lora_B" in k else 1) for k, v in tensors.items()}, {"format": "pt"})
     spec = start.spec.model_copy(update={"engine": "torch"})
     return systems.save(context.folder.parent / "weak", spec, {**files, weights: less})
+
+
+@pytest.fixture
+def gained(begin, monkeypatch):
+    """A context whose start learned the opposite, so that preferences gain; any gain is called close."""
+    monkeypatch.setattr(preferring, "RATES", (1e-3, 2e-3))
+    monkeypatch.setattr(preferring, "BATCH", 2)
+    monkeypatch.setattr(seeds, "CLOSE", 1e9)
+    monkeypatch.setattr(sft, "without_llama", lambda context, adapter: "torch alone is asked here")
+    context = begin("pairs")
+    return replace(context, built={"sft": weakened(context, -1.0)})
+
+
+def test_a_small_gain_is_tried_with_two_more_seeds_and_the_median_ships(gained):
+    made = Preference().build(gained)
+    assert made.seeds is not None and len(made.seeds.scores) == 3
+    assert made.seeds.scores[made.seeds.chosen] == sorted(made.seeds.scores)[1]
+    folders = [gained.work / name / "best" for name in ("training", "seed-1", "seed-2")]
+    digests = [file_digest(folder / "adapter_model.safetensors") for folder in folders]
+    assert len(set(digests)) == 3, "the rows came in another order"
+    assert made.system.spec.files["adapter/adapter_model.safetensors"] == digests[made.seeds.chosen]
+    assert [t.name for t in made.trials[-4:-1]] == [
+        f"seed {number}" + (", the median" if number == made.seeds.chosen else "") for number in range(3)
+    ]
+    assert any("over sft is under twice the smallest detectable gain" in note for note in made.notes)
+    steps = {folder.name: trained(folder) for folder in (gained.work / "seed-1", gained.work / "seed-2")}
+    best = [record for record in journal(gained) if record["kind"] == "best"][-1]
+    assert set(steps.values()) == {(best["arm"], best["step"])}
+    again = Preference().build(gained)
+    assert again.seeds == made.seeds and again.system.spec.files == made.system.spec.files
+
+
+def trained(folder: Path) -> tuple[str, int]:
+    """The arm and the steps of the adapter that a seed kept."""
+    lines = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
+    (best,) = [line for line in lines if line["kind"] == "best"]
+    return best["arm"], best["step"]
+
+
+def test_without_time_for_two_more_seeds_the_first_one_ships_and_that_is_said(gained, monkeypatch):
+    monkeypatch.setattr(preferring, "seconds_again", lambda state, steps: 1e6)
+    made = Preference().build(gained)
+    assert made.seeds is None and not (gained.work / "seed-1").exists()
+    (said,) = [note for note in made.notes if note.startswith("one seed only: ")]
+    assert "over sft is under twice" in said and said.endswith("and the budget hasn't that")
+    assert made.system.spec.files != gained.built["sft"].spec.files
+
+
+def test_the_start_is_kept_where_the_median_of_three_seeds_is_no_better(gained, monkeypatch):
+    start = gained.built["sft"]
+    monkeypatch.setattr(seeds, "CLOSE", 0.0)
+    first = Preference().build(gained)
+    assert first.seeds is None and first.system.spec.files != start.spec.files, "no gain is close"
+    monkeypatch.setattr(seeds, "CLOSE", 1e9)
+    best, weak = gained.work / "training" / "best", start.adapter
+    assert weak is not None
+    lucky = Outcome(adapter=best, what="", passes=1.0, trials=(), notes=(), again=lambda number: weak)
+    made = built_on(gained, start, "preference", lucky)
+    assert made.system.spec.files == start.spec.files and made.seeds is None
+    assert "the median of three seeds is no better on dev than sft, whose adapter is kept" in made.notes
+    assert [t.name for t in made.trials][:3] == ["seed 0", "seed 1", "seed 2, the median"]
+
+
+def test_what_is_not_trained_again_says_that_it_is_one_seed(gained):
+    start = gained.built["sft"]
+    Preference().build(gained)
+    apart = replace(gained, folder=gained.folder / "reinforce")
+    one = Outcome(adapter=gained.work / "training" / "best", what="", passes=1.0, trials=(), notes=())
+    made = built_on(apart, start, "reinforce", one)
+    (said,) = [note for note in made.notes if note.startswith("one seed only: ")]
+    assert said.endswith("and another course would take as long as this one") and made.seeds is None
+    assert made.system.spec.rung == "reinforce" and made.system.spec.files != start.spec.files
+
+
+def test_a_gain_over_a_start_that_was_stopped_needs_no_more_seeds(gained):
+    made, start = Preference().build(gained), gained.built["sft"]
+    assert _why_close(gained, made.system, start) is not None
+    empty = replace(gained.bench, store=Store(gained.folder / "other answers"))
+    unknown = replace(gained, bench=empty)
+    unknown.measure(start, unknown.dev[:16], "the first rows")
+    assert _why_close(unknown, made.system, start) is None
+    assert len(empty.store.load(start.digest)) == 16, "nothing more was asked"
 
 
 def test_a_course_that_is_cut_short_reaches_its_rate(begin, monkeypatch):

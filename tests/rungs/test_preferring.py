@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rung.errors import TrainingError
 from rung.rungs.preferred import Material
 from rung.rungs.preferring import BATCH, MOST_FALL, RATES, Course, Reference, _Begun, _prefer
-from rung.rungs.tune import BEST_FOLDER, Arm, Plan
+from rung.rungs.tune import BEST_FOLDER, Arm, Pace, Plan
 from rung.training.batches import Row
 
 STEPS = 20
@@ -32,6 +32,7 @@ class Learner:
     def __post_init__(self):
         self.context: Any = SimpleNamespace(dev=DEV)
         self.plan = Plan(folder=Path("nowhere"), budget_s=1.0, reserve_s=1.0, seed=0)
+        self.specs, self.lesson, self.objective, self.warmup, self.pace = {}, None, None, 1, Pace()
         self.ran: list[tuple[str, int, tuple[int, int] | None]] = []
         self.scored: list[tuple[str, int]] = []
         self.kept: list[tuple[str, int]] = []
