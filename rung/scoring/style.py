@@ -86,8 +86,7 @@ def _placed(answers: tuple[str, ...], targets: tuple[str, ...]) -> tuple[float, 
             less = (authors[None, :] < outputs[:, None]) + (authors[None, :] == outputs[:, None]) / 2
             # Both texts of a row vary from row to row: what either gives to the area stands with the row.
             places[held] += less.mean(1) + less.mean(0) - less.mean()
-    # Rounded, so that the author's own texts have one half whatever the order of sums.
-    found[whole] = np.round(places / times, 12)
+    found[whole] = places / times
     return tuple(found.tolist())
 
 
