@@ -120,6 +120,7 @@ def make_tiny_gguf(
     path: Path,
     context: int = 512,
     template: str | None = CHATML,
+    marks: int | None = None,
     width: int = WIDTH,
 ) -> Path:
     """A llama with random weights and a vocabulary of its own: the same bytes every time."""
