@@ -13,12 +13,11 @@ from rung.checks.rows import Prepared
 from rung.errors import ModelError, TaskError
 from rung.models.hosted import hosted
 from rung.models.resolve import Model, resolve
-from rung.registry import resolve_system
+from rung.registry import names_model, resolve_system
 from rung.rungs import LADDER
 from rung.rungs.base import Reporter, Rung
 from rung.rungs.distill import REWORDED
 from rung.rungs.reflect import no_reflection
-from rung.rungs.teacher import is_model
 from rung.runs import digest_of, file_digest
 from rung.system import System
 from rung.task import Tuning
@@ -86,7 +85,7 @@ def digests_beside(prepared: Prepared, options: Options, reporter: Reporter) -> 
     reflects = "optimise" in rungs and task.metric != "style" and no_reflection(task) is None
     taught = reflects or (asked and "distill" in rungs)
     if task.teacher is not None and hosted(task.teacher) is None and taught:
-        if is_model(task.teacher):
+        if names_model(task.teacher):
             found["teacher"] = brought(task.teacher, reporter).digest
         else:
             found["teacher"] = System.load(resolve_system(task.teacher)).digest

@@ -13,7 +13,7 @@ from rung.hosted import hosted_engine_spec
 from rung.models.chat import Message
 from rung.models.hosted import Hosted, hosted
 from rung.models.resolve import resolve
-from rung.rungs.teacher import is_model
+from rung.registry import names_model
 from rung.runs import storable
 from rung.spec import Spec
 from rung.system import Pool, System, ref_to
@@ -67,7 +67,7 @@ def replying(name: str, pool: Pool, seed: int) -> Replying | None:
     """
     if (model := hosted(name)) is not None:
         return HostedReplies(model, pool)
-    return LocalReplies(name, pool, seed) if is_model(name) else None
+    return LocalReplies(name, pool, seed) if names_model(name) else None
 
 
 @dataclass(frozen=True)

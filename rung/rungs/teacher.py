@@ -9,21 +9,18 @@ from rung.asking import answer_of_completion, request_for
 from rung.engines.endpoint import Draw
 from rung.errors import EngineError, ModelError, TaskError
 from rung.evaluate import to_ask
-from rung.home import expanded
 from rung.hosted import hosted_of
-from rung.models.catalog import entry_named
 from rung.models.hosted import Hosted, hosted
-from rung.models.offered import offered_named
-from rung.models.resolve import HUB_ID, resolve
+from rung.models.resolve import resolve
 from rung.models.weights import dequantised
 from rung.records import Answer, Example, Json
-from rung.registry import resolve_system
+from rung.registry import names_model, resolve_system
 from rung.rungs.api import Prompting, hosted_system, prompting, unasked
 from rung.rungs.base import Context
 from rung.rungs.instructions import answer_schema, answer_spec
 from rung.rungs.verified import decided
 from rung.spec import Spec
-from rung.system import SPEC_FILE, System, ref_to, save
+from rung.system import System, ref_to, save
 from rung.task import Task
 
 TEMPERATURE = 0.7
@@ -42,7 +39,7 @@ def hosted_teacher(task: Task) -> Hosted | None:
     """The hosted model that teaches, as itself or in a System. Raises RungError for a teacher that isn't."""
     if task.teacher is None:
         return None
-    if (found := hosted(task.teacher)) is not None or is_model(task.teacher):
+    if (found := hosted(task.teacher)) is not None or names_model(task.teacher):
         return found
     spec = System.load(resolve_system(task.teacher)).spec
     return hosted_of(spec.model) if spec.engine == "endpoint" and spec.model is not None else None
@@ -50,20 +47,7 @@ def hosted_teacher(task: Task) -> Hosted | None:
 
 def is_system(name: str) -> bool:
     """Whether a System is named, by its folder or a tag."""
-    return hosted(name) is None and not is_model(name)
-
-
-def is_model(name: str) -> bool:
-    """Whether a local model is named: of the catalog, a hub (`hf:`), a .gguf file or a folder of weights."""
-    path = expanded(name)
-    return (
-        entry_named(name) is not None
-        or offered_named(name) is not None
-        or name.startswith("hf:")
-        or (HUB_ID.fullmatch(name) is not None and not path.exists())
-        or path.suffix == ".gguf"
-        or (path.is_dir() and not (path / SPEC_FILE).is_file())
-    )
+    return hosted(name) is None and not names_model(name)
 
 
 def teacher_prompting(context: Context) -> Prompting:
@@ -81,7 +65,7 @@ def teacher_system(context: Context, name: str) -> System:
     """
     if (model := hosted(name)) is not None:
         return hosted_system(context, model, teacher_prompting(context), "teacher")
-    if not is_model(name):
+    if not names_model(name):
         return _fitting(context, System.load(resolve_system(name)), name)
     given, local = teacher_prompting(context), resolve(name)
     context.pool.models[local.digest] = local
