@@ -100,10 +100,12 @@ def _files(folder: Path) -> tuple[list[Path], list[str]]:
             path = Path(place) / name
             if name in linked or not path.resolve().is_relative_to(root):
                 notes.append(f"{path.relative_to(folder).as_posix()} is a link to elsewhere, not followed")
-            elif not name.startswith(".") and (ending := path.suffix.lower()) in ENDINGS:
-                found.append(path)
-            elif not name.startswith(".") and ending not in BESIDE:
-                others[ending or "none"] += 1
+            elif not name.startswith("."):
+                ending = path.suffix.lower()
+                if ending in ENDINGS:
+                    found.append(path)
+                elif ending not in BESIDE:
+                    others[ending or "none"] += 1
             if len(found) > MAX_FILES:
                 raise DataError(f"{folder}: over {MAX_FILES:,} files; put the documents into .jsonl files")
     if others:

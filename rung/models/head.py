@@ -224,7 +224,7 @@ def head_files(head: Head) -> dict[str, str | bytes]:
     """The head as the files of a System: arrays as safetensors (fp32, idf fp64), vocabularies as JSON."""
     from safetensors.numpy import save
 
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "weights": np.ascontiguousarray(head.weights, dtype=np.float32),
         "bias": np.ascontiguousarray(head.bias, dtype=np.float32),
         "temperature": np.array([head.temperature], dtype=np.float32),

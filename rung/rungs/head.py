@@ -65,7 +65,7 @@ class Head:
             fit("tfidf", 1.0)  # waits for what is loaded
             count_s, counts = _seconds(lambda: heads.counted(texts))
             fit = functools.partial(_fit, context, rows, lambda: counts, lambda: vectors)
-            fit_s = {
+            fit_s: dict[Features, float] = {
                 name: sum(_seconds(functools.partial(fit, name, c))[0] for c in cs)
                 * (len(context.train) / len(rows)) ** GROWTH[name]
                 for name, cs in strengths.items()

@@ -164,7 +164,9 @@ def test_files_of_other_kinds_are_counted_by_their_endings(tmp_path):
     found = read_documents(named(tmp_path, files))
     assert [one.id for one in found.documents] == ["a.md"]
     (note,) = found.notes
-    assert "4 files have an ending that isn't read (.docx 2, " in note and ".csv 1" in note and "none 1" in note
+    assert (
+        "4 files have an ending that isn't read (.docx 2, " in note and ".csv 1" in note and "none 1" in note
+    )
 
 
 def test_a_file_of_another_kind_is_refused_by_its_ending(tmp_path):
