@@ -15,7 +15,7 @@ from rung.compare.compare import Change, CompareOptions, compare
 from rung.compare.outcome import outcome
 from rung.compare.specs import PARTS, differences
 from rung.compare.words import verdict
-from rung.errors import DataError, RungError, RunError, SystemFolderError, TaskError
+from rung.errors import DataError, RunError, RungError, SystemFolderError, TaskError
 from rung.registry import point, read_tag
 from rung.rungs.base import Built
 from rung.rungs.prompt import Prompt
@@ -77,7 +77,9 @@ def test_two_runs_of_the_same_rows_are_compared_on_their_dev_rows_without_asking
     no_engine(monkeypatch)
     out = tmp_path / "changed.jsonl"
     with pytest.raises(RungError, match=r"--rows-out .*changed\.csv': .* ends in \.jsonl"):
-        compare(str(runs / "two"), str(runs / "one"), CompareOptions(rows_out=tmp_path / "changed.csv"), Log())
+        compare(
+            str(runs / "two"), str(runs / "one"), CompareOptions(rows_out=tmp_path / "changed.csv"), Log()
+        )
     found = compare(f"{runs / 'two'}:prompt", str(runs / "one"), CompareOptions(rows_out=out), Log())
     a, b = found.first.measurement, found.second.measurement
     assert (a.split, a.n, b.n, found.rows, found.openings) == ("dev", 60, 60, 60, None)

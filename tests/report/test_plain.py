@@ -27,8 +27,8 @@ def test_every_rung_has_its_words_and_every_untrained_one_a_reason():
 
 def test_a_tune_that_ships_pays_and_is_set_beside_the_best_way_without_training():
     assert in_plain_words(synthetic_climb()) == (
-        "Fine-tuning pays here: the tuned model is right on 93 of 100 test rows, a small linear model (head), "
-        "the best without training, on 86; training took 24 m 12 s."
+        "Fine-tuning pays here: the tuned model is right on 93 of 100 test rows, a small linear model "
+        "(head), the best without training, on 86; training took 24 m 12 s."
     )
 
 
@@ -255,9 +255,9 @@ def test_a_dearer_way_that_scores_more_than_the_tune_is_named_with_its_price_and
     compared = climb.decision.comparisons
     above = replace(compared[2], cheaper="sft", dearer="api", gain=0.01, wins=False)
     assert in_plain_words(shipping(climb, "sft", comparisons=(*compared, above))) == (
-        "Fine-tuning pays here: the tuned model is right on 93 of 100 test rows, a small linear model (head), "
-        "the best cheaper way without training, on 86; training took 24 m 12 s. A hosted model (api) is "
-        "right on 94 of 100 test rows, no clear gain, at 1316 times the price of an answer."
+        "Fine-tuning pays here: the tuned model is right on 93 of 100 test rows, a small linear model "
+        "(head), the best cheaper way without training, on 86; training took 24 m 12 s. A hosted model (api) "
+        "is right on 94 of 100 test rows, no clear gain, at 1316 times the price of an answer."
     )
     alone = replace(climb, results=tuple(r for r in climb.results if r.rung in ("sft", "api")))
     assert in_plain_words(shipping(alone, "sft", comparisons=(above,))) == (
