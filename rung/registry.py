@@ -25,7 +25,7 @@ from rung.models.catalog import CATALOG, entry_named
 from rung.models.offered import OFFERED, offered_named
 from rung.models.resolve import HUB_ID
 from rung.records import Calibration, Interval, MetricName, SplitName, VerdictKind
-from rung.runs import LOCK_FILE, append_jsonl, locked, writing
+from rung.runs import LOCK_FILE, RUN_FILE, append_jsonl, locked, writing
 from rung.system import SPEC_FILE, System, copy
 from rung.task.outputs import shown
 
@@ -299,7 +299,8 @@ def names_model(text: str) -> bool:
         return True
     try:
         if path.exists():
-            return path.is_dir() and not (path / SPEC_FILE).is_file()
+            # A run is none either: its `winner` is meant.
+            return path.is_dir() and not any((path / name).is_file() for name in (SPEC_FILE, RUN_FILE))
         return HUB_ID.fullmatch(text) is not None and not path.parent.is_dir()
     except OSError:  # a text that is too long for a path
         return False

@@ -184,6 +184,14 @@ def make_head(folder: Path, *, task: str = "desk", seed: int = 0) -> System:
     return save(folder, spec, heads.head_files(head))
 
 
+def make_number_head(folder: Path, *, task: str = "worth") -> System:
+    """A ridge regression on TF-IDF: how many letters a text has."""
+    texts = [r["input"] for r in label_rows(60)]
+    head = heads.fit_ridge("tfidf", heads.counted(texts), None, [float(len(text)) for text in texts], 1.0)
+    spec = Spec(rung="head", task=task, kind="number", engine="head", features="tfidf")
+    return save(folder, spec, heads.head_files(head))
+
+
 def make_systems(folder: Path, given: str) -> dict[str, System]:
     """A System of each form of answer on a model, which is named as `resolve` takes it."""
     model = resolve(given)

@@ -336,6 +336,7 @@ def test_what_is_neither_is_answered_with_the_nearest_tags(first, home):
         ("with-one-gguf", True),
         ("with-one-gguf/", True),
         ("a-system", False),
+        ("a-run", False),
         ("runs/demo2", False),
         ("smolm2-135m", False),
         ("nowhere", False),
@@ -344,10 +345,11 @@ def test_what_is_neither_is_answered_with_the_nearest_tags(first, home):
 )
 def test_what_names_a_base_model(text, named, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for folder in ("with-one-gguf", "a-system", "runs"):
+    for folder in ("with-one-gguf", "a-system", "a-run", "runs"):
         (tmp_path / folder).mkdir()
     (tmp_path / "with-one-gguf" / "model.gguf").write_bytes(b"GGUF")
     (tmp_path / "a-system" / "system.json").write_text("{}")
+    (tmp_path / "a-run" / "run.json").write_text("{}")
     assert names_model(text) is named
 
 

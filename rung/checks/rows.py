@@ -251,7 +251,7 @@ def _documents(task: Task, reporter: Reporter | None) -> tuple[tuple[Passage, ..
     count = len(found.notes)
     if not count:
         return passages, []
-    message = f"data.documents: {count} left out: {'; '.join(found.notes[:SHOWN_NOTES])}"
+    message = f"data.documents: left out: {'; '.join(found.notes[:SHOWN_NOTES])}"
     message += f"; and {count - SHOWN_NOTES} more" if count > SHOWN_NOTES else ""
     return passages, [
         Finding(check="documents", severity="warn", message=message, count=count, details=found.notes)

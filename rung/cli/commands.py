@@ -344,8 +344,8 @@ def models(name: str | None = None, /, *, fetch: str | None = None) -> None:
     name
         A model of the list: its ids, size, context, licence and what is peculiar to its prompts.
     fetch
-        Bring the weights of this model now, so that a climb needs no connection. Labels, worked examples and
-        documents need minilm-l6, too.
+        Bring the weights of this model now, so that a climb needs no connection. Labels, numbers, worked
+        examples, documents and style need minilm-l6, too.
     """
     from rich.console import Console
 

@@ -175,7 +175,7 @@ class _Climbing:
 
         def context_of(step: Step) -> Context:
             context = self.context(step, self.run_folder / CURVE_FOLDER, results, ())
-            return replace(context, rival=None, deadline=time.monotonic() + self.clock.left_s)
+            return replace(context, rival=None, best=None, deadline=time.monotonic() + self.clock.left_s)
 
         return curves(steps, results, context_of, self.clock)
 

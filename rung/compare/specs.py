@@ -59,7 +59,7 @@ def _labels(spec: Spec) -> str:
 
 def _form(spec: Spec) -> str:
     if spec.engine == "head":
-        return "chosen by a head"
+        return "chosen by a head" if spec.kind == "label" else "worked out by a head"
     form = spec.answer.form + (", ended by a blank line" if spec.answer.ends == "blank_line" else "")
     return form if spec.answer.written == "json" else f"{form}, {spec.answer.written}"
 

@@ -34,9 +34,9 @@ BESIDE = {
 
 HEADING = re.compile(r"^#{1,6}[ \t]+\S[^\n]*", re.MULTILINE)
 """A line that is a heading in Markdown."""
-LONGEST_TITLE = 200
 LISTED_ENDINGS = 5
 """Of the endings that aren't read, told apart."""
+LONGEST_TITLE = 200
 """Characters of a title or a heading: it's said again above each of its passages."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufeff]")
 

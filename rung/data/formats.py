@@ -56,7 +56,13 @@ def _prompt_completion(row: Mapping[str, Any], needs: tuple[str, ...]) -> Fields
 
 
 def _are_turns(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(x, dict) and "role" in x for x in value)
+    """Whether it's a list of turns: answers in JSON may have objects with a `role`, too."""
+    return isinstance(value, list) and bool(value) and all(map(_is_turn, value))
+
+
+def _is_turn(value: Any) -> bool:
+    said = {"content", "tool_calls", "function_call"}
+    return isinstance(value, dict) and "role" in value and bool(said & value.keys())
 
 
 def _alpaca(row: Mapping[str, Any], needs: tuple[str, ...]) -> Fields:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rung.errors import EngineError
 from rung.evaluate import score_of
 from rung.records import Trial
 from rung.records.guarded import SeedScores
@@ -58,9 +59,12 @@ def built_on(context: Context, start: System, rung: str, outcome: Outcome) -> Bu
             others, said = _more_seeds(context, outcome, why)
             notes = (*notes, said)
             if others:
-                seeds, rows = _scores(context, system, others)
-                trials = (*trials, *rows)
-                if seeds.chosen:
+                try:
+                    seeds, rows = _scores(context, system, others)
+                    trials = (*trials, *rows)
+                except EngineError as error:
+                    notes = (*notes, f"one seed only: the others couldn't be scored ({error})")
+                if seeds is not None and seeds.chosen:
                     # An engine that is open under the same folder holds the adapter of the first seed.
                     context.pool.close()
                     system, parity, _ = settled_system(context, spec, others[seeds.chosen - 1])

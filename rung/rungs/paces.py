@@ -10,6 +10,7 @@ from rung.errors import EngineError
 from rung.evaluate import CHUNK, LOOK_ROWS, PACED_ROWS, Pace, timed_s
 from rung.records import Json
 from rung.rungs.base import Context, Variant
+from rung.runs import digest_of
 
 SCREEN_ROWS = 100
 FEWEST_SCREENED = 20
@@ -41,8 +42,13 @@ def paces(context: Context, variants: Sequence[Variant]) -> list[Pace | None]:
             found.append((variant, _pace(context, variant, known, end_s, parts)))
         return [pace and asdict(pace) for _, pace in found]
 
-    kept = context.settled("seconds per answer", measured)
-    return TypeAdapter(list[Pace | None]).validate_python(kept)
+    what, kind = "seconds per answer", TypeAdapter(list[Pace | None])
+    kept = kind.validate_python(context.settled(what, measured))
+    if len(kept) != len(variants):
+        # Told of others: whether a model reflects may have changed since, with a key that is set now.
+        names = digest_of([variant.name for variant in variants])[:12]
+        kept = kind.validate_python(context.settled(f"{what}, {names}", measured))
+    return kept
 
 
 def by_name(context: Context, variants: Sequence[Variant]) -> dict[str, Pace | None]:

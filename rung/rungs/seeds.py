@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from rung.errors import TrainingError
+from rung.errors import EngineError, ModelError, TrainingError
 from rung.records import Measurement, Trial
 from rung.records.guarded import SeedScores
 from rung.rungs.base import Context
@@ -70,9 +70,13 @@ def repeated(
     if needed > left:
         about = duration_text(needed)
         return (), f"one seed only: {why}, but two more would take {about} and the budget hasn't that"
+    adapters: list[Path] = []
     try:
-        return tuple(again(number) for number in range(1, SEEDS)), why
-    except TrainingError as error:
+        for number in range(1, SEEDS):
+            context.pool.close()  # what is open was of use to the seed before, and takes memory
+            adapters.append(again(number))
+        return tuple(adapters), why
+    except (TrainingError, EngineError, ModelError) as error:
         return (), f"one seed only: another one broke ({error})"
 
 

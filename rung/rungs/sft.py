@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 
 from rung.asking import candidates
 from rung.calling import tagged_text
-from rung.errors import TrainingError
+from rung.errors import EngineError, TrainingError
 from rung.models.tagged_calls import ESCAPE, STOPS
 from rung.models.weights import untunable
 from rung.records import Example, Json, Measurement, Parity, Trial
@@ -109,9 +109,12 @@ def tuned(context: Context, rung: str) -> Built:
         others, said = retrained(context, forms[outcome.form], outcome, why)
         notes.append(said)
         if others:
-            seeds = seed_scores(context, system, whole, others)
-            trials = (*trials, *seed_trials(seeds, len(whole.predictions)))
-            if seeds.chosen:
+            try:
+                seeds = seed_scores(context, system, whole, others)
+                trials = (*trials, *seed_trials(seeds, len(whole.predictions)))
+            except EngineError as error:
+                notes.append(f"one seed only: the others couldn't be scored ({error})")
+            if seeds is not None and seeds.chosen:
                 # An engine that is open under the same folder holds the adapter of the first seed.
                 context.pool.close()
                 adapter = others[seeds.chosen - 1]

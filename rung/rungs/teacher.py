@@ -172,8 +172,8 @@ def enough(context: Context, row: Example, answers: Sequence[Answer]) -> bool:
 
 
 def _settles(system: System) -> bool:
-    """Whether it answers a question in one way: by the labels' probabilities, or in steps of its own."""
-    return system.has_probabilities or system.spec.steps is not None
+    """Whether it answers a question in one way: as a head, by labels' probabilities, or in own steps."""
+    return system.spec.engine == "head" or system.has_probabilities or system.spec.steps is not None
 
 
 def hosted_draw(number: int) -> Draw:

@@ -24,6 +24,7 @@ from rung.serve.faults import bad, broken, final, overloaded
 from rung.serve.host import Broken
 from rung.serve.lanes import Full
 from rung.serve.systems import Served, Systems
+from rung.serve.wish import Wish, as_scored
 from rung.spec import Spec
 from rung.wording import answer_text
 
@@ -32,19 +33,6 @@ Tokens = tuple[int, ...]
 
 TURN = 64
 """As many characters of a prompt take about as long as a turn's own words in a template."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Wish:
-    """What a request may set. `top` None: no log-probabilities; else how many stand beside each token."""
-
-    max_tokens: int | None = None
-    stop: tuple[str, ...] = ()
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-    top: int | None = None
-    schema: Json = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -189,6 +177,8 @@ async def reply(systems: Systems, served: Served, question: Asked, wish: Wish) -
                 return await _forwarded(systems, served, question, wish)
             if served.spec.steps is not None:
                 return await _in_steps(systems, served, question, wish)
+            if served.spec.engine == "head":
+                return await _number(systems, served, question, wish)
             if served.host is None:
                 return await _from_bench(systems, served, question, wish)
             try:
@@ -332,22 +322,16 @@ def _require(completion: Completion) -> None:
         raise (final if completion.final else broken)(completion.failure)
 
 
-def as_scored(wish: Wish, why: str) -> None:
-    """Refuse what would change an answer of a System that answers in one way alone. Raises Fault."""
-    for name, set_ in (
-        ("logprobs", wish.top is not None),
-        ("stop", bool(wish.stop)),
-        ("temperature", wish.temperature > 0),
-        ("top_p", wish.top_p < 1),
-        ("max_tokens", wish.max_tokens is not None),
-    ):
-        if set_:
-            raise bad(f"{why}, as it was scored: leave `{name}` out", name)
-
-
 async def _in_steps(systems: Systems, served: Served, question: Asked, wish: Wish) -> Reply:
     """What a System of several calls says, which a client can't change: it answers as it was scored."""
     as_scored(wish, "this System makes an answer of several calls")
+    return _of_answer(await _answered(systems, served, question), served.spec, wish)
+
+
+async def _number(systems: Systems, served: Served, question: Asked, wish: Wish) -> Reply:
+    """What a head says that gives numbers: nothing is drawn or written, and there are no probabilities."""
+    if wish.top is not None:
+        raise bad("this System gives a number and no probabilities: leave `logprobs` out", "logprobs")
     return _of_answer(await _answered(systems, served, question), served.spec, wish)
 
 

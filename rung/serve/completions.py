@@ -17,13 +17,14 @@ from rung.engines.schema import require_schema, require_small
 from rung.errors import EngineError, ModelError, TaskError
 from rung.models.chat import Message
 from rung.records import Example, Json
-from rung.serve.answer import Asked, Piece, Reply, Wish, asked, reply, stream, text_asked, turns_asked
+from rung.serve.answer import Asked, Piece, Reply, asked, reply, stream, text_asked, turns_asked
 from rung.serve.faults import bad
 from rung.serve.gateway import Gateway, ended, merged
 from rung.serve.shapes import chat_logprobs, head, new_id, sources, text_logprobs, usage
 from rung.serve.systems import Served
 from rung.serve.tools import HOW, call_schema, offered, read_calls
 from rung.serve.wire import ChatRequest, CompletionRequest, Sampling
+from rung.serve.wish import Wish
 from rung.task.outputs import check_text
 from rung.task.schemas import check_schema as check_sense
 
@@ -176,7 +177,8 @@ def _wish(body: Sampling, limit: int | None, top: int | None, schema: Json) -> W
 
 async def _schema(served: Served, body: ChatRequest) -> Json:
     """The schema that a request wants its answer held to. Raises Fault where the System has its own."""
-    own = served.labelled or served.spec.answer.form != "free" or served.spec.steps is not None
+    apart = served.spec.engine == "head" or served.spec.steps is not None
+    own = apart or served.labelled or served.spec.answer.form != "free"
     if not served.bare and body.tool_choice not in (None, "none", "auto"):
         raise bad(f"{served.name!r} calls what it was made to call: leave `tool_choice` out", "tool_choice")
     several = served.spec.kind == "tool_call" and served.spec.answer.most_calls != 1
@@ -228,7 +230,9 @@ def _form(served: Served) -> str:
         return "under its own JSON Schema"
     if served.spec.answer.form == "calls":
         return "with calls of the functions that a request offers"
-    return "with one of its labels" if served.spec.kind == "label" else "in several calls"
+    if served.spec.kind == "label":
+        return "with one of its labels"
+    return "with a number" if served.spec.engine == "head" else "in several calls"
 
 
 def _same(one: Json, other: Json) -> bool:

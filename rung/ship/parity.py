@@ -234,8 +234,11 @@ def _same_tokens(
     options = parity.single_tokens([answer for _, answer in answered])
     places = parity.positions(answered, parity.per_row([prompt for prompt, _ in answered]))
     fitting = [place for place in places if len(place) < context_of(subject.model)]
+    keep, pool.keep = pool.keep, None  # both are asked at once: neither makes room for the other
     try:
         found = parity.compare(subject.system.open(pool), engine, fitting, options)
     except TrainingError as error:
         raise EngineError(f"the export can't be compared: {error}") from None
+    finally:
+        pool.keep = keep
     return round(found.agreement * found.agreement_rows), found.agreement_rows

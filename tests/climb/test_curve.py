@@ -37,12 +37,14 @@ class Counting:
     breaks_under: int = 0
     passes: Callable[[int], float | None] = lambda rows: None
     given: list[tuple[int, float]] = field(default_factory=list)
+    beside: list[tuple[int, str | None]] = field(default_factory=list)
 
     def skip(self, context: Context) -> str | None:
         return None
 
     def build(self, context: Context) -> Built:
         self.given.append((len(context.train), context.seconds_left))
+        self.beside.append((len(context.train), context.best.rung if context.best else None))
         if len(context.train) < self.breaks_under:
             raise TrainingError("too few for this rung")
         texts = [embedded_text(row) for row in context.train]
@@ -127,6 +129,15 @@ def test_groups_of_any_size_keep_the_shares_of_the_labels_too(share):
     ]
     found = [row.output for row in nested(made, 0)[: round(share * 200)]]
     assert abs(found.count("b") - 50 * share) <= 2
+
+
+def test_a_point_of_a_curve_has_no_rung_to_beat(tmp_path, options, monkeypatch):
+    tune = Counting("sft")
+    names = with_ladder(monkeypatch, Counting(), tune)
+    data = write_rows(tmp_path / "rows.jsonl", hard_rows(300))
+    climb(data, replace(options, rungs=names), Log())
+    whole, *points = tune.beside
+    assert whole[1] == "head" and [best for _, best in points] == [None, None]
 
 
 def test_more_rows_that_teach_more_are_said_to_help(tmp_path, options, monkeypatch):

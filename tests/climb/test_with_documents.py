@@ -60,7 +60,7 @@ def test_documents_that_cannot_be_read_are_told_of_the_first_by_name(task, tmp_p
     (told,) = prepare(task, Options()).notes
     assert (told.check, told.severity, told.count) == ("documents", "warn", 4)
     assert told.message == (
-        "data.documents: 4 left out: b.md is empty; c.md is empty; d.md is empty; and 1 more"
+        "data.documents: left out: b.md is empty; c.md is empty; d.md is empty; and 1 more"
     )
 
 

@@ -116,9 +116,12 @@ def test_a_prompt_and_its_completion_may_be_texts_or_turns(
     assert (example.input, example.output, example.context) == ("q", "good", context)
 
 
-def test_a_completion_that_is_a_list_of_other_things_stays_an_answer_in_json(tmp_path: Path) -> None:
-    found = source(tmp_path, {"prompt": "q", "completion": [{"item": "tea"}]})
-    assert found.examples[0].output == [{"item": "tea"}]
+@pytest.mark.parametrize("item", [{"item": "tea"}, {"name": "Ann", "role": "CEO"}, {"role": "assistant"}])
+def test_a_completion_that_is_a_list_of_other_things_stays_an_answer_in_json(
+    tmp_path: Path, item: dict[str, str]
+) -> None:
+    found = source(tmp_path, {"prompt": "q", "completion": [item]})
+    assert found.examples[0].output == [item]
 
 
 def test_a_label_that_is_no_judgement_makes_no_preference(tmp_path: Path) -> None:

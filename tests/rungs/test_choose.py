@@ -365,6 +365,15 @@ def test_a_variant_that_there_is_no_time_for_is_not_asked_for_its_pace(context, 
     assert two.batches == [] and found[0] is not None and found[1] == replace(found[0], asked=0)
 
 
+def test_a_rung_that_has_other_variants_by_now_is_foretold_anew(context, monkeypatch):
+    clock = Clock(monkeypatch)
+    context = replace(context, dev=rows(134), deadline=200.0)
+    assert len(paces(context, variants(*(Together(clock, f"drawn {n}", 1.0, 1.0) for n in range(4))))) == 4
+    written = variants(Together(clock, "written 0", 1.0, 1.0), Together(clock, "written 1", 1.0, 1.0))
+    assert len(paces(context, written)) == 2
+    assert closing_s(context, written) > 0
+
+
 OWN = Pace(alone_s=3.0, row_s=2.0, asked=4, batch=2)
 FULL = Pace(alone_s=2.0, row_s=0.5, asked=20, batch=18)
 

@@ -14,10 +14,10 @@ import torch
 
 import rung
 from rung import system as systems
-from rung.errors import TrainingError
+from rung.errors import EngineError, TrainingError
 from rung.evaluate import Store
 from rung.records import Example
-from rung.rungs import preferring, seeds, sft, tuning
+from rung.rungs import following, preferring, seeds, sft, tuning
 from rung.rungs.following import Outcome, _why_close, built_on
 from rung.rungs.preference import Preference
 from rung.rungs.preferred import material
@@ -195,6 +195,16 @@ def test_the_start_is_kept_where_the_median_of_three_seeds_is_no_better(gained, 
     assert made.system.spec.files == start.spec.files and made.seeds is None
     assert "the median of three seeds is no better on dev than sft, whose adapter is kept" in made.notes
     assert [t.name for t in made.trials][:3] == ["seed 0", "seed 1", "seed 2, the median"]
+
+
+def test_where_other_seeds_cannot_be_scored_the_first_one_ships(gained, monkeypatch):
+    def capped(*_):
+        raise EngineError("the cap is reached; raise --api-usd")
+
+    monkeypatch.setattr(following, "seed_scores", capped)
+    made = Preference().build(gained)
+    assert made.seeds is None and made.system.spec.files != gained.built["sft"].spec.files
+    assert "one seed only: the others couldn't be scored (the cap is reached; raise --api-usd)" in made.notes
 
 
 def test_what_is_not_trained_again_says_that_it_is_one_seed(gained):

@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from rung.engines.base import EngineSpec
+from rung.errors import EngineError
 from rung.records import Answer, Candidate, Example, Interval, Measurement, MetricName, Prediction
 from rung.rungs import seeds
-from rung.rungs.seeds import retrained, summed_up, why_more
+from rung.rungs.seeds import repeated, retrained, summed_up, why_more
 from rung.rungs.sft import answer_forms, seed_scores
 from rung.rungs.tuning import Outcome
 from rung.scoring import stats
@@ -180,6 +182,21 @@ def test_without_time_one_seed_stays_and_that_is_said(tiny, tmp_path):
         assert adapters == () and "one seed only: it is close" in why
         again, same = retrained(context, spec, outcome(again_s=0.0), "it is close")
         assert again == () and same == why, "a climb that is taken up again takes the same choice"
+
+
+def test_another_seed_finds_no_engine_open_and_one_that_breaks_leaves_the_first(tiny, tmp_path):
+    data = write_rows(tmp_path / "rows.jsonl", label_rows(60))
+    seen = []
+
+    def again(number):
+        seen.append((number, list(context.pool.engines)))
+        raise EngineError("the memory is used up")
+
+    with opened(tiny, data, tmp_path) as context:
+        context.pool.engine(EngineSpec(engine="fake"))
+        found = repeated(context, "close", 1.0, again)
+    assert found == ((), "one seed only: another one broke (the memory is used up)")
+    assert seen == [(1, [])]
 
 
 def test_each_seed_is_scored_as_a_system_of_its_own(tiny, tmp_path):

@@ -9,9 +9,10 @@ import pytest
 
 from rung.errors import EngineError
 from rung.records import Example
-from rung.serve.answer import Wish, asked, reply
+from rung.serve.answer import asked, reply
 from rung.serve.limits import Limits
 from rung.serve.systems import Systems
+from rung.serve.wish import Wish
 from rung.system import Pool, System
 from tests.fixtures_ship import make_tuned
 

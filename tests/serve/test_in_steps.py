@@ -4,7 +4,8 @@ import openai
 import pytest
 
 from rung.records import Answer
-from rung.serve.answer import Wish, _of_answer
+from rung.serve.answer import _of_answer
+from rung.serve.wish import Wish
 from rung.spec import StepsSpec
 from rung.system import save
 from tests.fixtures_climb import TOPICS

@@ -11,10 +11,11 @@ import pytest
 
 from rung.models.resolve import resolve
 from rung.records import Example
-from rung.serve.answer import Wish, asked, reply
+from rung.serve.answer import asked, reply
 from rung.serve.faults import Fault
 from rung.serve.limits import Limits
 from rung.serve.systems import Systems
+from rung.serve.wish import Wish
 from rung.spec import AnswerSpec, ShotSpec, Spec
 from rung.system import SHOTS_FILE, WEIGHTS_GGUF, Pool, System, copy, ref_to, save
 from tests.fixtures_ship import make_tuned

@@ -12,10 +12,11 @@ import psutil
 import pytest
 
 from rung.records import Example
-from rung.serve.answer import Wish, asked, label, reply
+from rung.serve.answer import asked, label, reply
 from rung.serve.gateway import Gateway
 from rung.serve.limits import Limits
 from rung.serve.systems import Systems
+from rung.serve.wish import Wish
 from rung.spec import StepsSpec
 from rung.system import System, save
 from tests.fixtures_climb import make_tiny_gguf
