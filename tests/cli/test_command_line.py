@@ -252,7 +252,7 @@ def test_models_are_listed_with_size_and_licence(tmp_path):
 def test_one_model_is_told_of_whole(tmp_path):
     text = " ".join(run("models", "functiongemma-270m", folder=tmp_path).stdout.decode().split())
     assert "unsloth/functiongemma-270m-it-GGUF" in text and "google/functiongemma-270m-it" in text
-    assert "32,768 tokens" in text and "In prompts Untuned it may answer in the form of call" in text
+    assert "32,768 tokens" in text and "It is asked and tuned in the form of call that it was taught" in text
     assert "Tried by us no" in text and "to be accepted" in text
     ours = " ".join(run("models", "smollm2-135m", folder=tmp_path).stdout.decode().split())
     assert "Tried by us yes" in ours and "plain ChatML is used instead" in ours

@@ -38,13 +38,15 @@ def test_long_rows_get_small_steps_and_short_ones_keep_theirs():
     assert [batch_size(rows) for rows in (10, 199, 200, 1999, 2000, 5000)] == [4, 4, 8, 8, 16, 32]
 
 
-def a_tune(plan: Plan, records: list[dict]) -> Tune:
+def a_tune(plan: Plan, records: list[dict], device: str = "cpu") -> Tune:
     """One that was begun, without its model: what settling the batch looks at."""
     made = object.__new__(Tune)
     made.plan, made.records, made.journal = plan, records, plan.folder / "journal.jsonl"
     made.rows = {"words": [Row(prompt=(1,) * 400, answer=(2, 3))] * 50}
     made.lesson = SimpleNamespace(batch=16)  # type: ignore[assignment]
-    made.model = made.learned = None  # type: ignore[assignment]
+    weight = SimpleNamespace(device=SimpleNamespace(type=device))
+    made.model = SimpleNamespace(lm_head=SimpleNamespace(weight=weight))  # type: ignore[assignment]
+    made.learned = None  # type: ignore[assignment]
     made.batch = 16
     return made
 
@@ -62,6 +64,9 @@ def test_a_batch_is_settled_once_by_the_time_that_a_token_takes(tmp_path, monkey
     given = a_tune(Plan(folder=tmp_path, budget_s=0.0, reserve_s=0.0, seed=0, batch=8), [])
     given.settle_batch("words", 360.0)
     assert given.records == []
+    on_gpu = a_tune(plan, [], "cuda")
+    on_gpu.settle_batch("words", 360.0)
+    assert on_gpu.batch == 16, "there a few rows take as long as many"
 
 
 @pytest.mark.parametrize("kind", ["llama", "gemma"])
