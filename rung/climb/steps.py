@@ -9,17 +9,13 @@ from rung.climb.names import candidate_name
 from rung.climb.options import base_model, brought
 from rung.errors import ModelError, TaskError, WeightsError
 from rung.models.catalog import entry_named
-from rung.models.chat import opens_thought
+from rung.models.chat import THOUGHT_CLOSED, opens_thought
 from rung.models.embed import Embedder
 from rung.models.hosted import hosted
 from rung.models.offered import offered_named
 from rung.models.resolve import Model, first_seen, limited
 from rung.rungs.base import ModelFree, Reporter, Rung, slug
 from rung.task import Task
-
-THOUGHT_CLOSED = (
-    "its template opens every answer with a thought, which is closed at once: it answers without thinking"
-)
 
 
 @dataclass(frozen=True, kw_only=True)

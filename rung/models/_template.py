@@ -48,6 +48,12 @@ def fill(
     return parts
 
 
+THOUGHT_CLOSED = (
+    "its template opens every answer with a thought, which is closed at once: it answers without thinking"
+)
+"""What is said of a model whose template does so."""
+
+
 def opens_thought(template: str) -> bool:
     """Whether a template opens every answer with a thought, though it is told not to; `fill` closes that."""
     try:

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from rung.errors import ModelError
 from rung.models import tagged_calls
+from rung.models._template import THOUGHT_CLOSED as THOUGHT_CLOSED
 from rung.models._template import fill
 from rung.models._template import opens_thought as opens_thought
 from rung.models.resolve import Model

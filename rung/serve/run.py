@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from rung.errors import TaskError
 from rung.hosted import hosted_of
 from rung.models.catalog import entry_named
-from rung.models.chat import opens_thought
+from rung.models.chat import THOUGHT_CLOSED, opens_thought
 from rung.serve.gateway import Gateway
 from rung.serve.guard import LOCAL, Guard
 from rung.serve.keys import Keys
@@ -180,7 +180,7 @@ def _described(served: Served) -> str:
         base += f" at {hosted_of(served.system.ref).host}"
     what = "the model as it is" if served.bare else f"{spec.rung}{base}, {spec.kind}"
     if served.model is not None and served.model.template and opens_thought(served.model.template):
-        what += " (its thought is closed at once: it answers without thinking)"
+        what += f" ({THOUGHT_CLOSED})"
     return f"{served.name}: {what}, engine {spec.engine}, {served.system.digest}"
 
 

@@ -2,7 +2,8 @@
 
 from rung.checks.rows import prepare
 from rung.climb.climb import Options
-from rung.climb.steps import THOUGHT_CLOSED, bases
+from rung.climb.steps import bases
+from rung.models.chat import THOUGHT_CLOSED
 from tests.fixtures_climb import OPEN, Log, label_rows, make_tiny_gguf, write_rows
 
 
