@@ -8,12 +8,13 @@ from rung.hosted import hosted_of
 from rung.records import Answer, Json, Step
 from rung.report.notation import clean, value_text
 from rung.system import System
+from rung.task.text import BOM, utf8
 
 
 def standard_input() -> str:
     """All of standard input as text, without the line break at its end. TaskError where it isn't UTF-8."""
     try:
-        return sys.stdin.buffer.read().decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
+        return utf8(sys.stdin.buffer.read().removeprefix(BOM)).removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError as error:
         raise TaskError(
             f"standard input isn't UTF-8 text (byte {error.start:,}); convert it, or give it as an argument"

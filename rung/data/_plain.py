@@ -28,6 +28,8 @@ BLANK_PAGE = "holds no text; if its pages are pictures, run text recognition (OC
 HEAD_BYTES = 1024
 """Where a page says how it is encoded."""
 ENCODING = re.compile(rb"<(?:meta|\?xml)\b[^>]*?\b(?:charset|encoding)\s*=\s*[\"']?\s*([\w:.-]+)", re.I)
+SHIFT = re.compile(rb"\x1b(?:\$[@AB]|\$[()*+][@-Z]|\([IJ])")
+"""Escapes of ISO-2022, whose other characters are bytes of ASCII too."""
 OLD_WEB = "cp1252"
 """What most pages were in before UTF-8, whether they said so or not: a superset of Latin-1."""
 AS_BROWSERS_READ = {
@@ -37,6 +39,7 @@ AS_BROWSERS_READ = {
     "shift_jis": "cp932",
     "euc_kr": "cp949",
     "iso8859-9": "cp1254",
+    "iso2022_jp": "iso2022_jp_ext",
 }
 """Encodings for which pages name another: a smaller one, or one in which its own name couldn't be read."""
 
@@ -109,11 +112,12 @@ def _decoded(raw: bytes) -> str:
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
         return raw.decode("utf-16")
     try:
-        return raw.decode("utf-8-sig")
+        if SHIFT.search(raw) is None:
+            return raw.decode("utf-8-sig")
     except UnicodeDecodeError:
         if b"\0" in raw:
             raise ValueError("holds binary data, not a page") from None
-        return _in_its_encoding(raw)
+    return _in_its_encoding(raw)
 
 
 def _in_its_encoding(raw: bytes) -> str:
@@ -122,7 +126,12 @@ def _in_its_encoding(raw: bytes) -> str:
     said = found[1].decode("ascii") if found else OLD_WEB
     try:
         name = codecs.lookup(said).name
-        name = AS_BROWSERS_READ.get(name, name)
+    except LookupError:
+        name = OLD_WEB
+    name = AS_BROWSERS_READ.get(name, name)
+    if (shift := SHIFT.search(raw)) is not None and not name.startswith("iso2022"):
+        raise ValueError(f"is not UTF-8 at byte {shift.start() + 1} ({shift[0]!r}); save it as UTF-8")
+    try:
         return raw.decode(name, "replace" if name == OLD_WEB else "strict")
     except UnicodeError:
         raise ValueError(f"says that it is {said} and isn't; save it as UTF-8") from None

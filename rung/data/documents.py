@@ -16,6 +16,7 @@ from threading import Timer
 from rung.data.rows import read_rows
 from rung.errors import DataError
 from rung.task.outputs import shown
+from rung.task.text import BOM, utf8
 
 MAX_FILE_BYTES = 32 * 2**20
 MAX_FILES = 20_000
@@ -192,7 +193,7 @@ def _decoded(file: Path) -> str:
             return raw.decode("utf-16")
         if b"\0" in raw:
             raise ValueError("holds binary data, not text")
-        return raw.decode("utf-8-sig")
+        return utf8(raw.removeprefix(BOM))
     except UnicodeDecodeError as error:
         part = raw[error.start : error.start + 4]
         raise ValueError(f"is not UTF-8 at byte {error.start + 1} ({part!r}); save it as UTF-8") from None

@@ -13,12 +13,13 @@ from typing import Any
 from rung.data.keys import keys
 from rung.data.personal import personal
 from rung.data.roster import Roster
-from rung.data.rows import BOM, read_rows, separator
+from rung.data.rows import read_rows, separator
 from rung.data.spots import Kind, Spot, apart, long_number
 from rung.errors import DataError
 from rung.records import Json
 from rung.runs import atomic_folder
 from rung.task.outputs import canonical, read_json
+from rung.task.text import BOM, utf8
 
 MAP_FILE = "placeholders.json"
 TURNS = ("messages", "conversations")
@@ -172,7 +173,7 @@ def redact(files: Sequence[Path], out: Path, roster: Sequence[str] = ()) -> Reda
 def read_roster(path: Path) -> tuple[str, ...]:
     """The names of a text file, one a line. Raises DataError where there are none."""
     try:
-        lines = path.read_bytes().removeprefix(BOM).decode("utf-8").splitlines()
+        lines = utf8(path.read_bytes().removeprefix(BOM)).splitlines()
     except UnicodeDecodeError as error:
         raise DataError(f"{str(path)!r}: not UTF-8 at byte {error.start + 1}; save it as UTF-8") from None
     except OSError as error:

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 from rung.errors import DataError
 from rung.task.outputs import read_json, shown
+from rung.task.text import BOM, utf8
 
 Row: TypeAlias = tuple[str, dict[str, Any] | DataError]
 """Where a row stands (file:line) and its columns, or why it can't be read where the next ones can."""
@@ -20,7 +21,6 @@ MAX_ROW_BYTES = 1024 * 1024
 MAX_LIST_BYTES = 256 * 1024 * 1024
 BATCH_BYTES = 1024 * 1024 * 1024
 """What rows of a Parquet file that are decoded at once may take, were each as long as all of its group."""
-BOM = b"\xef\xbb\xbf"
 BEFORE = 40
 """Characters that are shown before the place of a fault."""
 ONE_A_LINE = "write one object per line, or a list of them as .json"
@@ -79,7 +79,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str | DataError]]:
 
 def _decoded(raw: bytes, path: Path, line: int) -> str | DataError:
     try:
-        return raw.decode("utf-8")
+        return utf8(raw)
     except UnicodeDecodeError as error:
         return DataError(
             f"{path.name}:{line}: not UTF-8 at byte {error.start + 1} "

@@ -12,6 +12,7 @@ from rung.errors import TaskError
 from rung.task.model import DataFiles, JudgeSpec, Limits, Output, Prices, Task, Tuning
 from rung.task.outputs import read_json, shown
 from rung.task.schemas import check_schema
+from rung.task.text import BOM, utf8
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 64
@@ -164,7 +165,7 @@ def _read_yaml(file: Path) -> dict[Any, Any]:
             f"{file}: larger than {MAX_BYTES} bytes; put rows and schemas into files of their own"
         )
     try:
-        text = raw.decode("utf-8-sig")
+        text = utf8(raw.removeprefix(BOM))
     except UnicodeDecodeError as error:
         raise TaskError(f"{file}: not UTF-8 at byte {error.start + 1}; save it as UTF-8") from error
     try:
@@ -204,9 +205,11 @@ def _load_schema(given: object, file: Path) -> object:
     if not path.is_file():
         raise TaskError(f"{file}: output.schema: no such file: {str(path)!r}{_near(path)}")
     try:
-        schema = read_json(path.read_text(encoding="utf-8-sig"))
+        schema = read_json(utf8(path.read_bytes().removeprefix(BOM)))
     except OSError as error:
         raise TaskError(f"can't read {path}: {error.strerror}; mend that and run it again") from None
+    except UnicodeDecodeError as error:
+        raise TaskError(f"{path}: not UTF-8 at byte {error.start + 1}; save it as UTF-8") from None
     except ValueError as error:
         raise TaskError(f"{path}: not JSON: {error}; a JSON Schema file is needed here") from error
     return check_schema(schema, str(path))

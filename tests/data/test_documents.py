@@ -112,6 +112,10 @@ HARMFUL = {
     "binary.txt": (b"PK\x03\x04\x00\x00\x00", "holds binary data, not text"),
     "latin.txt": ("Übung".encode("latin-1"), r"is not UTF-8 at byte 1 .*save it as UTF-8"),
     "half.md": (b"\xff\xfea", "is not UTF-8"),
+    "mail.txt": ("東京".encode("iso2022_jp"), r"is not UTF-8 at byte 1 .*save it as UTF-8"),
+    "mail.html": ("<p>東京".encode("iso2022_jp"), r"is not UTF-8 at byte 4 .*save it as UTF-8"),
+    "mailed.html": ("<meta charset=utf-8><p>東京".encode("iso2022_jp"), "is not UTF-8 at byte 24"),
+    "unknown.html": ("<meta charset=x-own><p>東京".encode("iso2022_jp"), "is not UTF-8 at byte 24"),
     "broken.pdf": (b"%PDF-1.7 and no more", "can't be read"),
     "text.pdf": (b"no PDF at all", "can't be read"),
     "scan.pdf": (pdf(b"q Q"), "holds no text; .*OCR"),
@@ -296,6 +300,9 @@ def test_a_page_in_another_encoding_is_read_by_its_mark_or_as_the_old_web_wrote(
         ("shift_jis", "cp932", "価格は①円です"),
         ("euc-kr", "cp949", "가격은 똠원"),
         ("big5", "big5", "價格"),
+        ("iso-2022-jp", "iso2022_jp", "価格は円です"),
+        ("csISO2022JP", "iso2022_jp_ext", "ｶﾞｲﾄﾞと価格"),
+        ("iso-2022-kr", "iso2022_kr", "가격은 원"),
     ],
 )
 def test_a_page_is_read_in_the_encoding_that_it_names(said, written, text):
