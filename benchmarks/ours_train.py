@@ -53,8 +53,9 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
     shared = shared_prefix(trainer, job.get("shared_prefix", True))
     steps, dev = [], []
     for tick in trainer.run(job["steps"], decay=decay):
-        seconds = job["batch"] / tick.rows_per_s
-        steps.append({"seconds": seconds, "tokens": round(tick.tokens_per_s * seconds), "rows": job["batch"]})
+        seconds = tick.seconds
+        tokens, count = (round(each * seconds) for each in (tick.tokens_per_s, tick.rows_per_s))
+        steps.append({"seconds": seconds, "tokens": tokens, "rows": count})
         if tick.step == 1:
             first = tick.loss
         if job.get("every") and tick.step % job["every"] == 0:

@@ -62,8 +62,8 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
         child.wait_for_gpu()
         seconds = time.perf_counter() - start
         # rung's own clock stops when the kernels are launched.
-        tokens = round(tick.tokens_per_s / tick.rows_per_s * job["batch"])
-        steps.append({"seconds": seconds, "tokens": tokens, "rows": job["batch"]})
+        tokens, count = (round(each * tick.seconds) for each in (tick.tokens_per_s, tick.rows_per_s))
+        steps.append({"seconds": seconds, "tokens": tokens, "rows": count})
         start = time.perf_counter()
     trainer.close()
     peak = child.gpu_mb()

@@ -36,7 +36,7 @@ def main() -> None:
             decay = (int(steps * (1 - given.decay)), steps)
             ticks = [*state.run(arm, decay[0]), *state.run(arm, steps, decay=decay)]
             found = state.score(arm, steps, context.dev)
-    seconds = sum(given.batch / tick.rows_per_s for tick in ticks)
+    seconds = sum(tick.seconds for tick in ticks)
     print(
         f"{arm.name}, {steps} steps of {given.batch}: {found['score']:.3f} on {found['n']} dev rows, loss "
         f"{found['loss']:.3f}, {seconds:.0f} s, {given.rows / seconds:.1f} rows/s"

@@ -1,6 +1,6 @@
 """A learner whose curve is known: no model, no clock."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,10 +8,7 @@ from typing import Any
 from rung.errors import TrainingError
 from rung.rungs.below import BARE
 from rung.rungs.tune import Pace, Plan
-from rung.rungs.tuning import (
-    PROBE_STEPS,
-    _tune,
-)
+from rung.rungs.tuning import PROBE_STEPS, _tune
 from rung.task import Tuning
 from rung.training.loop import Tick
 from rung.training.methods import METHODS, RATES
@@ -67,13 +64,18 @@ class Learner:
         if decay:
             self.decays.append(decay)
         seconds = self.row_s * (self.cold if begun == 0 and until <= PROBE_STEPS else 1.0)
-        ticks = [
-            Tick(step=k, loss=1.0, grad_norm=1.0, rows_per_s=1 / seconds, tokens_per_s=9 / seconds)
-            for k in range(begun, until)
-        ]
+        whole = Tick(
+            step=0,
+            loss=1.0,
+            grad_norm=1.0,
+            seconds=BATCH * seconds,
+            rows_per_s=1 / seconds,
+            tokens_per_s=9 / seconds,
+        )
+        ticks = [replace(whole, step=k) for k in range(begun, until)]
         self.pace.steps += len(ticks)
-        self.pace.training_s += sum(BATCH / tick.rows_per_s for tick in ticks)
-        self.context.seconds_left -= sum(BATCH / tick.rows_per_s for tick in ticks)
+        self.pace.training_s += sum(tick.seconds for tick in ticks)
+        self.context.seconds_left -= sum(tick.seconds for tick in ticks)
         return ticks
 
     def answers(self, arm, rows, *, cut=False):

@@ -7,7 +7,8 @@ from pathlib import Path
 from rung.models.tagged_calls import STOPS, read_tagged, spelled
 from rung.rungs.below import TAGGED
 from rung.rungs.instructions import CALLS_ALLOWED
-from rung.rungs.tuning import NEAR_TIE, _stretches
+from rung.rungs.length import stretches_of
+from rung.rungs.tuning import NEAR_TIE
 from rung.scoring.scorers import SCORERS
 from rung.task.accepted import MOST_VALUES
 from rung.task.outputs import read_calls
@@ -49,4 +50,4 @@ def test_what_it_says_of_tunes_is_so():
     assert f"A tune learns it as `{TAGGED}`" in TEXT and f"`{STOPS[0]}`, where their results" in TEXT
     assert NEAR_TIE == 0.02 and "ahead by more than two points" in TEXT
     assert "twice the steps of one for JSON alone" in TEXT
-    assert _stretches([TAGGED, "calls"]) == 2 * _stretches(["calls"])
+    assert stretches_of(2) == 2 * stretches_of(1)

@@ -67,7 +67,7 @@ def forecast(found: Outlook | None, *, most_s: float, after_s: float) -> Forecas
         return Forecast(seconds=None, range_s=None, most_s=most_s, after_s=after_s)
     ends = (found.low_s, found.high_s)
     range_s = ends if found.high_s > CLEARLY_OPEN * found.low_s else None
-    return Forecast(seconds=found.seconds, range_s=range_s, most_s=most_s, after_s=after_s)
+    return Forecast(seconds=found.seconds, range_s=range_s, most_s=most_s, after_s=after_s, by=found.by)
 
 
 def said(rung: str, told: Forecast, rival: str | None) -> str:
@@ -79,4 +79,5 @@ def said(rung: str, told: Forecast, rival: str | None) -> str:
     if told.range_s is None:
         return about
     low, high = map(duration_text, told.range_s)
-    return f"{about}, {low} to {high} by how long it keeps up with {rival}"
+    by = told.by or (rival and f"how long it keeps up with {rival}")
+    return f"{about}, {low} to {high}{f' by {by}' if by else ''}"

@@ -32,13 +32,15 @@ class Forecast:
 
     `seconds` is None where that couldn't be told yet; it may take `most_s` by the budget. `range_s` are the
     ends between which it would lie four times in five, where they are far apart: the rows decide when a rung
-    is stopped. `after_s` had gone into measuring all that.
+    is stopped. Where something else decides, `by` says what, and the ends are those of what was foreseen.
+    `after_s` had gone into measuring all that.
     """
 
     seconds: float | None
     range_s: tuple[float, float] | None
     most_s: float
     after_s: float
+    by: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

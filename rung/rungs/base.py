@@ -269,8 +269,9 @@ class Outlook:
     """Seconds that a rung will take from now on, with its dev score and the timing of single requests.
 
     `seconds` are those to expect; where they hang on when the rung is stopped, four times in five they are
-    from `low_s` to `high_s`. `least_s` with its quickest variant alone. `refusal` says why it isn't worth
-    building, where that was found out on the way: the rung is skipped then.
+    from `low_s` to `high_s`. Where they hang on something else, `by` says on what, and those are the ends of
+    what is foreseen. `least_s` with its quickest variant alone. `refusal` says why it isn't worth building,
+    where that was found out on the way: the rung is skipped then.
     """
 
     seconds: float
@@ -278,6 +279,7 @@ class Outlook:
     high_s: float
     least_s: float
     refusal: str | None = None
+    by: str = ""
 
 
 class Rung(Protocol):

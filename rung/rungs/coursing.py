@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass
 
 from rung.errors import TrainingError
 from rung.records import Example
+from rung.rungs.length import CLOSING_ROWS, FEWEST_SCORED, SCORING_SHARE, USED_SHARE
 from rung.rungs.tune import Arm, Tune
-from rung.rungs.tuning import CLOSING_ROWS, FEWEST_SCORED, SCORING_SHARE, USED_SHARE, answer_s
+from rung.rungs.tuning import answer_s
 from rung.scoring.notation import duration_text
 
 PROBE_STEPS = 2
@@ -33,7 +34,8 @@ class Bounds:
 class Course:
     """So many steps, of which `fewest` are needed, and the dev rows by which they are scored on the way.
 
-    The inputs are enough for `allowed` steps, whatever the time. `missing_s` are the seconds that the fewest
+    The inputs are enough for `allowed` steps, whatever the time. All of it takes `tuning_s`; where dev is
+    worse than at the start from the first look on, `soonest_s`. `missing_s` are the seconds that the fewest
     would take beyond those that are left.
     """
 
@@ -43,13 +45,13 @@ class Course:
     rows: Sequence[Example]
     tuning_s: float
     closing_s: float
+    soonest_s: float = 0.0
     missing_s: float = 0.0
 
     @property
     def stops(self) -> list[int]:
         """The steps after which dev is scored, the last one among them."""
-        even = (-(-self.steps * turn // LOOKS) for turn in range(1, LOOKS + 1))
-        return sorted({max(PROBE_STEPS, stop) for stop in even})
+        return _stops(self.steps)
 
     @property
     def refusal(self) -> str | None:
@@ -92,9 +94,12 @@ def settled_course(state: Tune, arm: Arm, bounds: Bounds, draw_s: float = 0.0) -
         left_s = USED_SHARE * (context.seconds_left - state.plan.reserve_s - closing_s)
         steps = min(bounds.most_steps, allowed, PROBE_STEPS + max(0, int((left_s - scoring_s) / step_s)))
         tuning_s = (steps - PROBE_STEPS) * step_s + scoring_s
+        looked = _stops(steps)[:PATIENCE]
+        soonest_s = (looked[-1] - PROBE_STEPS) * step_s + len(looked) * looks["rows"] * row_s
         needed_s = (bounds.fewest_steps - PROBE_STEPS) * step_s + scoring_s
         missing_s = max(0.0, needed_s - left_s) / USED_SHARE
-        course = {"steps": steps, "tuning_s": tuning_s, "missing_s": missing_s, "closing_s": closing_s}
+        course = {"steps": steps, "tuning_s": tuning_s, "soonest_s": soonest_s, "closing_s": closing_s}
+        course |= {"missing_s": missing_s}
         known = state.note({"kind": "course", **course, "pace": asdict(state.pace)})
     return Course(
         steps=known["steps"],
@@ -102,16 +107,23 @@ def settled_course(state: Tune, arm: Arm, bounds: Bounds, draw_s: float = 0.0) -
         allowed=allowed,
         rows=context.dev[: looks["rows"]],
         tuning_s=known["tuning_s"],
+        # Earlier versions didn't note it.
+        soonest_s=known.get("soonest_s", known["tuning_s"]),
         closing_s=known["closing_s"],
         missing_s=known["missing_s"],
     )
+
+
+def _stops(steps: int) -> list[int]:
+    even = (-(-steps * turn // LOOKS) for turn in range(1, LOOKS + 1))
+    return sorted({max(PROBE_STEPS, stop) for stop in even})
 
 
 def _step_s(state: Tune, arm: Arm, draw_s: float) -> float:
     """Seconds that a step takes, drawing and learning, by the first ones."""
     for step in range(PROBE_STEPS):
         for tick in state.run(arm, step + 1):
-            state.note({"kind": "probe", "step": tick.step, "seconds": state.batch / tick.rows_per_s})
+            state.note({"kind": "probe", "step": tick.step, "seconds": tick.seconds})
     seconds = [record["seconds"] for record in state.records if record["kind"] == "probe"]
     # None where the program was killed between each of these steps and its line.
     return statistics.median(seconds) if seconds else max(1.0, LEARNING_TIMES * draw_s)

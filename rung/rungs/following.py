@@ -101,12 +101,17 @@ def _why_close(context: Context, system: System, start: System) -> str | None:
     """
     from rung.rungs.seeds import why_close
 
-    known = context.bench.store.load(start.digest)
-    if any(e.id not in known for e in context.dev):
+    if not answered_all(context, start):
         return None
     before = context.measure_all(start, context.dev, f"{start.spec.rung} on dev")
     whole = context.measure(system, context.dev, f"{system.spec.rung} on dev")
     return why_close(context, whole, before, start.spec.rung)
+
+
+def answered_all(context: Context, system: System) -> bool:
+    """Whether a System was asked all dev rows: one that was stopped wasn't."""
+    known = context.bench.store.load(system.digest)
+    return all(e.id in known for e in context.dev)
 
 
 def _more_seeds(context: Context, outcome: Outcome, why: str) -> tuple[tuple[Path, ...], str]:

@@ -1,7 +1,9 @@
 """Preference tuning: the tuned adapter goes on by which of two answers is better, or by judged answers."""
 
+import math
+
 from rung.rungs.base import Built, Context, Outlook, no_room
-from rung.rungs.following import built_on, no_lora
+from rung.rungs.following import answered_all, built_on, no_lora
 from rung.rungs.preferred import few_judged, few_pairs, pairs
 from rung.rungs.sft import RESERVE_USED, planned
 from rung.system import System
@@ -24,13 +26,25 @@ class Preference:
         return few_judged(len(context.train), len(context.undesirable))
 
     def outlook(self, context: Context) -> Outlook | None:
-        """By how fast the answers are read and a few are given."""
-        from rung.rungs.preferring import foresee
+        """By how fast the answers are read and a few are given.
 
-        plan = planned(context)
-        tuning_s, closing_s = foresee(context, self._start(context), plan)
-        seconds = tuning_s + closing_s + RESERVE_USED * plan.reserve_s
-        return Outlook(seconds=seconds, low_s=seconds, high_s=seconds, least_s=closing_s)
+        Where it gains little over the start two more seeds follow.
+        """
+        from rung.rungs.preferring import KEEPS, foresee
+        from rung.rungs.seeds import End, ranged
+
+        plan, start = planned(context), self._start(context)
+        course = foresee(context, start, plan)
+        # Where better answers lose their likelihood at once nothing is kept, and no seed drawn.
+        soonest = End(seconds=course.soonest_s, again_s=math.inf)
+        again_s = course.steps * course.step_s + course.closing_s
+        return ranged(
+            [soonest, End(seconds=course.tuning_s, again_s=again_s)],
+            beside_s=course.closing_s + RESERVE_USED * plan.reserve_s,
+            least_s=course.closing_s,
+            left_s=context.seconds_left if answered_all(context, start) else 0.0,
+            by=KEEPS,
+        )
 
     def build(self, context: Context) -> Built:
         """Tune, prove the adapter as sft does, and keep what is better on dev: that, or the start.

@@ -11,17 +11,11 @@ from rung.errors import TrainingError
 from rung.records import Example
 from rung.rungs.base import Context
 from rung.rungs.following import Outcome, kept_best
+from rung.rungs.length import CLOSING_ROWS, FEWEST_SCORED, SCORING_SHARE, USED_SHARE
 from rung.rungs.margins import Margins, Side, margins, rate_text
 from rung.rungs.preferred import LEFT_OUT, Material, material, too_few
 from rung.rungs.tune import BEST_FOLDER, Arm, Lesson, Plan, Tune
-from rung.rungs.tuning import (
-    CLOSING_ROWS,
-    FEWEST_SCORED,
-    SCORING_SHARE,
-    USED_SHARE,
-    answer_s,
-    seconds_again,
-)
+from rung.rungs.tuning import answer_s, seconds_again
 from rung.scoring.notation import percent_text
 from rung.system import System
 from rung.training.batches import Row, epoch
@@ -39,6 +33,7 @@ COURSES = ((2, 2), (2, 1), (1, 2), (1, 1))
 BACKWARD_TIMES = 3.5
 """A step takes about so many times as long as reading its rows does."""
 MOST_FALL = 0.2
+KEEPS = "how long better answers keep their likelihood"
 GOOD_MANY = 300
 
 
@@ -58,7 +53,11 @@ class Reference:
 
 @dataclass(frozen=True, kw_only=True)
 class Course:
-    """So many rates, so many steps of each, and how often and by which dev rows each is scored."""
+    """So many rates, so many steps of each, and how often and by which dev rows each is scored.
+
+    A step takes `step_s`. All of it takes `tuning_s`; where better answers lose their likelihood at once,
+    `soonest_s`.
+    """
 
     rates: int
     evaluations: int
@@ -66,11 +65,13 @@ class Course:
     rows: Sequence[Example]
     tuning_s: float
     closing_s: float
+    step_s: float = 0.0
+    soonest_s: float = 0.0
 
     @property
     def stops(self) -> list[int]:
         """The steps after which an arm is scored, the last one among them."""
-        return sorted({-(-self.steps * turn // self.evaluations) for turn in range(1, self.evaluations + 1)})
+        return _stops(self.steps, self.evaluations)
 
     @property
     def decay(self) -> tuple[int, int]:
@@ -98,10 +99,10 @@ def prefer(context: Context, start: System, plan: Plan) -> Outcome:
         return _prefer(tune)
 
 
-def foresee(context: Context, start: System, plan: Plan) -> tuple[float, float]:
-    """The seconds that `prefer` will take from then on, and those of a last pass over dev."""
+def foresee(context: Context, start: System, plan: Plan) -> Course:
+    """How long `prefer` will take from then on, and a last pass over dev."""
     with _begun(context, start, plan) as tune:
-        return tune.course.tuning_s, tune.course.closing_s
+        return tune.course
 
 
 @contextmanager
@@ -202,7 +203,10 @@ def _course(state: Tune, arm: Arm, found: Material, reference: Reference) -> Cou
             rows = min(rows, max(FEWEST_SCORED, int(SCORING_SHARE * left_s / row_s)))
             steps = min(steps, max(1, int((left_s - seconds(rates, scores, 0, rows)) / step_s)))
         course = {"rates": rates, "evaluations": scores, "steps": steps, "rows": rows}
-        course |= {"tuning_s": seconds(rates, scores, steps, rows), "closing_s": closing_s}
+        tuning_s, first = seconds(rates, scores, steps, rows), _stops(steps, scores)[0]
+        # Where better answers have lost likelihood at the first look, no rate gets any further.
+        soonest_s = rows * row_s + rates * (first * step_s + look_s)
+        course |= {"tuning_s": tuning_s, "closing_s": closing_s, "step_s": step_s, "soonest_s": soonest_s}
         known = state.note({"kind": "course", **course, "pace": asdict(state.pace)})
     return Course(
         rates=known["rates"],
@@ -211,7 +215,14 @@ def _course(state: Tune, arm: Arm, found: Material, reference: Reference) -> Cou
         rows=context.dev[: known["rows"]],
         tuning_s=known["tuning_s"],
         closing_s=known["closing_s"],
+        # Earlier versions didn't note when else a course may end.
+        step_s=known.get("step_s", 0.0),
+        soonest_s=known.get("soonest_s", known["tuning_s"]),
     )
+
+
+def _stops(steps: int, evaluations: int) -> list[int]:
+    return sorted({-(-steps * turn // evaluations) for turn in range(1, evaluations + 1)})
 
 
 def _prefer(tune: _Begun) -> Outcome:

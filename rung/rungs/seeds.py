@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -9,7 +10,8 @@ from pydantic import TypeAdapter
 from rung.errors import EngineError, ModelError, TrainingError
 from rung.records import Measurement, Trial
 from rung.records.guarded import SeedScores
-from rung.rungs.base import Context
+from rung.rungs.base import Context, Outlook
+from rung.rungs.length import Length, Sized
 from rung.rungs.tune import BEST_FOLDER, Arm, Plan, Tune
 from rung.rungs.tuning import Outcome
 from rung.scoring import paired, stats
@@ -19,6 +21,7 @@ from rung.spec import Spec
 SEEDS = 3
 CLOSE = 2.0
 """A gain under so many times the smallest detectable one may be that of a lucky seed."""
+RISES = "when dev stops rising"
 
 
 def why_more(context: Context, whole: Measurement) -> str | None:
@@ -116,3 +119,30 @@ def seed_trials(found: SeedScores, rows: int) -> tuple[Trial, ...]:
         )
         for number, score in enumerate(found.scores)
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class End:
+    """A place where a tune may be over, so many seconds on; once more it takes `again_s`, with answers."""
+
+    seconds: float
+    again_s: float
+
+
+def ends_of(length: Length | Sized) -> list[End]:
+    """Those of a tune on the rows' outputs."""
+    return [End(seconds=s, again_s=n * length.step_s + length.closing_s) for n, s in length.ends]
+
+
+def ranged(ends: Sequence[End], *, beside_s: float, least_s: float, left_s: float, by: str) -> Outlook:
+    """A tune that goes on to the last of its ends; from the soonest, and up to two more seeds.
+
+    `beside_s` come after each end. Seeds are drawn where their end is still within `left_s`: 0 where there
+    are none in any case. The soonest end hangs on `by`.
+    """
+    found = [end.seconds + beside_s for end in ends]
+    with_seeds = [s + (SEEDS - 1) * end.again_s for s, end in zip(found, ends, strict=True)]
+    high_s = max([*found, *(s for s in with_seeds if s <= left_s)])
+    if high_s > max(found):
+        by = f"{by}, and whether two more seeds are drawn"
+    return Outlook(seconds=found[-1], low_s=min(found), high_s=high_s, least_s=least_s, by=by)

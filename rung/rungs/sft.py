@@ -57,14 +57,23 @@ class Sft:
         return unable(context)
 
     def outlook(self, context: Context) -> Outlook | None:
-        """By the first steps of the tune and a few answers; as long as dev goes on rising."""
+        """By the first steps of the tune and a few answers: as long as dev goes on rising, as a rule.
+
+        It may stop at its third score. Where it gains little over the best rung so far two more seeds follow.
+        """
+        from rung.rungs.seeds import RISES, ends_of, ranged
         from rung.rungs.tuning import foresee
 
         plan = planned(context)
         forms = answer_forms(context, self.name)
-        tuning_s, closing_s = foresee(context, forms, plan)
-        seconds = tuning_s + closing_s + RESERVE_USED * plan.reserve_s
-        return Outlook(seconds=seconds, low_s=seconds, high_s=seconds, least_s=closing_s)
+        length = foresee(context, forms, plan)
+        return ranged(
+            ends_of(length),
+            beside_s=length.closing_s + RESERVE_USED * plan.reserve_s,
+            least_s=length.closing_s,
+            left_s=context.seconds_left if context.best is not None else 0.0,
+            by=RISES,
+        )
 
     def build(self, context: Context) -> Built:
         """Search, train, convert, prove parity, and settle the engine.

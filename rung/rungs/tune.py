@@ -248,7 +248,7 @@ class Tune(AbstractContextManager["Tune"]):
             for tick in trainer.run(until, decay=decay, warmup=self.warmup):
                 ticks.append(tick)
                 self.pace.steps += 1
-                self.pace.training_s += self.batch / tick.rows_per_s
+                self.pace.training_s += tick.seconds
                 if tick.loss is not None:
                     smooth = tick.loss if smooth is None else 0.95 * smooth + 0.05 * tick.loss
                 loss = "" if smooth is None else f"loss {smooth:.3f} · "

@@ -10,39 +10,35 @@ from rung.errors import TrainingError
 from rung.records import Example, Trial
 from rung.rungs.base import Context
 from rung.rungs.below import BARE, TAGGED
+from rung.rungs.length import (
+    CLOSING_ROWS,
+    FEWEST_TRIAL_STEPS,
+    MOST_EPOCHS,
+    PACE_FILE,
+    PATIENCE,
+    PROBE_STEPS,
+    SCORING_SHARE,
+    SEARCH_ROWS,
+    USED_SHARE,
+    Fit,
+    Length,
+    Speed,
+    decay_scores,
+    next_score,
+    sized,
+)
 from rung.rungs.tune import BEST_FOLDER, Arm, Plan, Tune
+from rung.runs import write_json
 from rung.scoring.notation import passes_text
 from rung.scoring.scorers import SCORERS
 from rung.spec import Spec
-from rung.training.loop import WARMUP
-from rung.training.methods import RATES
 
-SEARCH_SHARE, MOST_SEARCH_SHARE = 1 / 4, 1 / 3
-"""Of the steps: where they are few, a search may take the larger share, or there is none."""
-FEWEST_TRIAL_STEPS = 2 * WARMUP
-"""A rate that was hardly reached isn't tried: with 12 steps all three of sms_spam's answered "ham" alone."""
-MOST_EPOCHS = 10
-DECAY_SHARE = 0.5
-"""At a constant 2e-3 dev stays noisy and low (.83 on banking77 after 15,000 rows); 5,000 of decay brought
-it to .91. Half is on the long side of that quarter."""
-MOST_EVALUATIONS, FEWEST_EVALUATIONS = 8, 2
-MID_DECAY = 4
-"""With fewer evaluations than this there is none halfway down the decay."""
-PATIENCE = 2
-PROBE_STEPS, COLD_STEPS = 8, 3
+COLD_STEPS = 3
 COLD_ROWS, PROBE_ROWS = 8, 64
 """The first answers wait for what the engine sets up; those that are timed then are as many as are quick."""
 PROBE_SHARE = 0.03
-SEARCH_ROWS = 200
 NEAR_TIE = 0.02
 """An unusual form must score this much more: one-token codes are shortest to learn and say."""
-FEWEST_SCORED = 30
-CLOSING_ROWS = 40
-"""Answers that parity, the race of the engines and a slower engine than the tune's own cost in the end."""
-USED_SHARE = 0.85
-"""Of the time: the rest is for what a probe can't foresee."""
-SCORING_SHARE = 0.25
-"""Of the time, at most: where answers are slow fewer dev rows are scored on the way, and less often."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,81 +65,27 @@ class Outcome:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Length:
-    """How many steps the winner may take, those of its trials included, how many a stretch of the search
-    (0: no search), and how often and by which dev rows it is scored on the way. `probed` are the steps that
-    the first arm has behind it. `tuning_s` are the seconds that all of it takes if dev goes on rising,
-    `closing_s` those of the answers after it.
-    """
-
-    probed: int
-    steps: int
-    stretch: int
-    evaluations: int
-    rows: Sequence[Example]
-    tuning_s: float
-    closing_s: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Fit:
-    """What fits a time, from the seconds that a step and a score take. `most` steps are never passed."""
-
-    step_s: float
-    score_s: float
-    evaluations: int
-    most: int
-
-    def steps(self, done: int, left_s: float) -> int:
-        """How many steps, `done` of them, fit together with the scores that so many bring."""
-        for scores in range(1, self.evaluations + 3):
-            more = max(0, int(USED_SHARE * (left_s - scores * self.score_s) / self.step_s))
-            steps = max(done, min(max(PROBE_STEPS, done + more), self.most))
-            if len(self.stops(done, steps)) <= scores:
-                return steps
-        return done
-
-    def stops(self, done: int, steps: int) -> list[int]:
-        """The steps after which an arm is scored to its end if dev goes on rising."""
-        found, step = [], done
-        while (stop := _next_score(step, steps, self.evaluations)) > step:
-            found.append(stop)
-            step = stop
-        return [*found, *_decay_scores(step, steps, self.evaluations)]
-
-    def seconds(self, done: int, left_s: float) -> float:
-        """What the rest of a tune takes if dev goes on rising, its steps counted anew after each score."""
-        step, spent_s, scored = done, 0.0, False
-        steps = self.steps(step, left_s)
-        while (stop := _next_score(step, steps, self.evaluations)) > step:
-            spent_s += (stop - step) * self.step_s + self.score_s
-            step, scored = stop, True
-            steps = self.steps(step, left_s - spent_s)
-        for stop in _decay_scores(step, steps, self.evaluations):
-            spent_s += (stop - step) * self.step_s + self.score_s
-            step, scored = stop, True
-        return spent_s if scored else self.score_s
-
-
 def tune(context: Context, specs: dict[str, Spec], plan: Plan) -> Outcome:
     """Search, train, keep the best; once more at a third of the rate where the tune collapsed.
 
     Raises TrainingError where it collapses again.
     """
     with Tune(context, specs, plan) as state:
-        return _tune(state)
+        outcome, pace = _tune(state), state.pace
+    if pace.known:
+        kept = {"learn_s": pace.step_s / outcome.batch, "answer_s": pace.served_s}
+        write_json(context.folder / PACE_FILE, kept)
+    return outcome
 
 
-def foresee(context: Context, specs: dict[str, Spec], plan: Plan) -> tuple[float, float]:
-    """The seconds that `tune` will take once its first steps are done, and those of a last pass over dev.
+def foresee(context: Context, specs: dict[str, Spec], plan: Plan) -> Length:
+    """How long `tune` will take once its first steps are done, and a last pass over dev.
 
     The steps are done here, and not again by `tune`. Raises TrainingError as that does.
     """
     with Tune(context, specs, plan) as state:
         forms = list(specs)
-        length = _settle_length(state, Arm(form=forms[0], rate=state.method.rates[1]), forms)
-        return length.tuning_s, length.closing_s
+        return _settle_length(state, Arm(form=forms[0], rate=state.method.rates[1]), forms)
 
 
 def _tune(state: Tune) -> Outcome:
@@ -225,39 +167,23 @@ def _trial(record: dict) -> Trial:
 
 def _settle_length(state: Tune, arm: Arm, forms: Sequence[str]) -> Length:
     """How many steps and scores fit the time, from the speed of a few of each; settled once."""
-    dev, stretches = state.context.dev, _stretches(forms)
+    dev = state.context.dev
     known = state.find(kind="plan")
     if known is None:
         state.settle_batch(arm.form, USED_SHARE * (1 - SCORING_SHARE) * state.plan.budget_s)
         # A tune that was killed before it knew its length probes again, from the step that it is at.
-        begun = state.trainer(arm).step
-        ticks = state.run(arm, begun + PROBE_STEPS)[COLD_STEPS:]
-        step_s = statistics.median(state.batch / tick.rows_per_s for tick in ticks)
-        row_s = answer_s(state, arm, cut=True)
-        # The finished System answers all of dev once more.
-        closing_s = (len(dev) + CLOSING_ROWS) * row_s
-        budget_s = max(state.plan.budget_s / 2, state.plan.budget_s - closing_s)
-        answers = SCORING_SHARE * budget_s / row_s
-        evaluations = int(answers / FEWEST_SCORED) - stretches
-        evaluations = min(MOST_EVALUATIONS, max(FEWEST_EVALUATIONS, evaluations))
-        rows = min(len(dev), max(FEWEST_SCORED, int(answers / (stretches + evaluations))))
-        scoring_s = row_s * (stretches * min(rows, SEARCH_ROWS) + evaluations * rows)
-        steps = int((USED_SHARE * budget_s - scoring_s) / step_s)
-        most = MOST_EPOCHS * state.trainer(arm).steps_per_epoch
-        stretch = _stretch(min(steps, most), stretches)
-        lost = stretch * (stretches - (2 if len(forms) > 1 else 1))
-        probed = begun + PROBE_STEPS
-        steps = max(probed, min(steps - lost, most))
-        left_s = state.context.seconds_left - state.plan.reserve_s - closing_s
-        searching_s, step = 0.0, probed
-        if stretch:
-            searching_s = (stretches * stretch - probed) * step_s + stretches * min(rows, SEARCH_ROWS) * row_s
-            step = stretch * min(2, len(forms))
-        fit = _Fit(step_s=step_s, score_s=rows * row_s, evaluations=evaluations, most=most)
-        tuning_s = searching_s + fit.seconds(step, left_s - searching_s)
-        plan = {"steps": steps, "stretch": stretch, "evaluations": evaluations, "rows": rows}
-        plan |= {"tuning_s": tuning_s, "closing_s": closing_s, "pace": asdict(state.pace)}
-        known = state.note({"kind": "plan", "probed": probed, **plan})
+        probed = state.trainer(arm).step + PROBE_STEPS
+        ticks = state.run(arm, probed)[COLD_STEPS:]
+        speed = Speed(
+            step_s=statistics.median(tick.seconds for tick in ticks),
+            answer_s=answer_s(state, arm, cut=True),
+            most=MOST_EPOCHS * state.trainer(arm).steps_per_epoch,
+            dev=len(dev),
+            forms=len(forms),
+        )
+        left_s = state.context.seconds_left - state.plan.reserve_s
+        found = asdict(sized(speed, probed, state.plan.budget_s, left_s))
+        known = state.note({"kind": "plan", "probed": probed, **found, "pace": asdict(state.pace)})
     return Length(
         probed=known["probed"],
         steps=known["steps"],
@@ -266,6 +192,9 @@ def _settle_length(state: Tune, arm: Arm, forms: Sequence[str]) -> Length:
         rows=dev[: known["rows"]],
         tuning_s=known["tuning_s"],
         closing_s=known["closing_s"],
+        # Earlier versions didn't note when else a tune may end.
+        step_s=known.get("step_s", 0.0),
+        ends=known.get("ends", [(known["steps"], known["tuning_s"])]),
     )
 
 
@@ -296,7 +225,7 @@ def _fitted(state: Tune, arm: Arm, behind: int, length: Length) -> Length:
         if state.pace.known:
             row_s = state.pace.answer_s
             closing_s = (len(state.context.dev) + CLOSING_ROWS) * row_s
-            fit = _Fit(
+            fit = Fit(
                 step_s=state.pace.step_s,
                 score_s=len(length.rows) * row_s,
                 evaluations=length.evaluations,
@@ -305,18 +234,6 @@ def _fitted(state: Tune, arm: Arm, behind: int, length: Length) -> Length:
             steps = fit.steps(behind, state.context.seconds_left - state.plan.reserve_s - closing_s)
         known = state.note({"kind": "fitted", "arm": arm.name, "step": behind, "steps": steps})
     return replace(length, steps=known["steps"])
-
-
-def _stretch(steps: int, stretches: int) -> int:
-    """How many of `steps` each of the search's `stretches` gets; 0 where they are too few to search."""
-    found = int(steps * SEARCH_SHARE / stretches)
-    fits = FEWEST_TRIAL_STEPS * stretches <= steps * MOST_SEARCH_SHARE
-    return max(found, FEWEST_TRIAL_STEPS) if fits else 0
-
-
-def _stretches(forms: Sequence[str]) -> int:
-    """Stretches of training in the search: one for each rate, one more for the best, two for other forms."""
-    return len(RATES) + 2 * len(forms) - 1 if len(forms) > 1 else len(RATES)
 
 
 def _search(state: Tune, forms: Sequence[str], length: Length, notes: list[str]) -> tuple[Arm, int]:
@@ -385,7 +302,7 @@ def _train(
     try:
         while waited < PATIENCE:
             length = _fitted(state, arm, step, length)
-            stop = _next_score(step, length.steps, length.evaluations)
+            stop = next_score(step, length.steps, length.evaluations)
             if stop <= step:
                 break
             step = stop
@@ -393,7 +310,7 @@ def _train(
             found = _better(state, arm, step, length, best)
             waited = waited + 1 if found is best else 0
             best = found
-        stops = _decay_scores(step, length.steps, length.evaluations)
+        stops = decay_scores(step, length.steps, length.evaluations)
         for stop in stops:
             decay = (step, stops[-1])
             state.run(arm, stop, decay=decay)
@@ -408,20 +325,6 @@ def _train(
             raise
         notes.append(f"{arm.name} ended early: {error}")
     return best, decay, short
-
-
-def _next_score(step: int, steps: int, evaluations: int) -> int:
-    """A stretch further, or the plateau's end where that is hardly more than one away."""
-    every = max(1, steps // evaluations)
-    plateau = max(1, int(steps * (1 - DECAY_SHARE)))
-    return plateau if plateau - step < 1.25 * every else step + every
-
-
-def _decay_scores(step: int, steps: int, evaluations: int) -> list[int]:
-    """The decay's end, for a plateau of `step` steps, and a stop halfway where there are enough of them."""
-    end = min(steps, step + max(1, int(step * DECAY_SHARE / (1 - DECAY_SHARE))))
-    halfway = [step + (end - step) // 2] if evaluations >= MID_DECAY else []
-    return [stop for stop in (*halfway, end) if stop > step]
 
 
 def _better(state: Tune, arm: Arm, step: int, length: Length, best: dict | None) -> dict:

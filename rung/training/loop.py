@@ -70,6 +70,7 @@ class Tick:
     step: int
     loss: float | None
     grad_norm: float
+    seconds: float
     rows_per_s: float
     tokens_per_s: float
     said: str = ""
@@ -175,6 +176,7 @@ class Trainer:
                 step=self.step,
                 loss=loss,
                 grad_norm=norm,
+                seconds=seconds,
                 rows_per_s=prompts / seconds,
                 tokens_per_s=sum(self._items[i].tokens for i in batch) / seconds,
                 said=self.objective.said if isinstance(self.objective, OnPolicy) else "",

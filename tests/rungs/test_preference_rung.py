@@ -101,6 +101,17 @@ def test_what_is_shipped_is_never_worse_on_dev_than_the_start(begin):
     assert made.passes == pytest.approx(last["step"] * 16 / learned)
 
 
+def test_two_more_seeds_are_foreseen_where_the_start_answered_all_dev_rows(begin):
+    context = begin("pairs")
+    alone = Preference().outlook(context)
+    context.measure_all(context.built["sft"], context.dev, "the start")
+    beside = Preference().outlook(context)
+    assert alone is not None and beside is not None
+    assert (beside.low_s, beside.seconds) == (alone.low_s, alone.seconds), "rows are read once"
+    assert alone.low_s < alone.seconds == alone.high_s < beside.high_s
+    assert alone.by == preferring.KEEPS and beside.by.endswith("and whether two more seeds are drawn")
+
+
 def test_a_step_that_is_better_on_dev_is_shipped_as_another_adapter(begin, monkeypatch):
     # A rate at which a few steps change answers: what sft left wrong, pairs can mend.
     monkeypatch.setattr(preferring, "RATES", (5e-3, 2e-2))

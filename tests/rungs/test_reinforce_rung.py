@@ -136,6 +136,12 @@ def test_too_little_time_for_ten_steps_is_told_before_it_begins(begin, monkeypat
     assert told is not None and "9 steps fit the time that is left" in str(told.refusal)
 
 
+def test_a_course_that_gets_worse_at_once_is_foreseen_as_the_soonest_end(begin):
+    told = Reinforce().outlook(begin())
+    assert told is not None and told.refusal is None
+    assert told.least_s < told.low_s < told.seconds == told.high_s and told.by == reinforcing.STAYS
+
+
 def test_answers_are_drawn_as_the_system_is_asked_and_the_same_for_the_same_place(begin):
     context = begin()
     start = context.built["sft"]

@@ -127,6 +127,48 @@ def test_the_seconds_of_a_tune_are_foretold_where_dev_goes_on_rising(
     assert abs(took_s - length.tuning_s) <= max(0.3 * length.tuning_s, 10.0) + step_s
 
 
+@given(
+    st.floats(60, 5000),
+    st.floats(0.01, 1),
+    st.integers(50, 20_000),
+    st.sampled_from([("as it is",), ("codes", "words")]),
+    st.floats(0, 0.5),
+)
+@settings(deadline=None)
+def test_the_seconds_of_a_tune_whose_dev_never_rises_are_the_soonest_of_its_ends(
+    budget_s, row_s, n_rows, forms, answer_s
+):
+    learner = Learner(forms=forms, budget_s=budget_s, row_s=row_s, n_rows=n_rows, answer_s=answer_s)
+    length = _settle_length(learner, Arm(form=forms[0], rate=SURE_RATE), forms)  # type: ignore[arg-type]
+    begun_s = learner.context.seconds_left
+    learner.pace = Pace(**[record["pace"] for record in learner.records if "pace" in record][-1])
+    tuned(learner)
+    took_s, step_s = begun_s - learner.context.seconds_left, BATCH * row_s
+    seconds = [s for _, s in length.ends]
+    assert abs(took_s - seconds[0]) <= max(0.3 * seconds[0], 10.0) + step_s
+    assert seconds[-1] == length.tuning_s and length.step_s == pytest.approx(step_s)
+    assert max(learner.steps.values()) <= max(steps for steps, _ in length.ends)
+
+
+def test_a_long_tune_may_be_over_at_each_score_from_the_third_on():
+    learner = Learner(forms=("as it is",), budget_s=4000.0, n_rows=20_000)
+    arm, forms = Arm(form="as it is", rate=SURE_RATE), ["as it is"]
+    length = _settle_length(learner, arm, forms)  # type: ignore[arg-type]
+    assert len(length.ends) >= 2
+    (first, soonest_s), (last, last_s) = length.ends[0], length.ends[-1]
+    assert first < last and soonest_s < last_s
+
+
+def test_what_an_earlier_version_noted_of_a_length_is_gone_on_with():
+    whole = Learner()
+    tuned(whole)
+    (plan,) = [record for record in whole.records if record["kind"] == "plan"]
+    again = Learner()
+    again.records = [{key: value for key, value in plan.items() if key not in ("ends", "step_s")}]
+    again.steps, again.pace = {f"codes, rate {SURE_RATE:g}": PROBE_STEPS}, Pace(**plan["pace"])
+    assert tuned(again).step > PROBE_STEPS
+
+
 @pytest.mark.parametrize("cold", [0.3, 1.0, 4.0])
 def test_a_cold_start_neither_wastes_nor_overdraws_the_time(cold):
     curves = {Arm(form=form, rate=rate).name: rising(0.1) for form in ("codes", "words") for rate in RATES}
