@@ -10,7 +10,7 @@ from rung import evaluate
 from rung.errors import EngineError, ModelError, TrainingError
 from rung.records import Answer, Example, Json, Measurement
 from rung.rungs.api import cannot_pay, paid_text
-from rung.rungs.base import JOURNAL_FILE, Built, Context, no_room
+from rung.rungs.base import JOURNAL_FILE, Built, Context, Outlook, no_room
 from rung.rungs.sft import FEWEST_ROWS, FEWEST_S, answer_forms, tuned, unable
 from rung.rungs.teacher import (
     CHUNK_ROWS,
@@ -21,11 +21,12 @@ from rung.rungs.teacher import (
     is_system,
     quickest,
     teacher_system,
+    too_slow,
 )
 from rung.rungs.teaching_money import TEACHING_SHARE, affordable, draw_usd, least_usd
 from rung.rungs.verified import verified, verified_by_gold
 from rung.runs import read_json, write_json
-from rung.scoring.notation import duration_text, score_text
+from rung.scoring.notation import score_text
 from rung.system import System
 from rung.task.tables import with_tables
 
@@ -71,6 +72,41 @@ class Distill:
             lambda: least_usd(context, model, rows[:FEWEST_ASKED], context.dev[:SCORED_ROWS]),
         )
 
+    def outlook(self, context: Context) -> Outlook | None:
+        """By the teacher's pace on a few dev rows, and by that of sft's tune.
+
+        None without such a tune, and for a hosted teacher: what it's asked is paid for, and never beforehand.
+        """
+        from rung.rungs.teaching_time import Lessons, Paces, foreseen, on_policy_alone, pace_of_sft
+        from rung.rungs.whitebox import no_white_box
+
+        learned = pace_of_sft(context)
+        if hosted_teacher(context.task) is not None or learned is None:
+            return None
+        if not context.in_time("teach and tune", LEAST_S):
+            return None
+        teacher = teacher_system(context, str(context.task.teacher))
+        if shows_answers(context, teacher):
+            return None
+        to_score, rows = self._to_score(context, teacher), len(inputs(context))
+        known = context.bench.store.load(teacher.digest)
+        answered = [e for e in context.dev if e.id in known]
+        _, answer_s = evaluate.answers_of(teacher, answered, context.bench)
+        forms = answer_forms(context, self.name)
+        lessons = Lessons(
+            teacher=teacher,
+            inputs=rows,
+            fewest=min(FEWEST_ASKED, rows),
+            scored=max(0, to_score - len(answered)),
+            forms=len(forms),
+            on_policy=any(no_white_box(context, teacher, spec) is None for spec in forms.values()),
+        )
+        pace = Paces(teacher_s=answer_s, learn_s=learned[0], answer_s=learned[1])
+        start = _to_go_on_from(context, teacher)
+        if start is not None and _too_few(context, _in_time(context, teacher, answer_s)):
+            return on_policy_alone(context, lessons, pace)
+        return foreseen(context, lessons, pace)
+
     def build(self, context: Context) -> Built:
         """Ask, verify, tune. Raises TrainingError where no answer holds, and as a tune does."""
         if not context.in_time("teach and tune", LEAST_S):
@@ -113,21 +149,16 @@ class Distill:
         So where the time allows fewer answers than there are rows: they would hardly add to what sft learned,
         and the tune on all of them would have to be made again.
         """
-        from rung.rungs.whitebox import from_sft, no_white_box
+        from rung.rungs.whitebox import from_sft
 
-        start = context.built.get("sft")
-        if start is None or start.adapter is None or no_white_box(context, teacher, start.spec) is not None:
+        if (start := _to_go_on_from(context, teacher)) is None:
             return None, ""
-        each_s = draws_of(teacher) * scored.seconds_per_answer
-
-        def count() -> int:
-            return int(TEACHING_SHARE * max(0.0, context.seconds_left) / max(each_s, 1e-6))
-
-        fits = context.settled("answers that the time allows", count)
+        answer_s = scored.seconds_per_answer
+        fits = context.settled("answers that the time allows", lambda: _in_time(context, teacher, answer_s))
         assert isinstance(fits, int), "written by this function"
-        asked = _for_on_policy(context, teacher)
-        if fits >= len(context.train) or fits >= len(inputs(context)) or not asked:
+        if not _too_few(context, fits):
             return None, ""
+        asked = _for_on_policy(context, teacher)
         try:
             why = (
                 f"there was time for its answers to about {fits:,} inputs, fewer than the "
@@ -202,7 +233,12 @@ class Distill:
         )
 
     def _scored(self, context: Context, teacher: System) -> Measurement:
-        """The teacher on the first dev rows: as many as its pace on a few of them allows. Settled once."""
+        """The teacher on the first dev rows."""
+        rows = context.dev[: self._to_score(context, teacher)]
+        return context.measure_all(teacher, rows, f"the teacher on {len(rows)} dev rows")
+
+    def _to_score(self, context: Context, teacher: System) -> int:
+        """On how many dev rows the teacher is scored: as its pace on a few of them allows. Settled once."""
 
         def count() -> int:
             share_s = SCORING_SHARE * max(0.0, context.seconds_left)
@@ -216,8 +252,7 @@ class Distill:
         finally:
             context.reporter.end(bar)
         assert isinstance(fits, int), "written by this function"
-        rows = context.dev[: min(fits, SCORED_ROWS)]
-        return context.measure_all(teacher, rows, f"the teacher on {len(rows)} dev rows")
+        return min(fits, SCORED_ROWS, len(context.dev))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,6 +285,27 @@ def inputs(context: Context) -> tuple[Example, ...]:
 def shows_answers(context: Context, teacher: System) -> bool:
     """Whether a teacher that is asked training rows would find the row itself among its nearest examples."""
     return teacher.spec.shots.choice == "nearest" and not context.unlabelled
+
+
+def _to_go_on_from(context: Context, teacher: System) -> System | None:
+    """sft's System, where it can be gone on with by the teacher's probabilities."""
+    from rung.rungs.whitebox import no_white_box
+
+    start = context.built.get("sft")
+    if start is None or start.adapter is None or no_white_box(context, teacher, start.spec) is not None:
+        return None
+    return start if _for_on_policy(context, teacher) else None
+
+
+def _in_time(context: Context, teacher: System, answer_s: float) -> int:
+    """To how many inputs there is time for a teacher's answers."""
+    each_s = draws_of(teacher) * answer_s
+    return int(TEACHING_SHARE * max(0.0, context.seconds_left) / max(each_s, 1e-6))
+
+
+def _too_few(context: Context, answered: int) -> bool:
+    """Whether answers to so many inputs would hardly add to what sft learned."""
+    return answered < len(context.train) and answered < len(inputs(context))
 
 
 def _for_on_policy(context: Context, teacher: System) -> tuple[Example, ...]:
@@ -397,12 +453,7 @@ def _fitting(context: Context, asked: int, inputs: int, each_s: float, kept_s: f
     fits = context.settled(f"inputs asked together after {asked}", count)
     assert isinstance(fits, int), "written by this function"
     if not fits and not asked:
-        left = duration_text(max(0.0, context.seconds_left))
-        raise TrainingError(
-            f"the teacher takes about {duration_text(each_s)} for an input and is asked {fewest} at least, "
-            f"and {left} of the budget are left for that and for the tune; give more with --budget, or name "
-            "a quicker teacher"
-        )
+        raise TrainingError(too_slow(each_s, fewest, context.seconds_left))
     return fits
 
 

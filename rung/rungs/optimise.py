@@ -16,7 +16,7 @@ from rung.rungs.below import best_prompting
 from rung.rungs.few_shot import is_short, room_for_shots, shot_lines
 from rung.rungs.instructions import EXAMPLES_SHOW_IT, answer_spec, spec_for, wordings
 from rung.rungs.probe import race, under_each_engine
-from rung.rungs.reflect import FEWEST_ROWS, METRIC_CALLS, cannot_reflect, reflected, reflector
+from rung.rungs.reflect import FEWEST_ROWS, METRIC_CALLS, cannot_reflect, foreseen, reflected, reflector
 from rung.rungs.rehearsal import outlook
 from rung.rungs.retrieval import LOOK_THERE
 from rung.rungs.variants import choose
@@ -59,9 +59,9 @@ class Optimise:
         return None
 
     def outlook(self, context: Context) -> Outlook | None:
-        """By a few rows of each candidate; None where these are yet to be thought of."""
+        """By a few rows of each candidate; of those yet to be thought of by rows of what they begin with."""
         if cannot_reflect(context) is None:
-            return None
+            return foreseen(context, _start(context), self.metric_calls)
         return outlook(context, _drawn(context)[0], LOOK_ROWS, halving=True)
 
     def build(self, context: Context) -> Built:

@@ -3,17 +3,20 @@
 import random
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import TypeAdapter
 
 from rung import evaluate
 from rung.errors import EngineError
+from rung.evaluate import LOOK_ROWS
 from rung.models.hosted import hosted
 from rung.records import Answer, Example, Json
 from rung.rungs.api import cannot_pay
-from rung.rungs.base import Context, Variant
+from rung.rungs.base import Context, Outlook, Variant
+from rung.rungs.paces import paces
+from rung.rungs.rehearsal import outlook
 from rung.rungs.replies import Replying, replying
 from rung.rungs.teacher import is_system
 from rung.runs import Shared, digest_of
@@ -56,6 +59,7 @@ Write a better instruction for the same task. Say what the task is, how the answ
 feedback shows that the model gets wrong: rules that hold for new inputs, not these examples. The model is
 small: short plain sentences, at most 150 words. Give the new instruction alone, within ``` marks."""
 COMPONENT = "instruction"
+REPLIES = "how long the model that reflects takes, and how many of its instructions are better"
 NO_REFLECTION = (
     "no model reflects on the mistakes: examples and wordings were drawn at random; "
     "`teacher: openai:NAME` in task.yaml, or a bigger model of this machine there, writes better instructions"
@@ -88,6 +92,31 @@ def cannot_reflect(context: Context) -> str | None:
         return "style is of all texts together: no answer by itself tells a model what went wrong"
     model = hosted(str(context.task.teacher))
     return None if model is None else cannot_pay(context, model, lambda: 0.0)
+
+
+def foreseen(context: Context, start: System, metric_calls: int) -> Outlook | None:
+    """The search and the choice on dev, by how fast the start answers a few rows; None where no engine held.
+
+    What the model takes that reflects can't be told before it's asked, nor how many instructions it finds.
+    At the least the search takes its answers alone and finds none; at most it takes half of the time, and as
+    many as may be go to dev. In between any time is as likely.
+    """
+    apart = replace(context, folder=context.work / "foreseen")
+    apart.folder.mkdir(parents=True, exist_ok=True)
+    finalists = [Variant(name=f"instruction {place}", system=start) for place in range(FINALISTS)]
+    (pace,) = paces(apart, finalists[:1])
+    if pace is None:
+        return None
+    most_s = DEV_SHARE * max(0.0, context.seconds_left)
+    least_s = min(most_s, pace.seconds(metric_calls, VALIDATION_ROWS))
+    none, many = (
+        outlook(replace(apart, deadline=context.deadline - s), variants, LOOK_ROWS, halving=True)
+        for s, variants in ((least_s, finalists[:1]), (most_s, finalists))
+    )
+    if none is None or many is None:
+        return None
+    low_s, high_s = least_s + none.low_s, max(least_s + none.high_s, most_s + many.high_s)
+    return Outlook(seconds=(low_s + high_s) / 2, low_s=low_s, high_s=high_s, least_s=none.least_s, by=REPLIES)
 
 
 def reflected(

@@ -19,6 +19,7 @@ from rung.rungs.api import Prompting, hosted_system, prompting, unasked
 from rung.rungs.base import Context
 from rung.rungs.instructions import answer_schema, answer_spec
 from rung.rungs.verified import decided
+from rung.scoring.notation import duration_text
 from rung.spec import Spec
 from rung.system import System, ref_to, save
 from rung.task import Task
@@ -160,6 +161,15 @@ def _seconds(context: Context, system: System, rows: Sequence[Example]) -> float
 def draws_of(system: System) -> int:
     """How often each input is asked at most: once where the answer is always the same one."""
     return 1 if _settles(system) else DRAWS
+
+
+def too_slow(each_s: float, fewest: int, left_s: float) -> str:
+    """Why the fewest inputs aren't asked where one takes so many seconds."""
+    return (
+        f"the teacher takes about {duration_text(each_s)} for an input and is asked {fewest} at least, and "
+        f"{duration_text(max(0.0, left_s))} of the budget are left for that and for the tune; give more with "
+        "--budget, or name a quicker teacher"
+    )
 
 
 def enough(context: Context, row: Example, answers: Sequence[Answer]) -> bool:

@@ -389,6 +389,9 @@ def test_the_rows_outputs_are_never_part_of_a_question(rung, built):
 def test_what_a_rung_foresees_is_positive_and_settles_what_it_is_built_from(rung, context, built):
     context = suited(rung, replace(context, built=built(rung, kind_of(rung))[0].built))
     told = rung.outlook(context)
+    if rung.name == "distill":
+        assert told is None, "a hosted teacher is asked nothing beforehand"
+        return
     assert told is not None and told.least_s >= 0
     assert told.low_s <= told.seconds <= told.high_s
     # A hosted model is done where the first rows are all: it isn't paid to be timed.

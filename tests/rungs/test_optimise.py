@@ -322,6 +322,14 @@ def test_a_random_search_that_is_taken_up_again_asks_nothing(context):
     assert again.system.digest == first.system.digest and again.trials == first.trials
 
 
+def test_a_search_with_a_hosted_model_is_foretold_without_paying_it(context, mentor):
+    given = taught(context, mentor.url)
+    told = SHORT.outlook(given)
+    assert told is not None and told.refusal is None and told.low_s < told.high_s
+    till = given.pool.till
+    assert not mentor.prompts and till is not None and till.spent_usd == 0
+
+
 def test_a_model_that_breaks_ends_the_search_with_what_it_has(context, mentor):
     mentor.breaks_after = 2
     built = SHORT.build(taught(context, mentor.url))
@@ -387,7 +395,7 @@ def test_an_unreadable_number_is_no_better_where_the_rows_of_a_batch_are_alike(c
 def test_with_a_teacher_that_cannot_be_asked_the_rung_needs_what_a_draw_needs(context, mentor, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     able = replace(taught(context, mentor.url), train=context.train[:10])
-    assert "needs at least 20" in (Optimise().skip(able) or "") and Optimise().outlook(able) is None
+    assert "needs at least 20" in (Optimise().skip(able) or "")
     mute = replace(able, task=able.task.model_copy(update={"teacher": "openai:gpt-5-mini"}))
     assert Optimise().skip(mute) is None and Optimise().outlook(mute) is not None
     short = replace(mute, model=replace(mute.model, limit=64))

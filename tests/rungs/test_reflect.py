@@ -11,7 +11,7 @@ from rung.models.resolve import resolve
 from rung.records import Answer
 from rung.rungs import optimise as module
 from rung.rungs.optimise import Optimise
-from rung.rungs.reflect import _Search, cannot_reflect, no_reflection, reflected, reflector
+from rung.rungs.reflect import REPLIES, _Search, cannot_reflect, no_reflection, reflected, reflector
 from rung.rungs.replies import LocalReplies, Reply, replying
 from rung.rungs.variants import choose
 from rung.spec import Spec
@@ -71,8 +71,27 @@ def test_no_model_reflects_on_style_whichever_it_is(context, tiny):
 
 def test_with_a_teacher_of_this_machine_the_rung_needs_rows_to_reflect_on(context, tiny):
     few = replace(named(context, tiny), train=context.train[:10])
-    assert "needs at least 20" in str(Optimise().skip(few)) and Optimise().outlook(few) is None
+    assert "needs at least 20" in str(Optimise().skip(few))
     assert not few.pool.engines, "nothing is loaded to say so"
+
+
+def test_how_long_a_search_takes_is_told_by_what_it_begins_with_and_nobody_reflects_for_that(
+    context, tmp_path, monkeypatch
+):
+    def never(self, prompt, *, max_tokens, number=0):
+        raise AssertionError("a reply is asked for")
+
+    monkeypatch.setattr(LocalReplies, "reply", never)
+    given = named(context, make_tiny_gguf(tmp_path / "mentor.gguf", context=8192))
+    told = Optimise().outlook(given)
+    assert told is not None and told.by == REPLIES
+    assert 0 < told.least_s <= told.low_s < told.seconds < told.high_s
+    assert told.high_s > 0.5 * given.seconds_left - 5, "the search may take half of the time"
+    before, again = kept(given), Optimise().outlook(given)
+    assert kept(given) == before and again is not None and again.least_s == told.least_s
+    longer = Optimise(metric_calls=6000).outlook(given)
+    assert longer is not None and longer.low_s > told.low_s
+    assert given.told("seconds per answer") is None, "that of the candidates is asked when there are some"
 
 
 def test_a_model_of_this_machine_reflects_and_nonsense_gives_the_start_back(context, tmp_path, monkeypatch):
