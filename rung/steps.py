@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from rung.calling import schema_of
 from rung.engines.base import Progress, no_progress
+from rung.errors import TaskError
 from rung.models.chat import Message
 from rung.records import Answer, Example, Json, Step
 from rung.scoring.extract import read_answer
@@ -100,7 +101,10 @@ def _json_fault(text: str, schema: Json, *, linear: bool) -> str:
     except ValueError as error:
         return f"it isn't JSON: {error}"
     if isinstance(schema, dict):
-        fault = next(iter(validator_of(schema, linear=linear).iter_errors(value)), None)
+        try:
+            fault = next(iter(validator_of(schema, linear=linear).iter_errors(value)), None)
+        except TaskError as error:
+            return str(error)
         if fault is not None:
             place = "/".join(map(str, fault.absolute_path)) or "the top"
             return f"at {place}: {fault.message}"

@@ -79,7 +79,7 @@ def unseen_labels(subject: Subject) -> Outcome:
 
 
 def targets(subject: Subject) -> Outcome:
-    """Outputs that aren't of the task's kind or not under its schema. TaskError for a schema without end."""
+    """Outputs that aren't of the task's kind or not under its schema. TaskError where a schema has no end."""
     output = subject.task.output
     assert output.kind is not None, "infer completes the task before it is checked"
     unread = [example for example in subject.rows if as_kind(example.output, output.kind) is None]
@@ -203,7 +203,10 @@ def _schema_faults(rows: Sequence[Example], schema: dict[str, Any]) -> list[tupl
             if len(known) > MOST_KNOWN:
                 known.clear()
             if spelled not in known:
-                error = next(validator.iter_errors(value), None)
+                try:
+                    error = next(validator.iter_errors(value), None)
+                except TaskError as slow:
+                    raise TaskError(f"output.schema: {slow} ({example.where})") from None
                 known[spelled] = f"at {error.json_path}: {error.message[:160]}" if error else None
             fault = known[spelled]
             if fault is not None:

@@ -1,6 +1,7 @@
 """Reading an answer: free text in, a value of the task's output kind out, or None where there is none.
 
-Every reader is linear in the text's length, so a babbling model can't stall a run.
+Every reader is linear in the text's length, so a babbling model can't stall a run; only a pattern of the
+task's own schema may take longer, up to its limit.
 """
 
 import json
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
+from rung.errors import TaskError
 from rung.records import Json, OutputKind
 from rung.task.validator import validator_of
 
@@ -191,10 +193,10 @@ def _number(match: re.Match[str]) -> int | float | None:
 def _read_json(text: str, schema: Json, *, linear: bool) -> Json:
     """Parse the whole text, or else the first object or array inside it that is sound and fits `schema`."""
     fits = _schema_check(schema, linear)
-    for value in _json_values(text):
-        if _is_sound(value) and fits(value):
-            return value
-    return None
+    try:
+        return next((value for value in _json_values(text) if _is_sound(value) and fits(value)), None)
+    except TaskError:
+        return None  # whether it fits a pattern takes too long to tell
 
 
 def _json_values(text: str) -> Iterator[Json]:

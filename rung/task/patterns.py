@@ -1,24 +1,34 @@
-"""Patterns of JSON Schemas: whether Python can read one, and whether a text matches it, in linear time."""
+"""Patterns of JSON Schemas: whether they can be read, and whether a text matches one, in bounded time."""
 
 import json
 import re
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from rung.errors import TaskError
+
 if TYPE_CHECKING:
+    import regex
     from llguidance import LLMatcher, LLTokenizer
 
 LONGEST_PATTERN = 10_000
 """In characters: `re` takes time in the square of them."""
+MATCH_S = 5.0
+"""Seconds of the processor in which a pattern has to be found in a text; most take a millionth of that."""
+_BRACE = re.compile(r"(\\N\{[^}]*\}|\\.)|\{(?!\d+(?:,\d*)?\}|,\d*\})", re.DOTALL)
+"""An escape, or a brace that says nothing of how often."""
 
 
 def pattern_fault(pattern: str) -> str | None:
     """Why Python's re can't read a pattern, or would take long to; None where it can."""
+    import regex
+
     if len(pattern) > LONGEST_PATTERN:
         return f"it has more than {LONGEST_PATTERN:,} characters"
     try:
         re.compile(pattern)
-    except re.error as error:
+        _searcher(pattern)
+    except (re.error, regex.error) as error:
         return str(error)
     except (OverflowError, ValueError):
         return "a number in it is too large"
@@ -27,10 +37,34 @@ def pattern_fault(pattern: str) -> str | None:
     return None
 
 
-def matches(pattern: str, text: str, *, unread: bool = False) -> bool:
-    """Whether a text matches a pattern, as the grammar of a schema has it; `unread`, if that can't be read.
+def is_found(pattern: str, text: str) -> bool:
+    """Whether a text matches a pattern as Python's re has it, for a schema that is the task's own.
 
-    In time linear in the text, whatever the pattern: re may go back over a text without end. As in ECMA-262,
+    Raises TaskError where that takes longer than MATCH_S: going back over a text may have no end.
+    """
+    try:
+        return _searcher(pattern).search(text, timeout=MATCH_S) is not None
+    except TimeoutError:
+        part = f"{text[:40]!r}{'…' if len(text) > 40 else ''}"
+        raise TaskError(
+            f"pattern {pattern[:80]!r} takes over {MATCH_S:g} s on the text {part}; write it so that a text "
+            "fits it in one way only"
+        ) from None
+
+
+@lru_cache(maxsize=256)
+def _searcher(pattern: str) -> "regex.Pattern[str]":
+    """A pattern for the package `regex`, which reads them as re does and can be given an end."""
+    import regex
+
+    # It would read other braces than those of repeats as how far a text may miss the pattern.
+    return regex.compile(_BRACE.sub(lambda found: found[1] or r"\{", pattern), regex.VERSION0)
+
+
+def matches(pattern: str, text: str, *, unread: bool = False) -> bool:
+    """Whether a text matches a stranger's pattern, as grammars of schemas have it; `unread`, if none can.
+
+    In time linear in the text, whatever the pattern, so that nobody waits for one. As in ECMA-262,
     `\\w` and `\\d` are those of ASCII.
     """
     matcher = _matcher(pattern)

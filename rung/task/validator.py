@@ -1,11 +1,11 @@
 """The validator of a JSON Schema: that of its draft, without a network, and exact about multiples."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from rung.task.patterns import matches
+from rung.task.patterns import is_found, matches
 from rung.task.signature import REFERENCES
 
 if TYPE_CHECKING:
@@ -15,12 +15,15 @@ if TYPE_CHECKING:
 
 MOST_FOLLOWED = 20_000
 """References that are followed in a stranger's schema: each may lead to several more, for the same value."""
+Fits: TypeAlias = Callable[[str, str], bool]
+"""Whether a pattern is found in a text."""
 
 
 def validator_of(schema: Any, *, linear: bool = False, lenient: bool = False) -> "Validator":
     """The validator of a schema's draft, or of the newest. What a $ref names is never fetched.
 
-    `linear`: patterns are matched as grammars do it, in linear time, for a schema that a stranger may have
+    Patterns are looked for as Python's re does; validation raises TaskError where that takes too long.
+    `linear`: they are matched as grammars do it, in linear time, for a schema that a stranger may have
     written, and only so many references are followed in all. A pattern that no grammar can hold fits nothing
     then; where the validator is `lenient`, everything.
     """
@@ -40,16 +43,18 @@ def validator_of(schema: Any, *, linear: bool = False, lenient: bool = False) ->
 def _exact(draft: type["Validator"], linear: bool, lenient: bool) -> type["Validator"]:
     from jsonschema.validators import extend
 
-    made: dict[str, Any] = {"multipleOf": _multiple_of}
+    known = draft.VALIDATORS
+    fits = partial(matches, unread=lenient) if linear else is_found
+    made: dict[str, Any] = {
+        "multipleOf": _multiple_of,
+        "pattern": partial(_pattern, fits),
+        "patternProperties": partial(_pattern_properties, matches if linear else is_found),
+        "additionalProperties": partial(_additional_properties, known["additionalProperties"], fits),
+    }
     if linear:
-        made |= {
-            key: partial(_reference, draft.VALIDATORS[key]) for key in REFERENCES if key in draft.VALIDATORS
-        }
-        made |= {
-            "pattern": partial(_pattern, lenient),
-            "patternProperties": _pattern_properties,
-            "additionalProperties": partial(_additional_properties, lenient),
-        }
+        made |= {key: partial(_reference, known[key]) for key in REFERENCES if key in known}
+        # jsonschema goes through patterns of its own accord for it.
+        made["unevaluatedProperties"] = _unchecked
     return extend(draft, made)
 
 
@@ -76,36 +81,44 @@ def _reference(
 
 
 def _pattern(
-    lenient: bool, validator: Any, pattern: str, value: Any, schema: Any
+    fits: Fits, validator: Any, pattern: str, value: Any, schema: Any
 ) -> Iterator["ValidationError"]:
     from jsonschema.exceptions import ValidationError
 
-    if validator.is_type(value, "string") and not matches(pattern, value, unread=lenient):
+    if validator.is_type(value, "string") and not fits(pattern, value):
         yield ValidationError(f"{value!r} does not match {pattern!r}")
 
 
 def _pattern_properties(
-    validator: Any, patterns: Any, value: Any, schema: Any
+    fits: Fits, validator: Any, patterns: Any, value: Any, schema: Any
 ) -> Iterator["ValidationError"]:
     for name, part in value.items() if validator.is_type(value, "object") else ():
         for pattern, rule in patterns.items():
-            if matches(pattern, name):
+            if fits(pattern, name):
                 yield from validator.descend(part, rule, path=name, schema_path=pattern)
 
 
 def _additional_properties(
-    lenient: bool, validator: Any, rule: Any, value: Any, schema: Any
+    usual: Any, fits: Fits, validator: Any, rule: Any, value: Any, schema: Any
 ) -> Iterator["ValidationError"]:
     from jsonschema.exceptions import ValidationError
 
     named, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
+    if not patterns:
+        yield from usual(validator, rule, value, schema)
+        return
     for name, part in value.items() if validator.is_type(value, "object") else ():
-        if name in named or any(matches(pattern, name, unread=lenient) for pattern in patterns):
+        if name in named or any(fits(pattern, name) for pattern in patterns):
             continue
         if rule is False:
             yield ValidationError(f"{name!r} was unexpected")
         else:
             yield from validator.descend(part, rule, path=name)
+
+
+def _unchecked(validator: Any, rule: Any, value: Any, schema: Any) -> Iterator["ValidationError"]:
+    """Nothing is wrong by a keyword that a stranger's schema isn't held to."""
+    return iter(())
 
 
 def _multiple_of(validator: Any, step: Any, value: Any, schema: Any) -> Iterator["ValidationError"]:
