@@ -8,6 +8,7 @@ from cyclopts import Parameter
 
 from rung.cli.durations import seconds
 from rung.cli.switch import Switch
+from rung.cli.written import RowFormat
 
 Text = Annotated[str, Parameter(allow_leading_hyphen=True)]
 List = Annotated[str, Parameter(show_default=False)]
@@ -43,9 +44,6 @@ class ClimbChoices:
         Only these rungs, with commas between, such as head,prompt.
     seed
         Seed of every random choice; by default the task's.
-    format
-        How rows are written: auto, io, chat, prompt_completion, preference, unpaired_preference, alpaca or
-        sharegpt.
     accept
         Data checks that may find what would block, with commas between; the report keeps that.
     api_usd
@@ -62,7 +60,7 @@ class ClimbChoices:
     no_forgetting: Switch = False
     rungs: List = ""
     seed: int | None = None
-    format: str = "auto"
+    format: RowFormat = "auto"
     accept: List = ""
     api_usd: float | None = None
 
@@ -109,7 +107,9 @@ def climb(task: Path, /, *, choices: ClimbChoices | None = None) -> None:
     show(result, Console(), run)
 
 
-def init(rows: Path, /, *, test: Path | None = None, out: Path | None = None) -> None:
+def init(
+    rows: Path, /, *, test: Path | None = None, out: Path | None = None, format: RowFormat = "auto"
+) -> None:
     """Write a task file with every key explained, filled in from the rows, to go on from.
 
     Example: rung init tickets.jsonl
@@ -128,7 +128,7 @@ def init(rows: Path, /, *, test: Path | None = None, out: Path | None = None) ->
     """
     from rung.climb.starting import start_task
 
-    started = start_task(rows, test=test, out=out)
+    started = start_task(rows, test=test, out=out, format=format)
     for line in started.inferred:
         print(line)
     print(f"written: {', '.join(map(str, started.files))}")
@@ -148,9 +148,6 @@ class CheckChoices:
         Folder of the report; by default a folder in ./runs named after the task.
     models
         Model to check prompts for, instead of the task's; it isn't brought for that, only used if it's here.
-    format
-        How rows are written: auto, io, chat, prompt_completion, preference, unpaired_preference, alpaca or
-        sharegpt.
     accept
         Checks that may find what would block, with commas between; the report keeps that.
     show
@@ -175,7 +172,7 @@ class CheckChoices:
     test: Path | None = None
     out: Path | None = None
     models: List = ""
-    format: str = "auto"
+    format: RowFormat = "auto"
     accept: List = ""
     show: int = 0
     fix: Path | None = None

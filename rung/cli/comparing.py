@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cyclopts import Parameter
 
 from rung.cli.switch import Switch
+from rung.cli.written import RowFormat
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -52,6 +53,7 @@ class CompareChoices:
 
     task: Path | None = None
     rows: Path | None = None
+    format: RowFormat = "auto"
     test: Switch = False
     metric: str | None = None
     rows_out: Path | None = None
@@ -82,7 +84,13 @@ def compare(first: str, second: str, /, *, choices: CompareChoices | None = None
     from rung.report.text import Screen
 
     choices = choices or CompareChoices()
-    wanted = Wanted(task=choices.task, rows=choices.rows, test=choices.test, metric=choices.metric)
+    wanted = Wanted(
+        task=choices.task,
+        rows=choices.rows,
+        format=choices.format,
+        test=choices.test,
+        metric=choices.metric,
+    )
     options = CompareOptions(wanted=wanted, out=choices.out or OUT, rows_out=choices.rows_out)
     with Screen() as screen:
         found = run_compare(first, second, options, screen)

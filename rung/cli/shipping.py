@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from cyclopts import Parameter
 
 from rung.cli.switch import Switch
+from rung.cli.written import RowFormat
 
 if TYPE_CHECKING:
     from rung.ship.export import Exported
@@ -35,6 +36,7 @@ class ExportChoices:
 
     type: str | None = None
     rows: Path | None = None
+    format: RowFormat = "auto"
     most: int = 200
     force: Switch = False
 
@@ -70,7 +72,12 @@ def export(
 
     choices = choices or ExportChoices()
     options = ExportOptions(
-        target=to, type=choices.type, rows=choices.rows, most=choices.most, force=choices.force
+        target=to,
+        type=choices.type,
+        rows=choices.rows,
+        format=choices.format,
+        most=choices.most,
+        force=choices.force,
     )
     with Screen() as screen:
         done = run_export(system, out, options, screen)

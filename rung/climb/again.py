@@ -50,17 +50,18 @@ def rows_file(run: Path) -> Path:
     return run_above(run) / ROWS_FILE
 
 
-def read_as_climbed(run: Path | None, file: Path, *, lenient: bool = False) -> Source:
+def read_as_climbed(run: Path | None, file: Path, form: str = "auto", *, lenient: bool = False) -> Source:
     """The rows of another file, read as those of the run were where they are written so, else as they show.
 
-    A `lenient` reader puts broken rows aside. DataError where the file can't be read.
+    A `form` other than auto says how they are written. A `lenient` reader puts broken rows aside. DataError
+    where the file can't be read.
     """
-    kept = None if run is None else rows_file(run)
-    form = read_json(kept).get("format") if kept is not None and kept.is_file() else None
-    if not isinstance(form, str) or form == "auto":
-        return read_source(file, lenient=lenient)
-    try:
+    kept = None if run is None or form != "auto" else rows_file(run)
+    known = read_json(kept).get("format") if kept is not None and kept.is_file() else None
+    if not isinstance(known, str) or known == "auto":
         return read_source(file, form, lenient=lenient)
+    try:
+        return read_source(file, known, lenient=lenient)
     except DataError as error:
         try:
             return read_source(file, lenient=lenient)

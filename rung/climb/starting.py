@@ -30,13 +30,15 @@ class Started:
     inferred: tuple[str, ...]
 
 
-def start_task(source: Path, *, test: Path | None = None, out: Path | None = None) -> Started:
+def start_task(
+    source: Path, *, test: Path | None = None, out: Path | None = None, format: str = "auto"
+) -> Started:
     """Write task.yaml, the JSON Schema of its keys and, for JSON answers, that of the answers.
 
     The folder is that of the file of rows, if `out` names no other. The task is the one that the bare file
-    makes. Where a few outputs are of another kind, what an answer is stays open, so that their rows are
-    broken under the file as well. Raises RungError where the rows make no task, or one of the files is there
-    already.
+    makes, its rows written in the `format`. Where a few outputs are of another kind, what an answer is stays
+    open, so that their rows are broken under the file as well. Raises RungError where the rows make no task,
+    or one of the files is there already.
     """
     if source.is_dir() or source.suffix.lower() not in READERS:
         raise TaskError(
@@ -49,7 +51,7 @@ def start_task(source: Path, *, test: Path | None = None, out: Path | None = Non
         raise TaskError(
             f"{', '.join(there)} is there already; delete it, or choose another folder with --out"
         )
-    prepared = prepare(source, CheckOptions(test=test))
+    prepared = prepare(source, CheckOptions(test=test, format=format))
     schema = None if _is_open(prepared) else prepared.task.output.json_schema
     written = [KEYS_FILE, *([ANSWER_FILE] if schema is not None else []), TASK_FILE]
     write_text(folder / KEYS_FILE, _json(task_schema()))
@@ -60,15 +62,17 @@ def start_task(source: Path, *, test: Path | None = None, out: Path | None = Non
         f"Made from {source.name} by `rung init`. Keys right after a # have their usual value: take it away "
         "to change one.",
     )
-    write_text(folder / TASK_FILE, task_yaml(_given(prepared, folder), heading))
+    write_text(folder / TASK_FILE, task_yaml(_given(prepared, folder, format), heading))
     return Started(folder=folder, files=tuple(folder / name for name in written), inferred=prepared.inferred)
 
 
-def _given(prepared: Prepared, folder: Path) -> dict[str, Any]:
+def _given(prepared: Prepared, folder: Path, format: str) -> dict[str, Any]:
     task = prepared.task
     data = {"train": _from(folder, task.data.train)}
     if task.data.test is not None:
         data["test"] = _from(folder, task.data.test)
+    if format != "auto":
+        data["format"] = format
     output = {} if _is_open(prepared) else _output(prepared)
     return {"name": task.name, "data": data, "output": output, "metric": task.metric}
 

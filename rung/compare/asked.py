@@ -29,11 +29,13 @@ CHOSEN_BY = (
 class Wanted:
     """The rows that are asked for: those of a task, of a file, or by default the dev rows of the run.
 
-    `test` opens the sealed test; so does a file that holds rows of it.
+    `format` says how those of a task or a file are written. `test` opens the sealed test; so does a file that
+    holds rows of it.
     """
 
     task: Path | None = None
     rows: Path | None = None
+    format: str = "auto"
     test: bool = False
     metric: str | None = None
 
@@ -93,9 +95,14 @@ def asked_rows(first: Side, second: Side, wanted: Wanted) -> Asked:
         raise TaskError("--task and --rows both name rows; give one of them")
     runs, sides = _Runs(), (first, second)
     if wanted.rows is not None:
+    if wanted.task is None and wanted.rows is None and wanted.format != "auto":
+        raise TaskError(
+            f"--format {wanted.format!r} says how the rows of --task or --rows are written; without these "
+            "the run's own are asked, read as its climb read them: leave it out"
+        )
         found = _of_file(wanted.rows, wanted, sides, runs)
     elif wanted.task is not None:
-        prepared = prepare(wanted.task, Options())
+        prepared = prepare(wanted.task, Options(format=wanted.format))
         found = _of_task(prepared, wanted, sides, f"of {wanted.task}")
         found = _looked_through(found, wanted, sides, runs)
     else:
@@ -126,7 +133,7 @@ def _of_file(file: Path, wanted: Wanted, sides: Sequence[Side], runs: _Runs) -> 
     known: OutputKind | None = next((one.system.spec.kind for one in sides if one.system is not None), None)
     if known is None:
         raise TaskError("two base models answer nothing in particular; name what with --task TASK")
-    read = read_as_climbed(next((one.run for one in sides if one.run is not None), None), file)
+    read = read_as_climbed(next((one.run for one in sides if one.run is not None), None), file, wanted.format)
     rows = conform(read.examples, known)
     with_rows = [found for one in sides if isinstance(found := runs.of(one), Prepared)]
     metric, prepared = _metric(wanted, known, sides, None), next(iter(with_rows), None)

@@ -32,12 +32,14 @@ COMMAND_FILE: Final = "serve.sh"
 class ExportOptions:
     """What the command line may set. `rows` is a file of labelled rows, of which the first `most` are asked.
 
-    Without a `type` it is the target's usual one. `force` exports what the gate doesn't pass, too.
+    `format` says how these are written. Without a `type` it is the target's usual one. `force` exports what
+    the gate doesn't pass, too.
     """
 
     target: str
     type: str | None = None
     rows: Path | None = None
+    format: str = "auto"
     most: int = ROWS
     force: bool = False
 
@@ -65,7 +67,7 @@ def export(system: Path | str, out: Path, options: ExportOptions, reporter: Repo
     target, kind = chosen(loaded, options)
     _require_new(out)
     origin = _origin(loaded, pointed)
-    asked = asked_rows(loaded, origin, options.rows, options.most, reporter)
+    asked = asked_rows(loaded, origin, options.rows, options.most, options.format, reporter)
     with Pool() as pool, atomic_folder(out) as draft:
         subject = load_subject(loaded, pool)
         reporter.say(f"exporting {subject.name} as {target}, {kind}")

@@ -6,7 +6,7 @@ from pathlib import Path
 from rung.climb.again import moved, read_as_climbed, rows_again, rows_file
 from rung.data.sources import conform, read_source
 from rung.data.splits import question
-from rung.errors import DataError, RunError, RungError
+from rung.errors import DataError, RunError, RungError, TaskError
 from rung.records import Example
 from rung.rungs.base import Reporter
 from rung.runs import read_json
@@ -18,17 +18,27 @@ from rung.task.tables import with_tables
 
 
 def asked_rows(
-    system: System, origin: Climbed | None, given: Path | None, most: int, reporter: Reporter | None = None
+    system: System,
+    origin: Climbed | None,
+    given: Path | None,
+    most: int,
+    form: str = "auto",
+    reporter: Reporter | None = None,
 ) -> Asked:
     """The first `most` dev rows of the climb, or rows of the file `given`.
 
     Of a file that holds as many dev rows as would be asked without it, these alone are asked; of another all
-    rows but those that the climb is known to have learned from or sealed as its test. The `reporter` is
-    told how far that is.
+    rows but those that the climb is known to have learned from or sealed as its test. `form` is the format of
+    that file. The `reporter` is told how far that is.
 
-    Raises DataError where the rows can't be read, aren't labelled or aren't those of the climb, and RunError
-    where they aren't there any more.
+    Raises DataError where the rows can't be read, aren't labelled or aren't those of the climb, RunError
+    where they aren't there any more, and TaskError for a format without a file.
     """
+    if given is None and form != "auto":
+        raise TaskError(
+            f"--format {form!r} says how the rows of --rows FILE are written; without it the climb's own are "
+            "asked, read as it read them: leave it out"
+        )
     kind = system.spec.kind
     metric = origin.climb.metric if origin is not None else METRICS[kind][0]
     if metric == "judge":
@@ -36,8 +46,8 @@ def asked_rows(
         metric = METRICS[kind][0]
     ids = _dev_ids(origin)
     if given is None:
-        file, form = _file_of(origin)
-        rows = _dev(conform(read_source(file, form, lenient=True).examples, kind), ids)
+        file, written = _file_of(origin)
+        rows = _dev(conform(read_source(file, written, lenient=True).examples, kind), ids)
         if len(rows) < min(most, len(ids)):
             raise DataError(
                 f"{str(file)!r} holds {len(rows):,} of the {len(ids):,} dev rows of the climb, so it was "
@@ -45,7 +55,7 @@ def asked_rows(
             )
         told = f"dev rows of the climb, from {file.name}"
     else:
-        read = read_as_climbed(origin and origin.folder, given, lenient=True)
+        read = read_as_climbed(origin and origin.folder, given, form, lenient=True)
         found = conform(read.examples, kind)
         rows, told = _dev(found, ids), f"rows of {given.name}, dev rows of the climb"
         if not rows or len(rows) < min(most, len(ids)):

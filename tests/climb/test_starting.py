@@ -96,6 +96,22 @@ def test_an_output_of_another_kind_is_a_broken_row_under_the_written_task_too(
     assert dict(repair(load_task(folder), "auto", tmp_path / "out").aside) == {"broken_rows": 1}
 
 
+def test_the_format_that_is_named_is_written_down_and_read_by(tmp_path: Path) -> None:
+    source = tmp_path / "rows.jsonl"
+    told = ({"instruction": "Sort it.", "input": f"mail {n}", "output": "ab"[n % 2]} for n in range(60))
+    source.write_text("".join(json.dumps(row) + "\n" for row in told))
+    folder = start_task(source, out=tmp_path / "io", format="io").folder
+    assert load_task(folder).data.format == "io"
+    written, bare = prepare(folder, CheckOptions()), prepare(source, CheckOptions(format="io"))
+    assert written.splits == bare.splits and written.splits.train[0].input.startswith("mail ")
+    folder = start_task(source, out=tmp_path / "auto").folder
+    assert "  #format: auto" in lines(folder / "task.yaml")
+    assert prepare(folder, CheckOptions()).splits.train[0].input.startswith("Sort it.")
+    with pytest.raises(DataError, match="unknown data format 'csv'"):
+        start_task(source, out=tmp_path / "csv", format="csv")
+    assert not (tmp_path / "csv").exists()
+
+
 def test_every_key_stands_in_the_file_under_its_explanation(tmp_path: Path) -> None:
     source = rows_file(tmp_path / "rows.jsonl", OUTPUTS["label"])
     text = lines(start_task(source).folder / "task.yaml")

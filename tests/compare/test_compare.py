@@ -151,6 +151,19 @@ def test_times_are_of_the_rows_that_are_compared_and_a_climb_keeps_its_own(runs,
     assert (found.second.measurement.p50_s, found.second.measurement.p95_s) == own
 
 
+def test_the_rows_of_a_file_or_a_task_are_read_in_the_format_that_is_named(runs, tmp_path):
+    told = [{"instruction": "Sort it.", **row} for row in label_rows(400)[300:]]
+    file = write_rows(tmp_path / "told.jsonl", told)
+    sides = (f"{runs / 'two'}:billing", str(runs / "one"))
+    for given in ({"rows": file}, {"task": file}):
+        for form, begins in (("auto", True), ("io", False)):
+            out = tmp_path / f"{form}-{next(iter(given))}.jsonl"
+            options = CompareOptions(wanted=Wanted(**given, format=form), rows_out=out)
+            compare(*sides, options, Log())
+            asked = [json.loads(line)["input"] for line in out.read_text().splitlines()]
+            assert asked and {text.startswith("Sort it.") for text in asked} == {begins}
+
+
 def test_rows_that_a_side_was_chosen_by_are_told_of(runs, tmp_path):
     dev = [{"input": e.input, "output": e.output} for e in _splits(runs / "one").dev[:50]]
     wanted = Wanted(rows=write_rows(tmp_path / "dev.jsonl", dev))
@@ -237,6 +250,14 @@ def test_systems_that_come_from_no_run_need_rows_and_say_that_nothing_is_known_o
         ("one", "two:billing", Wanted(metric="mae"), TaskError, "does not fit answers of kind 'label'"),
         ("one", "two:billing", Wanted(task=Path("a"), rows=Path("b")), TaskError, "give one of them"),
         ("one", "two:billing", Wanted(rows=Path("absent.jsonl")), DataError, "no such data file"),
+        (
+            "one",
+            "two:billing",
+            Wanted(format="io"),
+            TaskError,
+            "--format 'io' says how the rows of --task or",
+        ),
+        ("one", "two", Wanted(rows=Path("x.jsonl"), format="csv"), DataError, "unknown data format 'csv'"),
     ],
 )
 def test_a_mistake_is_named_with_the_way_out(runs, first, second, wanted, error, said, monkeypatch, tmp_path):

@@ -12,7 +12,7 @@ from rung.checks.rows import Prepared, prepare
 from rung.climb.again import keep_source
 from rung.climb.options import Options
 from rung.climb.stored import CLIMB_FILE
-from rung.errors import DataError, RunError
+from rung.errors import DataError, RunError, TaskError
 from rung.records import Answer, Climb, Example, Prediction
 from rung.ship.climbed import Climbed
 from rung.ship.rows import asked_rows
@@ -105,6 +105,21 @@ def test_a_file_is_read_in_the_way_in_which_the_climbs_rows_were(folder, prepare
     in_columns = write_rows(folder / "columns.jsonl", other)
     asked = asked_rows(SYSTEM, replace(origin, folder=folder / "as-chat"), in_columns, 200)
     assert inputs(asked.examples) == inputs(prepared.splits.dev)
+
+
+def test_the_format_that_is_named_goes_before_what_the_rows_and_the_climb_show(folder, prepared, origin):
+    told = [{"instruction": "Sort the ticket.", **row} for row in as_rows(prepared.splits.dev)]
+    file = write_rows(folder / "named.jsonl", told)
+    assert inputs(asked_rows(SYSTEM, origin, file, 200, "io").examples) == inputs(prepared.splits.dev)
+    (folder / "read-as-io").mkdir()
+    keep_source(folder / "read-as-io", folder / "tickets.jsonl", prepared, Options(format="io"))
+    climbed_so = replace(origin, folder=folder / "read-as-io")
+    as_alpaca = asked_rows(SYSTEM, climbed_so, file, 200, "alpaca").examples
+    assert all(e.input.startswith("Sort the ticket.") for e in as_alpaca)
+    with pytest.raises(TaskError, match="--format 'io' says how the rows of --rows FILE are written"):
+        asked_rows(SYSTEM, origin, None, 200, "io")
+    with pytest.raises(DataError, match="unknown data format 'csv'; choose auto, "):
+        asked_rows(SYSTEM, origin, file, 200, "csv")
 
 
 def test_rows_that_the_climb_learned_from_prove_nothing_and_are_left_out(folder, prepared, origin):
