@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rung.climb.options import Options
+from rung.engines.key_hosts import origin_of
 from rung.engines.till import Till
 from rung.errors import TaskError
 from rung.models.hosted import Hosted, hosted
@@ -25,6 +26,13 @@ def hosted_models(task: Task) -> tuple[Hosted, ...]:
     return tuple(model for model in (rival_of(task), hosted_teacher(task), judge) if model is not None)
 
 
+def named_hosts(task: Task) -> frozenset[str]:
+    """Origins of the hosts that a task names itself, not by a System. Raises RungError for half a name."""
+    names = (*task.models, task.teacher, task.judge and task.judge.model)
+    models = [model for name in names if name and (model := hosted(name)) is not None]
+    return frozenset(origin_of(model.url) for model in models)
+
+
 def cap_usd(task: Task, options: Options) -> float:
     """What may be paid, in US dollars. Raises TaskError for less than nothing."""
     if options.api_usd is None:
@@ -39,7 +47,7 @@ def till_for(task: Task, options: Options, run: Path) -> Till | None:
     models = hosted_models(task)
     if not models:
         return None
-    return Till(run / PAID_FILE, cap_usd(task, options), prices(task, models))
+    return Till(run / PAID_FILE, cap_usd(task, options), prices(task, models), named=named_hosts(task))
 
 
 def answers_usd(dev: Measurement, price: TokenPrice | None, task: Task) -> float:

@@ -6,6 +6,7 @@ from pathlib import Path
 from rung.checks.rows import prepare
 from rung.climb.checking import CheckOptions
 from rung.data.synth import asking, fresh, made_row, read_inputs, sampled
+from rung.engines.key_hosts import origin_of
 from rung.engines.till import Till
 from rung.errors import EngineError, TaskError
 from rung.models.hosted import Hosted, hosted
@@ -119,4 +120,4 @@ def _till(model: Hosted, task: Task, options: SynthOptions) -> Till:
         raise TaskError(f"{model.given} can't be asked: {model.key_variable} isn't set in the environment")
     cap = task.limits.api_usd if options.api_usd is None else options.api_usd
     paid = options.out.with_name(options.out.name + ".paid.jsonl")
-    return Till(paid, cap, prices(task, [model]))
+    return Till(paid, cap, prices(task, [model]), named=frozenset([origin_of(model.url)]))

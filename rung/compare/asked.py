@@ -45,6 +45,7 @@ class Asked:
     """The rows to ask, how answers are scored, and in words where they come from.
 
     `prepared` is the task that they belong to, for a base model to be told of; None where there is none.
+    `is_named`: the command names that task.
     `opened` are the digests of the sealed tests of which these rows are part.
     """
 
@@ -53,6 +54,7 @@ class Asked:
     metric: MetricName
     told: str
     prepared: Prepared | None
+    is_named: bool = False
     opened: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -93,13 +95,13 @@ def asked_rows(first: Side, second: Side, wanted: Wanted) -> Asked:
     """The rows for both. Raises RungError where there are none that both can be asked fairly."""
     if wanted.task is not None and wanted.rows is not None:
         raise TaskError("--task and --rows both name rows; give one of them")
-    runs, sides = _Runs(), (first, second)
-    if wanted.rows is not None:
     if wanted.task is None and wanted.rows is None and wanted.format != "auto":
         raise TaskError(
             f"--format {wanted.format!r} says how the rows of --task or --rows are written; without these "
             "the run's own are asked, read as its climb read them: leave it out"
         )
+    runs, sides = _Runs(), (first, second)
+    if wanted.rows is not None:
         found = _of_file(wanted.rows, wanted, sides, runs)
     elif wanted.task is not None:
         prepared = prepare(wanted.task, Options(format=wanted.format))
@@ -124,6 +126,7 @@ def _of_task(prepared: Prepared, wanted: Wanted, sides: Sequence[Side], told: st
         metric=metric,
         told=f"{'test' if wanted.test else 'dev'} rows {told}",
         prepared=prepared,
+        is_named=wanted.task is not None,
         opened=(sealed.rows_digest(splits.test),) if wanted.test else (),
     )
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rung.climb.hosted import PAID_FILE, hosted_models
+from rung.climb.hosted import PAID_FILE, hosted_models, named_hosts
 from rung.climb.judge_cost import bar_of, ready_to_pay
 from rung.climb.judging import agreement, agreement_text
 from rung.compare.asked import Asked
@@ -75,7 +75,8 @@ def till_of(sides: Sequence[Side], asked: Asked, home: Path) -> Till | None:
     task = None if asked.prepared is None else asked.prepared.task
     caps = [one.origin.climb.paid_cap_usd for one in sides if one.origin and one.run == folder]
     cap = max(Limits().api_usd if task is None else task.limits.api_usd, *caps, 0.0)
-    return Till(folder / PAID_FILE, cap, known, raised_by=CAP_KEY)
+    named = named_hosts(task) if task is not None and asked.is_named else frozenset[str]()
+    return Till(folder / PAID_FILE, cap, known, raised_by=CAP_KEY, named=named)
 
 
 def judge_for(

@@ -1,6 +1,7 @@
 """The endpoint engine: any OpenAI-compatible URL. It takes messages, since it names no token ids.
 
-The key is read from an environment variable for each request and appears in no message or record.
+The key is read from an environment variable for each request and appears in no message or record. It goes to
+the host that it is meant for alone.
 """
 
 import json
@@ -25,9 +26,11 @@ from rung.engines.endpoint_wire import (
     retry_after_s,
     unsupported_parameter,
 )
+from rung.engines.key_hosts import HOST_VARIABLE, is_meant_for
 from rung.engines.till import Till
 from rung.engines.work import Refused, run_batch
 from rung.errors import EngineError
+from rung.models.hosted import OTHER_KEY
 from rung.records import Json
 from rung.runs import digest_of
 
@@ -98,6 +101,7 @@ class EndpointEngine:
         self._model = spec.model
         self._parallel = spec.parallel
         self._key_variable = spec.key_variable
+        self._named = frozenset[str]() if till is None else till.named
         self._till = till
         self._price = till.price(spec.url, spec.model) if till is not None else None
         self._limit_s = request_limit_s
@@ -364,7 +368,8 @@ class EndpointEngine:
             response = self._client.post(self._url, json=sent, headers=headers)
         status = response.status_code
         if status in HOPELESS:
-            state = "set" if key else "not set"
+            other = f"for other hosts by {HOST_VARIABLE}" if self._held() else "not set"
+            state = "set" if key else other
             raise EngineError(
                 f"{self._place} {HOPELESS[status]} {self._key_variable}, which is {state} (status {status})"
             )
@@ -377,14 +382,22 @@ class EndpointEngine:
         return response
 
     def _key(self) -> str:
-        """The key as it is set now, empty for none. Raises EngineError for one that no request can carry."""
-        key = os.environ.get(self._key_variable, "").strip()
+        """The key as it is set now, empty for none, and for one that is for other hosts.
+
+        Raises EngineError for one that no request can carry, and for a host that may be a stranger's.
+        """
+        key = self._held()
         if not (key.isascii() and key.isprintable()):
             raise EngineError(
                 f"{self._place}: {self._key_variable} holds characters that no key has (other quotes, a line "
                 "break, a letter with an accent): copy the key again"
             )
+        if key and self._key_variable == OTHER_KEY and not is_meant_for(self._url, self._named):
+            return ""
         return key
+
+    def _held(self) -> str:
+        return os.environ.get(self._key_variable, "").strip()
 
     def _adapted(self, body: dict[str, Json]) -> dict[str, Json]:
         """`body` without a temperature if this server has refused one."""

@@ -44,16 +44,18 @@ class _Paid:
 class Till:
     """Answers of hosted models by what was asked, in one append-only file. For several threads at once.
 
-    `prices` go by (URL, model). `spent_for` is what was paid for each rung, by its name: what was paid for
-    judging is `judging_usd` and no part of that. `raised_by` is what a user raises the cap by. While it
-    `asks_nothing` answers that were paid for are given, and no others. Raises RunError where the file is
-    damaged.
+    `prices` go by (URL, model). `named` are the origins of those that the command or its task names, and
+    not a System alone: they may be sent a key. `spent_for` is what was paid for each rung, by its name: what
+    was paid for judging is `judging_usd` and no part of that. `raised_by` is what a user raises the cap by.
+    While it `asks_nothing` answers that were paid for are given, and no others. Raises RunError where the
+    file is damaged.
     """
 
     path: Path
     cap_usd: float
     prices: Mapping[tuple[str, str], TokenPrice]
     raised_by: str = "--api-usd"
+    named: frozenset[str] = frozenset()
     spent_usd: float = field(init=False, default=0.0)
     spent_for: dict[str, float] = field(init=False, default_factory=dict)
     judging_usd: float = field(init=False, default=0.0)

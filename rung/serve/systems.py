@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 from rung.asking import candidates, context_of
 from rung.engines.base import EngineSpec
+from rung.engines.key_hosts import need_known_host
 from rung.engines.schema import require_schema
 from rung.engines.trie import Trie
 from rung.engines.unchanged import Files, files_in
@@ -17,6 +18,7 @@ from rung.errors import EngineError, ModelError, RungError, SystemFolderError, T
 from rung.hosted import hosted_of
 from rung.models.chat import Chat
 from rung.models.resolve import Model, resolve
+from rung.models.hosted import Hosted
 from rung.records import Example
 from rung.registry import Pointed, load_system, locate, names_model
 from rung.serve.bench import Bench, aside
@@ -268,11 +270,8 @@ class Systems:
             meant = _meaning(system.folder, pointed)
         spec = system.spec
         model = system.model(self.pool) if spec.model is not None and not system.is_hosted else None
-        if system.is_hosted and hosted_of(system.ref).key_missing:
-            raise TaskError(
-                f"{given!r} forwards to {system.ref.source!r}, and "
-                f"{hosted_of(system.ref).key_variable} isn't set: set it before serving"
-            )
+        if system.is_hosted:
+            _need_key(given, hosted_of(system.ref))
         chat = system.chat(self.pool) if model is not None else None
         alone = spec.engine == "llama" and spec.steps is None
         own, folder = spec.files, system.folder.resolve()
@@ -407,6 +406,16 @@ def _running(system: System, model: Model) -> Model:
 
 def _key(model: Model, spec: EngineSpec) -> tuple[str, int]:
     """What one child answers for: it gives all its slots as many tokens."""
+def _need_key(given: str, model: Hosted) -> None:
+    """Raises RungError where a hosted model can't be asked for want of a key, or of a host that it is for."""
+    if model.key_missing:
+        raise TaskError(
+            f"{given!r} forwards to {model.given!r}, and {model.key_variable} isn't set: set it before "
+            "serving"
+        )
+    need_known_host(model)
+
+
     return model.digest, spec.context
 
 

@@ -421,6 +421,19 @@ def test_half_a_name_of_a_hosted_model_is_refused_without_showing_a_secret(name,
     assert KEY not in str(raised.value)
 
 
+def test_the_key_goes_to_a_host_that_the_task_names_and_later_to_one_that_the_variable_names(
+    tmp_path, tiny, server, monkeypatch
+):
+    server.name = server.name.replace("127.0.0.1", "0.0.0.0")  # this machine, and not known as it
+    result, run = climb(write_task(tmp_path, tiny, server, label_rows(120)), options(tmp_path / "run"), Log())
+    assert of(result).failed is None and set(server.keys) == {f"Bearer {KEY}"}
+    with load(run / "rungs" / "api" / "system") as system:
+        with pytest.raises(EngineError, match="set RUNG_API_HOST="):
+            system("the parcel is late")
+        monkeypatch.setenv("RUNG_API_HOST", server.name.partition("@")[2])
+        assert system("the parcel is late") == "delivery"
+
+
 def test_a_providers_key_goes_to_no_other_host():
     assert hosted("openai:gpt-5-mini").key_variable == "OPENAI_API_KEY"
     assert hosted("anthropic:claude-haiku-4-5").url == "https://api.anthropic.com/v1"
