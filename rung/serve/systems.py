@@ -17,8 +17,8 @@ from rung.engines.unchanged import Files, files_in
 from rung.errors import EngineError, ModelError, RungError, SystemFolderError, TaskError
 from rung.hosted import hosted_of
 from rung.models.chat import Chat
-from rung.models.resolve import Model, resolve
 from rung.models.hosted import Hosted
+from rung.models.resolve import Model, resolve
 from rung.records import Example
 from rung.registry import Pointed, load_system, locate, names_model
 from rung.serve.bench import Bench, aside
@@ -404,8 +404,6 @@ def _running(system: System, model: Model) -> Model:
     return model if own is None else replace(model, gguf=own.resolve(), digest=system.digest, files=())
 
 
-def _key(model: Model, spec: EngineSpec) -> tuple[str, int]:
-    """What one child answers for: it gives all its slots as many tokens."""
 def _need_key(given: str, model: Hosted) -> None:
     """Raises RungError where a hosted model can't be asked for want of a key, or of a host that it is for."""
     if model.key_missing:
@@ -416,6 +414,8 @@ def _need_key(given: str, model: Hosted) -> None:
     need_known_host(model)
 
 
+def _key(model: Model, spec: EngineSpec) -> tuple[str, int]:
+    """What one child answers for: it gives all its slots as many tokens."""
     return model.digest, spec.context
 
 
