@@ -166,7 +166,7 @@ class Tune(AbstractContextManager["Tune"]):
         self.base_said = said_of_blocks(self.model) or self.method.caveat
         self.start = None
         if self.lesson.start is None:
-            self.learned = begun(self.model, self.tuning, plan.seed)
+            self.learned = begun(self.model, self.tuning, plan.seed, lengths[-1])
         else:
             lora.load(self.model, self.lesson.start)
             self.start, self.learned = lora.state(self.model), low_rank(self.model)

@@ -17,24 +17,28 @@ from rung.engines.parallel import workers
 from rung.engines.room import free_bytes
 from rung.engines.rows import Network
 from rung.errors import ModelError, TrainingError
+from rung.training.activations import counted
 from rung.training.learned import Learned
 
 TUNED_FILE = "tuned.safetensors"
 COPIED = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "chat_template.jinja")
 ROOM = 1.1
-"""Of the memory that the numbers take, for what a batch needs beside them."""
+"""Of the memory that the numbers take, for what a batch needs beside them and its activations."""
 
 
-def full(model: Network) -> Learned:
-    """The weight matrices of a model's blocks. Raises TrainingError where memory is short."""
+def full(model: Network, longest: int) -> Learned:
+    """The weight matrices of a model's blocks, to learn from rows of `longest` tokens at most.
+
+    Raises TrainingError where memory is short.
+    """
     found = {f"{name}.weight": layer.weight for name, layer in block_linears(model)}
     if not found:
         raise ModelError(f"nothing to tune: {model.config.model_type!r} has no such linear layers")
-    require_memory(list(found.values()))
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     for parameter in found.values():
         parameter.requires_grad_(True)
+    require_memory(model, list(found.values()), longest)
     base = {name: parameter.detach().clone() for name, parameter in found.items()}
 
     def restore(tensors: Mapping[str, torch.Tensor]) -> None:
@@ -49,21 +53,23 @@ def full(model: Network) -> Learned:
     )
 
 
-def require_memory(parameters: list[torch.Tensor]) -> None:
-    """Raise TrainingError unless what is kept for each number that learns fits the memory that is free.
+def require_memory(model: Network, parameters: list[torch.Tensor], longest: int) -> None:
+    """Raise TrainingError unless what learning takes, beside the weights, fits the memory that is free.
 
-    That is 20 bytes (the number in fp32, again while a run begins, its slope, AdamW's two moments), and in
-    the model's own type the base's value and a gradient for each pass that runs at once.
+    That is 20 bytes for each number that learns (the number in fp32, again while a run begins, its slope,
+    AdamW's two moments), and in the model's own type the base's value and a gradient for each pass that runs
+    at once; and each pass's activations of a row of `longest` tokens, whose blocks run again on the way back.
     """
-    device = parameters[0].device
-    each = 20 + (1 + workers(device)) * parameters[0].element_size()
-    needed = int(ROOM * each * sum(p.numel() for p in parameters))
+    device, size = parameters[0].device, sum(p.numel() for p in parameters)
+    passes = workers(device)
+    each = 20 + (1 + passes) * parameters[0].element_size()
+    needed = int(ROOM * each * size + passes * counted(model).again(longest))
     free = free_bytes(device)
     if needed > free:
         raise TrainingError(
-            f"full tuning of {sum(p.numel() for p in parameters):,} weights needs about "
+            f"full tuning of {size:,} weights on rows of up to {longest:,} tokens needs about "
             f"{needed / 2**30:.1f} GiB more, and {free / 2**30:.1f} GiB are free; write `method: lora` under "
-            "tuning in task.yaml, which needs a fraction, or take a smaller model"
+            "tuning in task.yaml, which needs a fraction, or take shorter rows or a smaller model"
         )
 
 

@@ -45,3 +45,19 @@ def low_rank(model: Network) -> Learned:
         restore=lambda tensors: lora.restore(model, dict(tensors)),
         save=lambda folder, base: lora.save(model, folder, base=base),
     )
+
+
+def masters(parameters: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Parameters side by side, copied, in fp32 or finer."""
+    wide = torch.promote_types(parameters[0].dtype, torch.float32)
+    return torch.cat([p.detach().reshape(-1).to(wide) for p in parameters])
+
+
+def spans(learned: Learned) -> list[tuple[slice, float]]:
+    """Where each group stands among all that learns, and what its rate is times the run's."""
+    found, start = [], 0
+    for group, share in learned.groups:
+        end = start + sum(p.numel() for p in group)
+        found.append((slice(start, end), share))
+        start = end
+    return found

@@ -26,10 +26,11 @@ from rung.engines.rows import Network, in_batches, pad_right, shared_prefix
 from rung.errors import TrainingError
 from rung.memory import used_up, want_of_memory
 from rung.training import batches, losses
+from rung.training.activations import Room, room_for, run_again, within
 from rung.training.batches import Item, Row
 from rung.training.checkpoint import Checkpoint
 from rung.training.graphs import Graphs
-from rung.training.learned import Learned, low_rank
+from rung.training.learned import Learned, low_rank, masters, spans
 from rung.training.objectives import Objective
 from rung.training.onpolicy import OnPolicy, States
 from rung.training.parts import families, parts
@@ -108,8 +109,8 @@ class Trainer:
         self.learned = learned or low_rank(model)
         # Group by group: their rates differ, and a step is a few operations on what stands together.
         self.parameters = [p for group, _ in self.learned.groups for p in group]
-        self._flat = _masters(self.parameters) if self.learned.own else storage.side_by_side(self.parameters)
-        self._spans = _spans(self.learned)
+        self._flat = masters(self.parameters) if self.learned.own else storage.side_by_side(self.parameters)
+        self._spans = spans(self.learned)
         self._slope = torch.zeros_like(self._flat)
         sizes = [p.numel() for p in self.parameters]
         parts_of_slope = zip(self._slope.split(sizes), self.parameters, strict=True)
@@ -127,6 +128,7 @@ class Trainer:
         self.checkpoint = Checkpoint(folder, [self._flat, *self.moments], digest)
         self.steps_per_epoch = -(-len(rows) // settings.batch_size)
         self._most: int | None = None
+        self._room: Room | None = None
         self._epoch: tuple[int, list[list[int]]] = (-1, [])
         self.step, self._saved = 0, -math.inf
         self.restart()
@@ -139,7 +141,7 @@ class Trainer:
             else:
                 self.learned.restore(self.start)
             if self.learned.own:
-                self._flat.copy_(_masters(self.parameters))
+                self._flat.copy_(masters(self.parameters))
             for moment in self.moments:
                 moment.zero_()
         self.step = self.checkpoint.load()
@@ -239,14 +241,16 @@ class Trainer:
     def _halve(self, batch: list[int], why: str) -> None:
         """Take half as many tokens at once. TrainingError where parts get no smaller by that."""
         longest = max(self._tokens([i]) for i in batch)
-        most = self._most or tokens_at_once(self.parameters[0].device, self.packed)
-        # A row that is longer than `most` is alone already, and packs keep little of it for the way back.
-        if most < longest:
+        # A row that is longer than that is alone already, and little of it is kept for the way back.
+        if self._most is not None and self._most < longest:
             raise TrainingError(f"a row of {longest:,} tokens at step {self.step + 1}: {why}")
+        most = self._most or tokens_at_once(self.parameters[0].device, self.packed)
         self._most = max(1, min(most, max(map(self._tokens, self._cut(batch)))) // 2)
         self.graphs = None
         if self.packed is not None:
             self.packed.room = self._most
+        elif self._room is not None:
+            self._room.most = self._most
         let_go()
 
     def _add_slopes(self, batch: list[int]) -> float:
@@ -269,10 +273,11 @@ class Trainer:
         loss = 0.0
         # In the parts' order, whichever ends first: the same rows give the same bits.
         count = workers(self.parameters[0].device)
-        for part_loss, found in side_by_side(slopes, list(zip(drawn, shares, strict=True)), count):
-            loss += part_loss
-            for total, more in zip(self._slopes, found, strict=True):
-                total.add_(more)
+        with run_again(self.model, self._room):
+            for part_loss, found in side_by_side(slopes, list(zip(drawn, shares, strict=True)), count):
+                loss += part_loss
+                for total, more in zip(self._slopes, found, strict=True):
+                    total.add_(more)
         return loss
 
     def _cut(self, batch: Sequence[int]) -> list[list[int]]:
@@ -286,6 +291,10 @@ class Trainer:
             found = parts(lengths, at_once, shared=shared, slots=slots, most=room)
             return [[chosen[i] for i in part] for part in found]
 
+        if self.packed is None:
+            fits = self._fits(batch)
+            found = cut(batch, count, self.shared, min(most, count * fits))
+            return [few for part in found for few in within(part, self._tokens, fits)]
         if self.objective is None or self._alone:
             return cut(batch, count, self.shared, most)
         together, others = families(self._items, batch, self.shared)
@@ -294,9 +303,18 @@ class Trainer:
             found += cut(members, 1, len(self._items[members[0]].rows[0].prompt) - 1, most // count)
         return sorted(found, key=lambda part: -self._tokens(part)) if together else found
 
+    def _fits(self, batch: Sequence[int]) -> int:
+        """How many tokens memory holds in each pass over transformers' own modules."""
+        if self._room is None:
+            self._room = room_for(self.model, self.parameters)
+        return self._room.tokens(max(row.tokens for row in self._of(batch)))
+
     def _tokens(self, part: Sequence[int]) -> int:
-        """Tokens of a part that are read, what its rows share counted once."""
-        shared = self._read_once(self._of(part))
+        """Tokens of a part that are read, what its rows share counted once, and padding where any is."""
+        rows = self._of(part)
+        if self.packed is None:
+            return len(rows) * max(row.tokens for row in rows)
+        shared = self._read_once(rows)
         return shared + sum(_length(self._items[i], shared) - shared for i in part)
 
     def _read_once(self, rows: Sequence[Row]) -> int:
@@ -361,22 +379,6 @@ class Trainer:
         if decay is not None and self.step >= decay[0]:
             rate *= max(0.02, (decay[1] - self.step) / max(1, decay[1] - decay[0]))
         return rate
-
-
-def _masters(parameters: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Parameters side by side, copied, in fp32 or finer."""
-    wide = torch.promote_types(parameters[0].dtype, torch.float32)
-    return torch.cat([p.detach().reshape(-1).to(wide) for p in parameters])
-
-
-def _spans(learned: Learned) -> list[tuple[slice, float]]:
-    """Where each group stands among all that learns, and what its rate is times the run's."""
-    found, start = [], 0
-    for group, share in learned.groups:
-        end = start + sum(p.numel() for p in group)
-        found.append((slice(start, end), share))
-        start = end
-    return found
 
 
 def tokens_at_once(device: torch.device, made: Packed | None) -> int:

@@ -23,18 +23,27 @@ RS_ALPHA = ALPHA / RANK**0.5
 """Of rsLoRA: at the usual rank it is LoRA to the bit, so that the same rates suit both."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Start:
+    """What a tune begins with: a rank, where its method has one, a seed, and its longest row, in tokens."""
+
+    rank: int
+    seed: int
+    longest: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Method:
     """A way to tune. `rates` are tried, the one in the middle where there's no time for a search.
 
-    `title` is what notes call it; `attach` prepares a model and tells what of it learns. The model is loaded
-    on the device `loads_on`, where it isn't to lie whole on the one it's trained on. A model that lies
-    `in_blocks` already needs neither that nor the `caveat`.
+    `title` is what notes call it; `attach` prepares a model, by a `Start`, and tells what of it learns. The
+    model is loaded on the device `loads_on`, where it isn't to lie whole on the one it's trained on. A model
+    that lies `in_blocks` already needs neither that nor the `caveat`.
     """
 
     title: str
     rates: tuple[float, float, float]
-    attach: Callable[[Network, int, int], Learned]
+    attach: Callable[[Network, Start], Learned]
     ranked: bool = True
     loads_on: str | None = None
     caveat: str | None = None
@@ -44,36 +53,38 @@ class Method:
         return f"{self.title} r = {rank}" if self.ranked else self.title
 
 
-def _lora(model: Network, rank: int, seed: int) -> Learned:
-    lora.attach(model, rank=rank, alpha=ALPHA, seed=seed)
+def _lora(model: Network, start: Start) -> Learned:
+    lora.attach(model, rank=start.rank, alpha=ALPHA, seed=start.seed)
     return low_rank(model)
 
 
-def _rslora(model: Network, rank: int, seed: int) -> Learned:
-    lora.attach(model, rank=rank, alpha=RS_ALPHA, rslora=True, seed=seed)
+def _rslora(model: Network, start: Start) -> Learned:
+    lora.attach(model, rank=start.rank, alpha=RS_ALPHA, rslora=True, seed=start.seed)
     return low_rank(model)
 
 
-def _dora(model: Network, rank: int, seed: int) -> Learned:
-    lora.attach(model, rank=rank, alpha=ALPHA, dora=True, seed=seed)
+def _dora(model: Network, start: Start) -> Learned:
+    lora.attach(model, rank=start.rank, alpha=ALPHA, dora=True, seed=start.seed)
     return low_rank(model)
 
 
-def _full(model: Network, rank: int, seed: int) -> Learned:
-    return full(model)
+def _full(model: Network, start: Start) -> Learned:
+    return full(model, start.longest)
 
 
-def _qlora(model: Network, rank: int, seed: int) -> Learned:
+def _qlora(model: Network, start: Start) -> Learned:
     if in_blocks(model):
-        return _lora(model, rank, seed)
+        return _lora(model, start)
     device = torch.device(best_device())
-    lora.attach_over_blocks(model, lambda layer: Nf4(layer, device), rank=rank, alpha=ALPHA, seed=seed)
+    lora.attach_over_blocks(
+        model, lambda layer: Nf4(layer, device), rank=start.rank, alpha=ALPHA, seed=start.seed
+    )
     model.to(device)
     return low_rank(model)
 
 
-def _prefix(model: Network, rank: int, seed: int) -> Learned:
-    made = prefix.attach(model, PREFIX_TOKENS, seed)
+def _prefix(model: Network, start: Start) -> Learned:
+    made = prefix.attach(model, PREFIX_TOKENS, start.seed)
     return Learned(
         groups=(([made.numbers], 1.0),),
         draw=lambda seed: prefix.draw(model, seed),
@@ -103,6 +114,6 @@ METHODS: Final[dict[TuningMethod, Method]] = {
 }
 
 
-def begun(model: Network, tuning: Tuning, seed: int) -> Learned:
-    """A model ready for its first step, as the task wants it tuned."""
-    return METHODS[tuning.method].attach(model, tuning.rank, seed)
+def begun(model: Network, tuning: Tuning, seed: int, longest: int) -> Learned:
+    """A model ready for its first step, as the task wants it tuned, on rows of `longest` tokens at most."""
+    return METHODS[tuning.method].attach(model, Start(rank=tuning.rank, seed=seed, longest=longest))

@@ -7,6 +7,7 @@ import torch
 
 from rung.engines.packed import packed
 from rung.engines.rows import Network
+from rung.training.activations import room_for, run_again
 from rung.training.batches import Row
 from rung.training.learned import Learned
 from rung.training.loop import batch_loss, packed_loss
@@ -24,10 +25,11 @@ def token_s(model: Network, learned: Learned, rows: Sequence[Row]) -> float:
             break
         some.append(row)
     parameters = [p for group, _ in learned.groups for p in group]
+    room = room_for(model, parameters) if made is None else None
     seconds = 0.0
     for _ in range(2):  # the first pass meets everything for the first time
         start = time.perf_counter()
-        with torch.enable_grad():
+        with torch.enable_grad(), run_again(model, room):
             loss = batch_loss(model, some) if made is None else packed_loss(made, some)
             torch.autograd.grad(loss, parameters)
         seconds = time.perf_counter() - start

@@ -14,6 +14,7 @@ from rung.errors import ModelError
 from rung.models.resolve import resolve
 from rung.models.weights import dequantised
 from rung.training import blocked
+from rung.training.activations import Kept, Room, run_again
 from rung.training.batches import Row
 from rung.training.blocked import blocks_for, in_blocks, load_in_blocks, said_of_blocks
 from rung.training.learned import low_rank
@@ -75,6 +76,24 @@ def test_loss_and_gradient_are_those_over_the_dense_numbers(model, monkeypatch, 
     assert torch.equal(*losses)
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
     assert any(bool(a.any()) for a in ours)
+
+
+def test_blocks_of_a_model_that_run_again_over_blocks_of_its_file_have_the_same_gradient(model, monkeypatch):
+    network = loaded(model, monkeypatch)
+    lora.attach(network, rank=4, alpha=8.0, seed=0)
+    randomise(network)
+    reads: list[int] = []
+    network.model.layers[0].mlp.register_forward_pre_hook(lambda *_: reads.append(1))
+    kept = Kept(call=0, token=1, pair=0, state=1, blocks=2)
+    found = []
+    for room in (None, Room(kept=kept, free=1)):
+        with run_again(network, room):
+            loss = summed_logprobs(network, ROWS).sum()
+            found.append((loss, *torch.autograd.grad(loss, lora.parameters(network))))
+    assert len(reads) == 3, "the second time once more on the way back"
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs)
+        assert ours.any()
 
 
 def test_a_tune_over_blocks_learns_what_one_over_dense_numbers_learns(model, monkeypatch, tmp_path):

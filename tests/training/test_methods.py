@@ -13,12 +13,14 @@ from rung.errors import TrainingError
 from rung.task import Tuning
 from rung.task.model import TuningMethod
 from rung.training import full
+from rung.training.activations import counted
 from rung.training.loop import Settings, Trainer, batch_loss
 from rung.training.methods import ALPHA, METHODS, RANK, RATES, begun
 from tests.fixtures_tiny import randomise, tiny
 from tests.training.test_loop import ROWS, parameters, same
 
 NAMES = list(METHODS)
+LONGEST = max(row.tokens for row in ROWS)
 
 
 def kind(method: str) -> torch.dtype:
@@ -35,9 +37,8 @@ def trainer(folder: Path, method: TuningMethod, *, model=None, rate: float | Non
         warmup=5,
         seed=1,
     )
-    return Trainer(
-        model, ROWS, settings, folder, "d", learned=begun(model, Tuning(method=method, rank=4), seed=1)
-    )
+    learned = begun(model, Tuning(method=method, rank=4), seed=1, longest=LONGEST)
+    return Trainer(model, ROWS, settings, folder, "d", learned=learned)
 
 
 def test_the_table_has_every_method_that_a_task_may_name():
@@ -75,7 +76,7 @@ def test_arms_take_turns_on_one_model(tmp_path, method):
         list(one.run(6))
         alone[rate] = parameters(one)
     model = tiny(dtype=kind(method))
-    learned = begun(model, Tuning(method=method, rank=4), seed=1)
+    learned = begun(model, Tuning(method=method, rank=4), seed=1, longest=LONGEST)
     for rate in rates:
         settings = Settings(learning_rate=rate, batch_size=4, rank=4, warmup=5, seed=1)
         arm = Trainer(model, ROWS, settings, tmp_path / f"arm-{rate}", "d", learned=learned)
@@ -90,7 +91,7 @@ def test_a_run_may_begin_where_another_ended(tmp_path, method):
     model, other = tiny(), tiny()
     first = trainer(tmp_path / "first", method, model=model)
     list(first.run(5))
-    learned = begun(other, Tuning(method=method, rank=4), seed=9)
+    learned = begun(other, Tuning(method=method, rank=4), seed=9, longest=LONGEST)
     settings = Settings(learning_rate=1e-3, batch_size=4, rank=4, warmup=5, seed=1)
     start = lora.state(model)
     second = Trainer(other, ROWS, settings, tmp_path / "second", "d", start=start, learned=learned)
@@ -104,7 +105,18 @@ def test_full_tuning_refuses_what_memory_cannot_hold(monkeypatch):
     with pytest.raises(
         TrainingError, match=r"full tuning of 15,\d+ weights .* 0.0 GiB are free.*method: lora"
     ):
-        begun(tiny(), Tuning(method="full"), seed=0)
+        begun(tiny(), Tuning(method="full"), seed=0, longest=LONGEST)
+
+
+def test_full_tuning_counts_what_the_longest_row_keeps_for_the_way_back(monkeypatch):
+    model, tuning = tiny(), Tuning(method="full")
+    weights = sum(layer.weight.numel() for _, layer in lora.block_linears(model))
+    each = 20 + 8 * (1 + full.workers(model.lm_head.weight.device))
+    monkeypatch.setattr(full, "free_bytes", lambda device: int(full.ROOM * each * weights) + 2**20)
+    begun(model, tuning, seed=0, longest=20)
+    assert counted(model).again(20_000) > 2**20
+    with pytest.raises(TrainingError, match=r"rows of up to 20,000 tokens needs about .*shorter rows"):
+        begun(tiny(), tuning, seed=0, longest=20_000)
 
 
 def test_full_tuning_leaves_embeddings_norms_and_biases_alone(tmp_path):
@@ -130,7 +142,7 @@ def test_a_coarse_model_learns_by_steps_that_its_own_type_would_lose(tmp_path):
 def test_qlora_is_a_lora_over_the_weights_as_four_bits_have_them():
     """Forward and gradient are those of a LoRA whose base holds the de-quantised weights."""
     model = tiny("qwen2", dtype=torch.float32, hidden_size=64, intermediate_size=128)
-    begun(model, Tuning(method="qlora", rank=4), seed=0)
+    begun(model, Tuning(method="qlora", rank=4), seed=0, longest=LONGEST)
     randomise(model)
     twin = tiny("qwen2", dtype=torch.float32, hidden_size=64, intermediate_size=128)
     for name, layer in lora.layers(model):
@@ -157,7 +169,7 @@ def test_rslora_at_the_usual_rank_is_lora_and_keeps_its_size_above():
     for method in ("lora", "rslora"):
         for rank in (RANK, 4 * RANK):
             model = tiny()
-            begun(model, Tuning(method=method, rank=rank), seed=0)
+            begun(model, Tuning(method=method, rank=rank), seed=0, longest=LONGEST)
             found[method, rank] = next(lora.layers(model))[1].form
     assert found["lora", RANK].scale == found["rslora", RANK].scale == ALPHA / RANK
     assert found["lora", 4 * RANK].scale == ALPHA / RANK / 4
