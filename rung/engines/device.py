@@ -90,20 +90,21 @@ def describe_gpu() -> str | None:
 def roomy_device(needed: int) -> str:
     """The best device, but the processor where the GPU has no room for `needed` bytes and a batch."""
     device = best_device()
-    if device == "cpu" or _has_room(device, needed):
+    if device == "cpu" or _fits(needed, free_bytes(device)):
         return device
     gc.collect()  # a model that nothing uses any more may still lie there
-    return device if _has_room(device, needed) else "cpu"
+    return device if _fits(needed, free_bytes(device)) else "cpu"
 
 
-def _has_room(device: str, needed: int) -> bool:
-    return GPU_ROOM * needed + GPU_FLOOR <= free_bytes(device)
+def _fits(needed: int, there: int) -> bool:
+    """Whether a GPU's memory holds weights of so many bytes and a batch beside them."""
+    return GPU_ROOM * needed + GPU_FLOOR <= there
 
 
 def short_of_room(needed: int) -> bool:
     """Whether `needed` bytes don't go where they'd go if all of the memory were free, or go nowhere."""
     device = best_device()
-    if device != "cpu" and GPU_ROOM * needed + GPU_FLOOR <= torch.cuda.mem_get_info(device)[1]:
+    if device != "cpu" and _fits(needed, torch.cuda.mem_get_info(device)[1]):
         return roomy_device(needed) == "cpu"
     return no_room(needed, "cpu") is not None
 

@@ -1,13 +1,14 @@
 """What a model's weights take, and the memory that is free for them."""
 
-import json
 from math import prod
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 
+from rung.errors import ModelError
 from rung.memory import available_bytes
+from rung.models.shards import weight_files
 
 GIB = 2**30
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
@@ -25,11 +26,15 @@ def free_bytes(device: torch.device | str) -> int:
 def weight_bytes(folder: Path, dtype: torch.dtype) -> int:
     """What the weights of a safetensors folder take in a type, by the files' headers.
 
-    Numbers that are quantised already count a byte each. Files that can't be read count nothing: whoever
-    loads them says what is wrong.
+    Numbers that are quantised already count a byte each. Files that can't be read count nothing, nor
+    does a folder that its index doesn't fit: whoever loads them says what is wrong.
     """
+    try:
+        files = weight_files(folder)
+    except ModelError:
+        return 0
     total = 0
-    for path in _weight_files(folder):
+    for path in files:
         try:
             with safe_open(path, "pt") as file:
                 parts = [file.get_slice(name) for name in file.keys()]
@@ -40,12 +45,3 @@ def weight_bytes(folder: Path, dtype: torch.dtype) -> int:
         except (OSError, SafetensorError):
             continue
     return total
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """Those that transformers reads: a folder may hold the same weights in another format's names, too."""
-    try:
-        index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
-        return sorted({folder / Path(str(name)).name for name in index["weight_map"].values()})
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
-        return [folder / "model.safetensors"]

@@ -1,16 +1,14 @@
 """Models named by hub id: which files of the repository are needed, and bringing just those."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from rung.errors import ModelError, WeightsError
+from rung.models.shards import INDEX, WHOLE, named
 
 _BESIDE: Final = ("*.json", "tokenizer.model", "*.jinja", "*.txt")
-_WHOLE: Final = "model.safetensors"
-_INDEX: Final = f"{_WHOLE}.index.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,7 +105,7 @@ def _wanted(repository: str, names: Sequence[str], file: str | None) -> list[str
         return [file]
     weights = [name for name in names if name.endswith(".safetensors") and "/" not in name]
     if weights:
-        return [*_read(repository, weights, indexed=_INDEX in names), *_BESIDE]
+        return [*_read(repository, weights, indexed=INDEX in names), *_BESIDE]
     if len(ggufs) == 1:
         return ggufs
     if ggufs:
@@ -128,27 +126,18 @@ def _read(repository: str, weights: Sequence[str], *, indexed: bool) -> Sequence
     """
     from huggingface_hub import hf_hub_download
 
-    if _WHOLE in weights:
-        return [_WHOLE]
-    named = _named(Path(hf_hub_download(repository, _INDEX))) if indexed else []
-    return [name for name in weights if name in named] or weights
+    if WHOLE in weights:
+        return [WHOLE]
+    read = named(Path(hf_hub_download(repository, INDEX))) if indexed else []
+    return [name for name in weights if name in read] or weights
 
 
 def _kept(repository: str) -> list[str]:
     """The same of a repository that was brought before."""
-    if cached(repository, _WHOLE) is not None:
-        return [_WHOLE]
-    index = cached(repository, _INDEX)
-    return (_named(index) if index is not None else []) or ["*.safetensors"]
-
-
-def _named(index: Path) -> list[str]:
-    """The files that an index names; none where it is no index, which is said where the folder is read."""
-    try:
-        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        return sorted({str(name) for name in places.values()})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return []
+    if cached(repository, WHOLE) is not None:
+        return [WHOLE]
+    index = cached(repository, INDEX)
+    return (named(index) if index is not None else []) or ["*.safetensors"]
 
 
 def _refused(repository: str, status: int) -> str:

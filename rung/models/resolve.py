@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from rung.errors import ModelError, WeightsError
+from rung.errors import ModelError
 from rung.home import expanded
 from rung.models._fetch import Progress, fetch, is_here, no_progress
 from rung.models._gguf import gguf_metadata as gguf_metadata
@@ -18,14 +18,13 @@ from rung.models._hub import brought, cached, download
 from rung.models.catalog import CATALOG, Entry, ModelKind, entry_named, entry_with
 from rung.models.files import KnownFile, noted
 from rung.models.offered import OFFERED, Offered, offered_named
+from rung.models.shards import weight_files
 from rung.models.trust import trust, trusted
 from rung.spec import USUAL_TOKENS
 
 HUB_ID: Final = re.compile(r"(?:hf:)?(?P<repository>[\w.-]+/[\w.-]+)(?::(?P<file>[\w./-]+\.gguf))?")
 _EMBEDDERS: Final = ("bert", "nomic-bert", "jina-bert-v2", "t5encoder")
 _UNKNOWN_LICENCE: Final = "unknown"
-_WHOLE: Final = "model.safetensors"
-_INDEX: Final = f"{_WHOLE}.index.json"
 _ADAPTER: Final = "adapter_config.json"
 
 
@@ -252,32 +251,6 @@ def _packed(folder: Path, said: object) -> str:
         f"{str(folder)!r} holds weights that {by} has packed ('quantization_config' in its config.json), "
         "which are neither read nor tuned here: give the model's plain weights, or its GGUF"
     )
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of the weights, as transformers reads them: one, those of an index, or all.
-
-    Raises WeightsError where one of them isn't there.
-    """
-    here, index = sorted(folder.glob("*.safetensors")), folder / _INDEX
-    if folder / _WHOLE in here:
-        return [folder / _WHOLE]
-    if not here or not index.is_file():
-        return here
-    places = read_json(index).get("weight_map")
-    names = sorted({str(name) for name in places.values()}) if isinstance(places, dict) else []
-    if not names or any(Path(name).name != name for name in names):
-        raise ModelError(
-            f"{str(index)!r} has to name the files beside it that hold the weights, in `weight_map`: copy it "
-            "from where the model came"
-        )
-    if missing := [name for name in names if not (folder / name).is_file()]:
-        raise WeightsError(
-            f"{str(folder)!r} lacks {len(missing)} of {len(names)} files of weights that {_INDEX!r} names "
-            f"({', '.join(missing[:3])}): copy them from where the model came; for a hub id, connect and run "
-            "the same command again, which brings them"
-        )
-    return [folder / name for name in names]
 
 
 def _why_no_weights(folder: Path, ggufs: list[Path]) -> str:

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from rung.errors import ModelError
-from rung.models.resolve import read_json, weight_files
+from rung.models.resolve import read_json
+from rung.models.shards import INDEX, WHOLE, weight_files
 from rung.training.lora_delta import Delta
 
 FloatType = Literal["bf16", "f32"]
 TEMPLATE_FILE: Final = "chat_template.jinja"
-_WHOLE: Final = "model.safetensors"
-_INDEX: Final = f"{_WHOLE}.index.json"
 _COPIED: Final = (
     *("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"),
     *("added_tokens.json", "vocab.json", "merges.txt"),
@@ -43,7 +42,7 @@ def write_merged_folder(
         raise ModelError(
             f"{str(base)!r} has no weight {next(iter(left))!r}: the adapter was made for another model"
         )
-    for name in _COPIED if base / _WHOLE in shards else (*_COPIED, _INDEX):
+    for name in _COPIED if base / WHOLE in shards else (*_COPIED, INDEX):
         if (base / name).is_file():
             shutil.copyfile(base / name, out / name)
     config = read_json(base / "config.json")

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 import torch
 from safetensors.torch import save_file
 
@@ -26,20 +27,32 @@ def test_numbers_that_are_quantised_already_are_turned_into_no_other_type(tmp_pa
     assert weight_bytes(tmp_path, torch.float32) == 12 + 20
 
 
-def test_the_parts_that_an_index_names_are_counted_once_each_and_nothing_outside_the_folder(tmp_path):
+def test_the_parts_that_an_index_names_are_counted_once_each_and_nothing_beside_them(tmp_path):
     folder = tmp_path / "model"
     folder.mkdir()
     for part, size in (("one", 2), ("two", 5)):
         save_file({part: torch.zeros(size)}, folder / f"{part}.safetensors")
-    save_file({"far": torch.zeros(99)}, tmp_path / "far.safetensors")
+    save_file({"other": torch.zeros(99)}, folder / "consolidated.safetensors")
     named = {
         "a": "one.safetensors",
         "b": "one.safetensors",
         "c": "two.safetensors",
-        "d": "../far.safetensors",
     }
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": named}))
     assert weight_bytes(folder, torch.float32) == 28
+    save_file({"whole": torch.zeros(3)}, folder / "model.safetensors")
+    assert weight_bytes(folder, torch.float32) == 12, "as transformers, which reads no index beside it"
+
+
+@pytest.mark.parametrize("place", ["../far.safetensors", "lost.safetensors"])
+def test_an_index_that_does_not_fit_its_folder_counts_nothing(tmp_path, place):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for file in (folder / "one.safetensors", tmp_path / "far.safetensors"):
+        save_file({"a": torch.zeros(2)}, file)
+    named = json.dumps({"weight_map": {"a": "one.safetensors", "b": place}})
+    (folder / "model.safetensors.index.json").write_text(named)
+    assert weight_bytes(folder, torch.float32) == 0
 
 
 def test_what_cannot_be_read_counts_nothing(tmp_path):
