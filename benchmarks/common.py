@@ -78,7 +78,7 @@ def opened(folder: Path, dev_rows: int | None = None) -> Iterator[Context]:
     from rung.system import Pool
 
     prepared = prepare(folder / "train.jsonl", Options(test=folder / "test.jsonl", dev_rows=dev_rows))
-    with tempfile.TemporaryDirectory() as place, Pool() as pool, Screen() as screen:
+    with tempfile.TemporaryDirectory() as place, Screen() as screen, Pool(say=screen.say) as pool:
         yield Context(
             task=prepared.task,
             train=prepared.splits.train,

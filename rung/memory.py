@@ -19,8 +19,9 @@ CACHED = ("inactive_file", "active_file")
 USED_UP = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 """What torch's errors say where a GPU's memory was."""
 LESS = (
-    "`tuning: {method: qlora}`, shorter rows or a smaller model need less, --rungs leaves a rung out, and "
-    "CUDA_VISIBLE_DEVICES names another GPU"
+    "shorter rows or a smaller model need less; CUDA_VISIBLE_DEVICES names another GPU, and where it's empty "
+    "the processor computes; in a climb `tuning: {method: qlora}` needs less, too, and --rungs leaves a rung "
+    "out"
 )
 
 

@@ -18,8 +18,8 @@ from pydantic import ValidationError
 
 from rung.asking import answer_of_completion, ask, context_of, fitted, room_for_answer
 from rung.calibration import calibrated_answers, read_calibration, write_calibration
-from rung.engines import crowded, start
-from rung.engines.base import Completion, Engine, EngineSpec, Progress, no_progress
+from rung.engines import crowded, slowed, start
+from rung.engines.base import Completion, Engine, EngineSpec, Progress, Say, no_progress, no_say
 from rung.engines.cores import available_cores
 from rung.engines.till import Till
 from rung.engines.unchanged import files_in, unchanged
@@ -66,13 +66,15 @@ Sources: TypeAlias = Mapping[str, Path | Shared | str | bytes]
 class Pool(AbstractContextManager["Pool"]):
     """Engines, tokenisers and models that open Systems share. Hosted ones are paid out of the `till`.
 
-    Several threads may ask hosted models through it at once, beside one that does anything else.
+    `say` is told, once each, of engines that compute on the processor though there is a GPU. Several threads
+    may ask hosted models through it at once, beside one that does anything else.
     """
 
     threads: int = 0
     parallel: int = 8
     keep: int | None = 2
     till: Till | None = None
+    say: Say = no_say
     models: dict[str, Model] = field(default_factory=dict)
     engines: dict[EngineSpec, Engine] = field(default_factory=dict)
     chats: dict[str, Chat] = field(default_factory=dict)
@@ -80,6 +82,7 @@ class Pool(AbstractContextManager["Pool"]):
     indexes: dict[str, Index] = field(default_factory=dict)
     passages: dict[str, PassageIndex] = field(default_factory=dict)
     embedder: Embedder = field(default_factory=Embedder)
+    _told: set[str] = field(default_factory=set, repr=False, compare=False)
     _change: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -108,11 +111,18 @@ class Pool(AbstractContextManager["Pool"]):
                 self.engines.pop(next(iter(self.engines))).close()
         # Not under the lock: whoever asks for another engine doesn't wait while weights are loaded.
         made = start(spec, self.till)
+        self.tell(slowed(spec, made, [*self.models.values()]))
         with self._change:
             found = self.engines.setdefault(spec, made)
         if found is not made:
             made.close()
         return found
+
+    def tell(self, slow: str | None) -> None:
+        """Say why the processor computes though there is a GPU, if so; never the same line twice."""
+        if slow is not None and slow not in self._told:
+            self._told.add(slow)
+            self.say(slow)
 
     def forget(self, system: "System", beside: Sequence["System"] = ()) -> None:
         """Let go of the head, examples and passages that a System needs, and none of those `beside` it."""
@@ -392,14 +402,9 @@ class System:
     @property
     def adapter_form(self) -> Literal["lora", "dora", "prefix"] | None:
         """What its adapter is; None without one. Raises ModelError for one that isn't read here."""
-        from rung.engines.lora import form_of, read_config
-        from rung.engines.prefix import KIND, kind_and_config
+        from rung.engines.prefix import adapter_form
 
-        if self.adapter is None:
-            return None
-        if kind_and_config(self.adapter)[0] == KIND:
-            return "prefix"
-        return "dora" if form_of(read_config(self.adapter)).dora else "lora"
+        return None if self.adapter is None else adapter_form(self.adapter)
 
     @property
     def adapter_gguf(self) -> Path | None:
@@ -457,12 +462,6 @@ class System:
                 head = load_head(self.folder, features, self.spec.labels)
             pool.heads[self.digest] = head
         return pool.heads[self.digest]
-
-
-def is_learned(name: str) -> bool:
-    """Whether a file of a System, by its name, holds what a tune made."""
-    folders = (f"{ADAPTER_FOLDER}/", f"{WEIGHTS_FOLDER}/")
-    return name.startswith(folders) or name in (ADAPTER_GGUF, WEIGHTS_GGUF)
 
 
 def save(folder: Path, spec: Spec, sources: Sources) -> System:

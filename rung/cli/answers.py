@@ -21,10 +21,15 @@ def standard_input() -> str:
         ) from None
 
 
+def say_aside(line: str) -> None:
+    """Say a line on standard error: standard output is for the answer alone."""
+    print(clean(line), file=sys.stderr)
+
+
 def say_host(system: System) -> None:
-    """Say on standard error who is asked, where that isn't this machine."""
+    """Say aside who is asked, where that isn't this machine."""
     if system.is_hosted:
-        print(clean(f"asks {hosted_of(system.ref).host}"), file=sys.stderr)
+        say_aside(f"asks {hosted_of(system.ref).host}")
 
 
 def as_line(answer: Answer) -> str:

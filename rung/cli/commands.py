@@ -319,14 +319,14 @@ def ask(
         JSON.
     """
     from rung.answering import Answerer
-    from rung.cli.answers import as_json, as_line, say_host, standard_input
+    from rung.cli.answers import as_json, as_line, say_aside, say_host, standard_input
     from rung.registry import load_system
     from rung.system import Pool
 
     loaded, _ = load_system(system)
     say_host(loaded)
     said = standard_input() if text == "-" else text
-    with Pool(parallel=1) as pool:
+    with Pool(parallel=1, say=say_aside) as pool:
         answer = Answerer(loaded, pool).ask(said, context=context, every_label=json)
     print(as_json(answer) if json else as_line(answer))
 

@@ -74,6 +74,12 @@ def run(arguments: Sequence[str]) -> int:
         resumes = "; the same command resumes" if "climb" in arguments[:1] else ""
         print(f"interrupted{resumes}", file=sys.stderr)
         return 130
+    except RuntimeError as error:
+        from rung.memory import used_up, want_of_memory
+
+        if not used_up(error):
+            raise
+        return _fault(want_of_memory(error))
     except BrokenPipeError:
         # Whoever read the output has left. Rich, where it is the one that was writing, does the same and
         # gives the same status.

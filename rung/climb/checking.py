@@ -90,7 +90,7 @@ def check_rows(source: Path, options: CheckOptions, reporter: Reporter) -> Looke
         prepared = replace(prepared, audited=read_audit(options.audited, test, task))
     folder = options.out or Path("runs") / f"{task.name}-data"
     model = smallest(task)
-    with Pool() as pool:
+    with Pool(say=reporter.say) as pool:
         bench = Bench(pool=pool, store=Store(folder / "answers"), metric=metric_of(prepared))
         if model is not None:
             model = limited(model, task.context_tokens)

@@ -105,7 +105,8 @@ def climb(source: Path, options: Options, reporter: Reporter) -> tuple[Climb, Pa
             reporter.say(f"going on with {run}{tried_again(run, prepared.task)}")
         bring_embedder([rung for _, rung in chosen], prepared.task, reporter)
         till = till_for(prepared.task, options, run)
-        with Pool(models={base.model.digest: base.model for base in models}, till=till) as pool:
+        by_digest = {base.model.digest: base.model for base in models}
+        with Pool(models=by_digest, till=till, say=reporter.say) as pool:
             climbing = _Climbing(prepared, found, models, options, run, pool, reporter, reading_s)
             done = with_judge(climbing.run(steps_of(chosen, models)), climbing.bench, prepared)
         write_text(run / CLIMB_FILE, TypeAdapter(Climb).dump_json(done).decode("utf-8"))

@@ -69,7 +69,7 @@ def synthesise(source: Path, options: SynthOptions, reporter: Reporter) -> Made:
     made: list[str] = []
     number = written = unreadable = 0
     most = max(FEWEST_ROUNDS, ROUNDS_A_TEN * options.rows // 10)
-    with Pool() as pool:
+    with Pool(say=reporter.say) as pool:
         writer = _writer(name, task, options, pool)
         bar = reporter.begin("new inputs", options.rows)
         try:

@@ -126,7 +126,7 @@ def compare(first: str, second: str, options: CompareOptions, reporter: Reporter
     with ExitStack() as stack:
         for folder in sorted({folder.resolve() for folder in folders}):
             stack.enter_context(held(folder))
-        pool = stack.enter_context(Pool(till=till_of(sides, asked, home)))
+        pool = stack.enter_context(Pool(till=till_of(sides, asked, home), say=reporter.say))
         systems = [_system(one, asked, home, pool, reporter) for one in sides]
         if systems[0].digest == systems[1].digest:
             raise TaskError(f"{first!r} and {second!r} are one System ({systems[0].digest}); name two others")

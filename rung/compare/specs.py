@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from rung.rungs.learned_files import is_learned
 from rung.spec import USUAL_TOKENS, ModelRef, Spec, StepsSpec
-from rung.system import WEIGHTS_FOLDER, is_learned
+from rung.system import WEIGHTS_FOLDER
 
 NONE = "none"
 

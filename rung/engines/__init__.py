@@ -1,9 +1,15 @@
 """Engines: what runs a model. `start` makes the one that a spec names."""
 
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
 from rung.engines.base import Engine, EngineSpec
 from rung.engines.till import Till
 from rung.engines.unchanged import require_unchanged
 from rung.errors import EngineError
+
+if TYPE_CHECKING:
+    from rung.models.resolve import Model
 
 
 def start(spec: EngineSpec, till: Till | None = None) -> Engine:
@@ -40,3 +46,19 @@ def crowded(spec: EngineSpec) -> bool:
     from rung.engines.room import weight_bytes
 
     return short_of_room(weight_bytes(spec.weights, best_dtype()))
+
+
+def slowed(spec: EngineSpec, engine: Engine, models: Iterable["Model"] = ()) -> str | None:
+    """Why an engine computes on the processor though there is a GPU; None for any other.
+
+    A model as it is goes by its name among the `models`, what was learned on one by its folder.
+    """
+    if spec.engine != "torch" or spec.weights is None:
+        return None
+    from rung.engines.device import off_gpu
+    from rung.engines.torch import TorchEngine
+    from rung.models.weights import torch_folder
+
+    names = {torch_folder(model): model.name for model in models}
+    name = spec.adapter or names.get(spec.weights, spec.weights)
+    return off_gpu(engine.model, str(name)) if isinstance(engine, TorchEngine) else None

@@ -21,6 +21,14 @@ def no_progress(done: int, total: int) -> None:
     """The progress callback of a caller that doesn't want any."""
 
 
+Say: TypeAlias = Callable[[str], None]
+"""Called with a line for the user."""
+
+
+def no_say(line: str) -> None:
+    """The same of a caller that has nowhere to say it."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
     """Ask for text after `prompt`. `schema` constrains it to JSON under that JSON Schema.

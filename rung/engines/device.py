@@ -109,8 +109,11 @@ def short_of_room(needed: int) -> bool:
     return no_room(needed, "cpu") is not None
 
 
-def off_gpu(model: Any) -> str | None:
-    """Why a model isn't on the GPU that there is; None where it is there, or there is none."""
+def off_gpu(model: Any, name: str) -> str | None:
+    """Why a model isn't on the GPU that there is; None where it is there, or there is none.
+
+    The model is named where it is the reason, and not where no GPU can be used.
+    """
     if model.lm_head.weight.device.type != "cpu":
         return None
     if found().gpu is None:
@@ -118,9 +121,9 @@ def off_gpu(model: Any) -> str | None:
         return why and f"{why}; so the processor computes: that is slow"
     size = sum(p.numel() * p.element_size() for p in model.parameters())
     return (
-        f"the weights in {8 * best_dtype().itemsize} bits, {size / GIB:.1f} GiB, and a batch beside them "
-        f"don't fit the free memory of the GPU ({best_device()}), so the processor reads them: that is slow; "
-        "CUDA_VISIBLE_DEVICES names another GPU"
+        f"{name}: the weights in {8 * best_dtype().itemsize} bits, {size / GIB:.1f} GiB, and a batch beside "
+        f"them don't fit the free memory of the GPU ({best_device()}), so the processor reads them: that is "
+        "slow; CUDA_VISIBLE_DEVICES names another GPU"
     )
 
 

@@ -7,14 +7,14 @@ positions on from them (Li & Liang 2021, arXiv:2101.00190, without the network t
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from rung.engines.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from rung.engines.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, form_of, read_config
 from rung.engines.packed import Memory, Packed, packed
 from rung.engines.rows import Network
 from rung.errors import ModelError
@@ -146,6 +146,13 @@ def kind_and_config(folder: Path) -> tuple[str, dict[str, Any]]:
         raise ModelError(
             f"no readable adapter at {folder}: {error}; a PEFT folder holds {ADAPTER_CONFIG}"
         ) from None
+
+
+def adapter_form(folder: Path) -> Literal["lora", "dora", "prefix"]:
+    """What a PEFT folder's adapter is. Raises ModelError for one that isn't read here."""
+    if kind_and_config(folder)[0] == KIND:
+        return "prefix"
+    return "dora" if form_of(read_config(folder)).dora else "lora"
 
 
 def _put(model: Network, tokens: int) -> Prefix:

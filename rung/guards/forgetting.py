@@ -258,6 +258,7 @@ def _read(
     context: Context, system: System, texts: Mapping[str, Sequence[Row]], left_out: list[str]
 ) -> dict[str, Divergence]:
     """Both models on texts, in the order given, those for which there's time; each is settled once."""
+    from rung.engines.device import off_gpu
     from rung.guards.drift import divergence, open_pair
 
     assert system.is_tuned, "the gate is for tuned Systems"
@@ -274,6 +275,8 @@ def _read(
             if pair is None:
                 with writing(cache_dir()):
                     pair = open_pair(dequantised(context.model), system.adapter, system.weights)
+                for model in filter(None, pair):
+                    context.pool.tell(off_gpu(model, f"{system.spec.rung}, its forgetting gate"))
             begun, (model, base) = time.monotonic(), pair
             kept = context.settled(
                 f"read {name}", lambda m=model, r=rows, b=base: asdict(divergence(m, r, b))

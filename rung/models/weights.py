@@ -30,11 +30,9 @@ def dequantised(model: Model, *, progress: Progress = no_progress) -> Path:
     llama.cpp turns them; `progress` is told (tensors done, tensors). A safetensors model is its own folder.
     Raises ModelError for one that is `untunable`, when a weight is missing or the disk refuses.
     """
-    if model.gguf is None:
-        assert model.folder is not None
-        return model.folder
-    path = model.gguf
-    folder = cache_dir() / "weights" / f"{model.digest[:16]}-{_FORMAT}"
+    folder, path = torch_folder(model), model.gguf
+    if path is None:
+        return folder
 
     def build(stage: Path) -> None:
         from safetensors import SafetensorError
@@ -61,6 +59,14 @@ def dequantised(model: Model, *, progress: Progress = no_progress) -> Path:
     if reason := too_long(path, read_json(folder / "config.json"), min(model.context, model.limit)):
         raise ModelError(reason)
     return folder
+
+
+def torch_folder(model: Model) -> Path:
+    """Where weights for torch lie: in a safetensors model's own folder, or where a GGUF's are made."""
+    if model.gguf is None:
+        assert model.folder is not None
+        return model.folder
+    return cache_dir() / "weights" / f"{model.digest[:16]}-{_FORMAT}"
 
 
 def _require_memory(model: Model) -> None:

@@ -43,18 +43,24 @@ def llama_files(context: Context, tuned: Path) -> dict[str, Path | Shared]:
     return {WEIGHTS_GGUF: Shared(out)}
 
 
+def is_learned(name: str) -> bool:
+    """Whether a file of a System, by its name, is one of these."""
+    folders = (f"{ADAPTER_FOLDER}/", f"{WEIGHTS_FOLDER}/")
+    return name.startswith(folders) or name in (ADAPTER_GGUF, WEIGHTS_GGUF)
+
+
 def without_llama(context: Context, tuned: Path) -> str | None:
     """Why llama.cpp can't run what was tuned; None where it can."""
-    from rung.engines.lora import form_of, read_config
-    from rung.engines.prefix import KIND, kind_and_config
+    from rung.engines.prefix import adapter_form
 
     if context.model.gguf is None:
         return "the model has no GGUF file"
     if is_full(tuned):
         return None
-    if kind_and_config(tuned)[0] == KIND:
+    form = adapter_form(tuned)
+    if form == "prefix":
         return "llama.cpp has no learned prefixes"
-    if form_of(read_config(tuned)).dora:
+    if form == "dora":
         return "llama.cpp has no DoRA; an export to gguf or ollama has it merged"
     return None
 

@@ -17,12 +17,12 @@ from rung.records.guarded import SeedScores
 from rung.rungs.base import Built, Context, Outlook, more_tokens, no_room, strict_score
 from rung.rungs.below import BARE, TAGGED, without_passages
 from rung.rungs.instructions import answer_schema, answer_spec, most_calls
-from rung.rungs.learned_files import llama_files, torch_files, without_llama
+from rung.rungs.learned_files import is_learned, llama_files, torch_files, without_llama
 from rung.rungs.probe import EngineName, race, under_each_engine
 from rung.rungs.rendered import prompts_of, target_ids
 from rung.search import index_names
 from rung.spec import AnswerSpec, Spec
-from rung.system import ADAPTER_GGUF, WEIGHTS_GGUF, System, is_learned, save
+from rung.system import ADAPTER_GGUF, WEIGHTS_GGUF, System, save
 from rung.wording import label_texts
 
 if TYPE_CHECKING:
@@ -321,8 +321,6 @@ def prove(context: Context, spec: Spec, systems: dict[EngineName, System]) -> Pa
 
     Raises TrainingError where they disagree beyond rounding and chance (`parity.clearly_apart`).
     """
-    from rung.engines.device import off_gpu
-    from rung.engines.torch import TorchEngine
     from rung.training import parity
 
     chat = context.pool.chat(context.model)
@@ -343,8 +341,6 @@ def prove(context: Context, spec: Spec, systems: dict[EngineName, System]) -> Pa
             f"{more_tokens(context.model)}"
         )
     reference = systems["torch"].open(context.pool)
-    if isinstance(reference, TorchEngine) and (why := off_gpu(reference.model)) is not None:
-        context.reporter.say(f"{spec.rung}, its proof: {why}")
 
     def enough(each_s: float) -> int:
         count = to_prove(len(fitting), context.seconds_left, each_s)

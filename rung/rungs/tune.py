@@ -161,8 +161,8 @@ class Tune(AbstractContextManager["Tune"]):
             self.model = load_in_blocks(weights, blocks, attention)
         else:
             self.model = load_model(weights, attention=attention, device=device)
-        if device is None and (why := off_gpu(self.model)) is not None:
-            context.reporter.say(f"{self.lesson.name}: {why}")
+        if device is None:
+            context.pool.tell(off_gpu(self.model, self.lesson.name))
         self.base_said = said_of_blocks(self.model) or self.method.caveat
         self.start = None
         if self.lesson.start is None:

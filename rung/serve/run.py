@@ -90,7 +90,7 @@ async def _serve(
 
     # Bound before anything is loaded: an address that can't be had is said at once.
     listening = _bound(settings)
-    systems = Systems(settings.limits)
+    systems = Systems(settings.limits, say)
     serving: list[uvicorn.Server] = []
     mine = asyncio.current_task()
     assert mine is not None, "a coroutine runs in a task"

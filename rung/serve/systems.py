@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TypeAlias
 
 from rung.asking import candidates, context_of
-from rung.engines.base import EngineSpec
+from rung.engines.base import EngineSpec, Say, no_say
 from rung.engines.key_hosts import need_known_host
 from rung.engines.schema import require_schema
 from rung.engines.trie import Trie
 from rung.engines.unchanged import Files, files_in
 from rung.errors import EngineError, ModelError, RungError, SystemFolderError, TaskError
 from rung.hosted import hosted_of
+from rung.memory import within_memory
 from rung.models.chat import Chat
 from rung.models.hosted import Hosted
 from rung.models.resolve import Model, resolve
@@ -93,10 +94,11 @@ class Served:
 class Systems:
     """All that is served, and the engines under it. For one event loop."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, say: Say = no_say) -> None:
+        """`say` is told what a Pool's `say` is."""
         self.limits = limits
         # No engine makes room for another one: each goes with the last System that needs it.
-        self.pool = Pool(threads=limits.threads, keep=None)
+        self.pool = Pool(threads=limits.threads, keep=None, say=say)
         self.bench = Bench(room=limits.queue, away=self._is_forwarded)
         self.hosts: dict[tuple[str, int], Host] = {}
         self.embedders: set[str] = set()
@@ -233,7 +235,7 @@ class Systems:
                 # Not on the thread that computes, either: others' answers would wait for the child to start.
                 await aside(lambda: made.system.open(self.pool))
             # Its child runs: refused now, it would belong to nobody.
-            with let_in(made.spec.engine == "llama"):
+            with let_in(made.spec.engine == "llama"), within_memory():
                 await self.bench.run(lambda: made.system.answer([WARM_UP], self.pool))
         elif made.shows:
             await self.bench.run(lambda: made.system.prompts([WARM_UP], self.pool))

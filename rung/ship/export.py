@@ -68,7 +68,7 @@ def export(system: Path | str, out: Path, options: ExportOptions, reporter: Repo
     _require_new(out)
     origin = _origin(loaded, pointed)
     asked = asked_rows(loaded, origin, options.rows, options.most, options.format, reporter)
-    with Pool() as pool, atomic_folder(out) as draft:
+    with Pool(say=reporter.say) as pool, atomic_folder(out) as draft:
         subject = load_subject(loaded, pool)
         reporter.say(f"exporting {subject.name} as {target}, {kind}")
         made = _working(reporter, "writing weights", lambda: RECIPES[target].build(subject, draft, kind))

@@ -7,6 +7,7 @@ import torch
 
 from rung.climb.machine import describe_machine, versions
 from rung.engines import device
+from rung.engines.base import EngineSpec
 from rung.engines.device import (
     best_device,
     best_dtype,
@@ -21,6 +22,7 @@ from rung.engines.room import GIB
 from rung.engines.torch import load_model
 from rung.errors import EngineError
 from rung.models.processor import multiplies_bf16
+from rung.system import Pool
 from tests.fixtures_tiny import tiny
 
 FULL = torch.OutOfMemoryError(
@@ -68,7 +70,7 @@ def test_without_a_gpu_the_processor_computes_in_its_own_type_and_nothing_is_sai
     assert best_dtype() == (torch.bfloat16 if multiplies_bf16() else torch.float32)
     assert describe_gpu() is None and "GPU" not in describe_machine()
     assert "CUDA" not in dict(versions()) and "bitsandbytes" not in dict(versions())
-    assert off_gpu(tiny().to("cpu")) is None
+    assert off_gpu(tiny().to("cpu"), "tiny") is None
 
 
 def test_of_several_gpus_the_one_with_the_most_free_memory_is_used_all_along(gpus):
@@ -104,10 +106,34 @@ def test_a_gpu_that_cannot_be_used_leaves_everything_to_the_processor_and_that_i
     model = load_model(tmp_path)
     assert model.lm_head.weight.device.type == "cpu" and model.lm_head.weight.dtype == best_dtype()
     assert best_dtype() == (torch.bfloat16 if multiplies_bf16() else torch.float32)
-    said = str(off_gpu(model))
+    said = str(off_gpu(model, "tiny"))
     assert said.startswith("no GPU is used: cuda:0 can't be (CUDA error: ") and "\n" not in said
     assert ", no GPU is used: cuda:0 can't be (CUDA error: " in describe_machine()
     assert "CUDA" not in dict(versions())
+
+
+@pytest.mark.parametrize(
+    ("free", "unable", "said"),
+    [
+        ((), {}, []),
+        ((GIB,), {}, ["one: the weights in", "two: the weights in"]),
+        ((80 * GIB,), {0: OLD}, ["no GPU is used: cuda:0"]),
+    ],
+)
+def test_each_engine_that_the_processor_runs_in_place_of_a_gpu_is_told_of_once(
+    gpus, tmp_path, free, unable, said
+):
+    for name in ("one", "two"):
+        tiny().to("cpu").save_pretrained(tmp_path / name)
+    one, two = (EngineSpec(engine="torch", weights=tmp_path / name, context=64) for name in ("one", "two"))
+    gpus(*free, unable=unable)
+    told: list[str] = []
+    with Pool(keep=1, say=told.append) as pool:
+        for spec in (one, one, two, one):
+            pool.engine(spec)
+    assert len(told) == len(said)
+    for line, start in zip(told, said, strict=True):
+        assert line.removeprefix(f"{tmp_path}/").startswith(start) and "that is slow" in line
 
 
 def test_a_gpu_that_cannot_be_used_leaves_the_work_to_another(gpus):

@@ -84,13 +84,14 @@ def test_a_model_that_the_gpu_has_no_room_for_is_read_by_the_processor_and_that_
 ):
     model = tiny()
     model.save_pretrained(tmp_path)
-    assert off_gpu(load_model(tmp_path)) is None
+    assert off_gpu(load_model(tmp_path), "tiny") is None
     # As where there is a GPU whose memory is full.
     there = device.Found(gpu="cuda:0", dtype=torch.bfloat16)
     monkeypatch.setattr(device, "found", lambda: there)
     monkeypatch.setattr(device, "free_bytes", lambda device: 2**30 + 11_000)
     read = load_model(tmp_path)
     assert read.lm_head.weight.device.type == "cpu"
-    assert "don't fit the free memory of the GPU (cuda:0)" in str(off_gpu(read))
-    assert "CUDA_VISIBLE_DEVICES" in str(off_gpu(read))
+    said = str(off_gpu(read, "tiny"))
+    assert said.startswith("tiny: the weights in 16 bits, 0.0 GiB, and a batch beside them don't fit the ")
+    assert "free memory of the GPU (cuda:0)" in said and "CUDA_VISIBLE_DEVICES" in said
     assert roomy_device(10_000) == "cuda:0"

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from rung.climb.guarding import Guarding, guarded
-from rung.engines import lora
+from rung.engines import device, lora
 from rung.engines.torch import load_model
 from rung.errors import EngineError
 from rung.evaluate import measure
@@ -269,6 +269,20 @@ def test_a_gpu_whose_memory_runs_out_in_a_guard_fails_no_rung(context, monkeypat
     found = guards(context, system, dev, forget=True)
     assert found.forgetting is not None and found.forgetting.verdict == "unknown"
     assert "the GPU's memory is used up" in found.forgetting.left_out[0] and found.overfit is None
+
+
+def test_the_gate_tells_once_of_what_it_reads_and_asks_on_the_processor_for_want_of_a_gpus_room(
+    context, few, monkeypatch
+):
+    there = device.Found(gpu="cuda:0", dtype=device.best_dtype())
+    monkeypatch.setattr(device, "found", lambda: there)
+    monkeypatch.setattr(device, "free_bytes", lambda name: 0)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda name=None: (0, 2**36))
+    monkeypatch.setattr(context.pool, "say", context.reporter.say)
+    system = tuned(context, 0.0)
+    assert gate.forgetting(context, system).left_out == ()
+    told = [line.split(": the weights in ")[0] for line in context.reporter.lines if "cuda:0" in line]
+    assert sorted(told) == sorted(["tiny", str(system.adapter), "sft, its forgetting gate"])
 
 
 def test_a_rung_that_kept_the_tune_below_it_has_what_was_found_of_that_one(context, monkeypatch, few):

@@ -10,10 +10,10 @@ from rung.engines.lora import block_linears
 from rung.engines.torch import load_model
 from rung.errors import RunError
 from rung.models.weights import dequantised
-from rung.rungs.learned_files import llama_files, torch_files
+from rung.rungs.learned_files import is_learned, llama_files, torch_files
 from rung.rungs.probe import under_each_engine
 from rung.rungs.sft import answer_forms
-from rung.system import WEIGHTS_GGUF, is_learned
+from rung.system import WEIGHTS_GGUF
 from rung.training.full import TUNED_FILE
 from tests.fixtures_climb import label_rows, make_tiny_gguf, opened, write_rows
 

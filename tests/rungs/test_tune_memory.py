@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from rung.engines import device
 from rung.errors import TrainingError
@@ -58,3 +59,16 @@ def test_weights_that_stay_in_their_blocks_are_not_counted_whole(context, monkey
     task = context.task.model_copy(update={"tuning": Tuning(method="qlora")})
     with begin(replace(context, task=task)) as tune:
         assert tune.learned.groups
+
+
+def test_a_tune_that_the_gpu_has_no_room_for_is_told_of_once(context, monkeypatch):
+    there = device.Found(gpu="cuda:0", dtype=device.best_dtype())
+    monkeypatch.setattr(device, "found", lambda: there)
+    monkeypatch.setattr(device, "free_bytes", lambda name: 0)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda name: (0, 2**36))
+    monkeypatch.setattr(context.pool, "say", context.reporter.say)
+    for _ in range(2):
+        with begin(context):
+            pass
+    assert len(context.reporter.lines) == 1
+    assert context.reporter.lines[0].startswith("sft: the weights in") and "cuda:0" in context.reporter.text
