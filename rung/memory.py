@@ -16,12 +16,17 @@ OWN_CGROUPS = Path("/proc/self/cgroup")
 V2, V1 = ("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")
 CACHED = ("inactive_file", "active_file")
 """What the kernel gives back as soon as it's wanted."""
-USED_UP = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-"""What torch's errors say where a GPU's memory was."""
+ON_PROCESSOR = "DefaultCPUAllocator"
+USED_UP = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", ON_PROCESSOR)
+"""What torch's errors say where a GPU's memory was, or the machine's own."""
 LESS = (
     "shorter rows or a smaller model need less; CUDA_VISIBLE_DEVICES names another GPU, and where it's empty "
     "the processor computes; in a climb `tuning: {method: qlora}` needs less, too, and --rungs leaves a rung "
     "out"
+)
+LESS_ON_PROCESSOR = (
+    "shorter rows or a smaller model need less; in a climb `tuning: {method: qlora}` needs less, too, and "
+    "--rungs leaves a rung out"
 )
 
 
@@ -61,10 +66,14 @@ def loadable_bytes() -> int:
     return available_bytes() + psutil.swap_memory().free
 
 
+def total_bytes() -> int:
+    """Memory, in a container at most its limit, whether used or free."""
+    return min([psutil.virtual_memory().total, *(limit for limit, _ in _limits())])
+
+
 def whole_bytes() -> int:
-    """Memory, in a container at most its limit, and swap, whether used or free."""
-    most = min([psutil.virtual_memory().total, *(limit for limit, _ in _limits())])
-    return most + psutil.swap_memory().total
+    """The same and swap."""
+    return total_bytes() + psutil.swap_memory().total
 
 
 def _limits() -> list[tuple[int, int]]:
@@ -99,19 +108,23 @@ def _limit(folder: Path, most: str, used: str) -> tuple[int, int] | None:
 
 
 def used_up(error: RuntimeError) -> bool:
-    """Whether it's for want of a GPU's memory that torch broke off."""
+    """Whether it's for want of memory that torch broke off."""
     return any(sign in str(error) for sign in USED_UP)
 
 
 def want_of_memory(error: RuntimeError) -> str:
     """The same for people, with what may be done."""
-    what = ". ".join(" ".join(str(error).split()).split(". ")[:2]).rstrip(".")
+    said = " ".join(str(error).split())
+    if ON_PROCESSOR in said:
+        what = said[said.index(ON_PROCESSOR) :].partition(". ")[0]
+        return f"the machine's memory is used up ({what}): {LESS_ON_PROCESSOR}"
+    what = ". ".join(said.split(". ")[:2]).rstrip(".")
     return f"the GPU's memory is used up ({what}): {LESS}"
 
 
 @contextmanager
 def within_memory() -> Iterator[None]:
-    """Raise EngineError where a GPU's memory is used up; any other error stays what it is."""
+    """Raise EngineError where torch's memory is used up; any other error stays what it is."""
     try:
         yield
     except RuntimeError as error:

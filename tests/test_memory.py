@@ -5,6 +5,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from rung import memory
 from rung.errors import EngineError
@@ -79,6 +80,7 @@ def test_in_a_container_its_limit_holds_less_what_is_used_and_not_merely_cached(
     machine(own, groups)
     assert memory.available_bytes() == 2.5 * GIB
     assert memory.loadable_bytes() == 4.5 * GIB and memory.whole_bytes() == 7 * GIB
+    assert memory.total_bytes() == 4 * GIB
 
 
 @pytest.mark.parametrize(
@@ -94,6 +96,7 @@ def test_without_a_limit_memory_is_the_machines(machine, own, groups):
     machine(own, groups)
     assert memory.available_bytes() == 60 * GIB
     assert memory.loadable_bytes() == 62 * GIB and memory.whole_bytes() == 67 * GIB
+    assert memory.total_bytes() == 64 * GIB
 
 
 def test_where_swap_grows_when_it_is_wanted_weights_may_take_the_whole_memory(machine, monkeypatch):
@@ -113,6 +116,13 @@ def test_memory_of_a_gpu_that_is_used_up_is_an_engines_error(said):
         raise RuntimeError("no such kernel")
     with memory.within_memory():
         pass
+
+
+def test_memory_of_the_machine_that_is_used_up_is_an_engines_error():
+    said = r"^the machine's memory is used up \(DefaultCPUAllocator: [^.]* \d+ bytes\): shorter rows or a s"
+    with pytest.raises(EngineError, match=said) as raised, memory.within_memory():
+        torch.empty(2**55, dtype=torch.uint8)
+    assert "CUDA" not in str(raised.value) and "qlora" in str(raised.value)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library keeps memory otherwise")

@@ -170,7 +170,7 @@ def moved(model: Any, device: str) -> bool:
 
 
 def in_halves(work: Callable[[list[int]], list[Result]], batch: list[int]) -> list[Result]:
-    """What `work` gives for a batch of rows, in halves where a GPU's memory doesn't hold the whole of it.
+    """What `work` gives for a batch of rows, in halves where memory doesn't hold the whole of it.
 
     Raises EngineError where one row alone is too much.
     """

@@ -20,19 +20,21 @@ from torch.utils.checkpoint import checkpoint
 from rung.engines import attention, fused
 from rung.engines.layout import Pack, pack
 from rung.engines.lora import LoraLinear, gained, gains
-from rung.engines.parallel import portion
+from rung.engines.parallel import portion, workers
+from rung.engines.room import free_bytes
 from rung.engines.rows import Network, attention_windows
 from rung.engines.storage import stacked
+from rung.memory import give_back
 
 SHORT_ROWS = 96
 """Up to this many tokens a row's attention is taken at once, beyond in blocks."""
 READ_TOKENS = 1024
 """Tokens that are read at once: more fall out of the processor's caches."""
 KEPT_TOKENS = 4096
-"""With more tokens than this in a call a block keeps its input alone and runs again on the way back; on a GPU
-with more than its free memory holds."""
+"""With more tokens than this in a call on a CPU, and anywhere with more than free memory holds, a block keeps
+its input alone and runs again on the way back."""
 KEPT_SHARE = 0.5
-"""Of a GPU's free memory, for what is kept for the way back."""
+"""Of the free memory, for what is kept for the way back."""
 
 Memory: TypeAlias = list[attention.Pair]
 """Keys and values by layer: [key heads, tokens, size] of a prefix, [rows, key heads, slots, size] of rows."""
@@ -105,12 +107,30 @@ class Packed:
 
     @cached_property
     def room(self) -> int:
-        """For how many tokens all that the way back needs may be kept."""
-        if self.device.type != "cuda":
-            return KEPT_TOKENS
-        free, _ = torch.cuda.mem_get_info(self.device)
-        held = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
-        return max(1, int(KEPT_SHARE * (free + held)) // sum(map(_kept_bytes, self.blocks)))
+        """For how many tokens of a call all that the way back needs may be kept.
+
+        It hangs on the memory that is free when it's first asked for; a gradient's bits don't hang on it.
+        """
+        held = self._free // sum(map(_kept_bytes, self.blocks)) // workers(self.device)
+        return max(1, held if self.device.type == "cuda" else min(KEPT_TOKENS, held))
+
+    def beside(self, tokens: int) -> int:
+        """How many calls of up to so many tokens memory holds side by side with their way back; 1 at least.
+
+        Those whose blocks run again keep the blocks' inputs, and of one block all that it needs.
+        """
+        most = workers(self.device)
+        if tokens <= self.room:
+            return most
+        inputs = sum(2 * block.before.weight.nbytes for block in self.blocks)
+        each = inputs + 2 * max(map(_kept_bytes, self.blocks))
+        return max(1, min(most, self._free // (tokens * each)))
+
+    @cached_property
+    def _free(self) -> int:
+        """Bytes for what is kept for the way back."""
+        give_back()  # or what an earlier run let go of would seem to be in use
+        return int(KEPT_SHARE * free_bytes(self.device))
 
     def hidden(
         self, pack: Pack, places: Tensor, memory: Memory | None = None, kept: Memory | None = None

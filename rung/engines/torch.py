@@ -63,7 +63,7 @@ def load_model(
     if why := no_room(weight_bytes(folder, kind), device):
         raise EngineError(f"{str(folder)!r} can't be loaded: {why}")
     try:
-        with quiet():
+        with within_memory(), quiet():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=kind,

@@ -33,7 +33,7 @@ from rung.training.graphs import Graphs
 from rung.training.learned import Learned, low_rank, masters, spans
 from rung.training.objectives import Objective
 from rung.training.onpolicy import OnPolicy, States
-from rung.training.parts import families, parts
+from rung.training.parts import families, length, parts
 
 BETAS = (0.9, 0.999)
 WEIGHT_DECAY = 0.01
@@ -123,11 +123,13 @@ class Trainer:
         if self.packed is not None and self.packed.device.type == "cuda" and objective is None and not ahead:
             self.graphs = Graphs(self.packed, self.parameters, self._slope)
         self._alone = self.packed is None or ahead
-        self.shared = 0 if self._alone else _shared([row for item in rows for row in item.rows])
+        prompts = [row.prompt for item in rows for row in item.rows]
+        self.shared = 0 if self._alone else len(shared_prefix(prompts))
         self.moments = [torch.zeros_like(self._flat) for _ in range(2)]
         self.checkpoint = Checkpoint(folder, [self._flat, *self.moments], digest)
         self.steps_per_epoch = -(-len(rows) // settings.batch_size)
         self._most: int | None = None
+        self._beside = workers(self.parameters[0].device)
         self._room: Room | None = None
         self._epoch: tuple[int, list[list[int]]] = (-1, [])
         self.step, self._saved = 0, -math.inf
@@ -226,7 +228,7 @@ class Trainer:
     def _slopes_in_memory(self, batch: list[int]) -> float:
         """The mean loss of a batch, its gradient being the slopes.
 
-        Where a GPU's memory doesn't hold it, half as many tokens go through the model at once from then on.
+        Where memory doesn't hold it, half as many tokens go through the model at once from then on.
         """
         while True:
             self._slope.zero_()
@@ -239,18 +241,22 @@ class Trainer:
             self._halve(batch, why)  # not before the error is gone, whose frames hold what the pass had made
 
     def _halve(self, batch: list[int], why: str) -> None:
-        """Take half as many tokens at once. TrainingError where parts get no smaller by that."""
+        """Take half as many tokens at once, at last a row alone. TrainingError where that is too much."""
         longest = max(self._tokens([i]) for i in batch)
         # A row that is longer than that is alone already, and little of it is kept for the way back.
         if self._most is not None and self._most < longest:
-            raise TrainingError(f"a row of {longest:,} tokens at step {self.step + 1}: {why}")
-        most = self._most or tokens_at_once(self.parameters[0].device, self.packed)
-        self._most = max(1, min(most, max(map(self._tokens, self._cut(batch)))) // 2)
+            if self._beside == 1:
+                raise TrainingError(f"a row of {longest:,} tokens at step {self.step + 1}: {why}")
+            self._beside //= 2
+        device = self.parameters[0].device
+        count, most = workers(device), self._most or tokens_at_once(device, self.packed)
+        self._most = max(1, min(most, count * max(map(self._tokens, self._cut(batch)))) // 2)
         self.graphs = None
+        each = max(1, self._most // count)
         if self.packed is not None:
-            self.packed.room = self._most
+            self.packed.room = each
         elif self._room is not None:
-            self._room.most = self._most
+            self._room.most = each
         let_go()
 
     def _add_slopes(self, batch: list[int]) -> float:
@@ -272,9 +278,11 @@ class Trainer:
 
         loss = 0.0
         # In the parts' order, whichever ends first: the same rows give the same bits.
-        count = workers(self.parameters[0].device)
+        count, most = workers(self.parameters[0].device), self._beside
+        if self.packed is not None:
+            most = min(most, self.packed.beside(max(map(self._tokens, drawn))))
         with run_again(self.model, self._room):
-            for part_loss, found in side_by_side(slopes, list(zip(drawn, shares, strict=True)), count):
+            for part_loss, found in side_by_side(slopes, list(zip(drawn, shares, strict=True)), count, most):
                 loss += part_loss
                 for total, more in zip(self._slopes, found, strict=True):
                     total.add_(more)
@@ -287,7 +295,7 @@ class Trainer:
         slots = None if self.packed is None else partial(slot_tokens, device=device)
 
         def cut(chosen: Sequence[int], at_once: int, shared: int, room: int) -> list[list[int]]:
-            lengths = [_length(self._items[i], shared) for i in chosen]
+            lengths = [length(self._items[i], shared) for i in chosen]
             found = parts(lengths, at_once, shared=shared, slots=slots, most=room)
             return [[chosen[i] for i in part] for part in found]
 
@@ -315,7 +323,7 @@ class Trainer:
         if self.packed is None:
             return len(rows) * max(row.tokens for row in rows)
         shared = self._read_once(rows)
-        return shared + sum(_length(self._items[i], shared) - shared for i in part)
+        return shared + sum(length(self._items[i], shared) - shared for i in part)
 
     def _read_once(self, rows: Sequence[Row]) -> int:
         """How many tokens that a part's rows begin with are read once; of one prompt all but its last."""
@@ -385,16 +393,6 @@ def tokens_at_once(device: torch.device, made: Packed | None) -> int:
     """Tokens of a batch, in all parts that run side by side, that go through the model at once."""
     most = portion(TOKENS_AT_ONCE, device)
     return most if made is None or device.type == "cpu" else min(most, made.room)
-
-
-def _length(item: Item, shared: int) -> int:
-    """Tokens of an item, `shared` ones that all its rows begin with counted once."""
-    return item.tokens - (len(item.rows) - 1) * shared
-
-
-def _shared(rows: Sequence[Row]) -> int:
-    """How many tokens all prompts begin with, one of each prompt's own left over; 0 where it wouldn't pay."""
-    return len(shared_prefix([row.prompt for row in rows]))
 
 
 def packed_loss(model: Packed, batch: Sequence[Row], shared: int = 0) -> torch.Tensor:

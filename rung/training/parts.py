@@ -33,6 +33,11 @@ def families(items: Sequence[Item], batch: Sequence[int], shared: int) -> tuple[
     return found, [i for i in batch if i not in taken]
 
 
+def length(item: Item, shared: int) -> int:
+    """Tokens of an item, `shared` ones that all its rows begin with counted once."""
+    return item.tokens - (len(item.rows) - 1) * shared
+
+
 def parts(
     lengths: Sequence[int], count: int, *, shared: int, slots: Slots | None, most: int
 ) -> list[list[int]]:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.checkpoint import checkpoint
 from transformers import GraniteConfig, GraniteForCausalLM, Phi3Config, Phi3ForCausalLM
 
 from rung.engines import attention, layout, lora, packed
@@ -122,8 +123,37 @@ def test_a_block_that_runs_again_on_the_way_back_gives_the_same_gradient(kind, m
     made = packed.packed(model)
     one = pack([(5, 6, 7), (8, 9)], made.device, prefix=(1, 2, 3))
     kept = slopes(model, made.hidden(one, one.ends()))
-    monkeypatch.setattr(packed, "KEPT_TOKENS", 1)
+    ran = []
+
+    def noted(*given, **how):
+        ran.append(given[1])
+        return checkpoint(*given, **how)
+
+    monkeypatch.setattr(packed, "checkpoint", noted)
+    made.room = len(one.ids)
+    slopes(model, made.hidden(one, one.ends()))
+    assert not ran
+    made.room -= 1
     assert same(slopes(model, made.hidden(one, one.ends())), kept)
+    assert ran == list(made.blocks)
+
+
+@pytest.mark.skipif(DEVICE.type != "cpu", reason="on a GPU one call has all of its memory")
+def test_what_calls_on_a_cpu_keep_for_the_way_back_is_bounded_by_the_memory_that_is_free(monkeypatch):
+    model = MODELS["llama"]
+    each = sum(map(packed._kept_bytes, packed.packed(model).blocks))
+
+    def made(free: int) -> packed.Packed:
+        monkeypatch.setattr(packed, "free_bytes", lambda device: free)
+        return packed.packed(model)
+
+    monkeypatch.setattr(packed, "workers", lambda device: 3)
+    short = made(int(3 * 100 * each / packed.KEPT_SHARE))
+    assert short.room == 100 and short.beside(100) == 3
+    assert (short.beside(101), short.beside(200), short.beside(10**6)) == (2, 1, 1)
+    assert made(0).room == 1
+    ample = made(10**15)
+    assert ample.room == packed.KEPT_TOKENS and ample.beside(10 * packed.KEPT_TOKENS) == 3
 
 
 def test_the_weights_are_moved_not_copied_and_the_model_itself_answers_as_before():

@@ -47,6 +47,41 @@ def test_later_threads_start_with_all_cores(four_threads):
     assert seen == [4]
 
 
+def test_where_memory_holds_few_calls_no_more_run_at_once_and_each_keeps_its_share_of_threads(four_threads):
+    running, seen = [], []
+
+    def noted(item: int) -> tuple[int, int]:
+        running.append(item)
+        time.sleep(0.02)
+        seen.append(len(running))
+        running.remove(item)
+        return item, torch.get_num_threads()
+
+    assert list(side_by_side(noted, range(8), 4, 2)) == [(item, 1) for item in range(8)]
+    assert max(seen) == 2
+    seen.clear()
+    list(side_by_side(noted, range(8), 4))
+    assert max(seen) > 2
+
+
+def test_an_error_comes_when_no_call_runs_any_more(four_threads):
+    begun, ended = threading.Event(), []
+
+    def slow(item: int) -> None:
+        if item == 0:
+            begun.wait(timeout=30)
+            raise ValueError("the first of them")
+        begun.set()
+        time.sleep(0.1)
+        ended.append(item)
+
+    with pytest.raises(ValueError, match="the first"):
+        list(side_by_side(slow, range(40), 2))
+    there = list(ended)
+    time.sleep(0.3)
+    assert 1 in there and there == ended and len(there) < 39
+
+
 def test_an_error_reaches_the_caller_and_the_threads_live_on():
     def broken(item: int) -> int:
         return 1 // item

@@ -220,6 +220,17 @@ def test_weights_that_a_folder_lacks_are_never_made_up(tmp_path, change):
         load_model(folder)
 
 
+def test_want_of_memory_while_a_model_is_loaded_is_called_that(tmp_path, monkeypatch):
+    folder = tiny_folder(tmp_path / "base", tiny(dtype=torch.float32))
+
+    def too_much(*_, **__):
+        return torch.empty(2**55, dtype=torch.uint8)
+
+    monkeypatch.setattr(module.AutoModelForCausalLM, "from_pretrained", too_much)
+    with pytest.raises(EngineError, match="^the machine's memory is used up .*a smaller model need less"):
+        load_model(folder)
+
+
 def test_code_that_comes_with_a_model_is_not_run_and_nobody_is_asked_to(tmp_path, monkeypatch):
     mine = {"AutoConfig": "martian.Config", "AutoModelForCausalLM": "martian.Model"}
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "martian", "auto_map": mine}))

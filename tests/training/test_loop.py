@@ -3,18 +3,20 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
-from rung.engines import lora
+from rung.engines import lora, packed
 from rung.errors import RunError, TrainingError
 from rung.training import loop
 from rung.training.batches import Row, epoch
 from rung.training.loop import Settings, Trainer, batch_loss
-from tests.fixtures_tiny import randomise, tiny
+from tests.fixtures_tiny import DEVICE, randomise, tiny
 
 ROWS = [
     Row(prompt=tuple(range(3, 5 + i % 7)), answer=(10 + i % 5, 20 + i % 3, 0)[i % 2 :]) for i in range(37)
@@ -77,25 +79,34 @@ def test_a_batch_in_parts_has_the_loss_and_the_gradient_of_the_whole(tmp_path, m
         assert torch.allclose(one, other, rtol=0, atol=1e-12)
 
 
-def short_of_memory(monkeypatch, most: int) -> list[int]:
+def on_a_gpu() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")
+
+
+def on_a_processor() -> None:
+    torch.empty(2**55, dtype=torch.uint8)
+
+
+def short_of_memory(monkeypatch, most: int, break_off=on_a_gpu) -> list[int]:
     """Lets so many tokens through a model at once; tells of each pass that had more."""
     broke, plain = [], loop.packed_loss
 
     def held(model, rows, shared=0):
         if (tokens := sum(row.tokens for row in rows)) > most:
             broke.append(tokens)
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")
+            break_off()
         return plain(model, rows, shared)
 
     monkeypatch.setattr(loop, "packed_loss", held)
     return broke
 
 
-def test_where_a_gpus_memory_runs_out_parts_get_smaller_and_nothing_else_changes(tmp_path, monkeypatch):
+@pytest.mark.parametrize("break_off", [on_a_gpu, on_a_processor])
+def test_where_memory_runs_out_parts_get_smaller_and_nothing_else_changes(tmp_path, monkeypatch, break_off):
     whole = trainer(tmp_path / "whole")
     expected = list(whole.run(6))
     monkeypatch.setattr(loop, "workers", lambda device: 1)
-    broke = short_of_memory(monkeypatch, 16)
+    broke = short_of_memory(monkeypatch, 16, break_off)
     ours = trainer(tmp_path / "parts")
     ticks = list(ours.run(6))
     assert 0 < len(broke) < 6, "it's kept that less goes through at once"
@@ -108,7 +119,8 @@ def test_where_a_gpus_memory_runs_out_parts_get_smaller_and_nothing_else_changes
 
 def test_a_row_that_alone_is_too_much_for_a_gpu_ends_the_run_with_the_way_out(tmp_path, monkeypatch):
     broke = short_of_memory(monkeypatch, 4)
-    with pytest.raises(TrainingError, match=r"a row of \d+ tokens at step 1: .*used up.*qlora.*shorter rows"):
+    said = r"a row of \d+ tokens at step 1: .*used up(?=.*qlora)(?=.*shorter rows)"
+    with pytest.raises(TrainingError, match=said):
         list(trainer(tmp_path).run(3))
     assert len(broke) > 1
 
@@ -126,6 +138,86 @@ def test_a_row_that_a_gpu_holds_where_less_is_kept_for_the_way_back_is_learned_f
     monkeypatch.setattr(loop, "packed_loss", held)
     found = [tick.loss for tick in trainer(tmp_path / "kept", rows=alike).run(2)]
     assert found == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.fixture
+def two_workers():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(DEVICE.type != "cpu", reason="on a GPU one part goes through at once anyway")
+def test_what_a_processor_has_no_memory_for_is_halved_and_long_rows_go_through_one_at_a_time(
+    tmp_path, monkeypatch, two_workers
+):
+    long = [Row(prompt=tuple(3 + (7 * i + n) % 290 for i in range(60)), answer=(10 + n, 0)) for n in range(8)]
+    expected = list(trainer(tmp_path / "whole", rows=long).run(2))
+    monkeypatch.setattr(loop, "TOKENS_AT_ONCE", 256)
+    alone, plain, tokens = threading.Lock(), loop.packed_loss, []
+
+    def held(model, rows, shared=0):
+        tokens.append(sum(row.tokens for row in rows))
+        if not alone.acquire(blocking=False):
+            on_a_processor()
+        try:
+            time.sleep(0.05)
+            return plain(model, rows, shared)
+        finally:
+            alone.release()
+
+    monkeypatch.setattr(loop, "packed_loss", held)
+    ours = trainer(tmp_path / "ours", rows=long)
+    ticks = list(ours.run(2))
+    assert ours._most is not None and ours._most < 61 and ours._beside == 1
+    assert max(tokens) == 122 and tokens[-4:] == [61] * 4
+    for tick, other in zip(ticks, expected, strict=True):
+        assert tick.loss == pytest.approx(other.loss, rel=1e-12)
+        assert tick.grad_norm == pytest.approx(other.grad_norm, rel=1e-10)
+
+
+def of_all_lengths(folder: Path, dtype: torch.dtype) -> Trainer:
+    """Of rows with 5 to 302 tokens: attention at once, in blocks, and with its weights made again."""
+    rows = [
+        Row(prompt=tuple(3 + (7 * i + n) % 290 for i in range(4 + 27 * (n % 12))), answer=(10 + n % 5, 0))
+        for n in range(37)
+    ]
+    return trainer(folder, rows=rows, model=tiny(dtype=dtype))
+
+
+@pytest.mark.skipif(DEVICE.type != "cpu", reason="a GPU's kernels add in no fixed order")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_run_that_goes_on_with_little_memory_free_is_the_uninterrupted_run_bit_by_bit(
+    tmp_path, monkeypatch, two_workers, dtype
+):
+    whole = of_all_lengths(tmp_path / "whole", dtype)
+    list(whole.run(14))
+    assert whole.packed.room == packed.KEPT_TOKENS, "this machine has memory enough"
+    first = of_all_lengths(tmp_path / "parts", dtype)
+    list(first.run(5))
+    first.close()
+    ran, tokens, hidden = [], [], packed.Packed.hidden
+
+    def noted(*given, **how):
+        ran.append(1)
+        return checkpoint(*given, **how)
+
+    def read(made, pack, *more):
+        tokens.append(len(pack.ids))
+        return hidden(made, pack, *more)
+
+    monkeypatch.setattr(packed, "checkpoint", noted)
+    monkeypatch.setattr(packed.Packed, "hidden", read)
+    each = sum(map(packed._kept_bytes, whole.packed.blocks))
+    monkeypatch.setattr(packed, "free_bytes", lambda device: 2 * 200 * each / packed.KEPT_SHARE)
+    rest = of_all_lengths(tmp_path / "parts", dtype)
+    list(rest.run(14))
+    assert rest.packed.room == 200
+    long = sum(count > 200 for count in tokens)
+    assert 0 < long < len(tokens) and len(ran) == 2 * long
+    assert same(parameters(rest), parameters(whole))
+    assert same(rest.moments, whole.moments)
 
 
 def test_what_else_breaks_in_a_pass_is_not_tried_again(tmp_path, monkeypatch):
