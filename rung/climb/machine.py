@@ -1,7 +1,6 @@
 """The machine a climb ran on: its description, the versions that matter, and peak memory."""
 
 import itertools
-import os
 import platform
 import sys
 import threading
@@ -13,6 +12,7 @@ from pathlib import Path
 import psutil
 
 from rung import __version__
+from rung.memory import total_bytes
 
 PACKAGES = (
     "torch",
@@ -52,12 +52,16 @@ def _versions_on_gpu() -> list[tuple[str, str]]:
 
 
 def describe_machine() -> str:
-    """Processor, cores and memory in one line, and the GPU, or why it isn't used, where there is one."""
+    """Processor, cores and memory in one line, and the GPU, or why it isn't used, where there is one.
+
+    Those that this process may use: in a container its limits hold.
+    """
+    from rung.engines.cores import available_cores
     from rung.engines.device import describe_gpu
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    memory = psutil.virtual_memory().total / 2**30
-    said = f"{_processor()}, {cores} cores, {memory:.0f} GiB, {platform.system()} {platform.machine()}"
+    cores, memory = available_cores(), total_bytes() / 2**30
+    used = f"{cores} core{'s' if cores > 1 else ''}, {memory:.{1 if memory < 4 else 0}f} GiB"
+    said = f"{_processor()}, {used}, {platform.system()} {platform.machine()}"
     return ", ".join([said, *filter(None, [describe_gpu()])])
 
 

@@ -1,13 +1,32 @@
 import subprocess
 import sys
+from functools import partial
 from importlib.metadata import version
 
+from rung import memory
 from rung.climb.machine import describe_machine, versions
+from rung.engines import cores
+from rung.engines.cores import available_cores
+from rung.memory import total_bytes
 
 
 def test_the_machine_is_described_in_one_line():
     said = describe_machine()
-    assert "\n" not in said and " cores, " in said and " GiB, " in said
+    assert "\n" not in said
+    assert f", {available_cores()} core" in said and f" {total_bytes() / 2**30:.0f} GiB, " in said
+
+
+def test_in_a_container_its_limits_are_the_machines(tmp_path, monkeypatch):
+    groups = tmp_path / "groups"
+    groups.mkdir()
+    (tmp_path / "own").write_text("0::/\n")
+    for name, text in (("max", str(3 * 2**29)), ("current", "0"), ("stat", "")):
+        (groups / f"memory.{name}").write_text(text)
+    (groups / "cpu.max").write_text("100000 100000")
+    monkeypatch.setattr(memory, "CGROUPS", groups)
+    monkeypatch.setattr(memory, "OWN_CGROUPS", tmp_path / "own")
+    monkeypatch.setattr(cores, "available_cores", partial(cores.available_cores, cgroup=groups))
+    assert ", 1 core, 1.5 GiB, " in describe_machine()
 
 
 def test_versions_name_what_can_change_a_number():
