@@ -11,9 +11,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from rung import evaluate
-from rung.checks.examine import examined, rung_context, stop_on_block, tell
-from rung.checks.rows import Prepared, prepare
-from rung.checks.table import Checked, known_names
+from rung.checks.examine import rung_context
 from rung.climb import budget, ordering, sealed
 from rung.climb.again import keep_source
 from rung.climb.below import best_before, candidate_below, is_out, looked_up, no_gain, systems_below, task_of
@@ -28,12 +26,13 @@ from rung.climb.examining import examine
 from rung.climb.failing import failed
 from rung.climb.floor import floor, with_floor
 from rung.climb.guarding import guarded, guarding
-from rung.climb.hosted import answers_usd, at_lower_cap, hosted_models, models_of, till_for
+from rung.climb.hosted import answers_usd, at_lower_cap, models_of, till_for
 from rung.climb.judging import bench_of, with_judge
 from rung.climb.limits import over_limits
 from rung.climb.machine import Watch, describe_machine, versions
 from rung.climb.opening import open_folder
 from rung.climb.options import Options, chosen_rungs, config_of, digests_beside
+from rung.climb.reading import Reading, read
 from rung.climb.rebudget import name_of, under_budget
 from rung.climb.rebuilding import came_to, forget_failed, why_not
 from rung.climb.steps import Base, Step, bases, bring_embedder, steps_of
@@ -48,7 +47,7 @@ from rung.climb.stored import (
     load,
     load_climb,
 )
-from rung.errors import EngineError, RunError, RungError, TaskError
+from rung.errors import EngineError, RunError, RungError
 from rung.memory import within_memory
 from rung.records import (
     Climb,
@@ -74,19 +73,9 @@ def climb(source: Path, options: Options, reporter: Reporter) -> tuple[Climb, Pa
     Returns the whole climb and its run folder. Raises RungError for everything a user can mend; the same
     command takes up an interrupted climb where it stopped.
     """
-    start = time.monotonic()
     chosen = chosen_rungs(options)
-    known_names(options.accept)
-    prepared = prepare(source, options, reporter)
-    hosted_models(prepared.task)
-    for line in prepared.inferred:
-        reporter.say(line)
-    found = examined(prepared, options.accept, ("rows",), reporter=reporter)
-    tell((*found.findings, *prepared.notes), reporter)
-    stop_on_block(found.findings)
-    if prepared.task.limits.forgetting == "block" and not options.forgetting:
-        raise TaskError("limits.forgetting is block, which --no-forgetting would pass over: leave one out")
-    reading_s = time.monotonic() - start
+    reading = read(source, options, reporter)
+    prepared = reading.prepared
     models = bases(prepared.task, reporter)
     beside = digests_beside(prepared, options, reporter)
     config = config_of(prepared, [base.model for base in models], options, beside)
@@ -107,7 +96,7 @@ def climb(source: Path, options: Options, reporter: Reporter) -> tuple[Climb, Pa
         till = till_for(prepared.task, options, run)
         by_digest = {base.model.digest: base.model for base in models}
         with Pool(models=by_digest, till=till, say=reporter.say) as pool:
-            climbing = _Climbing(prepared, found, models, options, run, pool, reporter, reading_s)
+            climbing = _Climbing(reading, models, options, run, pool, reporter)
             done = with_judge(climbing.run(steps_of(chosen, models)), climbing.bench, prepared)
         write_text(run / CLIMB_FILE, TypeAdapter(Climb).dump_json(done).decode("utf-8"))
     return done, run
@@ -116,25 +105,25 @@ def climb(source: Path, options: Options, reporter: Reporter) -> tuple[Climb, Pa
 class _Climbing:
     """One climb in progress."""
 
-    def __init__(  # noqa: PLR0913 (all that a climb rests on)
+    def __init__(
         self,
-        prepared: Prepared,
-        found: Checked,
+        reading: Reading,
         models: Sequence[Base],
         options: Options,
         run: Path,
         pool: Pool,
         reporter: Reporter,
-        reading_s: float,
     ) -> None:
-        """`reading_s` were spent on the rows so far; bringing the models isn't counted."""
-        begun = time.monotonic() - reading_s
+        """What `reading` took counts; bringing the models doesn't."""
+        begun, prepared = time.monotonic() - reading.seconds, reading.prepared
         self.prepared, self.models, self.options = prepared, models, options
         self.run_folder, self.reporter = run, reporter
         self.bench = bench_of(prepared, run, pool, reporter)
-        contexts = [rung_context(prepared, base.model, run, self.bench, reporter) for base in models]
+        with Watch(lambda: None) as watch:
+            contexts = [rung_context(prepared, base.model, run, self.bench, reporter) for base in models]
+            self.checked = examine(prepared, reading.found, options.accept, contexts[0])
         self.too_long = {context.model.digest: context.too_long for context in contexts}
-        self.checked = examine(prepared, found, options.accept, contexts[0])
+        self.reading_peak_mb = max(reading.peak_mb, watch.peak_mb)
         self.count = len(steps_of(chosen_rungs(options), models))
         self.systems: dict[str, System] = {}
         self.test_peak_mb = 0.0
@@ -493,6 +482,7 @@ class _Climbing:
                 ("run", digest_of(read_json(self.run_folder / RUN_FILE))),
             ),
             disagreements=tuple(disagreements(results, prepared.splits.dev)),
+            reading_peak_mb=self.reading_peak_mb,
             test_peak_mb=self.test_peak_mb,
             paid_usd=till.spent_usd if (till := self.bench.pool.till) else 0.0,
             paid_cap_usd=till.cap_usd if till else 0.0,

@@ -214,7 +214,7 @@ def _point(step: Step, context: Context, clock: Clock, share: float, after: floa
     try:
         if reason := rung.skip(part):
             return reason
-        with Watch(beat), within_memory():
+        with Watch(beat) as watch, within_memory():
             made = rung.build(part)
             dev = part.measure(made.system, part.dev, name)
     except RunError:
@@ -230,6 +230,7 @@ def _point(step: Step, context: Context, clock: Clock, share: float, after: floa
         n=dev.n,
         seconds=time.monotonic() - start,
         passes=made.passes,
+        peak_mb=watch.peak_mb,
     )
     context.reporter.say(f"{name}: {score_text(dev.score, dev.metric)} on {dev.n:,} dev rows")
     found = _Point(shown=shown, dev=dev)

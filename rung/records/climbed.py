@@ -127,7 +127,8 @@ class Disagreement:
 class CurvePoint:
     """A rung's score on `n` dev rows when it learned from so many training rows, in so many seconds.
 
-    `passes` say how often a tune went through them; None for what doesn't learn so.
+    `passes` say how often a tune went through them; None for what doesn't learn so. `peak_mb` is the most
+    memory held meanwhile; 0 where it's the rung itself, on all rows, which tells its own.
     """
 
     rows: int
@@ -136,6 +137,7 @@ class CurvePoint:
     n: int
     seconds: float
     passes: float | None = None
+    peak_mb: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -159,8 +161,9 @@ class LearningCurve:
 class Climb:
     """A whole climb: every number that a report may show, and none of its formatting.
 
-    `openings` counts how often the sealed test was opened, `test_peak_mb` is the most memory held then. Money
-    is in US dollars, times in seconds. `paid_usd` of at most `paid_cap_usd` went to hosted models.
+    `openings` counts how often the sealed test was opened. `test_peak_mb` is the most memory held then,
+    `reading_peak_mb` while the rows were read and checked. Money is in US dollars, times in seconds.
+    `paid_usd` of at most `paid_cap_usd` went to hosted models.
     """
 
     task: str
@@ -187,6 +190,7 @@ class Climb:
     versions: tuple[tuple[str, str], ...]
     digests: tuple[tuple[str, str], ...]
     disagreements: tuple[Disagreement, ...] = ()
+    reading_peak_mb: float = 0.0
     test_peak_mb: float = 0.0
     curves: tuple[LearningCurve, ...] = ()
     paid_usd: float = 0.0

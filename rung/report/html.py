@@ -70,6 +70,7 @@ def _view(climb: Climb, run: Path) -> dict[str, Any]:
         "volume_chart": Markup(volume_svg(climb, VOLUME_PX)),
         "findings": by_gravity(climb.findings),
         "checks": climb.checks,
+        "peaks": summary.peaks_text(climb),
         "winner": shlex.quote(str(run / climb.winner)) if climb.winner else None,
     }
 

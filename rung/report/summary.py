@@ -376,6 +376,17 @@ def took_text(result: RungResult) -> str:
     return ", ".join(parts)
 
 
+def peaks_text(climb: Climb) -> str:
+    """The most memory that was held in what a climb does beside its rungs; nothing where that isn't known."""
+    curves = max((point.peak_mb for curve in climb.curves for point in curve.points), default=0.0)
+    phases = (
+        ("reading and checks", climb.reading_peak_mb),
+        ("learning curves", curves),
+        ("test", climb.test_peak_mb),
+    )
+    return ", ".join(f"{name} {memory_text(peak)}" for name, peak in phases if peak)
+
+
 def _state(climb: Climb, result: RungResult) -> tuple[State, str]:
     if result.rung == climb.decision.chosen:
         return "shipped", "ship" if climb.decision.kind in ("clear_winner", "tie") else "for now"

@@ -28,7 +28,7 @@ from rung.climb.names import rung_of
 from rung.guards import told
 from rung.records import Climb
 from rung.report import summary
-from rung.report.notation import clean, count_text, memory_text, metric_text, short
+from rung.report.notation import clean, count_text, metric_text, short
 from rung.report.plain import in_plain_words
 from rung.report.summary import Row
 from rung.report.volume import hosted_notes
@@ -225,8 +225,8 @@ def _notes(climb: Climb, run: Path | None) -> Table:
     if unshown:
         notes.add_row("" if grave else "Data", Text(f"{count_text(unshown, 'more finding')} in the report"))
     notes.add_row("Took", Text(f"{duration_text(climb.seconds)} on {clean(climb.machine)}"))
-    if climb.test_peak_mb:
-        notes.add_row("Peak memory on test", Text(memory_text(climb.test_peak_mb)))
+    if peaks := summary.peaks_text(climb):
+        notes.add_row("Peak memory", Text(peaks))
     if run is not None:
         notes.add_row("Report", Text(str(run / "report.html")))
         if climb.winner:

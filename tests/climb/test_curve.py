@@ -201,6 +201,9 @@ def test_points_that_were_made_are_kept_when_a_climb_is_taken_up_again(tmp_path,
     assert [(p.rows, p.score) for p in second.curves[0].points] == [
         (p.rows, p.score) for p in first.curves[0].points
     ]
+    quarter, half, whole = second.curves[0].points
+    assert quarter.peak_mb == first.curves[0].points[0].peak_mb > 10
+    assert half.peak_mb > 10 and whole.peak_mb == 0
     assert second.curves[0].sentence == first.curves[0].sentence
 
 

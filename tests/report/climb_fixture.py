@@ -290,7 +290,8 @@ def stopped_climb() -> Climb:
     )
     prompt = replace(prompt, forecast=replace(told, seconds=58.0, range_s=None), took_s=63.0)
     head = replace(head, forecast=replace(told, seconds=None, range_s=None), took_s=8.0)
-    return replace(climb, results=(head, prompt, few_shot, *others), test_peak_mb=2100.0)
+    results = (head, prompt, few_shot, *others)
+    return replace(climb, results=results, reading_peak_mb=640.0, test_peak_mb=2100.0)
 
 
 def hostile_climb() -> Climb:

@@ -5,6 +5,7 @@ from climb_fixture import (
     calibrated_climb,
     calibration,
     comparison,
+    curve_climb,
     measurement,
     one_rung_climb,
     result,
@@ -253,6 +254,16 @@ def test_what_was_predicted_stands_beside_what_it_took_and_the_peak_of_memory():
     )
     assert row_of(climb, "sft").took == "peak memory 1.9 GiB"
     assert row_of(climb, "distill").took == ""
+
+
+def test_the_most_memory_of_reading_of_curves_and_of_the_test_is_one_line():
+    climb = curve_climb()
+    assert summary.peaks_text(climb) == ""
+    head, *others = climb.curves
+    peaks = zip(head.points, (1200.0, 1900.0, 0.0), strict=True)
+    head = replace(head, points=tuple(replace(point, peak_mb=peak) for point, peak in peaks))
+    climb = replace(climb, curves=(head, *others), test_peak_mb=2100.0)
+    assert summary.peaks_text(climb) == "learning curves 1.9 GiB, test 2.1 GiB"
 
 
 def test_the_shipped_rungs_calibration_is_one_line_with_its_rows():

@@ -231,4 +231,4 @@ def test_times_and_stops_are_told_below_the_figures(width):
     text = " ".join(shown(stopped_climb(), width).split())
     assert "stopped after 64 of 400 dev rows: can't beat head any more" in text
     assert "predicted 58 s, took 1 m 03 s, peak memory 412 MiB" in text
-    assert "Peak memory on test 2.1 GiB" in text
+    assert "Peak memory reading and checks 640 MiB, test 2.1 GiB" in text
