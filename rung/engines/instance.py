@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from rung.errors import EngineError
 from rung.records import Json
-from rung.task.schemas import local_part
+from rung.task.parts import local_part
 from rung.task.validator import validator_of
 
 EMPTY: Mapping[str, Json] = {"string": "", "boolean": False, "null": None}

@@ -11,14 +11,15 @@ from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from rung.engines.bounds import Bounds, Known, own, ways
+from rung.engines.tight import tight as tight
 from rung.errors import EngineError
 from rung.records import Json
-from rung.task.schemas import LISTS, MAPS, SINGLE
+from rung.task.parts import LISTS, MAPS, SINGLE
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
-BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 END = 261
 """The token that ends a text in llguidance's vocabulary of single bytes."""
 MOST_SUBSCHEMAS = 1_000
@@ -45,10 +46,11 @@ def check_schema(schema: Json) -> tuple[str, ...]:
 
     A path is a JSON pointer, `#/properties/total`; the message names the keyword.
     """
+    known: Known = {}
     loose = (
         f"{path}: {message}"
         for path, part in subschemas(schema)
-        for message in (_repeated_keys(part), _excluded_bound(part))
+        for message in (_repeated_keys(part), *_loose_numbers(part, schema, known))
         if message is not None
     )
     whole = _complaint(json.dumps(schema))
@@ -92,50 +94,6 @@ def grammar(schema: Json, ends: Sequence[int] = ()) -> str:
         return f"%llguidance {{}}\nstart: {value}"
     tokens = ",".join(map(str, sorted(set(ends))))
     return f"%llguidance {{}}\nstart: value end\nend: <[{tokens}]> |\nvalue: {value}"
-
-
-def tight(schema: Json) -> Json:
-    """`schema` with what small models fill without end taken away: free white space, unnamed properties.
-
-    Every answer to the tight schema is one to `schema` too. White space is off altogether (compact
-    JSON). An object that names properties admits no others unless it says so; all stay open in a schema
-    that combines objects by allOf, or by $ref, anyOf or oneOf beside properties.
-    """
-    if schema is True:
-        schema = {}
-    if not isinstance(schema, dict):
-        return schema
-    combined = any(
-        "allOf" in part or len(part.keys() & {"$ref", "anyOf", "oneOf", "properties"}) > 1
-        for _, part in subschemas(schema)
-    )
-    closed = schema if combined else _close(schema)
-    return {**closed, "x-guidance": {"whitespace_flexible": False}}
-
-
-def _close(schema: dict[str, Json]) -> dict[str, Json]:
-    result = {**schema}
-    for key in MAPS:
-        named = schema.get(key)
-        if isinstance(named, dict):
-            result[key] = {name: _closed(part) for name, part in named.items()}
-    for key in LISTS:
-        parts = schema.get(key)
-        if isinstance(parts, list):
-            result[key] = [_closed(part) for part in parts]
-    for key in ("items", "additionalProperties"):
-        if key in schema:
-            result[key] = _closed(schema[key])
-    named, required = schema.get("properties"), schema.get("required", [])
-    open_ended = schema.keys() & {"additionalProperties", "patternProperties", "minProperties"}
-    if isinstance(named, dict) and isinstance(required, list) and not open_ended:
-        if all(name in named for name in required):
-            result["additionalProperties"] = False
-    return result
-
-
-def _closed(part: Json) -> Json:
-    return _close(part) if isinstance(part, dict) else part
 
 
 def subschemas(schema: Json, path: str = "#") -> Iterator[tuple[str, dict[str, Json]]]:
@@ -222,30 +180,49 @@ def _repeated_keys(schema: dict[str, Json]) -> str | None:
     return None
 
 
-def _excluded_bound(schema: dict[str, Json]) -> str | None:
-    """Which exclusive bound llguidance lets through: a whole one, where the other begins with its digits."""
-    bounds = {
-        key: value
-        for key in BOUNDS
-        if isinstance(value := schema.get(key), int | float) and not isinstance(value, bool)
-    }
-    if not bounds.keys() & {"exclusiveMinimum", "exclusiveMaximum"}:
-        return None
-    return _let_through(json.dumps({"type": "number", **bounds}))
+def _loose_numbers(part: dict[str, Json], root: Json, known: Known) -> Iterator[str]:
+    """What llguidance says nothing of in a part's numbers, and doesn't keep to."""
+    try:
+        found = ways(part, root, known)
+    except ValueError as error:
+        yield str(error)
+        return
+    # What one other part says by itself is told there.
+    told = (_let_through(bounds) for bounds in found if bounds.parts > 1 or own(part).parts)
+    yield from dict.fromkeys(message for message in told if message is not None)
+    listed = part.get("enum")
+    values = [("const", part.get("const"))]
+    values += [("enum", one) for one in (listed if isinstance(listed, list) else ())]
+    for key, value in values:
+        # Past this a float skips whole numbers.
+        large = (n for n in _values(value) if isinstance(n, int) and abs(n) > 2**53)
+        yield from (
+            f"{key} {number}: another number would be written for it; write it as a string"
+            for number in large
+            if _is_written_otherwise(number)
+        )
 
 
 @lru_cache(maxsize=4096)
-def _let_through(number: str) -> str | None:
-    """The same of a schema that is nothing but a number's bounds, as JSON text."""
-    if _complaint(number) is not None:
+def _let_through(bounds: Bounds) -> str | None:
+    """Which of the bounds llguidance lets a number through for that isn't within them, or miscounts."""
+    number = json.dumps(bounds.schema())
+    if not bounds.parts or _complaint(number) is not None:
         return None
-    bounds = json.loads(number)
+    if steps := bounds.uncounted():
+        return f"{steps}: multiples of so many digits aren't counted"
     matcher = _byte_grammar(number)
-    for key in sorted(bounds.keys() & {"exclusiveMinimum", "exclusiveMaximum"}):
-        spelt = [f"{sign}{abs(bounds[key]):{form}}" for sign in ("", "-") for form in (".0f", ".1f")]
-        if any(float(text) == bounds[key] and _takes(matcher, text) for text in spelt):
-            return f"{key} {bounds[key]}: with these bounds {bounds[key]} itself would be let through"
+    for text in bounds.near():
+        if (limit := bounds.broken(text)) and _takes(matcher, text):
+            return f"{limit}: with these bounds {text} would be let through"
     return None
+
+
+@lru_cache(maxsize=4096)
+def _is_written_otherwise(number: int) -> bool:
+    """Whether the grammar of a constant has other digits than the constant."""
+    schema = json.dumps({"const": number})
+    return _complaint(schema) is None and not _takes(_byte_grammar(schema), str(number))
 
 
 def accepts(schema: Json, text: str) -> bool:

@@ -6,9 +6,11 @@ import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from rung.engines.schema import require_small
 from rung.records import Json
 from rung.runs import storable
 from rung.serve.wire import ChatRequest, NamedTool, Tool
+from rung.task.parts import by_pointers
 from rung.task.signature import at_place
 
 CALLS = "calls"
@@ -22,7 +24,10 @@ HOW = (
 
 
 def call_schema(request: ChatRequest) -> Json:
-    """The JSON Schema of an answer that may call the request's functions, or has to."""
+    """The JSON Schema of an answer that may call the request's functions, or has to.
+
+    Raises TaskError where parameters refer to what they don't hold, EngineError for large ones.
+    """
     offered = request.may_call
     choice = request.tool_choice
     if isinstance(choice, NamedTool):
@@ -109,8 +114,10 @@ def _call(call: dict[str, Json]) -> dict[str, Any]:
 def _one_call(tool: Tool, place: str) -> Json:
     """The schema of a call, which stands at the JSON pointer `place` in that of the answer."""
     parameters = tool.function.parameters or {"type": "object", "properties": {}}
+    require_small(parameters)
+    own = by_pointers(parameters, f"the parameters of {tool.function.name!r}")
     # By an id of its own its pointers would begin there.
-    own = {key: value for key, value in parameters.items() if key != "$id"}
+    own = {key: value for key, value in own.items() if key != "$id"}
     arguments = at_place(own, f"{place}/properties/arguments")
     return _closed({"name": {"const": tool.function.name}, "arguments": arguments})
 

@@ -7,7 +7,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from rung.asking import ask, candidates, room_for_answer
 from rung.engines.base import Completion, Engine, Request
-from rung.engines.schema import tight
+from rung.engines.tight import closed
 from rung.models.chat import Chat
 from rung.records import Answer, Json
 from rung.runs import storable
@@ -58,11 +58,10 @@ def choices(spec: Spec, chat: Chat) -> list[str]:
 def closed_schema(spec: Spec) -> Json:
     """The JSON Schema that the System's answers are held to, in words that every server knows.
 
-    Objects admit no unnamed properties, as with `tight`. That white space is off stands in a keyword that
-    only llguidance has: it is for each server to be told otherwise.
+    Objects admit no unnamed properties, as with `tight`, but where several schemas hold for one. That white
+    space is off stands in a keyword that only llguidance has: it is for each server to be told otherwise.
     """
-    found = tight(spec.schema_)
-    return {k: v for k, v in found.items() if k != "x-guidance"} if isinstance(found, dict) else found
+    return closed(spec.schema_)
 
 
 def enum_schema(spec: Spec, chat: Chat) -> dict[str, Any]:

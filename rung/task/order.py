@@ -1,8 +1,8 @@
 """Values as constrained decoding writes them: keys as the schema lists them, whole numbers as such."""
 
 from rung.records import Json
+from rung.task.parts import holding, local_part
 from rung.task.patterns import matches
-from rung.task.schemas import local_part
 
 DEEPEST = 20
 """References and options that are followed from one part of a schema."""
@@ -68,17 +68,38 @@ def _rules_for(
 def _followed(
     value: Json, part: dict[str, Json], root: Json, known: dict[int, dict[str, Json]], depth: int
 ) -> dict[str, Json]:
+    """What holds beside a part comes before it: what it refers to, then what allOf, oneOf and anyOf name.
+
+    What only those options name that weren't taken comes last.
+    """
     rules = part
-    if isinstance(rules.get("$ref"), str):
-        return _rules_for(value, local_part(str(rules["$ref"]), root), root, known, depth)
     for key in ("anyOf", "oneOf", "allOf"):
-        options = rules.get(key)
+        options = part.get(key)
         if isinstance(options, list):
             found = [_rules_for(value, option, root, known, depth) for option in options]
             fitting = [one for one in found if _fits(value, one)]
             for one in reversed(fitting if key == "allOf" else fitting[:1]):
-                rules = {**one, **rules, "properties": {**_object(one), **_object(rules)}}
+                rules = _both(one, rules)
+    if isinstance(part.get("$ref"), str):
+        target = local_part(str(part["$ref"]), root)
+        rules = _both(_rules_for(value, target, root, known, depth), rules)
+    if isinstance(value, dict) and rules is not part:
+        named = _object(rules)
+        for one in holding(part, root):
+            named = {**named, **{name: rule for name, rule in _object(one).items() if name not in named}}
+        rules = {**rules, "properties": named}
     return rules
+
+
+def _both(first: dict[str, Json], rules: dict[str, Json]) -> dict[str, Json]:
+    """Two parts that hold for one value; what both say is the second's, but that of a property is both's."""
+    one, other = _object(first), _object(rules)
+    shared: dict[str, Json] = {
+        name: {"allOf": [one[name], other[name]]}
+        for name in one
+        if name in other and one[name] != other[name]
+    }
+    return {**first, **rules, "properties": {**one, **other, **shared}}
 
 
 def _fits(value: Json, rules: dict[str, Json]) -> bool:

@@ -1,13 +1,13 @@
 """JSON Schemas of a task's answers: checking the user's, and inferring one from the rows."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
-from urllib.parse import unquote
 
 from rung.errors import TaskError
 from rung.records import Json
 from rung.task.outputs import check_parts
+from rung.task.parts import by_pointers, objects_in
 from rung.task.patterns import pattern_fault
 
 INFERRED = "inferred by rung from the training and dev rows"
@@ -19,14 +19,12 @@ MIN_ROWS_FOR_ENUM = 20
 MAX_ENUM = 50
 MAX_FIXED_KEYS = 64
 
-MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
-"""Keywords under which schemas stand by names; then those of lists of schemas, and of single ones."""
-LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
-SINGLE = ("items", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames")
-
 
 def check_schema(schema: object, where: str) -> dict[str, Any]:
-    """The schema itself when it is a valid JSON Schema that refers only to itself; TaskError otherwise."""
+    """The schema itself, its references as `by_pointers` has them, when it is a valid JSON Schema.
+
+    Raises TaskError for one that isn't, or that refers to anything but itself.
+    """
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import SchemaError
     from jsonschema.validators import validator_for
@@ -40,7 +38,7 @@ def check_schema(schema: object, where: str) -> dict[str, Any]:
     except ValueError as error:
         raise TaskError(f"{where}: the schema {error}; correct it") from None
     # First: jsonschema compiles them too, and raises what re does for a number that is too large.
-    for part in _parts(schema):
+    for part in objects_in(schema):
         _check_patterns(part, where)
     try:
         validator_for(schema, default=Draft202012Validator).check_schema(schema)
@@ -49,9 +47,7 @@ def check_schema(schema: object, where: str) -> dict[str, Any]:
         raise TaskError(f"{where}: not a valid JSON Schema: at {at}: {error.message[:200]}") from error
     except RecursionError as error:
         raise TaskError(f"{where}: the schema is nested too deeply; write it flatter") from error
-    for part in _parts(schema):
-        _check_references(part, where)
-    return schema
+    return by_pointers(schema, where)
 
 
 def infer_schema(values: Sequence[Json]) -> dict[str, Any]:
@@ -66,73 +62,6 @@ def infer_schema(values: Sequence[Json]) -> dict[str, Any]:
 def is_inferred(schema: dict[str, Any]) -> bool:
     """Whether `infer_schema` made it."""
     return schema.get("$comment") == INFERRED
-
-
-def local_part(reference: str, root: Json) -> Json:
-    """The part of the schema `root` that a local JSON pointer such as `#/$defs/line` names.
-
-    Where it names none, that of the names in it which are there: `root`, if none is.
-    """
-    part = root
-    for name in _pointed(reference):
-        found = _below(part, name)
-        part = part if found is None else found
-    return part
-
-
-def named_part(reference: str, root: Json) -> Json:
-    """What a local JSON pointer names in the schema `root`; None where that is nothing."""
-    if reference != "#" and not reference.startswith("#/"):
-        return None
-    part = root
-    for name in _pointed(reference):
-        part = _below(part, name)
-    return part
-
-
-def _pointed(reference: str) -> list[str]:
-    """The names in a local JSON pointer (RFC 6901), as they are in the schema."""
-    names = unquote(reference.removeprefix("#")).strip("/").split("/")
-    return [name.replace("~1", "/").replace("~0", "~") for name in names if name]
-
-
-def _below(part: Json, name: str) -> Json:
-    if isinstance(part, list) and name.isdecimal() and int(name) < len(part):
-        return part[int(name)]
-    return part.get(name) if isinstance(part, dict) else None
-
-
-def over_parts(schema: dict[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:
-    """The schema with `change` made of each schema directly in it; what isn't one, by its place, stays."""
-    made = {**schema}
-    for key in MAPS:
-        if isinstance(named := schema.get(key), dict):
-            made[key] = {name: change(part) for name, part in named.items()}
-    for key in LISTS:
-        if isinstance(listed := schema.get(key), list):
-            made[key] = [change(part) for part in listed]
-    return made | {key: change(schema[key]) for key in SINGLE if key in schema}
-
-
-def _parts(schema: object) -> Iterator[dict[str, Any]]:
-    """Every object in the schema."""
-    open_parts = [schema]
-    while open_parts:
-        part = open_parts.pop()
-        if isinstance(part, list):
-            open_parts += part
-        elif isinstance(part, dict):
-            yield part
-            open_parts += part.values()
-
-
-def _check_references(part: dict[str, Any], where: str) -> None:
-    for key in ("$ref", "$dynamicRef"):
-        if isinstance(part.get(key), str) and not part[key].startswith("#"):
-            raise TaskError(
-                f"{where}: $ref {part[key][:80]!r} points outside the schema; "
-                "copy that part under $defs and write '#/$defs/NAME'"
-            )
 
 
 def _check_patterns(part: dict[str, Any], where: str) -> None:

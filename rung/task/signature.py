@@ -9,7 +9,8 @@ from rung.errors import TaskError
 from rung.records import Json
 from rung.task.kept import kept_if_short
 from rung.task.outputs import MAX_DEPTH
-from rung.task.schemas import check_schema, named_part, over_parts
+from rung.task.parts import REFERENCES, named_part, over_parts, pointing
+from rung.task.schemas import check_schema
 
 NAMES = ("object", "array", "string", "number", "integer", "boolean", "null")
 TYPES = {
@@ -31,7 +32,6 @@ TYPES = {
 """Types as other languages name them. Any other name, such as `any`, admits everything."""
 UNREAD = frozenset({"type", "required", "$schema", "$id", "title", "description", "examples", "$comment"})
 """Keywords that are read otherwise than they are written, or that only describe."""
-REFERENCES = ("$ref", "$dynamicRef")
 SAME_VALUE = ("anyOf", "oneOf", "allOf", "not", "if", "then", "else")
 """Keywords whose schemas are held against the value itself, and not a part of it."""
 
@@ -39,7 +39,7 @@ SAME_VALUE = ("anyOf", "oneOf", "allOf", "not", "if", "then", "else")
 def parameters_of(function: Mapping[str, Any]) -> dict[str, Any]:
     """The JSON Schema of a function's arguments, which admits no others than it names unless it says so."""
     found = function.get("parameters")
-    schema = _typed(found) if isinstance(found, dict) else {}
+    schema = _typed(pointing(found)) if isinstance(found, dict) else {}
     schema["type"] = "object"
     if isinstance(schema.get("properties"), dict):
         schema.setdefault("additionalProperties", False)

@@ -195,9 +195,9 @@ def test_the_tight_form_takes_no_white_space_and_no_unnamed_property():
 @pytest.mark.parametrize(
     "schema",
     [
-        {"allOf": [{"properties": {"a": {}}}, {"properties": {"b": {}}, "required": ["b"]}]},
-        {"properties": {"a": {}}, "anyOf": [{"properties": {"b": {}}, "required": ["b"]}]},
-        {"$defs": {"d": {"properties": {"b": {}}}}, "$ref": "#/$defs/d", "properties": {"a": {}}},
+        {"allOf": [{"properties": {"a": {}}}, {"required": ["b"]}]},
+        {"properties": {"a": {}}, "anyOf": [{"required": ["b"]}, {}]},
+        {"$defs": {"d": {"patternProperties": {"b": {}}}}, "$ref": "#/$defs/d", "properties": {"a": {}}},
         {"properties": {"a": {}}, "additionalProperties": {"type": "integer"}},
         {"properties": {"a": {}}, "required": ["z"]},
     ],
