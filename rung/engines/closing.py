@@ -182,6 +182,15 @@ class Closings:
             )
         return Closer(vocabulary, compiled, limit)
 
+    @property
+    def knows_words(self) -> bool:
+        """Whether the vocabulary was read, which takes a while."""
+        return self._vocabulary is not None
+
+    def text_of(self, tokens: Sequence[int]) -> str:
+        """What tokens spell; those that steer the model spell nothing, half a character is a U+FFFD."""
+        return b"".join(map(self._words().text_of, tokens)).decode(errors="replace")
+
     def spelled(self, text: str, last: Sequence[int], count: int) -> tuple[int, ...]:
         """`count` tokens that spell what stands in `text` before its `last` ones."""
         vocabulary = self._words()

@@ -50,6 +50,8 @@ class Decoder:
         self.width: int = model.lm_head.weight.shape[0]
         self.grammars = Grammars(self.tokenizer, self.width, end_tokens(model.config))
         self.closings = Closings(self.grammars.spellings)
+        self._before = self.tokenizer.encode("a", add_special_tokens=False).ids
+        self._taken = len(self.tokenizer.decode(self._before))
 
     def check(self, requests: Sequence[Request]) -> None:
         """Raise EngineError, before anything runs, where no answer could be kept to its schema."""
@@ -148,7 +150,8 @@ class Decoder:
         return True
 
     def _text(self, tokens: Sequence[int]) -> str:
-        return self.tokenizer.decode(list(tokens), skip_special_tokens=True)
+        """What tokens spell behind others: of a whole text, some decoders take the first blank away."""
+        return self.tokenizer.decode([*self._before, *tokens], skip_special_tokens=True)[self._taken :]
 
     def _completion(self, answer: _Answer, context: int) -> Completion:
         completion = Completion(

@@ -18,8 +18,12 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 
+KEPT = 512
+"""Schemas of which the compiled form is kept: those of functions may come with each question."""
+
+
 class Grammars:
-    """Compiled grammars of one tokenizer, kept for the next request with the same schema."""
+    """Compiled grammars of one tokenizer, the last KEPT of them for the next request with the same schema."""
 
     def __init__(self, tokenizer: "Tokenizer", vocabulary: int, ends: tuple[int, ...]) -> None:
         """`vocabulary` is how many tokens the model can write; the tokenizer may have fewer, or more.
@@ -51,6 +55,9 @@ class Grammars:
             if found.is_error():
                 raise EngineError(f"the JSON Schema can't be enforced: {found.get_error()}; simplify it")
             self._compiled[key] = found
+            if len(self._compiled) > KEPT:
+                self._compiled.pop(next(iter(self._compiled)))
+            return found.deep_copy()
         return self._compiled[key].deep_copy()
 
     def allowed(self, matchers: "Sequence[LLMatcher | None]", width: int) -> NDArray[np.bool_] | None:

@@ -52,24 +52,24 @@ class Calls:
         try:
             room = self.room_for(request)
             answer = yield Call(path="/completion", body=wire.completion_call(request, room, slot))
-            return (yield from self.read(answer, request, start))
+            return self.read(answer, request, start)
         except Refused as refusal:
             return refused(request, refusal, start)
 
-    def read(self, answer: Mapping, request: Request, start: float) -> Steps[Completion]:
+    def read(self, answer: Mapping, request: Request, start: float) -> Completion:
         """The completion in the server's answer: cut at a stop token, and closed under a schema."""
         tokens = list(answer["tokens"])
         text = answer["content"]
         kept = wire.first_stop(tokens, request.stop_ids)
         if answer["stop_type"] == "word" and kept == len(tokens):
-            kept = yield from self._tokens_of(text, tokens)
+            kept = self._fewest(text, tokens)
         elif answer["stop_type"] in ("word", "eos"):
             if kept < len(tokens) - 1:
                 # A stop token that the model goes on after, be it to its end, may be text.
-                text = yield from self.text_of(tokens[:kept])
+                text = self.closings.text_of(tokens[:kept])
             kept = min(kept, len(tokens) - 1)
         elif kept < len(tokens):
-            text = yield from self.text_of(tokens[:kept])
+            text = self.closings.text_of(tokens[:kept])
         completion = Completion(
             text=text,
             tokens=tuple(tokens[:kept]),
@@ -162,12 +162,12 @@ class Calls:
         answer = yield Call(path="/completion", body=wire.top_call(prompt, count, slot, self.letter[-1]))
         return wire.read_top(answer), answer["timings"]["prompt_n"]
 
-    def _tokens_of(self, text: str, tokens: Sequence[int]) -> Steps[int]:
-        """The fewest leading `tokens` that spell at least `text` (bisection over the server's decoder)."""
+    def _fewest(self, text: str, tokens: Sequence[int]) -> int:
+        """How many leading `tokens` spell at least `text`."""
         low, high = 0, len(tokens)
         while low < high:
             middle = (low + high) // 2
-            if len((yield from self.text_of(tokens[:middle]))) >= len(text):
+            if len(self.closings.text_of(tokens[:middle])) >= len(text):
                 high = middle
             else:
                 low = middle + 1

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from rung.engines import llama_wire as wire
 from rung.engines.base import Completion, Request
 from rung.engines.closing import Closer
-from rung.engines.llama_calls import Call, Calls, Steps
+from rung.engines.llama_calls import Call, Calls
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,7 +88,7 @@ class Reading:
         self._unsure, self._held = (found if self._held else []), []
         return Shown(text=event["content"], probabilities=tuple(counted))
 
-    def whole(self) -> Steps[Completion]:
+    def whole(self) -> Completion:
         """The whole answer, cut at a stop token that the model went on after, and closed under a schema."""
         answer = {
             "content": self._content,
@@ -96,7 +96,7 @@ class Reading:
             "stop_type": self._stop_type,
             "completion_probabilities": self.probabilities,
         }
-        found = yield from self.calls.read(answer, self.request, self._start)
+        found = self.calls.read(answer, self.request, self._start)
         if self._closer is not None:
             return found
         count = len(found.tokens) + self._seen - len(self._tokens)

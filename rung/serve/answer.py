@@ -208,12 +208,13 @@ async def stream(
         yield Piece(text=whole.text, chances=whole.chances)
         yield whole
         return
-    sent = ""
+    sent, told = "", 0
     with engine_faults():
         try:
             async with systems.using(served), aclosing(_pieces(served, question, wish)) as pieces:
                 async for piece in pieces:
-                    sent += piece.text if isinstance(piece, Piece) else ""
+                    if isinstance(piece, Piece):
+                        sent, told = sent + piece.text, told + len(piece.chances)
                     yield piece
             return
         except Broken as off:
@@ -221,8 +222,8 @@ async def stream(
     again = await reply(systems, served, question, wish)
     if not again.text.startswith(sent):
         raise broken("the engine broke, and the answer that it gave then doesn't begin like what was sent")
-    if len(again.text) > len(sent):
-        yield Piece(text=again.text[len(sent) :])
+    if len(again.text) > len(sent) or len(again.chances) > told:
+        yield Piece(text=again.text[len(sent) :], chances=again.chances[told:])
     yield again
 
 
@@ -243,12 +244,15 @@ async def _pieces(served: Served, question: Asked, wish: Wish) -> AsyncGenerator
                 yield Piece(text=shown.text, chances=_chances(shown.probabilities, wish.top))
             if reading.over:
                 break
-    found = await host.drive(reading.whole())
-    chances = _chances(reading.probabilities[: len(found.tokens)], wish.top)
+    # A cut answer's tokens are read, the first time together with the vocabulary.
+    known = host.calls.closings.knows_words
+    found = reading.whole() if known else await asyncio.to_thread(reading.whole)
+    # Of an answer that was closed, those beside the tokens that stayed: what is put there has none.
+    counted = len(found.tokens) if found.own_characters is None else told
+    chances = _chances(reading.probabilities[:counted], wish.top)
     whole = await _aside(served, wish, lambda: _reply(served, question, wish, found, chances))
-    # What the schema made uncertain, or is read from the whole, was held back, and a cut answer is closed by
-    # what nobody generated.
-    rest, untold = whole.text[sent:], chances[told:] if found.own_characters is None else ()
+    # What the schema made uncertain, or is read from the whole, was held back, and a cut answer is closed.
+    rest, untold = whole.text[sent:], chances[told:]
     if rest or untold:
         yield Piece(text=rest, chances=untold)
     yield whole
