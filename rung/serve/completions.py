@@ -26,6 +26,7 @@ from rung.serve.tools import HOW, call_schema, offered, read_calls
 from rung.serve.wire import ChatRequest, CompletionRequest, Sampling
 from rung.serve.wish import Wish
 from rung.task.outputs import check_text
+from rung.task.parts import pointing
 from rung.task.schemas import check_schema as check_sense
 
 UNSAID = 16
@@ -219,7 +220,7 @@ def _checked(served: Served, make: Callable[[], Json]) -> Json:
     """The schema, compiled. Raises TaskError or EngineError for one that answers can't be held to."""
     schema = make()
     require_small(schema)
-    check_sense(schema, "the schema")
+    schema = check_sense(schema, "the schema")
     (require_schema if served.host is None else served.host.calls.closings.least_tokens)(schema)
     return schema
 
@@ -237,7 +238,7 @@ def _form(served: Served) -> str:
 
 def _same(one: Json, other: Json) -> bool:
     """Whether two schemas admit the same, as far as words about them are all that differs."""
-    return _bare_schema(one) == _bare_schema(other)
+    return _bare_schema(pointing(one)) == _bare_schema(pointing(other))
 
 
 def _bare_schema(part: Json) -> Json:
@@ -260,31 +261,45 @@ def _choices(body: Sampling, wish: Wish) -> list[Wish]:
     return [replace(wish, seed=wish.seed + place) for place in range(body.n or 1)]
 
 
-async def _all(gateway: Gateway, served: Served, pairs: Sequence[tuple[Asked, Wish]]) -> list[Reply]:
-    """One reply for each question and wish. Greedy ones are the same, and so are labels: asked for once."""
-    keys = [
-        (
-            question.prompt,
-            question.example.input,
-            wish.seed if wish.temperature and not served.labelled else 0,
-        )
-        for question, wish in pairs
-    ]
-    places: dict[Hashable, int] = {}
-    for place, key in enumerate(keys):
-        places.setdefault(key, place)
-    parts = gateway.parts()
+def _alike(served: Served, pairs: Sequence[tuple[Asked, Wish]]) -> list[list[int]]:
+    """The places of the pairs, those together that get one answer: greedy ones of a text, and its labels."""
+    places: dict[Hashable, list[int]] = {}
+    for place, (question, wish) in enumerate(pairs):
+        drawn = wish.temperature and not served.labelled and served.spec.engine != "head"
+        key = (question.prompt, question.example.input, wish.seed if drawn else 0)
+        places.setdefault(key, []).append(place)
+    return [*places.values()]
 
-    async def one(place: int) -> Reply:
-        async with parts.turn(place):
+
+async def _all(gateway: Gateway, served: Served, pairs: Sequence[tuple[Asked, Wish]]) -> list[Reply]:
+    """One reply for each question and wish; those that are alike are asked for once."""
+    alike, parts = _alike(served, pairs), gateway.parts()
+
+    async def one(turn: int, place: int) -> Reply:
+        async with parts.turn(turn):
             return await _counted(gateway, served, *pairs[place])
 
-    tasks = {key: asyncio.ensure_future(one(place)) for key, place in places.items()}
+    tasks = [asyncio.ensure_future(one(turn, places[0])) for turn, places in enumerate(alike)]
     try:
-        await asyncio.gather(*tasks.values())
+        found = await asyncio.gather(*tasks)
     finally:
-        await ended([*tasks.values()])
-    return [tasks[key].result() for key in keys]
+        await ended(tasks)
+    replies = {place: reply for places, reply in zip(alike, found, strict=True) for place in places}
+    return [replies[place] for place in range(len(pairs))]
+
+
+async def _each(
+    gateway: Gateway, served: Served, pairs: Sequence[tuple[Asked, Wish]]
+) -> AsyncGenerator[tuple[int, Piece | Reply]]:
+    """The same as it comes, in pieces and at last whole, each with the place of its pair."""
+    alike = _alike(served, pairs)
+    streams = [stream(gateway.systems, served, *pairs[places[0]]) for places in alike]
+    async with aclosing(merged(streams, gateway.parts())) as pieces:
+        async for turn, piece in pieces:
+            if isinstance(piece, Reply):
+                gateway.metrics.tokens(served.name, piece.prompt_tokens, piece.completion_tokens)
+            for place in alike[turn]:
+                yield place, piece
 
 
 async def _counted(gateway: Gateway, served: Served, question: Asked, wish: Wish) -> Reply:
@@ -327,10 +342,9 @@ async def _chat_chunks(gateway: Gateway, served: Served, body: ChatRequest) -> A
     pairs = await _chat_pairs(gateway, served, body)
     start = {**head(served, "chat.completion.chunk", new_id("chatcmpl")), **_no_usage(body)}
     replies: list[Reply] = []
-    streams = [stream(gateway.systems, served, question, wish) for question, wish in pairs]
     begun: set[int] = set()
     of_calls = _of_calls(served, body)
-    async with aclosing(merged(streams, gateway.parts())) as pieces:
+    async with aclosing(_each(gateway, served, pairs)) as pieces:
         async for place, piece in pieces:
             role = {} if place in begun else {"role": "assistant"}
             begun.add(place)
@@ -343,7 +357,6 @@ async def _chat_chunks(gateway: Gateway, served: Served, body: ChatRequest) -> A
                 yield {**start, "choices": [_delta(place, delta, None, logprobs)]}
                 continue
             replies.append(piece)
-            gateway.metrics.tokens(served.name, piece.prompt_tokens, piece.completion_tokens)
             last: dict[str, Any] = dict(role)
             content, calls, finish = _read(served, piece, body)
             logprobs = chat_logprobs(piece.chances) if body.logprobs and of_calls else None
@@ -376,8 +389,7 @@ async def _text_chunks(
     start = {**head(served, "text_completion", new_id("cmpl")), **_no_usage(body)}
     replies: dict[int, Reply] = {}
     sent = [0] * len(pairs)
-    streams = [stream(gateway.systems, served, question, wish) for question, wish in pairs]
-    async with aclosing(merged(streams, gateway.parts())) as pieces:
+    async with aclosing(_each(gateway, served, pairs)) as pieces:
         async for place, piece in pieces:
             choice: dict[str, Any] = {"index": place, "text": "", "finish_reason": None, "logprobs": None}
             if isinstance(piece, Piece):
@@ -387,7 +399,6 @@ async def _text_chunks(
                     sent[place] += sum(len(chance.text) for chance in piece.chances)
             else:
                 replies[place] = piece
-                gateway.metrics.tokens(served.name, piece.prompt_tokens, piece.completion_tokens)
                 choice |= {"finish_reason": piece.finish, **sources(served, pairs[place][0], piece)}
             yield {**start, "choices": [choice]}
     if _no_usage(body):

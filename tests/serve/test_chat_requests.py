@@ -5,6 +5,7 @@ import json
 import math
 import re
 
+import openai
 import pytest
 
 from rung.models.chat import Message, load_chat
@@ -166,6 +167,46 @@ def test_streamed_json_is_whole_where_a_character_has_several_tokens(tiny):
     assert chunks[-1].usage == whole.usage
     # It comes character by character, not when all is over.
     assert words[2] in [chunk.choices[0].delta.content for chunk in chunks if chunk.choices]
+
+
+def test_a_schema_that_refers_to_a_part_by_its_name_is_held_to(tiny):
+    schema = {
+        "$defs": {"topic": {"$anchor": "topic", "enum": ["billing", "delivery"]}},
+        "type": "object",
+        "properties": {"a": {"$ref": "#topic"}, "b": {"$dynamicRef": "#topic"}},
+        "required": ["a", "b"],
+    }
+    held = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+    found = json.loads(text_of(ask(tiny, "base", said(TEXTS[0]), max_tokens=60, response_format=held)))
+    assert list(found) == ["a", "b"] and set(found.values()) <= {"billing", "delivery"}
+    function = {"type": "function", "function": {"name": "f", "parameters": schema}}
+    options = {"tools": [function], "tool_choice": "required", "parallel_tool_calls": False}
+    (call,) = ask(tiny, "base", said(TEXTS[0]), max_tokens=90, **options).choices[0].message.tool_calls
+    assert set(json.loads(call.function.arguments).values()) <= {"billing", "delivery"}
+    del schema["$defs"]
+    for asked in ({"response_format": held}, options):
+        with pytest.raises(openai.BadRequestError, match="'#topic' leads nowhere"):
+            ask(tiny, "base", said(TEXTS[0]), **asked)
+
+
+def test_logprobs_of_an_answer_that_was_closed_are_those_of_the_tokens_that_stayed(tiny):
+    schema = {
+        "type": "object",
+        "properties": {"a": {"type": "string", "pattern": "^[a-z]{4,60}$"}, "b": {"enum": ["billing"]}},
+        "required": ["a", "b"],
+    }
+    held = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+    closed = 0
+    for limit in range(24, 40):
+        options = {"max_tokens": limit, "response_format": held, "logprobs": True}
+        whole = ask(tiny, "base", said(TEXTS[0]), **options).choices[0]
+        text, chunks = streamed(tiny, "base", said(TEXTS[0]), **options)
+        steps = [s for c in chunks if c.choices[0].logprobs for s in c.choices[0].logprobs.content]
+        told = [step.token for step in whole.logprobs.content]
+        assert text == whole.message.content and [step.token for step in steps] == told
+        assert text.startswith("".join(told))
+        closed += whole.finish_reason == "length" and len("".join(told)) < len(text)
+    assert closed > 3
 
 
 def test_a_streamed_answer_ends_with_its_usage_where_that_is_asked_for(tiny):

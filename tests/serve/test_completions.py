@@ -116,6 +116,38 @@ def test_a_label_is_chosen_once_whatever_the_sampling(tiny):
     assert counts[2] - counts[1] == counts[1] - counts[0] > 0
 
 
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        ("codes", {"temperature": 1}),
+        ("words", {"temperature": 1, "logprobs": 2}),
+        ("text", {}),
+        ("base", {"temperature": 1, "seed": 3, "max_tokens": 6}),
+    ],
+)
+def test_a_streamed_request_asks_for_as_much_as_a_plain_one_and_gives_the_same(tiny, model, options):
+    """Of several choices a label, and a greedy text, is asked for once; drawn texts are each their own."""
+    complete(tiny, model, TEXTS, n=4, **options)
+    spent = [tiny.gauge("rung_tokens_total")]
+    whole = complete(tiny, model, TEXTS, n=4, **options)
+    spent.append(tiny.gauge("rung_tokens_total"))
+    told = {"stream": True, "stream_options": {"include_usage": True}}
+    chunks = list(complete(tiny, model, TEXTS, n=4, **told, **options))
+    spent.append(tiny.gauge("rung_tokens_total"))
+    assert spent[2] - spent[1] == spent[1] - spent[0] > 0
+    texts, reasons, beside = [""] * 12, [""] * 12, [[] for _ in range(12)]
+    for chunk in chunks[:-1]:
+        (choice,) = chunk.choices
+        texts[choice.index] += choice.text
+        reasons[choice.index] = choice.finish_reason or reasons[choice.index]
+        beside[choice.index] += choice.logprobs.token_logprobs if choice.logprobs else []
+    assert texts == [choice.text for choice in whole.choices]
+    assert reasons == [choice.finish_reason for choice in whole.choices]
+    assert chunks[-1].usage == whole.usage
+    if "logprobs" in options:
+        assert beside == [pytest.approx(choice.logprobs.token_logprobs) for choice in whole.choices]
+
+
 @pytest.mark.models
 def test_a_character_that_is_cut_off_leaves_a_mark(real):
     texts = [
