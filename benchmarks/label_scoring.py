@@ -3,16 +3,19 @@
     python benchmarks/label_scoring.py ../shared/data/banking77 --rows 2000
 
 The torch engine without an adapter, the prompts of a tune. Useful operations: 2 for each weight of a linear
-layer and token that was read, and 2 for each of the head's weights of the labels' first tokens. Attention
-counts as nothing.
+layer and token that was read, and 2 for each of the head's weights of the tokens that were weighed. What
+isn't done doesn't count: a beginning that all prompts share is read once, and after its attention the last
+block sees only the tokens after which some were weighed. Attention and filling count as nothing.
 """
 
 import time
 from pathlib import Path
+from typing import Any, ClassVar
 
 from common import median, opened, options, print_machine, spread, table, use_all_cores
-from machine_limit import linear_parameters, product_gflops
+from machine_limit import operations_forward, product_gflops
 
+from rung.engines.base import EngineSpec
 from rung.records import Example
 
 
@@ -24,20 +27,18 @@ def main() -> None:
     print_machine()
     use_all_cores()
     from rung.asking import candidates, prompts_for
-    from rung.engines.base import EngineSpec
-    from rung.engines.torch import TorchEngine
+    from rung.engines.rows import shared_prefix
     from rung.models.weights import dequantised
     from rung.rungs.sft import answer_forms
 
     with opened(given.folder) as context:
         chat = context.pool.chat(context.model)
         weights = dequantised(context.model)
-        engine = TorchEngine(EngineSpec(engine="torch", weights=weights, context=context.limit))
+        engine = counting(EngineSpec(engine="torch", weights=weights, context=context.limit))
         asked = context_rows(given.folder, given.rows)
         forms = answer_forms(context)
         prompts = {f: prompts_for(spec, chat, asked, [[] for _ in asked]) for f, spec in forms.items()}
         labels = {form: candidates(spec, chat) for form, spec in forms.items()}
-    linear, width = linear_parameters(engine.model), engine.model.config.hidden_size
     limit = product_gflops()
     seconds: dict[str, list[float]] = {form: [] for form in forms}
     useful: dict[str, float] = {}
@@ -45,12 +46,13 @@ def main() -> None:
         engine.choose(prompts[form][:64], labels[form])
     for _ in range(given.runs):
         for form in forms:
+            engine.weighed.clear()
             start = time.perf_counter()
             found = engine.choose(prompts[form], labels[form])
             seconds[form].append(time.perf_counter() - start)
-            read = sum(choice.evaluated_tokens for choice in found)
-            scored = len(found) * len({label[0] for label in labels[form]})
-            useful[form] = (2 * linear * read + 2 * width * scored) / 1e9
+            again = (len(found) - 1) * len(shared_prefix(prompts[form]))
+            read = sum(choice.evaluated_tokens for choice in found) - again
+            useful[form] = operations(engine, read) / 1e9
     limit = max(limit, product_gflops())
     lines = []
     for form, spent in seconds.items():
@@ -77,6 +79,26 @@ def main() -> None:
         "limit, GFLOP/s",
     )
     table(head, lines)
+
+
+def counting(spec: EngineSpec) -> Any:
+    """A torch engine that notes in `weighed` how many tokens it weighs each time."""
+    from rung.engines.torch import TorchEngine
+
+    class Counting(TorchEngine):
+        weighed: ClassVar[list[int]] = []
+
+        def _feed(self, searches: Any, paths: Any, hidden: Any, trie: Any) -> None:
+            self.weighed.extend(len(trie.children(path)) for path in paths if path is not None)
+            super()._feed(searches, paths, hidden, trie)
+
+    return Counting(spec)
+
+
+def operations(engine: Any, read: int) -> float:
+    """Those of a call in which so many tokens were read."""
+    head = 2 * engine.model.config.hidden_size * sum(engine.weighed)
+    return operations_forward(engine.model, read, len(engine.weighed)) + head
 
 
 def context_rows(folder: Path, count: int) -> tuple[Example, ...]:

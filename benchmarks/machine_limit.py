@@ -35,11 +35,28 @@ def product_gflops(dtype: Any = None, seconds: float = 2.0) -> float:
     return 2 * SIZE**3 / best / 1e9
 
 
-def linear_parameters(model: Any) -> int:
-    """Weights of the linear layers in the decoder's blocks: two operations each for a token's way forward."""
-    found = [(name, module) for name, module in model.named_modules() if ".layers." in f".{name}"]
-    weights = {id(m.weight): m.weight for _, m in found if getattr(m, "weight", None) is not None}
-    return sum(weight.numel() for weight in weights.values() if weight.ndim == 2)
+def linear_parameters(model: Any) -> list[tuple[int, int]]:
+    """Weights of each decoder block's linear layers: those before its attention, which make queries, keys and
+    values, and those after it. Two operations each for a token's way forward.
+    """
+    found = []
+    for block in model.model.layers:
+        sizes = {True: 0, False: 0}
+        for name, module in block.named_modules():
+            weight = getattr(module, "weight", None)
+            if weight is not None and weight.ndim == 2:
+                sizes[name.endswith(("q_proj", "k_proj", "v_proj"))] += weight.numel()
+        found.append((sizes[True], sizes[False]))
+    return found
+
+
+def operations_forward(model: Any, tokens: float, places: float) -> float:
+    """Those of the blocks' linear layers, for `tokens` of which the states at some `places` are wanted.
+
+    Of the last block what comes after its attention is done at these places alone.
+    """
+    *blocks, (before, after) = linear_parameters(model)
+    return 2 * (tokens * (sum(map(sum, blocks)) + before) + places * after)
 
 
 def head_parameters(model: Any) -> int:

@@ -4,16 +4,41 @@
 
 Useful operations: 4 for each weight of a linear layer and token (forward, and the gradient of the inputs: the
 weights are frozen), 4 for each weight of the head and supervised position, and LoRA's own 6 for each of its
-weights and token, which are shown apart. Attention's products and everything else count as nothing.
+weights and token, which are shown apart. What isn't done doesn't count: after its attention the last block
+sees supervised positions alone, and the first one's queries, keys and values need no gradient of their input.
+Attention's products and everything else, filling included, count as nothing.
 """
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from common import median, options, print_machine, spread, table, tuning_rows, use_all_cores
-from machine_limit import head_parameters, linear_parameters, product_gflops
+from machine_limit import head_parameters, linear_parameters, operations_forward, product_gflops
 
 WARM = 3
+
+
+def operations(model: Any, tokens: float, supervised: float) -> float:
+    """Those of a step's frozen weights on so many tokens, of which `supervised` are learned from."""
+    unneeded = 2 * tokens * linear_parameters(model)[0][0]
+    blocks = 2 * operations_forward(model, tokens, supervised) - unneeded
+    return blocks + 4 * supervised * head_parameters(model)
+
+
+def added_operations(model: Any, tokens: float, supervised: float) -> float:
+    """The same of LoRA's own weights."""
+    from rung.engines import lora
+
+    found, blocks = 0.0, len(model.model.layers)
+    for name, layer in lora.layers(model):
+        block = int(name.split(".layers.")[1].partition(".")[0])
+        before = name.endswith(("q_proj", "k_proj", "v_proj"))
+        seen = supervised if block == blocks - 1 and not before else tokens
+        found += 6 * seen * (layer.lora_a.numel() + layer.lora_b.numel())
+        if block == 0 and before:
+            found -= 2 * seen * layer.lora_a.numel()
+    return found
 
 
 def main() -> None:
@@ -33,7 +58,6 @@ def main() -> None:
     data = tuning_rows(given.folder, given.form)
     rows = [Row(prompt=tuple(prompt), answer=tuple(answer)) for prompt, answer in data["rows"]]
     model = load_model(Path(data["weights"]), attention="eager")
-    linear, head = linear_parameters(model), head_parameters(model)
     settings = Settings(learning_rate=5e-4, batch_size=given.batch, rank=RANK, alpha=ALPHA)
     limit = product_gflops()
     speeds: list[float] = []
@@ -45,9 +69,9 @@ def main() -> None:
         trainer.close()
     limit = max(limit, product_gflops())
     supervised = sum(len(row.answer) for row in rows) / sum(row.tokens for row in rows)
-    own = sum(p.numel() for p in trainer.parameters)
-    useful = (4 * linear + 4 * head * supervised) * median(speeds) / 1e9
-    added = 6 * own * median(speeds) / 1e9
+    speed = median(speeds) / 1e9
+    useful = speed * operations(model, 1, supervised)
+    added = speed * added_operations(model, 1, supervised)
     table(
         ("batch", "tokens/s", "useful GFLOP/s", "of the limit", "LoRA's own GFLOP/s", "limit, GFLOP/s"),
         [

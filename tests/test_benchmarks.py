@@ -4,7 +4,18 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from rung.engines import lora
+from rung.engines.base import EngineSpec
+from rung.engines.layout import ROUND
+from rung.engines.packed import packed
+from rung.training.batches import Row
+from rung.training.loop import packed_loss
+from tests.fixtures_tiny import tiny, tiny_folder
+
+aten = torch.ops.aten
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = (
     "batch_sizes",
@@ -87,3 +98,64 @@ def test_what_a_script_takes_from_rung_is_there(script):
             module = importlib.import_module(node.module)
             for name in node.names:
                 assert hasattr(module, name.name) or importlib.import_module(f"{node.module}.{name.name}")
+
+
+class Products(TorchDispatchMode):
+    """Counts the operations of matrix products, but for batched ones: those are attention's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kind = func.overloadpacket
+        if kind in (aten.mm, aten.addmm, aten.addmm_):
+            left, right = args[-2:]
+            self.operations += 2 * left.numel() * right.shape[1]
+        elif kind is aten.linear:
+            self.operations += 2 * args[0].numel() * len(args[1])
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("script", ["train_step"], indirect=True)
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+def test_the_operations_of_a_training_step_are_those_that_are_done(script, kind):
+    model = tiny(kind)
+    lora.attach(model, rank=4, alpha=8, seed=1)
+    made = packed(model)
+    rows = [Row(prompt=(5, 9, 3 + n, 7, 4, 6), answer=(8, 2, n)) for n in range(2 * ROUND // 8)]
+    with Products() as products:
+        torch.autograd.grad(packed_loss(made, rows), lora.parameters(model))
+    places = 3 * len(rows)
+    own = script.added_operations(model, 2 * ROUND, places)
+    assert products.operations == script.operations(model, 2 * ROUND, places) + own
+    assert 0 < own < products.operations
+
+
+@pytest.fixture
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("script", ["label_scoring"], indirect=True)
+@pytest.mark.parametrize(
+    ("labels", "nodes"), [([(5,), (6,), (7,)], [3]), ([(5, 6, 0), (5, 7, 0), (8, 0)], [2, 2])], ids=str
+)
+def test_the_operations_of_choosing_labels_are_those_that_are_done(
+    script, labels, nodes, tmp_path, one_thread
+):
+    folder = tiny_folder(tmp_path / "tiny", tiny(dtype=torch.float32))
+    engine = script.counting(EngineSpec(engine="torch", weights=folder, context=128, threads=1))
+    prompts = [(9 + n, 5, 3, 7, 4, 6, 11, 13) for n in range(2 * ROUND // 8)]
+    engine.choose(prompts[:1], labels)
+    engine.weighed.clear()
+    with Products() as products:
+        found = engine.choose(prompts, labels, exhaustive=True)
+    assert sorted(engine.weighed) == sorted(nodes * len(prompts))
+    read = sum(choice.evaluated_tokens for choice in found)
+    assert read == 2 * ROUND + (len(nodes) - 1) * len(prompts)
+    assert products.operations == script.operations(engine, read)
+    engine.close()
