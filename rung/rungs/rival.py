@@ -50,19 +50,40 @@ class Rival:
     ) -> int:
         """After how many rows, looked at after every `look`, a rung is out if it goes on as in these answers.
 
-        `answers` are those to the first examples. The others are as a sample of these with replacement, drawn
-        twice: which rows there might be, then which of them come. All examples, if it isn't out before.
+        `answers` are those to the first examples; all examples, if it isn't out before. What is gained on the
+        others is drawn by `_to_come`.
         """
         first = self._gains(examples[: len(answers)], answers)
         if not first:
             return len(examples)
-        known = dice.choices(list(first.values()), k=len(first))
-        gains = {e.id: dice.choice(known) for e in examples[len(answers) :] if e.id in self.scores} | first
+        rows = [e.id for e in examples[len(answers) :] if e.id in self.scores]
+        gains = first | self._to_come(first, rows, dice)
         for end in range(look, len(examples), look):
             asked = examples[:end]
             if self._shown(asked, {e.id: gains[e.id] for e in asked if e.id in gains}, self.needed):
                 return end
         return len(examples)
+
+    def _to_come(self, first: Mapping[str, float], rows: Sequence[str], dice: Random) -> dict[str, float]:
+        """Gains on these rows, of which the rival's scores are known, if the rung goes on as on the `first`.
+
+        They are drawn like the first ones, twice: which gains there might be (the Bayesian bootstrap), then
+        which of them come. Where answers are right or wrong, on rows that the rival has right like those on
+        such rows, and on its faults like those on faults: where it has few there is little to gain, however
+        many of them are among the first rows. As few rows may tell of faults, the prior of being right on a
+        row of either kind is uniform.
+        """
+        binary, scores = SCORERS[self.metric].binary, self.scores
+        half = 0.5 if binary else -math.inf
+        drawn: dict[str, float] = {}
+        for is_right in (True, False):
+            told = [gain for row, gain in first.items() if (scores[row] > half) is is_right]
+            told += [0.0, -1.0 if is_right else 1.0] if binary else []
+            coming = [row for row in rows if (scores[row] > half) is is_right]
+            if coming:
+                weights = [dice.expovariate(1.0) for _ in told]
+                drawn |= zip(coming, dice.choices(told, weights, k=len(coming)), strict=True)
+        return drawn
 
     def _gains(self, examples: Sequence[Example], answers: Sequence[Answer]) -> dict[str, float]:
         """The gain on each row that both answered."""
