@@ -1,4 +1,4 @@
-"""The folder of a run, made or taken up again, and which models to name to go on with one of others."""
+"""The folder of a run, made or taken up again, and why one that seems the same isn't gone on with."""
 
 import json
 from collections.abc import Mapping
@@ -10,42 +10,51 @@ from rung.errors import RunError
 from rung.rungs.base import Reporter
 from rung.runs import RUN_FILE, open_run, read_json
 
-BY_MODELS = (BUDGET, "data", "dev_rows", "model", "models")
+BY_MODELS = ("data", "dev_rows", "model", "models")
 """Settings that are others on other models: what the budget affords each of dev rows may be, too."""
+TEACHER = "teacher"
 
 
 def open_folder(run: Path, config: Mapping, prepared: Prepared, reporter: Reporter) -> dict | None:
     """`open_run` under any budget.
 
-    Where a base model was put beside the usual one, a run of the same settings on that alone isn't passed
-    over in silence: it was begun before this was done, or with --models. Raises RunError as `open_run` does.
+    A run that was begun with the same settings isn't passed over in silence where the program has other ones
+    of itself since: a base model beside the usual one, or the teacher's weights. Raises RunError as
+    `open_run` does.
     """
-    usual = [name for name in prepared.task.models if name != prepared.added]
-    way = f"to go on with that one: --models {','.join(usual)}"
     try:
         before = open_run(run, config, free=(BUDGET,))
     except RunError as error:
-        if prepared.added is not None and _is_of(run / RUN_FILE, config, usual):
-            raise RunError(f"{error}. It was climbed on {', '.join(usual)} alone; {way}") from None
+        if why := _apart(run / RUN_FILE, config, prepared):
+            raise RunError(f"{error}. It was {why}") from None
         raise
-    if before is None and prepared.added is not None:
-        beside = sorted(run.parent.glob(f"{prepared.task.name}-*/{RUN_FILE}"))
-        for path in beside:
-            if _is_of(path, config, usual):
-                reporter.say(f"{path.parent} was climbed on {', '.join(usual)} alone, this is {run}; {way}")
+    if before is None:
+        for path in sorted(run.parent.glob(f"{prepared.task.name}-*/{RUN_FILE}")):
+            if why := _apart(path, config, prepared):
+                reporter.say(f"this is {run}; {path.parent} was {why}")
     return before
 
 
-def _is_of(path: Path, config: Mapping, models: list[str]) -> bool:
-    """Whether a run's file is that of a climb with the settings of `config`, but on these models."""
+def _apart(path: Path, config: Mapping, prepared: Prepared) -> str | None:
+    """Why a run of the same settings is another one all the same; None where they are others, or these."""
     try:
         found = read_json(path)
     except RunError:
-        return False
+        return None
     wanted = json.loads(json.dumps(config, default=str))
-    wanted["task"] = {**wanted["task"], "models": models}
-    return _bare(found) == _bare(wanted)
+    if prepared.added is not None:
+        usual = [name for name in prepared.task.models if name != prepared.added]
+        named = {**wanted, "task": {**wanted["task"], "models": usual}}
+        if _without(found, *BY_MODELS) == _without(named, *BY_MODELS):
+            names = ",".join(usual)
+            return f"climbed on {', '.join(usual)} alone; to go on with that one: --models {names}"
+    if TEACHER in wanted and TEACHER not in found and _without(found) == _without(wanted, TEACHER):
+        return (
+            "begun by an earlier version, whose optimise had no teacher of this machine write instructions; "
+            "its answers stay there, and are asked anew here"
+        )
+    return None
 
 
-def _bare(config: Mapping) -> dict:
-    return {key: value for key, value in config.items() if key not in BY_MODELS}
+def _without(config: Mapping, *names: str) -> dict:
+    return {key: value for key, value in config.items() if key not in (*names, BUDGET)}

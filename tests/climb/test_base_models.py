@@ -153,7 +153,7 @@ def test_a_run_on_the_usual_model_alone_is_not_passed_over_in_silence(tmp_path):
     log, before, run = begun(tmp_path, None)
     assert before is None and run != old
     way = "to go on with that one: --models smollm2-135m"
-    assert log.lines == [f"{old} was climbed on smollm2-135m alone, this is {run}; {way}"]
+    assert log.lines == [f"this is {run}; {old} was climbed on smollm2-135m alone; {way}"]
     log, before, _ = begun(tmp_path, None)
     assert before is not None and not log.lines
     log, before, _ = begun(tmp_path, None, seed=3)

@@ -8,10 +8,12 @@ import pytest
 
 from rung.checks.rows import prepare
 from rung.climb.climb import climb
+from rung.climb.opening import open_folder
 from rung.climb.options import Options, config_of, digests_beside
 from rung.climb.rebudget import name_of
 from rung.errors import RunError
 from rung.registry import Tag, point
+from rung.runs import RUN_FILE, write_json
 from rung.spec import Spec
 from rung.system import save
 from tests.climb.test_climb import Always, with_ladder
@@ -101,3 +103,25 @@ def test_a_teacher_that_would_have_nothing_to_answer_is_not_brought(tmp_path, mo
     options = Options(rungs=("distill",))
     prepared = replace(prepare(task, options), unlabelled=())
     assert digests_beside(prepared, options, Log()) == {} and not (tmp_path / "cache").exists()
+
+
+def test_a_run_from_before_a_local_teacher_reflected_is_not_passed_over_in_silence(tiny, tmp_path):
+    write_rows(tmp_path / "rows.jsonl", label_rows(120))
+    keys = {"name": "topics", "data": {"train": "rows.jsonl"}, "teacher": str(tiny)}
+    (tmp_path / "task.yaml").write_text(json.dumps(keys), encoding="utf-8")
+    prepared = prepare(tmp_path, Options(rungs=("optimise",)))
+    now = settings(tmp_path, "optimise")
+    before = {key: value for key, value in now.items() if key != "teacher"}
+    old, new = (tmp_path / "runs" / f"topics-{name_of(config)}" for config in (before, now))
+    assert "teacher" in now and old != new
+    write_json(old / RUN_FILE, before | {"budget_s": 60})
+    log = Log()
+    assert open_folder(new, now, prepared, log) is None
+    (line,) = log.lines
+    said = "begun by an earlier version, whose optimise had no teacher of this machine"
+    assert line.startswith(f"this is {new}; {old} was {said}")
+    assert open_folder(new, now, prepared, log) is not None and len(log.lines) == 1
+    with pytest.raises(RunError, match=rf"belongs to another climb: teacher .*It was {said}"):
+        open_folder(old, now, prepared, log)
+    other = tmp_path / "runs" / "topics-other"
+    assert open_folder(other, now | {"dev_rows": 7}, prepared, log) is None and len(log.lines) == 1
