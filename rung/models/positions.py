@@ -60,8 +60,8 @@ class _File:
 
     def refused(self, why: str) -> ModelError:
         return ModelError(
-            f"{str(self.path)!r} can be asked, but not tuned: {why}; to tune this model, give its "
-            "safetensors folder or hub id"
+            f"{str(self.path)!r} can be asked by llama.cpp alone, and not tuned: {why}; to tune this model, "
+            "give its safetensors folder or hub id"
         )
 
     def get(self, key: str, default: Value) -> Value:
@@ -155,8 +155,8 @@ def left_out(path: Path, header: Header) -> dict[str, Any]:
     architecture = str(header.values.get("general.architecture", ""))
     if name := next((t.name for t in header.tensors if any(o in t.name for o in _OTHER_LAYERS)), None):
         raise ModelError(
-            f"{str(path)!r} can be asked, but not tuned, from its safetensors neither: not all of its layers "
-            f"are attention ({name!r} is a weight of one that isn't)"
+            f"{str(path)!r} can be asked by llama.cpp alone, and not tuned, from its safetensors neither: "
+            f"not all of its layers are attention ({name!r} is a weight of one that isn't)"
         )
     read = GGUF_CONFIG_MAPPING.get(_CALLED.get(architecture, architecture))
     file = _File(path=path, header=header, architecture=architecture)
@@ -180,8 +180,9 @@ def too_long(path: Path, config: Mapping[str, Any], tokens: int) -> str | None:
     if not isinstance(trained, int) or tokens <= trained or "long_factor" not in config["rope_parameters"]:
         return None
     return (
-        f"{str(path)!r} can be asked, but not tuned, where prompt and answer may have {tokens:,} tokens: in "
-        f"a context of more than {trained:,} llama.cpp turns short prompts otherwise than transformers"
+        f"{str(path)!r} can be asked by llama.cpp alone, and not tuned, where prompt and answer may have "
+        f"{tokens:,} tokens: in a context of more than {trained:,} llama.cpp turns short prompts otherwise "
+        "than transformers"
     )
 
 

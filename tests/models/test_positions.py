@@ -247,6 +247,7 @@ def test_what_torch_would_run_otherwise_than_llama_cpp_is_refused_and_told_by_th
         dequantised(model)
     said = str(refusal.value)
     assert untunable(model) == said
+    assert "can be asked by llama.cpp alone, and not tuned" in said, "torch can't ask it either"
     assert ("hub id" in said) != ("qwen35" in said or "2,048" in said)
 
 
