@@ -115,8 +115,9 @@ def _read(path: Path, header: Header) -> "PreTrainedModel":
         )
     except (ValueError, KeyError, NotImplementedError, RuntimeError, OSError, ImportError) as error:
         raise ModelError(
-            f"transformers can't turn {str(path)!r} into weights that can be trained ({error}): it can be "
-            "asked, but not tuned; to tune this model, give its safetensors folder or hub id"
+            f"transformers can't turn {str(path)!r} into weights that can be trained ({error}): it can "
+            "be asked by llama.cpp alone, and not tuned; to tune this model, give its safetensors folder or "
+            "hub id"
         ) from error
     network, notes = loaded
     if lost := lost_weights(notes):
@@ -126,9 +127,9 @@ def _read(path: Path, header: Header) -> "PreTrainedModel":
         )
     if left := _without_place(network, header):
         raise ModelError(
-            f"{str(path)!r} can be asked, but not tuned: transformers' {network.config.model_type!r} has no "
-            f"place for {len(left)} of its tensors (first: {left[:3]!r}); to tune this model, give its "
-            "safetensors folder or hub id"
+            f"{str(path)!r} can be asked by llama.cpp alone, and not tuned: transformers' "
+            f"{network.config.model_type!r} has no place for {len(left)} of its tensors (first: "
+            f"{left[:3]!r}); to tune this model, give its safetensors folder or hub id"
         )
     return network
 
