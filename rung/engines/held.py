@@ -17,7 +17,7 @@ from rung.engines.prefix import memory_of
 from rung.engines.rows import GAP, Network, Rows, sizes_of
 
 ROOM = 32
-"""Slots that are added, at least, when a row's own are used up; all are copied then."""
+"""Slots that are added, at least, when a row's own are used up; all are copied then, a layer at a time."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,21 +58,21 @@ class HeldRows:
             new = self._places(tokens)
         else:
             step = self._laid(tokens)
-            self.last, kept = self._run(tokens, step)
+            self.last = self._run(tokens, step, keep=True)
             new = step.places
-            self._append(kept)
         self.positions = torch.cat([self.positions, new], 1)
         self.lengths = self.lengths + sizes_of(tokens, self.device)
         return self.last
 
     def peek(self, tokens: Sequence[Sequence[int]]) -> Tensor:
         """The hidden states that `feed` would give; the rows stay as they are."""
-        return self._run(tokens, self._laid(tokens))[0] if any(tokens) else self.last
+        return self._run(tokens, self._laid(tokens), keep=False) if any(tokens) else self.last
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these rows alone, in this order."""
         chosen = torch.tensor(list(rows), dtype=torch.long, device=self.device)
-        self.own = [(keys[chosen], values[chosen]) for keys, values in self.own]
+        for number, (keys, values) in enumerate(self.own):
+            self.own[number] = keys[chosen], values[chosen]
         self.positions, self.lengths = self.positions[chosen], self.lengths[chosen]
         self.last, self.size = self.last[chosen], len(chosen)
 
@@ -135,16 +135,19 @@ class HeldRows:
         dtype = self.packed.model.lm_head.weight.dtype
         return torch.zeros(seen.shape, dtype=dtype, device=self.device).masked_fill_(~seen, float("-inf"))
 
-    def _run(self, tokens: Sequence[Sequence[int]], step: _Step) -> tuple[Tensor, Memory]:
-        """States after each row's last token, and keys and values [rows, key heads, longest, size]."""
-        packed, kept = self.packed, []
+    def _run(self, tokens: Sequence[Sequence[int]], step: _Step, *, keep: bool) -> Tensor:
+        """States after each row's last token; to `keep` the tokens, keys and values go into their slots."""
+        packed = self.packed
         total: Tensor = packed.model.model.embed_tokens(step.ids)
         angles = packed.angles(total, step.positions)
         delta: Tensor | None = None
         for number, block in enumerate(packed.blocks):
 
             def mix(turned: Tensor, values: Tensor, at: int = number, of: Block = block) -> Tensor:
-                return self._mixed(of, at, turned, values, step, kept)
+                mixed, new = self._mixed(of, at, turned, values, step)
+                if keep:
+                    self._put(at, *new)
+                return mixed
 
             places = step.ends if number == len(packed.blocks) - 1 else None
             total, delta = through(block, total, delta, angles[block.kind], mix, places)
@@ -152,19 +155,21 @@ class HeldRows:
         if self.last.numel():
             idle = sizes_of(tokens, self.device) == 0
             hidden = torch.where(idle[:, None], self.last, hidden)
-        return hidden, kept
+        return hidden
 
     def _mixed(
-        self, block: Block, number: int, turned: Tensor, values: Tensor, step: _Step, kept: Memory
-    ) -> Tensor:
-        """Attention of flat tokens: to what all rows share, to their own slots, and to the new tokens."""
+        self, block: Block, number: int, turned: Tensor, values: Tensor, step: _Step
+    ) -> tuple[Tensor, attention.Pair]:
+        """Attention of flat tokens: to what all rows share, to their own slots, and to the new tokens.
+
+        With the new ones' keys and values [rows, key heads, longest, size].
+        """
         rows, longest = step.places.shape
         turned, values = (
             x.index_select(0, step.tokens).unflatten(0, (rows, longest)).transpose(1, 2)
             for x in (turned, values)
         )
         queries, keys = turned.split([block.heads, block.key_heads], 1)
-        kept.append((keys, values))
         q = queries.reshape(rows * block.key_heads, -1, queries.shape[-1])
         used = self.positions.shape[1]
         pairs = [(k[:, :, :used].flatten(0, 1), v[:, :, :used].flatten(0, 1)) for k, v in self._held(number)]
@@ -173,23 +178,24 @@ class HeldRows:
         seen = step.seen[block.window][:, None]
         mixed = attention.attend_to_all(q, before, pairs, seen, block.scale)
         mixed = mixed.view(rows, block.heads, longest, -1).transpose(1, 2)
-        return mixed.reshape(rows * longest, -1).index_select(0, step.slots)
+        return mixed.reshape(rows * longest, -1).index_select(0, step.slots), (keys, values)
 
     def _held(self, number: int) -> Memory:
         return self.own[number : number + 1] if self.positions.shape[1] else []
 
-    def _append(self, kept: Memory) -> None:
-        """Keys and values of new tokens behind the rows' own, with more room where that is used up."""
-        used, more = self.positions.shape[1], kept[0][0].shape[2]
-        room = self.own[0][0].shape[2] if self.own else 0
-        if used + more > room:
-            self.own = [
-                (_with_room(k, used, new_k, more), _with_room(v, used, new_v, more))
-                for (k, v), (new_k, new_v) in zip(self.own or kept, kept, strict=True)
-            ]
-        for into, new in zip(self.own, kept, strict=True):
-            for all_slots, some in zip(into, new, strict=True):
-                all_slots[:, :, used : used + more] = some
+    def _put(self, number: int, keys: Tensor, values: Tensor) -> None:
+        """A layer's keys and values of new tokens behind the rows' own, with more room where that is used up.
+
+        They count once `positions` has them.
+        """
+        used, more = self.positions.shape[1], keys.shape[2]
+        if number == len(self.own):
+            self.own.append((keys[:, :, :0], values[:, :, :0]))
+        if used + more > self.own[number][0].shape[2]:
+            k, v = self.own[number]
+            self.own[number] = _with_room(k, used, more), _with_room(v, used, more)
+        for all_slots, some in zip(self.own[number], (keys, values), strict=True):
+            all_slots[:, :, used : used + more] = some
 
 
 def _filled(tokens: int) -> int:
@@ -197,10 +203,15 @@ def _filled(tokens: int) -> int:
     return 1 << (tokens - 1).bit_length() if tokens < ROUND else up(tokens, ROUND)
 
 
-def _with_room(held: Tensor, used: int, like: Tensor, more: int) -> Tensor:
+def most_slots(tokens: int) -> int:
+    """How many slots so many tokens of a row may have, with the room behind them."""
+    return tokens + max(ROOM, tokens // 4)
+
+
+def _with_room(held: Tensor, used: int, more: int) -> Tensor:
     """The first `used` slots of `held`, with room for `more` and some beyond."""
-    rows, heads, _, size = like.shape
-    grown = like.new_zeros(rows, heads, used + more + max(ROOM, used // 4), size)
+    rows, heads, _, size = held.shape
+    grown = held.new_zeros(rows, heads, most_slots(used) + more, size)
     grown[:, :, :used] = held[:, :, :used]
     return grown
 

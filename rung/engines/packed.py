@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import Any, TypeAlias
 
 import torch
@@ -43,6 +43,8 @@ Angles: TypeAlias = tuple[Tensor, Tensor]
 Mix: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """Attention: turned queries and keys [tokens, query and key heads, size] and values [tokens, key heads, size]
 to mixed values [tokens, query heads · size]."""
+Keep: TypeAlias = Callable[[Tensor, Tensor], None]
+"""Takes a layer's keys and values [rows, key heads, slots, size], layer after layer."""
 
 
 def size_of(memory: Memory | None) -> int:
@@ -133,11 +135,11 @@ class Packed:
         return int(KEPT_SHARE * free_bytes(self.device))
 
     def hidden(
-        self, pack: Pack, places: Tensor, memory: Memory | None = None, kept: Memory | None = None
+        self, pack: Pack, places: Tensor, memory: Memory | None = None, keep: Keep | None = None
     ) -> Tensor:
         """Normed states [places, width] of a pack's tokens.
 
-        `memory` holds the tokens before the pack; `kept` takes each layer's keys and values of its first
+        `memory` holds the tokens before the pack; `keep` takes each layer's keys and values of its first
         group, which all rows given are in.
         """
         total: Tensor = self.model.model.embed_tokens(pack.ids)
@@ -147,7 +149,7 @@ class Packed:
         again = torch.is_grad_enabled() and len(pack.ids) > self.room
         for number, block in enumerate(self.blocks):
             before = memory[number] if memory else None
-            mix = partial(_mixed, block, pack, before, None if again else kept)
+            mix = partial(_mixed, block, pack, before, None if again else keep)
             inputs = (block, total, delta, angles[block.kind], mix, places if number == last else None)
             if again:
                 total, delta = checkpoint(through, *inputs, use_reentrant=False)  # type: ignore[misc]
@@ -167,15 +169,8 @@ class Packed:
         longest, first, states = max(map(len, rows)), 0, []
         whole: Memory = []
         for part in self._portions(rows):
-            kept: Memory = []
-            states.append(self._read(part, memory, kept))
-            if not whole:
-                shape = (len(rows), kept[0][0].shape[1], longest, kept[0][0].shape[3])
-                whole = [(k.new_zeros(shape), v.new_zeros(shape)) for k, v in kept]
-            for into, found in zip(whole, kept, strict=True):
-                for all_rows, some in zip(into, found, strict=True):
-                    room = min(longest, some.shape[2])
-                    all_rows[first : first + len(part), :, :room] = some[: len(part), :, :room]
+            into = _kept_in(whole, slice(first, first + len(part)), len(rows), longest)
+            states.append(self._read(part, memory, into))
             first += len(part)
         return torch.cat(states), whole
 
@@ -190,9 +185,9 @@ class Packed:
             total += len(row)
         return [rows[first:last] for first, last in pairwise([*cut, len(rows)])]
 
-    def _read(self, rows: Sequence[Sequence[int]], memory: Memory | None, kept: Memory | None) -> Tensor:
-        one = pack(rows, self.device, known=size_of(memory), together=kept is not None)
-        return self.hidden(one, one.ends(), memory, kept)
+    def _read(self, rows: Sequence[Sequence[int]], memory: Memory | None, keep: Keep | None) -> Tensor:
+        one = pack(rows, self.device, known=size_of(memory), together=keep is not None)
+        return self.hidden(one, one.ends(), memory, keep)
 
     def angles(self, like: Tensor, positions: Tensor) -> dict[str, Angles]:
         """cos and sin [tokens, 1, size] by kind of attention, of the type of `like`."""
@@ -202,6 +197,25 @@ class Packed:
             cos, sin = rotary(like[None], positions[None], *([kind] if by_kind else []))
             found[kind] = (cos[0, :, None], sin[0, :, None])
         return found
+
+
+def _kept_in(whole: Memory, part: slice, rows: int, longest: int) -> Keep:
+    """Copies each layer's keys and values of a `part` of the rows into `whole` as they are made.
+
+    Held until all layers are read they would be there twice, beside the queries that they were made with.
+    """
+    layers = count()
+
+    def keep(*made: Tensor) -> None:
+        number = next(layers)
+        if number == len(whole):
+            shape = (rows, made[0].shape[1], longest, made[0].shape[3])
+            whole.append((made[0].new_zeros(shape), made[1].new_zeros(shape)))
+        for into, some in zip(whole[number], made, strict=True):
+            room = min(longest, some.shape[2])
+            into[part, :, :room] = some[: part.stop - part.start, :, :room]
+
+    return keep
 
 
 def through(
@@ -238,24 +252,24 @@ def _mixed(
     block: Block,
     pack: Pack,
     memory: attention.Pair | None,
-    kept: Memory | None,
+    keep: Keep | None,
     turned: Tensor,
     values: Tensor,
 ) -> Tensor:
     """Attention of a pack's flat tokens."""
     if not pack.prefix:
-        return _own(block, pack, memory, kept, turned, values)
+        return _own(block, pack, memory, keep, turned, values)
     sizes = [pack.prefix, len(turned) - pack.prefix]
     (first, turned), (first_values, values) = turned.split(sizes), values.split(sizes)
     once, keys, old = _rows(block, first, first_values, pack, pack.prefix, None, None)
-    return torch.cat([once, _own(block, pack, (keys[0], old[0]), kept, turned, values)])
+    return torch.cat([once, _own(block, pack, (keys[0], old[0]), keep, turned, values)])
 
 
 def _own(
     block: Block,
     pack: Pack,
     before: attention.Pair | None,
-    kept: Memory | None,
+    keep: Keep | None,
     turned: Tensor,
     values: Tensor,
 ) -> Tensor:
@@ -264,7 +278,7 @@ def _own(
     turned, values = (fused.fill(t, pack.tokens, pack.slots) for t in (turned, values))
     cut = zip(turned.split(slots), values.split(slots), pack.groups, strict=True)
     found = [
-        _rows(block, own, own_values, pack, longest, before, None if number else kept)[0]
+        _rows(block, own, own_values, pack, longest, before, None if number else keep)[0]
         for number, (own, own_values, (_, longest)) in enumerate(cut)
     ]
     return fused.pick(torch.cat(found) if len(found) > 1 else found[0], pack.slots)
@@ -277,7 +291,7 @@ def _rows(  # noqa: PLR0913 (what attention needs)
     pack: Pack,
     size: int,
     before: attention.Pair | None,
-    kept: Memory | None,
+    keep: Keep | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Attention within rows of `size` slots each, and to `before`, which all of them see.
 
@@ -287,8 +301,8 @@ def _rows(  # noqa: PLR0913 (what attention needs)
     turned, values = (t.unflatten(0, (-1, size)).transpose(1, 2) for t in (turned, values))
     queries, keys = turned.split([block.heads, block.key_heads], 1)
     own = keys, values
-    if kept is not None:
-        kept.append((keys, values))
+    if keep is not None:
+        keep(keys, values)
     ahead = 0
     if before is not None:
         ahead = before[0].shape[1]

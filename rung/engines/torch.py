@@ -5,7 +5,7 @@ The numerical reference, and on CPUs the faster engine for long prompts and for 
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM
 from rung.engines import lora
 from rung.engines import prefix as prefixes
 from rung.engines.base import Choice, Completion, EngineSpec, Progress, Request, no_progress
+from rung.engines.batch_room import DRAWN, RANKED, batch_room
 from rung.engines.cores import available_cores
 from rung.engines.decode import Decoder
 from rung.engines.device import best_dtype, in_halves, moved, no_room, roomy_device
@@ -186,11 +187,13 @@ class TorchEngine:
         prefix = shared_prefix(prompts)
         memory = self._remember(prefix)
         most = portion(MOST_ROWS, self.device)
+        drawn = any(request.temperature > 0 for request in requests)
+        holds = self._held_at_once(len(prefix), logits=DRAWN if drawn else RANKED)
 
         def answered(batch: list[int]) -> list[Completion]:
             return self._decoder.run([requests[i] for i in batch], self.context, memory, len(prefix))
 
-        for batch in in_batches(lengths, len(prefix), portion(ANSWER_TOKENS, self.device), most):
+        for batch in in_batches(lengths, len(prefix), portion(ANSWER_TOKENS, self.device), most, holds):
             done.update(zip(batch, in_halves(answered, batch), strict=True))
             progress(len(done), len(requests))
         return [done[i] for i in range(len(requests))]
@@ -233,7 +236,10 @@ class TorchEngine:
 
         together = PROMPT_TOKENS if trie.single_tokens or not over_packs else SEARCH_TOKENS
         together = portion(together, self.device) // count
-        batches = in_batches(lengths, len(prefix), _even(lengths, len(prefix), together, count))
+        budget = _even(lengths, len(prefix), together, count)
+        kept = not trie.single_tokens or (bool(prefix) and not over_packs)
+        holds = self._held_at_once(len(prefix), kept=kept)
+        batches = in_batches(lengths, len(prefix), budget, holds=holds)
         for batch, found in zip(batches, side_by_side(chosen, batches, count), strict=True):
             done.update(zip(batch, found, strict=True))
             progress(len(done), len(prompts))
@@ -266,7 +272,8 @@ class TorchEngine:
             total = next_logits(self.model, hidden).logsumexp(-1, keepdim=True)
             return (logits_of(self.model, hidden, wanted) - total).tolist()
 
-        for batch in in_batches([len(p) for p in prompts], 0, most, MOST_ROWS):
+        holds = self._held_at_once(0, kept=False, logits=RANKED)
+        for batch in in_batches([len(p) for p in prompts], 0, most, MOST_ROWS, holds):
             found.update(zip(batch, in_halves(read, batch), strict=True))
         return [found[i] for i in range(len(prompts))]
 
@@ -292,6 +299,14 @@ class TorchEngine:
                 "raise the context"
             )
         return None
+
+    def _held_at_once(
+        self, shared: int, *, kept: bool = True, logits: int = 0
+    ) -> Callable[[int, int], bool] | None:
+        """Whether the GPU's memory holds so many rows of so many tokens of their own; None on a processor."""
+        packs = self._packed is not None
+        room = batch_room(self.model, self.device, packed=packs, shared=shared, kept=kept, logits=logits)
+        return None if room is None else room.holds
 
     @torch.inference_mode()
     def _remember(self, prefix: Tokens) -> Rows | HeldRows | None:
