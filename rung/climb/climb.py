@@ -43,8 +43,8 @@ from rung.climb.stored import (
     RESULT_FILE,
     RUNGS_FOLDER,
     WINNER_FOLDER,
+    kept_result,
     kept_system,
-    load,
     load_climb,
 )
 from rung.errors import EngineError, RunError, RungError
@@ -172,7 +172,8 @@ class _Climbing:
     def kept_results(self, steps: Sequence[Step]) -> dict[str, RungResult]:
         """What the run folder has of these steps from before, by their names."""
         paths = {step.name: self.run_folder / RUNGS_FOLDER / step.name / RESULT_FILE for step in steps}
-        return {name: load(path, RungResult) for name, path in paths.items() if path.exists()}
+        dev = self.rows("dev")
+        return {name: kept_result(path, dev) for name, path in paths.items() if path.exists()}
 
     def is_kept(self, step: Step) -> bool:
         """Whether a step has its result already: it needs no time, if no more may be paid than before."""

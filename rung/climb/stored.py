@@ -1,13 +1,16 @@
 """What a climb left in its run folder, read back."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from rung.errors import RunError, SystemFolderError
-from rung.records import Climb, RungResult
+from rung.records import Climb, Example, RungResult
 from rung.runs import RUN_FILE
+from rung.scoring.measure import rescored
 from rung.system import System
 
 CLIMB_FILE, CLOCK_FILE = "climb.json", "clock.json"
@@ -59,6 +62,18 @@ def load(path: Path, kind: type[T]) -> T:
         ) from None
     except OSError as error:
         raise RunError(f"can't read {str(path)!r}: {error.strerror}; mend that and run it again") from None
+
+
+def kept_result(path: Path, dev: Sequence[Example]) -> RungResult:
+    """A rung's result, to stand beside those to come: its score by style is worked out anew from its answers.
+
+    That hangs on how many draws of folds it is the mean of, which an earlier version may have had fewer of.
+    Raises RunError where it is damaged.
+    """
+    found = load(path, RungResult)
+    if found.dev is None or found.dev.metric != "style":
+        return found
+    return replace(found, dev=rescored(found.dev, dev))
 
 
 def system_of(run: Path, result: RungResult) -> System:

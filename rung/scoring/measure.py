@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rung.errors import EngineError
@@ -91,6 +91,28 @@ def measurement(
         completion_tokens=sum(answer.completion_tokens for answer in answers) / len(answers),
         cached_tokens=sum(answer.cached_tokens for answer in answers) / len(answers),
         written_tokens=sum(answer.written_tokens for answer in answers) / len(answers),
+    )
+
+
+def rescored(found: Measurement, examples: Sequence[Example]) -> Measurement:
+    """The same answers as they are scored now: how a metric scores may have changed since they were.
+
+    What they cost, and what stands beside the score, stays.
+    """
+    by_id = {example.id: example for example in examples}
+    now = measurement(
+        system=found.system,
+        split=found.split,
+        metric=found.metric,
+        examples=[by_id[one.example_id] for one in found.predictions],
+        answers=[one.answer for one in found.predictions],
+    )
+    return replace(
+        found,
+        score=now.score,
+        interval=now.interval,
+        strict_score=now.strict_score,
+        predictions=now.predictions,
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -220,3 +221,20 @@ def test_the_page_shows_what_the_program_takes_and_has_its_numbers(tmp_path):
     assert (PLANTED_ROWS, LEAST_RIGHT) == (10, 0.8)
     assert "outputs of ten dev rows" in text and "right on eight of ten both times" in text
     assert f"`{OTHER_CONTENT}`, beside each score" in text
+
+
+def test_a_run_that_is_gone_on_with_has_scores_as_they_are_worked_out_now(done, tmp_path):
+    """An earlier version took one draw of folds: its scores would stand beside those of twenty."""
+    run = Path(shutil.copytree(done.run, tmp_path / "run"))
+    (run / CLIMB_FILE).unlink()
+    for path in sorted(run.glob("rungs/*/result.json")):
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        kept["dev"] |= {"score": 0.123, "interval": {"low": 0.1, "high": 0.2, "level": 0.95}}
+        for one in kept["dev"]["predictions"]:
+            one["score"] = 0.5
+        path.write_text(json.dumps(kept), encoding="utf-8")
+    asked = len(done.server.seen)
+    result, _ = climb(done.task, options(run), Log())
+    for found, first in zip(result.results, done.result.results, strict=True):
+        assert found.dev == first.dev and found.rung == first.rung
+    assert len(done.server.seen) == asked, "the answers are those that were kept"
