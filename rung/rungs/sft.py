@@ -14,7 +14,7 @@ from rung.models.tagged_calls import ESCAPE, STOPS
 from rung.models.weights import untunable
 from rung.records import Example, Json, Measurement, Parity, Trial
 from rung.records.guarded import SeedScores
-from rung.rungs.base import Built, Context, Outlook, more_tokens, no_room, strict_score
+from rung.rungs.base import JOURNAL_FILE, Built, Context, Outlook, more_tokens, no_room, strict_score
 from rung.rungs.below import BARE, TAGGED, without_passages
 from rung.rungs.instructions import answer_schema, answer_spec, most_calls
 from rung.rungs.learned_files import is_learned, llama_files, torch_files, without_llama
@@ -65,7 +65,7 @@ class Sft:
         from rung.rungs.tuning import foresee
 
         plan = planned(context)
-        forms = answer_forms(context, self.name)
+        forms = begun_forms(context, plan, self.name)
         length = foresee(context, forms, plan)
         return ranged(
             ends_of(length),
@@ -108,7 +108,7 @@ def tuned(context: Context, rung: str) -> Built:
     from rung.rungs.tuning import tune
 
     plan = planned(context)
-    forms = answer_forms(context, rung)
+    forms = begun_forms(context, plan, rung)
     outcome = tune(context, forms, plan)
     system, parity, note = settled_system(context, forms[outcome.form], outcome.adapter)
     whole = context.measure(system, context.dev, f"{rung}, all dev rows")
@@ -234,6 +234,25 @@ def answer_forms(context: Context, rung: str = "sft") -> dict[str, Spec]:
         return forms
     codes = AnswerSpec(form="codes", codes=label_codes(context))
     return {"codes": base.model_copy(update={"answer": codes}), "words": base}
+
+
+def begun_forms(context: Context, plan: "Plan", rung: str) -> dict[str, Spec]:
+    """The `answer_forms` that the tune was begun with; settled once, for its time is planned by them.
+
+    One that an earlier version began, which settled none, learned no calls in the form that the model was
+    taught.
+    """
+    forms = answer_forms(context, rung)
+
+    def names() -> Json:
+        old = (plan.folder / JOURNAL_FILE).exists()
+        begun = [name for name in forms if not (old and name.startswith(TAGGED))]
+        if len(begun) < len(forms):
+            context.reporter.say(f"{rung} goes on as an earlier version began it: calls are JSON alone")
+        return [*begun]
+
+    kept = TypeAdapter(list[str]).validate_python(context.settled("forms of the answer", names))
+    return {name: forms[name] for name in kept if name in forms}
 
 
 def _taught_form(context: Context, base: Spec) -> dict[str, Spec]:

@@ -17,18 +17,19 @@ from rung.checks.table import CHECKS
 from rung.models.tagged_calls import ASKED, ESCAPE, STOPS, spelled
 from rung.records import Splits, Trial
 from rung.rungs import reinforcing, reward_gate, rollouts, tuning, whitebox
-from rung.rungs.base import Built
+from rung.rungs.base import JOURNAL_FILE, Built
 from rung.rungs.below import TAGGED
 from rung.rungs.preferred import material
 from rung.rungs.reinforcing import reinforce
 from rung.rungs.rendered import rendered, rendered_rejected
-from rung.rungs.sft import Sft, answer_forms, settled_system
+from rung.rungs.sft import Sft, answer_forms, begun_forms, settled_system
 from rung.rungs.tune import BEST_FOLDER, Arm, Plan, Tune
 from rung.rungs.whitebox import no_white_box, on_policy
+from rung.runs import append_jsonl
 from rung.scoring.calls import same_calls
 from rung.system import System, save
 from rung.training.losses import completion_targets
-from tests.fixtures_climb import FILLERS, TOPICS, make_tiny_gguf, opened, write_rows
+from tests.fixtures_climb import FILLERS, TOPICS, Log, make_tiny_gguf, opened, write_rows
 from tests.fixtures_serve import Server, said
 from tests.models.test_tagged_calls import TAGGED as TEMPLATE
 from tests.rungs.test_reinforce_rung import weakened
@@ -280,3 +281,17 @@ def test_the_checks_find_nothing_wrong_with_it(context):
     by_name = {one.name: one for one in CHECKS}
     for name in ("template", "cut_answers", "supervised", "end_of_turn", "double_bos", "serving_render"):
         assert by_name[name].run(subject) == [], name
+
+
+def test_a_tune_goes_on_in_the_forms_that_it_was_begun_with(context, tmp_path):
+    """One that an earlier version began has a journal, and settled no forms: it learned calls as JSON."""
+    log = Log()
+    old, new = (replace(context, folder=tmp_path / name, reporter=log) for name in ("old", "new"))
+    plans = [Plan(folder=one.work / "training", budget_s=60, reserve_s=0.0, seed=0) for one in (old, new)]
+    append_jsonl(plans[0].folder / JOURNAL_FILE, [{"kind": "batch", "rows": 4}])
+    assert list(begun_forms(old, plans[0], "sft")) == ["calls"]
+    assert log.lines == ["sft goes on as an earlier version began it: calls are JSON alone"]
+    assert begun_forms(new, plans[1], "sft") == answer_forms(new)
+    append_jsonl(plans[1].folder / JOURNAL_FILE, [{"kind": "batch", "rows": 4}])
+    assert begun_forms(new, plans[1], "sft") == answer_forms(new), "it was begun with both"
+    assert list(begun_forms(old, plans[0], "sft")) == ["calls"] and len(log.lines) == 1
