@@ -193,12 +193,22 @@ def _cheaper_to_run(facts: Facts) -> str:
 
 
 def _halted(facts: Facts) -> str:
-    """Name the rungs that were stopped, and what they couldn't beat any more."""
-    return "".join(
-        f"; {one.rung} was stopped after {one.stopped.rows:,} dev rows: it can't beat {one.stopped.rival}"
-        for one in facts.ladder
-        if one.stopped
-    )
+    """Name the rungs that were stopped, after how many rows, and what they couldn't beat any more."""
+    rivals: dict[str, list[tuple[str, int]]] = {}
+    for one in facts.ladder:
+        if one.stopped:
+            rivals.setdefault(one.stopped.rival, []).append((one.rung, one.stopped.rows))
+    return "".join(f"; {_stopped(found)} beat {rival}" for rival, found in rivals.items())
+
+
+def _stopped(found: Sequence[tuple[str, int]]) -> str:
+    """What is said of the rungs that one rival stopped, up to its name."""
+    *others, last = [
+        f"{name} {'after' if at else 'was stopped after'} {rows:,}" for at, (name, rows) in enumerate(found)
+    ]
+    if not others:
+        return f"{last} dev rows: it can't"
+    return f"{', '.join(others)} and {last} dev rows: none of them can"
 
 
 def _broken(facts: Facts) -> str:

@@ -23,6 +23,21 @@ def test_a_rung_that_was_stopped_cannot_win_and_is_compared_with_none():
     )
 
 
+def test_rungs_that_the_same_one_stopped_are_told_of_together():
+    found = verdict(
+        candidate(0, right(500, (0, 400))),
+        halted(1, right(32, (0, 8)), of=500),
+        candidate(2, right(500, (0, 410))),
+        halted(3, right(64, (0, 8)), of=500),
+        halted(4, right(96, (0, 8)), of=500, rival="few_shot"),
+        replace(halted(4, right(128, (0, 8)), of=500), rung="preference", order=5),
+    )
+    assert found.sentence.endswith(
+        "; prompt was stopped after 32, sft after 64 and preference after 128 dev rows: none of them can "
+        "beat head; distill was stopped after 96 dev rows: it can't beat few_shot."
+    )
+
+
 def test_one_that_was_stopped_for_gaining_too_little_is_no_clear_loser():
     found = verdict(candidate(0, right(500, (0, 400))), halted(1, right(64, (0, 50)), of=500, worse=False))
     assert (found.kind, found.chosen) == ("tie", "head")
