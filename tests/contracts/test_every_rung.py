@@ -10,7 +10,7 @@ import pytest
 from rung.evaluate import PACED_ROWS
 from rung.models.resolve import resolve
 from rung.records import Example, Splits
-from rung.rungs import LADDER, reinforcing, reward_gate
+from rung.rungs import LADDER, reinforcing, reward_gate, tuning
 from rung.rungs.base import SETTLED_FILE, Context, Following, Foreseen, Rung, no_start
 from rung.system import System
 from rung.task import Tuning
@@ -193,8 +193,9 @@ def no_keys(monkeypatch):
 
 @pytest.fixture(scope="module", autouse=True)
 def few_steps():
-    """Reinforcement takes as many steps as its time allows."""
+    """A tune goes through its rows thrice, and reinforcement takes ten steps, whatever their time allows."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tuning, "MOST_EPOCHS", 3)
         patch.setattr(reinforcing, "MOST_STEPS", 10)
         patch.setattr(reinforcing, "PROMPTS", 2)
         patch.setattr(reward_gate, "MOST_PROMPTS", 30)
