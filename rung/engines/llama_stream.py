@@ -88,6 +88,12 @@ class Reading:
         self._unsure, self._held = (found if self._held else []), []
         return Shown(text=event["content"], probabilities=tuple(counted))
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether it takes the vocabulary to tell which tokens stay."""
+        behind = len(self._tokens) - wire.first_stop(self._tokens, self.request.stop_ids)
+        return self._stop_type == "word" or behind > (self._stop_type == "eos")
+
     def whole(self) -> Completion:
         """The whole answer, cut at a stop token that the model went on after, and closed under a schema."""
         answer = {

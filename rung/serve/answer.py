@@ -244,9 +244,9 @@ async def _pieces(served: Served, question: Asked, wish: Wish) -> AsyncGenerator
                 yield Piece(text=shown.text, chances=_chances(shown.probabilities, wish.top))
             if reading.over:
                 break
-    # A cut answer's tokens are read, the first time together with the vocabulary.
-    known = host.calls.closings.knows_words
-    found = reading.whole() if known else await asyncio.to_thread(reading.whole)
+    # The vocabulary takes a while to read, in which others are answered.
+    unread = reading.is_cut and not host.calls.closings.knows_words
+    found = await asyncio.to_thread(reading.whole) if unread else reading.whole()
     # Of an answer that was closed, those beside the tokens that stayed: what is put there has none.
     counted = len(found.tokens) if found.own_characters is None else told
     chances = _chances(reading.probabilities[:counted], wish.top)
