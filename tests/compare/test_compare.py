@@ -65,7 +65,7 @@ def runs(tiny, task, tmp_path_factory) -> Path:
 
 
 def no_engine(monkeypatch):
-    def refuse(spec):
+    def refuse(spec, *more):
         raise AssertionError(f"an engine was started: {spec.engine}")
 
     monkeypatch.setattr("rung.system.start", refuse)
