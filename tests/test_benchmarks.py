@@ -49,6 +49,7 @@ SCRIPTS = (
     "train_step",
     "train_vs_trl",
     "tune_recipe",
+    "weight_types",
 )
 PARTS = (
     "check_rows_child",

@@ -30,8 +30,8 @@ FEWEST_ROWS = 100
 MOST_CLASSES = 100
 FOLDS = 3
 MOST_LEARNED = 300_000
-"""Rows times classes that each head learns from: where there are more, rows are drawn. Of 10,000 rows of
-banking77 heads of 3,900 find what heads of 6,700 find, in three fifths of the time; two classes need their rows."""
+"""Rows times classes that each head learns from: where there are more, rows are drawn. In 10,000 rows of
+banking77 heads of 3,900 find what heads of 6,700 do, in three fifths of the time; two classes need all."""
 
 _WORD = r"\w+|[^\w\s]+"
 _OTHER = ""
