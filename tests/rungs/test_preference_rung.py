@@ -345,8 +345,8 @@ class Ending(Log):
         self.moved, self.most, self.end_it = 0, most, end
 
     def advance(self, handle: int, done: int, extra: str = "") -> None:
-        self.moved += 1
-        if self.moved == self.most:
+        self.moved += 1  # by several threads at once: a number may be passed over
+        if 0 < self.most <= self.moved:
             self.end_it()
 
 
