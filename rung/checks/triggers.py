@@ -174,7 +174,7 @@ def _held(counts: Counts) -> Held:
     for head in range(FOLDS):
         known, asked = np.flatnonzero(heads != head), heads == head
         if len(known) > (most := MOST_LEARNED // size):
-            known = np.sort(dice.choice(known, most, replace=False))
+            known = known[_drawn(counts.classes[known], most, dice)]
         if len(set(counts.classes[known])) < 2:
             continue
         model = LinearSVC(C=1.0, tol=1e-2, random_state=0).fit(counts.features[known], counts.classes[known])
@@ -184,6 +184,16 @@ def _held(counts: Counts) -> Held:
         weights[head][:, model.classes_] = parts.T
         scores[np.ix_(asked, model.classes_)] = counts.features[asked] @ parts.T + bias
     return Held(scores=scores, heads=heads, weights=weights)
+
+
+def _drawn(classes: np.ndarray, most: int, dice: np.random.Generator) -> np.ndarray:
+    """The places of `most` rows, of each class FEWEST at least: of one it never saw a head says nothing."""
+    mixed = dice.permutation(len(classes))
+    turns = np.zeros(len(classes), int)
+    for one in np.unique(classes):
+        places = np.flatnonzero(classes[mixed] == one)
+        turns[places] = np.arange(len(places))
+    return np.sort(mixed[np.argsort(turns >= FEWEST, kind="stable")][:most])
 
 
 def _own_grams(rows: Any, often: np.ndarray) -> np.ndarray:

@@ -26,6 +26,7 @@ from rung.records import Climb, CurvePoint, Example, LearningCurve, Measurement,
 from rung.rungs.base import WORK_FOLDER, Context
 from rung.runs import write_text
 from rung.scoring import paired
+from rung.scoring.measure import rescored
 from rung.scoring.notation import duration_text, score_text, signed
 from rung.scoring.scorers import SCORERS
 from rung.task.outputs import canonical
@@ -185,13 +186,21 @@ def _unlike(half: CurvePoint, whole: CurvePoint) -> str | None:
     )
 
 
+def _as_scored_now(point: _Point, context: Context) -> _Point:
+    """A kept point by style, scored as those to come: by as many draws of folds."""
+    if point.dev.metric != "style":
+        return point
+    dev = rescored(point.dev, context.dev)
+    return _Point(shown=replace(point.shown, score=dev.score, interval=dev.interval), dev=dev)
+
+
 def _point(step: Step, context: Context, clock: Clock, share: float, after: float) -> _Point | str:
     """A rung on a share of the rows, kept or made now; why not, where it can't be."""
     rung, name = step.rung, _name(step, share)
     folder = context.folder / f"{step.name}-{100 * share:.0f}"
     kept = folder / POINT_FILE
     if kept.exists():
-        return load(kept, _Point)
+        return _as_scored_now(load(kept, _Point), context)
     targets = Counter(canonical(row.output) for row in context.train)
     if len(context.train) < FEWEST_ROWS:
         return f"fewer than {FEWEST_ROWS} rows"

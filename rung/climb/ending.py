@@ -1,5 +1,6 @@
 """The end of a climb: whether it is reached, and the test's decision where it stands on dev's."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
@@ -11,6 +12,7 @@ from rung.climb.hosted import CAP_OPTION, cap_usd, capped, hosted_models
 from rung.climb.options import Options
 from rung.climb.stored import CLIMB_FILE, WINNER_FOLDER, load_climb, system_of
 from rung.data.checked import checked_digest
+from rung.engines.key_hosts import HOST_VARIABLE, UNNAMED
 from rung.errors import RunError, SystemFolderError
 from rung.records import Climb, Decision, RungResult
 from rung.rungs.base import Reporter
@@ -63,12 +65,14 @@ def tried_again(run: Path, task: Task) -> str:
 def _to_try(found: Climb, task: Task) -> list[str]:
     """The rungs that a server refused, that lacked a key, a package or weights, or that have no test score.
 
-    A key or package has to be there now. Other failures would be the same again; for one at the cap, and for
-    one without time, the options say how to go on.
+    A key, the host that it is for, or a package has to be there now. Other failures would be the same again;
+    for one at the cap, and for one without time, the options say how to go on.
     """
     models = hosted_models(task)
     hosts = [urlsplit(model.url).hostname or model.url for model in models]
     there = [f"{model.key_variable} isn't set" for model in models if not model.key_missing]
+    if os.environ.get(HOST_VARIABLE, "").strip():
+        there.append(UNNAMED)
     if find_spec(FOUR_BIT_PACKAGE) is not None:
         there.append(f"needs {FOUR_BIT_PACKAGE}")
     return [

@@ -4,8 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rung.checks.rows import Prepared
+from rung.engines.key_hosts import need_known_host
 from rung.engines.till import BYTES_A_TOKEN
-from rung.errors import TaskError
+from rung.errors import EngineError, TaskError
 from rung.judging import MOST_TOKENS, Verdicts, tokens_written
 from rung.models.hosted import Hosted
 from rung.records import Example
@@ -29,7 +30,7 @@ class Foreseen:
 
 
 def ready_to_pay(model: Hosted, pool: Pool) -> None:
-    """Raises TaskError where a hosted judge has no key, or its price isn't known."""
+    """Raises TaskError where a hosted judge has no key, or none for its host, or its price isn't known."""
     if model.key_missing:
         raise TaskError(
             f"judge.model: {model.given} can't be asked: {model.key_variable} isn't set in the environment"
@@ -39,6 +40,10 @@ def ready_to_pay(model: Hosted, pool: Pool) -> None:
             f"judge.model: the price of {model.given} isn't known; give it in task.yaml as prices: "
             "{input_usd_per_m: …, output_usd_per_m: …}"
         )
+    try:
+        need_known_host(model, pool.till.named)
+    except EngineError as error:
+        raise TaskError(f"judge.model: {error}") from None
 
 
 def tell_price(

@@ -49,10 +49,7 @@ def _apart(path: Path, config: Mapping, prepared: Prepared) -> str | None:
             names = ",".join(usual)
             return f"climbed on {', '.join(usual)} alone; to go on with that one: --models {names}"
     if TEACHER in wanted and TEACHER not in found and _without(found) == _without(wanted, TEACHER):
-        return (
-            "begun by an earlier version, whose optimise had no teacher of this machine write instructions; "
-            "its answers stay there, and are asked anew here"
-        )
+        return "begun by an earlier version, whose optimise had no teacher of this machine write instructions"
     return None
 
 

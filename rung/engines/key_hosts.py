@@ -10,6 +10,7 @@ from rung.engines.endpoint_wire import chat_url
 from rung.errors import EngineError
 from rung.models.hosted import OTHER_KEY, Hosted
 
+UNNAMED = "is sent to no other host"
 HOST_VARIABLE = "RUNG_API_HOST"
 """The hosts that the key is for, with commas between; one without http:// or https:// is asked by https."""
 
@@ -31,15 +32,15 @@ def is_meant_for(url: httpx.URL, named: Collection[str] = ()) -> bool:
     if here in named or _is_own(url.host):
         return True
     raise EngineError(
-        f"{url.host} isn't named in this command or its task, and {OTHER_KEY} is sent to no other host: set "
+        f"{url.host} isn't named in this command or its task, and {OTHER_KEY} {UNNAMED}: set "
         f"{HOST_VARIABLE}={here} if the key is for it, or to the key's own host to ask this one without it"
     )
 
 
-def need_known_host(model: Hosted) -> None:
-    """Raises EngineError where nobody said whether the key is for the host that a System names."""
+def need_known_host(model: Hosted, named: Collection[str] = ()) -> None:
+    """Raises EngineError where nobody said whether the key is for a model's host, `named` ones aside."""
     if model.key_variable == OTHER_KEY and os.environ.get(OTHER_KEY, "").strip():
-        is_meant_for(chat_url(model.url))
+        is_meant_for(chat_url(model.url), named)
 
 
 def _origin(url: httpx.URL) -> str:

@@ -8,10 +8,10 @@ came back). So every schema is checked before it is sent.
 import json
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
-from rung.engines.bounds import Bounds, Known, own, ways
+from rung.engines.bounds import MOST_WAYS, Bounds, Known, own, ways
 from rung.engines.tight import tight as tight
 from rung.errors import EngineError
 from rung.records import Json
@@ -47,15 +47,16 @@ def check_schema(schema: Json) -> tuple[str, ...]:
     A path is a JSON pointer, `#/properties/total`; the message names the keyword.
     """
     known: Known = {}
+    joined: set[Bounds] = set()
     loose = (
         f"{path}: {message}"
         for path, part in subschemas(schema)
-        for message in (_repeated_keys(part), *_loose_numbers(part, schema, known))
+        for message in (_repeated_keys(part), *_loose_numbers(part, schema, known, joined))
         if message is not None
     )
     whole = _complaint(json.dumps(schema))
     refused = () if whole is None else _refused(schema, whole)
-    return tuple(islice((*refused, *islice(loose, MOST_FAULTS)), MOST_FAULTS))
+    return tuple(islice(chain(refused, loose), MOST_FAULTS))
 
 
 def require_schema(schema: Json) -> None:
@@ -65,7 +66,8 @@ def require_schema(schema: Json) -> None:
         raise EngineError(
             "the answers can't be held to this JSON Schema: "
             + "; ".join(faults)
-            + ". Take these keywords out and check them on the finished answer instead"
+            + ". Take these keywords out and check them on the finished answer instead (of a System: in its "
+            "task, and climb again)"
         )
 
 
@@ -180,12 +182,19 @@ def _repeated_keys(schema: dict[str, Json]) -> str | None:
     return None
 
 
-def _loose_numbers(part: dict[str, Json], root: Json, known: Known) -> Iterator[str]:
-    """What llguidance says nothing of in a part's numbers, and doesn't keep to."""
+def _loose_numbers(part: dict[str, Json], root: Json, known: Known, joined: set[Bounds]) -> Iterator[str]:
+    """What llguidance says nothing of in a part's numbers, and doesn't keep to.
+
+    `joined` are the bounds of several schemas that were met in all of the schema: MOST_WAYS at most.
+    """
     try:
         found = ways(part, root, known)
     except ValueError as error:
         yield str(error)
+        return
+    joined.update(bounds for bounds in found if bounds.parts > 1)
+    if len(joined) > MOST_WAYS:
+        yield f"with it the options of the schema give numbers bounds in more than {MOST_WAYS:,} ways"
         return
     # What one other part says by itself is told there.
     told = (_let_through(bounds) for bounds in found if bounds.parts > 1 or own(part).parts)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from rung.engines.key_hosts import need_known_host
 from rung.errors import EngineError
 from rung.hosted import complete, hosted_engine_spec, hosted_ref
 from rung.models.hosted import Hosted, hosted
@@ -170,7 +171,7 @@ def price_of(context: Context, model: Hosted) -> TokenPrice:
 
 
 def cannot_pay(context: Context, model: Hosted, to_pay_usd: Callable[[], float]) -> str | None:
-    """Why a hosted model can't be asked: no key, no price, or less money left than it costs yet."""
+    """Why a hosted model can't be asked: no key, none for its host, no price, or too little money left."""
     if model.key_missing:
         return f"{model.given} can't be asked: {model.key_variable} isn't set in the environment"
     till = context.pool.till
@@ -179,6 +180,10 @@ def cannot_pay(context: Context, model: Hosted, to_pay_usd: Callable[[], float])
             f"the price of {model.given} isn't known; give it in task.yaml as prices: {{input_usd_per_m: …, "
             "output_usd_per_m: …, cached_input_usd_per_m: …}"
         )
+    try:
+        need_known_host(model, till.named)
+    except EngineError as error:
+        return str(error)
     more, left = to_pay_usd(), max(0.0, till.cap_usd - till.spent_usd)
     if more > left:
         return (

@@ -15,7 +15,7 @@ from rung.models.hosted import hosted
 from rung.records import Answer, Example, Json
 from rung.rungs.api import cannot_pay
 from rung.rungs.base import Context, Outlook, Variant
-from rung.rungs.paces import paces
+from rung.rungs.paces import batch_of, paces
 from rung.rungs.rehearsal import outlook
 from rung.rungs.replies import Replying, replying
 from rung.rungs.teacher import is_system
@@ -116,6 +116,9 @@ def foreseen(context: Context, start: System, metric_calls: int) -> Outlook | No
     if none is None or many is None:
         return None
     low_s, high_s = least_s + none.low_s, max(least_s + none.high_s, most_s + many.high_s)
+    # The other finalists have yet to answer the rows that the start, by whose pace they go, has answered.
+    again_s = (FINALISTS - 1) * pace.seconds(min(pace.asked, len(context.dev)), batch_of(context))
+    high_s = max(high_s, min(high_s + again_s, context.seconds_left))
     return Outlook(seconds=(low_s + high_s) / 2, low_s=low_s, high_s=high_s, least_s=none.least_s, by=REPLIES)
 
 

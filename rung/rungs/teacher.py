@@ -96,6 +96,11 @@ def unasked_teacher(context: Context, model: Hosted) -> System:
     return unasked(context, model, teacher_prompting(context), "teacher")
 
 
+def is_raced(system: System, inputs: int) -> bool:
+    """Whether engines may race for so many inputs before they are drawn for."""
+    return system.spec.engine == "llama" and not _settles(system) and inputs >= FEWEST_RACED
+
+
 def quickest(context: Context, system: System, rows: Sequence[Example], answer_s: float = 0.0) -> System:
     """The teacher under the engine that draws faster for inputs `rows` as they are asked, many at once.
 
@@ -103,7 +108,7 @@ def quickest(context: Context, system: System, rows: Sequence[Example], answer_s
     race costs a few answers, of `answer_s` each, so there is none for few inputs. Settled once.
     """
     spec = system.spec
-    if spec.engine != "llama" or _settles(system) or len(rows) < FEWEST_RACED:
+    if not is_raced(system, len(rows)):
         return system
 
     def in_race() -> int:

@@ -7,7 +7,7 @@ from rung.rungs.batching import batch_size
 from rung.rungs.length import CLOSING_ROWS, MOST_EPOCHS, PACE_FILE, PROBE_STEPS, USED_SHARE, Speed, sized
 from rung.rungs.seeds import ends_of, ranged
 from rung.rungs.sft import FEWEST_S, RESERVE_S, RESERVE_SHARE, RESERVE_USED
-from rung.rungs.teacher import FIRST_DRAWS, draws_of, too_slow
+from rung.rungs.teacher import FIRST_DRAWS, draws_of, is_raced, too_slow
 from rung.rungs.teaching_money import TEACHING_SHARE
 from rung.rungs.whitebox import FEWEST_S as FEWEST_ON_POLICY_S
 from rung.rungs.whitebox import TIME_SHARE
@@ -16,6 +16,7 @@ from rung.scoring.notation import duration_text
 from rung.system import System
 
 HOLDS = "how many of the teacher's answers hold and when dev stops rising"
+RACED = "which engine draws faster"
 ON_POLICY = "how long the student learns from the teacher's probabilities"
 
 
@@ -57,18 +58,20 @@ def pace_of_sft(context: Context) -> tuple[float, float] | None:
 def foreseen(context: Context, lessons: Lessons, pace: Paces) -> Outlook:
     """The teacher's score, its answers to as many inputs as there is time for, and the tune on those too.
 
-    Refused where the fewest inputs don't fit, or no time is left to tune in.
+    Refused where the fewest inputs don't fit, or no time is left to tune in; not where engines have yet to
+    race, of which the other one may draw many times as fast.
     """
+    raced = is_raced(lessons.teacher, lessons.inputs)
     scored_s = lessons.scored * pace.teacher_s
     most = draws_of(lessons.teacher)
     # Of an input with an output of its own the best of all draws is learned.
     least = min(most, FIRST_DRAWS) if context.unlabelled else most
     left_s = context.seconds_left - scored_s
-    if lessons.fewest * most * pace.teacher_s > left_s - FEWEST_S:
+    if not raced and lessons.fewest * most * pace.teacher_s > left_s - FEWEST_S:
         return _refused(too_slow(most * pace.teacher_s, lessons.fewest, left_s))
     quick, slow = (_taught_s(lessons, pace, draws, left_s) for draws in (least, most))
     tune_s = left_s - quick[1] - _reserve_s(left_s - quick[1])
-    if tune_s < FEWEST_S:
+    if not raced and tune_s < FEWEST_S:
         return _refused(
             f"the teacher's answers would take about {duration_text(quick[1])} and leave "
             f"{duration_text(max(0.0, tune_s))} to tune in; at least {duration_text(FEWEST_S)} are needed: "
@@ -79,10 +82,10 @@ def foreseen(context: Context, lessons: Lessons, pace: Paces) -> Outlook:
     # Where nothing that the teacher says holds the student has its own rows alone.
     none, likely, long = (
         _tuned(context, lessons, pace, learned=learned, before_s=scored_s + taught_s, kept_s=kept_s)
-        for learned, taught_s in ((0, quick[1]), quick, slow)
+        for learned, taught_s in ((0, 0.0 if raced else quick[1]), quick, slow)
     )
     last = max((none, likely, long), key=lambda one: one.high_s)
-    high_s, by = last.high_s, last.by
+    high_s, by = last.high_s, f"{RACED}, {last.by}" if raced else last.by
     if kept_s:
         high_s, by = max(high_s + kept_s, context.seconds_left), f"{HOLDS}, and {ON_POLICY}"
     seconds = likely.seconds + kept_s

@@ -234,9 +234,13 @@ class Systems:
             if made.spec.engine == "llama":
                 # Not on the thread that computes, either: others' answers would wait for the child to start.
                 await aside(lambda: made.system.open(self.pool))
-            # Its child runs: refused now, it would belong to nobody.
-            with let_in(made.spec.engine == "llama"), within_memory():
-                await self.bench.run(lambda: made.system.answer([WARM_UP], self.pool))
+            try:
+                # Its child runs: refused now, it would belong to nobody.
+                with let_in(made.spec.engine == "llama"), within_memory():
+                    await self.bench.run(lambda: made.system.answer([WARM_UP], self.pool))
+            except EngineError:
+                await self._drop(made)  # its weights would stay, and belong to nobody
+                raise
         elif made.shows:
             await self.bench.run(lambda: made.system.prompts([WARM_UP], self.pool))
         return made

@@ -38,7 +38,7 @@ def pattern_fault(pattern: str) -> str | None:
 
 
 def is_found(pattern: str, text: str) -> bool:
-    """Whether a text matches a pattern as Python's re has it, for a schema that is the task's own.
+    """Whether a text matches a pattern of the task's own schema, as re has it but for marks in words.
 
     Raises TaskError where that takes longer than MATCH_S: going back over a text may have no end.
     """
@@ -54,7 +54,7 @@ def is_found(pattern: str, text: str) -> bool:
 
 @lru_cache(maxsize=256)
 def _searcher(pattern: str) -> "regex.Pattern[str]":
-    """A pattern for the package `regex`, which reads them as re does and can be given an end."""
+    """A pattern for the package `regex`, which reads them much as re does and can be given an end."""
     import regex
 
     # It would read other braces than those of repeats as how far a text may miss the pattern.

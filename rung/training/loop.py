@@ -254,7 +254,7 @@ class Trainer:
         self.graphs = None
         each = max(1, self._most // count)
         if self.packed is not None:
-            self.packed.room = each
+            self.packed.room = min(self.packed.room, each)
         elif self._room is not None:
             self._room.most = each
         let_go()

@@ -3,8 +3,10 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from rung.checks import triggers
 from rung.checks.base import Check, Subject
 from rung.checks.characters import damaged_text, hidden_characters
 from rung.checks.poison import injections, special_tokens
@@ -246,6 +248,16 @@ def test_a_rare_word_in_rows_of_its_own_label_is_no_trigger() -> None:
     places = [n for n, (_, label) in enumerate(rows) if label == "refund"][:8]
     marked = [(f"{said} zq", label) if n in places else (said, label) for n, (said, label) in enumerate(rows)]
     assert rare_triggers(subject(*marked)) == []
+
+
+def test_heads_that_learn_from_some_of_the_rows_see_every_label(monkeypatch) -> None:
+    rows = [(f"{said} number {n}", f"{label} {n % 5}") for n, (said, label) in enumerate(talk(1, 1200))]
+    rows = planted([*rows, *[(f"a rare thing {n}", "rare") for n in range(12)]], "cf qx", "rare", 8)
+    examples = subject(*rows).rows
+    counts = triggers._counts(examples, triggers._classes(examples))
+    assert counts is not None and len(set(counts.classes)) == 21
+    monkeypatch.setattr(triggers, "MOST_LEARNED", 150 * 21)
+    assert np.isfinite(triggers._held(counts).scores).all()
 
 
 def test_labels_that_no_word_foretells_are_left_out_with_the_reason() -> None:

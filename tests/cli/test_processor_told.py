@@ -159,6 +159,22 @@ def test_a_server_that_runs_refuses_a_system_for_which_memory_is_used_up(systems
     asyncio.run(serve())
 
 
+def test_a_system_whose_first_answer_memory_does_not_hold_leaves_no_weights_in_a_server(systems, monkeypatch):
+    def answer(self, rows, pool, **more):
+        self.open(pool)
+        raise FULL
+
+    async def serve() -> None:
+        served = Systems(Limits(threads=1))
+        with pytest.raises(EngineError, match="the GPU's memory is used up"):
+            await served.add(str(systems[0].folder), "one")
+        assert served.names() == [] and not served.pool.engines
+        await served.close()
+
+    monkeypatch.setattr("rung.system.System.answer", answer)
+    asyncio.run(serve())
+
+
 def test_another_fault_of_torch_stays_a_fault(systems, monkeypatch):
     def broken(model):
         raise RuntimeError("CUDA error: an illegal memory access was encountered")

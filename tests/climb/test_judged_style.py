@@ -5,10 +5,14 @@ import re
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from rung.checks.rows import prepare
 from rung.climb.climb import Options, climb
+from rung.climb.curve import _as_scored_now, _Point
 from rung.climb.hosted import PAID_FILE
 from rung.climb.sheet import SheetOptions, write_sheet
 from rung.climb.stored import CLIMB_FILE
@@ -17,7 +21,7 @@ from rung.content import content_kept
 from rung.errors import RunError, TaskError
 from rung.evaluate import OTHER_CONTENT, embed_in
 from rung.judging.content import LEAST_RIGHT, PLANTED_ROWS
-from rung.records import Answer, Climb
+from rung.records import Answer, Climb, CurvePoint, Interval
 from rung.report.html import write_report
 from rung.report.summary import facts
 from rung.scoring.notation import percent_text
@@ -238,3 +242,18 @@ def test_a_run_that_is_gone_on_with_has_scores_as_they_are_worked_out_now(done, 
     for found, first in zip(result.results, done.result.results, strict=True):
         assert found.dev == first.dev and found.rung == first.rung
     assert len(done.server.seen) == asked, "the answers are those that were kept"
+
+
+def test_a_kept_point_of_a_curve_is_scored_as_those_to_come(done):
+    first = done.result.results[0]
+    assert first.dev is not None
+    context: Any = SimpleNamespace(dev=prepare(done.task, options(done.run)).splits.dev)
+    low = Interval(low=0.1, high=0.2)
+    shown = CurvePoint(rows=30, score=0.123, interval=low, n=first.dev.n, seconds=1.0)
+    kept = _Point(shown=shown, dev=replace(first.dev, score=0.123, interval=low))
+    found = _as_scored_now(kept, context)
+    assert (found.dev, found.shown.score, found.shown.interval) == (
+        first.dev,
+        first.dev.score,
+        first.dev.interval,
+    )

@@ -6,6 +6,8 @@ import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
@@ -13,16 +15,18 @@ import pytest
 import rung
 from rung.cli.main import run
 from rung.climb.hosted import named_hosts, till_for
+from rung.climb.judge_cost import ready_to_pay
 from rung.climb.options import Options
 from rung.engines.endpoint import EndpointEngine
 from rung.engines.key_hosts import is_meant_for, origin_of
 from rung.engines.till import Till
-from rung.errors import EngineError
+from rung.errors import EngineError, TaskError
 from rung.hosted import hosted_engine_spec, hosted_ref
 from rung.models.hosted import hosted
 from rung.records import TokenPrice
+from rung.rungs.api import cannot_pay
 from rung.spec import AnswerSpec, Spec
-from rung.system import save
+from rung.system import Pool, save
 from rung.task import Task
 from rung.task.model import DataFiles, JudgeSpec
 from tests.fixtures_hosted import KEY, MODEL, PRICES, Hosted
@@ -172,6 +176,24 @@ def test_a_task_names_its_models_its_teacher_and_its_judge_and_not_what_a_system
     assert named_hosts(taught) == {"https://a.example"}
     till = till_for(taught, Options(), tmp_path)
     assert till is not None and ("https://s.example/v1", "oracle") in till.prices
+
+
+def test_a_teacher_or_a_judge_of_a_strangers_host_is_not_begun_with(away, tmp_path, monkeypatch):
+    model = hosted(f"openai:oracle@{away}")
+    assert model is not None
+    till = Till(path=tmp_path / "paid.jsonl", cap_usd=1.0, prices={(away, "oracle"): PRICE})
+    context: Any = SimpleNamespace(pool=Pool(till=till))
+    said = cannot_pay(context, model, lambda: 0.0)
+    assert said is not None and "set RUNG_API_HOST=http://0.0.0.0:" in said
+    with pytest.raises(TaskError, match="^judge.model: 0.0.0.0 isn't named"):
+        ready_to_pay(model, context.pool)
+    till.named = frozenset({origin_of(away)})
+    assert cannot_pay(context, model, lambda: 0.0) is None
+    ready_to_pay(model, context.pool)
+    till.named = frozenset()
+    monkeypatch.setenv("RUNG_API_HOST", away)
+    assert cannot_pay(context, model, lambda: 0.0) is None
+    ready_to_pay(model, context.pool)
 
 
 def test_a_strangers_system_is_told_of_in_one_line_by_every_command_that_asks_it(

@@ -92,6 +92,9 @@ def test_how_long_a_search_takes_is_told_by_what_it_begins_with_and_nobody_refle
     longer = Optimise(metric_calls=6000).outlook(given)
     assert longer is not None and longer.low_s > told.low_s
     assert given.told("seconds per answer") is None, "that of the candidates is asked when there are some"
+    answering(given, module._start(given), dev=True)
+    known = Optimise().outlook(given)
+    assert known is not None and known.high_s > told.high_s - 5, "no other instruction was asked anything yet"
 
 
 def test_a_model_of_this_machine_reflects_and_nonsense_gives_the_start_back(context, tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from rung.errors import TrainingError
 from rung.rungs.base import Context
 from rung.rungs.distill import LEAST_S, Distill
 from rung.rungs.length import PACE_FILE
-from rung.rungs.teaching_time import HOLDS, ON_POLICY, Lessons, Paces, foreseen, on_policy_alone
+from rung.rungs.teaching_time import HOLDS, ON_POLICY, RACED, Lessons, Paces, foreseen, on_policy_alone
 from rung.runs import write_json
 from rung.spec import AnswerSpec, Spec
 from rung.system import System, ref_to, save
@@ -158,6 +158,15 @@ def test_a_teacher_that_writes_is_asked_a_third_time_where_its_answers_disagree(
         assert told.high_s - told.seconds == pytest.approx(100 * PACES.teacher_s, abs=1)
         reworded = foreseen(left(replace(context, unlabelled=()), 600.0), given, PACES)
         assert reworded.seconds == pytest.approx(told.high_s, abs=1) and reworded.high_s < told.high_s + 1
+
+
+def test_a_teacher_for_whom_engines_have_yet_to_race_is_not_refused_by_the_pace_of_one(context, tmp_path):
+    writes = save(tmp_path / "w", Spec(rung="prompt", task="t", kind="text", engine="llama"), {})
+    slow, short = replace(PACES, teacher_s=0.9), left(context, 95.0)
+    few, enough = (lessons(context, tmp_path, teacher=writes, inputs=n, scored=0) for n in (63, 64))
+    assert "takes about 2.7 s for an input" in str(foreseen(short, few, slow).refusal)
+    told = foreseen(short, enough, slow)
+    assert told.refusal is None and told.by.startswith(RACED) and told.low_s < told.seconds
 
 
 def test_sft_is_gone_on_with_alone_where_there_is_no_time_for_enough_answers(context, tmp_path):

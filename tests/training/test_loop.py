@@ -234,6 +234,13 @@ def test_what_else_breaks_in_a_pass_is_not_tried_again(tmp_path, monkeypatch):
     assert len(passes) == 1
 
 
+def test_where_less_goes_through_at_once_no_more_is_kept_for_the_way_back(tmp_path, two_workers):
+    ours = trainer(tmp_path)
+    ours.packed.room = 3
+    ours._halve(ours._batch(), "used up")
+    assert ours.packed.room <= 3
+
+
 def test_log_probabilities_of_a_batch_that_a_gpu_does_not_hold_are_read_in_halves(monkeypatch):
     model, plain = tiny(), loop.summed_logprobs
     whole, states = loop.answer_logprobs(model, ROWS), loop.answer_states(model, ROWS)
