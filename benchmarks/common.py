@@ -40,6 +40,9 @@ def with_peer(parser: argparse.ArgumentParser) -> None:
 
 def print_machine(peer: dict[str, str] | None = None) -> None:
     """The machine and everything whose version can change a number, the peer's apart."""
+    from rung.threads import yield_while_waiting
+
+    yield_while_waiting()  # before torch loads, which is asked for a GPU's name
     print(describe_machine())
     print(", ".join(f"{name} {number}" for name, number in versions()))
     if peer:
