@@ -19,15 +19,9 @@ CACHED = ("inactive_file", "active_file")
 ON_PROCESSOR = "DefaultCPUAllocator"
 USED_UP = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", ON_PROCESSOR)
 """What torch's errors say where a GPU's memory was, or the machine's own."""
-LESS = (
-    "shorter rows or a smaller model need less; CUDA_VISIBLE_DEVICES names another GPU, and where it's empty "
-    "the processor computes; in a climb `tuning: {method: qlora}` needs less, too, and --rungs leaves a rung "
-    "out"
-)
-LESS_ON_PROCESSOR = (
-    "shorter rows or a smaller model need less; in a climb `tuning: {method: qlora}` needs less, too, and "
-    "--rungs leaves a rung out"
-)
+LESS = "shorter rows or a smaller model need less"
+LESS_IN_CLIMB = "in a climb `tuning: {method: qlora}` needs less, too, and --rungs leaves a rung out"
+OTHER_DEVICE = "CUDA_VISIBLE_DEVICES names another GPU, and where it's empty the processor computes"
 
 
 def give_back() -> None:
@@ -117,9 +111,9 @@ def want_of_memory(error: RuntimeError) -> str:
     said = " ".join(str(error).split())
     if ON_PROCESSOR in said:
         what = said[said.index(ON_PROCESSOR) :].partition(". ")[0]
-        return f"the machine's memory is used up ({what}): {LESS_ON_PROCESSOR}"
+        return f"the machine's memory is used up ({what}): {LESS}; {LESS_IN_CLIMB}"
     what = ". ".join(said.split(". ")[:2]).rstrip(".")
-    return f"the GPU's memory is used up ({what}): {LESS}"
+    return f"the GPU's memory is used up ({what}): {LESS}; {OTHER_DEVICE}; {LESS_IN_CLIMB}"
 
 
 @contextmanager

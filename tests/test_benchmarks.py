@@ -1,5 +1,7 @@
 import ast
 import importlib
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from rung.engines import lora
 from rung.engines.base import EngineSpec
 from rung.engines.layout import ROUND
 from rung.engines.packed import packed
+from rung.threads import SPIN_COUNT, WAIT_POLICY
 from rung.training.batches import Row
 from rung.training.loop import packed_loss
 from tests.fixtures_tiny import tiny, tiny_folder
@@ -160,3 +163,18 @@ def test_the_operations_of_choosing_labels_are_those_that_are_done(
     assert read == 2 * ROUND + (len(nodes) - 1) * len(prompts)
     assert products.operations == script.operations(engine, read)
     engine.close()
+
+
+def test_every_script_may_name_the_machine_before_it_takes_all_cores():
+    """The machine's line loads torch, whose threads have to be told beforehand to sleep while they wait."""
+    told = "from common import print_machine, use_all_cores; print_machine(); use_all_cores()"
+    environment = {k: v for k, v in os.environ.items() if k not in (WAIT_POLICY, SPIN_COUNT)}
+    done = subprocess.run(
+        [sys.executable, "-c", told],
+        cwd=FOLDER,
+        env={**environment, "PYTHONPATH": str(FOLDER.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0 and "torch " in done.stdout, done.stderr

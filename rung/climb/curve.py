@@ -187,9 +187,7 @@ def _unlike(half: CurvePoint, whole: CurvePoint) -> str | None:
 
 
 def _as_scored_now(point: _Point, context: Context) -> _Point:
-    """A kept point by style, scored as those to come: by as many draws of folds."""
-    if point.dev.metric != "style":
-        return point
+    """A kept point, to stand beside those to come."""
     dev = rescored(point.dev, context.dev)
     return _Point(shown=replace(point.shown, score=dev.score, interval=dev.interval), dev=dev)
 

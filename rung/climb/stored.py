@@ -65,15 +65,9 @@ def load(path: Path, kind: type[T]) -> T:
 
 
 def kept_result(path: Path, dev: Sequence[Example]) -> RungResult:
-    """A rung's result, to stand beside those to come: its score by style is worked out anew from its answers.
-
-    That hangs on how many draws of folds it is the mean of, which an earlier version may have had fewer of.
-    Raises RunError where it is damaged.
-    """
+    """A rung's result, to stand beside those to come. Raises RunError where it is damaged."""
     found = load(path, RungResult)
-    if found.dev is None or found.dev.metric != "style":
-        return found
-    return replace(found, dev=rescored(found.dev, dev))
+    return found if found.dev is None else replace(found, dev=rescored(found.dev, dev))
 
 
 def system_of(run: Path, result: RungResult) -> System:

@@ -197,7 +197,8 @@ def _loose_numbers(part: dict[str, Json], root: Json, known: Known, joined: set[
         yield f"with it the options of the schema give numbers bounds in more than {MOST_WAYS:,} ways"
         return
     # What one other part says by itself is told there.
-    told = (_let_through(bounds) for bounds in found if bounds.parts > 1 or own(part).parts)
+    here = own(part).parts
+    told = (_let_through(bounds) for bounds in found if bounds.parts > 1 or here)
     yield from dict.fromkeys(message for message in told if message is not None)
     listed = part.get("enum")
     values = [("const", part.get("const"))]

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rung.records import Example
 from rung.training.loop import WARMUP
 from rung.training.methods import RATES
 
@@ -33,11 +32,11 @@ PACE_FILE = "pace.json"
 """In a rung's folder: the seconds in which its tune learned from a row, and gave an answer."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Length:
     """How many steps the winner may take, those of its trials included, how many a stretch of the search
-    (0: no search), and how often and by which dev rows it is scored on the way. `probed` are the steps that
-    the first arm has behind it. `tuning_s` are the seconds that all of it takes if dev goes on rising,
+    (0: no search), and how often and by how many dev rows it is scored on the way. `probed` are the steps
+    that the first arm has behind it. `tuning_s` are the seconds that all of it takes if dev goes on rising,
     `closing_s` those of the answers after it. At the `ends`, the soonest first, a tune of so many steps, each
     of which takes `step_s`, may be over in so many seconds; the last is that of one that goes on rising.
     """
@@ -46,7 +45,7 @@ class Length:
     steps: int
     stretch: int
     evaluations: int
-    rows: Sequence[Example]
+    rows: int
     tuning_s: float
     closing_s: float
     step_s: float
@@ -62,20 +61,6 @@ class Speed:
     most: int
     dev: int
     forms: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sized:
-    """As `Length`, as far as it is settled; `rows` is how many dev rows are scored on the way."""
-
-    steps: int
-    stretch: int
-    evaluations: int
-    rows: int
-    tuning_s: float
-    closing_s: float
-    step_s: float
-    ends: list[tuple[int, float]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,7 +115,7 @@ class Fit:
         return step, spent_s
 
 
-def sized(speed: Speed, probed: int, budget_s: float, left_s: float) -> Sized:
+def sized(speed: Speed, probed: int, budget_s: float, left_s: float) -> Length:
     """The length of a tune in `budget_s` seconds that has `probed` steps behind it and `left_s` to come."""
     row_s, step_s, stretches = speed.answer_s, speed.step_s, stretches_of(speed.forms)
     # The finished System answers all of dev once more.
@@ -150,7 +135,8 @@ def sized(speed: Speed, probed: int, budget_s: float, left_s: float) -> Sized:
         step = stretch * min(2, speed.forms)
     fit = Fit(step_s=step_s, score_s=rows * row_s, evaluations=evaluations, most=speed.most)
     ends = [(end, searching_s + s) for end, s in fit.ends(step, left_s - closing_s - searching_s)]
-    return Sized(
+    return Length(
+        probed=probed,
         steps=max(probed, min(steps - lost, speed.most)),
         stretch=stretch,
         evaluations=evaluations,

@@ -11,7 +11,7 @@ from rung.errors import EngineError, ModelError, TrainingError
 from rung.records import Measurement, Trial
 from rung.records.guarded import SeedScores
 from rung.rungs.base import Context, Outlook
-from rung.rungs.length import Length, Sized
+from rung.rungs.length import Length
 from rung.rungs.tune import BEST_FOLDER, Arm, Plan, Tune
 from rung.rungs.tuning import Outcome
 from rung.scoring import paired, stats
@@ -129,7 +129,7 @@ class End:
     again_s: float
 
 
-def ends_of(length: Length | Sized) -> list[End]:
+def ends_of(length: Length) -> list[End]:
     """Those of a tune on the rows' outputs."""
     return [End(seconds=s, again_s=n * length.step_s + length.closing_s) for n, s in length.ends]
 

@@ -94,13 +94,12 @@ def _tune(state: Tune) -> Outcome:
     notes = [state.base_said] if state.base_said else []
     if state.left_out:
         notes.append(f"{state.left_out} rows longer than {context.limit:,} tokens were left out of training")
-    if len(length.rows) < len(context.dev):
-        notes.append(
-            f"scored on {len(length.rows)} of {len(context.dev)} dev rows on the way: answers are slow"
-        )
+    rows = context.dev[: length.rows]
+    if len(rows) < len(context.dev):
+        notes.append(f"scored on {len(rows)} of {len(context.dev)} dev rows on the way: answers are slow")
     winner, searched = _search(state, forms, length, notes)
     best, decay, cut_short = _train(state, winner, searched, length, notes)
-    if why := _collapsed(context, best, length.rows):
+    if why := _collapsed(context, best, rows):
         notes.append(f"{winner.name} collapsed (score {best['score']:.3f}), so a third of the rate was tried")
         winner = Arm(form=winner.form, rate=winner.rate / 3)
         behind = _behind(state, winner)
@@ -111,7 +110,7 @@ def _tune(state: Tune) -> Outcome:
                 "--budget"
             )
         best, decay, cut_short = _train(state, winner, behind, length, notes)
-        if why := _collapsed(context, best, length.rows):
+        if why := _collapsed(context, best, rows):
             raise TrainingError(
                 f"the tune collapsed twice: {why}; check the rows, or give it more with --budget"
             )
@@ -183,13 +182,13 @@ def _settle_length(state: Tune, arm: Arm, forms: Sequence[str]) -> Length:
         )
         left_s = state.context.seconds_left - state.plan.reserve_s
         found = asdict(sized(speed, probed, state.plan.budget_s, left_s))
-        known = state.note({"kind": "plan", "probed": probed, **found, "pace": asdict(state.pace)})
+        known = state.note({"kind": "plan", **found, "pace": asdict(state.pace)})
     return Length(
         probed=known["probed"],
         steps=known["steps"],
         stretch=known["stretch"],
         evaluations=known["evaluations"],
-        rows=dev[: known["rows"]],
+        rows=known["rows"],
         tuning_s=known["tuning_s"],
         closing_s=known["closing_s"],
         # Earlier versions didn't note when else a tune may end.
@@ -227,7 +226,7 @@ def _fitted(state: Tune, arm: Arm, behind: int, length: Length) -> Length:
             closing_s = (len(state.context.dev) + CLOSING_ROWS) * row_s
             fit = Fit(
                 step_s=state.pace.step_s,
-                score_s=len(length.rows) * row_s,
+                score_s=length.rows * row_s,
                 evaluations=length.evaluations,
                 most=MOST_EPOCHS * state.trainer(arm).steps_per_epoch,
             )
@@ -245,7 +244,7 @@ def _search(state: Tune, forms: Sequence[str], length: Length, notes: list[str])
     if not length.stretch:
         notes.append(f"no search for a rate: {length.steps} steps are too few for it")
         return Arm(form=forms[0], rate=state.method.rates[1]), length.probed
-    rows = length.rows[:SEARCH_ROWS]
+    rows = state.context.dev[: min(length.rows, SEARCH_ROWS)]
     rates = [Arm(form=forms[0], rate=rate) for rate in state.method.rates]
     best = _ranked(state, rates, length.stretch, rows, notes)[0]
     if len(forms) == 1:
@@ -329,8 +328,9 @@ def _train(
 
 def _better(state: Tune, arm: Arm, step: int, length: Length, best: dict | None) -> dict:
     """The better of `best` and the arm's score now; the better one's adapter is kept."""
-    found = state.score(arm, step, length.rows)
-    if best is not None and _rank(state, found, length.rows) <= _rank(state, best, length.rows):
+    rows = state.context.dev[: length.rows]
+    found = state.score(arm, step, rows)
+    if best is not None and _rank(state, found, rows) <= _rank(state, best, rows):
         return best
     state.keep(arm, step)
     return found

@@ -11,6 +11,7 @@ from rung.climb.hosted import at_lower_cap
 from rung.climb.options import Options
 from rung.climb.ordering import candidates
 from rung.climb.stored import CLIMB_FILE
+from rung.engines.key_hosts import UNNAMED
 from rung.engines.till import Till
 from rung.records import Answer, Climb, Example, RungResult
 from rung.scoring.measure import measurement
@@ -126,3 +127,15 @@ def test_a_rung_that_was_built_to_the_cap_is_built_again_under_a_higher_one(cap_
     assert at_lower_cap(kept, till) == again
     assert not at_lower_cap(replace(kept, notes=("seed 0",)), till)
     assert not at_lower_cap(kept, None)
+
+
+def test_a_rung_whose_host_nobody_had_named_is_tried_again_once_it_is(tmp_path, monkeypatch):
+    why = f"teachers.example isn't named in this command or its task, and RUNG_API_KEY {UNNAMED}"
+    task = Task(data=DataFiles(train=tmp_path / "rows.jsonl"), models=["smollm2-135m"])
+    climb = synthetic_climb()
+    climb = replace(climb, results=(climb.results[0], RungResult(rung="distill", order=7, skipped=why)))
+    (tmp_path / CLIMB_FILE).write_bytes(TypeAdapter(Climb).dump_json(climb))
+    monkeypatch.delenv("RUNG_API_HOST", raising=False)
+    assert tried_again(tmp_path, task) == ""
+    monkeypatch.setenv("RUNG_API_HOST", "https://teachers.example")
+    assert tried_again(tmp_path, task) == ": distill is tried again"

@@ -102,13 +102,17 @@ def test_all_steps_together_fit_the_time_and_the_epochs(budget_s, row_s, n_rows,
         assert learner.spent_s >= 0.9 * USED_SHARE * budget_s - 4 * step_s
 
 
-@given(
+BUDGETS_AND_ROWS = given(
     st.floats(60, 5000),
     st.floats(0.01, 1),
     st.integers(50, 20_000),
     st.sampled_from([("as it is",), ("codes", "words")]),
     st.floats(0, 0.5),
 )
+"""Of a budget, seconds of a row's learning, rows, forms of an answer, and seconds of an answer."""
+
+
+@BUDGETS_AND_ROWS
 @settings(deadline=None)
 def test_the_seconds_of_a_tune_are_foretold_where_dev_goes_on_rising(
     budget_s, row_s, n_rows, forms, answer_s
@@ -127,13 +131,7 @@ def test_the_seconds_of_a_tune_are_foretold_where_dev_goes_on_rising(
     assert abs(took_s - length.tuning_s) <= max(0.3 * length.tuning_s, 10.0) + step_s
 
 
-@given(
-    st.floats(60, 5000),
-    st.floats(0.01, 1),
-    st.integers(50, 20_000),
-    st.sampled_from([("as it is",), ("codes", "words")]),
-    st.floats(0, 0.5),
-)
+@BUDGETS_AND_ROWS
 @settings(deadline=None)
 def test_the_seconds_of_a_tune_whose_dev_never_rises_are_the_soonest_of_its_ends(
     budget_s, row_s, n_rows, forms, answer_s
