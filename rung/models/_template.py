@@ -23,6 +23,8 @@ MOST_REPEATED: Final = 100_000
 """How much text or how many items a template may make by `*`."""
 LARGE: Final = 1e50
 """A number that a template may not multiply."""
+_STAND: Final = re.compile("(x[0-9a-f]{32}x[0-9]+x)")
+"""What stands for a turn's text while a template is rendered."""
 _COUNT: Final = f"count_{secrets.token_hex(16)}"
 """What counts them; no template can name it."""
 
@@ -96,7 +98,7 @@ def _filled(
     except Exception as error:  # the template is the model's own code: it may fail in any way
         roles = ", ".join(role for role, _ in turns)
         raise ModelError(f"the prompt template refuses the turns ({roles}): {error}") from error
-    parts = [stands.get(piece, piece) for piece in re.split(f"({mark}[0-9]+x)", text)]
+    parts = _parted(text, stands)
     there = {part for part in parts if isinstance(part, int)}
     for index, (role, _) in enumerate(turns):
         if index not in there:
@@ -104,6 +106,20 @@ def _filled(
                 f"the prompt template leaves out turn {index + 1} ({role!r}): move its text into the user's "
                 "turn"
             )
+    return parts
+
+
+def _parted(text: str, stands: Mapping[str, int]) -> list[str | int]:
+    """A rendered text with a number in place of each stand-in, and text before, between and behind them."""
+    parts: list[str | int] = [""]
+    # The pattern is of any stand-in: one of this rendering's alone would be compiled for every prompt.
+    for piece in _STAND.split(text):
+        last = parts[-1]
+        if piece in stands:
+            parts += (stands[piece], "")
+        else:
+            assert isinstance(last, str)
+            parts[-1] = last + piece
     return parts
 
 

@@ -168,6 +168,13 @@ def test_loops_and_products_of_a_templates_usual_sizes_are_rendered(chat: Chat) 
     assert replace(chat, template=body).show([user("x")]) == "--0.0--2.5x"
 
 
+def test_a_template_that_writes_what_looks_like_a_turns_stand_in_writes_text(chat: Chat) -> None:
+    written = f"ab x{'0f' * 16}x1x cd "
+    told = replace(chat, template=written + "{% for m in messages %}{{ m.content }}{% endfor %}")
+    assert told.show([user("hi")]) == f"{written}hi"
+    assert told.render([user("hi")]) == tuple(chat.tokens.encode(f"{written}hi", special=False))
+
+
 def test_the_tag_that_marks_the_answer_for_a_loss_mask_changes_nothing(chat: Chat) -> None:
     body = "{{ '<' ~ m.content ~ '>' }}"
     marked = replace(
