@@ -2,8 +2,8 @@
 
     python benchmarks/full_and_qlora.py ../shared/data/banking77 --peer-python ../peers/bin/python
 
-`blocks` is rung's own (`tuning: {method: qlora}` without a GPU). `full` is a plain loop of transformers and
-torch's AdamW. `packed` loads the GGUF file with its weights left in their blocks (transformers' GgufConfig),
+`blocks` is rung's own (`tuning: {method: qlora}` without a GPU), as is `all` (`method: full`), of every weight
+in the model's blocks. `full` is a plain loop of transformers and torch's AdamW, of every weight that there is. `packed` loads the GGUF file with its weights left in their blocks (transformers' GgufConfig),
 with PEFT's LoRA on top; where that can't be done here the reason is printed and no number.
 """
 
@@ -21,8 +21,8 @@ from common import (
 )
 
 WARM = 2
-SIDES = ("rung", "blocks", "full", "packed")
-OURS = ("rung", "blocks")
+SIDES = ("rung", "blocks", "all", "full", "packed")
+OURS = ("rung", "blocks", "all")
 
 
 def main() -> None:
@@ -51,6 +51,7 @@ def main() -> None:
             if any("refusal" in run for run in found[side]):
                 continue
             asked = job | {"seed": number, "variant": side, "in_blocks": side == "blocks"}
+            asked |= {"method": "full" if side == "all" else "lora"}
             if side in OURS:
                 found[side].append(in_child("ours_train.py", asked))
             else:

@@ -25,7 +25,7 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
 
     from rung.engines.torch import load_model
     from rung.rungs.tune import PLAIN_ROWS
-    from rung.training import batches, learned, loop
+    from rung.training import batches, full, learned, loop
     from rung.training.methods import ALPHA, RANK
 
     rows = [batches.Row(prompt=tuple(prompt), answer=tuple(answer)) for prompt, answer in job["rows"]]
@@ -49,7 +49,8 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
             **{name: getattr(settings, name) for name in settings.__slots__} | {"warmup": 1}
         )
         decay = (0, job["steps"])
-    trainer = loop.Trainer(model, rows, settings, Path(job["folder"]) / "state", "")
+    taught = full.full(model, lengths[-1]) if job.get("method") == "full" else None
+    trainer = loop.Trainer(model, rows, settings, Path(job["folder"]) / "state", "", learned=taught)
     shared = shared_prefix(trainer, job.get("shared_prefix", True))
     steps, dev = [], []
     for tick in trainer.run(job["steps"], decay=decay):
