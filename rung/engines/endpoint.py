@@ -7,8 +7,6 @@ the host that it is meant for alone.
 import json
 import math
 import os
-import random
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,14 +15,18 @@ from typing import NoReturn, TypeAlias
 import httpx
 
 from rung.engines.base import Choice, Completion, EngineSpec, Progress, Request, no_progress
+from rung.engines.endpoint_waits import Tries, Waits
 from rung.engines.endpoint_wire import (
     chat_url,
+    is_too_large,
     label_schema,
+    may_be_of_temperature,
     read_chat,
     read_label,
     response_format,
-    retry_after_s,
     unsupported_parameter,
+    used_up,
+    without_thoughts,
 )
 from rung.engines.key_hosts import HOST_VARIABLE, is_meant_for
 from rung.engines.till import Till
@@ -44,7 +46,6 @@ SENT = (httpx.ReadTimeout, httpx.ReadError, httpx.RemoteProtocolError)
 """Faults that come once the request is out: the server may have worked for it, and bill that."""
 BEHIND = frozenset({502, 504, 520, 524})
 """What a gateway says where the server behind it gave no answer: that one may have worked for it, too."""
-LONGEST_WAIT_S = 60.0
 BACKOFF_S = 0.5
 """Before the second try, doubled before each further one."""
 
@@ -69,8 +70,8 @@ GREEDY = Draw()
 UNTOLD_REFUSALS = 3
 """After so many that don't say why, and no answer in a form, the server is taken not to know forms."""
 REASONING_TOKENS = 4096
-"""Added to the limit of models that think first (those that take `max_completion_tokens` only): their
-thoughts count as part of the answer."""
+"""Added to the limit of models that think first (those that take `max_completion_tokens` only, or that had
+no word out at their limit): their thoughts count as part of the answer."""
 
 
 class EndpointEngine:
@@ -78,8 +79,9 @@ class EndpointEngine:
 
     A call is tried `attempts` times: again after 429, 5xx, a broken connection, no answer within
     `request_limit_s`, or an answer that isn't JSON, waiting as long as Retry-After says or else
-    `backoff_s` (BACKOFF_S) doubled each time, with jitter. No call is made before a Retry-After that another
-    one was given. With a `till`, answers that were paid for are taken from there, and its cap is kept to.
+    `backoff_s` (BACKOFF_S) doubled each time, with jitter. A Retry-After, and a 429 without one, holds back
+    every call; a 429 counts as no try where another call was answered since this one's last. With a `till`,
+    answers that were paid for are taken from there, and its cap is kept to.
     """
 
     name = "endpoint"
@@ -96,6 +98,7 @@ class EndpointEngine:
         """Nothing is sent yet. Raises EngineError without an URL or a model, or a price for the till."""
         if not spec.url or not spec.model:
             raise EngineError(f"an endpoint needs an URL and a model; got {spec.url!r} and {spec.model!r}")
+        self._given_url = spec.url
         self._url = chat_url(spec.url)
         self._place = f"{self._url.host}{self._url.path} ({spec.model})"
         self._model = spec.model
@@ -105,14 +108,14 @@ class EndpointEngine:
         self._till = till
         self._price = till.price(spec.url, spec.model) if till is not None else None
         self._limit_s = request_limit_s
-        self._attempts = attempts
-        self._backoff_s = BACKOFF_S if backoff_s is None else backoff_s
+        self._waits = Waits(self._place, attempts, BACKOFF_S if backoff_s is None else backoff_s)
         self._unsupported: set[str] = set()
+        self._temperatures_taken: set[Json] = set()
+        self._thinks = False
+        self._sought: set[tuple[str, str]] = set()
         self._forms_taken: set[str] = set()
         self._forms_not_taken: set[str] = set()
         self._forms_refused = 0
-        self._not_before = 0.0
-        self._stopped = threading.Event()
         self._client = httpx.Client(timeout=request_limit_s)
 
     def chat(
@@ -129,17 +132,19 @@ class EndpointEngine:
         schema: Json = None,
         draw: Draw = GREEDY,
         progress: Progress = no_progress,
+        of: str = "",
     ) -> list[Completion]:
         """The answer to each conversation, in order; a call that breaks has `failure` set.
 
         `schema` goes out as `response_format`; whether it is kept is up to the server, and one that refuses
-        it is asked without. Token counts are those the server bills. Raises EngineError if the key or the
-        model is refused.
+        it is asked without. Token counts are those the server bills. An answer that was paid for and is of
+        another model than `of`, by its own report, is asked for anew, once. Raises EngineError if the key or
+        the model is refused, or where nothing is answered any more.
         """
         form = None if schema is None else response_format(schema)
 
         def call(messages: Messages) -> Completion:
-            return self._formed(self._body(messages, max_tokens, draw.temperature), form, draw.number)
+            return self._formed(self._body(messages, max_tokens, draw.temperature), form, draw.number, of)
 
         return self._run(conversations, call, progress)
 
@@ -151,17 +156,19 @@ class EndpointEngine:
         max_tokens: int = 64,
         draw: Draw = GREEDY,
         progress: Progress = no_progress,
+        of: str = "",
     ) -> list[Completion]:
         """For each conversation a completion whose text is one of `labels`, where the answer names one.
 
         The server is held to the labels by a JSON Schema; one that refuses schemas is asked in plain
-        text, and an answer that is no label is left as it came.
+        text, and an answer that is no label is left as it came, without thoughts before it. `of`: as in
+        `chat_many`.
         """
         form = response_format(label_schema(labels))
 
         def call(messages: Messages) -> Completion:
-            found = self._formed(self._body(messages, max_tokens, draw.temperature), form, draw.number)
-            return replace(found, text=read_label(found.text, labels))
+            found = self._formed(self._body(messages, max_tokens, draw.temperature), form, draw.number, of)
+            return replace(found, text=read_label(without_thoughts(found.text), labels))
 
         return self._run(conversations, call, progress)
 
@@ -192,7 +199,7 @@ class EndpointEngine:
 
     def close(self) -> None:
         """Drop the connections; calls that wait to be tried again give up."""
-        self._stopped.set()
+        self._waits.stopped.set()
         self._client.close()
 
     def _no_tokens(self, method: str) -> NoReturn:
@@ -219,7 +226,7 @@ class EndpointEngine:
                     final=refusal.status is not None,
                 )
 
-        if self._stopped.is_set():
+        if self._waits.stopped.is_set():
             raise EngineError(f"the endpoint engine for {self._place} was closed; start another one")
         return run_batch(
             range(len(conversations)),
@@ -237,22 +244,22 @@ class EndpointEngine:
             "temperature": temperature,
         }
 
-    def _formed(self, body: dict[str, Json], form: Json, draw: int) -> Completion:
+    def _formed(self, body: dict[str, Json], form: Json, draw: int, of: str) -> Completion:
         """The answer in a form; without it where the server takes none, or not for this conversation."""
         if self._till is not None and self._till.asks_nothing:
             return self._paid_for(body, form, draw)
         name = digest_of(form)
         if form is None or "response_format" in self._unsupported or name in self._forms_not_taken:
-            return self._ask(body, draw)
+            return self._ask(body, draw, of)
         try:
-            answer = self._ask({**body, "response_format": form}, draw)
+            answer = self._ask({**body, "response_format": form}, draw, of)
             self._forms_taken.add(name)
             return answer
         except Refused as refusal:
             if refusal.status not in (400, 404, 422):
                 raise
             reason = str(refusal)
-        answer = self._ask(body, draw)
+        answer = self._ask(body, draw, of)
         self._forms_refused += 1
         told = _is_of_forms(reason)
         if (told or self._forms_refused >= UNTOLD_REFUSALS) and not self._forms_taken:
@@ -273,37 +280,50 @@ class EndpointEngine:
         """What the till keeps the answer under."""
         return digest_of([str(self._url), body, draw])
 
-    def _ask(self, body: dict[str, Json], draw: int) -> Completion:
+    def _ask(self, body: dict[str, Json], draw: int, of: str) -> Completion:
         """One conversation's answer, paid for once. Raises EngineError at the till's cap."""
         asked = self._asked(body, draw)
         if self._till is not None and (known := self._till.known(asked)) is not None:
-            return known
+            if not of or known.reported in ("", of) or (asked, of) in self._sought:
+                return known
+            self._sought.add((asked, of))
         while True:
-            limit = int(str(body["max_tokens"]))
-            sent = body
-            if "max_tokens" in self._unsupported:
-                limit += REASONING_TOKENS
-                sent = {key: value for key, value in body.items() if key != "max_tokens"}
-                sent["max_completion_tokens"] = limit
+            roomy = self._thinks or "max_tokens" in self._unsupported
             try:
-                return self._bought(sent, asked, limit)
+                answer = self._bought(body, asked, roomy)
             except _LimitRenamed:
                 continue  # it refused the other name, which costs nothing; what this one may cost is more
+            if roomy or not _is_all_thoughts(answer):
+                return answer
+            self._thinks = True  # once for each call that was under way: the next one has room
 
-    def _bought(self, body: dict[str, Json], asked: str, limit: int) -> Completion:
-        """The answer, of at most `limit` tokens; where there is a till it's kept there as that to `asked`."""
+    def _bought(self, body: dict[str, Json], asked: str, roomy: bool) -> Completion:
+        """The answer; `roomy`: with room for thoughts before it.
+
+        Where there is a till it's kept there as that to `asked`, but for one that another is to be asked for.
+        """
+        limit = int(str(body["max_tokens"])) + (REASONING_TOKENS if roomy else 0)
+        sent = self._limited(body, limit)
         if self._till is None or self._price is None:
-            return self._tried(body)
-        with self._till.reserved(self._price, len(json.dumps(body)), limit) as usd:
-            answer = self._tried(body, lambda: self._lost(usd))
+            return self._tried(sent)
+        with self._till.reserved(self._price, len(json.dumps(sent)), limit) as usd:
+            answer = self._tried(sent, lambda: self._lost(usd))
             if not answer.prompt_tokens:
                 self._till.lose(self._model, usd)
                 raise EngineError(
                     f"{self._place} doesn't say how many tokens it bills (`usage`), so that its answers "
                     "can't be priced; name another server"
                 )
-            self._till.keep(asked, self._model, answer, self._price)
+            kept_as = asked if roomy or not _is_all_thoughts(answer) else ""
+            self._till.keep(kept_as, self._model, answer, self._price, self._given_url)
         return answer
+
+    def _limited(self, body: dict[str, Json], limit: int) -> dict[str, Json]:
+        """`body` with this limit, under the name that the model takes it by."""
+        if "max_tokens" not in self._unsupported:
+            return {**body, "max_tokens": limit}
+        sent = {key: value for key, value in body.items() if key != "max_tokens"}
+        return {**sent, "max_completion_tokens": limit}
 
     def _lost(self, usd: float) -> None:
         """A try that may be billed brought nothing: its cost counts, and the next has to fit the cap."""
@@ -317,38 +337,38 @@ class EndpointEngine:
     def _tried(self, body: dict[str, Json], lost: Callable[[], None] = lambda: None) -> Completion:
         """One conversation's answer, after as many tries as are allowed. `latency_s` is of the last try.
 
-        `lost` is told of each try that the server may have worked for and that brought nothing.
+        `lost` is told of each try that the server may have worked for and that brought nothing. Raises
+        EngineError where nobody is answered any more, or not before long.
         """
-        reason = ""
-        tried = 0
+        tries = Tries(self._waits)
         while True:
-            tried += 1
-            self._stopped.wait(max(0.0, self._not_before - time.monotonic()))
+            tries.begin()
             start = time.perf_counter()
-            # Unseeded: no result depends on it, and clients with one seed would retry in step.
-            wait_s = self._backoff_s * 2 ** (tried - 1) * random.SystemRandom().uniform(0.5, 1.5)
             try:
                 response = self._send(body)
                 if response.status_code not in RETRIED:
-                    return _completion(response, time.perf_counter() - start)
-                reason = self._said(response)
+                    found = _completion(response, time.perf_counter() - start)
+                    self._waits.answered()
+                    return self._placed(found)
                 if response.status_code in BEHIND:
                     lost()
-                told_s = retry_after_s(response.headers.get("retry-after"))
-                if told_s is not None and told_s <= LONGEST_WAIT_S:
-                    self._not_before = max(self._not_before, time.monotonic() + told_s)
-                wait_s = told_s or wait_s
+                tries.put_off(response, self._said(response))
             except httpx.TransportError as error:
-                reason = f"the connection broke: {type(error).__name__}"
-                if isinstance(error, httpx.TimeoutException):
-                    reason = f"no answer within {self._limit_s:g} s"
+                late = isinstance(error, httpx.TimeoutException)
+                broke = f"the connection broke: {type(error).__name__}"
+                tries.broke(f"no answer within {self._limit_s:g} s" if late else broke)
                 if isinstance(error, SENT):
                     lost()
             except (_NoCompletion, httpx.DecodingError) as error:
-                reason = f"the answer is not a chat completion: {error}"
+                tries.broke(f"the answer is not a chat completion: {error}")
                 lost()
-            if tried == self._attempts or wait_s > LONGEST_WAIT_S or self._stopped.wait(wait_s):
-                raise Refused(f"{reason} (tried {tried} times)")
+            tries.wait()
+
+    def _placed(self, found: Completion) -> Completion:
+        """The completion, whose failure says where it came from."""
+        if found.failure is None:
+            return found
+        return replace(found, failure=f"chat: {self._place}: {found.failure}")
 
     def _send(self, body: dict[str, Json]) -> httpx.Response:
         """Post, and again without a parameter of which the server says that it doesn't take it.
@@ -357,16 +377,10 @@ class EndpointEngine:
         succeed, Refused where this one can't, _LimitRenamed where it can with another limit.
         """
         key = self._key()
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        sent = self._adapted(body)
-        response = self._client.post(self._url, json=sent, headers=headers)
-        while response.status_code == 400 and (parameter := unsupported_parameter(response)) in sent:
-            self._unsupported.add(parameter)
-            if parameter == "max_tokens":
-                raise _LimitRenamed
-            sent = self._adapted(body)
-            response = self._client.post(self._url, json=sent, headers=headers)
+        response = self._posted(body, {"Authorization": f"Bearer {key}"} if key else {})
         status = response.status_code
+        if why := used_up(response):
+            raise EngineError(f"{self._place}: {why}, and run the same command again")
         if status in HOPELESS:
             other = f"for other hosts by {HOST_VARIABLE}" if self._held() else "not set"
             state = "set" if key else other
@@ -375,10 +389,36 @@ class EndpointEngine:
             )
         if status == 404 and "response_format" not in body:
             raise EngineError(f"{self._place} is not there (status 404): check the URL and the model's name")
-        if status not in RETRIED and not response.is_success:
+        if (status not in RETRIED and not response.is_success) or is_too_large(response):
             raise Refused(self._said(response), status)
-        if status == 429 and "insufficient_quota" in response.text:
-            raise EngineError(f"{self._place}: the account's quota is used up; add credit or use another key")
+        return response
+
+    def _posted(self, body: dict[str, Json], headers: dict[str, str]) -> httpx.Response:
+        """What the server says to a body, or to one without what it doesn't take.
+
+        Where a refusal speaks of a temperature that nothing was answered at yet, the request goes out without
+        one: if that is answered, no other has one.
+        """
+        sent, doubted = self._adapted(body), False
+        response = self._client.post(self._url, json=sent, headers=headers)
+        while response.status_code == 400:
+            parameter = unsupported_parameter(response)
+            if parameter in sent:
+                self._unsupported.add(parameter)
+                if parameter == "max_tokens":
+                    raise _LimitRenamed
+            elif sent.get("temperature") in (None, *self._temperatures_taken):
+                break
+            elif may_be_of_temperature(response):
+                doubted = True
+            else:
+                break
+            sent = {key: value for key, value in sent.items() if key != "temperature"}
+            response = self._client.post(self._url, json=sent, headers=headers)
+        if response.is_success and "temperature" in sent:
+            self._temperatures_taken.add(sent["temperature"])
+        elif response.is_success and doubted:
+            self._unsupported.add("temperature")
         return response
 
     def _key(self) -> str:
@@ -413,6 +453,11 @@ class EndpointEngine:
 def _is_of_forms(reason: str) -> bool:
     """Whether a refusal is of what the answer is to be held to, and not of one answer that missed it."""
     return any(word in reason for word in ("response_format", "schema")) and "failed_generation" not in reason
+
+
+def _is_all_thoughts(answer: Completion) -> bool:
+    """Whether a model that thinks first reached the limit before it had a word out."""
+    return answer.failure is not None and answer.truncated
 
 
 def _completion(response: httpx.Response, latency_s: float) -> Completion:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,6 +19,16 @@ WRITTEN = ("cache_write_tokens", "cache_creation_tokens", "cache_creation_input_
 """What OpenAI and OpenRouter, LiteLLM, and DashScope call the tokens of a prompt that a cache takes in."""
 MOST_TOKENS = 10**12
 """What says more, or what is no number at all, counts nothing."""
+CREDIT = re.compile(
+    r"credit balance|available credits|spending limit|exceeded_current_quota"
+    r"|insufficient[ _](?:\w+[ _]){0,2}(?:credit|balance|quota|fund)",
+    re.IGNORECASE,
+)
+"""What providers say where the money of an account is used up."""
+RETRY_DELAY = re.compile(r'retryDelay\\*"\s*:\s*\\*"(\d{1,9}(?:\.\d{1,9})?)s')
+"""Google's Retry-After, which stands in the body."""
+A_DAY = "PerDay"
+"""In Google's name of a limit; the delay beside it is that of another."""
 
 
 def chat_url(url: str) -> httpx.URL:
@@ -67,16 +78,24 @@ def read_label(text: str, labels: Sequence[str]) -> str:
     return (exact or found or [text])[0]
 
 
+def without_thoughts(text: str) -> str:
+    """What an answer says after the thoughts that some servers leave in it; nothing where those were cut."""
+    if not text.lstrip().startswith("<think>"):
+        return text
+    return text.partition("</think>")[2].lstrip()
+
+
 def read_chat(answer: Mapping, latency_s: float) -> Completion:
     """The completion in a server's answer; one that holds no text has a `failure`, and may be billed.
 
-    KeyError, IndexError, TypeError or ValueError where it isn't one.
+    Nor does one hold any that was cut while the model thought. KeyError, IndexError, TypeError or ValueError
+    where it isn't one.
     """
     choice = answer["choices"][0]
     said = dict(choice["message"]).get("content")
     reason = choice.get("finish_reason")
     text = said if isinstance(said, str) and reason != "content_filter" else None
-    silent = text is None or (not text and reason == "length")
+    silent = text is None or (reason == "length" and not without_thoughts(text))
     usage = read_usage(answer.get("usage"))
     return Completion(
         text=storable(text or ""),
@@ -110,7 +129,8 @@ def read_usage(told: Json) -> Usage:
     OpenAI's `prompt_tokens_details`, DeepSeek's `prompt_cache_hit_tokens` and Moonshot's bare `cached_tokens`
     are parts of `prompt_tokens`, and so is what LiteLLM says again beside such details. Anthropic's own names
     stand beside its `input_tokens`, and are added where no details show that they were: a gateway that had
-    counted them is billed too much then, rather than too little.
+    counted them is billed too much then, rather than too little. Thoughts are among the completion's tokens
+    at OpenAI; at xAI and Google they stand beside them, and in the total alone.
     """
     if not isinstance(told, Mapping):
         return Usage()
@@ -127,7 +147,21 @@ def read_usage(told: Json) -> Usage:
     cached = min(prompt, cached)
     # Both may be of one prefix, which isn't written where it was read.
     written = min(prompt - cached, written or created)
+    completion += _thoughts_beside(told, prompt + completion, completion)
     return Usage(prompt=prompt, completion=completion, cached=cached, written=written)
+
+
+def _thoughts_beside(told: Mapping, counted: int, completion: int) -> int:
+    """Tokens of thoughts that are billed as the completion's, and aren't among those."""
+    given = told.get("completion_tokens_details")
+    details = given if isinstance(given, Mapping) else {}
+    thoughts, total = _count(details, "reasoning_tokens"), _count(told, "total_tokens")
+    if not total:
+        return thoughts if thoughts > completion else 0  # more than all of it can't be a part of it
+    beside = max(0, total - counted)
+    if "reasoning_tokens" in details:
+        beside = min(beside, thoughts)
+    return max(beside, thoughts - completion)
 
 
 def _count(told: Mapping, *names: str) -> int:
@@ -137,13 +171,65 @@ def _count(told: Mapping, *names: str) -> int:
 
 
 def unsupported_parameter(response: httpx.Response) -> str:
-    """Which of `temperature` and `max_tokens` a 400 answer says the model doesn't take; empty if neither."""
+    """Which of `temperature` and `max_tokens` a 400 answer says the model doesn't take; empty if neither.
+
+    As OpenAI names it, or in words: `max_tokens` where another name is to be sent instead. A limit that is
+    too large is another refusal.
+    """
+    error = _error(response)
+    if isinstance(error, Mapping) and str(error.get("code")).startswith("unsupported"):
+        named = str(error.get("param"))
+        if named in ("temperature", "max_tokens"):
+            return named
+    renamed = all(word in response.text for word in ("max_tokens", "max_completion_tokens", "instead"))
+    return "max_tokens" if renamed else ""
+
+
+def may_be_of_temperature(response: httpx.Response) -> bool:
+    """Whether a refusal speaks of a temperature; providers have no common words for one they don't take."""
+    return "temperature" in response.text.lower()
+
+
+def used_up(response: httpx.Response) -> str:
+    """What of an account's is used up by a refusal, and what to do; empty where it says no such thing."""
+    status = response.status_code
+    if status == 402 or (status in (400, 403, 429) and CREDIT.search(_words(response))):
+        return "the account's credit or quota is used up; add credit or use another key"
+    if status == 429 and "retry-after" not in response.headers and A_DAY in response.text:
+        return "what the account may ask in a day is used up; wait for the next day, or use another key"
+    return ""
+
+
+def is_too_large(response: httpx.Response) -> bool:
+    """Whether a 429 is of this request alone, which has more tokens than a minute allows: it never passes."""
+    return response.status_code == 429 and "request too large" in response.text.lower()
+
+
+def _error(response: httpx.Response) -> Json:
+    """What a refusal's body has as `error`, Google's in a list; the body itself where it has none."""
     try:
-        error = response.json()["error"]
-        named = error["param"] if str(error["code"]).startswith("unsupported") else ""
-    except (ValueError, KeyError, TypeError):
-        return ""
-    return named if named in ("temperature", "max_tokens") else ""
+        told = response.json()
+    except ValueError:
+        return response.text
+    first = told[0] if isinstance(told, list) and told else told
+    return first.get("error", first) if isinstance(first, dict) else first
+
+
+def _words(response: httpx.Response) -> str:
+    """A refusal's words; of a 400 without what it may repeat of a conversation or an answer."""
+    error = _error(response)
+    if response.status_code != 400 or not isinstance(error, Mapping):
+        return response.text
+    return " ".join(str(error.get(name, "")) for name in ("message", "code", "type"))
+
+
+def wait_told_s(response: httpx.Response) -> float | None:
+    """Seconds to wait by a Retry-After header, or as Google says it; None where neither can be read."""
+    told_s = retry_after_s(response.headers.get("retry-after"))
+    if told_s is not None:
+        return told_s
+    found = RETRY_DELAY.search(response.text)
+    return float(found[1]) if found else None
 
 
 def retry_after_s(header: str | None) -> float | None:

@@ -35,6 +35,8 @@ class _Paid:
 
     usd: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     asked: str = ""
+    model: str = ""
+    url: str = ""
     answer: Annotated[Completion, BeforeValidator(_whole)] | None = None
     judging: bool = False
     rung: str = ""
@@ -63,6 +65,7 @@ class Till:
     _judging: bool = field(init=False, default=False)
     _rung: str = field(init=False, default="")
     _known: dict[str, Completion] = field(init=False, default_factory=dict)
+    _names: dict[tuple[str, str], str] = field(init=False, default_factory=dict)
     _reserved_usd: float = field(init=False, default=0.0)
     _lock: threading.Lock = field(init=False, default_factory=threading.Lock)
 
@@ -71,6 +74,7 @@ class Till:
             # One that broke was paid for, too; whether it breaks again is for the next try to show.
             if line.asked and line.answer is not None and line.answer.failure is None:
                 self._known[line.asked] = line.answer
+            self._named(line.url, line.model, line.answer)
             self._count(line.usd, line.judging, line.rung)
 
     @property
@@ -87,6 +91,10 @@ class Till:
     def known(self, asked: str) -> Completion | None:
         """The answer to this request, where it was paid for."""
         return self._known.get(asked)
+
+    def name_of(self, url: str, model: str) -> str:
+        """What a model called itself in the newest answer that was paid for; empty where it named nothing."""
+        return self._names.get((url, model), "")
 
     @contextmanager
     def reserved(self, price: TokenPrice, prompt_bytes: int, max_tokens: int) -> Iterator[float]:
@@ -147,8 +155,12 @@ class Till:
             self._count(usd, self._judging, self._rung)
             return self.spent_usd + self._reserved_usd <= self.cap_usd
 
-    def keep(self, asked: str, model: str, answer: Completion, price: TokenPrice) -> None:
-        """Write down an answer and what it cost. Raises RunError where it can't be written."""
+    def keep(self, asked: str, model: str, answer: Completion, price: TokenPrice, url: str = "") -> None:
+        """Write down an answer of a model behind an URL, and what it cost.
+
+        It's known by what was `asked` from then on; where that is empty it was paid for and is of no use.
+        Raises RunError where it can't be written.
+        """
         usd = tokens_usd(
             price,
             answer.prompt_tokens,
@@ -159,10 +171,16 @@ class Till:
         # NaN, which a hosted model's log-probability is, has no place in JSON.
         fields = {k: v for k, v in asdict(answer).items() if k not in ("tokens", "logprob")}
         with self._lock:
-            line = {"asked": asked, "model": model, "usd": usd, "answer": fields, **self._purpose()}
-            append_jsonl(self.path, [line])
-            self._known[asked] = answer
+            line = {"asked": asked, "model": model, "url": url, "usd": usd, "answer": fields}
+            append_jsonl(self.path, [line | self._purpose()])
+            if asked:
+                self._known[asked] = answer
+            self._named(url, model, answer)
             self._count(usd, self._judging, self._rung)
+
+    def _named(self, url: str, model: str, answer: Completion | None) -> None:
+        if url and answer is not None and answer.reported:
+            self._names[url, model] = answer.reported
 
     def _purpose(self) -> dict[str, Json]:
         if self._judging:

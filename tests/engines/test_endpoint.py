@@ -90,14 +90,6 @@ def test_retry_after_is_honoured(server, engine):
     assert time.perf_counter() - begin >= 0.3
 
 
-def test_a_wait_beyond_reason_is_a_failure_now(server, engine):
-    server.script = [(429, {}, {"retry-after": "3600"})]
-    answer = engine.chat(ASK, max_tokens=9)
-    assert answer.failure is not None
-    assert "429" in answer.failure
-    assert len(server.seen) == 1
-
-
 def test_a_server_that_always_fails_is_given_up_after_the_allowed_tries(server, engine):
     server.script = [(500, {"error": {"message": "on fire"}}, {})]
     answer = engine.chat(ASK, max_tokens=9)

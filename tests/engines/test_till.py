@@ -16,7 +16,7 @@ from rung.records import TokenPrice
 from rung.rungs.api import prices
 from rung.task import Task
 from rung.task.model import DataFiles, Limits, Prices
-from tests.fixtures_hosted import Hosted
+from tests.fixtures_hosted import MODEL, Hosted
 from tests.fixtures_http import Said
 
 PRICE = TokenPrice(input_usd_per_m=1.0, output_usd_per_m=4.0, cached_input_usd_per_m=0.1)
@@ -264,6 +264,73 @@ def test_thoughts_that_are_to_come_are_under_the_cap_before_they_are_asked_for(s
         found = engine.chat_many([[("user", f"Is it {i}?")] for i in range(2)], max_tokens=8)
     assert [answer.text for answer in found] == ["yes", "yes"] and short_usd < till.spent_usd < long_usd
     assert ask(server, till, "Is it 0?").text == "yes" and till.answers == 2, "known under either name"
+
+
+def cut_in_thought(server: Hosted) -> None:
+    """Have the server bill an empty answer to whom it isn't given room to think in."""
+    empty = {"choices": [{"message": {"content": ""}, "finish_reason": "length"}]}
+
+    def whole(body: dict) -> Said:
+        return 200, server.completion(body) | (empty if body["max_tokens"] < REASONING_TOKENS else {}), {}
+
+    server.whole = whole
+
+
+def test_a_try_without_room_for_thoughts_is_paid_and_known_by_no_name(server, tmp_path):
+    cut_in_thought(server)
+    till = till_of(server, tmp_path)
+    assert ask(server, till).text == "yes"
+    assert [sent["max_tokens"] for sent in server.seen] == [8, 8 + REASONING_TOKENS]
+    first, second = [json.loads(line) for line in till.path.read_text().splitlines()]
+    assert first["usd"] == second["usd"] > 0 and (first["asked"], till.answers) == ("", 1)
+    again = till_of(server, tmp_path)
+    assert again.spent_usd == till.spent_usd == pytest.approx(2 * first["usd"])
+    assert ask(server, again).text == "yes" and len(server.seen) == 2
+
+
+def test_room_for_thoughts_is_under_the_cap_before_it_is_given(server, tmp_path):
+    cut_in_thought(server)
+    till = till_of(server, tmp_path, cap_usd=PRICE.output_usd_per_m * REASONING_TOKENS / 1e6)
+    with pytest.raises(EngineError, match="one more could pass the cap"):
+        ask(server, till)
+    assert [sent["max_tokens"] for sent in server.seen] == [8]
+    assert 0 < till.spent_usd == till_of(server, tmp_path).spent_usd
+
+
+def test_the_till_knows_what_a_model_called_itself_last_and_old_lines_stay_readable(server, tmp_path):
+    till, model = till_of(server, tmp_path), hosted(server.name)
+    assert model is not None
+    ask(server, till)
+    server.reports = "oracle-2027"
+    ask(server, till, "Was it?")
+    for found in (till, till_of(server, tmp_path)):
+        assert found.name_of(model.url, model.model) == "oracle-2027"
+        assert found.name_of("http://elsewhere.example/v1", model.model) == ""
+    lines = [json.loads(line) for line in till.path.read_text().splitlines()]
+    bare = [{key: value for key, value in line.items() if key != "url"} for line in lines]
+    till.path.write_text("".join(json.dumps(line) + "\n" for line in bare))
+    earlier = till_of(server, tmp_path)
+    assert (earlier.answers, earlier.spent_usd) == (2, till.spent_usd)
+    assert earlier.name_of(model.url, model.model) == "" and ask(server, earlier).reported == MODEL
+    assert len(server.seen) == 2
+
+
+def test_an_answer_of_another_model_than_the_wanted_is_bought_anew_once(server, tmp_path):
+    ask(server, till_of(server, tmp_path))
+    server.reports = "oracle-2027"
+    till, model = till_of(server, tmp_path), hosted(server.name)
+    assert model is not None
+    turns = [[("user", "Is it?")]]
+    with closing(EndpointEngine(hosted_engine_spec(model), till=till, backoff_s=0.001)) as engine:
+        for name in ("", MODEL):
+            assert engine.chat_many(turns, max_tokens=8, of=name)[0].reported == MODEL
+        assert len(server.seen) == 1, "known"
+        for _ in range(3):
+            assert engine.chat_many(turns, max_tokens=8, of="oracle-2027")[0].reported == "oracle-2027"
+        assert len(server.seen) == 2
+        for _ in range(3):
+            assert engine.chat_many(turns, max_tokens=8, of="oracle-2028")[0].reported == "oracle-2027"
+        assert len(server.seen) == 3, "nor is one asked for again and again that isn't to be had"
 
 
 def test_a_failure_that_was_paid_for_is_tried_again_by_the_next_run(server, tmp_path):

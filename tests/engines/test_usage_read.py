@@ -1,4 +1,4 @@
-"""What servers bill, under the names that each of them has for cached tokens: never less than the truth."""
+"""What servers bill, under the names that each has for cached tokens and for thoughts: never too little."""
 
 from dataclasses import astuple
 
@@ -75,6 +75,56 @@ SHAPES = {
         OPENAI | {"prompt_tokens_details": {"cached_tokens": 1536, "cache_write_tokens": 1900}},
         (2006, 300, 1536, 470),
     ),
+    "OpenAI, thoughts among the answer": (
+        OPENAI | {"completion_tokens_details": {"reasoning_tokens": 256}},
+        (2006, 300, 1536, 400),
+    ),
+    "xAI": (
+        {
+            "prompt_tokens": 32,
+            "completion_tokens": 9,
+            "total_tokens": 135,
+            "prompt_tokens_details": {"cached_tokens": 6},
+            "completion_tokens_details": {"reasoning_tokens": 94},
+        },
+        (32, 103, 6, 0),
+    ),
+    "xAI without a total": (
+        {
+            "prompt_tokens": 32,
+            "completion_tokens": 1,
+            "completion_tokens_details": {"reasoning_tokens": 386},
+        },
+        (32, 387, 0, 0),
+    ),
+    "xAI behind a gateway that adds up for itself": (
+        {
+            "prompt_tokens": 32,
+            "completion_tokens": 1,
+            "total_tokens": 33,
+            "completion_tokens_details": {"reasoning_tokens": 386},
+        },
+        (32, 386, 0, 0),
+    ),
+    "Google, cut while it thought": (
+        {"prompt_tokens": 21, "completion_tokens": 0, "total_tokens": 81},
+        (21, 60, 0, 0),
+    ),
+    "Google": ({"prompt_tokens": 21, "completion_tokens": 3, "total_tokens": 410}, (21, 389, 0, 0)),
+    "a total with cached tokens that stand nowhere else": (
+        {
+            "prompt_tokens": 50,
+            "completion_tokens": 300,
+            "total_tokens": 2398,
+            "completion_tokens_details": {"reasoning_tokens": 0},
+        },
+        (50, 300, 0, 0),
+    ),
+    "Anthropic's names beside a total of all": (
+        {"prompt_tokens": 50, "completion_tokens": 300, "total_tokens": 2398}
+        | {k: v for k, v in ANTHROPIC.items() if k.startswith("cache")},
+        (2098, 300, 1800, 248),
+    ),
     "more cached than there is": (
         {"prompt_tokens": 10, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 99}},
         (10, 3, 10, 0),
@@ -126,6 +176,22 @@ def test_a_count_that_is_none_counts_nothing_and_takes_nothing_away(odd):
 
 
 COUNTS = st.integers(0, 5000)
+
+
+@settings(deadline=None)
+@given(COUNTS, COUNTS, COUNTS, st.booleans(), st.booleans())
+def test_thoughts_are_billed_wherever_a_provider_counts_them(prompt, said, thoughts, beside, told_apart):
+    """Beside the answer's tokens they are in the total; in a detail they may be told in either case."""
+    told: dict = {
+        "prompt_tokens": prompt,
+        "completion_tokens": said if beside else said + thoughts,
+        "total_tokens": prompt + said + thoughts,
+    }
+    if told_apart:
+        told["completion_tokens_details"] = {"reasoning_tokens": thoughts}
+    assert read_usage(told) == Usage(prompt=prompt, completion=said + thoughts)
+
+
 PRICE = TokenPrice(
     input_usd_per_m=1.0, output_usd_per_m=4.0, cached_input_usd_per_m=0.1, cache_write_usd_per_m=1.25
 )
