@@ -17,7 +17,7 @@ from rung.data.judged import with_undesirable
 from rung.data.near import rows_alike
 from rung.data.passages import passages_of
 from rung.data.sketches import Progress, no_progress
-from rung.data.sources import Broken, Source, conform, of_kind, read_source
+from rung.data.sources import Broken, Source, conform, nulls_note, of_kind, read_source
 from rung.data.splits import split
 from rung.data.unlabelled import apart_from, read_unlabelled
 from rung.errors import DataError, TaskError
@@ -134,6 +134,7 @@ def prepare(source: Path, options: RowOptions, reporter: Reporter | None = None)
     task, noted = settle_kind(task, train.examples)
     assert task.output.kind is not None, "just settled"
     train, test = of_kind(task, train), test and of_kind(task, test)
+    noted += nulls_note(train, task.output.kind) + (nulls_note(test, task.output.kind) if test else ())
     examples = conform(train.examples, task.output.kind)
     with bar(reporter, "near-duplicates", len(examples)) as advance:
         near = near_duplicates(examples, progress=lambda done, _: advance(done))

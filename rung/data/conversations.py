@@ -10,7 +10,8 @@ from rung.data.images import EMBEDDED, PLACE, image_at
 from rung.data.rows import MAX_ROW_BYTES
 from rung.records import Json
 from rung.task.accepted import MORE_KEYS, bare_calls
-from rung.task.calls import FUNCTIONS
+from rung.task.calls import FUNCTIONS, functions_in, given_calls
+from rung.task.nulls import offered
 from rung.task.outputs import canonical, check_parts, read_json, shown
 
 SPEAKERS = {"user": "User", "assistant": "Assistant", "tool": "Tool"}
@@ -110,7 +111,8 @@ def asked(messages: Any, tools: Any = None) -> Question:
         raise ValueError(
             f"messages must end with a turn of the user or of a tool, not of the {turns[-1].role}"
         )
-    question = Question(input=_said(turns), context=_context(turns, Beside(tools=tools)) or None)
+    context = _context(turns, Beside(tools=tools)) or None
+    question = Question(input=_said(turns, context), context=context)
     if question.context is not None and not question.context.strip():
         raise ValueError(f"the system's text in messages is empty ({shown(question.context)}); leave it out")
     if len(question.input) + len(question.context or "") > MAX_ROW_BYTES:
@@ -190,21 +192,30 @@ def _fields(
     """What was asked and its answer, which holds these `images`."""
     if not any(turn.role == "user" for turn in asked):
         raise ValueError(f"{column} holds no user turn before the answer; add it or delete the row")
+    context = _context(asked, beside)
     return Fields(
-        input=_said(asked),
+        input=_said(asked, context),
         output=output,
-        context=_context(asked, beside),
+        context=context,
         images=(*(image for turn in asked for image in turn.images), *images),
         faults=_faults([*(turn.role for turn in asked), "assistant"]),
     )
 
 
-def _said(turns: Sequence[Turn]) -> str:
+def _said(turns: Sequence[Turn], context: str | None) -> str:
     """The input: the turns that aren't the system's, with their speakers where there are several."""
     spoken = [turn for turn in turns if turn.role != "system"]
     if len(spoken) == 1:
         return spoken[0].text
-    return "\n".join(f"{SPEAKERS[turn.role]}: {turn.text}" for turn in spoken)
+    functions = functions_in(context) if any(turn.calls for turn in spoken) else ()
+    return "\n".join(f"{SPEAKERS[turn.role]}: {_text_under(functions, turn)}" for turn in spoken)
+
+
+def _text_under(functions: Sequence[Mapping[str, Any]], turn: Turn) -> str:
+    """A turn's text, its calls without nulls for arguments of these functions that weren't given."""
+    if not functions or not isinstance(turn.calls, list):
+        return turn.text
+    return turn.text.removesuffix(_spelled(turn.calls)) + _spelled(given_calls(turn.calls, functions))
 
 
 def _context(turns: Sequence[Turn], beside: Beside) -> str:
@@ -338,8 +349,7 @@ def _functions(tools: Any) -> str:
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise ValueError(f"tools must be a list of functions, not {shown(tools)}")
     try:
-        return FUNCTIONS + json.dumps(
-            [tool.get("function") or tool for tool in tools], ensure_ascii=False, allow_nan=False
-        )
+        functions = offered([tool.get("function") or tool for tool in tools])
+        return FUNCTIONS + json.dumps(functions, ensure_ascii=False, allow_nan=False)
     except TypeError as error:
         raise ValueError(f"tools {shown(tools)} are no JSON value; store them as text") from error

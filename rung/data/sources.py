@@ -26,9 +26,18 @@ from rung.data.rows import MAX_ROW_BYTES, read_rows
 from rung.errors import DataError
 from rung.records import Example, Json, OutputKind
 from rung.task import Task, is_of_kind
-from rung.task.calls import functions_in, settled_calls
+from rung.task.calls import functions_in, has_absent, settled_calls
 from rung.task.model import DataFormat
-from rung.task.outputs import LABEL_CHARS, MAX_LABELS, as_kind, canonical, check_text, shown, why_not
+from rung.task.outputs import (
+    LABEL_CHARS,
+    MAX_LABELS,
+    as_calls,
+    as_kind,
+    canonical,
+    check_text,
+    shown,
+    why_not,
+)
 
 GROUP_COLUMNS = ("group", "doc_id", "user_id")
 AT_ONCE = 1024
@@ -168,8 +177,26 @@ def conform(examples: Iterable[Example], kind: OutputKind) -> tuple[Example, ...
     )
 
 
+def nulls_note(source: Source, kind: OutputKind) -> tuple[str, ...]:
+    """A sentence on the calls of a file that have null for what wasn't given, and that `conform` reads so."""
+    if kind != "tool_call":
+        return ()
+    places = [row.where for row in source.examples if _has_absent(row)]
+    if not places:
+        return ()
+    return (
+        f"{len(places):,} rows call functions with null for what these take no null for, such as "
+        f"{places[0]}; that is read as not given: a table has every key in every row",
+    )
+
+
+def _has_absent(row: Example) -> bool:
+    calls = as_calls(row.output)
+    return calls is not None and has_absent(calls, functions_in(row.context))
+
+
 def _read_as(example: Example, kind: OutputKind) -> Json:
-    """The row's output as `kind`; calls without the arguments that have their default."""
+    """The row's output as `kind`; calls without the arguments that have their default or weren't given."""
     value = as_kind(example.output, kind)
     if kind == "tool_call" and isinstance(value, list):
         return settled_calls(value, functions_in(example.context))

@@ -47,6 +47,8 @@ def more_of(call: Mapping[str, Any]) -> dict[str, Json]:
                 f"accepted of the call of {name!r} is {_short(accepted)}; write an object with a list of "
                 'values for each argument, {"unit": ["C", "celsius"]}'
             )
+        # A table has a null there for each argument of another row.
+        accepted = {key: values for key, values in accepted.items() if values is not None}
         for key, values in accepted.items():
             _check_values(name, key, values)
         if accepted:

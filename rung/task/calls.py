@@ -10,8 +10,10 @@ from typing import Any
 
 from rung.records import Json
 from rung.task.kept import kept_if_short
+from rung.task.nulls import given, nullable_in
 from rung.task.order import in_order
 from rung.task.outputs import as_calls, canonical
+from rung.task.parts import objects_in
 from rung.task.signature import at_place, parameters_of, signature_fault
 from rung.task.validator import validator_of
 
@@ -111,11 +113,45 @@ def rejected_calls(rejected: str, context: str | None) -> list[Json] | None:
     return None if calls is None else settled_calls(calls, functions_in(context))
 
 
-def settled_calls(calls: Sequence[Json], functions: Sequence[Mapping[str, Any]]) -> list[Json]:
-    """The calls without arguments that a function may be called without and that have its default.
+def has_absent(calls: Sequence[Json], functions: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether calls have null for what wasn't given, as `given` tells that."""
+    if not _holds_null(calls):
+        return False
+    by_name = {one["name"]: parameters_of(one) for one in functions}
+    return any(given(said, by_name.get(name, {})) != said for name, said in map(_parts_of, calls))
 
-    So a default that is given and one that is left out are the same call. Arguments stand in the order in
-    which the function names them, and so do the keys in them.
+
+def given_calls(calls: Sequence[Json], functions: Sequence[Mapping[str, Any]]) -> list[Json]:
+    """The calls without nulls for arguments that weren't given; nothing within an argument is looked at.
+
+    It takes no longer than reading them: a request's earlier calls may be anything, and so may its functions.
+    """
+    if not _holds_null(calls):
+        return [*calls]
+    nullable = {one["name"]: nullable_in(parameters_of(one)) for one in functions}
+    made: list[Json] = []
+    for name, said in map(_parts_of, calls):
+        may_be_null = nullable.get(name) or nullable_in({})
+        kept = {key: value for key, value in said.items() if value is not None or may_be_null(key)}
+        made.append({"name": name, "arguments": kept})
+    return made
+
+
+def _holds_null(calls: Sequence[Json]) -> bool:
+    return any(None in part.values() for part in objects_in([*calls]))
+
+
+def _parts_of(call: Json) -> tuple[str, dict[str, Json]]:
+    assert isinstance(call, dict) and isinstance(call["arguments"], dict), "the call was read"
+    return str(call["name"]), call["arguments"]
+
+
+def settled_calls(calls: Sequence[Json], functions: Sequence[Mapping[str, Any]]) -> list[Json]:
+    """The calls without arguments that a function may be called without and that have its default, or a null.
+
+    So a default that is given and one that is left out are the same call, and so is one with null for what it
+    can't be null for. Arguments stand in the order in which the function names them, and so do the keys in
+    them.
     """
     by_name = {one["name"]: parameters_of(one) for one in functions}
     return [_settled(call, by_name) for call in calls]
@@ -123,24 +159,25 @@ def settled_calls(calls: Sequence[Json], functions: Sequence[Mapping[str, Any]])
 
 def _settled(call: Json, by_name: Mapping[str, dict[str, Any]]) -> Json:
     assert isinstance(call, dict) and isinstance(call["arguments"], dict), "as_calls made it"
-    given, parameters = {**call["arguments"]}, by_name.get(str(call["name"]), {})
+    parameters = by_name.get(str(call["name"]), {})
+    said = given(call["arguments"], parameters)
     named = parameters.get("properties", {})
     needed = parameters.get("required", ())
     accepted, optional = call.get("accepted"), call.get("optional")
     others = {k: v for k, v in accepted.items() if isinstance(v, list)} if isinstance(accepted, dict) else {}
     # What has to be given is never left out: an answer couldn't do so.
-    given |= {key: values[0] for key, values in others.items() if key in needed and key not in given}
+    said |= {key: values[0] for key, values in others.items() if key in needed and key not in said}
     kept = {
-        key: value for key, value in given.items() if key in needed or not _is_default(value, named.get(key))
+        key: value for key, value in said.items() if key in needed or not _is_default(value, named.get(key))
     }
     left = list(optional) if isinstance(optional, list) else []
-    # An answer that gives a default counts as one that leaves it out.
+    # An answer that gives a default, or null where that is none, counts as one that leaves it out.
     left += [
         key
         for key, values in others.items()
         if key in kept
         and key not in {*needed, *map(str, left)}
-        and any(_is_default(one, named.get(key)) for one in values)
+        and any(_is_default(one, named.get(key)) or not given({key: one}, parameters) for one in values)
     ]
     settled: dict[str, Json] = {"name": call["name"], "arguments": in_order(kept, parameters)}
     if others:

@@ -19,20 +19,15 @@ def in_order(value: Json, schema: Json) -> Json:
 def _in_order(value: Json, part: Json, root: Json) -> Json:
     if not isinstance(value, list | dict | float):
         return value
-    rules = _rules_for(value, part, root, {})
+    rules = rules_for(value, part, root)
     if isinstance(value, float):
         return int(value) if value.is_integer() and _is_written_whole(rules) else value
     if isinstance(value, list):
-        first = rules.get("prefixItems")
-        parts = list(first) if isinstance(first, list) else []
-        parts += [rules.get("items")] * (len(value) - len(parts))
-        return [_in_order(item, rule, root) for item, rule in zip(value, parts, strict=False)]
+        items = zip(value, rules_of_items(rules, len(value)), strict=False)
+        return [_in_order(item, rule, root) for item, rule in items]
     named = _object(rules)
     names = [k for k in named if k in value] + [k for k in value if k not in named]
-    return {
-        name: _in_order(value[name], named[name] if name in named else _unnamed(name, rules), root)
-        for name in names
-    }
+    return {name: _in_order(value[name], rule_of(name, rules), root) for name in names}
 
 
 def _is_written_whole(rules: dict[str, Json]) -> bool:
@@ -41,13 +36,33 @@ def _is_written_whole(rules: dict[str, Json]) -> bool:
     return bool(rules.keys() & {"enum", "const"}) or ("integer" in kinds and "number" not in kinds)
 
 
-def _unnamed(name: str, rules: dict[str, Json]) -> Json:
-    """The part for a key that isn't named: that of a pattern that it matches, else that of all others."""
+def names_keys(rules: dict[str, Json]) -> bool:
+    """Whether the rules of an object name any of its keys."""
+    return bool(_object(rules))
+
+
+def rules_of_items(rules: dict[str, Json], count: int) -> list[Json]:
+    """The parts for so many items of a list, one each at least."""
+    first = rules.get("prefixItems")
+    parts = list(first) if isinstance(first, list) else []
+    return parts + [rules.get("items")] * (count - len(parts))
+
+
+def rule_of(name: str, rules: dict[str, Json]) -> Json:
+    """The part for a key: that of its name or of a pattern that it matches, else that of all others."""
+    named = _object(rules)
+    if name in named:
+        return named[name]
     patterns = rules.get("patternProperties")
     for pattern, part in patterns.items() if isinstance(patterns, dict) else ():
         if matches(pattern, name):
             return part
     return rules.get("additionalProperties")
+
+
+def rules_for(value: Json, part: Json, root: Json) -> dict[str, Json]:
+    """What a part of the schema `root` says of a value: references followed, the first option that fits."""
+    return _rules_for(value, part, root, {})
 
 
 def _rules_for(
