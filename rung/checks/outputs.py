@@ -1,5 +1,7 @@
 """Whether the outputs can be right: of the kind and schema, one per input, known labels, in the input."""
 
+import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -28,6 +30,11 @@ MOST_SPELLED = 5_000
 """Rows whose outputs are spelled under the grammar that holds the answers."""
 MOST_GRAMMARS = 64
 """Grammars that are kept at once, of rows with functions of their own."""
+SHOWN_LABELS = 8
+
+_QUOTES = " \"'`“”‘’„«»"
+_ENDS = ".,;: "
+_WITH_FRACTION = re.compile(r"([-+]?[0-9]+)\.0+")
 
 
 def conflicts(subject: Subject) -> Outcome:
@@ -60,6 +67,50 @@ def conflicts(subject: Subject) -> Outcome:
 def _two_answers(same: Sequence[Example]) -> tuple[Example, Example]:
     first = canonical(same[0].output)
     return same[0], next(example for example in same if canonical(example.output) != first)
+
+
+def labels_alike(subject: Subject) -> Outcome:
+    """Labels that a reader takes for one: a row says by chance alone which of them is right."""
+    if subject.task.output.kind != "label":
+        return []
+    counts = Counter(str(example.output) for example in subject.rows)
+    alike: dict[str, list[str]] = defaultdict(list)
+    for label in sorted(counts, key=lambda label: (-counts[label], label)):
+        alike[_read_alike(label)].append(label)
+    several = [labels for labels in alike.values() if len(labels) > 1]
+    if not several:
+        return []
+    several.sort(key=lambda labels: -sum(counts[label] for label in labels[1:]))
+    others = {label for labels in several for label in labels[1:]}
+    rows = [example for example in subject.rows if str(example.output) in others]
+    told = "; ".join(
+        " and ".join(f"{_told_apart(label, labels)} ({rows_text(counts[label])})" for label in labels)
+        for labels in several[:SHOWN_LABELS]
+    )
+    more = f"; and {len(several) - SHOWN_LABELS:,} more" if len(several) > SHOWN_LABELS else ""
+    message = (
+        f"labels that are alike but for case, blanks or signs: {told}{more}: no answer can tell which is "
+        f"meant, {such_as(rows)}; write each in one way, or go on with --accept labels_alike where they name "
+        "different classes"
+    )
+    return [finding("labels_alike", "block", message, rows)]
+
+
+def _read_alike(label: str) -> str:
+    """A label without what people write differently: case, blanks and underscores, quotes, a sign at its end.
+
+    A whole number has no fraction either: columns of numbers with a gap are written with one.
+    """
+    folded = " ".join(unicodedata.normalize("NFKC", label).lower().replace("_", " ").split())
+    text = folded.strip(_QUOTES).rstrip(_ENDS).strip(_QUOTES) or label
+    return found[1] if (found := _WITH_FRACTION.fullmatch(text)) else text
+
+
+def _told_apart(label: str, labels: Sequence[str]) -> str:
+    """The label for a message, with escapes where another of these looks the same."""
+    looks = [unicodedata.normalize("NFC", one) for one in labels]
+    alike = looks.count(unicodedata.normalize("NFC", label)) > 1
+    return ascii(label)[:80] if alike else shown(label, 40)
 
 
 def unseen_labels(subject: Subject) -> Outcome:

@@ -56,6 +56,12 @@ CHECKS: tuple[Check, ...] = (
     Check(number=11, name="majority", what="no output for nearly all rows", run=counts.majority),
     Check(number=11, name="one_class", what="more than one label", run=counts.one_class),
     Check(number=12, name="imbalance", what="some rows of every label", run=counts.imbalance),
+    Check(
+        number=12,
+        name="labels_alike",
+        what="labels differ in more than case or blanks",
+        run=outputs.labels_alike,
+    ),
     Check(number=12, name="unseen_labels", what="test labels are in train", run=outputs.unseen_labels),
     Check(
         number=13,

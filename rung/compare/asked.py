@@ -14,6 +14,7 @@ from rung.data.sources import conform
 from rung.data.splits import question
 from rung.errors import DataError, RungError, TaskError
 from rung.records import Example, MetricName, OutputKind, SplitName
+from rung.scoring.fields import spaced
 from rung.task.complete import METRICS
 from rung.task.outputs import as_calls
 from rung.task.tables import Query, with_tables
@@ -111,8 +112,7 @@ def asked_rows(first: Side, second: Side, wanted: Wanted) -> Asked:
         found = _of_task(_common(sides, runs), wanted, sides, "of the climb")
         if not wanted.test:
             found = replace(found, notes=(CHOSEN_BY,))
-    _need_kind(sides, found)
-    return found
+    return replace(found, notes=(*found.notes, *_need_kind(sides, found)))
 
 
 def _of_task(prepared: Prepared, wanted: Wanted, sides: Sequence[Side], told: str) -> Asked:
@@ -250,12 +250,15 @@ def _metric(
     return named[0] if named and named[0] in fitting else fitting[0]
 
 
-def _need_kind(sides: Sequence[Side], asked: Asked) -> None:
-    """Raises RungError where the rows aren't answered by what the Systems answer."""
+def _need_kind(sides: Sequence[Side], asked: Asked) -> tuple[str, ...]:
+    """What is to be said of labels that the Systems don't know.
+
+    Raises RungError where the rows aren't answered by what the Systems answer.
+    """
     spec = next((one.system.spec for one in sides if one.system is not None), None)
     task = asked.prepared.task if asked.prepared is not None else None
     if spec is None:
-        return
+        return ()
     if task is not None and task.output.kind != spec.kind:
         raise TaskError(
             f"the rows are answered with {task.output.kind} and the Systems answer with {spec.kind}; give "
@@ -265,12 +268,19 @@ def _need_kind(sides: Sequence[Side], asked: Asked) -> None:
     odd = [row for row in asked.examples if check is not None and not check(row)]
     if odd:
         raise DataError(f"{odd[0].where}: output {odd[0].output!r:.80} is no {spec.kind}; correct it")
-    if spec.kind == "label" and (unknown := {str(row.output) for row in asked.examples} - set(spec.labels)):
-        if unknown >= {str(row.output) for row in asked.examples}:
-            raise TaskError(
-                f"no row has a label that the Systems know, such as {spec.labels[0]!r}: the first has "
-                f"{asked.examples[0].output!r:.80}; give the rows of their own task"
-            )
+    known = {spaced(label) for label in spec.labels}
+    unknown = [row for row in asked.examples if spec.kind == "label" and spaced(str(row.output)) not in known]
+    if not unknown:
+        return ()
+    if len(unknown) == len(asked.examples):
+        raise TaskError(
+            f"no row has a label that the Systems know, such as {spec.labels[0]!r}: the first has "
+            f"{asked.examples[0].output!r:.80}; give the rows of their own task"
+        )
+    return (
+        f"{len(unknown):,} of {len(asked.examples):,} rows have a label that the Systems don't know, such as "
+        f"{unknown[0].where} {unknown[0].output!r:.80}: no answer of theirs is right there",
+    )
 
 
 _CHECKS: dict[OutputKind, Callable[[Example], bool]] = {

@@ -155,6 +155,7 @@ PLANTED = {
     "conflicts": ([*TRAIN, *changed(TRAIN[:9], 9, lambda n, row: row | {"output": "billing"})], TEST),
     "majority": ([*TRAIN[:30], *[row | {"output": "login"} for row in TRAIN[30:]]], TEST),
     "imbalance": ([*TRAIN, *[row | {"output": "other"} for row in clean(3, 4)]], TEST),
+    "labels_alike": (changed(TRAIN, 90, lambda n, row: row | {"output": row["output"].title()}), TEST),
     "unseen_labels": (TRAIN, [*TEST[:-1], TEST[-1] | {"output": "new"}]),
     "label_errors": (
         changed(

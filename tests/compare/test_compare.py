@@ -10,9 +10,10 @@ from rung.cli import main
 from rung.cli.comparing import first_changes
 from rung.climb.again import rows_again
 from rung.climb.climb import Options, climb, load_climb
-from rung.compare.asked import CHOSEN_BY, Wanted
+from rung.compare.asked import CHOSEN_BY, Wanted, asked_rows
 from rung.compare.compare import Change, CompareOptions, compare
 from rung.compare.outcome import outcome
+from rung.compare.sides import Side
 from rung.compare.specs import PARTS, differences
 from rung.compare.words import verdict
 from rung.errors import DataError, RunError, RungError, SystemFolderError, TaskError
@@ -137,6 +138,29 @@ def test_other_rows_of_the_task_and_what_a_side_learned_from_them(runs, task, tm
     assert found.notes == tuple(
         f"{place} learned from 80 of these rows: its score is too good" for place in ("A", "B")
     )
+
+
+def test_labels_that_the_systems_do_not_know_are_told_of_and_refused_where_they_are_all(runs, tmp_path):
+    sides, rows = (f"{runs / 'two'}:billing", str(runs / "one")), label_rows(400)[300:]
+    some = [row | {"output": "Billing"} if at in range(5, 35) else row for at, row in enumerate(rows)]
+    file = write_rows(tmp_path / "some.jsonl", some)
+    found = compare(*sides, CompareOptions(wanted=Wanted(rows=file)), Log())
+    assert found.notes == (
+        "30 of 100 rows have a label that the Systems don't know, such as some.jsonl:6 'Billing': no answer "
+        "of theirs is right there",
+    )
+    file = write_rows(tmp_path / "none.jsonl", [row | {"output": "x"} for row in rows])
+    with pytest.raises(TaskError, match="no row has a label that the Systems know, such as .* has 'x'"):
+        compare(*sides, CompareOptions(wanted=Wanted(rows=file)), Log())
+
+
+def test_a_label_in_another_form_of_unicode_is_one_that_the_systems_know(tmp_path):
+    labels = ("b", "é")
+    rows = [{"input": f"question {at}", "output": ("b", "e\u0301")[at % 2]} for at in range(20)]
+    wanted = Wanted(rows=write_rows(tmp_path / "rows.jsonl", rows))
+    spec = Spec(rung="a", task="t", kind="label", labels=labels, engine="head", features="tfidf")
+    one = Side(given="a", system=save(tmp_path / "a", spec, constant_head("b", labels)))
+    assert not [note for note in asked_rows(one, one, wanted).notes if "don't know" in note]
 
 
 def test_times_are_of_the_rows_that_are_compared_and_a_climb_keeps_its_own(runs, tmp_path):
