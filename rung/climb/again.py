@@ -93,8 +93,8 @@ def rows_again(run: Path, reporter: Reporter | None = None) -> Prepared:
     prepared = prepare(source, options, reporter)
     if ("data", prepared.splits.digest) not in climb.digests:
         raise RunError(
-            f"the rows of {str(run)!r} were changed since its climb ({str(source)!r}); restore them, or give "
-            "others with --rows FILE"
+            f"the rows of {str(run)!r} were changed since its climb, or an earlier version read them "
+            f"otherwise ({str(source)!r}); restore them, or give others with --rows FILE"
         )
     return prepared
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from rung.errors import TaskError
 from rung.records import Json, OutputKind
+from rung.task.numbers import MAX_DIGITS, NUMBER, number_in
 from rung.task.validator import validator_of
 
 # Scripts written without spaces: one character is one word. Chinese, Japanese and Korean; then the letters,
@@ -31,28 +32,8 @@ _POINTS = re.compile(
     "\u06d6-\u06dc\u06df-\u06e4\u06e7\u06e8\u06ea-\u06ed\ufe00-\ufe0f\U000e0100-\U000e01ef]"
 )
 
-_NUMBER = re.compile(
-    r"(?:(?<!\w)(?P<sign>[-+\u2212\u2013])[$€£¥]?|(?<![A-Za-z_0-9])(?<![0-9][.,'\u2019]))"
-    r"(?P<digits>(?:[1-9][0-9]{0,2}(?:[ \u00a0\u2009\u202f][0-9]{3})+(?![0-9])|[0-9]+)(?:[.,'\u2019][0-9]+)*"
-    r"|\.[0-9]+)"
-    r"(?P<exponent>[eE][-+]?[0-9]{1,4}(?![A-Za-z0-9]))?"
-)
-"""Digits with all that may stand between those of one number."""
-_WRITTEN = tuple(
-    re.compile(rf"(?P<whole>{whole})(?:{point}(?P<fraction>[0-9]+))?")
-    for whole, point in (
-        ("[0-9]*", r"\."),
-        ("[1-9][0-9]{0,2}(?:,[0-9]{3})+", r"\."),
-        ("[1-9][0-9]?(?:,[0-9]{2})+,[0-9]{3}", r"\."),
-        ("[1-9][0-9]{0,2}(?:['\u2019 \u00a0\u2009\u202f][0-9]{3})+", "[.,]"),
-        (r"[1-9][0-9]{0,2}(?:\.[0-9]{3})+", ","),
-        ("[0-9]+", ","),
-    )
-)
-"""Ways to write a number; what could be two of them is the first: 1,000 is a thousand, 1.000 one, 1,5 one and
-a half. The third is India's."""
-_LIST = re.compile(r"[0-9]+(?:,[0-9]{1,2}(?![0-9])|,[0-9]{4,}){2,}")
-_MAX_DIGITS = 300  # past this a float is infinite
+_OVER = re.compile(r"\s*/\s*|\s+(?:(?:out\s+)?of|von|sur)\s+", re.IGNORECASE)
+"""Between a number and that of which it is so many: 4/5, 4 out of 5."""
 _MAX_DEPTH = 100
 
 _QUOTES = "\"'`*«»“”‘’„()[]{}<>"
@@ -156,38 +137,23 @@ def _only_mention(text: str, labels: Sequence[str]) -> str | None:
 
 
 def _read_number(text: str) -> int | float | None:
-    """Read the number after the last `####`, or else the last number in the text."""
+    """Read the number after the last `####`, or else the last number in the text: of 4/5 that is 4.
+
+    Of a date, 12/05/2024, it's the last all the same.
+    """
     marked = text.rpartition("####")
     if marked[1]:
-        first = next(_NUMBER.finditer(marked[2]), None)
+        first = next(NUMBER.finditer(marked[2]), None)
         if first:
-            return _number(first)
-    last = None
-    for match in _NUMBER.finditer(text):
+            return number_in(first)
+    first = last = None
+    count = 0
+    for match in NUMBER.finditer(text):
+        joined = last is not None and _OVER.fullmatch(text, last.end(), match.start())
+        first, count = (first, count + 1) if joined else (match, 1)
         last = match
-    return _number(last) if last else None
-
-
-def _number(match: re.Match[str]) -> int | float | None:
-    """Turn a match into an int where it has neither fraction nor exponent.
-
-    None past the range of floats, and for digits that aren't one number (1.2.3), whose last part would be
-    another. Of a list the last number counts, as it does with spaces.
-    """
-    written = match["digits"]
-    if _LIST.fullmatch(written):
-        written = written.rpartition(",")[2]
-    found = next((one for way in _WRITTEN if (one := way.fullmatch(written))), None)
-    if found is None:
-        return None
-    digits, fraction = re.sub("[^0-9]", "", found["whole"]), found["fraction"]
-    sign = 1 if match["sign"] in (None, "+") else -1
-    if len(digits) > _MAX_DIGITS:
-        return None
-    if fraction is None and not match["exponent"]:
-        return sign * int(digits)
-    value = sign * float(f"{digits or 0}.{(fraction or '0')[:_MAX_DIGITS]}{match['exponent'] or ''}")
-    return value if math.isfinite(value) else None
+    found = first if count == 2 else last
+    return number_in(found) if found else None
 
 
 def _read_json(text: str, schema: Json, *, linear: bool) -> Json:
@@ -238,7 +204,7 @@ def _json_values(text: str) -> Iterator[Json]:
 
 def _json_int(digits: str) -> int | float:
     """Read a JSON integer; one with too many digits for a float becomes infinite, to be refused later."""
-    return int(digits) if len(digits) <= _MAX_DIGITS else math.inf
+    return int(digits) if len(digits) <= MAX_DIGITS else math.inf
 
 
 def _schema_check(schema: Any, linear: bool) -> Callable[[Json], bool]:

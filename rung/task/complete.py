@@ -9,6 +9,7 @@ from rung.errors import DataError, TaskError
 from rung.records import Example, Json, MetricName, OutputKind
 from rung.task.calls import functions_in
 from rung.task.model import Task
+from rung.task.numbers import amount_of
 from rung.task.outputs import (
     are_calls,
     are_codes,
@@ -16,6 +17,7 @@ from rung.task.outputs import (
     as_calls,
     as_kind,
     canonical,
+    is_few,
     is_name,
     kind_of,
     mostly,
@@ -139,6 +141,8 @@ def _other_kind(kind: OutputKind, rows: Sequence[Example], alike: Sequence[Json]
         return f"; they are codes ({how}): write 'output: {{kind: number}}' if they are amounts"
     if kind == "label" and numbers:
         return "; they are whole numbers: write 'output: {kind: number}' if nearness counts"
+    if kind in ("label", "text") and (amounts := _as_amounts(alike)):
+        return amounts
     if kind == "number" and are_labels(alike):
         few = len(Counter(map(canonical, alike)))
         return f"; only {few:,} different numbers: write 'output: {{kind: label}}' if they name classes"
@@ -147,6 +151,23 @@ def _other_kind(kind: OutputKind, rows: Sequence[Example], alike: Sequence[Json]
         return ""
     other, strange = most
     return f"; {_unlike_text(rows, strange, other)}: write 'output: {{kind: {other}}}' if all should be"
+
+
+def _as_amounts(values: Sequence[Json]) -> str:
+    """How to have numbers where nearly all outputs are some, though not as they are written here."""
+    plain = [as_kind(value, "number") for value in values]
+    read = {
+        place: amount
+        for place, value in enumerate(values)
+        if plain[place] is None and isinstance(value, str) and (amount := amount_of(value)) is not None
+    }
+    if not read or not is_few(plain.count(None) - len(read), len(plain)):
+        return ""
+    place, amount = next(iter(read.items()))
+    return (
+        f"; they look like numbers, such as {shown(values[place], 40)}: write {amount:.15g} for that, and "
+        "all others so, if they are amounts"
+    )
 
 
 def _unlike_text(rows: Sequence[Example], strange: Sequence[int], kind: OutputKind) -> str:

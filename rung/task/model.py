@@ -1,5 +1,6 @@
 """The Task: every key of task.yaml with its type, default and explanation. All paths are absolute."""
 
+import math
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -19,7 +20,7 @@ from pydantic import (
 
 from rung.home import expanded
 from rung.records import MetricName, OutputKind, TokenPrice
-from rung.task.outputs import shown
+from rung.task.outputs import as_kind, shown
 
 DataFormat = Literal[
     "auto", "io", "chat", "prompt_completion", "preference", "unpaired_preference", "alpaca", "sharegpt"
@@ -62,9 +63,10 @@ def _one_or_many(value: object) -> object:
 
 
 def _label_text(value: object) -> object:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return str(value) if isinstance(value, int) else value
+    """A label as rows have it that hold a number or a boolean."""
+    if isinstance(value, (bool, int)) or (isinstance(value, float) and math.isfinite(value)):
+        return as_kind(value, "label")
+    return value
 
 
 def _volume_text(value: object) -> object:

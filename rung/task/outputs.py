@@ -19,6 +19,8 @@ NEARLY_ALL, FEWEST_ALIKE = 0.95, 20
 """Where this share of the outputs is of one kind, and so many of them, the others are taken for faults."""
 
 MAX_DEPTH = 64
+EXACT = 2.0**53
+"""Under it a float is the whole number that was written."""
 
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 _NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?", re.ASCII)
@@ -86,9 +88,9 @@ def read_json(text: str) -> Json:
 def as_kind(value: Json, kind: OutputKind) -> Json:
     """The output read as `kind`; None where it can't be.
 
-    A label and a text are strings (numbers and booleans are spelled as in JSON, labels lose outer
-    blanks); a number is a finite float; json is an object or a list, also when given as a string; a tool_call
-    is a list of calls, as `as_calls` reads it.
+    A label and a text are strings (numbers and booleans are spelled as in JSON, labels lose outer blanks and
+    whole ones their fraction); a number is a finite float; json is an object or a list, also when given as a
+    string; a tool_call is a list of calls, as `as_calls` reads it.
     """
     if kind == "label":
         return _as_label(value)
@@ -266,6 +268,8 @@ def _scalar_text(value: Json) -> str | None:
 
 
 def _as_label(value: Json) -> str | None:
+    if isinstance(value, float) and value.is_integer() and abs(value) < EXACT:
+        value = int(value)  # a table with an empty cell has its whole numbers as floats
     text = _scalar_text(value)
     return text.strip() or None if text is not None else None
 
