@@ -13,6 +13,7 @@ from rung.records import Calibration, Example, Measurement, RungResult
 from rung.runs import digest_of
 from rung.scoring import stats
 from rung.scoring.calibration import before_and_after, fitted
+from rung.scoring.fields import spaced
 from rung.scoring.reliability import Judged
 from rung.system import System, keep_calibration
 
@@ -74,11 +75,11 @@ def judged(
 
     `tables` has probabilities [labels] by row id; all of them count only where no row lacks its own.
     """
-    place = {label: number for number, label in enumerate(labels)}
+    place = {spaced(label): number for number, label in enumerate(labels)}
     by_id = {e.id: e for e in rows}
     held = [(by_id[p.example_id], p.answer) for p in found.predictions if p.answer.probability is not None]
-    gold = np.array([place.get(str(row.output), -1) for row, _ in held], dtype=int)
-    said = np.array([place[answer.text] for _, answer in held], dtype=int)
+    gold = np.array([place.get(spaced(str(row.output)), -1) for row, _ in held], dtype=int)
+    said = np.array([place[spaced(answer.text)] for _, answer in held], dtype=int)
     groups = {row.id: row.group for row, _ in held if row.group is not None}
     whole = [tables[row.id] for row, _ in held if row.id in tables]
     return Judged(

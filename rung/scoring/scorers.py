@@ -194,8 +194,8 @@ def _float(value: Json) -> float:
 
 
 def _key(value: Json) -> str:
-    """One text for equal JSON values, to count and code them by."""
-    return json.dumps(value, sort_keys=True)
+    """One text for what counts as equal, to count and code it by."""
+    return json.dumps(spaced(value) if isinstance(value, str) else value, sort_keys=True)
 
 
 def _encode_classes(answers: Sequence[Json], targets: Sequence[Json]) -> "tuple[Codes, Codes]":

@@ -192,3 +192,11 @@ def test_a_label_that_the_system_never_saw_is_a_wrong_answer(tmp_path):
     one = judged(LABELS, rows, result.dev, answered.store.distributions(system.digest))
     assert not one.right.any() and set(one.gold) == {-1}
     calibration_of(system, result, replace(answered, dev=rows))
+
+
+def test_an_answer_is_right_whatever_form_of_unicode_and_blanks_its_rows_label_has():
+    outputs = ("e\u0301", "a\u00a0 b", "c")
+    rows = [Example(id=str(at), input=f"question {at}", output=output) for at, output in enumerate(outputs)]
+    answers = [Answer(text=label, value=label, probability=0.9) for label in ("é", "a b", "é")]
+    found = judged(("a b", "é"), rows, measured("dev", answers, rows), {})
+    assert found.right.tolist() == [True, True, False]

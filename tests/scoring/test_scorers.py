@@ -243,3 +243,9 @@ def test_the_other_numbers_of_each_kind_are_named():
     assert names["exact", "text"] == ["readable"]
     assert names["execution", "text"] == ["runs", "exact", "readable"]
     assert names["tool_call", "tool_call"] == ["names_right", "readable"]
+
+
+def test_macro_f1_takes_labels_for_the_same_that_accuracy_does():
+    answers, targets = ["é", "credit card", "b"], ["e\u0301", "credit\u00a0 card", "b"]
+    assert SCORERS["accuracy"].summary(answers, targets) == SCORERS["macro_f1"].summary(answers, targets) == 1
+    assert SCORERS["macro_f1"].summary(["E", "b"], ["e", "b"]) == 0.5
