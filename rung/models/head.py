@@ -1,6 +1,7 @@
 """Linear heads: MiniLM vectors or TF-IDF counts, one linear layer; labels with probabilities, or a number."""
 
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -24,7 +25,7 @@ MANY_TEXTS = 4000
 """From so many on, n-grams that only one text has are left out: half of the head's size. With 4,000 rows of
 banking77, trec_coarse, glue_sst2 and sms_spam, two seeds each, accuracy gains .3 points (-.6 to 1.0), with
 2,000 it loses as much."""
-MOST_DECIMALS = 6
+MOST_DECIMALS, RANGE_DIGITS = 6, 4
 TOLERANCE = 1e-2
 """Of the linear SVM. It gives 99.9 % of the answers that 1e-4 gives, in six to nine tenths of the time
 (banking77, trec_coarse, sms_spam; 1,000 to 10,000 rows); 1e-1 changes up to .4 % of them."""
@@ -189,13 +190,15 @@ def fit_ridge(
 
 
 def numbers_like(targets: Sequence[float]) -> Numbers:
-    """Their range, and the most decimals that one of them has, up to MOST_DECIMALS."""
+    """Their range, and the most decimals that one of them has, up to MOST_DECIMALS.
+
+    Of small numbers up to as many as show RANGE_DIGITS digits of their range.
+    """
     decimals = (np.format_float_positional(t, trim="-").partition(".")[2] for t in map(float, targets))
-    return Numbers(
-        low=float(min(targets)),
-        high=float(max(targets)),
-        decimals=min(MOST_DECIMALS, max(map(len, decimals))),
-    )
+    low, high = float(min(targets)), float(max(targets))
+    span = high - low
+    most = math.ceil(RANGE_DIGITS - math.log10(span)) if 0 < span < math.inf else 0
+    return Numbers(low=low, high=high, decimals=min(max(MOST_DECIMALS, most), max(map(len, decimals))))
 
 
 def calibrated(head: Head, scores: np.ndarray, targets: Sequence[str]) -> Head:

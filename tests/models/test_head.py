@@ -142,9 +142,17 @@ def test_numbers_are_those_of_scikit_learns_ridge_within_the_rows_range(features
 
 def test_whole_numbers_are_given_where_all_rows_have_them():
     assert numbers_like([1, 2.0, 40]) == Numbers(low=1.0, high=40.0, decimals=0)
-    assert numbers_like([0.1, 1e-9]).decimals == 6
+    assert numbers_like([0.1, 1e-9]).decimals == numbers_like([0.30000000000000004, 1.5]).decimals == 6
     given = [numbers_like([1, 5]).nearest(x) for x in (-3.0, 2.4, 99.0)]
     assert given == [1, 2, 5] and all(isinstance(x, int) for x in given)
+
+
+def test_small_numbers_are_told_from_each_other():
+    small = numbers_like([2e-7, 9e-7, 5.5e-7])
+    assert [small.nearest(x) for x in (0.0, 4.2e-7, 4.26e-7, 1.0)] == [2e-7, 4.2e-7, 4.3e-7, 9e-7]
+    assert numbers_like([1e-7, 1.23456789e-7, 1.5e-7]).decimals == 12
+    for far in ([-1e308, 1e308], [5e-324, 1e-323], [2.0, 2.0]):
+        assert min(far) <= numbers_like(far).nearest(far[0]) <= max(far)
 
 
 def test_rows_of_one_number_are_no_regression():
