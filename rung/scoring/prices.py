@@ -11,7 +11,8 @@ TOKENS = 1000
 def listed_price(model: str, url: str) -> TokenPrice | None:
     """The price of a model behind a provider's URL; None for one that the list doesn't know.
 
-    The list comes with the package: nothing is fetched.
+    Nor has one a price by the token that bills each request beside its tokens. The list comes with the
+    package: nothing is fetched.
     """
     from genai_prices import Usage, calc_price
 
@@ -20,6 +21,8 @@ def listed_price(model: str, url: str) -> TokenPrice | None:
         return float(total * 1_000_000 / TOKENS)
 
     try:
+        if usd_per_m(Usage(input_tokens=0)):
+            return None
         fresh = usd_per_m(Usage(input_tokens=TOKENS))
         written = usd_per_m(Usage(input_tokens=TOKENS, cache_write_tokens=TOKENS))
         return TokenPrice(
