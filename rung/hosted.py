@@ -9,15 +9,18 @@ from dataclasses import replace
 
 from rung.engines.base import Completion, Engine, EngineSpec, Progress, no_progress
 from rung.engines.endpoint import GREEDY, Draw, EndpointEngine
-from rung.errors import SystemFolderError
+from rung.engines.endpoint_wire import without_thoughts
+from rung.errors import EngineError, SystemFolderError
 from rung.models.hosted import Hosted, hosted
-from rung.records import Example
+from rung.records import Answer, Example
 from rung.spec import ModelRef, Spec
 from rung.wording import Shot, label_texts, messages
 
 UNKNOWN_LICENCE = "the provider's terms"
 HOSTED_PARALLEL = 8
 """Calls in flight."""
+ANOTHER = "and the System was made with"
+"""In the failure of a call that another model answered."""
 
 
 def hosted_ref(model: Hosted, reported: str) -> ModelRef:
@@ -62,14 +65,30 @@ def complete(
     assert isinstance(engine, EndpointEngine), "hosted models are asked through endpoints"
     asked = [messages(spec.instruction, e, some) for e, some in zip(examples, shots, strict=True)]
     turns = [[(turn.role, turn.content) for turn in one] for one in asked]
-    most = spec.answer.max_tokens
+    most, of = spec.answer.max_tokens, _made_with(spec)
     if spec.kind == "label" and spec.answer.form == "schema":
         labels = label_texts(spec.labels)
-        found = engine.label_many(turns, labels, max_tokens=most, draw=draw, progress=progress)
+        found = engine.label_many(turns, labels, max_tokens=most, draw=draw, progress=progress, of=of)
     else:
         schema = spec.schema_ if spec.answer.form == "schema" else None
-        found = engine.chat_many(turns, max_tokens=most, schema=schema, draw=draw, progress=progress)
+        found = engine.chat_many(turns, max_tokens=most, schema=schema, draw=draw, progress=progress, of=of)
+    if spec.kind != "text":
+        # A text may be meant to hold thoughts; what is read in a form isn't.
+        found = [replace(one, text=without_thoughts(one.text)) for one in found]
     return [_of_the_same(spec, one) for one in found]
+
+
+def need_same_model(answers: Sequence[Answer], share: float) -> None:
+    """Raises EngineError where another model than the System's gave more than that share of its answers."""
+    others = [a.failure for a in answers if a.failure is not None and ANOTHER in a.failure]
+    if len(others) > share * len(answers):
+        raise EngineError(others[-1])
+
+
+def _made_with(spec: Spec) -> str:
+    """What the model called itself that a System was made with; empty before any was asked."""
+    ref = spec.model
+    return "" if ref is None else ref.digest.removeprefix(f"endpoint:{hosted_of(ref).host}:")
 
 
 def _of_the_same(spec: Spec, found: Completion) -> Completion:
@@ -77,10 +96,11 @@ def _of_the_same(spec: Spec, found: Completion) -> Completion:
     ref = spec.model
     if ref is None or found.failure or not found.reported or ref.digest.endswith(f":{found.reported}"):
         return found
-    made_with = ref.digest.removeprefix(f"endpoint:{hosted_of(ref).host}:")
+    # What a judge said by another name stays, and is no match for what it would say now.
+    again = "begin another run with --out" if spec.rung == "judge" else "climb again"
     return replace(
         found,
-        failure=f"{ref.name!r} is answered by {found.reported!r} now and the System was made with "
-        f"{made_with!r}; climb again, or name a dated model",
+        failure=f"{ref.name!r} at {hosted_of(ref).host} is answered by {found.reported!r} now {ANOTHER} "
+        f"{_made_with(spec)!r}; {again}, or name a dated model",
         final=True,
     )

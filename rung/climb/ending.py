@@ -63,7 +63,7 @@ def tried_again(run: Path, task: Task) -> str:
 
 
 def _to_try(found: Climb, task: Task) -> list[str]:
-    """The rungs that a server refused, that lacked a key, a package or weights, or that have no test score.
+    """The rungs that a server failed, that lacked a key, a package or weights, or that have no test score.
 
     A key, the host that it is for, or a package has to be there now. Other failures would be the same again;
     for one at the cap, and for one without time, the options say how to go on.

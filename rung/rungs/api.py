@@ -6,9 +6,9 @@ from typing import Literal
 
 from rung.engines.key_hosts import need_known_host
 from rung.errors import EngineError
-from rung.hosted import complete, hosted_engine_spec, hosted_ref
+from rung.hosted import complete, hosted_engine_spec, hosted_ref, need_same_model
 from rung.models.hosted import Hosted, hosted
-from rung.records import Example, TokenPrice, Trial
+from rung.records import TokenPrice, Trial
 from rung.rungs.base import Built, Context, Outlook, Variant
 from rung.rungs.below import best_prompting, without_passages
 from rung.rungs.bought import to_buy
@@ -28,6 +28,10 @@ SAMPLE_ROWS = 20
 """Dev rows by which the cost is foretold."""
 MORE_TOKENS = 24
 """Of an answer over the longest training one: other tokenizers, and what stands around a label in JSON."""
+NAMING_ROWS = 5
+"""Dev rows that a server may refuse before it's taken to answer none."""
+MOST_MOVED = 0.05
+"""Of the dev rows, answered by another model: with more broken calls a rung is out."""
 
 
 class Api:
@@ -66,11 +70,15 @@ class Api:
         return outlook(context, [asked])
 
     def build(self, context: Context) -> Built:
-        """Ask the model the dev rows. Raises EngineError where it can't be asked or the cap is reached."""
+        """Ask the model the dev rows.
+
+        Raises EngineError where it can't be asked, the cap is reached, or it's another model by now.
+        """
         model, given, about = _begun(context)
         price = price_of(context, model)
         system = hosted_system(context, model, given, self.name)
         found = context.measure(system, context.dev, f"api, {model.model}")
+        need_same_model([one.answer for one in found.predictions], MOST_MOVED)
         spent = len(found.predictions) * billed_usd(price, found)
         trial = Trial(
             name=f"{model.model}, {given.shown}",
@@ -265,10 +273,14 @@ def foretold_usd(context: Context, price: TokenPrice, given: Prompting) -> float
 
 
 def hosted_system(context: Context, model: Hosted, given: Prompting, rung: str) -> System:
-    """A hosted model with a prompt as a System, named after what the server says that it is."""
+    """A hosted model with a prompt as a System, named after what the server says that it is.
+
+    It's named after the one that gave the newest answer: where that is another, the old one isn't there now.
+    """
     spec = _hosted_spec(context, model, given, rung)
     said = context.settled("reported model", lambda: reported(context, spec, model))
-    named = spec.model_copy(update={"model": hosted_ref(model, str(said))})
+    name = _newest_name(context, model) or str(said)
+    named = spec.model_copy(update={"model": hosted_ref(model, name)})
     return save(context.work / f"hosted-{rung}", named, given.files)
 
 
@@ -299,10 +311,23 @@ def _hosted_spec(context: Context, model: Hosted, given: Prompting, rung: str) -
 
 
 def reported(context: Context, spec: Spec, model: Hosted) -> str:
-    """What the server calls the model that answers a dev row. Raises EngineError where none does."""
-    engine = context.pool.engine(hosted_engine_spec(model))
-    row: Example = context.dev[0]
-    (found,) = complete(spec.model_copy(update={"model": None}), engine, [row], [[]])
-    if found.failure is not None:
-        raise EngineError(found.failure)
-    return found.reported
+    """What the server calls the model that answers a dev row.
+
+    After a row that it refuses, or has no words for, the next few are asked. Raises EngineError where it
+    answers none.
+    """
+    engine, failure = context.pool.engine(hosted_engine_spec(model)), ""
+    for row in context.dev[:NAMING_ROWS]:
+        (found,) = complete(spec.model_copy(update={"model": None}), engine, [row], [[]])
+        if found.failure is None or (found.reported and not found.truncated):
+            return found.reported
+        failure = found.failure
+        if not found.final:
+            break
+    raise EngineError(failure)
+
+
+def _newest_name(context: Context, model: Hosted) -> str:
+    """What the model called itself in the newest answer that was paid for; empty where there is none."""
+    till = context.pool.till
+    return "" if till is None else till.name_of(model.url, model.model)

@@ -9,7 +9,7 @@ from rung.asking import answer_of_completion, request_for
 from rung.engines.endpoint import Draw
 from rung.errors import EngineError, ModelError, TaskError
 from rung.evaluate import to_ask
-from rung.hosted import hosted_of
+from rung.hosted import hosted_of, need_same_model
 from rung.models.hosted import Hosted, hosted
 from rung.models.resolve import resolve
 from rung.models.weights import dequantised
@@ -34,6 +34,8 @@ RACE_SHARE, FEWEST_RACE_ROWS = 0.1, 4
 RACED = "engine that draws, and its seconds"
 CHUNK_ROWS = 32
 """Asked together: so many rows' draws are lost at most when the program is killed."""
+MOST_MOVED = 0.5
+"""Of inputs asked together, answered by another model than the teacher: then it's gone, and none is asked."""
 
 
 def hosted_teacher(task: Task) -> Hosted | None:
@@ -208,13 +210,17 @@ def all_drawn(context: Context, system: System, rows: Sequence[Example]) -> list
 
 
 def drawn(context: Context, system: System, rows: Sequence[Example], number: int) -> list[Answer]:
-    """The `number`th draw of the teacher for each row, kept on disk: none is asked twice."""
+    """The `number`th draw of the teacher for each row, kept on disk: none is asked twice.
+
+    Raises EngineError where another model than the teacher gave most of them.
+    """
     key = f"{system.digest}-draw{number}"
     store = context.bench.store
     known = store.load(key)
     missing = [row for row in rows if to_ask(key, row, known, store)]
     if missing:
         given = _ask(context, system, missing, number)
+        need_same_model(given, MOST_MOVED)
         store.append(key, list(zip(missing, given, strict=True)), sum(a.latency_s for a in given))
         known = store.load(key)
     return [known[row.id].answer for row in rows]
