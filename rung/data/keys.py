@@ -56,7 +56,7 @@ _ASSIGNED = re.compile(
     re.IGNORECASE,
 )
 _QUOTED = ("double", "single", "back")
-_NAME = re.compile(rf"(?P<password>{_PASSWORDS})|{_NAMES}", re.IGNORECASE)
+_NAME = re.compile(rf"(?:[\w -]{{0,40}} )?(?:(?P<password>{_PASSWORDS})|{_NAMES})", re.IGNORECASE)
 _CREDENTIALS = re.compile(
     r"\bbearer\s{1,3}(?P<bearer>(?=[A-Za-z._~+/=-]*[0-9])[A-Za-z0-9._~+/=-]{16,})"
     r"|\bauthorization[\"']?\s{0,3}[:=]\s{0,3}[\"']?basic\s{1,3}(?P<basic>[A-Za-z0-9+/]{8,}={0,2})",
@@ -141,7 +141,8 @@ def _kind(value: str, is_password: bool, wary: bool) -> Kind | None:
         return None
     if any(map(str.isspace, value)) or _CALL.match(value):
         return _PERHAPS if wary and len(value) <= MOST_WORDS else None
-    telling = _is_mixed(value) or _SIGN.search(value.rstrip("!?")) is not None
+    plain = value.rstrip("!?")
+    telling = plain.isdecimal() or _is_mixed(value) or _SIGN.search(plain) is not None
     return _PERHAPS if wary or telling else None
 
 

@@ -2,7 +2,7 @@
 
 import ipaddress
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -13,6 +13,8 @@ FROM_SCORE = 0.5
 """Presidio's score from which on a hit counts: a pattern that is specific, or a checksum that fits."""
 PHONE_SCORE = 0.4
 """What Presidio gives any telephone number; one counts here only beside a word that says what it is."""
+SSN_SCORE = 0.05
+"""What Presidio gives nine digits in a row; they count here only behind a word that says what they are."""
 NEARBY = 40
 """Characters before a number in which such a word may stand."""
 
@@ -37,15 +39,27 @@ class Recogniser:
 _ISSUED = re.compile(
     r"4\d{15}|5[0-5]\d{14}|3[47]\d{13}|3(?:0[0-5]|[68]\d)\d{11}|35\d{14}|6(?:011|4[4-9]\d|5\d\d)\d{12}"
 )
-_PHONE_WORD = (
-    r"\b(?:call|calling|phone|telephone|tel|mobile|cell|cellphone|fax|dial|ring|text|sms|whatsapp)\b"
-)
+_PHONES = r"phone|telephone|tel|mobile|cell|cellphone|fax"
+_PHONE_WORD = rf"\b(?:{_PHONES}|call|calling|dial|ring|text|sms|whatsapp)\b"
 _SAYS_PHONE = re.compile(_PHONE_WORD, re.IGNORECASE)
-_NAMES_KIND = re.compile(
-    r"\b(?:phone|telephone|tel|mobile|cell|cellphone|fax|ssn|social security|version)\b", re.IGNORECASE
-)
+_NAMES_KIND = re.compile(rf"\b(?:{_PHONES}|ssn|social security|version)\b", re.IGNORECASE)
 """Keys that say what stands under them; `text` and `call` say so in a sentence alone."""
-_SAYS_SSN = re.compile(r"\bssn\b|social security", re.IGNORECASE)
+_NUMBER_OF_PHONE = re.compile(
+    rf"(?<![^\W_])(?:{_PHONES})"
+    r"(?:[\s_.-]{0,2}(?:numbers?|no|nr|\d(?=\W{0,2}[:=])))?(?:[^\w+(]{1,3}is[^\w+(]{1,3}|[^\w+(]{1,5})"
+    r"(?P<number>\(?\d(?:[ ().-]{0,2}\d){6,12})(?![ ().-]{0,2}\d|\w)",
+    re.IGNORECASE,
+)
+"""What stands right behind such a word, with the digits that national numbers have."""
+_OTHER = re.compile(
+    r"(?:19|20)\d\d([.-])\d\d\1\d\d|\d\d([.-])\d\d\2(?:19|20)\d\d"
+    r"|\d{1,3}(?:\.\d{1,3}){3}|(?:.*\D)?\d\..*|.*\.\d(?:\D.*)?"
+)
+"""A date, an address of the internet or a version: no telephone number."""
+_SSN_SAID = r"(?i:\bssn\b|social security)"
+_SAYS_SSN = re.compile(_SSN_SAID)
+_SAYS_UNDIVIDED = re.compile(rf"{_SSN_SAID}\D{{0,{NEARBY}}}$")
+_SSN = re.compile(r"\d{3}([- .]?)\d{2}\1\d{4}")
 _SAYS_VERSION = re.compile(r"\bversion\W{0,6}$", re.IGNORECASE)
 
 
@@ -76,10 +90,17 @@ def _said_to_be_phone(text: str, start: int, end: int) -> bool:
 
 
 def _hyphened_or_said(text: str, start: int, end: int) -> bool:
-    """Whether three groups of digits are meant as a social security number, and no part of a longer one."""
-    if text[start - 1 : start] in ("-", "+", "."):
+    """Whether digits are meant as a social security number, and are no part of a longer one.
+
+    Three groups of them are where hyphens part them or it's said nearby, nine in a row where no other digit
+    stands between.
+    """
+    groups = _SSN.fullmatch(text, start, end)
+    if groups is None or text[start - 1 : start] in ("-", "+", "."):
         return False
-    return "-" in text[start:end] or _SAYS_SSN.search(text[max(0, start - NEARBY) : start]) is not None
+    if not groups[1]:
+        return _SAYS_UNDIVIDED.search(text[max(0, start - 2 * NEARBY) : start]) is not None
+    return groups[1] == "-" or _SAYS_SSN.search(text[max(0, start - NEARBY) : start]) is not None
 
 
 def _public(text: str, start: int, end: int) -> bool:
@@ -90,6 +111,7 @@ def _public(text: str, start: int, end: int) -> bool:
     return address.is_global and not address.is_reserved
 
 
+PHONE = Kind(name="PHONE", said="telephone number")
 RECOGNISERS: tuple[Recogniser, ...] = (
     Recogniser(
         kind=Kind(name="CARD", said="credit card number", grave=True),
@@ -99,9 +121,10 @@ RECOGNISERS: tuple[Recogniser, ...] = (
     ),
     Recogniser(
         kind=Kind(name="SSN", said="US social security number", grave=True),
-        gate=re.compile(r"\b\d{3}([- .])\d{2}\1\d{4}\b"),
+        gate=re.compile(rf"\b\d{{3}}([- .])\d{{2}}\1\d{{4}}\b|{_SSN_SAID}\D{{0,{NEARBY}}}\b\d{{9}}\b"),
         recogniser="UsSsnRecognizer",
         sure=_hyphened_or_said,
+        from_score=SSN_SCORE,
     ),
     Recogniser(
         kind=Kind(name="IBAN", said="IBAN", grave=True),
@@ -113,7 +136,7 @@ RECOGNISERS: tuple[Recogniser, ...] = (
         kind=Kind(name="EMAIL", said="e-mail address"), gate=re.compile("@"), recogniser="EmailRecognizer"
     ),
     Recogniser(
-        kind=Kind(name="PHONE", said="telephone number"),
+        kind=PHONE,
         gate=re.compile(rf"(?:\+|(?i:{_PHONE_WORD})[^+]{{0,{NEARBY}}}?)\(?\d[\d ().\-/]{{5,}}\d"),
         recogniser="PhoneRecognizer",
         sure=_said_to_be_phone,
@@ -166,7 +189,18 @@ def _found(text: str) -> list[Spot]:
         for hit in _loaded(one.recogniser).analyze(one.spelled(text), entities=[]):
             if hit.score >= one.from_score and one.sure(text, hit.start, hit.end):
                 found.append(Spot(kind=one.kind, start=hit.start, end=hit.end))
-    return found
+    return [*found, *_of_any_country(text)]
+
+
+def _of_any_country(text: str) -> Iterator[Spot]:
+    """Telephone numbers right behind a word that says so, as any country writes them.
+
+    Presidio asks the numbering plans of eight. To ask all 245 takes 100 times as long and tells nothing: of
+    numbers drawn at random, of 7 to 13 digits, 95 to 100 % are valid in some.
+    """
+    for hit in _NUMBER_OF_PHONE.finditer(text):
+        if _OTHER.fullmatch(hit["number"]) is None:
+            yield Spot(kind=PHONE, start=hit.start("number"), end=hit.end("number"))
 
 
 @cache

@@ -14,7 +14,7 @@ from rung.data.keys import keys
 from rung.data.personal import personal
 from rung.data.roster import Roster
 from rung.data.rows import read_rows, separator
-from rung.data.spots import Kind, Spot, apart, long_number
+from rung.data.spots import Kind, Spot, apart, written_out
 from rung.errors import DataError
 from rung.records import Json
 from rung.runs import atomic_folder
@@ -26,6 +26,8 @@ TURNS = ("messages", "conversations")
 """Columns whose objects are turns: their keys are the format's."""
 
 _PLACEHOLDER = re.compile(r"\[[A-Z]+_[0-9]+\]")
+_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"')
+_ESCAPE = re.compile(r"\\(?:u.{4}|.)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,12 +71,21 @@ class Redactor:
         """A row with every text replaced, and its columns' names kept."""
         return {column: self.value(value, column, keep_keys=column in TURNS) for column, value in row.items()}
 
-    def value(self, value: Json, key: str = "", *, keep_keys: bool = False) -> Json:
-        """A JSON value with every text in it replaced; `key` is what it stands under."""
+    def value(self, value: Any, key: str = "", *, keep_keys: bool = False) -> Any:
+        """A value of JSON or Parquet with every text in it replaced; `key` is what it stands under.
+
+        DataError where bytes spell no text, or two keys of an object become one.
+        """
         if isinstance(value, str):
-            return self._json_text(value) or self.text(value, key)
+            return self._written(value, key)
+        if isinstance(value, bytes):
+            return self._written(_spelled_by(value, key), key).encode()
         if isinstance(value, list):
             return [self.value(item, key, keep_keys=keep_keys) for item in value]
+        if isinstance(value, tuple):  # an entry of a map
+            name, item = value
+            made = name if keep_keys else self.value(name)
+            return made, self.value(item, name if isinstance(name, str) else "", keep_keys=keep_keys)
         if isinstance(value, dict):
             made = {
                 name if keep_keys else self.text(name): self.value(item, name, keep_keys=keep_keys)
@@ -83,22 +94,23 @@ class Redactor:
             if len(made) < len(value):
                 raise DataError("two keys of one object name the same person or value: rename one")
             return made
-        if (digits := long_number(value)) is not None:
+        if (digits := written_out(value, key)) is not None:
             text = self.text(digits, key)
             return value if text == digits else text
         return value
 
-    def text(self, text: str, key: str = "") -> str:
-        """A text with placeholders for all that is found in it.
+    def text(self, text: str, key: str = "", *, is_json: bool = False) -> str:
+        """A text with placeholders for all that is found in it; of JSON what stands between quotes alone.
 
         It is looked at again until nothing is left: a number may only show once the one beside it is gone.
         """
-        while (made := self._once(text, key)) != text:
+        while (made := self._once(text, key, is_json)) != text:
             text = made
         return text
 
-    def _once(self, text: str, key: str) -> str:
+    def _once(self, text: str, key: str, is_json: bool) -> str:
         marks = [hit.span() for hit in _PLACEHOLDER.finditer(text) if hit[0] in self.values]
+        marks += _around_strings(text) if is_json else ()
         named = [one for one in self._roster.find(text) if not _overlaps(one.spot, marks)]
         self._seen.update(name for one in named for name in one.whose)
         names = {one.spot: one.name for one in named}
@@ -111,16 +123,15 @@ class Redactor:
             end = spot.end
         return "".join((*parts, text[end:]))
 
-    def _json_text(self, text: str) -> str | None:
-        """JSON that is written as text stays JSON; None where it is none or nothing in it is replaced."""
-        if not text.lstrip().startswith(("{", "[")):
-            return None
-        try:
-            value = read_json(text)
-        except ValueError:
-            return None
-        made = self.value(value)
-        return None if canonical(made) == canonical(value) else json.dumps(made, ensure_ascii=False)
+    def _written(self, text: str, key: str) -> str:
+        """A text as `text` makes it. JSON stays JSON: value by value first, then what words nearby tell."""
+        value = _json_of(text)
+        if value is None:
+            return self.text(text, key)
+        made = self.value(value, key)
+        if canonical(made) != canonical(value):
+            text = json.dumps(made, ensure_ascii=False)
+        return self.text(text, key, is_json=True)
 
     def _placeholder(self, kind: Kind, value: str) -> str:
         self.replaced[kind.said] += 1
@@ -140,6 +151,36 @@ class Redactor:
 
 def _overlaps(spot: Spot, spans: Sequence[tuple[int, int]]) -> bool:
     return any(start < spot.end and spot.start < end for start, end in spans)
+
+
+def _json_of(text: str) -> Json:
+    """The object or the list that a text is; None where it's no JSON."""
+    if not text.lstrip().startswith(("{", "[")):
+        return None
+    try:
+        return read_json(text)
+    except ValueError:
+        return None
+
+
+def _around_strings(text: str) -> Iterator[tuple[int, int]]:
+    """What of JSON can't be replaced in part: all but the strings without their quotes, and their escapes."""
+    end = 0
+    for string in _STRING.finditer(text):
+        yield end, string.start() + 1
+        yield from (escape.span() for escape in _ESCAPE.finditer(text, *string.span()))
+        end = string.end() - 1
+    yield end, len(text)
+
+
+def _spelled_by(value: bytes, key: str) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise DataError(
+            f"{key!r} holds bytes that are no text and can't be looked through; leave that column out, or "
+            "write what they say as text"
+        ) from None
 
 
 def redact(files: Sequence[Path], out: Path, roster: Sequence[str] = ()) -> Redaction:
@@ -251,12 +292,28 @@ def _write_parquet(path: Path, rows: list[dict[str, Any]], source: Path) -> None
     from pyarrow import parquet
 
     try:
-        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+        columns = {
+            field.name: _column([row[field.name] for row in rows], field.type)
+            for field in parquet.read_schema(source)
+        }
+        parquet.write_table(pyarrow.table(columns), path)
     except pyarrow.ArrowException:
         raise DataError(
             f"{source.name}: a column of numbers holds private ones, and Parquet can't mix them with text; "
             "write the rows as .jsonl"
         ) from None
+
+
+def _column(values: list[Any], kind: Any) -> Any:
+    """A column of the type that it had, or of one that its placeholders fit."""
+    import pyarrow
+
+    try:
+        made = pyarrow.array(values, kind)
+    except (pyarrow.ArrowException, TypeError, ValueError, OverflowError):
+        return pyarrow.array(values)
+    # A struct takes no other names than its own, and drops what stands under them.
+    return made if made.to_pylist() == values else pyarrow.array(values)
 
 
 WRITERS: dict[str, Callable[[Path, list[dict[str, Any]], Path], None]] = {

@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from rung.data.spots import Kind, Spot
@@ -25,6 +25,10 @@ _BETWEEN = ("", " ", "\u3000", "\u30fb", "\u00b7")
 """What may stand between the parts of such a name."""
 _WORD = re.compile("[^\\W\\d_](?:[^\\W\\d_]|[\u0300-\u036f])*")
 _GAP = re.compile(r"[\s.,_\-'\u2019\u02bc]{1,3}")
+_ESCAPED = re.compile(
+    r"\\{1,4}u(d[89ab][0-9a-f]{2})\\{1,4}u(d[c-f][0-9a-f]{2})|\\{1,4}u([0-9a-f]{4})", re.IGNORECASE
+)
+"""A letter as JSON escapes it, with more than one backslash for JSON in JSON; some letters take two."""
 Folded: TypeAlias = tuple[str, ...]
 
 
@@ -64,13 +68,17 @@ class Roster:
     def find(self, text: str) -> Iterator[Named]:
         """Where a name or a part of one stands, the longest at each place; not inside of longer words.
 
-        In scripts that have no blanks between words it's found wherever its letters stand.
+        In scripts that have no blanks between words it's found wherever its letters stand. Letters may be
+        escaped as JSON does it.
         """
+        places = None
+        if "\\u" in text:
+            text, places = _unescaped(text)
         found = [*self._words(text), *self._inside(text)]
         end = 0
         for named in sorted(found, key=lambda named: (named.spot.start, -named.spot.end)):
             if named.spot.start >= end:
-                yield named
+                yield named if places is None else _moved(named, places)
                 end = named.spot.end
 
     def _words(self, text: str) -> Iterator[Named]:
@@ -108,6 +116,30 @@ class Roster:
         if len(part) == 1 and len(part[0]) < CERTAIN and not here[0][0][0].isupper():
             return False
         return all(_GAP.fullmatch(text, a.end(), b.start()) for a, b in zip(here, here[1:], strict=False))
+
+
+def _unescaped(text: str) -> tuple[str, list[int]]:
+    """The text with the letters that were escaped, and where each of its letters began."""
+    letters: list[str] = []
+    places: list[int] = []
+    end = 0
+    for hit in _ESCAPED.finditer(text):
+        letters += [text[end : hit.start()], _letter(hit)]
+        places += [*range(end, hit.start()), hit.start()]
+        end = hit.end()
+    return "".join((*letters, text[end:])), [*places, *range(end, len(text) + 1)]
+
+
+def _letter(hit: re.Match[str]) -> str:
+    if hit[3] is not None:
+        return chr(int(hit[3], 16))
+    return chr(0x10000 + ((int(hit[1], 16) - 0xD800) << 10) + int(hit[2], 16) - 0xDC00)
+
+
+def _moved(named: Named, places: Sequence[int]) -> Named:
+    """The same name where it stands in the text as it's written."""
+    spot = replace(named.spot, start=places[named.spot.start], end=places[named.spot.end])
+    return replace(named, spot=spot)
 
 
 def _named(start: int, end: int, whose: tuple[str, ...], part: str) -> Named:

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import Any
 
 from rung.records import Json
 
@@ -10,6 +12,8 @@ SHOWN = 2
 """Characters of a private value that a message may show."""
 LONG_NUMBER = 10**8
 """Whole numbers from here on may be those of a card or an account."""
+KEYED_NUMBER = 1000
+"""Whole numbers from here on may be what the key says that they stand under, such as `passcode`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,7 +55,10 @@ def apart(spots: Iterable[Spot]) -> list[Spot]:
 
 
 def texts_of(value: Json, key: str = "") -> Iterator[tuple[str, str]]:
-    """Every text of a JSON value with the key it stands under; keys and long whole numbers are texts too."""
+    """Every text of a JSON value with the key it stands under.
+
+    Keys are texts too, and so are whole numbers that are long or stand under a key.
+    """
     if isinstance(value, str):
         yield key, value
     elif isinstance(value, list):
@@ -61,13 +68,18 @@ def texts_of(value: Json, key: str = "") -> Iterator[tuple[str, str]]:
         for name, item in value.items():
             yield "", name
             yield from texts_of(item, name)
-    elif (digits := long_number(value)) is not None:
+    elif (digits := written_out(value, key)) is not None:
         yield key, digits
 
 
-def long_number(value: Json) -> str | None:
-    """A whole number with as many digits as an account's, written out; outputs of kind number are floats."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) >= LONG_NUMBER:
+def written_out(value: Any, key: str = "") -> str | None:
+    """A whole number in digits where it may be private: it is as long as an account's, or a key may say so.
+
+    Outputs of kind number are floats, and Parquet has decimals.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)):
         return None
-    whole = isinstance(value, int) or (math.isfinite(value) and value.is_integer())
+    if not abs(value) >= (KEYED_NUMBER if key else LONG_NUMBER):
+        return None
+    whole = isinstance(value, int) or (math.isfinite(value) and value == int(value))
     return str(int(value)) if whole else None

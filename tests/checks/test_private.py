@@ -8,6 +8,7 @@ from rung.checks.base import Subject
 from rung.checks.private import personal_data, secrets
 from rung.data.keys import keys
 from rung.data.personal import personal
+from rung.data.spots import texts_of
 from rung.records import Example, Finding, Json, Splits
 from rung.task import DataFiles, Output, Task
 
@@ -35,6 +36,12 @@ PERSONAL = [
     ("CARD", "it is ", "4111 1111 1111 1111", "."),
     ("SSN", "number ", "219-09-9999", ""),
     ("SSN", "my SSN is ", "219 09 9999", ""),
+    ("SSN", "my SSN is ", "219099999", ""),
+    ("SSN", "Social security number, without hyphens: ", "219099999", "."),
+    ("PHONE", "TEL : ", "03-7981 0000", " FAX"),
+    ("PHONE", "tel. no. ", "512 345 678", ""),
+    ("PHONE", '"mobile_number": "', "612345678", '"'),
+    ("PHONE", "my cell is ", "(12) 3456 7890", ", she said"),
     ("IBAN", "pay to ", "DE89 3704 0044 0532 0130 00", ""),
     ("IBAN", "pay to ", "be68 5390 0754 7034", " thanks for it"),
     ("EMAIL", "mail ", "anna@corp.local", ""),
@@ -66,6 +73,16 @@ def test_each_kind_is_found_where_it_stands(kind: str, before: str, value: str, 
         "March 12 2019, 10:30:00 to 11:45:30",
         "version 219 09 9999",
         "icon@2x.png and react@18.2.0",
+        "order 219099999 was cancelled",
+        "SSN desk, ZIP 12345-6789",
+        "SSN of employee 12: order 219099999",
+        "order 612 345 678",
+        "iPhone 1234567 sold, phones 1234567",
+        "phone 2024-11-05",
+        "fax 31.12.2024 at ten",
+        "Windows Phone 10.0.15254.603",
+        "mobile 10.100.10.200",
+        "tel 12345678901234",
     ],
 )
 def test_numbers_that_are_nobodys_are_left_alone(text: str) -> None:
@@ -77,7 +94,11 @@ def test_a_key_of_json_says_what_a_number_is() -> None:
     spots = personal("020 7946 0958", "phoneNumber")
     assert [(spot.kind.name, spot.start, spot.end) for spot in spots] == [("PHONE", 0, 13)]
     for key in ("mobile", "fax", "cell_number"):
-        assert personal("020 7946 0958", key), key
+        assert [spot.kind.name for spot in personal("020 7946 0958", key)] == ["PHONE"], key
+        assert [spot.kind.name for spot in personal("612 345 678", key)] == ["PHONE"], key
+    for key in ("ssn", "SSN", "socialSecurityNumber"):
+        assert [spot.kind.name for spot in personal("219099999", key)] == ["SSN"], key
+    assert personal("219099999", "order") == personal("123456789", "ssn") == []
     for key in ("text", "call", "message", "sms"):
         assert personal("order 4155552671 is late", key) == [], key
 
@@ -148,6 +169,8 @@ def test_what_is_assigned_to_a_password_is_found(text: str, value: str) -> None:
         "password: forgotten",
         "password: letmein!",
         "Password: 8-16 characters",
+        "password: 1",
+        "password: 0000",
         "reset password: click here",
         "password reset",
         "My password is expired, and it was changed",
@@ -167,6 +190,10 @@ def test_talk_of_passwords_and_stand_ins_are_no_secrets(text: str) -> None:
         ("Kennwort lautet Hase77x.", "Hase77x"),
         ("password: p@ssword please", "p@ssword"),
         ("my token is 3f2a9c0b1d3f2a9c0b1d", "3f2a9c0b1d3f2a9c0b1d"),
+        ("Your new password: 83920174.", "83920174"),
+        ("passcode: 482133", "482133"),
+        ("password: 1234", "1234"),
+        ('{"password": "12345678"}', "12345678"),
     ],
 )
 def test_what_may_be_a_password_warns_and_blocks_nothing(text: str, value: str) -> None:
@@ -182,7 +209,6 @@ def test_what_may_be_a_password_warns_and_blocks_nothing(text: str, value: str) 
         ("password: letmein!", "letmein!"),
         ("password: forgotten", "forgotten"),
         ("password: Geheim, user: bob", "Geheim"),
-        ("password: 1234", "1234"),
         ("password: 0000", "0000"),
         ('password: "correct horse battery staple"', "correct horse battery staple"),
         ("password=os.environ['PW1']", "os.environ['PW1']"),
@@ -245,6 +271,19 @@ def test_a_card_number_that_is_an_output_of_kind_number_blocks(card: float, coun
     outcome = personal_data(subject(row(1, "what card?", card)))
     blocks = [] if isinstance(outcome, str) else [one for one in outcome if one.severity == "block"]
     assert len(blocks) == count
+
+
+def test_short_numbers_are_what_their_key_says() -> None:
+    rows = [row(1, "x", {"passcode": 482133, "n": 482133}), row(2, "x", {"mobile": 61234567, "n": 61234567})]
+    [one], [other] = found(secrets(subject(*rows))), found(personal_data(subject(*rows)))
+    assert (one.severity, one.rows, one.count) == ("warn", ("train.jsonl:1",), 1)
+    assert (other.severity, other.rows, other.count) == ("warn", ("train.jsonl:2",), 1)
+    assert list(texts_of({"ssn": 219099999.0, "n": [999, True, 1.5]})) == [
+        ("", "ssn"),
+        ("ssn", "219099999"),
+        ("", "n"),
+    ]
+    assert list(texts_of([10**400, 482133])) == [("", str(10**400))]
 
 
 def test_any_secret_blocks() -> None:

@@ -2,6 +2,7 @@ import csv
 import json
 import re
 import stat
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,54 @@ def test_turns_nested_json_json_as_text_and_numbers_are_all_looked_into() -> Non
     assert redactor.text(CARD.replace(" ", "-")) == "[CARD_1]"
 
 
+def test_numbers_under_a_password_are_replaced_and_json_that_is_text_stays_json() -> None:
+    redactor = Redactor()
+    row = {
+        "output": {"passcode": 482133, "n": 482133, "new password": 20241105, "password": 1},
+        "arguments": '{"passcode": 482133, "n": 1}',
+        "passwort": 482133.0,
+    }
+    assert redactor.row(row) == {
+        "output": {"passcode": "[SECRET_1]", "n": 482133, "new password": "[SECRET_2]", "password": 1},
+        "arguments": '{"passcode": "[SECRET_1]", "n": 1}',
+        "passwort": "[SECRET_1]",
+    }
+
+
+def test_words_nearby_tell_in_json_that_is_text_what_stands_between_quotes_and_nothing_else() -> None:
+    redactor = Redactor()
+    assert redactor.value('{"type": "phone", "value": "020 7946 0958", "n": "x"}') == (
+        '{"type": "phone", "value": "[PHONE_1]", "n": "x"}'
+    )
+    for text in ('{"call": 4155552671}', '{"password": 1234.5}', '{"a": "the passcode", "is": 482133}'):
+        assert redactor.value(text) == text
+    assert dict(redactor.replaced) == {"telephone number": 1}
+
+
+WORDS = st.sampled_from(["password", "new password", "phone", "call", "my SSN", "note\t", 'a "b"', "é"])
+VALUES = st.one_of(
+    st.sampled_from([482133, 4155552671, 1234.5, 219099999, True, None, "call", "password:", "Anna"]),
+    st.sampled_from([MAIL, CARD, "020 7946 0958", "\n219 09 9999", "219099999", 'x"\\', "\x07Anna é"]),
+)
+
+
+NESTED = st.recursive(
+    VALUES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=4)
+)
+
+
+@given(NESTED)
+@settings(deadline=None, max_examples=200)
+def test_json_that_is_text_is_json_whatever_is_replaced_in_it(value: object) -> None:
+    for text in (json.dumps([value]), json.dumps([value], ensure_ascii=False)):
+        redactor = Redactor(["Anna"])
+        made = redactor.value(text)
+        assert isinstance(made, str)
+        assert len(json.loads(made)) == 1
+        assert Redactor().value(made) == made
+        assert not any(said in made for said in (MAIL, CARD, "Anna"))
+
+
 def test_a_name_that_is_a_placeholders_word_does_no_harm() -> None:
     redactor = Redactor(["Name", "Email Card"])
     assert redactor.text(f"card of {MAIL} by name") == "[NAME_1] of [EMAIL_1] by [NAME_2]"
@@ -126,6 +175,23 @@ def test_names_that_touch_other_words_are_found_where_a_script_has_no_blanks(
 ) -> None:
     names = ["张伟", "王小明", "王 芳", "山田 太郎", "김철수"]
     assert Redactor([*names, "สมชาย ใจดี"]).text(text) == redacted
+
+
+@pytest.mark.parametrize(
+    ("text", "redacted"),
+    [
+        (r'from {"name": "J\u00fcrgen M\u00fcller"}', 'from {"name": "[NAME_1]"}'),
+        (r"M\u00FCller or Mu\u0308ller, \u738b\u5c0f\u660e!", "[NAME_1] or [NAME_1], [NAME_2]!"),
+        (r"as \"J\\u00fcrgen M\\u00fcller\" has it", r"as \"[NAME_1]\" has it"),
+        (r"\ud842\udfb7\u91ce came, Jürgen Müller \u00fcber", r"[NAME_3] came, [NAME_1] \u00fcber"),
+        (r"\ud842 Sch\u00fcller", r"\ud842 Sch\u00fcller"),
+    ],
+)
+def test_names_are_found_where_their_letters_are_escaped(text: str, redacted: str) -> None:
+    redactor = Redactor(["Jürgen Müller", "王小明", "𠮷野"])
+    for name in ("Jürgen Müller", "王小明", "𠮷野"):
+        redactor.text(name)
+    assert redactor.text(text) == redacted
 
 
 def test_names_that_stand_nowhere_are_listed(tmp_path: Path) -> None:
@@ -249,6 +315,42 @@ def test_each_format_is_read_again_as_it_was_written(name: str, tmp_path: Path) 
     done = redact([source], tmp_path / "out")
     assert done.copies == (tmp_path / "out" / name,)
     assert [row for _, row in read_rows(done.copies[0])] == [rows[0] | {"input": "mail [EMAIL_1]"}, rows[1]]
+
+
+def test_maps_decimals_and_bytes_of_parquet_are_looked_into_and_keep_their_types(tmp_path: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    texts = pyarrow.map_(pyarrow.string(), pyarrow.string())
+    numbers = [Decimal(CARD.replace(" ", "")), Decimal(5500005555555559)]
+    source, plain = tmp_path / "rows.parquet", [Decimal(1), Decimal(2)]
+    columns = {
+        "input": pyarrow.array(["a", "b"]),
+        "meta": pyarrow.array([[("phone", "612 345 678"), (MAIL, "x")], None], texts),
+        "card": pyarrow.array(numbers, pyarrow.decimal128(19, 0)),
+        "price": pyarrow.array(plain, pyarrow.decimal128(9, 2)),
+        "raw": pyarrow.array([f"mail {MAIL}".encode(), b"none"]),
+        "who": pyarrow.array([{"Anna": 1}, {"Anna": 2}]),
+    }
+    parquet.write_table(pyarrow.table(columns), source)
+    done = redact([source], tmp_path / "out", ["Anna"])
+    made = parquet.read_table(done.copies[0])
+    assert made.to_pydict() == {
+        "input": ["a", "b"],
+        "meta": [[("phone", "[PHONE_1]"), ("[EMAIL_1]", "x")], None],
+        "card": ["[CARD_1]", "[CARD_2]"],
+        "price": plain,
+        "raw": [b"mail [EMAIL_1]", b"none"],
+        "who": [{"[NAME_1]": 1}, {"[NAME_1]": 2}],
+    }
+    kept = ("meta", "price", "raw")
+    assert {name: made.schema.field(name).type for name in kept} == {n: columns[n].type for n in kept}
+    held = done.copies[0].read_bytes()
+    assert not any(said in held for said in (MAIL.encode(), b"612 345 678", b"Anna"))
+    columns["raw"] = pyarrow.array([b"\xff\xd8\xff", b"none"])
+    parquet.write_table(pyarrow.table(columns), source)
+    with pytest.raises(DataError, match="row 1: 'raw' holds bytes that are no text"):
+        redact([source], tmp_path / "again")
 
 
 def test_rows_that_cannot_be_read_are_left_out_and_named(tmp_path: Path) -> None:
