@@ -114,7 +114,10 @@ def licence_notes() -> list[str]:
 
 
 def bring(name: str, screen: "Screen") -> None:
-    """Bring a model's weights, digest-checked, with a bar in megabytes. ModelError where it fails."""
+    """Bring a model's weights, digest-checked, with a bar in megabytes. ModelError where it fails.
+
+    Of a hub id what its makers have now.
+    """
     from rung.models.resolve import first_seen, resolve
 
     bars: list[int] = []
@@ -124,7 +127,7 @@ def bring(name: str, screen: "Screen") -> None:
             bars.append(screen.begin(f"bringing {name}, MB", total // MEGABYTE))
         screen.advance(bars[0], done // MEGABYTE)
 
-    model = resolve(name, progress=on_bytes)
+    model = resolve(name, progress=on_bytes, newest=True)
     for bar in bars:
         screen.end(bar)
     screen.say(f"{model.name} is here: sha256 {model.digest[:16]}, licence {model.licence}")

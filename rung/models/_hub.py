@@ -1,5 +1,6 @@
 """Models named by hub id: which files of the repository are needed, and bringing just those."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,16 +8,19 @@ from typing import Final
 
 from rung.errors import ModelError, WeightsError
 from rung.models.shards import INDEX, WHOLE, named
+from rung.runs import file_digest
 
 _BESIDE: Final = ("*.json", "tokenizer.model", "*.jinja", "*.txt")
+_SHA256: Final = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Found:
-    """`path` is a GGUF file or a folder."""
+    """`path` is a GGUF file or a folder; not `current` where the hub couldn't be asked."""
 
     path: Path
     licence: str | None
+    current: bool = True
 
 
 def download(repository: str, file: str | None) -> Found:
@@ -47,7 +51,7 @@ def download(repository: str, file: str | None) -> Found:
                 f"can't reach the hub for {repository!r} ({str(error).splitlines()[0]}), and the model isn't "
                 "in the hub's cache on this machine: connect, or give a catalog name or a path"
             ) from error
-        return Found(path=found, licence=None)
+        return Found(path=found, licence=None, current=False)
     return Found(
         path=folder / file if file else folder, licence=licence if isinstance(licence, str) else None
     )
@@ -72,6 +76,23 @@ def brought(repository: str, file: str | None) -> Path | None:
     if not _holds(folder, file):
         return None
     return folder / file if file else folder
+
+
+def snapshots(repository: str) -> list[Path]:
+    """The folders that hold a repository as it was each time that some of it was brought; nothing is asked.
+
+    Its makers change it in place: of one name the hub's cache may have several, which share equal files.
+    """
+    from huggingface_hub import constants
+
+    home = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
+    return sorted(path for path in (home / "snapshots").glob("*") if path.is_dir())
+
+
+def stated(path: Path) -> str:
+    """The SHA-256 of a file of the hub's cache: its name there, where that is one, without reading it."""
+    name = path.resolve().name
+    return name if _SHA256.fullmatch(name) else file_digest(path)
 
 
 def cached(repository: str, file: str) -> Path | None:

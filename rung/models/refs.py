@@ -1,20 +1,25 @@
 """The base model that a System refers to: named, and found again."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from rung.errors import SystemFolderError, WeightsError
 from rung.home import expanded
 from rung.models.catalog import entry_named
 from rung.models.offered import offered_named
-from rung.models.resolve import Model, resolve
+from rung.models.resolve import Model, as_brought, resolve
 from rung.spec import ModelRef
 
 
 def model_of(ref: ModelRef, folder: Path) -> Model:
     """The model that the System in `folder` answers with.
 
-    Raises SystemFolderError where other weights lie in its place, ModelError where it can't be had or read.
+    One of the hub is that which it was made on, as long as it lies in the hub's cache, whatever its makers
+    did to it since. Raises SystemFolderError where other weights lie in its place, ModelError where it can't
+    be had or read.
     """
+    if (model := as_brought(ref.source, ref.digest)) is not None:
+        return replace(model, licence=ref.licence)
     source = Path(ref.source)
     if source.is_absolute() and not source.exists():
         raise WeightsError(

@@ -4,22 +4,23 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from rung.errors import ModelError
+from rung.errors import ModelError, WeightsError
 from rung.home import expanded
 from rung.models._fetch import Progress, fetch, is_here, no_progress
 from rung.models._gguf import gguf_metadata as gguf_metadata
 from rung.models._gguf import read_header as read_header
-from rung.models._hub import brought, cached, download
+from rung.models._hub import brought, download, snapshots, stated
 from rung.models.catalog import CATALOG, Entry, ModelKind, entry_named, entry_with
 from rung.models.files import KnownFile, noted
 from rung.models.offered import OFFERED, Offered, offered_named
 from rung.models.shards import weight_files
-from rung.models.trust import trust, trusted
+from rung.models.trust import stand_for, trust, trusted
 from rung.spec import USUAL_TOKENS
 
 HUB_ID: Final = re.compile(r"(?:hf:)?(?P<repository>[\w.-]+/[\w.-]+)(?::(?P<file>[\w./-]+\.gguf))?")
@@ -58,10 +59,12 @@ def limited(model: Model, tokens: int | None) -> Model:
     return replace(model, limit=tokens or USUAL_TOKENS)
 
 
-def resolve(name: str, *, progress: Progress = no_progress) -> Model:
+def resolve(name: str, *, progress: Progress = no_progress, newest: bool = False) -> Model:
     """Find a model by catalog name, path (a .gguf or a folder) or hub id (`org/name`, `org/name:file.gguf`).
 
     Weights that aren't on this machine are brought; `progress` is told the bytes of those with known digests.
+    A hub id stands for what it brought first, as long as that lies in the hub's cache: its makers may change
+    it any day. The `newest` is what they have now, for which it stands from then on.
     Raises ModelError when the name is unknown or the files can't be had or read, DigestError when a download
     isn't what the catalog promises, or what it was when it was first fetched.
     """
@@ -82,8 +85,36 @@ def resolve(name: str, *, progress: Progress = no_progress) -> Model:
     hub = _hub_id(name)
     if hub is None:
         raise ModelError(_unknown(name))
+    if not newest and (model := _as_first_brought(name, hub)) is not None:
+        return model
     found = download(*hub)
-    return _with_licence(_read(found.path, name), found.licence)
+    model = _with_licence(_read(found.path, name), found.licence)
+    if found.current:
+        with suppress(WeightsError):  # where nothing can be kept the hub is asked the next time, too
+            stand_for(_record_of(hub), model.digest, model.licence)
+    return model
+
+
+def as_brought(name: str, digest: str) -> Model | None:
+    """The model with that digest, if it was brought from the hub by that name; nothing is asked.
+
+    The hub's cache has what its makers changed since as it was. None for names that aren't of the hub.
+    """
+    offered = offered_named(name)
+    hub = _hub_id(name if offered is None else offered.gguf)
+    if hub is None:
+        return None
+    repository, file = hub
+    for folder in snapshots(repository):
+        path = folder / file if file else folder
+        try:
+            # Said first, read then: other weights than those that are wanted may be many gigabytes.
+            if _stated(path) != digest or (found := _read(path, name)).digest != digest:
+                continue
+        except (ModelError, OSError):  # it was brought in part
+            continue
+        return found if offered is None else _as_offered(found, offered)
+    return None
 
 
 def at_hand(name: str) -> Model | None:
@@ -95,8 +126,10 @@ def at_hand(name: str) -> Model | None:
     if entry := entry_named(name):
         here = is_here(entry)
     elif offered := offered_named(name):
-        here = is_fetched(offered)
+        return _as_trusted(offered)
     elif not (here := expanded(name).exists()) and (hub := _hub_id(name)) is not None:
+        if (model := _as_first_brought(name, hub)) is not None:
+            return model
         found = brought(*hub)
         try:
             return found and _read(found, name)
@@ -113,6 +146,35 @@ def _hub_id(name: str) -> tuple[str, str | None] | None:
     return match["repository"], match["file"]
 
 
+def _record_of(hub: tuple[str, str | None]) -> str:
+    """Under which name it's kept what a hub id stands for: not that of the same file where it's offered."""
+    repository, file = hub
+    return f"hf:{repository}:{file}" if file else f"hf:{repository}"
+
+
+def _as_first_brought(name: str, hub: tuple[str, str | None]) -> Model | None:
+    """What a hub id stands for, where that is known and lies in the hub's cache still; nothing is asked."""
+    kept = trusted(_record_of(hub))
+    if kept is None or (model := as_brought(name, kept.digest)) is None:
+        return None
+    return _with_licence(model, kept.licence)
+
+
+def _as_trusted(entry: Offered) -> Model | None:
+    """An offered model as it was first fetched, where that is in the hub's cache still; nothing is asked."""
+    kept = trusted(entry.gguf)
+    return None if kept is None else as_brought(entry.name, kept.digest)
+
+
+def _stated(path: Path) -> str:
+    """The digest of a model by the names that the hub's cache has for its files: what's large isn't read."""
+    if path.suffix != ".gguf" and not weight_files(path) and len(ggufs := sorted(path.glob("*.gguf"))) == 1:
+        (path,) = ggufs
+    if path.suffix == ".gguf":
+        return stated(path)
+    return _digest_of({file: stated(path / file) for file in _names(path)})
+
+
 def _read(path: Path, name: str) -> Model:
     return _from_gguf(path, name=name) if path.is_file() else _from_folder(path, name=name)
 
@@ -120,7 +182,8 @@ def _read(path: Path, name: str) -> Model:
 def is_fetched(entry: Offered) -> bool:
     """Whether a model of the hub lies in the hub's cache on this machine."""
     repository, _, file = entry.gguf.partition(":")
-    return trusted(entry.gguf) is not None and cached(repository, file) is not None
+    known = trusted(entry.gguf) is not None
+    return known and any((folder / file).is_file() for folder in snapshots(repository))
 
 
 def first_seen(entry: Offered) -> str:
@@ -128,7 +191,7 @@ def first_seen(entry: Offered) -> str:
     kept = trusted(entry.gguf)
     if kept is None:
         return "not tried here, its digest is kept at the first fetch"
-    return f"not tried here, sha256 {kept[0][:16]} as first fetched on {kept[1]}"
+    return f"not tried here, sha256 {kept.digest[:16]} as first fetched on {kept.first}"
 
 
 def _unknown(name: str) -> str:
@@ -151,7 +214,7 @@ def _from_catalog(entry: Entry, progress: Progress) -> Model:
         kind=entry.kind,
         gguf=weights if is_gguf else None,
         folder=None if is_gguf else folder,
-        digest=entry.sha256 if is_gguf else _digest_of(files),
+        digest=entry.sha256 if is_gguf else _digest_of({file.path.name: file.digest for file in files}),
         licence=entry.licence,
         architecture=entry.architecture,
         context=entry.context,
@@ -162,11 +225,18 @@ def _from_catalog(entry: Entry, progress: Progress) -> Model:
 
 
 def _from_hub(entry: Offered) -> Model:
-    """The GGUF of an entry, under its name and with the licence and the template that the entry knows."""
+    """The GGUF of an entry as it was first fetched; one that is fetched again has to be the same."""
+    if (model := _as_trusted(entry)) is not None:
+        return model
     repository, _, file = entry.gguf.partition(":")
     found = _from_gguf(download(repository, file).path, name=entry.name)
     trust(entry.gguf, found.digest)
-    return replace(found, licence=entry.licence, template=entry.template or found.template)
+    return _as_offered(found, entry)
+
+
+def _as_offered(found: Model, entry: Offered) -> Model:
+    """Under the entry's name and with the licence and the template that the entry knows."""
+    return replace(found, name=entry.name, licence=entry.licence, template=entry.template or found.template)
 
 
 def _from_gguf(path: Path, *, name: str) -> Model:
@@ -227,7 +297,7 @@ def _from_folder(folder: Path, *, name: str) -> Model:
         kind="generate" if kinds[0].endswith(("ForCausalLM", "ForConditionalGeneration")) else "embed",
         gguf=None,
         folder=folder,
-        digest=_digest_of(files),
+        digest=_digest_of({file.path.name: file.digest for file in files}),
         licence=_UNKNOWN_LICENCE,
         architecture=str(config.get("model_type", "")),
         context=context if isinstance(context, int) else 2048,
@@ -280,9 +350,9 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def _files(folder: Path) -> tuple[KnownFile, ...]:
+def _names(folder: Path) -> list[str]:
     """The weights that are read and the files that say how; no copy in another format beside them."""
-    names = sorted(
+    return sorted(
         path.name
         for path in (
             *weight_files(folder),
@@ -291,12 +361,14 @@ def _files(folder: Path) -> tuple[KnownFile, ...]:
         )
         if path.is_file()
     )
-    return tuple(noted(folder / name) for name in names)
 
 
-def _digest_of(files: Iterable[KnownFile]) -> str:
+def _files(folder: Path) -> tuple[KnownFile, ...]:
+    return tuple(noted(folder / name) for name in _names(folder))
+
+
+def _digest_of(digests: Mapping[str, str]) -> str:
     """Of a folder's files, by their names and digests."""
-    digests = {file.path.name: file.digest for file in files}
     return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
 
 

@@ -21,6 +21,24 @@ try:
 except ModelError as error:
     print("REFUSED", type(error).__name__, error)
 """
+NEWEST = ASK.replace("resolve(sys.argv[1])", "resolve(sys.argv[1], newest=True)")
+DIGEST = 'print("DIGEST", model.digest)\n'
+"""After a script that found a model."""
+MADE_ON = """
+import sys
+from pathlib import Path
+from rung.errors import RungError
+from rung.models.refs import model_of
+from rung.spec import ModelRef
+source, digest = sys.argv[1].split(" ")
+ref = ModelRef(name="m", source=source, digest=digest, licence="mit")
+try:
+    model = model_of(ref, Path("a-system"))
+    place = (model.gguf or model.folder).is_relative_to(sys.argv[2])
+    print("FOUND", model.licence, model.digest == digest, place)
+except RungError as error:
+    print("REFUSED", type(error).__name__, error)
+"""
 HERE = """
 import sys
 from rung.models.resolve import at_hand
@@ -28,6 +46,9 @@ model = at_hand(sys.argv[1])
 print("HERE" if model else "ABSENT", model and model.name)
 """
 SHA = "a" * 40
+OFFERED = "smollm2-360m"
+OFFERED_REPOSITORY = "HuggingFaceTB/SmolLM2-360M-Instruct-GGUF"
+OFFERED_FILE = "smollm2-360m-instruct-q8_0.gguf"
 
 
 class Hub(ThreadingHTTPServer):
@@ -35,6 +56,14 @@ class Hub(ThreadingHTTPServer):
 
     repositories: dict[str, dict[str, bytes]]
     asked: list[str]
+    commit: str = SHA
+
+    def change(self, name: str, file: str) -> None:
+        """What its makers do to a repository: a file gets other bytes, in a new commit."""
+        data = self.repositories[name][file]
+        last = bytes([(data[-1] + 1) % 256])
+        self.repositories[name][file] = data + b" " if file.endswith("json") else data[:-1] + last
+        self.commit = chr(ord(self.commit[0]) + 1) * 40
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -57,7 +86,7 @@ class Handler(BaseHTTPRequestHandler):
                 ]
                 self.answer(200, json.dumps(tree).encode())
                 return
-            info = {"id": "/".join(parts[2:4]), "sha": SHA, "cardData": {"license": "mit"}}
+            info = {"id": "/".join(parts[2:4]), "sha": self.server.commit, "cardData": {"license": "mit"}}
             info["siblings"] = [{"rfilename": name} for name in files]
             self.answer(200, json.dumps(info).encode())
             return
@@ -67,7 +96,8 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(404, b"", {"X-Error-Code": "EntryNotFound"})
             return
         self.server.asked.append(name)
-        self.answer(200, data, {"ETag": f'"{hashlib.sha256(data).hexdigest()}"', "X-Repo-Commit": SHA})
+        headers = {"ETag": f'"{hashlib.sha256(data).hexdigest()}"', "X-Repo-Commit": self.server.commit}
+        self.answer(200, data, headers)
 
     def answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
@@ -109,6 +139,7 @@ def hub(tiny_gguf) -> Iterator[Hub]:
             "tokenizer.json": b"{}",
         },
         "org/ggufs": {"a.gguf": gguf, "b.gguf": gguf},
+        OFFERED_REPOSITORY: {OFFERED_FILE: gguf},
         "org/pickles": {"pytorch_model.bin": b"\x80\x04.", "config.json": config},
     }
     thread = threading.Thread(target=server.serve_forever)
@@ -119,11 +150,12 @@ def hub(tiny_gguf) -> Iterator[Hub]:
     thread.join()
 
 
-def ask(hub: Hub | None, name: str, home: Path, script: str = ASK) -> str:
+def ask(hub: Hub | None, name: str, home: Path, script: str = ASK, *more: str) -> str:
     url = f"http://127.0.0.1:{hub.server_port}" if hub else "http://127.0.0.1:9"
+    places = {"HF_HOME": str(home), "RUNG_CACHE": str(home / "rung")}
     child = subprocess.run(
-        [sys.executable, "-c", script, name],
-        env=os.environ | {"HF_ENDPOINT": url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"},
+        [sys.executable, "-c", script, name, *more],
+        env=os.environ | places | {"HF_ENDPOINT": url, "HF_HUB_DISABLE_XET": "1"},
         capture_output=True,
         text=True,
         timeout=60,
@@ -223,6 +255,82 @@ def test_what_cannot_be_used_is_refused_with_the_way_out(
     said = ask(hub, name, tmp_path)
     assert said.startswith("REFUSED ModelError") and message in said
     assert not hub.asked
+
+
+def digest_of(hub: Hub | None, name: str, home: Path, script: str = ASK) -> str:
+    """The digest of what a name stands for; its licence is always that of the hub's page."""
+    said = ask(hub, name, home, script + DIGEST)
+    assert f"FOUND {name} mit" in said
+    return said.split()[-1]
+
+
+@pytest.mark.parametrize(("name", "file"), [("org/tensors", "config.json"), ("org/ggufs:b.gguf", "b.gguf")])
+def test_a_hub_id_stands_for_what_it_brought_first_until_the_newest_is_asked_for(
+    hub: Hub, tmp_path: Path, name: str, file: str
+) -> None:
+    first = digest_of(hub, name, tmp_path)
+    hub.change(name.partition(":")[0], file)
+    hub.asked.clear()
+    assert digest_of(hub, name, tmp_path) == first == digest_of(None, name, tmp_path) and not hub.asked
+    assert digest_of(hub, f"hf:{name}", tmp_path) == first
+    second = digest_of(hub, name, tmp_path, NEWEST)
+    assert second != first and digest_of(hub, name, tmp_path) == second
+    shutil.rmtree(tmp_path / "hub")
+    hub.change(name.partition(":")[0], file)
+    assert digest_of(hub, name, tmp_path) not in (first, second), "what is gone can't be stood for"
+    assert "HERE" in ask(None, name, tmp_path, HERE)
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("org/tensors", "config.json"), ("org/tensors", "model.safetensors"), ("org/ggufs:b.gguf", "b.gguf")],
+)
+def test_a_system_is_answered_with_the_weights_that_it_was_made_on_whatever_the_hub_has_now(
+    hub: Hub, tmp_path: Path, name: str, file: str
+) -> None:
+    made_on = digest_of(hub, name, tmp_path)
+    repository = name.partition(":")[0]
+    hub.change(repository, file)
+    digest_of(hub, name, tmp_path, NEWEST)
+    snapshots = tmp_path / "hub" / f"models--{repository.replace('/', '--')}" / "snapshots"
+    assert {path.name for path in snapshots.iterdir()} == {"a" * 40, "b" * 40}
+    place = str(snapshots / ("a" * 40))
+    for server in (hub, None):
+        assert "FOUND mit True True" in ask(server, f"{name} {made_on}", tmp_path, MADE_ON, place)
+    (snapshots / ("a" * 40) / file).resolve().write_bytes(b"damaged")
+    said = ask(hub, f"{name} {made_on}", tmp_path, MADE_ON, place)
+    assert "REFUSED SystemFolderError" in said and "restore the old weights or climb again" in said
+
+
+def test_an_offered_model_that_its_makers_changed_stays_what_was_fetched_first(
+    hub: Hub, tmp_path: Path
+) -> None:
+    first = ask(hub, OFFERED, tmp_path, ASK + DIGEST)
+    assert f"FOUND {OFFERED} apache-2.0" in first
+    hub.change(OFFERED_REPOSITORY, OFFERED_FILE)
+    for script in (ASK, NEWEST):
+        assert ask(hub, OFFERED, tmp_path, script + DIGEST) == first
+    assert f"HERE {OFFERED}" in ask(None, OFFERED, tmp_path, HERE)
+    kept = tmp_path / "rung" / "hub_digests.json"
+    trusted = kept.read_text()
+    kept.unlink()
+    second = ask(hub, OFFERED, tmp_path, ASK + DIGEST)
+    assert f"FOUND {OFFERED} apache-2.0" in second and second != first
+    place = str(tmp_path / "hub")
+    assert "FOUND" in ask(hub, f"{OFFERED} {first.split()[-1]}", tmp_path, MADE_ON, place), "both are there"
+    kept.write_text(trusted)
+    shutil.rmtree(tmp_path / "hub")
+    assert "REFUSED DigestError" in ask(hub, OFFERED, tmp_path)
+    assert "ABSENT" in ask(None, OFFERED, tmp_path, HERE)
+
+
+def test_where_it_cannot_be_kept_what_a_hub_id_stands_for_the_hub_is_asked_again(
+    hub: Hub, tmp_path: Path
+) -> None:
+    (tmp_path / "rung" / ".hub_digests.json.lock").mkdir(parents=True)
+    first = digest_of(hub, "org/tensors", tmp_path)
+    hub.change("org/tensors", "config.json")
+    assert digest_of(hub, "org/tensors", tmp_path) != first
 
 
 def test_an_unreachable_hub_is_named(tmp_path: Path) -> None:

@@ -61,8 +61,8 @@ def test_the_first_fetch_is_trusted_and_said_and_another_digest_later_is_refused
     model = resolve("smollm2-360m")
     assert (model.name, model.licence, model.template) == ("smollm2-360m", "apache-2.0", CHATML)
     kept = trusted(entry.gguf)
-    assert kept is not None and kept[0] == model.digest
-    assert f"sha256 {model.digest[:16]} as first fetched on {kept[1]}" in first_seen(entry)
+    assert kept is not None and kept.digest == model.digest
+    assert f"sha256 {model.digest[:16]} as first fetched on {kept.first}" in first_seen(entry)
     assert resolve("smollm2-360m") == model
     assert ref_to(model, "smollm2-360m").source == "smollm2-360m"
     path = hub / "HuggingFaceTB" / "SmolLM2-360M-Instruct-GGUF" / "smollm2-360m-instruct-q8_0.gguf"
