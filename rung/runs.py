@@ -292,7 +292,7 @@ def open_run(folder: Path, config: Mapping, free: Sequence[str] = ()) -> dict | 
         found = read_json(path)
         if not found.keys() >= set(free):
             raise RunError(_damaged(path, f"it lacks {' and '.join(sorted(set(free) - found.keys()))}"))
-        if differing := _differences(found, {**wanted, **{key: found[key] for key in free}}):
+        if differing := differences(found, {**wanted, **{key: found[key] for key in free}}):
             raise RunError(
                 f"{str(folder)!r} belongs to another climb: {'; '.join(differing)}. Choose another folder "
                 "with --out, or remove this one to start again"
@@ -306,7 +306,8 @@ def open_run(folder: Path, config: Mapping, free: Sequence[str] = ()) -> dict | 
     return None
 
 
-def _differences(found: Mapping, wanted: Mapping) -> list[str]:
+def differences(found: Mapping, wanted: Mapping) -> list[str]:
+    """Where the settings of a run that was `found` aren't those that are wanted, a clause each."""
     there, here = dict(_leaves(found)), dict(_leaves(wanted))
     keys = sorted(key for key in there.keys() | here.keys() if there.get(key) != here.get(key))
     return [f"{key} is {_shown(there.get(key))} there and {_shown(here.get(key))} here" for key in keys]

@@ -12,6 +12,7 @@ from rung.climb.opening import open_folder
 from rung.climb.options import Options, config_of, digests_beside
 from rung.climb.rebudget import name_of
 from rung.errors import RunError
+from rung.models.resolve import resolve
 from rung.registry import Tag, point
 from rung.runs import RUN_FILE, write_json
 from rung.spec import Spec
@@ -124,4 +125,48 @@ def test_a_run_from_before_a_local_teacher_reflected_is_not_passed_over_in_silen
     with pytest.raises(RunError, match=rf"belongs to another climb: teacher .*It was {said}"):
         open_folder(old, now, prepared, log)
     other = tmp_path / "runs" / "topics-other"
-    assert open_folder(other, now | {"dev_rows": 7}, prepared, log) is None and len(log.lines) == 1
+    assert open_folder(other, now | {"dev_rows": 7}, prepared, log) is None
+    rows = f"dev_rows is {now['dev_rows']} there and 7 here"
+    assert log.lines[1:] == [f"this is {other}; {new} was climbed with other settings: {rows}"]
+
+
+def begun(source, run=None, **keys):
+    """What the climb of a task says of its folder, and whether there was such a run."""
+    options, log = Options(rungs=("prompt",), out=run), Log()
+    prepared = prepare(written(source, **keys), options)
+    models = [resolve(name) for name in prepared.task.models]
+    config = config_of(prepared, models, options)
+    folder = run or source / "runs" / f"topics-{name_of(config)}"
+    return folder, open_folder(folder, config, prepared, log), log.lines
+
+
+def test_the_nearest_run_with_other_settings_is_told_of_where_nothing_of_it_is_known(tiny, tmp_path):
+    write_rows(tmp_path / "rows.jsonl", label_rows(120))
+    keys = {"models": [str(tiny)], "volume": "100000/month"}
+    first, before, said = begun(tmp_path, **keys)
+    assert before is None and said == []
+    many = {"volume": "7/month", "machine_usd_per_hour": 2.5, "about": "x", "limits": {"p95_ms": 9}}
+    second, _, said = begun(tmp_path, **keys | many)
+    (line,) = said
+    assert line.startswith(f"this is {second}; {first} was climbed with other settings: task.about is ")
+    assert line.endswith("; and 1 more") and line.count(" there and ") == 3
+    third, _, said = begun(tmp_path, **keys | {"volume": "50000/month"})
+    volume = 'task.volume is "100000/month" there and "50000/month" here'
+    assert said == [f"this is {third}; {first} was climbed with other settings: {volume}"]
+    _, before, said = begun(tmp_path, **keys)
+    assert before is not None and said == []
+    write_rows(tmp_path / "rows.jsonl", label_rows(121))
+    assert begun(tmp_path, **keys)[2] == [], "it is on other rows, which nobody needs to be told"
+
+
+def test_a_run_on_other_weights_by_the_same_name_is_told_of(tiny, tmp_path):
+    write_rows(tmp_path / "rows.jsonl", label_rows(120))
+    shutil.copy(tiny, model := tmp_path / "mine.gguf")
+    first, before, said = begun(tmp_path, models=[str(model)])
+    assert before is None and said == []
+    make_tiny_gguf(model, context=256)
+    second, before, said = begun(tmp_path, models=[str(model)])
+    assert before is None and first != second
+    assert said == [f"this is {second}; {first} was climbed on other weights by the name {model}"]
+    with pytest.raises(RunError, match=r"model is .*It was climbed on other weights by the name .*mine"):
+        begun(tmp_path, first, models=[str(model)])
