@@ -12,7 +12,8 @@ from rung.climb.stored import CLIMB_FILE, load_climb, run_above
 from rung.data.sources import Source, read_source
 from rung.errors import DataError, RunError
 from rung.rungs.base import Reporter
-from rung.runs import RUN_FILE, read_json, write_json
+from rung.runs import RUN_FILE, file_digest, read_json, write_json
+from rung.task import Task
 
 ROWS_FILE = "rows.json"
 """Where the rows lie and how they are written: exports and comparisons ask some of them again."""
@@ -97,6 +98,22 @@ def rows_again(run: Path, reporter: Reporter | None = None) -> Prepared:
             f"otherwise ({str(source)!r}); restore them, or give others with --rows FILE"
         )
     return prepared
+
+
+def need_database(run: Path, task: Task) -> None:
+    """Raises RunError where the queries of a run were run on another database than the task has now.
+
+    What a query gives there hangs on it, and so does which answers are right.
+    """
+    file, database = run_above(run) / RUN_FILE, task.data.database
+    known = read_json(file).get("database") if file.is_file() else None
+    if known is None or (database is not None and file_digest(database) == known):
+        return
+    now = "the task names none now" if database is None else f"{str(database)!r} is another one now"
+    raise RunError(
+        f"the queries of {str(run)!r} were run on a database, and {now}: restore it, or name the task itself "
+        "with --task TASK, which runs them on what it has now"
+    )
 
 
 def _source(run: Path) -> tuple[Path, Options]:

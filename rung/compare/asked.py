@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rung.checks.rows import Prepared, prepare
 from rung.climb import sealed
-from rung.climb.again import read_as_climbed, rows_again
+from rung.climb.again import need_database, read_as_climbed, rows_again
 from rung.climb.options import Options
 from rung.climb.stored import climbs_in, load_climb
 from rung.compare.sides import Side
@@ -210,7 +210,10 @@ def _of_its_test(asked: Asked, one: Side, found: Prepared | RungError | None) ->
 
 
 def _common(sides: Sequence[Side], runs: _Runs) -> Prepared:
-    """The rows of the one climb, or of two climbs of the same rows. TaskError where there aren't any."""
+    """The rows of the one climb, or of two climbs of the same rows. TaskError where there aren't any.
+
+    RunError where they can't be scored as they were there.
+    """
     for place, one in zip(PLACES, sides, strict=True):
         if one.system is not None and one.origin is None:
             raise TaskError(
@@ -226,7 +229,11 @@ def _common(sides: Sequence[Side], runs: _Runs) -> Prepared:
             "the two climbs had different rows or split them differently; give rows that neither learned "
             "from with --rows FILE or --task TASK"
         )
-    return runs.sure(with_rows[0])
+    found = runs.sure(with_rows[0])
+    for one in with_rows:
+        if one.origin is not None:
+            need_database(one.origin.folder, found.task)
+    return found
 
 
 def _metric(
