@@ -29,7 +29,7 @@ from rung.climb.guarding import guarded, guarding
 from rung.climb.hosted import answers_usd, at_lower_cap, models_of, till_for
 from rung.climb.judging import bench_of, with_judge
 from rung.climb.limits import over_limits
-from rung.climb.machine import Watch, describe_machine, versions
+from rung.climb.machine import Watch, describe_machine, elsewhere, machine_and_engines, versions
 from rung.climb.opening import open_folder
 from rung.climb.options import Options, chosen_rungs, config_of, digests_beside
 from rung.climb.reading import Reading, read
@@ -134,6 +134,8 @@ class _Climbing:
         """Every step in order, then the decisions."""
         try:
             self.had = self.kept_results(steps)
+            for finding in elsewhere(self.had.values()):
+                self.reporter.say(finding.message)
             results: list[RungResult] = []
             for place, step in enumerate(steps, start=1):
                 later = [one for one in steps[place:] if not self.out(one)]
@@ -194,6 +196,8 @@ class _Climbing:
             else:
                 result = self.further(had, step, context, before, rest)
             if result.dev is not None:
+                if result is not had:
+                    result = replace(result, machine=machine_and_engines())
                 write_text(folder / RESULT_FILE, TypeAdapter(RungResult).dump_json(result).decode("utf-8"))
             self.clock.write()
         if result is had:
@@ -466,7 +470,7 @@ class _Climbing:
             test_given=prepared.splits.test_given,
             openings=sealed.openings(self.run_folder, sealed.rows_digest(prepared.splits.test)),
             inferred=prepared.inferred,
-            findings=(*self.checked.findings, *prepared.notes),
+            findings=(*self.checked.findings, *prepared.notes, *elsewhere(results)),
             checks=self.checked.runs,
             results=tuple(results),
             dev_decision=on_dev,

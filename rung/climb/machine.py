@@ -1,10 +1,10 @@
-"""The machine a climb ran on: its description, the versions that matter, and peak memory."""
+"""The machines a climb ran on: what they are, the versions that matter, and peak memory."""
 
 import itertools
 import platform
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,7 +13,9 @@ import psutil
 
 from rung import __version__
 from rung.memory import total_bytes
+from rung.records import Finding, RungResult
 
+ENGINES = ("torch", "xllamacpp")
 PACKAGES = (
     "torch",
     "transformers",
@@ -63,6 +65,32 @@ def describe_machine() -> str:
     used = f"{cores} core{'s' if cores > 1 else ''}, {memory:.{1 if memory < 4 else 0}f} GiB"
     said = f"{_processor()}, {used}, {platform.system()} {platform.machine()}"
     return ", ".join([said, *filter(None, [describe_gpu()])])
+
+
+def machine_and_engines() -> str:
+    """The machine and the versions of the engines in one line: by them seconds and memory are to be read."""
+    found = dict(versions())
+    return ", ".join([describe_machine(), *(f"{name} {found[name]}" for name in ENGINES)])
+
+
+def elsewhere(results: Iterable[RungResult]) -> tuple[Finding, ...]:
+    """A warning for each other machine, or other version of an engine, that scored some of them on dev."""
+    places: dict[str, list[str]] = {}
+    for result in results:
+        if result.machine and result.dev is not None:
+            places.setdefault(result.machine, []).append(result.rung)
+    here = machine_and_engines() if places else ""
+    return tuple(
+        Finding(
+            check="machine",
+            severity="warn",
+            message=f"{', '.join(names)}: built and scored on dev on {place}. Here it's {here}: the seconds, "
+            "memory and dollars of the two can't be set side by side",
+            count=len(names),
+        )
+        for place, names in places.items()
+        if place != here
+    )
 
 
 def _processor() -> str:

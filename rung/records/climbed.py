@@ -77,7 +77,8 @@ class RungResult:
     can't be had without; None where there is none.
     `took_s` are the seconds from the forecast to the end of the dev score, `build_s` those from the first
     look at the rung to its System. `build_peak_mb` is the most memory that all processes of the climb held
-    together meanwhile, dev score included.
+    together meanwhile, dev score included. `machine` is where that was and by which engines, in a line; empty
+    where an earlier version didn't say.
     """
 
     rung: str
@@ -96,6 +97,7 @@ class RungResult:
     usd_per_1000: float = 0.0
     build_s: float = 0.0
     build_peak_mb: float = 0.0
+    machine: str = ""
     forecast: Forecast | None = None
     took_s: float = 0.0
     over_limits: tuple[str, ...] = ()
