@@ -1,6 +1,6 @@
 """The rows on which two Systems are compared, and what either of them may know of these rows already."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -8,6 +8,7 @@ from rung.checks.rows import Prepared, prepare
 from rung.climb import sealed
 from rung.climb.again import need_database, read_as_climbed, rows_again
 from rung.climb.options import Options
+from rung.climb.ordering import stack
 from rung.climb.stored import climbs_in, load_climb
 from rung.compare.sides import Side
 from rung.data.sources import conform
@@ -187,7 +188,27 @@ def _looked_through(asked: Asked, wanted: Wanted, sides: Sequence[Side], runs: _
             notes.append(f"{place} learned from {len(learned):,} of these rows: its score is too good")
         if chosen := here & {question(row) for row in found.splits.dev}:
             notes.append(f"{place} was chosen by {len(chosen):,} of these rows: its score flatters it")
+        notes += _otherwise(here - learned - chosen, place, one, found)
     return replace(asked, opened=tuple(dict.fromkeys(opened)), notes=tuple(notes))
+
+
+def _otherwise(here: set[tuple[str, str]], place: str, one: Side, found: Prepared) -> Iterator[str]:
+    """What a side may have learned of questions from a teacher's answers to them, or from bad ones.
+
+    A teacher may have been asked the input alone of a row with a context.
+    """
+    assert one.origin is not None, "its rows are known"
+    rungs = {below.rung.partition("@")[0] for below in stack(one.origin.result, one.origin.climb.results)}
+    inputs = {question(row) for row in found.unlabelled}
+    taught = {said for said in here if said in inputs or (said[0], "") in inputs}
+    judged = {question(row) for row in (*found.splits.undesirable, *found.splits.dev_undesirable)}
+    ways = (
+        ("distill", "a teacher's answers to", taught),
+        ("preference", "from bad answers to", here & judged),
+    )
+    for rung, what, rows in ways:
+        if rung in rungs and rows:
+            yield f"{place} may have learned {what} {len(rows):,} of these rows: its score may be too good"
 
 
 def _of_its_test(asked: Asked, one: Side, found: Prepared | RungError | None) -> tuple[int, str]:

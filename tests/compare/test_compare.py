@@ -23,7 +23,7 @@ from rung.rungs.prompt import Prompt
 from rung.ship.tagging import tag_system
 from rung.spec import AnswerSpec, ModelRef, RetrievalSpec, ShotSpec, Spec, StepsSpec
 from rung.system import System, copy, save
-from tests.fixtures_climb import Log, constant_head, json_rows, label_rows, make_tiny_gguf, write_rows
+from tests.fixtures_climb import Log, constant_head, json_rows, judged, label_rows, make_tiny_gguf, write_rows
 from tests.fixtures_tagged import make_head
 
 
@@ -199,6 +199,34 @@ def test_rows_that_a_side_was_chosen_by_are_told_of(runs, tmp_path):
     assert found.notes == (CHOSEN_BY,)
     asked = CompareOptions(wanted=Wanted(test=True))
     assert compare(f"{runs / 'two'}:billing", str(runs / "one"), asked, Log()).notes == ()
+
+
+def test_what_a_side_may_have_learned_from_other_answers_than_the_rows_own_is_told(
+    tmp_path, tiny, monkeypatch
+):
+    rows, free = label_rows(300), label_rows(60, seed=77)
+    write_rows(tmp_path / "task" / "rows.jsonl", judged(rows))
+    write_rows(tmp_path / "task" / "free.jsonl", [{"input": row["input"]} for row in free])
+    task = {"name": "topics", "data": {"train": "rows.jsonl", "unlabelled": "free.jsonl"}}
+    (tmp_path / "task" / "task.yaml").write_text(json.dumps(task), encoding="utf-8")
+    names, run = ("billing", "distill", "preference"), tmp_path / "run"
+    monkeypatch.setattr("rung.climb.options.LADDER", tuple(map(Always, names)))
+    options = Options(models=(str(tiny),), rungs=names, budget_s=600, out=run)
+    climb(tmp_path / "task", options, Log())
+
+    def told(kept, second):
+        wanted = Wanted(rows=write_rows(tmp_path / "asked.jsonl", kept))
+        return compare(f"{run}:billing", f"{run}:{second}", CompareOptions(wanted=wanted), Log()).notes
+
+    asked = len(rows_again(run).unlabelled)
+    assert asked > 40
+    said = f"B may have learned a teacher's answers to {asked} of these rows: its score may be too good"
+    assert told(free, "distill") == told([row | {"context": "Mail."} for row in free], "distill") == (said,)
+    assert told(free, "preference") == ()
+    bad = {e.input for e in _splits(run).undesirable}
+    kept = [row for row in rows if row["input"] in bad][:50]
+    said = "B may have learned from bad answers to 50 of these rows: its score may be too good"
+    assert told(kept, "preference") == (said,) and told(kept, "distill") == ()
 
 
 def test_a_runs_test_file_is_its_test_though_the_runs_rows_have_moved(tmp_path, tiny, monkeypatch):
