@@ -135,7 +135,9 @@ def test_what_would_fail_again_is_not_asked_and_paid_for_again(server, provider,
     with pytest.raises(openai.UnprocessableEntityError, match=words) as raised:
         client.chat.completions.create(model="loud", messages=said("x"), stream=stream)
     provider.faults = []
-    assert len(provider.seen) - paid == 1
+    # What had no word out at its limit is asked for once more in each process, with room for thoughts.
+    most = 2 if answer["choices"][0]["finish_reason"] == "length" else 1
+    assert 1 <= len(provider.seen) - paid <= most
     assert raised.value.response.headers["x-should-retry"] == "false"
     assert "retry-after" not in raised.value.response.headers
 
