@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from rung.data.splits import SHARES
 from rung.judging import BROKE
 from rung.records import Candidate, Comparison, Decision, Interval, MetricName, VerdictKind
-from rung.scoring.notation import score_text
+from rung.scoring.notation import gain_text, score_text
 from rung.scoring.scorers import SCORERS
 from rung.scoring.stats import FEWEST_GROUPS
 
@@ -145,7 +145,7 @@ def odds_text(metric: MetricName, gain: float, interval: Interval, p: float) -> 
         told, low, high = (f"{100 * part:+.1f}" for part in parts)
         told += " points"
     else:
-        told, low, high = (f"{part:+.4g}" for part in parts)
+        told, low, high = (gain_text(part, metric) for part in parts)
         told = f"gain {told}"
     if gain <= 0:
         return f"{told}, {low} to {high}"
@@ -155,7 +155,9 @@ def odds_text(metric: MetricName, gain: float, interval: Interval, p: float) -> 
 
 def _amount(candidate: Candidate, margin: float) -> str:
     """A margin in points, or in the metric's units."""
-    return f"{100 * margin:.1f} points" if _is_share(candidate) else f"{margin:.4g}"
+    if _is_share(candidate):
+        return f"{100 * margin:.1f} points"
+    return score_text(margin, candidate.measurement.metric)
 
 
 def _is_share(candidate: Candidate) -> bool:

@@ -14,7 +14,7 @@ def score_text(value: float, metric: MetricName) -> str:
     if not math.isfinite(value):
         return NOTHING
     if not SCORERS[metric].shares:
-        return signed(value, f"{abs(value):,.0f}" if abs(value) >= 1000 else f"{abs(value):.3g}")
+        return signed(value, f"{abs(value):,.0f}" if abs(value) >= 999.5 else f"{abs(value):.3g}")
     written = f"{abs(value):.3f}"
     return signed(value, written.removeprefix("0") if abs(value) < 1 else written)
 

@@ -366,11 +366,21 @@ def test_less_error_wins_and_the_least_gain_is_in_units_of_the_target_range():
     assert (small.kind, small.chosen, small.best) == ("tie", "head", "sft")
 
 
+def test_large_errors_and_gains_are_written_out():
+    (head, targets), (sft, _) = numbers(0, [35_120.0] * 400), numbers(3, [20_431.0] * 400)
+    said = verdict(head, sft, targets=targets).sentence
+    assert "it beats head's 35,120 (gain +14,689, +14,447 to +14,931, p < .001)" in said
+    noise = np.random.default_rng(1).normal(0, 40_000, 160)
+    (head, targets), (sft, _) = numbers(0, noise[:80]), numbers(3, 0.8 * noise[80:])
+    open_ = decide([head, sft], targets=targets, groups=None, seed=0, split="test", margin=1_234.6)
+    assert "shown to be under 1,235 (gain +" in open_.sentence and "e+" not in open_.sentence
+
+
 def test_a_larger_error_is_said_not_to_be_lower():
     (head, targets), (sft, _) = numbers(0, [1.0] * 400), numbers(3, [1.0] * 397 + [2.0] * 3)
     found = verdict(head, sft, targets=targets)
     assert (found.kind, found.chosen) == ("tie", "head")
-    assert "; sft's 1.01 isn't lower (gain -0.0075, " in found.sentence
+    assert "; sft's 1.01 isn't lower (gain \N{MINUS SIGN}0.0075, " in found.sentence
 
 
 @pytest.mark.parametrize("metric", ["mae", "spearman"])

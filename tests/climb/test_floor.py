@@ -65,7 +65,7 @@ def test_of_errors_the_median_of_the_rows_learned_from_is_the_floor():
     bad = found_for(test, [1.0] * 200, [2.0, 2.5, 7.0], "mae")
     assert (bad.answer, bad.beaten) == ("2.5", False)
     assert bad.gain_interval.high < 0
-    assert "does worse (gain -" in with_floor(DECISION, bad, "mae").sentence
+    assert "does worse (gain \N{MINUS SIGN}" in with_floor(DECISION, bad, "mae").sentence
     assert found_for(test, [v + 0.1 for v in values], [2.0, 2.5, 7.0], "mae").beaten
 
 

@@ -39,7 +39,7 @@ def test_a_share_is_written_without_its_zero(value, written):
 
 
 @pytest.mark.parametrize(
-    ("value", "written"), [(12.3456, "12.3"), (0.00421, "0.00421"), (12_345.6, "12,346")]
+    ("value", "written"), [(12.3456, "12.3"), (0.00421, "0.00421"), (12_345.6, "12,346"), (999.7, "1,000")]
 )
 def test_an_error_in_the_tasks_units_keeps_three_digits(value, written):
     assert score_text(value, "mae") == written
