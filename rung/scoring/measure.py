@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # An interval is a function of the answers alone: measuring twice gives the same bytes.
 _SEED = 0
+# Of a mean: what differs by less differs by rounding.
+_ALIKE = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -164,9 +166,9 @@ def _interval(scored: _Scored) -> Interval:
     if scored.scorer.shares and set(scored.rows) <= {0.0, 1.0}:
         return stats.wilson(int(rows.sum()), len(rows))
     found = stats.bca_mean(scored.rows, _SEED)
-    return Interval(
-        low=max(found.low, 0.0), high=min(found.high, 1.0) if scored.scorer.shares else found.high
-    )
+    if scored.scorer.shares:
+        return Interval(low=max(found.low, 0.0), high=min(found.high, 1.0))
+    return _of_errors(scored, score, found, units)
 
 
 def _of_groups(scored: _Scored, score: float, groups: "Indices") -> Interval:
@@ -176,12 +178,27 @@ def _of_groups(scored: _Scored, score: float, groups: "Indices") -> Interval:
     """
     variance, count = stats.variance_of_groups(_of_rows(scored), groups), int(groups.max()) + 1
     if not scored.scorer.shares:
-        found = stats.student(score, variance, count)
-        return Interval(low=max(found.low, 0.0), high=found.high)
+        return _of_errors(scored, score, stats.student(score, variance, count), count)
     if scored.scorer.name != "spearman":
         return stats.wilson_of_groups(score, variance, count)
     found = stats.wilson_of_groups((score + 1) / 2, variance / 4, count)
     return Interval(low=2 * found.low - 1, high=2 * found.high - 1)
+
+
+def _of_errors(scored: _Scored, score: float, seen: Interval, units: int) -> Interval:
+    """The interval of a mean error as it was seen, from 0 on.
+
+    Errors that are all alike, but for rounding, leave nothing in doubt that was seen: then it's as wide as if
+    two more rows differed, one by the worst error.
+    """
+    if seen.high - seen.low <= _ALIKE * seen.high:
+        seen = stats.with_two_more(seen, score, units, _worst(scored))
+    return Interval(low=max(seen.low, 0.0), high=seen.high)
+
+
+def _worst(scored: _Scored) -> float:
+    """The worst error that there is to be expected: the targets' range, or more where an answer was worse."""
+    return max(worst_error(scored.targets), *scored.rows)
 
 
 def _of_rows(scored: _Scored) -> "Callable[[Indices], float]":
@@ -199,7 +216,7 @@ def _of_rows(scored: _Scored) -> "Callable[[Indices], float]":
 def _of_one_draw(scored: _Scored, score: float) -> Interval:
     """What one row or group tells of a score: Wilson's interval for a mean share, else the whole scale."""
     if not scored.scorer.shares:
-        return Interval(low=0.0, high=max(worst_error(scored.targets), *scored.rows))
+        return Interval(low=0.0, high=_worst(scored))
     if scored.scorer.mean_of_rows:
         return stats.wilson(score, 1)
     return Interval(low=-1.0 if scored.scorer.name == "spearman" else 0.0, high=1.0)

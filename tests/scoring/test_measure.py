@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -194,3 +196,23 @@ def test_the_interval_by_many_groups_that_do_not_differ_is_that_of_the_rows():
     pairs = measure("exact", ["a"] * 600, answers, [str(at // 2) for at in range(600)])
     ends = [(one.interval.low, one.interval.high) for one in (pairs, apart)]
     assert ends[0] == pytest.approx(ends[1], abs=0.01)
+
+
+@pytest.mark.parametrize("groups", [None, [str(at // 2) for at in range(8)]])
+@pytest.mark.parametrize("off", [0.0, 1.0, 1 / 3])
+def test_errors_that_are_all_alike_on_a_few_rows_keep_their_doubt(off, groups):
+    """As wide as if one row more were wrong by the whole range: 4 of these, and of four groups."""
+    ratings = [1, 2, 3, 4, 5, 4, 3, 2]
+    found = measure("mae", ratings, said([value + off for value in ratings]), groups)
+    more = 1.96 * 2**0.5 * 4 / (10 if groups is None else 6)
+    assert found.score == pytest.approx(off)
+    assert found.interval.high == pytest.approx(off + more, rel=1e-4)
+    assert found.interval.low == pytest.approx(max(0.0, off - more), abs=1e-4)
+    many = measure("mae", ratings * 100, said([value + off for value in ratings * 100]))
+    assert off < many.interval.high < off + 0.02 and many.interval.low >= max(0.0, off - 0.02)
+
+
+def test_errors_that_differ_have_the_interval_that_they_had():
+    ratings = [1, 2, 3, 4, 5, 4, 3, 2]
+    found = measure("mae", ratings, said([*ratings[:-1], 3]))
+    assert found.interval == replace(stats.bca_mean([0.0] * 7 + [1.0], seed=0), low=0.0)
