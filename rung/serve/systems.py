@@ -14,26 +14,25 @@ from rung.engines.key_hosts import need_known_host
 from rung.engines.schema import require_schema
 from rung.engines.trie import Trie
 from rung.engines.unchanged import Files, files_in
-from rung.errors import EngineError, ModelError, RungError, SystemFolderError, TaskError
+from rung.errors import EngineError, ModelError, RungError, TaskError
 from rung.hosted import hosted_of
 from rung.memory import within_memory
 from rung.models.chat import Chat
 from rung.models.hosted import Hosted
 from rung.models.resolve import Model, resolve
 from rung.records import Example
-from rung.registry import Pointed, load_system, locate, names_model
+from rung.registry import Pointed, load_system, locate
+from rung.serve.bare import MODEL, as_system, is_model
 from rung.serve.bench import Bench, aside
 from rung.serve.host import Adapter, Host
 from rung.serve.lanes import Full, Lanes, let_in
 from rung.serve.limits import Limits
-from rung.spec import AnswerSpec, Spec
-from rung.system import ADAPTER_GGUF, WEIGHTS_GGUF, Pool, System, ref_to
+from rung.spec import Spec
+from rung.system import ADAPTER_GGUF, WEIGHTS_GGUF, Pool, System
 
 WARM_UP = Example(id="warm-up", input="Is anybody there?", output=None)
 LOOK_S = 0.5
 """How often it is looked whether a System's requests are over."""
-MODEL = "model"
-"""The rung of a base model that is served as it is."""
 
 
 Meaning: TypeAlias = tuple[Path, str | None]
@@ -267,8 +266,8 @@ class Systems:
     def _load(self, given: str, name: str | None) -> Served:
         """Read a System and everything about it that can be wrong; starts nothing."""
         tag = meant = None
-        if _is_model(given):
-            system = _as_system(given)
+        if is_model(given):
+            system = as_system(given)
         else:
             system, pointed = load_system(given)
             # NAME@DIGEST names one System for good; a tag may come to mean another.
@@ -428,34 +427,6 @@ def _key(model: Model, spec: EngineSpec) -> tuple[str, int]:
 def _meaning(folder: Path, pointed: Pointed | None) -> Meaning:
     """What a tag means now, as long as it isn't tagged anew."""
     return folder.resolve(), None if pointed is None else pointed.calibration
-
-
-def _is_model(given: str) -> bool:
-    """Whether it names a base model, and no System."""
-    try:
-        locate(given)
-    except SystemFolderError:
-        return names_model(given)
-    return False
-
-
-def _as_system(given: str) -> System:
-    """A base model as a System without a task: it continues a chat."""
-    model = resolve(given)
-    if model.kind != "generate":
-        raise ModelError(
-            f"{given!r} makes sentence vectors and writes no text: Systems that use it bring it along, and "
-            "/v1/embeddings answers with it"
-        )
-    spec = Spec(
-        rung=MODEL,
-        task=model.name,
-        kind="text",
-        engine="llama" if model.gguf is not None else "torch",
-        model=ref_to(model, given),
-        answer=AnswerSpec(form="free", max_tokens=context_of(model)),
-    )
-    return System(Path(), spec)
 
 
 def fresh_name(names: Sequence[str], taken: Iterable[str]) -> str:

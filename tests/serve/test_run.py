@@ -173,13 +173,13 @@ FETCHING = """
 import time
 from concurrent.futures import ThreadPoolExecutor
 from rung.cli.main import main
-from rung.serve import systems
+from rung.serve import bare, systems
 
 def resolve(given):
     print("fetching", flush=True)
     return ThreadPoolExecutor(1).submit(time.sleep, 60).result()
 
-systems.resolve = resolve
+bare.resolve = systems.resolve = resolve
 main()
 """
 """A server whose models are long in coming, by threads such as the hub's library has."""
