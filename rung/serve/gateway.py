@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Sequence
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -72,6 +72,7 @@ class Gateway:
         self, request: Request, route: str, name: str, chunks: AsyncGenerator[object]
     ) -> Response:
         """The events of a stream. What is wrong before its first one is a response of its own."""
+        chunks = _holding(self.systems.find(name), chunks)
         start = time.monotonic()
         request.state.counted = True
         failed: int | None = 500
@@ -117,7 +118,8 @@ class Gateway:
     def _asked(self, name: str) -> Iterator[Callable[[], bool]]:
         """Note a request till some of its answer is there; gives what tells if it waited for nothing else.
 
-        That is for an engine to start, or for another request, begun before it or after.
+        That is for an engine to start, or for another request, begun before it or after. What its System
+        needs is held from now on: a prompt may be long in the making, and nothing of it is to go meanwhile.
         """
         served = self.systems.find(name)
         warm = served is None or served.warm
@@ -128,13 +130,22 @@ class Gateway:
         self._unanswered, self._begun = self._unanswered + 1, self._begun + 1
         mine = self._begun
         try:
-            yield lambda: first and self._begun == mine
+            with nullcontext() if served is None else served.held():
+                yield lambda: first and self._begun == mine
         finally:
             self._unanswered -= 1
 
     async def _next(self, chunks: AsyncGenerator[object], start: float) -> object | None:
         """The next chunk of a stream; None at its end."""
         return await within(self.limit_s, anext(chunks, None), spent_s=time.monotonic() - start)
+
+
+async def _holding(served: Served | None, chunks: AsyncGenerator[object]) -> AsyncGenerator[object]:
+    """The chunks of a stream, to whose end all that its System needs is held."""
+    with nullcontext() if served is None else served.held():
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                yield chunk
 
 
 class ClientLeft(Exception):

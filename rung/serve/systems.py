@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Hashable, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Hashable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
@@ -89,6 +89,21 @@ class Served:
             self.host.has(self.adapter) and (self.adapter is None or self.adapter in self.host.adapters)
         )
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Count a request: till its end all that it needs stays, though the System is served no more."""
+        host = self.host
+        self.requests += 1
+        self.used = time.monotonic()
+        if host is not None:
+            host.users += 1
+        try:
+            yield
+        finally:
+            self.requests -= 1
+            if host is not None:
+                host.users -= 1
+
 
 class Systems:
     """All that is served, and the engines under it. For one event loop."""
@@ -126,6 +141,7 @@ class Systems:
         """
         made = await self._prepared(given, name)
         async with self._change:
+            await self._start(made)
             return await self._take_up(made)
 
     async def add_embedder(self, given: str) -> None:
@@ -148,22 +164,13 @@ class Systems:
     @asynccontextmanager
     async def using(self, served: Served) -> AsyncGenerator[None]:
         """Keep a System loaded for a request, and load it where it was put out. Raises EngineError."""
-        host = served.host
-        served.requests += 1
-        served.used = time.monotonic()
-        if host is not None:
-            host.users += 1
-        try:
-            if not served.warm and host is not None:
+        with served.held():
+            if not served.warm and served.host is not None:
                 # Not under `_change`: a model may be long in starting, and those of others are waited for.
                 async with served.waking:
                     await self._make_room(served)
-                    await host.have(served.adapter)
+                    await served.host.have(served.adapter)
             yield
-        finally:
-            served.requests -= 1
-            if host is not None:
-                host.users -= 1
 
     async def tidy(self) -> None:
         """Put out what is longest unused where more memory is held than allowed: many were in use at once."""
@@ -192,10 +199,11 @@ class Systems:
                 made = await self._prepared(served.tag, served.name)
                 async with self._change:
                     if self._served.get(served.name) is served:
+                        await self._start(made)
                         await self._take_up(made)
                         said.append(f"{made.name} was tagged anew: {made.system.digest} now")
                     else:  # somebody unloaded or replaced it meanwhile
-                        await self._drop(made)
+                        await self._let_go(made)
             except Full:
                 continue  # the next time
             # Whatever one System breaks on, the others' tags are followed.
@@ -216,7 +224,7 @@ class Systems:
         """End every engine."""
         for task in self._leaving:
             task.cancel()
-        for host in self.hosts.values():
+        for host in list(self.hosts.values()):
             await host.close()
         self.bench.close()
         await asyncio.to_thread(self.pool.close)
@@ -244,8 +252,8 @@ class Systems:
             await self.bench.run(lambda: made.system.prompts([WARM_UP], self.pool))
         return made
 
-    async def _take_up(self, made: Served) -> Served:
-        """Serve what is prepared, under its name. Under `_change`."""
+    async def _start(self, made: Served) -> None:
+        """Give what is prepared its name, and its place in a host. Under `_change`; raises EngineError."""
         spec = made.spec
         made.name = made.name or fresh_name([spec.task, f"{spec.task}-{spec.rung}"], self._served)
         if made.system.is_hosted:
@@ -254,10 +262,17 @@ class Systems:
             key = _key(_running(made.system, made.model), made.host.spec)
             made.host = self.hosts.setdefault(key, made.host)
             await self._make_room(made)
-            await made.host.have(made.adapter)
+            try:
+                await made.host.have(made.adapter)
+            except EngineError:
+                await self._let_go(made)  # a host without a child would stay, and what was read
+                raise
+
+    async def _take_up(self, made: Served) -> Served:
+        """Serve what was started, under its name. Under `_change`."""
         old = self._served.get(made.name)
         self._served[made.name] = made
-        if (vectors := spec.vectors) is not None:
+        if (vectors := made.spec.vectors) is not None:
             self.embedders.add(vectors.name)
         if old is not None:
             await self._let_go(old)
@@ -355,29 +370,40 @@ class Systems:
         return any(s is not served and s.adapter == served.adapter for s in [*self, *also])
 
     async def _let_go(self, old: Served) -> None:
-        """Free what only this System used, once its requests are over."""
-        if old.host is not None:
-            await self._leave(old, old.host)
+        """Free what only this System used, once its requests are over. Under `_change`."""
+        key = next((key for key, host in self.hosts.items() if host is old.host), None)
+        if key is not None and all(served.host is not old.host for served in self):
+            self.hosts.pop(key).leave()
         if old.requests:
-            task = asyncio.create_task(self._drop(old))
+            task = asyncio.create_task(self._free_later(old))
             self._leaving.add(task)
             task.add_done_callback(self._leaving.discard)
         else:
+            await self._unload(old)
             await self._drop(old)
 
-    async def _leave(self, old: Served, host: Host) -> None:
-        """End the child that answered for a System, or its adapter there, if nothing else is served by it."""
-        if all(served.host is not host for served in self):
-            key = next(key for key, other in self.hosts.items() if other is host)
-            del self.hosts[key]
-            host.leave()
-        elif old.adapter is not None and not self._shared(old):
-            host.forget(old.adapter)
+    async def _free_later(self, old: Served) -> None:
+        """Free what it used when nobody waits."""
+        while old.requests:
+            await asyncio.sleep(LOOK_S)
+        async with self._change:
+            await self._unload(old)
+        await self._drop(old)
+
+    async def _unload(self, old: Served) -> None:
+        """Take its adapter out of a host that goes on, if nothing else there has it. Under `_change`.
+
+        Not before its requests are over: one that waits would have it loaded again, for good.
+        """
+        if old.host is None or old.adapter is None or self._shared(old):
+            return
+        if any(host is old.host for host in self.hosts.values()):
+            old.host.forget(old.adapter)
             with suppress(EngineError):  # the child that has it goes on
-                await host.rest()
+                await old.host.rest()
 
     async def _drop(self, old: Served) -> None:
-        """Free what no other System needs, when nobody waits: what was read, and an engine of its own."""
+        """Free what no other System needs: what was read, and an engine of its own."""
         if old.host is not None and not old.shows:
             return
 
@@ -386,8 +412,6 @@ class Systems:
             if old.host is None:
                 self.pool.drop(old.system, self._without_host())
 
-        while old.requests:
-            await asyncio.sleep(LOOK_S)
         if old.system.is_hosted:
             free()
             return

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -277,6 +278,97 @@ def test_what_is_unloaded_goes_though_too_much_waits_for_the_thread(tmp_path, ti
             while systems.pool.engines:
                 await asyncio.sleep(0.05)
         assert systems.names() == []
+        await systems.close()
+
+    asyncio.run(run())
+
+
+async def is_so(true: Callable[[], bool]) -> None:
+    """Wait until it is."""
+    async with asyncio.timeout(20):
+        while not true():
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("then", [(1,), (1, 0)])
+def test_an_adapter_that_was_replaced_while_a_request_waited_goes_when_that_is_over(tuned, then):
+    async def run() -> None:
+        systems = await served(tuned[:1], Limits(slots=1, threads=1))
+        (host,), old = systems.hosts.values(), systems.find("s0")
+        assert old is not None
+        async with host.lanes.turn(old.adapter):
+            waits = asyncio.ensure_future(answer(systems, "s0", TEXTS[0]))
+            await is_so(lambda: host.lanes.waiting == 1)
+            last = old
+            for number in then:
+                last = await systems.add(str(tuned[number].folder), "s0")
+            assert host.has(old.adapter), "what waits would have a child started for it"
+        with Pool(threads=1, parallel=1) as pool:
+            (own,) = tuned[0].answer([example(TEXTS[0])], pool)
+        assert await waits == own.text
+        await is_so(lambda: not systems._leaving)
+        assert host.adapters == (last.adapter,)
+        assert last.warm and host.has(old.adapter) == (old.adapter == last.adapter)
+        await systems.close()
+
+    asyncio.run(run())
+
+
+def test_an_adapter_goes_though_the_client_that_it_was_kept_for_leaves(tuned):
+    async def run() -> None:
+        systems = await served(tuned[:2], Limits(slots=1, threads=1))
+        (host,), kept = systems.hosts.values(), systems.find("s1")
+        assert kept is not None
+        async with host.lanes.turn(None):
+            waits = asyncio.ensure_future(answer(systems, "s0", TEXTS[0]))
+            await is_so(lambda: host.lanes.waiting == 1)
+            async with asyncio.timeout(10):
+                assert await systems.remove("s0")
+            assert len(host.adapters) == 2
+            waits.cancel()
+            await is_so(lambda: host.adapters == (kept.adapter,))
+        assert await answer(systems, "s1", TEXTS[0])
+        await systems.close()
+
+    asyncio.run(run())
+
+
+def test_a_server_ends_though_a_request_waits_whose_adapter_was_replaced(tuned):
+    async def run() -> None:
+        before = len(engines())
+        systems = await served(tuned[:1], Limits(slots=1, threads=1))
+        (host,) = systems.hosts.values()
+        async with host.lanes.turn(None):
+            waits = asyncio.ensure_future(answer(systems, "s0", TEXTS[0]))
+            await is_so(lambda: host.lanes.waiting == 1)
+            await systems.add(str(tuned[1].folder), "s0")
+            assert systems._leaving
+            async with asyncio.timeout(20):
+                await systems.close()
+            waits.cancel()
+        await is_so(lambda: not systems._leaving and waits.done())
+        assert len(engines()) == before and not host.ready
+
+    asyncio.run(run())
+
+
+def test_a_system_whose_engine_cant_start_leaves_no_host_behind(tmp_path, tiny_gguf, monkeypatch):
+    gguf = tmp_path / "base.gguf"
+    gguf.write_bytes(tiny_gguf.read_bytes())
+
+    async def run() -> None:
+        systems = Systems(Limits(slots=1, threads=1))
+        load = systems._load
+
+        def gone_then(given: str, name: str | None):
+            made = load(given, name)
+            gguf.unlink()
+            return made
+
+        monkeypatch.setattr(systems, "_load", gone_then)
+        with pytest.raises(EngineError):
+            await systems.add(str(gguf), "base")
+        assert not systems.hosts and systems.names() == []
         await systems.close()
 
     asyncio.run(run())
