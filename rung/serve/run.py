@@ -5,8 +5,9 @@ import ipaddress
 import re
 import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -139,6 +140,7 @@ async def _serve(
         finally:
             for task in others:
                 task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)  # none of them begins anything now
             if broken_off := server.server_state.tasks:
                 await asyncio.wait(broken_off, timeout=LAST_WORD_S)
     finally:
@@ -157,20 +159,34 @@ def _named(text: str) -> tuple[str, str | None]:
 
 
 async def _follow(systems: Systems, say: Callable[[str], None]) -> None:
-    """Keep to the memory limit and serve what the tags mean, as long as the server runs."""
-    told = ""
-    while True:
-        await asyncio.sleep(TAGS_S)
+    """Keep to the memory limit and serve what the tags mean, as long as the server runs.
+
+    Each tag by itself: a System that is long in loading keeps neither the others waiting nor the limit.
+    """
+    at_work: dict[Served | None, asyncio.Task[None]] = {}
+    told: dict[str, str] = {}
+
+    async def once(what: str, work: Callable[[], Awaitable[str | None]]) -> None:
         try:
-            await systems.tidy()
-            for line in await systems.follow_tags():
+            if (line := await work()) is not None:
                 say(line)
-            told = ""
+            told.pop(what, None)
         except Exception as error:  # noqa: BLE001 - said, and tried again
-            fault = f"tags aren't followed for now: {error!r}; it is tried again"
-            if fault != told:
+            fault = f"{what} for now: {error!r}; it is tried again"
+            if fault != told.get(what):
+                told[what] = fault
                 say(fault)
-                told = fault
+
+    async with asyncio.TaskGroup() as group:
+        while True:
+            await asyncio.sleep(TAGS_S)
+            at_work = {served: task for served, task in at_work.items() if not task.done()}
+            if None not in at_work:
+                at_work[None] = group.create_task(once("memory isn't kept to the limit", systems.tidy))
+            for served in systems:
+                if served.tag is not None and served not in at_work:
+                    followed = once(f"{served.tag} isn't followed", partial(systems.follow, served))
+                    at_work[served] = group.create_task(followed)
 
 
 def _described(served: Served) -> str:

@@ -35,6 +35,7 @@ LOOK_S = 0.5
 """How often it is looked whether a System's requests are over."""
 
 
+Located: TypeAlias = tuple[Path, Pointed | None]
 Meaning: TypeAlias = tuple[Path, str | None]
 
 
@@ -44,7 +45,8 @@ class Served:
 
     `host` answers for Systems under llama.cpp, the bench for others, and for those of several calls. `tag` is
     what it was found by, where that can come to mean another System, and `meant` what it meant then: a folder
-    and a calibration. `options` are the labels' tokens. One request at a time is `waking` it, for all.
+    and a calibration. `refused` is what the tag was found to name since, and what couldn't be served.
+    `options` are the labels' tokens. One request at a time is `waking` it, for all.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Served:
     options: Trie | None
     tag: str | None = None
     meant: Meaning | None = None
+    refused: Located | None = None
     created: int = field(default_factory=lambda: int(time.time()))
     used: float = field(default_factory=time.monotonic)
     requests: int = 0
@@ -118,7 +121,6 @@ class Systems:
         self.embedders: set[str] = set()
         self._served: dict[str, Served] = {}
         self._change = asyncio.Lock()
-        self._refused: dict[str, Meaning] = {}
         self._forwarded: set[str] = set()
         self._leaving: set[asyncio.Task[None]] = set()
 
@@ -183,34 +185,32 @@ class Systems:
                 with suppress(EngineError):  # the child that has them goes on
                     await host.rest()
 
-    async def follow_tags(self) -> list[str]:
-        """Serve what the tags mean now; a sentence for each that changed, or can't be served."""
-        said = []
-        for served in self:
-            if served.tag is None:
-                continue
-            try:
-                meant = _meaning(*await asyncio.to_thread(locate, served.tag))
-            except (RungError, OSError):
-                continue  # a tag that was removed goes on meaning what it meant
-            if meant in (served.meant, self._refused.get(served.name)):
-                continue
-            try:
-                made = await self._prepared(served.tag, served.name)
-                async with self._change:
-                    if self._served.get(served.name) is served:
-                        await self._start(made)
-                        await self._take_up(made)
-                        said.append(f"{made.name} was tagged anew: {made.system.digest} now")
-                    else:  # somebody unloaded or replaced it meanwhile
-                        await self._let_go(made)
-            except Full:
-                continue  # the next time
-            # Whatever one System breaks on, the others' tags are followed.
-            except Exception as error:  # noqa: BLE001 - said, and not tried again
-                self._refused[served.name] = meant
-                said.append(f"{served.name} stays as it was, what is tagged now can't be served: {error}")
-        return said
+    async def follow(self, served: Served) -> str | None:
+        """Serve what a System's tag means now; a sentence where that changed, or can't be served."""
+        tag, found = served.tag, await _located(served.tag)
+        if tag is None or found is None:
+            return None  # a tag that was removed goes on meaning what it meant
+        if _meaning(*found) == served.meant or found == served.refused:
+            return None
+        try:
+            made = await self._prepared(tag, served.name)
+            async with self._change:
+                if is_wanted := await self._is_wanted(made.meant, served):
+                    await self._start(made)
+                    # That, and what came before, may have taken minutes.
+                    is_wanted = await self._is_wanted(made.meant, served)
+                if not is_wanted:
+                    await self._let_go(made)
+                    return None
+                await self._take_up(made)
+        except Full:
+            return None  # the next time
+        except Exception as error:  # noqa: BLE001 - said, and not tried again till it is tagged again
+            if not await self._is_wanted(_meaning(*found), served):
+                return None
+            served.refused = found
+            return f"{served.name} stays as it was, what is tagged now can't be served: {error}"
+        return f"{made.name} was tagged anew: {made.system.digest} now"
 
     def memory_mb(self) -> float:
         """Resident memory of the server and its children, in MiB."""
@@ -369,6 +369,12 @@ class Systems:
         """Whether another name uses the same adapter."""
         return any(s is not served and s.adapter == served.adapter for s in [*self, *also])
 
+    async def _is_wanted(self, meant: Meaning | None, served: Served) -> bool:
+        """Whether it is to take the place of a System, which is served still: its tag means this now."""
+        now = await _located(served.tag)
+        there = self._served.get(served.name) is served
+        return there and now is not None and _meaning(*now) == meant != served.meant
+
     async def _let_go(self, old: Served) -> None:
         """Free what only this System used, once its requests are over. Under `_change`."""
         key = next((key for key, host in self.hosts.items() if host is old.host), None)
@@ -451,6 +457,16 @@ def _key(model: Model, spec: EngineSpec) -> tuple[str, int]:
 def _meaning(folder: Path, pointed: Pointed | None) -> Meaning:
     """What a tag means now, as long as it isn't tagged anew."""
     return folder.resolve(), None if pointed is None else pointed.calibration
+
+
+async def _located(tag: str | None) -> Located | None:
+    """The folder that a tag names, and the line of the history; None where it names none."""
+    if tag is None:
+        return None
+    try:
+        return await aside(lambda: locate(tag))
+    except (RungError, OSError):
+        return None
 
 
 def fresh_name(names: Sequence[str], taken: Iterable[str]) -> str:

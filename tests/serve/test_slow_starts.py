@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from rung.records import Example
+from rung.registry import point, read_tag
 from rung.serve.answer import asked, label, reply
 from rung.serve.gateway import Gateway
 from rung.serve.limits import Limits
@@ -170,6 +171,32 @@ def test_a_request_that_waits_for_a_start_is_answered_though_all_that_its_base_s
         async with slow_start(before):
             assert await systems.remove("s0") and await systems.remove("s1")
         await slow
+        await systems.close()
+
+    asyncio.run(run())
+
+
+def test_a_tag_that_is_rolled_back_while_the_engine_of_its_new_system_starts_is_served_as_it_was(
+    tuned, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("RUNG_HOME", str(tmp_path))
+
+    def tag(number: int) -> None:
+        point(tuned[number], read_tag("desk"), source="test", origin="made by a test")
+
+    async def run() -> None:
+        tag(0)
+        systems = Systems(Limits(slots=1, threads=1))
+        there = await systems.add("desk")
+        (host,) = systems.hosts.values()
+        tag(1)
+        before = engines()
+        follows = asyncio.ensure_future(systems.follow(there))
+        async with slow_start(before):
+            tag(0)
+            assert await answer(systems, "desk")
+        assert await follows is None and systems.find("desk") is there
+        assert host.adapters == (there.adapter,) and there.warm
         await systems.close()
 
     asyncio.run(run())

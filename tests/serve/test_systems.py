@@ -10,6 +10,7 @@ import pytest
 
 from rung.records import Calibration, CalibrationMap
 from rung.registry import load_system, point, read_tag, system_folder
+from rung.serve import run as running
 from rung.serve import shapes
 from rung.serve.limits import Limits
 from rung.serve.systems import Served, Systems
@@ -277,6 +278,12 @@ async def following(tmp_path, monkeypatch, names: tuple[str, ...]) -> Systems:
     return systems
 
 
+async def followed(systems: Systems) -> list[str]:
+    """What is said of the tags, each followed once."""
+    said_of_each = await asyncio.gather(*[systems.follow(served) for served in systems])
+    return [line for line in said_of_each if line is not None]
+
+
 def test_a_system_that_breaks_whatever_the_reason_keeps_no_other_tag_from_being_followed(
     tmp_path, monkeypatch
 ):
@@ -289,10 +296,10 @@ def test_a_system_that_breaks_whatever_the_reason_keeps_no_other_tag_from_being_
             return load_system(given)
 
         monkeypatch.setattr("rung.serve.systems.load_system", broken)
-        stays, moves = await systems.follow_tags()
+        stays, moves = await followed(systems)
         assert "first:latest stays as it was" in stays and "out of memory" in stays
         assert "second:latest was tagged anew" in moves
-        assert await systems.follow_tags() == []
+        assert await followed(systems) == []
         await systems.close()
 
     asyncio.run(run())
@@ -309,7 +316,7 @@ def test_a_tag_that_is_unloaded_while_its_new_system_loads_stays_so(tmp_path, mo
             return load_system(given)
 
         monkeypatch.setattr("rung.serve.systems.load_system", slow)
-        follows = asyncio.ensure_future(systems.follow_tags())
+        follows = asyncio.ensure_future(followed(systems))
         assert await asyncio.to_thread(loads.wait, 10)
         try:
             async with asyncio.timeout(10):
@@ -318,6 +325,102 @@ def test_a_tag_that_is_unloaded_while_its_new_system_loads_stays_so(tmp_path, mo
             go_on.set()
         assert await follows == [] and systems.names() == []
         assert not systems.pool.heads
+        await systems.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("rolled_back", [True, False])
+def test_a_tag_that_was_refused_is_followed_again_once_it_is_tagged_again(tmp_path, monkeypatch, rolled_back):
+    def tag(seed: int) -> None:
+        made = System.load(tmp_path / f"made-{seed}")
+        point(made, read_tag("first"), source="test", origin="made by a test")
+
+    async def run() -> None:
+        systems, breaks = await following(tmp_path, monkeypatch, ("first",)), True
+
+        def broken(given: str):
+            if breaks:
+                raise RuntimeError("out of memory")
+            return load_system(given)
+
+        monkeypatch.setattr("rung.serve.systems.load_system", broken)
+        (line,) = await followed(systems)
+        assert "first:latest stays as it was" in line and await followed(systems) == []
+        if rolled_back:
+            tag(0)
+            assert await followed(systems) == []
+        tag(11)
+        (line,) = await followed(systems)
+        assert "first:latest stays as it was" in line and await followed(systems) == []
+        if rolled_back:
+            tag(0)
+        tag(11)
+        breaks = False
+        (line,) = await followed(systems)
+        assert "first:latest was tagged anew" in line and await followed(systems) == []
+        await systems.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("read", ["before", "after"])
+def test_a_tag_that_is_rolled_back_while_its_new_system_loads_is_served_as_it_was(
+    tmp_path, monkeypatch, read
+):
+    async def run() -> None:
+        systems = await following(tmp_path, monkeypatch, ("first",))
+        there = systems.find("first")
+        assert there is not None
+        loads, go_on = threading.Event(), threading.Event()
+
+        def slow(given: str):
+            early = load_system(given) if read == "before" else None
+            loads.set()
+            assert go_on.wait(60)
+            return early or load_system(given)
+
+        monkeypatch.setattr("rung.serve.systems.load_system", slow)
+        follows = asyncio.ensure_future(systems.follow(there))
+        assert await asyncio.to_thread(loads.wait, 10)
+        old = System.load(tmp_path / "made-0")
+        point(old, read_tag("first"), source="test", origin="made by a test")
+        go_on.set()
+        assert await follows is None
+        assert systems.find("first") is there and list(systems.pool.heads) == [old.digest]
+        assert await followed(systems) == []
+        await systems.close()
+
+    asyncio.run(run())
+
+
+def test_a_tag_whose_system_is_long_in_loading_keeps_no_other_waiting(tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "TAGS_S", 0.01)
+
+    async def run() -> None:
+        systems = await following(tmp_path, monkeypatch, ("first", "second"))
+        go_on, lines = threading.Event(), list[str]()
+
+        def slow(given: str):
+            assert not given.startswith("first") or go_on.wait(60)
+            return load_system(given)
+
+        async def said_soon(name: str) -> None:
+            async with asyncio.timeout(20):
+                while not any(f"{name}:latest was tagged anew" in line for line in lines):
+                    await asyncio.sleep(0.01)
+
+        monkeypatch.setattr("rung.serve.systems.load_system", slow)
+        follows = asyncio.ensure_future(running._follow(systems, lines.append))
+        try:
+            await said_soon("second")
+            assert len(lines) == 1
+        finally:
+            go_on.set()
+        await said_soon("first")
+        assert len(lines) == 2
+        follows.cancel()
+        await asyncio.gather(follows, return_exceptions=True)
         await systems.close()
 
     asyncio.run(run())
