@@ -90,6 +90,8 @@ def test_words_nearby_tell_in_json_that_is_text_what_stands_between_quotes_and_n
     )
     for text in ('{"call": 4155552671}', '{"password": 1234.5}', '{"a": "the passcode", "is": 482133}'):
         assert redactor.value(text) == text
+    for text in (r'{"a": "password: [SECRET_1]\"x"}', r'{"a": "password: $NAME\nnext"}'):
+        assert redactor.value(text) == text, "what an escape spells is no part of a value"
     assert dict(redactor.replaced) == {"telephone number": 1}
 
 
