@@ -26,7 +26,7 @@ from rung.scoring.measure import measurement
 from rung.system import Pool
 from rung.task.model import RUBRIC, JudgeSpec
 from tests.fixtures_climb import make_tiny_gguf
-from tests.fixtures_hosted import PRICES, Hosted
+from tests.fixtures_hosted import MODEL, PRICES, Hosted
 from tests.fixtures_judge import asked, is_judging, says, verdict
 
 PAIRS = [
@@ -131,6 +131,24 @@ def test_a_verdict_that_lacks_something_is_named_with_its_file_and_line(server, 
         opened(server, tmp_path)
 
 
+def test_once_another_model_answers_in_the_judges_name_nothing_more_is_judged(server, tmp_path):
+    judge, pool = opened(server, tmp_path)
+    with pool:
+        first = judge.judge(PAIRS[:2], pool)
+    kept = judge.verdicts.path.read_bytes()
+    server.reports = "oracle-2027-01-01"
+    later, pool = opened(server, tmp_path)
+    with pool:
+        assert later.judge(PAIRS[:2], pool) == first, "what was said stays"
+        said = rf"{judge.verdicts.path.parent}' holds verdicts of a judge that is gone: 'judge' .*--out"
+        with pytest.raises(RunError, match=said):
+            later.judge(PAIRS, pool)
+        assert judge.verdicts.path.read_bytes() == kept
+        server.reports = MODEL
+        fresh = Pairing(input="speak up", answer="LOUDER", other="quiet")
+        assert later.judge([fresh], pool)[0].score == 1.0
+
+
 def test_another_rubric_is_another_judge_and_judges_anew(server, tmp_path):
     judge, pool = opened(server, tmp_path)
     with pool:
@@ -224,11 +242,26 @@ def test_who_is_stopped_while_judging_pays_for_the_rest_alone(server, tmp_path):
 
 
 def test_a_judge_that_answers_as_another_model_gives_no_verdict(server, tmp_path):
+    def answer(body):
+        other = asked(body["messages"][-1]["content"])[0] == "once again"
+        return 200, server.completion(body) | ({"model": "oracle-2026-02-02"} if other else {}), {}
+
     judge, pool = opened(server, tmp_path)
-    server.reports = "oracle-2026-02-02"
+    server.whole = answer
     with pool:
-        (found,) = judge.judge(PAIRS[:1], pool)
+        *others, found = judge.judge(PAIRS, pool)
     assert found.score is None and "is answered by 'oracle-2026-02-02' now" in (found.failure or "")
+    assert [one.score for one in others] == [1.0, 0.0, 0.5]
+
+
+def test_a_judge_that_becomes_another_model_on_the_way_costs_the_verdicts_to_come_alone(server, tmp_path):
+    judge, pool = opened(server, tmp_path)
+    with pool:
+        (first,) = judge.judge(PAIRS[:1], pool)
+        server.reports = "oracle-2026-02-02"
+        again, second = judge.judge(PAIRS[:2], pool)
+    assert first == again and first.score == 1.0
+    assert second.score is None and "is answered by 'oracle-2026-02-02' now" in (second.failure or "")
 
 
 def test_no_text_can_close_its_own_frame():

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
+from rung.errors import RunError
+from rung.hosted import ANOTHER
 from rung.records import Answer, Example
 from rung.runs import append_jsonl, read_each
 from rung.scoring.verdicts import read_word
@@ -69,7 +71,8 @@ class Verdicts:
     def ask(self, questions: Mapping[str, Sequence[Example]], pool: Pool) -> None:
         """Have the prompts of each question answered that isn't known yet.
 
-        Raises EngineError where the judge can't be asked at all, or what it may be paid is used up.
+        Raises EngineError where the judge can't be asked at all, or what it may be paid is used up, RunError
+        where the first that are asked are answered by another model.
         """
         todo = [name for name in questions if self._is_open(name)]
         for first in range(0, len(todo), CHUNK):
@@ -85,13 +88,25 @@ class Verdicts:
         rows = [row for asked in chunk.values() for row in asked]
         start = time.perf_counter()
         with pool.till.judging() if pool.till is not None else nullcontext():
-            answers = iter(self.system.answer(rows, pool))
+            given = self.system.answer(rows, pool)
+        if not self._asked:
+            self._need_same(given)
+        answers = iter(given)
         self._asking_s += time.perf_counter() - start
         self._asked += len(chunk)
         said = {name: tuple(self._said(next(answers)) for _ in asked) for name, asked in chunk.items()}
         append_jsonl(self.path, [{"judge": self.system.digest, "said": said}])
         self.known |= said
         self._tried |= said.keys()
+
+    def _need_same(self, given: Sequence[Answer]) -> None:
+        """RunError where none of the answers is the judge's, as its name is another model's now.
+
+        Every verdict to come would break as well, and each rung that is to be judged would fail for itself.
+        """
+        others = [why for one in given if (why := one.failure) is not None and ANOTHER in why]
+        if others and all(one.failure is not None for one in given):
+            raise RunError(f"{str(self.path.parent)!r} holds verdicts of a judge that is gone: {others[0]}")
 
     def _said(self, answer: Answer) -> tuple[str | None, str | None]:
         """The word, and why there is none."""
