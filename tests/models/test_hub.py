@@ -60,10 +60,13 @@ class Hub(ThreadingHTTPServer):
 
     def change(self, name: str, file: str) -> None:
         """What its makers do to a repository: a file gets other bytes, in a new commit."""
-        data = self.repositories[name][file]
-        last = bytes([(data[-1] + 1) % 256])
-        self.repositories[name][file] = data + b" " if file.endswith("json") else data[:-1] + last
+        self.repositories[name][file] = changed(file, self.repositories[name][file])
         self.commit = chr(ord(self.commit[0]) + 1) * 40
+
+
+def changed(file: str, data: bytes) -> bytes:
+    """Other bytes that can be read as well."""
+    return data + b" " if file.endswith("json") else data[:-1] + bytes([(data[-1] + 1) % 256])
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -297,7 +300,8 @@ def test_a_system_is_answered_with_the_weights_that_it_was_made_on_whatever_the_
     place = str(snapshots / ("a" * 40))
     for server in (hub, None):
         assert "FOUND mit True True" in ask(server, f"{name} {made_on}", tmp_path, MADE_ON, place)
-    (snapshots / ("a" * 40) / file).resolve().write_bytes(b"damaged")
+    blob = (snapshots / ("a" * 40) / file).resolve()
+    blob.write_bytes(changed(file, blob.read_bytes()))
     said = ask(hub, f"{name} {made_on}", tmp_path, MADE_ON, place)
     assert "REFUSED SystemFolderError" in said and "restore the old weights or climb again" in said
 
