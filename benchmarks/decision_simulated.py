@@ -65,7 +65,7 @@ def main() -> None:
 def climbed(truths: Sequence[float], count: int, dice: np.random.Generator) -> tuple[Decision, float]:
     """The decision of one simulated climb, and the share of the dev answers that it asked for."""
     dev, test = (drawn(truths, count, dice) for _ in range(2))
-    rows = [Example(id=f"{i:05d}", input="", output="yes") for i in range(count)]
+    rows = [Example(id=f"{i:05d}", input=str(i), output="yes") for i in range(count)]
     targets = {e.id: e.output for e in rows}
     results: list[RungResult] = []
     for order, right in enumerate(dev):

@@ -5,6 +5,7 @@ from collections import Counter
 
 from rung.checks.base import Outcome, Subject, finding, rows_text
 from rung.scoring.stats import FEWEST_GROUPS
+from rung.task.draws import count_draws
 from rung.task.outputs import canonical
 
 MIN_TRAIN, ENOUGH_TRAIN, AMPLE_TRAIN = 10, 50, 200
@@ -52,19 +53,18 @@ def test_rows(subject: Subject) -> Outcome:
 
 
 def few_groups(subject: Subject) -> Outcome:
-    """Rows of a group are one draw: of g draws no permutation test has a p under 1 / 2^g."""
+    """Rows of a group, or that ask the same, are one draw: of g no permutation test has a p under 1 / 2^g."""
     found = []
     for name, rows in (("dev", subject.splits.dev), ("test", subject.splits.test)):
-        named = {row.group for row in rows if row.group is not None}
-        count = len(named) + sum(row.group is None for row in rows)
+        count = count_draws(rows)
         if count >= min(FEWEST_GROUPS, len(rows)):
             continue
         least = f"{0.5**count:.3f}".removeprefix("0") if count > 1 else "1"
-        groups = "1 group" if count == 1 else f"{count} groups"
+        groups = "1 group or question" if count == 1 else f"{count} groups or questions"
         message = (
             f"{rows_text(len(rows))} of {name} in {groups}, which are compared as wholes: no p is under "
             f"{least}, however large a gain, and among three rungs only .025 wins; give rows of "
-            f"{FEWEST_GROUPS} groups or more, or leave out groups with nothing in common"
+            f"{FEWEST_GROUPS} groups or questions at least, or leave out groups with nothing in common"
         )
         found.append(finding("few_groups", "warn", message))
     return found

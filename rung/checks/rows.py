@@ -28,6 +28,7 @@ from rung.models.offered import Offered, offered_named
 from rung.records import Example, Finding, Json, OutputKind, Passage, Splits
 from rung.rungs.base import Reporter
 from rung.task import Task, infer, load_task, settle_kind
+from rung.task.draws import named_draws
 from rung.task.model import DataFormat
 from rung.task.tables import with_tables
 
@@ -268,14 +269,14 @@ def near_duplicates(
 
 
 def _in_asking_order(dev: Sequence[Example], seed: int) -> tuple[Example, ...]:
-    """Dev rows at random, the same way each time, those of one group together.
+    """Dev rows at random, the same way each time, those that are drawn together in one place.
 
     A rung is stopped by the first of them: they have to be a fair draw.
     """
+    units = named_draws(dev)
 
     def place(example: Example) -> tuple[str, str]:
-        unit = example.id if example.group is None else example.group
-        return hashlib.sha256(f"{seed}:{unit}".encode()).hexdigest(), example.id
+        return hashlib.sha256(f"{seed}:{units[example.id]}".encode()).hexdigest(), example.id
 
     return tuple(sorted(dev, key=place))
 

@@ -16,6 +16,7 @@ from rung.scoring.calibration import before_and_after, fitted
 from rung.scoring.fields import spaced
 from rung.scoring.reliability import Judged
 from rung.system import System, keep_calibration
+from rung.task.draws import drawn_with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +81,6 @@ def judged(
     held = [(by_id[p.example_id], p.answer) for p in found.predictions if p.answer.probability is not None]
     gold = np.array([place.get(spaced(str(row.output)), -1) for row, _ in held], dtype=int)
     said = np.array([place[spaced(answer.text)] for _, answer in held], dtype=int)
-    groups = {row.id: row.group for row, _ in held if row.group is not None}
     whole = [tables[row.id] for row, _ in held if row.id in tables]
     return Judged(
         labels=len(labels),
@@ -88,7 +88,7 @@ def judged(
         right=said == gold,
         table=np.array(whole) if len(whole) == len(held) else None,
         gold=gold if len(whole) == len(held) else None,
-        groups=stats.cluster_codes([row.id for row, _ in held], groups),
+        groups=stats.cluster_codes([row.id for row, _ in held], drawn_with(rows)),
     )
 
 

@@ -65,6 +65,7 @@ from rung.rungs.base import WORK_FOLDER, Built, Context, Foreseen, Priced, Repor
 from rung.rungs.rival import Rival, rival
 from rung.runs import RUN_FILE, digest_of, held, read_json, write_text
 from rung.system import Pool, System, copy
+from rung.task.draws import drawn_with
 
 
 def climb(source: Path, options: Options, reporter: Reporter) -> tuple[Climb, Path]:
@@ -404,11 +405,10 @@ class _Climbing:
 
     def decide(self, results: list[RungResult], split: SplitName, margin: float | None = None) -> Decision:
         """The decision on the rows of one split, over the rungs that were measured there."""
-        groups = {e.id: e.group for e in self.rows(split) if e.group is not None}
         return decide(
             ordering.candidates(results, split, self.prepared.task),
             targets={e.id: e.output for e in self.rows(split)},
-            groups=groups or None,
+            groups=drawn_with(self.rows(split)),
             seed=self.prepared.task.seed,
             split=split,
             margin=margin,

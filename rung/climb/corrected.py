@@ -10,6 +10,7 @@ from rung.judging import Judge, pairing
 from rung.records import Example, Measurement, RungResult
 from rung.records.judged import Corrected, JudgedRung
 from rung.scoring.verdicts import Groups, powered_mean, similar_length
+from rung.task.draws import drawn_with
 
 FEWEST_CORRECTED = 20
 """Answers of one System's sample that people judged: with fewer its score isn't corrected by them."""
@@ -93,6 +94,7 @@ def _corrected(
     dev: Mapping[str, Example],
 ) -> Corrected:
     scored = [(p, p.score) for p in found.predictions if p.score is not None]
+    drawn = drawn_with([*{**dev, **rows}.values()])
     judged, known = dict[str, float](), dict[str, float]()
     for one, score in scored:
         same = one.answer.text.strip() == str(rows[one.example_id].output).strip()
@@ -103,13 +105,8 @@ def _corrected(
         known=list(known.values()),
         inside=found.split == "dev",
         groups=Groups(
-            rows=[_group(rows[name]) for name in (*judged, *known)],
-            checked=[_group(dev[name]) for name in pairs],
+            rows=[drawn.get(name, name) for name in (*judged, *known)],
+            checked=[drawn.get(name, name) for name in pairs],
         ),
     )
     return Corrected(score=min(1.0, max(0.0, mean)), low=interval.low, high=interval.high, checked=len(pairs))
-
-
-def _group(row: Example) -> tuple[bool, str]:
-    """What a row is drawn with; one without a group is drawn alone."""
-    return (True, row.id) if row.group is None else (False, row.group)

@@ -29,6 +29,7 @@ from rung.scoring import paired
 from rung.scoring.measure import rescored
 from rung.scoring.notation import duration_text, score_text, signed
 from rung.scoring.scorers import SCORERS
+from rung.task.draws import drawn_with, named_draws
 from rung.task.outputs import canonical
 
 TRAINED = ("head", "sft")
@@ -99,12 +100,13 @@ def curves(
 def nested(rows: Sequence[Example], seed: int) -> tuple[Example, ...]:
     """The rows in an order whose every beginning has about the outputs' shares, the same for a seed.
 
-    Rows of one group come together, in the share of the output that most of them have: half a group teaches
-    nearly what all of it does.
+    Rows of one group, and rows that ask the same thing, come together, in the share of the output that most
+    of them have: half of them teach nearly what all do.
     """
+    names = named_draws(rows)
 
     def drawn(row: Example) -> str:
-        return hashlib.sha256(f"{seed}:curve:{row.group or row.id}".encode()).hexdigest()
+        return hashlib.sha256(f"{seed}:curve:{names[row.id]}".encode()).hexdigest()
 
     units: dict[str, list[Example]] = defaultdict(list)
     for row in sorted(rows, key=lambda row: row.id):
@@ -257,9 +259,8 @@ def told(
     if half is None:
         sentence = f"Whether more rows would help {curve.rung} can't be told: half of them wasn't scored."
         return replace(curve, sentence=sentence)
-    groups = {row.id: row.group for row in context.dev if row.group is not None}
     targets = {row.id: row.output for row in context.dev}
-    pair = paired.pair_up(half, whole, targets=targets, groups=groups or None)
+    pair = paired.pair_up(half, whole, targets=targets, groups=drawn_with(context.dev))
     if pair.n == 0:
         return replace(curve, sentence=f"No dev row was answered by both halves of {curve.rung}'s curve.")
     gain, interval = paired.gain(pair), paired.gain_interval(pair, context.seed)

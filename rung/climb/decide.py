@@ -44,9 +44,10 @@ def decide(  # noqa: PLR0913 (all that a verdict rests on)
 ) -> Decision:
     """Decide between rungs that were measured on the same rows.
 
-    `targets` gives the expected output of each row by its id, `groups` the group of each row that has
-    one; `margin`, in the metric's units, is worked out from the scores where it isn't given. Without
-    `test_given` the test was carved from the rows, so that one row more for it takes several.
+    `targets` gives the expected output of each row by its id, `groups` what each row that is drawn with
+    others is drawn with (`task.draws`); `margin`, in the metric's units, is worked out from the scores where
+    it isn't given. Without `test_given` the test was carved from the rows, so that one row more for it takes
+    several.
 
     Kinds: `clear_winner`, the rung won its way up (or, as the cheapest, is clearly better than all
     others) and none is better by more than the margin; `tie`, a cheaper rung is as good as the best;
@@ -84,7 +85,7 @@ def decide(  # noqa: PLR0913 (all that a verdict rests on)
         shipped=shipped or path[-1],
         margin=margin,
         split=split,
-        one_group=_one_group(sorted(rows), groups),
+        draws=_draws(sorted(rows), groups),
         test_given=test_given,
     )
     kind, comparison = _kind(facts, settled=shipped is not None, bench=bench)
@@ -263,7 +264,9 @@ def _kind(facts: Facts, *, settled: bool, bench: _Bench) -> tuple[VerdictKind, C
 
 
 def _rows_needed(facts: Facts, comparison: Comparison, bench: _Bench) -> int | None:
-    """How many more rows would settle it, were the gain what it seems to be; None where they're of one group.
+    """How many more rows would settle it, were the gain what it seems to be; None where all are one draw.
+
+    They are rows like these, with as many to a draw.
 
     A gain that is worth having is proven; one that isn't is shown to be under the margin. What is neither
     would take rows that change it: as many as prove the least gain that wins.
@@ -282,10 +285,10 @@ def _rows_needed(facts: Facts, comparison: Comparison, bench: _Bench) -> int | N
     return max(min(ways) - comparison.n, 1)
 
 
-def _one_group(rows: Sequence[str], groups: Mapping[str, str] | None) -> bool:
-    """Whether all rows are of one group."""
+def _draws(rows: Sequence[str], groups: Mapping[str, str] | None) -> int:
+    """How many draws the rows are."""
     codes = stats.cluster_codes(rows, groups)
-    return codes is not None and not codes.any()
+    return len(rows) if codes is None else int(codes.max()) + 1
 
 
 def _pair(cheaper: Candidate, dearer: Candidate, bench: _Bench) -> paired.Pair:

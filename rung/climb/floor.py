@@ -11,6 +11,7 @@ from rung.scoring import paired
 from rung.scoring.constant import constant_answer
 from rung.scoring.measure import measurement
 from rung.scoring.notation import score_text
+from rung.task.draws import drawn_with
 from rung.task.outputs import canonical
 
 
@@ -39,8 +40,7 @@ def floor(
         examples=asked,
         answers=[Answer(text=text, value=answer)] * len(asked),
     )
-    groups = {e.id: e.group for e in asked if e.group is not None}
-    pair = paired.pair_up(constant, found, targets={e.id: e.output for e in asked}, groups=groups or None)
+    pair = paired.pair_up(constant, found, targets={e.id: e.output for e in asked}, groups=drawn_with(asked))
     p = paired.p_value(pair, seed)
     return Constant(
         answer=text,

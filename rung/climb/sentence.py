@@ -1,5 +1,6 @@
 """The verdict in words: one plain sentence with names, scores, gains, rows and odds."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,13 +12,16 @@ from rung.scoring.scorers import SCORERS
 from rung.scoring.stats import FEWEST_GROUPS
 
 CLEARLY_CHEAPER = 1.25
+SAID_UNDER = 0.9
+"""Draws are told beside rows where they are fewer than this share of them: a few repeats are no news."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Facts:
     """What was found: all rungs, those in the running, the path walked up, the best and the one to ship.
 
-    `one_group` where the rows are all of one group; `test_given` where the test came as a file of its own.
+    `draws` is how many draws the rows are: rows of one group, or that ask the same thing, are one.
+    `test_given` where the test came as a file of its own.
     """
 
     ladder: Sequence[Candidate]
@@ -27,7 +31,7 @@ class Facts:
     shipped: Candidate
     margin: float
     split: str
-    one_group: bool
+    draws: int
     test_given: bool
 
 
@@ -71,7 +75,7 @@ def verdict(facts: Facts, kind: VerdictKind, comparison: Comparison | None, rows
             claim += "" if comparison.gain <= 0 else " with its broken calls as wrong"
         said = f"{head}; {rival.rung}'s {_score(rival)} {claim} ({_odds(shipped, comparison)}), "
         said += "so the lower rung is as good"
-    said += _one_group(facts) if comparison else ""
+    said += _drawn(facts) if comparison else ""
     said += _halted(facts) + _cheaper_to_run(facts) + _broken(facts) + _over_limits(facts) + "."
     return said + _useless(facts) + _warned(facts)
 
@@ -100,28 +104,48 @@ def no_verdict(ladder: Sequence[Candidate], *, split: str, rows: int, min_rows: 
 def _to_settle(facts: Facts, rows_needed: int | None) -> str:
     """What to do about an undecided verdict."""
     if rows_needed is None:
-        return f"label rows of {FEWEST_GROUPS - 1} other groups at least"
-    return f"label {to_label(rows_needed, facts.split, test_given=facts.test_given)}"
+        return f"label rows of {FEWEST_GROUPS - 1} other groups or questions at least"
+    rows = _rows(facts)
+    draws = math.ceil(rows_needed * facts.draws / rows) if are_few(facts.draws, rows) else None
+    return f"label {to_label(rows_needed, facts.split, test_given=facts.test_given, draws=draws)}"
 
 
-def to_label(rows_needed: int, split: str, *, test_given: bool) -> str:
-    """About how many rows of a split are to be labelled, in words.
+def to_label(rows_needed: int, split: str, *, test_given: bool, draws: int | None = None) -> str:
+    """About how many rows of a split are to be labelled, in words; and of how many new `draws`, where told.
 
     A test that was carved from the rows gets its share of new ones alone: then that many rows are named, too.
     """
     more = rounded(rows_needed)
     said = f"about {more:,} more {split} row{'' if more == 1 else 's'}"
+    if draws is not None:
+        said += f" of some {rounded(draws):,} other groups or questions"
     if split != "test" or test_given:
         return said
     share = SHARES["test"]
     return f"{said} (some {rounded(round(more / share)):,} new rows: one in {1 / share:.0f} goes to the test)"
 
 
-def _one_group(facts: Facts) -> str:
-    """Say so where all rows are of one group: its rungs may differ as they do in no other."""
-    if not facts.one_group:
-        return ""
-    return f"; all {facts.split} rows are of one group, and one group alone shows no gain"
+def _drawn(facts: Facts) -> str:
+    """Say so where the rows are far fewer draws; in a single one rungs may differ as they do in no other."""
+    rows = _rows(facts)
+    if facts.draws == 1 and rows > 1:
+        return f"; all {facts.split} rows are of one group or question, and one alone shows no gain"
+    return f"; {told_draws(facts.draws, f'{facts.split} rows')}" if are_few(facts.draws, rows) else ""
+
+
+def are_few(draws: int, rows: int) -> bool:
+    """Whether so many rows are so few draws that it has to be said."""
+    return draws < SAID_UNDER * rows
+
+
+def told_draws(draws: int, rows: str) -> str:
+    """How many draws the rows, named in words, are."""
+    return f"the {rows} are of {draws:,} groups or questions, each of which counts as one draw"
+
+
+def _rows(facts: Facts) -> int:
+    """How many rows were asked."""
+    return len(facts.shipped.measurement.predictions)
 
 
 def _rung(facts: Facts, name: str) -> Candidate:

@@ -9,14 +9,15 @@ from rung.climb import sealed
 from rung.climb.again import need_database, read_as_climbed, rows_again
 from rung.climb.options import Options
 from rung.climb.ordering import stack
+from rung.climb.sentence import are_few, told_draws
 from rung.climb.stored import climbs_in, load_climb
 from rung.compare.sides import Side
 from rung.data.sources import conform
-from rung.data.splits import question
 from rung.errors import DataError, RungError, TaskError
 from rung.records import Example, MetricName, OutputKind, SplitName
 from rung.scoring.fields import spaced
 from rung.task.complete import METRICS
+from rung.task.draws import count_draws, drawn_with, question
 from rung.task.outputs import as_calls
 from rung.task.tables import Query, with_tables
 
@@ -62,8 +63,8 @@ class Asked:
 
     @property
     def groups(self) -> dict[str, str]:
-        """The group of each row that has one."""
-        return {e.id: e.group for e in self.examples if e.group is not None}
+        """What each row that is drawn with others is drawn with."""
+        return drawn_with(self.examples)
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,11 @@ def asked_rows(first: Side, second: Side, wanted: Wanted) -> Asked:
         found = _of_task(_common(sides, runs), wanted, sides, "of the climb")
         if not wanted.test:
             found = replace(found, notes=(CHOSEN_BY,))
-    return replace(found, notes=(*found.notes, *_need_kind(sides, found)))
+    found = replace(found, notes=(*found.notes, *_need_kind(sides, found)))
+    rows, draws = len(found.examples), count_draws(found.examples)
+    if 1 < draws and are_few(draws, rows):
+        return replace(found, notes=(*found.notes, told_draws(draws, f"{rows:,} rows")))
+    return found
 
 
 def _of_task(prepared: Prepared, wanted: Wanted, sides: Sequence[Side], told: str) -> Asked:

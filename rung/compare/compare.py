@@ -145,7 +145,7 @@ def compare(first: str, second: str, options: CompareOptions, reporter: Reporter
         a.measurement,
         b.measurement,
         targets={e.id: e.output for e in asked.examples},
-        groups=asked.groups or None,
+        groups=asked.groups,
         seed=0 if asked.prepared is None else asked.prepared.task.seed,
     )
     changes = tuple(_changes(a.measurement, b.measurement, asked.examples))

@@ -37,7 +37,8 @@ def _verdict(found: Compared) -> str:
         return f"Neither is better by {least} or more: {scores}, a gain of {gain}, {rows}{way}."
     more = "" if o.rows_needed is None else f"; about {rounded(o.rows_needed):,} more rows would settle it"
     if o.one_group:
-        more = f", all of one group, which alone shows no gain; it takes rows of {FEWEST_GROUPS} at least"
+        more = ", all of one group or question, which alone shows no gain; it takes rows of "
+        more += f"{FEWEST_GROUPS} at least"
     return f"Not settled: {scores}, a gain of {gain}, which may be chance or matter, {rows}{more}."
 
 

@@ -19,8 +19,8 @@ from rung.data.sketches import (
     no_progress,
     shingles,
 )
-from rung.data.splits import normalised
 from rung.records import Example
+from rung.task.draws import normalised
 
 JACCARD = 0.8
 COSINE = 0.9

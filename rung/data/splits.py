@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
@@ -12,6 +11,7 @@ import numpy as np
 from rung.data.sketches import distinct
 from rung.errors import DataError
 from rung.records import Example, SplitName, Splits
+from rung.task.draws import connected, first_places, question
 from rung.task.outputs import canonical
 
 SHARES: dict[SplitName, float] = {"train": 0.6, "dev": 0.2, "test": 0.2}
@@ -82,16 +82,6 @@ def _too_few(examples: Sequence[Example], removed: Sequence[Example], blocks: Se
     )
 
 
-def question(example: Example) -> tuple[str, str]:
-    """What is asked, without differences that don't matter: NFKC, case and white space are folded."""
-    return normalised(example.input), normalised(example.context or "")
-
-
-def normalised(text: str) -> str:
-    """NFKC, case folded, single spaces."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-
-
 def first_asked(examples: Sequence[Example]) -> np.ndarray:
     """For each row the place of the first one with its question: [rows]."""
     asked = ("\n".join(question(example)) for example in examples)
@@ -117,27 +107,16 @@ def _digest(parts: dict[SplitName, tuple[Example, ...]]) -> str:
 
 
 def _blocks(examples: Sequence[Example], near: Sequence[Sequence[str]] = ()) -> list[Block]:
-    """The connected components of "same group, question or near group" (union-find with path halving)."""
+    """The connected components of "same group, question or near group"."""
     near_group = {row: number for number, group in enumerate(near) for row in group}
-    parent = list(range(len(examples)))
-
-    def root(index: int) -> int:
-        while parent[index] != index:
-            parent[index] = parent[parent[index]]
-            index = parent[index]
-        return index
-
-    asked = first_asked(examples)
-    first: dict[str | int, int] = {}
-    for index, example in enumerate(examples):
-        parent[root(index)] = root(int(asked[index]))
-        keys = (example.group, near_group.get(example.id))
-        for key in keys:
-            if key is not None:
-                parent[root(index)] = root(first.setdefault(key, index))
+    roots = connected(
+        first_asked(examples).tolist(),
+        first_places(example.group for example in examples),
+        first_places(near_group.get(example.id) for example in examples),
+    )
     members: dict[int, Block] = defaultdict(list)
-    for index, example in enumerate(examples):
-        members[root(index)].append(example)
+    for root, example in zip(roots, examples, strict=True):
+        members[root].append(example)
     return list(members.values())
 
 

@@ -9,6 +9,7 @@ from random import Random
 from rung.records import Answer, Example, Measurement, MetricName, Stopped
 from rung.scoring import stats
 from rung.scoring.scorers import SCORERS, worst_error
+from rung.task.draws import drawn_with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,9 +17,9 @@ class Rival:
     """The best cheaper rung, with its score of each dev row that it answered, turned so that more is better.
 
     A dearer rung has to gain `needed` over it. One that does, over all tasks' rows like these, is called
-    hopeless with a probability of `level` at most, however often it is looked at. `groups` says how many
-    dev rows each group has: they are counted when all of them were asked. `worst` is the score of an answer
-    that can't be read, as the metric has it over all dev rows.
+    hopeless with a probability of `level` at most, however often it is looked at. `drawn` says what dev rows
+    that are drawn with others are drawn with: they are counted when all of them were asked. `worst` is the
+    score of an answer that can't be read, as the metric has it over all dev rows.
     """
 
     rung: str
@@ -26,7 +27,7 @@ class Rival:
     scores: Mapping[str, float]
     needed: float
     level: float
-    groups: Mapping[str, int]
+    drawn: Mapping[str, str]
     worst: float
 
     def beyond(self, examples: Sequence[Example], answers: Sequence[Answer]) -> bool:
@@ -36,7 +37,7 @@ class Rival:
     def stopped(self, examples: Sequence[Example], answers: Sequence[Answer], of: int) -> Stopped:
         """The record of a rung that was stopped after these rows."""
         gains = self._gains(examples, answers)
-        if (SCORERS[self.metric].binary and not self.groups) or self._most_room() <= 0.0:
+        if (SCORERS[self.metric].binary and not self.drawn) or self._most_above(0.0) <= 0.0:
             # Where nothing can be gained, no bet says how much was lost: the rows that differ are counted.
             lost = self._short(examples, gains, 0.0)
             down, up = sum(one > 0 for one in lost), sum(one < 0 for one in lost)
@@ -97,31 +98,34 @@ class Rival:
             if answer.failure is None and example.id in self.scores
         }
 
-    def _most_room(self) -> float:
-        """The most that can be gained on a row."""
+    def _most_above(self, bar: float) -> float:
+        """By how much a draw can exceed the `bar`, added up over its rows; 0 where none can.
+
+        A row that the rival has right leaves nothing to gain, however many are drawn with it. What a call
+        that breaks leaves out may have been under the bar: such rows take nothing off.
+        """
         top = 1.0 if SCORERS[self.metric].higher_is_better else 0.0
-        return max((top - score for score in self.scores.values()), default=0.0)
+        room: dict[str, float] = defaultdict(float)
+        for row, score in self.scores.items():
+            room[self.drawn.get(row, row)] += max(0.0, top - score - bar)
+        return max(room.values(), default=0.0)
 
     def _shown(self, examples: Sequence[Example], gains: Mapping[str, float], bar: float) -> bool:
-        """Whether the mean gain is shown to be under `bar`, whole groups being one draw each."""
-        room = self._most_room()
-        if room <= bar:
+        """Whether the mean gain is shown to be under `bar`, rows that are drawn together being one draw."""
+        most = self._most_above(bar)
+        if most <= 0.0:
             return True
-        widest = max(self.groups.values(), default=1)
-        short = self._short(examples, gains, bar)
-        return stats.log_e_above_zero(short, widest * (room - bar)) >= -math.log(self.level)
+        return stats.log_e_above_zero(self._short(examples, gains, bar), most) >= -math.log(self.level)
 
     def _short(self, examples: Sequence[Example], gains: Mapping[str, float], bar: float) -> list[float]:
-        """How far each row, or group of which all rows were asked, stays under the `bar`."""
-        asked = Counter(e.group for e in examples if e.group is not None)
-        short: dict[tuple[bool, str], float] = defaultdict(float)
+        """How far each draw of which all rows were asked stays under the `bar`, added up over its rows."""
+        rows = Counter(self.drawn.values())
+        asked = Counter(self.drawn[e.id] for e in examples if e.id in self.drawn)
+        short: dict[str, float] = defaultdict(float)
         for example in examples:
-            if example.id not in gains:
-                continue
-            if example.group is None:
-                short[True, example.id] += bar - gains[example.id]
-            elif asked[example.group] == self.groups[example.group]:
-                short[False, example.group] += bar - gains[example.id]
+            draw = self.drawn.get(example.id, example.id)
+            if example.id in gains and asked[draw] == rows[draw]:
+                short[draw] += bar - gains[example.id]
         return list(short.values())
 
 
@@ -139,6 +143,6 @@ def rival(
         scores={p.example_id: sign * p.score for p in found.predictions if p.score is not None},
         needed=needed,
         level=level,
-        groups=Counter(e.group for e in rows if e.group is not None),
+        drawn=drawn_with(rows),
         worst=0.0 if scorer.higher_is_better else worst_error([e.output for e in rows]),
     )

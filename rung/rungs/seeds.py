@@ -17,6 +17,7 @@ from rung.rungs.tuning import Outcome
 from rung.scoring import paired, stats
 from rung.scoring.notation import duration_text, gain_text, score_text
 from rung.spec import Spec
+from rung.task.draws import drawn_with
 
 SEEDS = 3
 CLOSE = 2.0
@@ -39,9 +40,8 @@ def why_close(context: Context, whole: Measurement, other: Measurement, rung: st
     """
     if len(whole.predictions) < len(context.dev):
         return None
-    groups = {e.id: e.group for e in context.dev if e.group is not None}
     targets = {e.id: e.output for e in context.dev}
-    pair = paired.pair_up(other, whole, targets=targets, groups=groups or None)
+    pair = paired.pair_up(other, whole, targets=targets, groups=drawn_with(context.dev))
     if paired.units(pair) < 2:
         return None
     gain, interval = paired.gain(pair), paired.gain_interval(pair, context.seed)

@@ -9,6 +9,7 @@ from rung.errors import EngineError
 from rung.records import Answer, Example, Interval, Json, Measurement, MetricName, Prediction, SplitName
 from rung.scoring import stats
 from rung.scoring.scorers import SCORERS, Scorer, secondary, worst_error
+from rung.task.draws import drawn_with
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,7 +66,7 @@ def measurement(
         rows=[rows[at] for at in kept],
         answers=[values[at] for at in kept],
         targets=[targets[at] for at in kept],
-        groups=stats.cluster_codes([examples[at].id for at in kept], _groups(examples)),
+        groups=stats.cluster_codes([examples[at].id for at in kept], drawn_with(examples)),
     )
     everything = _Scored(scorer=scorer, rows=rows, answers=values, targets=targets, groups=None)
     timing = timing or Timing()
@@ -97,18 +98,21 @@ def measurement(
 
 
 def rescored(found: Measurement, examples: Sequence[Example]) -> Measurement:
-    """Answers by style as they are scored now, as the mean of so many draws of folds; any others as they are.
+    """A kept Measurement of some of these rows, to stand beside one that is made now.
 
-    An earlier version may have taken fewer draws. What they cost, and what stands beside the score, stays.
+    Its interval is worked out anew, for an earlier version may have taken rows that ask the same thing for
+    draws of their own. Answers by style are scored anew, as the mean of so many draws of folds as there are
+    now. Other scores, what the answers cost, and what stands beside the score, stay.
     """
-    if found.metric != "style":
-        return found
     by_id = {example.id: example for example in examples}
+    asked = [by_id[one.example_id] for one in found.predictions]
+    if found.metric != "style":
+        return replace(found, interval=_interval(_kept(found, asked)))
     now = measurement(
         system=found.system,
         split=found.split,
         metric=found.metric,
-        examples=[by_id[one.example_id] for one in found.predictions],
+        examples=asked,
         answers=[one.answer for one in found.predictions],
     )
     return replace(
@@ -131,9 +135,20 @@ class _Scored:
     groups: "Indices | None"
 
 
-def _groups(examples: Sequence[Example]) -> dict[str, str]:
-    """The group of each row that has one."""
-    return {example.id: example.group for example in examples if example.group is not None}
+def _kept(found: Measurement, examples: Sequence[Example]) -> _Scored:
+    """The rows of a Measurement that have a score, with it; `examples` are those that were asked."""
+    held = [
+        (example, one.answer.value, one.score)
+        for example, one in zip(examples, found.predictions, strict=True)
+        if one.score is not None
+    ]
+    return _Scored(
+        scorer=SCORERS[found.metric],
+        rows=[score for _, _, score in held],
+        answers=[answer for _, answer, _ in held],
+        targets=[example.output for example, _, _ in held],
+        groups=stats.cluster_codes([example.id for example, _, _ in held], drawn_with(examples)),
+    )
 
 
 def _score(scored: _Scored) -> float:
@@ -146,7 +161,8 @@ def _score(scored: _Scored) -> float:
 def _interval(scored: _Scored) -> Interval:
     """Wilson for a rate, BCa or t for graded rows, the bootstrap for set metrics; `_of_groups` for groups.
 
-    Rows that are all of one group are one draw, as one row is.
+    A group is what is drawn at once: rows of one group of the data, or that ask the same thing. Rows that are
+    all of one are one draw, as one row is.
     """
     import numpy as np
 

@@ -1,7 +1,8 @@
 """The statistics of a verdict: intervals, one-sided paired tests, sample sizes. Pure numbers in and out.
 
 Tests and intervals of a pair look at the second System's gain over the first. Where `groups` is given
-(one code per row) whole groups are flipped or resampled, never rows of one group apart. No rows raise
+(one code per row) whole groups are flipped or resampled, never rows of one group apart: a group is what is
+drawn at once, rows of one group of the data and rows that ask the same thing. No rows raise
 ValueError: the callers can't have none.
 """
 
@@ -154,15 +155,15 @@ def bootstrap_interval(
     import numpy as np
 
     _need_rows(n)
-    members = _members(n, groups)
-    units = len(members)
+    order, starts, sizes = _members(n, groups)
+    units = len(starts)
     if units < 2:
         raise ValueError(f"a bootstrap needs two rows or groups, not {units}")
     rng = np.random.default_rng(seed)
     draws = np.empty(_BOOTSTRAP_RESAMPLES)
     for at in range(_BOOTSTRAP_RESAMPLES):
         drawn = rng.integers(0, units, size=units)
-        draws[at] = statistic(drawn if groups is None else np.concatenate([members[unit] for unit in drawn]))
+        draws[at] = statistic(drawn if groups is None else _rows_of(drawn, order, starts, sizes))
     tail = _phi(-_t((1 + level) / 2, units - 1) * math.sqrt(units / (units - 1)))
     low, high = np.quantile(draws, [tail, 1 - tail])
     return Interval(low=float(low), high=float(high), level=level)
@@ -373,14 +374,24 @@ def _tail_series(b: int, c: int) -> float:
     return total
 
 
-def _members(n: int, groups: "Indices | None") -> "list[Indices]":
-    """The row indices of each group; each row alone where there are no groups."""
+def _members(n: int, groups: "Indices | None") -> "tuple[Indices, Indices, Indices]":
+    """The row indices group by group, with the place where each begins and its size; else each row alone."""
     import numpy as np
 
     if groups is None:
-        return list(np.arange(n)[:, None])
+        return np.arange(n), np.arange(n), np.ones(n, dtype=int)
     order = np.argsort(groups, kind="stable")
-    return np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
+    starts = np.concatenate([[0], np.flatnonzero(np.diff(groups[order])) + 1])
+    return order, starts, np.diff(starts, append=n)
+
+
+def _rows_of(drawn: "Indices", order: "Indices", starts: "Indices", sizes: "Indices") -> "Indices":
+    """The row indices of the groups that were drawn, one group after the other."""
+    import numpy as np
+
+    counts = sizes[drawn]
+    before = np.repeat(starts[drawn] - (counts.cumsum() - counts), counts)
+    return order[before + np.arange(before.size)]
 
 
 def _need_rows(n: float) -> None:

@@ -22,6 +22,7 @@ from rung.scoring.paired import Pair, gain, gain_interval, pair_up
 from rung.ship.subject import Subject
 from rung.ship.ways import WAYS, WayName
 from rung.system import Pool
+from rung.task.draws import drawn_with
 from rung.wording import question
 
 Tokens: TypeAlias = tuple[int, ...]
@@ -201,10 +202,8 @@ def _measured(asked: Asked, answers: Sequence[Answer], name: str) -> Measurement
 
 
 def _pair(asked: Asked, before: Measurement, after: Measurement) -> Pair:
-    groups = {row.id: row.group for row in asked.examples if row.group is not None}
-    pair = pair_up(
-        before, after, targets={row.id: row.output for row in asked.examples}, groups=groups or None
-    )
+    rows = asked.examples
+    pair = pair_up(before, after, targets={row.id: row.output for row in rows}, groups=drawn_with(rows))
     if not pair.n:
         raise EngineError("no row was answered by both the System and its export; mend that and run again")
     return pair

@@ -86,7 +86,8 @@ def test_few_test_rows_mean_no_verdict_and_a_middling_number_says_what_it_can_se
 
 
 @pytest.mark.parametrize(
-    ("groups", "least"), [(1, "in 1 group, "), (2, "no p is under .250"), (5, "no p is under .031"), (6, "")]
+    ("groups", "least"),
+    [(1, "in 1 group or question, "), (2, "no p is under .250"), (5, "no p is under .031"), (6, "")],
 )
 def test_dev_or_test_rows_of_fewer_than_six_groups_warn(groups: int, least: str) -> None:
     base = splits()
@@ -97,6 +98,9 @@ def test_dev_or_test_rows_of_fewer_than_six_groups_warn(groups: int, least: str)
     assert bool(found) == bool(least)
     beside = tuple(replace(row, group="g") if n < 10 else row for n, row in enumerate(base.dev))
     assert check(replace(base, dev=beside), LABELS) == (), "a row without a group is one of its own"
+    asked = tuple(replace(row, input=f"Question {n % groups}") for n, row in enumerate(base.test))
+    said = [one for one in check(replace(base, test=asked), LABELS) if one.check == "few_groups"]
+    assert all(least in one.message for one in said) and bool(said) == bool(least)
     dev = tuple(replace(row, group="g") for row in base.dev)
     assert "20 rows of dev" in only(check(replace(base, dev=dev), LABELS), "few_groups", "warn").message
 

@@ -53,7 +53,7 @@ def split_of(name: str, count: int, seed: int, group: bool = False):
     rows = [
         Example(
             id=f"{name}{i}",
-            input="x",
+            input=f"{name}{i}",
             output=LABELS[dice.choice(3, p=true[i])],
             group=f"{name}g{i // 4}" if group else None,
         )

@@ -308,8 +308,8 @@ def test_rows_of_one_group_decide_nothing_and_the_verdict_says_why():
     assert (found.kind, found.chosen, found.best, found.rows_needed) == ("undecided", "head", "sft", None)
     assert found.comparisons[0].p == 1
     assert found.sentence.endswith(
-        "(+37.5 points, -100.0 to +100.0, p = 1.000); label rows of 5 other groups at least, or ship head, "
-        "the lower rung; all test rows are of one group, and one group alone shows no gain."
+        "(+37.5 points, -100.0 to +100.0, p = 1.000); label rows of 5 other groups or questions at least, or "
+        "ship head, the lower rung; all test rows are of one group or question, and one alone shows no gain."
     )
     back = verdict(replace(sft, order=0), replace(head, order=3), groups=dict.fromkeys(ids, "one"))
     assert back.kind == "tie" and "are of one group" in back.sentence

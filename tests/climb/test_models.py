@@ -195,7 +195,7 @@ def test_the_steps_of_the_ladder_on_two_models():
 
 
 def test_holm_counts_every_candidate_and_the_margin_knows_every_zero_shot():
-    rows = [Example(id=f"r{at:03}", input="", output="a") for at in range(200)]
+    rows = [Example(id=f"r{at:03}", input=str(at), output="a") for at in range(200)]
 
     def candidate(name: str, order: int, right: int) -> Candidate:
         answers = [Answer(text="", value="a" if at < right else "b") for at in range(200)]

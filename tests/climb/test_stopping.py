@@ -217,7 +217,7 @@ def simulated(dice, truths, dev):
 def decided(scores, *, stopping):
     """The rung that is chosen on these row scores, and how many rows were asked in all."""
     dev = len(scores[0])
-    rows = [Example(id=f"{i:04d}", input="", output="yes") for i in range(dev)]
+    rows = [Example(id=f"{i:04d}", input=str(i), output="yes") for i in range(dev)]
     targets = {e.id: e.output for e in rows}
     ladder: list[Candidate] = []
     for order, right in enumerate(scores):

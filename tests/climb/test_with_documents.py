@@ -79,7 +79,7 @@ OTHER: Any = "another model's"
 def result(order: int, rung: str, right: int | None, *, stopped: bool = False) -> RungResult:
     if right is None:
         return RungResult(rung=rung, order=order, skipped="it doesn't apply")
-    rows = [Example(id=str(at), input="q", output="yes") for at in range(20)]
+    rows = [Example(id=str(at), input=str(at), output="yes") for at in range(20)]
     answers = [Answer(text="", value="yes" if at < right else "no") for at in range(20)]
     dev = measurement(system=rung, split="dev", metric="accuracy", examples=rows, answers=answers)
     halted = Stopped(rows=20, of=40, rival="prompt", worse=False) if stopped else None

@@ -98,6 +98,21 @@ def test_two_runs_of_the_same_rows_are_compared_on_their_dev_rows_without_asking
     assert {"instruction", "engine", "features", "files"} <= parts.keys() and "labels" not in parts
 
 
+def test_rows_that_ask_the_same_are_one_draw_and_that_is_said(runs, tmp_path):
+    once = label_rows(60, seed=9)
+    twice = [{**row, "input": change(row["input"])} for row in once for change in (str.upper, " {} ".format)]
+    told = "the 120 rows are of 60 groups or questions, each of which counts as one draw"
+    found = {}
+    for rows in (once, twice):
+        wanted = Wanted(rows=write_rows(tmp_path / f"{len(rows)}.jsonl", rows))
+        compared = compare(f"{runs / 'two'}:billing", str(runs / "one"), CompareOptions(wanted=wanted), Log())
+        assert (told in compared.notes) is (rows is twice)
+        found[len(rows)] = compared.outcome
+    assert found[120].gain == pytest.approx(found[60].gain)
+    widths = [one.interval.high - one.interval.low for one in (found[120], found[60])]
+    assert widths[0] == pytest.approx(widths[1], rel=0.1), "twice the rows tell no more"
+
+
 def test_rows_of_one_group_are_said_to_settle_nothing(runs, monkeypatch):
     no_engine(monkeypatch)
     found = compare(f"{runs / 'two'}:prompt", str(runs / "one"), CompareOptions(), Log())
@@ -106,7 +121,9 @@ def test_rows_of_one_group_are_said_to_settle_nothing(runs, monkeypatch):
     alone = outcome(a, b, targets=dict.fromkeys(ids, "billing"), groups=dict.fromkeys(ids, "g"), seed=0)
     said = verdict(replace(found, outcome=alone))
     assert said.startswith("Not settled: B scores ") and "more rows" not in said
-    assert said.endswith("all of one group, which alone shows no gain; it takes rows of 6 at least.")
+    assert said.endswith(
+        "all of one group or question, which alone shows no gain; it takes rows of 6 at least."
+    )
 
 
 def test_the_seal_of_the_test_is_broken_on_request_alone_and_counted(runs, task, tmp_path):

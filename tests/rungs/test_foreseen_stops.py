@@ -21,7 +21,7 @@ def simulated(dice):
     draws = dice.multivariate_normal([0, 0], [[1, likeness], [likeness, 1]], DEV)
     skill = draws + [shift, shift + dice.normal(-0.4, 0.7)]
     values = np.where(skill > 0, "yes", "no").tolist()
-    examples = [Example(id=f"{i:04d}", input="", output="yes") for i in range(DEV)]
+    examples = [Example(id=f"{i:04d}", input=str(i), output="yes") for i in range(DEV)]
     first, second = ([Answer(text="", value=row[at]) for row in values] for at in (0, 1))
     found = measurement(system="s", split="dev", metric="accuracy", examples=examples, answers=first)
     bar = rival("head", found, examples, needed=0.02, level=0.05 / PAIRS)
@@ -70,7 +70,7 @@ def right(flags):
 
 def test_the_first_rows_faults_of_a_rival_that_is_seldom_wrong_promise_no_gain():
     """Five of its twelve faults are among the first twenty rows, and mended; five other rows are lost."""
-    examples = [Example(id=f"{i:04d}", input="", output="yes") for i in range(DEV)]
+    examples = [Example(id=f"{i:04d}", input=str(i), output="yes") for i in range(DEV)]
     rivals = right([i >= 5 and i % 27 != 26 for i in range(DEV)])
     found = measurement(system="s", split="dev", metric="accuracy", examples=examples, answers=rivals)
     bar = rival("head", found, examples, needed=0.02, level=0.05 / PAIRS)
@@ -82,7 +82,7 @@ def test_the_first_rows_faults_of_a_rival_that_is_seldom_wrong_promise_no_gain()
 
 def test_what_no_first_row_tells_is_left_to_the_prior():
     """Without a fault of the rival among them, the prior tells what there is to gain."""
-    examples = [Example(id=f"{i:04d}", input="", output="yes") for i in range(DEV)]
+    examples = [Example(id=f"{i:04d}", input=str(i), output="yes") for i in range(DEV)]
     rivals = right([i < 20 or i % 2 for i in range(DEV)])
     found = measurement(system="s", split="dev", metric="accuracy", examples=examples, answers=rivals)
     bar = rival("head", found, examples, needed=0.02, level=0.05 / PAIRS)

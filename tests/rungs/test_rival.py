@@ -12,8 +12,8 @@ ALPHA, PAIRS = 0.05, 6
 LEVEL = ALPHA / PAIRS
 
 
-def rows(count, group=lambda i: None):
-    return [Example(id=f"{i:04d}", input="", output="yes", group=group(i)) for i in range(count)]
+def rows(count, group=lambda i: None, asks=str):
+    return [Example(id=f"{i:04d}", input=asks(i), output="yes", group=group(i)) for i in range(count)]
 
 
 def answers(right):
@@ -71,7 +71,7 @@ def test_a_rival_without_a_fault_leaves_nothing_to_gain():
     assert stopped_at(rows(300), [*right[:-1], False], right) is None
 
 
-OBJECTS = [Example(id=f"{i:04d}", input="", output={"k": str(i)}) for i in range(200)]
+OBJECTS = [Example(id=f"{i:04d}", input=str(i), output={"k": str(i)}) for i in range(200)]
 
 
 @pytest.mark.parametrize("lost", [0, 3, 20])
@@ -98,10 +98,12 @@ def test_rows_on_which_either_call_broke_say_nothing():
     assert not bar.beyond(examples[:32], broken)
 
 
-def test_whole_groups_count_as_one_draw():
-    """Groups of 16 rows, each wholly lost or even: 64 rows are four draws, which show nothing."""
+def test_rows_that_are_drawn_together_count_as_one_draw():
+    """Groups or questions of 16 rows, each wholly lost or even: 64 rows are four draws and show nothing."""
     first, second = answers([True] * 240 + [False] * 240), answers([False] * 480)
-    for examples, shown in ((rows(480), True), (rows(480, group=lambda i: str(i // 16)), False)):
+    grouped = rows(480, group=lambda i: str(i // 16))
+    asked_again = rows(480, asks=lambda i: f"{'Which' if i % 2 else 'WHICH '} {i // 16}?")
+    for examples, shown in ((rows(480), True), (grouped, False), (asked_again, False)):
         assert to_beat(examples, first).beyond(examples[:64], second[:64]) is shown
         foreseen = to_beat(examples, first).foreseen_stop(examples, second[:18], 32, random.Random(0))
         assert foreseen == 32 if shown else foreseen > 64
@@ -117,16 +119,41 @@ def test_what_the_first_look_shows_is_known_before_it(wrong):
     assert len(found) > 2 or wrong == 24, "later looks depend on the rows to come"
 
 
-def test_a_group_is_counted_once_all_its_rows_were_asked():
-    examples = rows(128, group=lambda i: str(i // 2) if i < 126 else "last")
-    bar = to_beat(examples, answers([True] * 128))
-    assert bar.groups["0"] == 2 and sum(bar.groups.values()) == 128
+def test_a_draw_is_counted_once_all_its_rows_were_asked():
+    """Of pairs of a group and its question, the last of which is asked with half of it."""
+    examples = rows(128, group=lambda i: str(i // 2) if i % 4 else None, asks=lambda i: str(i // 2))
+    bar = to_beat(examples, answers([True, False] * 64))
+    for end, draws in ((32, 16), (33, 16), (34, 17)):
+        gains = bar._gains(examples[:end], answers([True] * end))
+        assert bar._short(examples[:end], gains, 0.25) == [0.5 - 1.0] * draws
+
+
+def test_rows_that_repeat_what_the_rival_has_right_do_not_keep_a_hopeless_rung_going():
+    """A question that is asked forty times could win forty rows at once, if the rival hadn't them right."""
+    examples = [*rows(200), *(Example(id=f"hi{n}", input="hi", output="yes") for n in range(40))]
+    second = answers([False, False, False, True] * 50 + [True] * 40)
+    for right, stopped in ((True, True), (False, False)):
+        bar = to_beat(examples, answers([True, True, False, True] * 50 + [right] * 40))
+        found = any(bar.beyond(examples[:n], second[:n]) for n in range(LOOK_ROWS, 200, LOOK_ROWS))
+        assert found is stopped
+
+
+@pytest.mark.parametrize("broken", [0, 9])
+def test_no_draw_wins_more_than_bets_are_made_for(broken):
+    """Ten rows of one question, of which the rival has one wrong. A call that breaks takes a row out."""
+    examples = [*rows(54), *(Example(id=f"hi{n}", input="hi", output="yes") for n in range(10))]
+    bar = to_beat(examples, answers([True] * 63 + [False]))
+    given = answers([True] * 64)
+    given[54 : 54 + broken] = [Answer(text="", failure="refused")] * broken
+    for needed in (0.0, 0.02):
+        least = min(bar._short(examples, bar._gains(examples, given), needed))
+        assert -bar._most_above(needed) <= least < 0
 
 
 @pytest.mark.parametrize(("errors", "stops"), [(5.0, True), (0.5, False)])
 def test_errors_in_units_are_compared_too(errors, stops):
     dice = random.Random(0)
-    examples = [Example(id=f"{i:04d}", input="", output=float(i % 10)) for i in range(200)]
+    examples = [Example(id=f"{i:04d}", input=str(i), output=float(i % 10)) for i in range(200)]
     first = [Answer(text="", value=float(str(e.output)) + dice.uniform(-1, 1)) for e in examples]
     second = [Answer(text="", value=float(str(e.output)) + dice.uniform(-errors, errors)) for e in examples]
     bar = to_beat(examples, first, metric="mae", needed=0.18)
@@ -151,7 +178,7 @@ def test_the_record_says_whether_the_rung_was_shown_to_be_worse():
 
 def test_an_unreadable_answer_costs_what_it_does_over_all_dev_rows_from_the_first_look_on():
     """The first targets are all 1000, which says nothing of how far apart all of them are."""
-    examples = [Example(id=f"{i:04d}", input="", output=1000.0 + (i >= 64) * (i % 5)) for i in range(200)]
+    examples = [Example(id=f"{i:04d}", input=str(i), output=1000.0 + (i >= 64) * (i % 5)) for i in range(200)]
     first = [Answer(text="", value=1000.0) for _ in examples]
     second = [Answer(text="", value=None if i % 16 == 0 else 1000.0) for i in range(200)]
     bar = to_beat(examples, first, metric="mae", needed=0.0)

@@ -49,7 +49,7 @@ def standing(found: Measurement, dev) -> Any:
 def rows(outputs, groups=()) -> list[Example]:
     groups = groups or [None] * len(outputs)
     return [
-        Example(id=str(n), input="", output=output, group=group)
+        Example(id=str(n), input=str(n), output=output, group=group)
         for n, (output, group) in enumerate(zip(outputs, groups, strict=True))
     ]
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from rung.errors import EngineError
-from rung.records import Answer, Example
+from rung.records import Answer, Example, Interval
 from rung.scoring import stats
-from rung.scoring.measure import Timing, measurement
+from rung.scoring.measure import Timing, measurement, rescored
 
 
 def rows(outputs, groups=None):
@@ -216,3 +216,34 @@ def test_errors_that_differ_have_the_interval_that_they_had():
     ratings = [1, 2, 3, 4, 5, 4, 3, 2]
     found = measure("mae", ratings, said([*ratings[:-1], 3]))
     assert found.interval == replace(stats.bca_mean([0.0] * 7 + [1.0], seed=0), low=0.0)
+
+
+@pytest.mark.parametrize(
+    ("metric", "outputs", "values"),
+    [
+        ("exact", ["a", "b", "c", "d"] * 10, ["a", "b", "x", "y"] * 10),
+        ("macro_f1", ["a", "b"] * 20, ["a", "b", "a", "a"] * 10),
+        ("mae", [1, 2, 3, 9] * 10, [2, 2, 5, 5] * 10),
+        ("spearman", [1, 2, 3, 9] * 10, [2, 1, 5, 6] * 10),
+        (
+            "field_f1",
+            [{"k": k, "l": 1} for k in (0, 1, 2, 0)] * 10,
+            [{"k": 0, "l": other} for other in (0, 1)] * 20,
+        ),
+    ],
+)
+def test_rows_that_ask_the_same_thing_are_one_draw_as_rows_of_a_group_are(metric, outputs, values):
+    plain = rows(outputs)
+    grouped = rows(outputs, [f"g{at // 4}" for at in range(40)])
+    asking = [
+        replace(row, input=f"{'which' if at % 2 else 'Which '} {at // 4}?") for at, row in enumerate(plain)
+    ]
+    found, by_group, by_row = (
+        measurement(system="s", split="dev", metric=metric, examples=some, answers=said(values, {7}))
+        for some in (asking, grouped, plain)
+    )
+    assert found == by_group and found.interval != by_row.interval
+    assert replace(found, interval=by_row.interval) == by_row
+    for one, some in ((found, asking), (by_row, plain)):
+        assert rescored(one, some) == one
+        assert rescored(replace(one, interval=Interval(low=0.0, high=0.1)), some) == one

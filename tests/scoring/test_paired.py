@@ -8,7 +8,7 @@ from rung.scoring.scorers import SCORERS
 
 
 def measure(metric, outputs, values, broken=()):
-    examples = [Example(id=f"r{at:04}", input="", output=output) for at, output in enumerate(outputs)]
+    examples = [Example(id=f"r{at:04}", input=str(at), output=output) for at, output in enumerate(outputs)]
     answers = [
         Answer(text="", value=value, failure="broke" if at in broken else None)
         for at, value in enumerate(values)

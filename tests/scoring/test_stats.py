@@ -157,6 +157,16 @@ def test_the_bootstrap_of_a_mean_is_near_the_t_interval_and_wider_by_whole_group
     assert plain.high - plain.low == pytest.approx(t.high - t.low, rel=0.1)
     whole = stats.bootstrap_interval(lambda at: float(values[at].mean()), 200, seed=0, groups=groups)
     assert (whole.high - whole.low) / (plain.high - plain.low) == pytest.approx(math.sqrt(5), rel=0.15)
+    drawn: list[list[int]] = []
+    codes, members = np.array([2, 0, 0, 1, 2, 2]), {0: [1, 2], 1: [3], 2: [0, 4, 5]}
+
+    def seen(at) -> float:
+        drawn.append(at.tolist())
+        return float(len(drawn))
+
+    stats.bootstrap_interval(seen, 6, seed=3, groups=codes)
+    again = np.random.default_rng(3)
+    assert drawn == [[row for unit in again.integers(0, 3, size=3) for row in members[unit]] for _ in drawn]
     with pytest.raises(ValueError, match="two rows or groups"):
         stats.bootstrap_interval(lambda at: 0.0, 3, seed=0, groups=np.array([0, 0, 0]))
 

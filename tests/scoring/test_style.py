@@ -132,7 +132,7 @@ def test_few_rows_are_no_style_unless_they_are_the_very_same():
 
 
 def measured(answers, targets):
-    rows = [Example(id=f"{at:03}", input="x", output=target) for at, target in enumerate(targets)]
+    rows = [Example(id=f"{at:03}", input=str(at), output=target) for at, target in enumerate(targets)]
     given = [Answer(text=text, value=text) for text in answers]
     return measurement(system="s", split="dev", metric="style", examples=rows, answers=given)
 
@@ -170,7 +170,7 @@ def test_a_gain_is_the_difference_of_the_scores_though_the_rows_ids_sort_otherwi
     targets = author(90, 0)
     ids = [f"rows.jsonl:{at}" for at in range(1, 91)]
     assert ids != sorted(ids)
-    rows = [Example(id=name, input="x", output=target) for name, target in zip(ids, targets, strict=True)]
+    rows = [Example(id=name, input=name, output=target) for name, target in zip(ids, targets, strict=True)]
     less, more = (
         measurement(
             system="s",

@@ -14,7 +14,7 @@ SEEN = Seen(engines=("torch", "llama"), way="as_served", prompts_same=0, same=0,
 
 
 def asked(n: int, metric="accuracy", outputs: Sequence[Json] = ()) -> Asked:
-    rows = [Example(id=str(i), input="?", output=outputs[i] if outputs else "a") for i in range(n)]
+    rows = [Example(id=str(i), input=str(i), output=outputs[i] if outputs else "a") for i in range(n)]
     return Asked(examples=tuple(rows), metric=metric, told="rows")
 
 
@@ -57,6 +57,18 @@ def test_other_answers_count_also_where_the_score_stays(other, passes):
             f"188 of 200 answers are the same, which may be {100 * found.agreement.low:.1f} % of all; "
             "at least 90 % have to be",
         )
+
+
+def test_rows_that_ask_the_same_thing_are_one_draw():
+    """Fifty right answers to ten questions leave more in doubt than to fifty."""
+    fifty, seen = asked(50), replace(SEEN, same=50, compared=50)
+    rows = [
+        replace(row, input=f"{'Which' if n % 2 else 'which '} {n // 5}?")
+        for n, row in enumerate(fifty.examples)
+    ]
+    found = judge(replace(fifty, examples=tuple(rows)), said(["a"] * 50), said(["a"] * 50), seen)
+    assert gate(50).passed and not found.passed
+    assert found.loss_bound > 2 * gate(50).loss_bound
 
 
 def test_a_gain_and_a_loss_that_cancel_out_are_less_certain_than_none():
