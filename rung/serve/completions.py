@@ -26,7 +26,7 @@ from rung.serve.tools import HOW, call_schema, offered, read_calls
 from rung.serve.wire import ChatRequest, CompletionRequest, Sampling
 from rung.serve.wish import Wish
 from rung.task.outputs import check_text
-from rung.task.parts import pointing
+from rung.task.parts import holding, pointing
 from rung.task.schemas import check_schema as check_sense
 
 UNSAID = 16
@@ -196,9 +196,8 @@ async def _schema(served: Served, body: ChatRequest) -> Json:
         return None
     wanted: Json = {"type": "object"} if form.json_schema is None else form.json_schema.schema_
     if own:
-        if served.spec.schema_ is not None and (
-            form.json_schema is None or _same(wanted, served.spec.schema_)
-        ):
+        held = served.spec.schema_
+        if held is not None and (_same(wanted, held) if form.json_schema else _of_objects(held)):
             return None
         raise bad(
             f"{served.name!r} answers as it was made to: " + _form(served) + "; leave `response_format` out",
@@ -234,6 +233,18 @@ def _form(served: Served) -> str:
     if served.spec.kind == "label":
         return "with one of its labels"
     return "with a number" if served.spec.engine == "head" else "in several calls"
+
+
+def _of_objects(schema: Json) -> bool:
+    """Whether what a schema admits is JSON objects, as far as its types tell."""
+    root = pointing(schema)
+    if not isinstance(root, dict):
+        return False
+    types: list[Json] = []
+    for part in holding(root, root):
+        kind = part.get("type", "object" if "properties" in part else [])
+        types += kind if isinstance(kind, list) else [kind]
+    return bool(types) and all(kind == "object" for kind in types)
 
 
 def _same(one: Json, other: Json) -> bool:
