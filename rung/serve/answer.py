@@ -397,10 +397,15 @@ def _reply(
 
 
 def _read_apart(spec: Spec, wish: Wish) -> bool:
-    """Whether a value is read from what the model writes in its own words, which then aren't the answer."""
+    """Whether a value is read from what the model writes in its own words, which then aren't the answer.
+
+    Whatever form the Spec names, a draft is written so, and what a hosted model writes may be: its server can
+    pass the form over.
+    """
     if spec.answer.written == "tagged":
         return True
-    return spec.answer.form == "free" and spec.kind in ("json", "tool_call", "number") and wish.schema is None
+    freely = spec.answer.form == "free" or spec.engine == "endpoint" or spec.steps is not None
+    return freely and spec.kind in ("json", "tool_call", "number") and wish.schema is None
 
 
 def _said(answer: Answer, spec: Spec, wish: Wish) -> str:

@@ -112,10 +112,11 @@ class Systems:
     """All that is served, and the engines under it. For one event loop."""
 
     def __init__(self, limits: Limits, say: Say = no_say) -> None:
-        """`say` is told what a Pool's `say` is."""
+        """`say` is told what a Pool's `say` is, and which Systems a limit doesn't hold for."""
         self.limits = limits
+        self._say = say
         # No engine makes room for another one: each goes with the last System that needs it.
-        self.pool = Pool(threads=limits.threads, keep=None, say=say)
+        self.pool = Pool(threads=limits.threads, parallel=limits.slots, keep=None, say=say)
         self.bench = Bench(room=limits.queue, away=self._is_forwarded)
         self.hosts: dict[tuple[str, int], Host] = {}
         self.embedders: set[str] = set()
@@ -267,6 +268,8 @@ class Systems:
             except EngineError:
                 await self._let_go(made)  # a host without a child would stay, and what was read
                 raise
+        elif made.model is not None:
+            self._tell_context(made.name, context_of(made.model))
 
     async def _take_up(self, made: Served) -> Served:
         """Serve what was started, under its name. Under `_change`."""
@@ -277,6 +280,14 @@ class Systems:
         if old is not None:
             await self._let_go(old)
         return made
+
+    def _tell_context(self, name: str, holds: int) -> None:
+        """Say that another context than the one asked for is a System's, where it is."""
+        if self.limits.context not in (None, holds):
+            self._say(
+                f"{name}: a prompt and its answer have {holds:,} tokens here, not {self.limits.context:,}: "
+                "--context is for what llama.cpp answers in one call"
+            )
 
     def _load(self, given: str, name: str | None) -> Served:
         """Read a System and everything about it that can be wrong; starts nothing."""

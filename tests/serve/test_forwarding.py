@@ -1,5 +1,6 @@
 """`rung serve` and `rung ask` of a System that a hosted model answers for: the same prompt, over HTTP."""
 
+import json
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from rung.spec import AnswerSpec, RetrievalSpec, Spec
 from rung.system import System, save
 from tests.fixtures_climb import TOPICS, Log, topic_passages
 from tests.fixtures_hosted import KEY, MODEL, Hosted, as_asked
-from tests.fixtures_serve import Server, said, start
+from tests.fixtures_serve import SCHEMA, Server, said, start
 
 ROOT = Path(__file__).parents[2]
 INSTRUCTION = "Name the topic."
@@ -48,6 +49,7 @@ def folder(provider, tmp_path_factory) -> Path:
     index = PassageIndex(passages=passages, terms=terms_of(passages), vectors=None)
     reads = Spec(task="reads", kind="text", answer=free, retrieval=RetrievalSpec(search="bm25", k=2), **base)
     save(found / "reads", reads, index_files(index, "bm25"))
+    save(found / "ticket", Spec(task="ticket", kind="json", schema_=SCHEMA, answer=form, **base), {})
     return found
 
 
@@ -55,7 +57,7 @@ def folder(provider, tmp_path_factory) -> Path:
 def server(folder, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RUNG_API_KEY", KEY)
-        systems = [f"{name}={folder / name}" for name in ("desk", "loud", "reads")]
+        systems = [f"{name}={folder / name}" for name in ("desk", "loud", "reads", "ticket")]
         with Server(*systems, home=tmp_path_factory.mktemp("home")) as found:
             yield found
 
@@ -149,6 +151,33 @@ def test_a_request_that_the_provider_does_not_take_is_not_tried_again(server, pr
         server.client(max_retries=2).chat.completions.create(model="loud", messages=said("x"))
     provider.faults = []
     assert len(provider.seen) - asked == 1
+
+
+TICKET = {"topic": "billing", "urgent": True, "days": 3}
+OWN_FORM = {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA}}
+
+
+@pytest.mark.parametrize("stream", (False, True))
+@pytest.mark.parametrize("form", (None, OWN_FORM, {"type": "json_object"}))
+@pytest.mark.parametrize(
+    "words", ("```json\n{}\n```", "Here is your ticket: {}. Anything else?"), ids=("fenced", "told")
+)
+def test_json_is_sent_as_it_was_read_where_the_provider_passes_the_form_over(
+    server, provider, words, form, stream
+):
+    provider.faults = [(200, told(words.format(json.dumps(TICKET)), "stop"), {})]
+    wish = {} if form is None else {"response_format": form}
+    found = server.user.chat.completions.create(model="ticket", messages=said("x"), stream=stream, **wish)
+    assert provider.seen[-1]["response_format"]["json_schema"]["schema"] == SCHEMA
+    parts = [chunk.choices[0].delta.content or "" for chunk in found] if stream else []
+    content = "".join(parts) if stream else found.choices[0].message.content
+    assert json.loads(content) == TICKET and list(json.loads(content)) == list(TICKET)
+
+
+def test_what_no_json_can_be_read_in_is_sent_as_it_came(server, provider):
+    provider.faults = [(200, told("I can't tell.", "stop"), {})]
+    found = server.user.chat.completions.create(model="ticket", messages=said("x"))
+    assert found.choices[0].message.content == "I can't tell."
 
 
 @pytest.mark.parametrize("stream", (False, True))

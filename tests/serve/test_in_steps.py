@@ -1,15 +1,30 @@
 """Systems that make an answer of several calls, served: the same answers, and what they don't take."""
 
+import asyncio
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
 import openai
 import pytest
 
-from rung.records import Answer
+from rung.data.conversations import asked as read_question
+from rung.engines.base import EngineSpec
+from rung.engines.fake import FakeEngine, bytes_of
+from rung.records import Answer, Json
 from rung.serve.answer import _of_answer
+from rung.serve.app import make_app
+from rung.serve.gateway import Gateway
+from rung.serve.limits import Limits
+from rung.serve.systems import Systems
+from rung.serve.tools import offered
+from rung.serve.wire import ChatRequest
 from rung.serve.wish import Wish
-from rung.spec import StepsSpec
-from rung.system import save
+from rung.spec import AnswerSpec, StepsSpec
+from rung.system import System, save
 from tests.fixtures_climb import TOPICS
-from tests.fixtures_serve import LABELS, Server, row, said
+from tests.fixtures_serve import LABELS, SCHEMA, Server, row, said
 
 TEXTS = ("my refund please", "the parcel is late", "help with the password")
 STEPS = {
@@ -101,3 +116,129 @@ def test_a_label_after_reasoning_has_a_probability_for_every_option(server, step
     told = {p["value"]: p["probability"] for p in found.json()["answers"][0]["probabilities"]}
     (answer,) = stepped["words"].answer([row(TEXTS[0])], pool, every_label=True)
     assert told == pytest.approx(dict(zip(LABELS, answer.distribution, strict=True)), abs=1e-4)
+
+
+REPAIR = StepsSpec(kind="repair", max_tokens=200, close="Wrong: {fault}. Again.")
+TICKET = {"topic": "billing", "urgent": True, "days": 3}
+FIND = {
+    "name": "find",
+    "parameters": {
+        "type": "object",
+        "properties": {"topic": {"enum": list(TOPICS)}},
+        "required": ["topic"],
+        "additionalProperties": False,
+    },
+}
+CALL = {"name": "find", "arguments": {"topic": "login"}}
+FORMS: dict[str, dict[str, Any]] = {
+    "json": {"schema_": SCHEMA, "answer": AnswerSpec(form="schema", max_tokens=64)},
+    "number": {
+        "schema_": {"type": "integer", "minimum": 0, "maximum": 99},
+        "answer": AnswerSpec(form="schema", max_tokens=8),
+    },
+    "tool_call": {"schema_": None, "answer": AnswerSpec(form="calls", max_tokens=64)},
+}
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What a client was sent of one answer: its words, its calls, and why it ended."""
+
+    words: str
+    calls: list[Json]
+    finish: str | None
+
+
+def repairing(folder, base: System, kind: str) -> System:
+    """A System that writes a free draft first, on an engine whose drafts are known."""
+    changes = {"kind": kind, "engine": "fake", "rung": "workflow", "steps": REPAIR, **FORMS[kind]}
+    return save(folder, base.spec.model_copy(update=changes), {})
+
+
+async def sent_whole_and_streamed(system: System, draft: str, **options: Any) -> tuple[Sent, Sent]:
+    """What is sent of a draft, by the whole application, as openai's own client takes it."""
+    systems = Systems(Limits(threads=1))
+    body = ChatRequest.model_validate({"model": "mended", "messages": said(TEXTS[0]), **options})
+    question = read_question(body.messages, offered(body.may_call) or None)
+    (prompt,) = system.prompts([row(question.input, question.context)], systems.pool)
+    engine = system.engine_spec(systems.pool)
+    systems.pool.engines[engine] = FakeEngine(engine, answers={prompt: bytes_of(draft)})
+    await systems.add(str(system.folder), "mended")
+    transport = httpx.ASGITransport(app=make_app(Gateway(systems=systems, limit_s=60)))
+    # It takes this client as well, though its types name that of httpx2 alone.
+    http: Any = httpx.AsyncClient(transport=transport)
+    client = openai.AsyncOpenAI(base_url="http://rung/v1", api_key="none", http_client=http)
+    async with client:
+        asked = {"model": "mended", "messages": said(TEXTS[0]), **options}
+        (choice,) = (await client.chat.completions.create(**asked)).choices
+        whole = Sent(choice.message.content or "", called(choice.message.tool_calls), choice.finish_reason)
+        stream = await client.chat.completions.create(**asked, stream=True)
+        chunks = [chunk.choices[0] async for chunk in stream]
+    await systems.close()
+    words = "".join(chunk.delta.content or "" for chunk in chunks)
+    calls = [call for chunk in chunks for call in chunk.delta.tool_calls or ()]
+    return whole, Sent(words, called(calls), chunks[-1].finish_reason)
+
+
+def called(calls: Any) -> list[Json]:
+    return [{"name": c.function.name, "arguments": json.loads(c.function.arguments)} for c in calls or ()]
+
+
+@pytest.mark.parametrize(
+    ("kind", "draft", "value"),
+    [
+        ("json", f"Sure! Here it is:\n```json\n{json.dumps(TICKET, indent=1)}\n```", TICKET),
+        ("json", json.dumps(TICKET), TICKET),
+        ("number", "It took 3 days, so the answer is 12.", 12),
+    ],
+)
+def test_of_a_draft_with_words_around_it_the_value_is_sent_that_was_scored(
+    kind, draft, value, tiny_systems, tmp_path
+):
+    system = repairing(tmp_path / "system", tiny_systems["text"], kind)
+    whole, streamed = asyncio.run(sent_whole_and_streamed(system, draft))
+    assert whole == streamed and whole.finish == "stop"
+    assert json.loads(whole.words) == value
+
+
+def test_a_draft_is_json_where_a_request_wants_the_systems_own_form(tiny_systems, tmp_path):
+    system = repairing(tmp_path / "system", tiny_systems["text"], "json")
+    draft = f"So: {json.dumps(TICKET)}."
+    own = {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA}}
+    for form in (own, {"type": "json_object"}):
+        sent = asyncio.run(sent_whole_and_streamed(system, draft, response_format=form))
+        assert [json.loads(one.words) for one in sent] == [TICKET, TICKET]
+
+
+@pytest.mark.parametrize(
+    ("draft", "sent"),
+    [
+        (f"This should do:\n```json\n[{json.dumps(CALL)}]\n```", Sent("", [CALL], "tool_calls")),
+        ("None of them fits: []", Sent("", [], "stop")),
+    ],
+)
+def test_calls_of_a_draft_are_calls_and_none_are_nothing(draft, sent, tiny_systems, tmp_path):
+    system = repairing(tmp_path / "system", tiny_systems["text"], "tool_call")
+    tools = [{"type": "function", "function": FIND}]
+    assert asyncio.run(sent_whole_and_streamed(system, draft, tools=tools)) == (sent, sent)
+
+
+def test_slots_are_those_of_several_calls_too_and_another_context_is_said(stepped):
+    told: list[str] = []
+
+    async def opened(context: int | None) -> list[EngineSpec]:
+        systems = Systems(Limits(slots=2, threads=1, context=context), told.append)
+        await systems.add(str(stepped["json"].folder), "voted")
+        found = [*systems.pool.engines]
+        await systems.close()
+        return found
+
+    (engine,) = asyncio.run(opened(None))
+    assert engine.parallel == 2 and not told
+    (again,) = asyncio.run(opened(engine.context))
+    assert again == engine and not told
+    asyncio.run(opened(64))
+    assert told == [
+        f"voted: a prompt and its answer have {engine.context:,} tokens here, not 64: --context is for what "
+        "llama.cpp answers in one call"
+    ]
