@@ -31,7 +31,7 @@ def usage(subject: Subject, target: Target, kind: str, gate: Gate) -> list[str]:
         "vllm": _vllm,
         "hub-folder": _peft if kind == ADAPTER else _merged,
     }[target](subject, kind, gate)
-    return [*lines, "", *_asking(subject)]
+    return [*lines, "", *_asking(subject), *_scored_as(subject, gate)]
 
 
 def vllm_command(subject: Subject, kind: str) -> str:
@@ -73,18 +73,41 @@ def _asking(subject: Subject) -> list[str]:
     ]
 
 
-def _codes_table(subject: Subject) -> list[str]:
-    """What the model writes for each label."""
-    if subject.spec.answer.form != "codes":
+def _scored_as(subject: Subject, gate: Gate) -> list[str]:
+    """What was scored of answers in free text."""
+    spec = subject.spec
+    if spec.answer.form == "words" and gate.way == "written":
+        return [
+            "",
+            "What the gate scored is the label that the text is, whatever its case and be it with blanks or "
+            "underscores, or else the only one that it mentions.",
+        ]
+    if spec.answer.form != "free" or spec.kind not in ("number", "json"):
         return []
-    names = label_names(subject.spec, subject.chat)
+    said = "Answers are free text. What was scored of each is "
+    if spec.kind == "number":
+        said += "the first number behind its last `####`, or else the last number in it; a cut one has none"
+        return ["", f"{said}."]
+    said += "the JSON that it is, or else the first object or list in it"
+    if spec.schema_ is None:
+        return ["", f"{said}."]
+    return ["", f"{said} that fits this schema:", *_json(spec.schema_)]
+
+
+def _labels_table(subject: Subject) -> list[str]:
+    """What the model writes for each label, unless that is always the label itself."""
+    form = subject.spec.answer.form
+    names = label_names(subject.spec, subject.chat) if form in ("codes", "words") else {}
+    if form != "codes" and all(name == label for name, label in names.items()):
+        return []
+    said = "The model answers with one token, which" if form == "codes" else "What the model answers"
     return [
         "",
-        "The model answers with one token, which stands for a label:",
+        f"{said} stands for a label:",
         "",
         "| written | label |",
         "|---|---|",
-        *(f"| {code_text(code)} | {code_text(label)} |" for code, label in names.items()),
+        *(f"| {code_text(name)} | {code_text(label)} |" for name, label in names.items()),
     ]
 
 
@@ -98,14 +121,13 @@ def _reading(subject: Subject) -> list[str]:
             f"The System takes the likeliest of its labels' tokens {code_text(ids)} (in the order of the "
             "table): compare their logits after the prompt. Written freely, the first token is nearly "
             "always one of them.",
-            *_codes_table(subject),
+            *_labels_table(subject),
         ]
     if spec.answer.form == "words":
-        names = ", ".join(label_names(subject.spec, subject.chat))
-        return [
-            "",
-            f"The System takes the likeliest of its labels, however long they are: {code_text(names)}.",
-        ]
+        said = "The System takes the likeliest of its labels, however long they are"
+        if table := _labels_table(subject):
+            return ["", f"{said}.", *table]
+        return ["", f"{said}: {code_text(', '.join(spec.labels))}."]
     if spec.answer.form == "schema":
         said = "The System's answers are compact JSON, without white space, decoded under this schema:"
         return ["", said, *_json(closed_schema(spec))]
@@ -193,7 +215,7 @@ def _gguf(subject: Subject, kind: str, gate: Gate) -> list[str]:
         shlex.join(["llama-server", *files, "--jinja", "-c", str(context_of(subject.model))]),
         _curl("http://127.0.0.1:8080/v1/chat/completions", body),
         "```",
-        *_codes_table(subject),
+        *_labels_table(subject),
         "",
         "Of a conversation the user's last text is answered by itself. Send no system turn: llama.cpp would "
         "put its text before the user's first.",
@@ -230,7 +252,7 @@ def _ollama(subject: Subject, kind: str, gate: Gate) -> list[str]:
             "",
             "The System scores its labels and takes the likeliest. Ollama has no call for that, so here the "
             f"model {how}. The gate below measured this form. It tells no probability.",
-            *_codes_table(subject),
+            *_labels_table(subject),
         ]
     said += [
         "",
@@ -266,7 +288,7 @@ def _vllm(subject: Subject, kind: str, gate: Gate) -> list[str]:
         vllm_command(subject, kind).strip(),
         _curl("http://127.0.0.1:8000/v1/chat/completions", body),
         "```",
-        *_codes_table(subject),
+        *_labels_table(subject),
         *_vllm_answer(subject),
         "",
         "vLLM itself was not run: the weights were asked through transformers, with the prompts that the "
