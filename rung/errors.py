@@ -9,6 +9,7 @@ RungError                      something the user can act on: shown as one line,
 ├── EngineError                an engine can't start or broke while it answered
 ├── TrainingError              a tune can't go on or isn't fit to be shipped
 ├── RunError                   the run folder can't be written, read or resumed
+│   └── OtherTrainingError     the state of a tune that was begun on other rows or settings
 └── SystemFolderError          a System's folder is incomplete or was changed
 
 Anything else that escapes is a fault of rung: traceback, exit status 1.
@@ -49,6 +50,10 @@ class TrainingError(RungError):
 
 class RunError(RungError):
     """The run folder can't be written, read or resumed."""
+
+
+class OtherTrainingError(RunError):
+    """What a tune has learned so far is of other rows or settings than it would go on with."""
 
 
 class SystemFolderError(RungError):

@@ -34,7 +34,7 @@ from rung.climb.opening import open_folder
 from rung.climb.options import Options, chosen_rungs, config_of, digests_beside
 from rung.climb.reading import Reading, read
 from rung.climb.rebudget import name_of, under_budget
-from rung.climb.rebuilding import came_to, forget_failed, why_not
+from rung.climb.rebuilding import came_to, forget_failed, or_anew, why_not
 from rung.climb.steps import Base, Step, bases, bring_embedder, steps_of
 from rung.climb.stored import (
     CLIMB_FILE,
@@ -43,7 +43,7 @@ from rung.climb.stored import (
     RESULT_FILE,
     RUNGS_FOLDER,
     WINNER_FOLDER,
-    kept_result,
+    kept_results,
     kept_system,
     load_climb,
 )
@@ -134,7 +134,7 @@ class _Climbing:
     def run(self, steps: Sequence[Step]) -> Climb:
         """Every step in order, then the decisions."""
         try:
-            self.had = self.kept_results(steps)
+            self.had = kept_results(self.run_folder, [step.name for step in steps], self.rows("dev"))
             for finding in elsewhere(self.had.values()):
                 self.reporter.say(finding.message)
             results: list[RungResult] = []
@@ -172,12 +172,6 @@ class _Climbing:
 
         return curves(steps, results, context_of, self.clock)
 
-    def kept_results(self, steps: Sequence[Step]) -> dict[str, RungResult]:
-        """What the run folder has of these steps from before, by their names."""
-        paths = {step.name: self.run_folder / RUNGS_FOLDER / step.name / RESULT_FILE for step in steps}
-        dev = self.rows("dev")
-        return {name: kept_result(path, dev) for name, path in paths.items() if path.exists()}
-
     def is_kept(self, step: Step) -> bool:
         """Whether a step has its result already: it needs no time, if no more may be paid than before."""
         had = self.had.get(step.name)
@@ -191,11 +185,14 @@ class _Climbing:
         else:
             if had is None and (self.run_folder / CLIMB_FILE).exists() and forget_failed(folder):
                 self.clock.building.pop(step.name, None)
-            context, rest = self.context(step, folder, before, later), self.to_build(later)
-            if had is None:
-                result = self.tried(step, context, before, rest)
-            else:
-                result = self.further(had, step, context, before, rest)
+
+            def made() -> RungResult:
+                context, rest = self.context(step, folder, before, later), self.to_build(later)
+                if had is None:
+                    return self.tried(step, context, before, rest)
+                return self.further(had, step, context, before, rest)
+
+            result = or_anew(made, folder, step.name, self.clock, self.reporter)
             if result.dev is not None:
                 if result is not had:
                     result = replace(result, machine=machine_and_engines())

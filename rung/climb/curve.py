@@ -18,13 +18,14 @@ from rung.climb.budget import weight
 from rung.climb.clock import Clock
 from rung.climb.machine import Watch
 from rung.climb.names import rung_of
+from rung.climb.rebuilding import or_anew
 from rung.climb.steps import Step
-from rung.climb.stored import load
+from rung.climb.stored import FAILED_FILE, load
 from rung.errors import RunError, RungError
 from rung.memory import within_memory
 from rung.records import Climb, CurvePoint, Example, LearningCurve, Measurement, MetricName, RungResult
 from rung.rungs.base import WORK_FOLDER, Context
-from rung.runs import write_text
+from rung.runs import write_json, write_text
 from rung.scoring import paired
 from rung.scoring.measure import rescored
 from rung.scoring.notation import duration_text, score_text, signed
@@ -196,8 +197,7 @@ def _as_scored_now(point: _Point, context: Context) -> _Point:
 
 def _point(step: Step, context: Context, clock: Clock, share: float, after: float) -> _Point | str:
     """A rung on a share of the rows, kept or made now; why not, where it can't be."""
-    rung, name = step.rung, _name(step, share)
-    folder = context.folder / f"{step.name}-{100 * share:.0f}"
+    folder = context.folder / _folder(step, share)
     kept = folder / POINT_FILE
     if kept.exists():
         return _as_scored_now(load(kept, _Point), context)
@@ -206,20 +206,24 @@ def _point(step: Step, context: Context, clock: Clock, share: float, after: floa
         return f"fewer than {FEWEST_ROWS} rows"
     if context.kind == "label" and len(targets) < 2:
         return "they have one label only"
-    before = clock.building.get(name, 0.0)
-    start = time.monotonic() - before
+    ids = {row.id for row in (*context.train, *context.dev)}
+    part = replace(context, folder=folder, too_long=context.too_long & ids)
+    made = partial(_made, step, part, clock, share, after)
+    return or_anew(made, folder, _name(step, share), clock, context.reporter)
+
+
+def _made(step: Step, context: Context, clock: Clock, share: float, after: float) -> _Point | str:
+    """The same, made now in the context's folder, in its share of the time until the context's deadline."""
+    rung, name, folder = step.rung, _name(step, share), context.folder
+    start = time.monotonic() - clock.building.get(name, 0.0)
     own = share * weight(rung.name)
     left = context.deadline - start
-    part = replace(
-        context,
-        folder=folder,
-        deadline=start + left * own / (own + after),
-        too_long=context.too_long & {row.id for row in (*context.train, *context.dev)},
-    )
+    part = replace(context, deadline=start + left * own / (own + after))
     beat = partial(clock.beat, name, start)
     if left <= 0:
         return "no time of the budget is left; climb again with more, --budget"
     context.reporter.say(f"{name}: {len(context.train):,} rows, at most {duration_text(part.seconds_left)}")
+    (folder / FAILED_FILE).unlink(missing_ok=True)
     try:
         if reason := rung.skip(part):
             return reason
@@ -229,6 +233,7 @@ def _point(step: Step, context: Context, clock: Clock, share: float, after: floa
     except RunError:
         raise
     except RungError as error:
+        write_json(folder / FAILED_FILE, {"failed": str(error)})
         return str(error)
     finally:
         beat()
@@ -243,13 +248,23 @@ def _point(step: Step, context: Context, clock: Clock, share: float, after: floa
     )
     context.reporter.say(f"{name}: {score_text(dev.score, dev.metric)} on {dev.n:,} dev rows")
     found = _Point(shown=shown, dev=dev)
-    write_text(kept, TypeAdapter(_Point).dump_json(found).decode("utf-8"))
+    write_text(folder / POINT_FILE, TypeAdapter(_Point).dump_json(found).decode("utf-8"))
     shutil.rmtree(folder / WORK_FOLDER, ignore_errors=True)
     return found
 
 
+def point_name(folder: str) -> str:
+    """What a point is called on screen and by the clock, by the name of its folder."""
+    step, _, percent = folder.rpartition("-")
+    return f"{step} on {percent}% of the rows"
+
+
 def _name(step: Step, share: float) -> str:
-    return f"{step.name} on {share:.0%} of the rows"
+    return point_name(_folder(step, share))
+
+
+def _folder(step: Step, share: float) -> str:
+    return f"{step.name}-{100 * share:.0f}"
 
 
 def told(

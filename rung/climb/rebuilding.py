@@ -1,18 +1,23 @@
 """A rung that is built a second time: what is forgotten of the first, and which of the two results stands."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
+from rung.climb.clock import Clock
 from rung.climb.stored import FAILED_FILE
+from rung.errors import OtherTrainingError
 from rung.records import Example, RungResult
-from rung.rungs.base import JOURNAL_FILE, SETTLED_FILE, WORK_FOLDER, Context, first_score
+from rung.rungs.base import JOURNAL_FILE, SETTLED_FILE, WORK_FOLDER, Context, Reporter, first_score
 from rung.runs import read_json, writing
 from rung.scoring.notation import score_text
 from rung.scoring.scorers import SCORERS
 
 BUDGET_OPTION = "--budget"
 NO_TIME = f"no time of the budget is left to go on with it; raise {BUDGET_OPTION}"
+
+T = TypeVar("T")
 
 
 def forget(folder: Path) -> None:
@@ -42,6 +47,31 @@ def wants_time(folder: Path) -> bool:
     """Whether a rung failed there, and asked for more time."""
     path = folder / FAILED_FILE
     return path.exists() and BUDGET_OPTION in str(read_json(path).get("failed"))
+
+
+def or_anew(made: Callable[[], T], folder: Path, name: str, clock: Clock, reporter: Reporter) -> T:
+    """What `made` gives, which works in that folder; from its beginning where a tune in it was of other rows.
+
+    A rung below may be another one by now, for more time or since it failed: what a model in training reads,
+    or goes on from, changes with it. The seconds so far are no part of the new share.
+    """
+    work = folder / WORK_FOLDER
+    begun = work.exists()
+    try:
+        return made()
+    except OtherTrainingError:
+        if not begun:
+            raise
+    # Not before the error is gone: its frames hold the model.
+    reporter.say(f"{name} begins anew: what it learns from has changed with the rungs below it")
+    forget(folder)
+    with writing(work):
+        for journal in sorted(work.rglob(JOURNAL_FILE)):
+            # Before the states: killed in between, scores without the training they are of would be believed.
+            journal.unlink()
+    shutil.rmtree(work, ignore_errors=True)
+    clock.building.pop(name, None)
+    return made()
 
 
 def why_not(context: Context) -> str | None:

@@ -64,10 +64,18 @@ def load(path: Path, kind: type[T]) -> T:
         raise RunError(f"can't read {str(path)!r}: {error.strerror}; mend that and run it again") from None
 
 
-def kept_result(path: Path, dev: Sequence[Example]) -> RungResult:
-    """A rung's result, to stand beside those to come. Raises RunError where it is damaged."""
-    found = load(path, RungResult)
-    return found if found.dev is None else replace(found, dev=rescored(found.dev, dev))
+def kept_results(run: Path, names: Sequence[str], dev: Sequence[Example]) -> dict[str, RungResult]:
+    """What a run has of these rungs from before, to stand beside those to come; by their names.
+
+    Raises RunError where a result is damaged.
+    """
+    kept: dict[str, RungResult] = {}
+    for name in names:
+        path = run / RUNGS_FOLDER / name / RESULT_FILE
+        if path.exists():
+            found = load(path, RungResult)
+            kept[name] = found if found.dev is None else replace(found, dev=rescored(found.dev, dev))
+    return kept
 
 
 def system_of(run: Path, result: RungResult) -> System:

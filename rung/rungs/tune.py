@@ -112,7 +112,7 @@ class Lesson:
     """What a tune learns: items by answer form, so many in a step, after a warm-up of so many steps.
 
     `name` is what bars are called by, `left_out` how many rows were too long, and `start` the PEFT folder
-    that is gone on from, if any, with its digest.
+    that is gone on from, if any; `start_digest` names that, and a teacher that is read beside it.
     """
 
     name: str

@@ -165,7 +165,7 @@ def _learn(
         batch=PROMPTS,
         warmup=WARMUP,
         start=start.adapter,
-        start_digest=start.digest,
+        start_digest=f"{start.digest} beside {teacher.digest}",
     )
     arm = Arm(form=form, rate=RATE)
     bounds = Bounds(most_steps=MOST_STEPS, most_passes=MOST_PASSES, fewest_steps=FEWEST_STEPS)

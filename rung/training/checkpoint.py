@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rung.errors import RunError
+from rung.errors import OtherTrainingError, RunError
 from rung.runs import read_json, write_json, writing
 
 FLUSH_EVERY_S = 30.0
@@ -39,7 +39,8 @@ class Checkpoint:
     def __init__(self, folder: Path, tensors: Sequence[torch.Tensor], digest: str) -> None:
         """`tensors` are the ones to be saved and filled. `digest` names the run's settings and data.
 
-        Raises RunError for a folder made under another digest, and when there is no room for the state.
+        Raises OtherTrainingError for a folder made under another digest, and RunError when there is no room
+        for the state.
         """
         self.path = folder / "state.bin"
         self._tensors = list(tensors)
@@ -105,7 +106,7 @@ class Checkpoint:
         found = read_json(head)
         differing = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
         if differing:
-            raise RunError(
+            raise OtherTrainingError(
                 f"{head.parent} holds the training state of another {', '.join(differing)} "
                 f"({found.get(differing[0])!r}, now {wanted.get(differing[0])!r}); remove the folder to "
                 "start again"

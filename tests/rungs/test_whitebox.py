@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rung.errors import EngineError, ModelError
+from rung.errors import EngineError, ModelError, OtherTrainingError
 from rung.records import Trial
 from rung.rungs import distill, tuning, whitebox
 from rung.rungs.base import Built, Context
@@ -120,6 +120,16 @@ def test_what_is_no_better_on_dev_leaves_the_student_as_it_was(context, teacher)
     assert [trial.chosen for trial in made.trials].count(True) == 1 and made.trials[-1].chosen
     # The teacher is the student, and only their numbers' rounding is apart.
     assert all(record["loss"] < 0.05 for record in journal(context) if record["kind"] == "stretch")
+
+
+def test_a_course_beside_one_teacher_is_not_gone_on_with_beside_another(context, teacher, able):
+    student = made_of(System(teacher.folder, teacher.spec.model_copy(update={"rung": "distill"})), 0.5, 20)
+    on_policy(context, teacher, student, context.unlabelled)
+    begun = len(journal(context))
+    on_policy(context, teacher, student, context.unlabelled)
+    assert len(journal(context)) == begun
+    with pytest.raises(OtherTrainingError, match="another digest"):
+        on_policy(context, able, student, context.unlabelled)
 
 
 def test_a_course_without_time_leaves_the_student_and_says_so(context, teacher):

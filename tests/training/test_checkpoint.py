@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rung.errors import RunError
+from rung.errors import OtherTrainingError, RunError
 from rung.training.checkpoint import PAGE, Checkpoint
 
 SIZES = [(3, 5), (700,), (2, 2)]
@@ -106,7 +106,7 @@ def test_training_goes_on_after_a_torn_state(tmp_path):
 
 def test_the_state_of_other_settings_or_shapes_is_refused_with_what_differs(tmp_path):
     saved(tmp_path)
-    with pytest.raises(RunError, match="another digest .*'d', now 'e'.*remove the folder"):
+    with pytest.raises(OtherTrainingError, match="another digest .*'d', now 'e'.*remove the folder"):
         Checkpoint(tmp_path, tensors(), "e")
     with pytest.raises(RunError, match="another shapes"):
         Checkpoint(tmp_path, tensors()[:2], "d")
