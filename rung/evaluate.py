@@ -14,6 +14,7 @@ from typing import TypeAlias
 import numpy as np
 
 from rung.content import Embed, content_kept
+from rung.engines.machine import machine_key
 from rung.errors import RunError
 from rung.judging import ContentJudge, Judge, judged_answers
 from rung.records import Answer, Example, Json, Measurement, MetricName, SplitName, Step
@@ -24,7 +25,8 @@ from rung.system import Pool, System
 
 CHUNK = 128
 DIGEST = re.compile(r"[0-9A-Za-z_-]+")
-VECTORS_FOLDER = "vectors"
+ANSWERS_FOLDER, VECTORS_FOLDER = "answers", "vectors"
+TIMING_ENDING = ".timing.json"
 OTHER_CONTENT = "other_content"
 """Beside a style score: the share of answers that the vectors kept and the judge of content didn't."""
 LOOK_ROWS = 32
@@ -117,12 +119,18 @@ class Store:
         return found
 
     def timing_path(self, system: str, rows: Sequence[Example]) -> Path:
-        """Where the times of single requests for these rows are kept."""
-        return self.folder / f"{self.name(system)}.{digest_of([e.id for e in rows])[:12]}.timing.json"
+        """Where the times of single requests for these rows are kept, of this machine and these programs."""
+        asked = digest_of([e.id for e in rows])[:12]
+        return self.folder / f"{self.name(system)}.{asked}.{machine_key()}{TIMING_ENDING}"
+
+    def forget_times(self) -> None:
+        """Have all times of single requests be taken anew."""
+        for path in sorted(self.folder.glob(f"*{TIMING_ENDING}")):
+            path.unlink(missing_ok=True)
 
     def race_path(self, system: str) -> Path:
-        """Where it's kept which engine answers a System's requests faster, under the System's own name."""
-        return self.folder / f"{system}.race.json"
+        """Where it's kept which engine answers a System faster here, under the System's own name."""
+        return self.folder / f"{system}.{machine_key()}.race.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -401,16 +409,25 @@ def score_of(rows: Sequence[Example], answers: Sequence[Answer], bench: Bench) -
     return SCORERS[bench.metric].summary(values, [e.output for e in rows])
 
 
-def timed(found: Measurement, system: System, examples: Sequence[Example], bench: Bench) -> Measurement:
+def timed(
+    found: Measurement,
+    system: System,
+    examples: Sequence[Example],
+    bench: Bench,
+    before: Measurement | None = None,
+) -> Measurement:
     """A Measurement of a System, with the latencies of single requests for these rows and its memory.
 
-    Of a hosted model the latencies are those of the answers that were scored: no more are paid for. It takes
-    memory here where examples are looked up for it.
+    Both are those of the Measurement `before` it, where that has them. Of a hosted model the latencies are
+    those of the answers that were scored: no more are paid for. It takes memory here where examples are
+    looked up for it.
     """
     if system.is_hosted:
         seconds = [p.answer.latency_s for p in found.predictions if p.answer.failure is None]
         p50, p95 = statistics.median(seconds), nearest_rank(seconds, 0.95)
         return replace(found, p50_s=p50, p95_s=p95, memory_mb=system.memory_mb(bench.pool))
+    if before is not None and before.p95_s:
+        return replace(found, p50_s=before.p50_s, p95_s=before.p95_s, memory_mb=before.memory_mb)
     known = bench.store.load(system.digest)
     held = [e for e in examples if e.id not in known or known[e.id].answer.failure is None]
     p50, p95, memory = single_request_times(system, held, bench)

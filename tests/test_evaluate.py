@@ -411,6 +411,27 @@ def test_the_times_of_other_rows_are_taken_anew(bench, monkeypatch):
     assert again == first and len(echo.asked) == asked
 
 
+def test_the_times_of_another_machine_are_taken_anew(bench, monkeypatch):
+    echo = Echo()
+    first = timed(measure(echo, rows(30), bench, split="dev"), echo, rows(30), bench)
+    asked = len(echo.asked)
+    monkeypatch.setattr("rung.engines.machine.processor", lambda: "another")
+    found = measure(echo, rows(30), bench, split="dev")
+    assert timed(found, echo, rows(30), bench, first) == first and len(echo.asked) == asked
+    timed(found, echo, rows(30), bench)
+    assert len(echo.asked) == asked + 22
+
+
+def test_times_that_are_forgotten_are_taken_anew_and_answers_stay(bench):
+    echo = Echo()
+    timed(measure(echo, rows(30), bench, split="dev"), echo, rows(30), bench)
+    asked = len(echo.asked)
+    bench.store.forget_times()
+    timed(measure(echo, rows(30), bench, split="dev"), echo, rows(30), bench)
+    assert len(echo.asked) == asked + 22
+    Store(bench.store.folder / "none yet").forget_times()
+
+
 def test_small_batches_do_not_count_in_the_seconds_per_answer(bench):
     echo = Echo()
     bench.store.append("echo", [(rows(1)[0], Answer(text="yes", value="yes"))], 1000.0)

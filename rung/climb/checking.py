@@ -18,7 +18,7 @@ from rung.checks.shown import shown_rows
 from rung.checks.table import known_names
 from rung.climb.machine import versions
 from rung.errors import ModelError
-from rung.evaluate import Bench, Store
+from rung.evaluate import ANSWERS_FOLDER, Bench, Store
 from rung.models.embed import Embedder
 from rung.models.hosted import hosted
 from rung.models.resolve import Model, at_hand, limited
@@ -91,7 +91,7 @@ def check_rows(source: Path, options: CheckOptions, reporter: Reporter) -> Looke
     folder = options.out or Path("runs") / f"{task.name}-data"
     model = smallest(task)
     with Pool(say=reporter.say) as pool:
-        bench = Bench(pool=pool, store=Store(folder / "answers"), metric=metric_of(prepared))
+        bench = Bench(pool=pool, store=Store(folder / ANSWERS_FOLDER), metric=metric_of(prepared))
         if model is not None:
             model = limited(model, task.context_tokens)
         context = rung_context(prepared, model, folder, bench, reporter) if model else None

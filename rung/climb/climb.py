@@ -380,7 +380,12 @@ class _Climbing:
         return self.prepared.splits.dev if split == "dev" else self.prepared.splits.test
 
     def measured(
-        self, name: str, system: System, split: SplitName, to_beat: Rival | None = None
+        self,
+        name: str,
+        system: System,
+        split: SplitName,
+        to_beat: Rival | None = None,
+        dev: Measurement | None = None,
     ) -> Measurement:
         """A System on the dev or the test rows, or on the first dev rows if it can't beat the rival."""
         rows = self.rows(split)
@@ -396,7 +401,7 @@ class _Climbing:
             )
             whole = len(found.predictions) == len(rows)
             # On the test, too, a System has the times that its limits were held to.
-            return evaluate.timed(found, system, self.rows("dev"), self.bench) if whole else found
+            return evaluate.timed(found, system, self.rows("dev"), self.bench, dev) if whole else found
         finally:
             self.reporter.end(bar)
 
@@ -432,7 +437,8 @@ class _Climbing:
         """The result with its test score, or with a note of why there is none."""
         try:
             with within_memory():
-                return replace(result, test=self.measured(result.rung, self.systems[result.rung], "test"))
+                system = self.systems[result.rung]
+                return replace(result, test=self.measured(result.rung, system, "test", dev=result.dev))
         except RunError:
             raise
         except RungError as error:

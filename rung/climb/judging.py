@@ -12,7 +12,7 @@ from rung.climb.content import content_judge, content_judged
 from rung.climb.corrected import judged_rungs
 from rung.climb.judge_cost import Foreseen, bar_of, ready_to_pay, tell_price
 from rung.data.checked import Checked, checked_digest, read_checked
-from rung.evaluate import Bench, Store
+from rung.evaluate import ANSWERS_FOLDER, Bench, Store
 from rung.judging import JUDGE_FOLDER, Judge, Pairing, both_orders, judge_of, pairing
 from rung.models.hosted import hosted
 from rung.records import Climb, Decision, Example
@@ -30,7 +30,7 @@ def bench_of(prepared: Prepared, run: Path, pool: Pool, reporter: Reporter) -> B
     What it will cost and how far it can be trusted is said before anything is built. Raises RungError where
     it can't be asked, or not even one System could be judged for what may be paid.
     """
-    bench = Bench(pool=pool, store=Store(run / "answers"), metric=metric_of(prepared))
+    bench = Bench(pool=pool, store=Store(run / ANSWERS_FOLDER), metric=metric_of(prepared))
     if bench.metric == "style":
         return replace(bench, content_judge=content_judge(prepared, run, pool, reporter))
     if bench.metric != "judge":

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import psutil
 
@@ -60,10 +59,11 @@ def describe_machine() -> str:
     """
     from rung.engines.cores import available_cores
     from rung.engines.device import describe_gpu
+    from rung.engines.machine import processor
 
     cores, memory = available_cores(), total_bytes() / 2**30
     used = f"{cores} core{'s' if cores > 1 else ''}, {memory:.{1 if memory < 4 else 0}f} GiB"
-    said = f"{_processor()}, {used}, {platform.system()} {platform.machine()}"
+    said = f"{processor()}, {used}, {platform.system()} {platform.machine()}"
     return ", ".join([said, *filter(None, [describe_gpu()])])
 
 
@@ -91,15 +91,6 @@ def elsewhere(results: Iterable[RungResult]) -> tuple[Finding, ...]:
         for place, names in places.items()
         if place != here
     )
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 class Watch:

@@ -37,8 +37,8 @@ def under_each_engine(context: Context, name: str, spec: Spec, files: Sources) -
 def race(context: Context, name: str, systems: dict[EngineName, System]) -> tuple[EngineName, str]:
     """The faster engine, and a sentence with both times. Systems race once in a run, whatever its budget.
 
-    An engine that breaks on more rows than the other, or can't run the model at all, has lost. Raises
-    EngineError when neither can.
+    An engine that breaks on more rows than the other, or can't run the model at all, has lost: for this rung,
+    as that may be a fault of the moment. Raises EngineError when neither can.
     """
     bar = context.reporter.begin(f"{name}: which engine is faster here", None)
     try:
@@ -49,17 +49,19 @@ def race(context: Context, name: str, systems: dict[EngineName, System]) -> tupl
 
 
 def _raced(context: Context, systems: dict[EngineName, System]) -> tuple[EngineName, str]:
-    """The outcome of the race, or of the one that these Systems ran before."""
+    """The outcome of the race, or of the one that these Systems ran before on this machine."""
     path = context.bench.store.race_path(systems["llama"].digest)
     if path.exists():
         kept = read_json(path)
         return _OUTCOME.validate_python([kept.get("engine"), kept.get("note")])
-    engine, note = _run(context, systems)
-    write_json(path, {"engine": engine, "note": note})
+    engine, note, lasts = _run(context, systems)
+    if lasts:
+        write_json(path, {"engine": engine, "note": note})
     return engine, note
 
 
-def _run(context: Context, systems: dict[EngineName, System]) -> tuple[EngineName, str]:
+def _run(context: Context, systems: dict[EngineName, System]) -> tuple[EngineName, str, bool]:
+    """The outcome, and whether it's by the times of both engines, where those usually compute."""
     laps: dict[EngineName, tuple[float, float]] = {}
     faults: dict[EngineName, str] = {}
     rows = [e for e in context.dev if e.id not in context.too_long][: 1 + RACE_ROWS]
@@ -81,15 +83,26 @@ def _run(context: Context, systems: dict[EngineName, System]) -> tuple[EngineNam
         raise EngineError("no engine can run the model: " + "; ".join(f"{k}: {v}" for k, v in faults.items()))
     if faults:
         (only,) = laps
-        return only, f"engine {only}: " + "; ".join(f"{k} can't run it ({v})" for k, v in faults.items())
+        said = "; ".join(f"{name} can't run it ({why})" for name, why in faults.items())
+        return only, f"engine {only}: {said}", False
     (llama_broke, llama_s), (torch_broke, torch_s) = laps["llama"], laps["torch"]
     if llama_broke != torch_broke:
         better: EngineName = "llama" if llama_broke < torch_broke else "torch"
-        return better, f"engine {better}: fewer of its answers broke than of the other's"
+        return better, f"engine {better}: fewer of its answers broke than of the other's", False
     fastest: EngineName = "torch" if torch_s * CLEARLY_FASTER < llama_s else "llama"
-    return fastest, (
-        f"engine {fastest}: llama {1000 * llama_s:.0f} ms and torch {1000 * torch_s:.0f} ms per answer"
-    )
+    said = f"llama {1000 * llama_s:.0f} ms and torch {1000 * torch_s:.0f} ms per answer"
+    return fastest, f"engine {fastest}: {said}", not _off_gpu(context, systems["torch"])
+
+
+def _off_gpu(context: Context, system: System) -> bool:
+    """Whether torch computes on the processor though there is a GPU: another program may hold its memory."""
+    from rung.engines.device import describe_gpu
+    from rung.engines.torch import TorchEngine
+
+    if describe_gpu() is None:
+        return False
+    engine = system.open(context.pool)
+    return isinstance(engine, TorchEngine) and engine.device.type == "cpu"
 
 
 def _require_room(context: Context, system: System) -> None:

@@ -4,10 +4,14 @@ from functools import partial
 from importlib.metadata import version
 
 from rung import memory
+from rung.climb.climb import Options, climb
 from rung.climb.machine import describe_machine, versions
 from rung.engines import cores
 from rung.engines.cores import available_cores
 from rung.memory import total_bytes
+from tests.climb.test_climb import with_ladder
+from tests.climb.test_stopping import Counts
+from tests.fixtures_climb import Log
 
 
 def test_the_machine_is_described_in_one_line():
@@ -33,6 +37,20 @@ def test_versions_name_what_can_change_a_number():
     found = dict(versions())
     assert found["torch"] == version("torch") and found["python"].count(".") == 2
     assert {"xllamacpp", "transformers", "scikit-learn", "numpy", "scipy"} <= found.keys()
+
+
+def test_on_the_test_a_system_has_the_times_that_its_limits_were_held_to_on_another_machine_too(
+    task, tiny, tmp_path, monkeypatch
+):
+    names = with_ladder(monkeypatch, Counts("good"))
+    options = Options(models=(str(tiny),), out=tmp_path / "run", budget_s=600, rungs=names)
+    first, run = climb(task, options, Log())
+    (run / "climb.json").unlink()
+    monkeypatch.setattr("rung.engines.machine.processor", lambda: "another")
+    again, _ = climb(task, options, Log())
+    dev, test = again.results[0].dev, again.results[0].test
+    assert dev == first.results[0].dev and again.machine != first.machine
+    assert (test.p50_s, test.p95_s, test.memory_mb) == (dev.p50_s, dev.p95_s, dev.memory_mb)
 
 
 WATCHED = """

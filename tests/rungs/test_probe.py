@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from rung.engines import device
+from rung.engines.torch import TorchEngine
 from rung.errors import EngineError
 from rung.evaluate import Store
 from rung.rungs import probe
@@ -36,9 +37,13 @@ class Runner:
         self.alone_s, self.batch_s, self.broken, self.error = alone_s, batch_s, broken, error
         self.digest = f"{alone_s}-{batch_s}-{broken}"
         self.asked: list[int] = []
+        self.engine: object = None
 
     def model(self, pool):
         return SimpleNamespace(parameters=1_000_000)
+
+    def open(self, pool):
+        return self.engine
 
     def answer(self, rows, pool):
         if self.error:
@@ -46,6 +51,17 @@ class Runner:
         self.asked.append(len(rows))
         CLOCK.now += max(0.001, self.batch_s, self.alone_s * len(rows))
         return [SimpleNamespace(failure="broke" if i < self.broken else None) for i in range(len(rows))]
+
+
+class Placed(TorchEngine):
+    """A torch engine without a model, that computes on a device."""
+
+    def __init__(self, place: str) -> None:
+        self.place = torch.device(place)
+
+    @property
+    def device(self) -> torch.device:
+        return self.place
 
 
 def raced(llama: Runner, torch: Runner, rows: int = 20, store: Store | None = None):
@@ -86,6 +102,32 @@ def test_systems_race_once_whatever_settles_it_later(tmp_path):
     assert len(llama.asked) == 2
     other = Runner(alone_s=0.01)
     assert raced(other, torch, store=store)[1] != first[1] and other.asked, "another System"
+
+
+@pytest.mark.parametrize("fault", [{"error": "the memory is used up"}, {"broken": 1}])
+def test_what_may_be_a_fault_of_the_moment_decides_no_later_race(tmp_path, fault):
+    llama, store = Runner(alone_s=0.02), Store(tmp_path)
+    assert raced(llama, Runner(**fault), store=store)[0] == "llama"
+    assert raced(llama, Runner(batch_s=0.04), store=store)[0] == "torch"
+    assert raced(llama, Runner(error="it isn't asked"), store=store)[0] == "torch"
+
+
+@pytest.mark.parametrize(("place", "later"), [("cpu", "torch"), ("meta", "llama")])
+def test_nor_does_a_race_that_torch_ran_on_the_processor_though_there_is_a_gpu(
+    tmp_path, monkeypatch, place, later
+):
+    monkeypatch.setattr(device, "describe_gpu", lambda: "a GPU that another program may fill")
+    llama, slow, store = Runner(alone_s=0.02), Runner(alone_s=0.5), Store(tmp_path)
+    slow.engine = Placed(place)
+    assert raced(llama, slow, store=store)[0] == "llama"
+    assert raced(llama, Runner(batch_s=0.04), store=store)[0] == later
+
+
+def test_systems_race_again_on_another_machine(tmp_path, monkeypatch):
+    llama, store = Runner(alone_s=0.02), Store(tmp_path)
+    assert raced(llama, Runner(alone_s=0.5), store=store)[0] == "llama"
+    monkeypatch.setattr("rung.engines.machine.processor", lambda: "another")
+    assert raced(llama, Runner(batch_s=0.04), store=store)[0] == "torch"
 
 
 def test_llama_has_to_be_clearly_slower():
