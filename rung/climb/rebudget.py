@@ -1,9 +1,11 @@
 """A run under another budget: one that isn't finished goes on with it, a finished one is climbed again.
 
 What was asked stays: answers, sentence vectors and what hosted models were paid lie beside the rungs, under
-names that say what they belong to. So a longer budget pays for what it adds.
+names that say what they belong to. So a longer budget pays for what it adds. The times of single requests,
+which a limit may hang on, are taken anew: a busy machine is no part of a System.
 """
 
+import itertools
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
@@ -12,6 +14,7 @@ from pathlib import Path
 
 from rung.climb.again import ROWS_FILE
 from rung.climb.clock import begin_anew
+from rung.climb.curve import POINT_FILE, point_name
 from rung.climb.options import Options
 from rung.climb.rebuilding import forget, in_training, wants_time
 from rung.climb.stored import (
@@ -24,6 +27,7 @@ from rung.climb.stored import (
     WINNER_FOLDER,
 )
 from rung.errors import SystemFolderError
+from rung.evaluate import ANSWERS_FOLDER, Store
 from rung.rungs.base import Reporter
 from rung.runs import RUN_FILE, digest_of, write_json, writing
 from rung.scoring.notation import duration_text
@@ -57,7 +61,7 @@ def under_budget(
         reporter.say(f"{run} was climbed with a budget of {had}: for one with {wanted} name another --out")
         return replace(options, budget_s=had_s)
     if finished:
-        kept = Path(EARLIER_FOLDER) / had.replace(" ", "")
+        kept = _free(run, had.replace(" ", ""))
         reporter.say(
             f"{run} was climbed with a budget of {had} and is climbed again with {wanted}: answers that are "
             f"known aren't asked again, and the climb so far is kept in {kept}"
@@ -68,6 +72,15 @@ def under_budget(
         _ask_again(run)
     write_json(run / RUN_FILE, config)
     return options
+
+
+def _free(run: Path, name: str) -> Path:
+    """Where in a run a finished climb is put aside: beside those that lie there, under the same budget too.
+
+    A folder without a climb's record is one that a start which was killed didn't get done with.
+    """
+    places = (Path(EARLIER_FOLDER) / (name if at == 1 else f"{name}-{at}") for at in itertools.count(1))
+    return next(place for place in places if not (run / place / CLIMB_FILE).exists())
 
 
 def _put_aside(run: Path, kept: Path) -> None:
@@ -82,6 +95,7 @@ def _put_aside(run: Path, kept: Path) -> None:
         for name in (ROWS_FILE, RUN_FILE):
             shutil.copyfile(run / name, kept / name)
         shutil.rmtree(run / CURVE_FOLDER, ignore_errors=True)
+        Store(run / ANSWERS_FOLDER).forget_times()
         (run / CLOCK_FILE).unlink(missing_ok=True)
         for name in (RUNGS_FOLDER, REPORT_FILE, CLIMB_FILE):
             if not (run / name).exists():
@@ -92,17 +106,18 @@ def _put_aside(run: Path, kept: Path) -> None:
 
 
 def _ask_again(run: Path) -> None:
-    """Forget what the clock settled for rungs that were left out, or failed for want of time.
+    """Forget what the clock settled for rungs and points of a curve that were left out, or lacked time.
 
     One in which a model is being trained keeps its course: hours may lie in that. Not so where that course
     ended for want of time, which it would again: what it took isn't taken off its new share. Answers lie
     elsewhere.
     """
-    folders = sorted((run / RUNGS_FOLDER).glob("*"))
-    asked = [folder for folder in folders if not in_training(folder) or wants_time(folder)]
+    rungs, points = (sorted((run / name).glob("*")) for name in (RUNGS_FOLDER, CURVE_FOLDER))
+    there = [*rungs, *(folder for folder in points if not (folder / POINT_FILE).exists())]
+    asked = [folder for folder in there if not in_training(folder) or wants_time(folder)]
     anew = [folder for folder in asked if not (folder / RESULT_FILE).exists()]
     # First: a start that is killed finds the folders, and does this again.
-    begin_anew(run, [folder.name for folder in anew])
+    begin_anew(run, [point_name(one.name) if one in points else one.name for one in anew])
     for folder in asked:
         if folder in anew:
             shutil.rmtree(folder, ignore_errors=True)

@@ -10,11 +10,13 @@ from rung.checks.rows import prepare
 from rung.climb.climb import Options, climb, load_climb
 from rung.climb.options import config_of
 from rung.climb.rebudget import name_of
+from rung.climb.stored import climbs_in
 from rung.errors import RunError, RungError, TrainingError
 from rung.rungs.base import JOURNAL_FILE
 from rung.runs import append_jsonl, open_run, read_jsonl
 from rung.system import System
-from tests.climb.test_climb import Always, no_engine, with_ladder
+from tests.climb.test_climb import Always, with_ladder
+from tests.climb.test_curve import Counting
 from tests.climb.test_stopping import Counts, Told
 from tests.fixtures_climb import Log, json_rows, write_rows
 
@@ -64,19 +66,33 @@ def test_a_finished_climb_is_climbed_again_with_more_time_and_stays_readable(tas
 
 
 @pytest.mark.models
-def test_nothing_that_is_known_is_asked_again(task, options, monkeypatch):
+def test_nothing_that_is_known_is_asked_again(task, options):
     options = replace(options, rungs=("prompt",))
     first, run = climb(task, options, Log())
-    before = kept(run)
-    assert any(name.endswith(".race.json") for name in before)
-    no_engine(monkeypatch)
+    before, races = kept(run), sorted(run.glob("answers/*.race.json"))
+    raced = [path.stat().st_mtime_ns for path in races]
     second, _ = climb(task, replace(options, budget_s=900), Log())
-    assert kept(run) == before
+    assert races and [path.stat().st_mtime_ns for path in races] == raced
+    after = kept(run)
+    assert after.keys() == before.keys()
+    assert all(after[name] == before[name] for name in before if not name.endswith(".timing.json"))
     assert [r.system for r in second.results] == [r.system for r in first.results]
-    assert second.results[0].dev == first.results[0].dev and second.decision == first.decision
+    anew = {"p50_s": 0.0, "p95_s": 0.0, "memory_mb": 0.0}
+    scores = [replace(found.results[0].dev, **anew) for found in (first, second)]
+    assert scores[0] == scores[1] and second.decision == first.decision
     told, was = second.results[0].forecast, first.results[0].forecast
     assert told is not None and was is not None and told.seconds is not None and was.seconds is not None
     assert told.seconds < was.seconds, "answers that are known take no time"
+
+
+def test_the_times_that_a_limit_hangs_on_are_taken_anew(task, options, monkeypatch):
+    names = with_ladder(monkeypatch, Counts("good"))
+    _, run = climb(task, replace(options, rungs=names), Log())
+    (times,) = run.glob("answers/*.timing.json")
+    times.write_text(json.dumps({"p50_s": 9.0, "p95_s": 9.0, "memory_mb": 9_000.0}))
+    second, _ = climb(task, replace(options, rungs=names, budget_s=6000), Log())
+    for found in (second.results[0].dev, second.results[0].test):
+        assert 0 < found.p50_s <= found.p95_s < 9 and found.memory_mb < 9_000
 
 
 def test_a_finished_climb_stays_as_it_is_with_less_time(task, options, monkeypatch):
@@ -209,6 +225,83 @@ def test_one_that_was_killed_while_it_was_put_aside_loses_nothing(task, options,
     (whole / "rungs").rename(whole / "earlier" / "10m00s" / "rungs")
     third, _ = climb(task, replace(options, rungs=names, out=whole, budget_s=6000), Log())
     assert load_climb(whole / "earlier" / "10m00s") == first and third.decision == first.decision
+
+
+@dataclass
+class Halting(Counts):
+    """A rung that may be interrupted."""
+
+    halted: bool = False
+
+    def build(self, context):
+        if self.halted:
+            raise KeyboardInterrupt
+        return super().build(context)
+
+
+def test_every_climb_that_is_put_aside_is_kept_also_those_of_one_budget(task, options, monkeypatch):
+    names = with_ladder(monkeypatch, rung := Halting("good"))
+    options = replace(options, rungs=names)
+    first, run = climb(task, options, Log())
+    rung.halted = True
+    with pytest.raises(KeyboardInterrupt):
+        climb(task, replace(options, budget_s=6000), Log())
+    rung.halted = False
+    poorer, _ = climb(task, options, Log())
+    log = Log()
+    last, _ = climb(task, replace(options, budget_s=6000), log)
+    assert "the climb so far is kept in earlier/10m00s-2" in log.text
+    folders = [run, run / "earlier" / "10m00s", run / "earlier" / "10m00s-2"]
+    assert climbs_in(run) == folders
+    assert [load_climb(folder) for folder in folders] == [last, first, poorer]
+    assert all(System.load(folder / "rungs" / "good" / "system").digest for folder in folders)
+
+
+@dataclass
+class InParts(Counting):
+    """A rung that needs more time for a part of its rows than it has at first; `end` is how that ends.
+
+    `begun` are the beginnings that its training knew of, each time that it was built for a part.
+    """
+
+    end: BaseException = field(default_factory=lambda: TrainingError("too little time; raise --budget"))
+    trains: bool = False
+    begun: list[int] = field(default_factory=list)
+
+    def build(self, context):
+        if context.folder.parent.name == "curve":
+            journal = context.work / "training" / JOURNAL_FILE
+            if self.trains:
+                append_jsonl(journal, [{"kind": "start"}])
+            self.begun.append(len(read_jsonl(journal)))
+            if not context.in_time("fit", 1000.0):
+                raise self.end
+        return super().build(context)
+
+
+@pytest.mark.parametrize("trains", [False, True])
+def test_a_point_of_a_curve_that_lacked_time_is_begun_anew_with_more(task, options, monkeypatch, trains):
+    names = with_ladder(monkeypatch, rung := InParts(trains=trains))
+    options = replace(options, rungs=names, curve=True, forgetting=False)
+    first, run = climb(task, options, Log())
+    left_out = first.curves[0].left_out
+    assert len(left_out) == 2 and all(why.endswith("too little time; raise --budget") for why in left_out)
+    (run / "climb.json").unlink()
+    took = {"head": 1.0, "head on 25% of the rows": 50_000.0, "head on 50% of the rows": 50_000.0}
+    (run / "clock.json").write_text(json.dumps({"seconds": 10.0, "building": took}))
+    second, _ = climb(task, replace(options, budget_s=60_000), Log())
+    assert [point.rows for point in second.curves[0].points] == [40, 81, 162]
+    assert second.curves[0].left_out == () and rung.begun == 4 * [int(trains)]
+
+
+def test_a_point_in_training_keeps_its_course(task, options, monkeypatch):
+    names = with_ladder(monkeypatch, rung := InParts(trains=True, end=KeyboardInterrupt()))
+    options = replace(options, rungs=names, curve=True, forgetting=False)
+    with pytest.raises(KeyboardInterrupt):
+        climb(task, options, Log())
+    rung.end = TrainingError("its course was settled when the training began")
+    second, _ = climb(task, replace(options, budget_s=60_000), Log())
+    assert rung.begun == [1, 2, 1] and [point.rows for point in second.curves[0].points] == [81, 162]
 
 
 def test_the_folder_is_the_same_one_whatever_the_budget(task, options, tmp_path, monkeypatch):
