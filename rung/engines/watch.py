@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-STILL_S = 60.0
+STILL_S = 20.0
 """How long a process that is waited for may do nothing."""
 LOOKS = 12
 """So many times it's looked meanwhile; all of them have to find it still."""
