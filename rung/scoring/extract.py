@@ -32,8 +32,13 @@ _POINTS = re.compile(
     "\u06d6-\u06dc\u06df-\u06e4\u06e7\u06e8\u06ea-\u06ed\ufe00-\ufe0f\U000e0100-\U000e01ef]"
 )
 
-_OVER = re.compile(r"\s*/\s*|\s+(?:(?:out\s+)?of|von|sur)\s+", re.IGNORECASE)
-"""Between a number and that of which it is so many: 4/5, 4 out of 5."""
+# Behind a stroke only the commonest scales: 3/4 and 5/7 are fractions or days, too.
+_ON_SCALE = re.compile(
+    r"(?:\s*/\s*(?:5|10|100)|\s+(?:(?:out\s+)?of|von|sur)\s+(?:[2-9]|10|20|100))(?![0-9A-Za-z_/]|\s?%)",
+    re.IGNORECASE,
+)
+"""What follows a rating, with the end of its scale: of 4/5, of 4 out of 5."""
+_DASHES = "-\u2013\u2014\u2212"
 _MAX_DEPTH = 100
 
 _QUOTES = "\"'`*«»“”‘’„()[]{}<>"
@@ -137,23 +142,32 @@ def _only_mention(text: str, labels: Sequence[str]) -> str | None:
 
 
 def _read_number(text: str) -> int | float | None:
-    """Read the number after the last `####`, or else the last number in the text: of 4/5 that is 4.
-
-    Of a date, 12/05/2024, it's the last all the same.
-    """
+    """Read the number after the last `####`, or else the last number in the text: of 4/5 that is 4."""
     marked = text.rpartition("####")
     if marked[1]:
         first = next(NUMBER.finditer(marked[2]), None)
         if first:
             return number_in(first)
-    first = last = None
-    count = 0
+    before = last = None
     for match in NUMBER.finditer(text):
-        joined = last is not None and _OVER.fullmatch(text, last.end(), match.start())
-        first, count = (first, count + 1) if joined else (match, 1)
-        last = match
-    found = first if count == 2 else last
-    return number_in(found) if found else None
+        before, last = last, match
+    if last and before and _is_rating(text, before, last):
+        last = before
+    return number_in(last) if last else None
+
+
+def _is_rating(text: str, match: re.Match[str], top: re.Match[str]) -> bool:
+    """Say whether a number is surely a rating on a scale that ends at the next one, `top`.
+
+    It isn't where it's more than the scale's end (24/7), begins with a nought as in dates, or is joined to
+    what stands before it (2024/5/10, 3-4/5, 1 4/5).
+    """
+    scale = _ON_SCALE.match(text, match.end())
+    if scale is None or scale.end() != top.end() or re.match("0[0-9]", match["digits"]):
+        return False
+    ahead = text[: match.start()].rstrip().rstrip(_DASHES).rstrip()[-1:]
+    value, end = number_in(match), number_in(top)
+    return value is not None and end is not None and 0 <= value <= end and ahead not in tuple("/0123456789")
 
 
 def _read_json(text: str, schema: Json, *, linear: bool) -> Json:
