@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from rung.records import CalibrationScore, ReliabilityBin
+from rung.records import CalibrationScore, Interval, ReliabilityBin
 from rung.scoring import stats
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def calibration_score(judged: Judged) -> CalibrationScore:
         n=judged.rows,
         ece=swept_ece(judged.confidence, judged.right),
         ece_15=binned_ece(judged.confidence, judged.right, bins),
-        ece_15_by_chance=ece_by_chance(judged.confidence, bins),
+        ece_15_by_chance=ece_by_chance(judged, bins),
         brier=float(briers(judged).mean()),
         log_loss=float(log_losses(judged).mean()),
         reliability=tuple(_bin(judged, at) for at in bins),
@@ -124,14 +124,47 @@ def _edges(rows: int, count: int) -> "Indices":
     return np.concatenate([[0], np.cumsum(np.full(count, size) + (np.arange(count) < more))])
 
 
-def ece_by_chance(confidence: "Numbers", bins: "list[Indices]") -> float:
+def ece_by_chance(judged: Judged, bins: "list[Indices]") -> float:
     """The mean ECE with answers that are right just as often as their confidence says.
 
-    Consistency resampling (Bröcker & Smith 2007; Vaicenavicius et al. 2019).
+    Consistency resampling (Bröcker & Smith 2007; Vaicenavicius et al. 2019). Rows of a group are right or
+    wrong together as often as makes them as alike as they are.
     """
     dice = np.random.default_rng(_SEED)
-    draws = [binned_ece(confidence, dice.random(len(confidence)) < confidence, bins) for _ in range(_DRAWS)]
-    return float(np.mean(draws))
+    sure, groups = judged.confidence, judged.groups
+    alike = 0.0 if groups is None else likeness(judged.right, sure, groups)
+
+    def luck() -> "Numbers":
+        own = dice.random(len(sure))
+        if groups is None:
+            return own
+        shared, together = dice.random((2, int(groups.max()) + 1))
+        return np.where(together[groups] < alike, shared[groups], own)
+
+    return float(np.mean([binned_ece(sure, luck() < sure, bins) for _ in range(_DRAWS)]))
+
+
+def likeness(right: "Flags", confidence: "Numbers", groups: "Indices") -> float:
+    """How alike rows of one group are, from 0, right or wrong each by its own luck, to 1, by the same.
+
+    The sum over pairs of a group's rows of the product of right - confidence, which is centred, beside what
+    one luck for both would make of it, min(p, q) - p q. Rows that are all of one group are one draw: 1.
+    """
+    counts = np.bincount(groups)
+    units = np.count_nonzero(counts)
+    if units < 2:
+        return 1.0
+
+    def pairs(values: "Numbers") -> float:
+        return float((np.bincount(groups, weights=values) ** 2).sum() - (values**2).sum()) / 2
+
+    off = right - confidence
+    order = np.lexsort((confidence, groups))
+    # Of a group's rows in the order of their confidence each is the lesser one in a pair with all later ones.
+    later = counts.cumsum()[groups[order]] - 1 - np.arange(len(order))
+    most = float(confidence[order] @ later) - pairs(confidence)
+    seen = pairs(off - off.mean()) * units / (units - 1)
+    return min(max(seen / most, 0.0), 1.0) if most > FLOOR else 1.0
 
 
 def briers(judged: Judged) -> "Numbers":
@@ -162,5 +195,18 @@ def _bin(judged: Judged, at: "Indices") -> ReliabilityBin:
         rows=len(at),
         confidence=float(judged.confidence[at].mean()),
         accuracy=float(right.mean()),
-        interval=stats.wilson(int(right.sum()), len(at)),
+        interval=_interval(right, None if judged.groups is None else judged.groups[at]),
     )
+
+
+def _interval(right: "Flags", groups: "Indices | None") -> Interval:
+    """Wilson's interval of the share right; rows of one group count as far as they differ."""
+    codes = np.arange(len(right)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    units = int(codes.max()) + 1
+    if units == len(right):
+        return stats.wilson(int(right.sum()), len(right))
+    share = float(right.mean())
+    if units < 2:
+        return stats.wilson(share, 1)
+    variance = stats.variance_of_groups(lambda at: float(right[at].mean()), codes)
+    return stats.wilson_of_groups(share, variance, units)

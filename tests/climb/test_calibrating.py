@@ -11,6 +11,7 @@ from rung.errors import EngineError
 from rung.evaluate import Store
 from rung.records import Answer, Example, Interval, Measurement, Prediction, RungResult
 from rung.report import summary
+from rung.scoring.reliability import calibration_score
 from rung.spec import Spec
 from rung.system import System, save
 from tests.climb.test_climb import Always, with_ladder
@@ -184,6 +185,25 @@ def test_groups_stay_on_one_side_of_a_fold_and_broken_calls_are_left_out(tmp_pat
     one = judged(LABELS, answered.dev, dev, answered.store.distributions(system.digest))
     assert one.rows == 199 and one.table.shape == (199, 3)
     assert len(set(one.groups)) == 50
+
+
+def test_rows_that_ask_the_same_are_one_draw_in_a_calibrations_bins_and_its_error_by_chance():
+    rows, answers = split_of("dev", 60, 3)
+    fours = [answer for answer in answers for _ in range(4)]
+
+    def scored(asks):
+        copies = [
+            replace(row, id=f"{row.id}.{time}", input=f"{row.id}{asks(time)}")
+            for row in rows
+            for time in range(4)
+        ]
+        return calibration_score(judged(LABELS, copies, measured("dev", fours, copies), {}))
+
+    same, other = scored(lambda time: ""), scored(lambda time: f".{time}")
+    assert same.ece_15 == other.ece_15 and same.ece_15_by_chance > 1.5 * other.ece_15_by_chance
+    for one, free in zip(same.reliability, other.reliability, strict=True):
+        assert one.rows == free.rows == 16
+        assert one.interval.high - one.interval.low > 1.4 * (free.interval.high - free.interval.low)
 
 
 def test_a_label_that_the_system_never_saw_is_a_wrong_answer(tmp_path):

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, log_loss
 
+from rung.scoring import stats
 from rung.scoring.reliability import (
     Judged,
     binned_ece,
@@ -13,6 +14,7 @@ from rung.scoring.reliability import (
     ece_by_chance,
     equal_bins,
     judged_table,
+    likeness,
     log_losses,
     swept_ece,
 )
@@ -83,7 +85,78 @@ def test_few_rows_show_an_error_by_chance_and_the_sweep_shows_less_of_it():
 def test_the_error_by_chance_is_the_same_every_time():
     one = answers(100)
     bins = equal_bins(one.confidence, 15)
-    assert ece_by_chance(one.confidence, bins) == ece_by_chance(one.confidence, bins) > 0
+    assert ece_by_chance(one, bins) == ece_by_chance(one, bins) > 0
+
+
+def of_draws(draws: int, times: int, seed: int = 0, alike: bool = True) -> Judged:
+    """Draws of so many rows each that are as often right as they say, all of one luck or each of its own."""
+    one = answers(draws, seed)
+    sure = np.repeat(one.confidence, times)
+    right = np.repeat(one.right, times)
+    if not alike:
+        right = np.random.default_rng(seed).random(len(sure)) < sure
+    return Judged(labels=2, confidence=sure, right=right, groups=np.repeat(np.arange(draws), times))
+
+
+def test_the_error_by_chance_of_rows_that_are_drawn_together_is_that_of_their_draws():
+    """Where each row has its own luck they are so many rows all the same."""
+    for alike, same in ((True, answers(60)), (False, answers(300))):
+        scores = [calibration_score(of_draws(60, 5, seed, alike)) for seed in range(40)]
+        chance = np.mean([one.ece_15_by_chance for one in scores])
+        assert np.mean([one.ece_15 for one in scores]) == pytest.approx(chance, abs=0.015)
+        assert calibration_score(same).ece_15_by_chance == pytest.approx(chance, rel=0.25)
+    assert calibration_score(answers(60)).ece_15_by_chance > 1.7 * chance
+
+
+@pytest.mark.parametrize(("alike", "expected"), [(True, 1.0), (False, 0.0)])
+def test_rows_are_as_alike_as_the_luck_that_they_share(alike, expected):
+    one = of_draws(2000, 5, alike=alike)
+    # Other confidences within a draw: each then is right by its own share of the same luck.
+    sure = np.clip(one.confidence * np.tile([0.7, 0.8, 0.9, 1.0, 1.0], 2000), 0.0, 1.0)
+    luck = np.random.default_rng(1).random(2000 if alike else 10_000)
+    right = (np.repeat(luck, 5) if alike else luck) < sure
+    assert likeness(right, sure, one.groups) == pytest.approx(expected, abs=0.05)
+    assert likeness(right, sure, np.zeros(10_000, int)) == 1.0
+    shuffled = np.random.default_rng(2).permutation(10_000)
+    turned = likeness(right[shuffled], sure[shuffled], one.groups[shuffled])
+    assert turned == pytest.approx(likeness(right, sure, one.groups))
+
+
+def test_likeness_is_the_sum_over_pairs_that_it_says():
+    one = answers(40, 3)
+    groups = np.random.default_rng(3).integers(0, 12, 40)
+    groups = np.unique(groups, return_inverse=True)[1]
+    off, p = one.right - one.confidence, one.confidence
+    off = off - off.mean()
+    pairs = [(i, j) for i in range(40) for j in range(i) if groups[i] == groups[j]]
+    most = sum(min(p[i], p[j]) - p[i] * p[j] for i, j in pairs)
+    count = groups.max() + 1
+    seen = sum(off[i] * off[j] for i, j in pairs) * count / (count - 1)
+    assert likeness(one.right, p, groups) == pytest.approx(min(max(seen / most, 0), 1))
+
+
+def test_bins_of_rows_that_are_drawn_together_have_the_intervals_of_their_draws():
+    found = calibration_score(of_draws(60, 5)).reliability
+    assert [one.rows for one in found] == [20] * 15
+    for one, alone in zip(found, calibration_score(answers(60)).reliability, strict=True):
+        assert alone.rows == 4 and one.accuracy == alone.accuracy
+        assert one.interval.high - one.interval.low >= 0.99 * (alone.interval.high - alone.interval.low)
+
+
+def test_a_bin_of_a_single_draw_is_one_draw_and_draws_of_one_row_change_nothing():
+    one = answers(15)
+    together = Judged(
+        labels=2,
+        confidence=np.repeat(one.confidence, 4),
+        right=np.repeat(one.right, 4),
+        groups=np.repeat(np.arange(15), 4),
+    )
+    assert [bin.interval for bin in calibration_score(together).reliability] == [
+        stats.wilson(int(right), 1) for right in one.right[np.argsort(one.confidence)]
+    ]
+    free = answers(100)
+    drawn = Judged(labels=2, confidence=free.confidence, right=free.right, groups=np.arange(100))
+    assert calibration_score(drawn).reliability == calibration_score(free).reliability
 
 
 def test_brier_score_and_log_loss_of_all_labels_are_sklearns():
