@@ -55,7 +55,7 @@ def fitted(judged: Judged) -> tuple[CalibrationMap, str]:
     if losses[methods[0]].mean() < losses["none"].mean():
         chosen = methods[0]
     for method in methods[1:]:
-        if _clearly_less(losses[method], losses[chosen]):
+        if _clearly_less(losses[method], losses[chosen], judged.groups):
             chosen = method
     shown = ", ".join(f"{method} {found.mean():.4f}" for method, found in losses.items())
     why = f"log-loss on rows held out, in {len(folds(judged))} folds: {shown}"
@@ -158,9 +158,15 @@ def _held_out_losses(judged: Judged, method: CalibrationMethod) -> "Numbers":
     return losses
 
 
-def _clearly_less(losses: "Numbers", others: "Numbers") -> bool:
+def _clearly_less(losses: "Numbers", others: "Numbers", groups: "Indices | None") -> bool:
     gain = others - losses
-    return bool(gain.mean() > CLEARLY * gain.std(ddof=1) / np.sqrt(len(gain)))
+    error = gain.std(ddof=1) / np.sqrt(len(gain))
+    if groups is not None and (groups != groups[0]).any():
+        # Rows of one group gain or lose together: theirs is the error where it's more.
+        sums = np.bincount(groups, weights=gain - gain.mean())
+        units = len(np.unique(groups))
+        error = max(error, np.sqrt(units / (units - 1) * (sums**2).sum()) / len(gain))
+    return bool(gain.mean() > CLEARLY * error)
 
 
 def _temperature(judged: Judged) -> CalibrationMap:

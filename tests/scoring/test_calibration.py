@@ -179,6 +179,23 @@ def test_a_map_that_bends_more_is_taken_where_it_is_clearly_better():
     assert [k for k, _ in by.knots] == sorted(k for k, _ in by.knots)
 
 
+def together(one: Judged, times: int) -> Judged:
+    """Each row so many times, as one draw."""
+    table, gold = np.repeat(one.table, times, 0), np.repeat(one.gold, times)
+    return judged_table(table, gold, np.repeat(np.arange(one.rows), times))
+
+
+def test_a_map_that_bends_more_is_not_taken_for_what_few_draws_of_many_rows_show():
+    found = [fitted(together(rows(20, seed=seed), 20))[0].method for seed in range(30)]
+    assert found.count("isotonic") + found.count("platt") <= 1
+    dice = np.random.default_rng(0)
+    sure = dice.uniform(0.34, 0.999, 900)
+    right = dice.random(900) < np.where(sure > 0.7, 0.95, 0.35)
+    table = np.stack([sure, (1 - sure) * 0.6, (1 - sure) * 0.4], 1)
+    bent = judged_table(table, np.where(right, 0, 1))
+    assert fitted(together(bent, 2))[0].method == "isotonic"
+
+
 def test_answers_alone_are_calibrated_by_platts_line():
     judged = alone(rows(600, sharper=3.0))
     by, why = fitted(judged)

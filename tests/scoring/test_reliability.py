@@ -101,7 +101,7 @@ def of_draws(draws: int, times: int, seed: int = 0, alike: bool = True) -> Judge
 def test_the_error_by_chance_of_rows_that_are_drawn_together_is_that_of_their_draws():
     """Where each row has its own luck they are so many rows all the same."""
     for alike, same in ((True, answers(60)), (False, answers(300))):
-        scores = [calibration_score(of_draws(60, 5, seed, alike)) for seed in range(40)]
+        scores = [calibration_score(of_draws(60, 5, seed, alike)) for seed in range(20)]
         chance = np.mean([one.ece_15_by_chance for one in scores])
         assert np.mean([one.ece_15 for one in scores]) == pytest.approx(chance, abs=0.015)
         assert calibration_score(same).ece_15_by_chance == pytest.approx(chance, rel=0.25)
