@@ -161,7 +161,8 @@ def _named(text: str) -> tuple[str, str | None]:
 async def _follow(systems: Systems, say: Callable[[str], None]) -> None:
     """Keep to the memory limit and serve what the tags mean, as long as the server runs.
 
-    Each tag by itself: a System that is long in loading keeps neither the others waiting nor the limit.
+    Each tag by itself: a System whose weights are long in coming keeps neither the others waiting nor the
+    limit.
     """
     at_work: dict[Served | None, asyncio.Task[None]] = {}
     told: dict[str, str] = {}

@@ -122,6 +122,7 @@ class Systems:
         self.embedders: set[str] = set()
         self._served: dict[str, Served] = {}
         self._change = asyncio.Lock()
+        self._anew = asyncio.Lock()
         self._forwarded: set[str] = set()
         self._leaving: set[asyncio.Task[None]] = set()
 
@@ -142,7 +143,8 @@ class Systems:
         A name that is taken comes to mean the new System: requests that are being answered end with the old
         one.
         """
-        made = await self._prepared(given, name)
+        made = await self._read(given, name)
+        await self._warm_up(made)
         async with self._change:
             await self._start(made)
             return await self._take_up(made)
@@ -194,16 +196,19 @@ class Systems:
         if _meaning(*found) == served.meant or found == served.refused:
             return None
         try:
-            made = await self._prepared(tag, served.name)
-            async with self._change:
-                if is_wanted := await self._is_wanted(made.meant, served):
-                    await self._start(made)
-                    # That, and what came before, may have taken minutes.
-                    is_wanted = await self._is_wanted(made.meant, served)
-                if not is_wanted:
-                    await self._let_go(made)
-                    return None
-                await self._take_up(made)
+            made = await self._read(tag, served.name)
+            # One at a time stands beside what it replaces: there may be no room for all that tags moved to.
+            async with self._anew:
+                await self._warm_up(made)
+                async with self._change:
+                    if is_wanted := await self._is_wanted(made.meant, served):
+                        await self._start(made)
+                        # That, and what came before, may have taken minutes.
+                        is_wanted = await self._is_wanted(made.meant, served)
+                    if not is_wanted:
+                        await self._let_go(made)
+                        return None
+                    await self._take_up(made)
         except Full:
             return None  # the next time
         except Exception as error:  # noqa: BLE001 - said, and not tried again till it is tagged again
@@ -230,11 +235,16 @@ class Systems:
         self.bench.close()
         await asyncio.to_thread(self.pool.close)
 
-    async def _prepared(self, given: str, name: str | None) -> Served:
-        """A System that is ready but for its place in a host. What is served may change meanwhile."""
+    async def _read(self, given: str, name: str | None) -> Served:
+        """A System that isn't warm yet. What is served may change meanwhile."""
         # Aside, as weights may have to be brought: a server that is to end doesn't wait for them.
-        made = await aside(lambda: self._load(given, name))
-        # What loads at the first answer loads now: whoever asks first doesn't wait for it.
+        return await aside(lambda: self._load(given, name))
+
+    async def _warm_up(self, made: Served) -> None:
+        """Load what loads at the first answer, so that whoever asks first doesn't wait for it.
+
+        Not its place in a host, though, and what is served may change meanwhile.
+        """
         if made.system.is_hosted:
             # What it looks up is read. Nobody is asked: that would be paid for.
             await self.bench.run(lambda: made.system.find([WARM_UP], self.pool))
@@ -251,7 +261,6 @@ class Systems:
                 raise
         elif made.shows:
             await self.bench.run(lambda: made.system.prompts([WARM_UP], self.pool))
-        return made
 
     async def _start(self, made: Served) -> None:
         """Give what is prepared its name, and its place in a host. Under `_change`; raises EngineError."""

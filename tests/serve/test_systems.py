@@ -8,6 +8,8 @@ import time
 import openai
 import pytest
 
+from rung.engines import start
+from rung.engines.base import Engine
 from rung.records import Calibration, CalibrationMap
 from rung.registry import load_system, point, read_tag, system_folder
 from rung.serve import run as running
@@ -15,7 +17,7 @@ from rung.serve import shapes
 from rung.serve.limits import Limits
 from rung.serve.systems import Served, Systems
 from rung.spec import AnswerSpec, StepsSpec
-from rung.system import System, keep_calibration
+from rung.system import System, keep_calibration, save
 from tests.fixtures_climb import label_rows, make_tiny_gguf
 from tests.fixtures_serve import LABELS, Server, eventually, make_head, said
 
@@ -325,6 +327,57 @@ def test_a_tag_that_is_unloaded_while_its_new_system_loads_stays_so(tmp_path, mo
             go_on.set()
         assert await follows == [] and systems.names() == []
         assert not systems.pool.heads
+        await systems.close()
+
+    asyncio.run(run())
+
+
+def test_of_tags_that_move_together_one_new_system_at_a_time_stands_beside_what_it_replaces(
+    tmp_path, monkeypatch
+):
+    async def run() -> None:
+        systems, seen = await following(tmp_path, monkeypatch, ("first", "second", "third")), list[str]()
+        answers, drops = System.answer, systems._drop
+
+        def answer(system, rows, pool):
+            seen.append("warmed up")
+            return answers(system, rows, pool)
+
+        async def drop(old):
+            await drops(old)
+            seen.append("dropped")
+
+        monkeypatch.setattr(System, "answer", answer)
+        monkeypatch.setattr(systems, "_drop", drop)
+        assert len(await followed(systems)) == 3
+        assert seen == ["warmed up", "dropped"] * 3
+        await systems.close()
+
+    asyncio.run(run())
+
+
+def test_of_two_tags_that_come_to_mean_a_system_of_several_calls_one_starts_its_engine(
+    tmp_path, monkeypatch, tiny_systems
+):
+    monkeypatch.setenv("RUNG_HOME", str(tmp_path / "home"))
+    spec = tiny_systems["words"].spec.model_copy(update={"steps": THINK, "rung": "workflow"})
+    thinks = save(tmp_path / "thinks", spec, {})
+    started: list[Engine] = []
+
+    def counted(*arguments):
+        started.append(start(*arguments))
+        return started[-1]
+
+    async def run() -> None:
+        systems = Systems(Limits(slots=1, threads=1))
+        for text in ("one:1", "two:1"):
+            point(tiny_systems["desk"], read_tag(text), source="test", origin="made by a test")
+            await systems.add(text)
+            point(thinks, read_tag(text), source="test", origin="made by a test")
+        monkeypatch.setattr("rung.system.start", counted)
+        assert len(await followed(systems)) == 2
+        assert {served.system.digest for served in systems} == {thinks.digest}
+        assert started == list(systems.pool.engines.values())
         await systems.close()
 
     asyncio.run(run())
