@@ -32,18 +32,11 @@ class Child:
     def __init__(self, spec: EngineSpec, *, request_limit_s: float, still_s: float = STILL_S):
         """Start and wait until the model is loaded; one that stands still so long while it's asked is ended.
 
-        Raises EngineError with the end of the child's standard error if that fails.
+        Raises EngineError if that fails, with the end of the child's standard error if there was a child.
         """
         self.key = secrets.token_urlsafe(32)
         self._errors: deque[str] = deque(maxlen=STDERR_LINES)
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", str(Path(llama_child.__file__))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            # An interrupt at the terminal is for the parent, which then ends the child.
-            start_new_session=True,
-        )
+        self._process = _begun()
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
         self.watch = Watch(self._process, still_s)
@@ -149,3 +142,21 @@ class Child:
         assert stream is not None
         for line in iter(stream.readline, b""):
             self._errors.append(line.decode(errors="replace").rstrip()[:500])
+
+
+def _begun() -> subprocess.Popen[bytes]:
+    """The process, which waits for its parameters. Raises EngineError where the machine gives none."""
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-P", str(Path(llama_child.__file__))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            # An interrupt at the terminal is for the parent, which then ends the child.
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise EngineError(
+            f"no process can be started for llama.cpp: {error.strerror or error}; see that memory is free, "
+            "and how many files and processes may be open (`ulimit -a`)"
+        ) from None

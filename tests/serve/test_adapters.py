@@ -1,6 +1,8 @@
 """Many adapters on one base model: each answers as itself, and memory is kept to a limit."""
 
 import asyncio
+import errno
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +20,7 @@ from rung.system import Pool, System
 from tests.fixtures_ship import make_tuned
 
 WISH = Wish(max_tokens=8)
+PROCESS = "rung.engines.llama_process.subprocess.Popen"
 TEXTS = ("the wifi is down", "my badge is lost", "when is pay day", "a trip to make")
 
 
@@ -26,6 +29,11 @@ def tuned(tmp_path_factory, tiny_gguf) -> list[System]:
     folder = tmp_path_factory.mktemp("tuned")
     changes = {"engine": "llama", "form": "free", "kind": "text", "labels": ()}
     return [make_tuned(tiny_gguf, folder / str(n), seed=n, **changes) for n in range(4)]
+
+
+def no_process(*arguments: object, **named: object) -> None:
+    """What a machine says that gives no more."""
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 def example(text: str) -> Example:
@@ -120,7 +128,14 @@ def test_a_base_model_that_is_asleep_is_no_reason_not_to_be_ready(tuned):
 
 
 def engines() -> list[psutil.Process]:
-    return [p for p in psutil.Process().children() if any("llama_child" in part for part in p.cmdline())]
+    return [child for child in psutil.Process().children() if is_engine(child)]
+
+
+def is_engine(child: psutil.Process) -> bool:
+    try:
+        return any("llama_child" in part for part in child.cmdline())
+    except psutil.NoSuchProcess:  # it has just ended
+        return False
 
 
 def test_a_request_that_leaves_while_an_engine_starts_leaves_no_process_behind(tuned):
@@ -227,11 +242,11 @@ def test_an_adapter_is_unloaded_though_no_child_can_start_without_it(tuned, monk
         systems = await served(tuned[:2], Limits(slots=1, threads=1))
         (host,) = systems.hosts.values()
 
-        async def rest() -> None:
-            raise EngineError("no memory")
-
-        monkeypatch.setattr(host, "rest", rest)
-        assert await systems.remove("s1")
+        with monkeypatch.context() as patch:
+            patch.setattr(PROCESS, no_process)
+            assert await systems.remove("s1")
+        there = systems.find("s0")
+        assert there is not None and host.adapters == (there.adapter,)
         assert await answer(systems, "s0", TEXTS[0])
         await systems.close()
 
@@ -348,6 +363,21 @@ def test_a_server_ends_though_a_request_waits_whose_adapter_was_replaced(tuned):
             waits.cancel()
         await is_so(lambda: not systems._leaving and waits.done())
         assert len(engines()) == before and not host.ready
+
+    asyncio.run(run())
+
+
+def test_where_the_machine_gives_no_process_that_is_said_and_no_host_is_left_behind(tiny_gguf, monkeypatch):
+    async def run() -> None:
+        systems = Systems(Limits(slots=1, threads=1))
+        with monkeypatch.context() as patch:
+            patch.setattr(PROCESS, no_process)
+            with pytest.raises(EngineError, match="Too many open files"):
+                await systems.add(str(tiny_gguf), "base")
+        assert not systems.hosts and systems.names() == []
+        await systems.add(str(tiny_gguf), "base")
+        assert all(host.ready for host in systems.hosts.values())
+        await systems.close()
 
     asyncio.run(run())
 
