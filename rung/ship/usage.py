@@ -86,8 +86,11 @@ def _scored_as(subject: Subject, gate: Gate) -> list[str]:
         return []
     said = "Answers are free text. What was scored of each is "
     if spec.kind == "number":
-        said += "the first number behind its last `####`, or else the last number in it; a cut one has none"
-        return ["", f"{said}."]
+        return [
+            "",
+            f"{said}the first number behind its last `####`, or else the last number in it; of a rating such "
+            "as 4/5 or 4 out of 5 that is the first of the two. A cut one has none.",
+        ]
     said += "the JSON that it is, or else the first object or list in it"
     if spec.schema_ is None:
         return ["", f"{said}."]

@@ -25,6 +25,8 @@ def server(tmp_path_factory, tiny_systems):
     for name, (kind, schema) in OWN.items():
         spec = base.model_copy(update={"kind": kind, "schema_": schema, "answer": form})
         systems.append(f"{name}={save(folder / name, spec, {}).folder}")
+    free = base.model_copy(update={"kind": "number", "schema_": DIGITS, "answer": AnswerSpec(form="free")})
+    systems.append(f"free={save(folder / 'free', free, {}).folder}")
     with Server(*systems, home=folder) as found:
         yield found
 
@@ -42,6 +44,15 @@ def test_its_own_schema_is_taken_whatever_it_is_of(server, name):
     found = server.user.chat.completions.create(model=name, messages=said("help"), response_format=own)
     kind = {"number": int, "list": list, "object": dict}[name]
     assert isinstance(json.loads(found.choices[0].message.content), kind)
+
+
+def test_a_system_that_answers_in_free_text_is_held_to_what_is_asked_for(server):
+    own = {"type": "json_schema", "json_schema": {"name": "answer", "schema": DIGITS}}
+    for form, kind in ((OBJECT, dict), (own, int)):
+        found = server.user.chat.completions.create(
+            model="free", messages=said("help"), response_format=form, max_tokens=64
+        )
+        assert isinstance(json.loads(found.choices[0].message.content), kind)
 
 
 def test_an_object_is_promised_where_the_schema_is_of_objects(server):

@@ -130,6 +130,7 @@ def test_what_was_scored_of_free_text_is_said(gguf, tmp_path, target):
 
     number = said("number", schema_={"type": "number"}, answer=free)
     assert "behind its last `####`, or else the last number in it" in number and "schema" not in number
+    assert "of a rating such as 4/5 or 4 out of 5 that is the first of the two" in number
     text = said("json", schema_=schema, answer=free)
     assert "the first object or list in it that fits this schema:" in text
     (told,) = [block for block in text.split("```")[1::2] if block.startswith("json\n")]
