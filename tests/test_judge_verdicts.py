@@ -149,6 +149,25 @@ def test_once_another_model_answers_in_the_judges_name_nothing_more_is_judged(se
         assert later.judge([fresh], pool)[0].score == 1.0
 
 
+def test_one_question_that_another_model_answered_does_not_end_what_is_judged(server, tmp_path):
+    judge, pool = opened(server, tmp_path)
+    with pool:
+        first = judge.judge(PAIRS[:3], pool)
+    server.reports = "oracle-2027-01-01"
+    later, pool = opened(server, tmp_path)
+    with pool:
+        *known, rest = later.judge(PAIRS, pool)
+        assert known == first and "is answered by 'oracle-2027-01-01' now" in (rest.failure or "")
+        many = [Pairing(input=f"row {n}", answer="LOUD", other="quiet") for n in range(2)]
+        with pytest.raises(RunError, match="holds verdicts of a judge that is gone"):
+            later.judge(many, pool)
+    count = len(server.seen)
+    again, pool = opened(server, tmp_path)
+    with pool, pytest.raises(RunError, match="holds verdicts of a judge that is gone"):
+        again.judge(many, pool)
+    assert len(server.seen) == count, "what is gone isn't paid for at every start"
+
+
 def test_another_rubric_is_another_judge_and_judges_anew(server, tmp_path):
     judge, pool = opened(server, tmp_path)
     with pool:

@@ -34,7 +34,7 @@ from rung.climb.opening import open_folder
 from rung.climb.options import Options, chosen_rungs, config_of, digests_beside
 from rung.climb.reading import Reading, read
 from rung.climb.rebudget import name_of, under_budget
-from rung.climb.rebuilding import came_to, forget_failed, or_anew, why_not
+from rung.climb.rebuilding import came_to, forget_failed, forget_moved, or_anew, why_not
 from rung.climb.steps import Base, Step, bases, bring_embedder, steps_of
 from rung.climb.stored import (
     CLIMB_FILE,
@@ -443,6 +443,7 @@ class _Climbing:
             raise
         except RungError as error:
             self.reporter.say(f"{result.rung} has no test score: {error}")
+            forget_moved(self.run_folder / RUNGS_FOLDER / result.rung, str(error))
             return replace(result, notes=(*result.notes, f"{UNTESTED}{error}"))
 
     def floor(self, results: Sequence[RungResult], decision: Decision) -> Constant | None:

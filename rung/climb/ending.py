@@ -14,9 +14,11 @@ from rung.climb.stored import CLIMB_FILE, WINNER_FOLDER, load_climb, system_of
 from rung.data.checked import checked_digest
 from rung.engines.key_hosts import HOST_VARIABLE, UNNAMED
 from rung.errors import RunError, SystemFolderError
+from rung.hosted import ANOTHER
 from rung.records import Climb, Decision, RungResult
 from rung.rungs.base import Reporter
 from rung.rungs.sft import FOUR_BIT_PACKAGE
+from rung.rungs.teacher import is_system
 from rung.scoring.notation import score_text
 from rung.system import copy
 from rung.task import Task
@@ -79,10 +81,20 @@ def _to_try(found: Climb, task: Task) -> list[str]:
         r.rung
         for r in found.results
         if any(text in (r.skipped or "") for text in there)
-        or (r.failed is not None and CAP_OPTION not in r.failed and any(host in r.failed for host in hosts))
+        or (_served_badly(r.failed or "", hosts) and not _taught_by_gone(r, task))
         or r.weights_missing
         or ((why := _untested(r)) is not None and CAP_OPTION not in why)
     ]
+
+
+def _served_badly(failed: str, hosts: Sequence[str]) -> bool:
+    return CAP_OPTION not in failed and any(host in failed for host in hosts)
+
+
+def _taught_by_gone(result: RungResult, task: Task) -> bool:
+    """Whether a rung failed as its teacher is a System whose model is another by now: so it stays one."""
+    taught = result.rung == "distill" and task.teacher is not None and is_system(task.teacher)
+    return taught and ANOTHER in (result.failed or "")
 
 
 def _untested(result: RungResult) -> str | None:

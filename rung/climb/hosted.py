@@ -26,11 +26,15 @@ def hosted_models(task: Task) -> tuple[Hosted, ...]:
     return tuple(model for model in (rival_of(task), hosted_teacher(task), judge) if model is not None)
 
 
-def named_hosts(task: Task) -> frozenset[str]:
-    """Origins of the hosts that a task names itself, not by a System. Raises RungError for half a name."""
+def named_models(task: Task) -> tuple[Hosted, ...]:
+    """Those that a task names itself, not by a System. Raises RungError for half a name."""
     names = (*task.models, task.teacher, task.judge and task.judge.model)
-    models = [model for name in names if name and (model := hosted(name)) is not None]
-    return frozenset(origin_of(model.url) for model in models)
+    return tuple(model for name in names if name and (model := hosted(name)) is not None)
+
+
+def named_hosts(task: Task) -> frozenset[str]:
+    """Origins of their hosts. Raises RungError for half a name."""
+    return frozenset(origin_of(model.url) for model in named_models(task))
 
 
 def cap_usd(task: Task, options: Options) -> float:

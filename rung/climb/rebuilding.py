@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from rung.climb.clock import Clock
-from rung.climb.stored import FAILED_FILE
+from rung.climb.stored import FAILED_FILE, RESULT_FILE
 from rung.errors import OtherTrainingError
+from rung.hosted import ANOTHER
 from rung.records import Example, RungResult
 from rung.rungs.base import JOURNAL_FILE, SETTLED_FILE, WORK_FOLDER, Context, Reporter, first_score
 from rung.runs import read_json, writing
@@ -36,6 +37,17 @@ def forget_failed(folder: Path) -> bool:
         return False
     forget(folder)
     return True
+
+
+def forget_moved(folder: Path, why: str) -> None:
+    """Forget the result of a rung that broke on the test as its hosted model is another by now.
+
+    The same command measures that one, under its own name.
+    """
+    if ANOTHER in why:
+        with writing(folder):
+            (folder / RESULT_FILE).unlink(missing_ok=True)
+        forget(folder)
 
 
 def in_training(folder: Path) -> bool:

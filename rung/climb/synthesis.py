@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rung.checks.rows import prepare
 from rung.climb.checking import CheckOptions
-from rung.climb.hosted import hosted_models
+from rung.climb.hosted import named_models
 from rung.data.synth import asking, fresh, made_row, read_inputs, sampled
 from rung.engines.key_hosts import origin_of
 from rung.engines.till import Till
@@ -121,6 +121,7 @@ def _till(model: Hosted, task: Task, options: SynthOptions) -> Till:
         raise TaskError(f"{model.given} can't be asked: {model.key_variable} isn't set in the environment")
     cap = task.limits.api_usd if options.api_usd is None else options.api_usd
     paid = options.out.with_name(options.out.name + ".paid.jsonl")
-    # As a climb prices it: the task's own price is that of a model which no list knows.
-    known = prices(task, (*hosted_models(task), model))
+    # As a climb prices it: the task's own price is that of a model which no list knows. A System that teaches
+    # is asked nothing here, and may be gone.
+    known = prices(task, (*named_models(task), model))
     return Till(paid, cap, known, named=frozenset([origin_of(model.url)]))

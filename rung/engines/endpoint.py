@@ -112,7 +112,6 @@ class EndpointEngine:
         self._unsupported: set[str] = set()
         self._temperatures_taken: set[Json] = set()
         self._thinks = False
-        self._sought: set[tuple[str, str]] = set()
         self._forms_taken: set[str] = set()
         self._forms_not_taken: set[str] = set()
         self._forms_refused = 0
@@ -138,8 +137,8 @@ class EndpointEngine:
 
         `schema` goes out as `response_format`; whether it is kept is up to the server, and one that refuses
         it is asked without. Token counts are those the server bills. An answer that was paid for and is of
-        another model than `of`, by its own report, is asked for anew, once. Raises EngineError if the key or
-        the model is refused, or where nothing is answered any more.
+        another model than `of`, by its own report, is asked for anew, but for one that was before. Raises
+        EngineError if the key or the model is refused, or where nothing is answered any more.
         """
         form = None if schema is None else response_format(schema)
 
@@ -247,7 +246,7 @@ class EndpointEngine:
     def _formed(self, body: dict[str, Json], form: Json, draw: int, of: str) -> Completion:
         """The answer in a form; without it where the server takes none, or not for this conversation."""
         if self._till is not None and self._till.asks_nothing:
-            return self._paid_for(body, form, draw)
+            return self._paid_for(body, form, draw, of)
         name = digest_of(form)
         if form is None or "response_format" in self._unsupported or name in self._forms_not_taken:
             return self._ask(body, draw, of)
@@ -268,11 +267,11 @@ class EndpointEngine:
             self._forms_not_taken.add(name)
         return answer
 
-    def _paid_for(self, body: dict[str, Json], form: Json, draw: int) -> Completion:
+    def _paid_for(self, body: dict[str, Json], form: Json, draw: int, of: str) -> Completion:
         """The answer that was paid for, in a form or without. Raises Refused where none was."""
         assert self._till is not None, "without a till nothing is paid for"
         for sent in ([] if form is None else [{**body, "response_format": form}]) + [body]:
-            if (known := self._till.known(self._asked(sent, draw))) is not None:
+            if (known := self._till.known(self._asked(sent, draw), of)) is not None:
                 return known
         raise Refused("no answer was paid for")
 
@@ -283,21 +282,19 @@ class EndpointEngine:
     def _ask(self, body: dict[str, Json], draw: int, of: str) -> Completion:
         """One conversation's answer, paid for once. Raises EngineError at the till's cap."""
         asked = self._asked(body, draw)
-        if self._till is not None and (known := self._till.known(asked)) is not None:
-            if not of or known.reported in ("", of) or (asked, of) in self._sought:
-                return known
-            self._sought.add((asked, of))
+        if self._till is not None and (known := self._till.known(asked, of)) is not None:
+            return known
         while True:
             roomy = self._thinks or "max_tokens" in self._unsupported
             try:
-                answer = self._bought(body, asked, roomy)
+                answer = self._bought(body, asked, of, roomy)
             except _LimitRenamed:
                 continue  # it refused the other name, which costs nothing; what this one may cost is more
             if roomy or not _is_all_thoughts(answer):
                 return answer
             self._thinks = True  # once for each call that was under way: the next one has room
 
-    def _bought(self, body: dict[str, Json], asked: str, roomy: bool) -> Completion:
+    def _bought(self, body: dict[str, Json], asked: str, of: str, roomy: bool) -> Completion:
         """The answer; `roomy`: with room for thoughts before it.
 
         Where there is a till it's kept there as that to `asked`, but for one that another is to be asked for.
@@ -315,7 +312,7 @@ class EndpointEngine:
                     "can't be priced; name another server"
                 )
             kept_as = asked if roomy or not _is_all_thoughts(answer) else ""
-            self._till.keep(kept_as, self._model, answer, self._price, self._given_url)
+            self._till.keep(kept_as, self._model, answer, self._price, self._given_url, of)
         return answer
 
     def _limited(self, body: dict[str, Json], limit: int) -> dict[str, Json]:

@@ -187,7 +187,7 @@ def unsupported_parameter(response: httpx.Response) -> str:
 
 def may_be_of_temperature(response: httpx.Response) -> bool:
     """Whether a refusal speaks of a temperature; providers have no common words for one they don't take."""
-    return "temperature" in response.text.lower()
+    return "temperature" in (_words(response).strip() or response.text).lower()
 
 
 def used_up(response: httpx.Response) -> str:
@@ -220,7 +220,7 @@ def _words(response: httpx.Response) -> str:
     error = _error(response)
     if response.status_code != 400 or not isinstance(error, Mapping):
         return response.text
-    return " ".join(str(error.get(name, "")) for name in ("message", "code", "type"))
+    return " ".join(str(error.get(name, "")) for name in ("message", "code", "type", "param"))
 
 
 def wait_told_s(response: httpx.Response) -> float | None:

@@ -37,6 +37,7 @@ class _Paid:
     asked: str = ""
     model: str = ""
     url: str = ""
+    of: str = ""
     answer: Annotated[Completion, BeforeValidator(_whole)] | None = None
     judging: bool = False
     rung: str = ""
@@ -66,6 +67,8 @@ class Till:
     _rung: str = field(init=False, default="")
     _known: dict[str, Completion] = field(init=False, default_factory=dict)
     _names: dict[tuple[str, str], str] = field(init=False, default_factory=dict)
+    _known_of: dict[tuple[str, str], Completion] = field(init=False, default_factory=dict)
+    _sought: set[tuple[str, str]] = field(init=False, default_factory=set)
     _reserved_usd: float = field(init=False, default=0.0)
     _lock: threading.Lock = field(init=False, default_factory=threading.Lock)
 
@@ -73,7 +76,8 @@ class Till:
         for line in read_records(self.path, _Paid, lasting=True):
             # One that broke was paid for, too; whether it breaks again is for the next try to show.
             if line.asked and line.answer is not None and line.answer.failure is None:
-                self._known[line.asked] = line.answer
+                self._know(line.asked, line.answer)
+            self._sought.add((line.asked, line.of))
             self._named(line.url, line.model, line.answer)
             self._count(line.usd, line.judging, line.rung)
 
@@ -88,9 +92,17 @@ class Till:
             raise EngineError(f"the price of {model!r} isn't known; give it as `prices` in task.yaml")
         return self.prices[url, model]
 
-    def known(self, asked: str) -> Completion | None:
-        """The answer to this request, where it was paid for."""
-        return self._known.get(asked)
+    def known(self, asked: str, of: str = "") -> Completion | None:
+        """The answer to this request by the model that calls itself `of`; None where it's to be bought.
+
+        Whoever's is the newest, where `of` is empty, or was asked for before and another one answered: of two
+        models behind one name neither is paid for again and again.
+        """
+        newest = self._known.get(asked)
+        if newest is None or not of or not newest.reported:
+            return newest
+        own = self._known_of.get((asked, of))
+        return newest if own is None and (asked, of) in self._sought else own
 
     def name_of(self, url: str, model: str) -> str:
         """What a model called itself in the newest answer that was paid for; empty where it named nothing."""
@@ -155,11 +167,13 @@ class Till:
             self._count(usd, self._judging, self._rung)
             return self.spent_usd + self._reserved_usd <= self.cap_usd
 
-    def keep(self, asked: str, model: str, answer: Completion, price: TokenPrice, url: str = "") -> None:
+    def keep(
+        self, asked: str, model: str, answer: Completion, price: TokenPrice, url: str = "", of: str = ""
+    ) -> None:
         """Write down an answer of a model behind an URL, and what it cost.
 
-        It's known by what was `asked` from then on; where that is empty it was paid for and is of no use.
-        Raises RunError where it can't be written.
+        It's known by what was `asked` from then on; where that is empty it was paid for and is of no use. The
+        model was wanted to call itself `of`. Raises RunError where it can't be written.
         """
         usd = tokens_usd(
             price,
@@ -171,12 +185,17 @@ class Till:
         # NaN, which a hosted model's log-probability is, has no place in JSON.
         fields = {k: v for k, v in asdict(answer).items() if k not in ("tokens", "logprob")}
         with self._lock:
-            line = {"asked": asked, "model": model, "url": url, "usd": usd, "answer": fields}
+            line = {"asked": asked, "model": model, "url": url, "of": of, "usd": usd, "answer": fields}
             append_jsonl(self.path, [line | self._purpose()])
+            self._sought.add((asked, of))
             if asked:
-                self._known[asked] = answer
+                self._know(asked, answer)
             self._named(url, model, answer)
             self._count(usd, self._judging, self._rung)
+
+    def _know(self, asked: str, answer: Completion) -> None:
+        self._known[asked] = answer
+        self._known_of[asked, answer.reported] = answer
 
     def _named(self, url: str, model: str, answer: Completion | None) -> None:
         if url and answer is not None and answer.reported:

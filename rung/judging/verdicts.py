@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from rung.errors import RunError
-from rung.hosted import ANOTHER
+from rung.hosted import ANOTHER, FEWEST_TOLD
 from rung.records import Answer, Example
 from rung.runs import append_jsonl, read_each
 from rung.scoring.verdicts import read_word
@@ -51,6 +51,7 @@ class Verdicts:
     known: dict[str, Said] = field(init=False, default_factory=dict)
     _tried: set[str] = field(init=False, default_factory=set)
     _asked: int = field(init=False, default=0)
+    _checked: bool = field(init=False, default=False)
     _asking_s: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
@@ -72,7 +73,7 @@ class Verdicts:
         """Have the prompts of each question answered that isn't known yet.
 
         Raises EngineError where the judge can't be asked at all, or what it may be paid is used up, RunError
-        where the first that are asked are answered by another model.
+        where the first few that are asked together are answered by another model.
         """
         todo = [name for name in questions if self._is_open(name)]
         for first in range(0, len(todo), CHUNK):
@@ -89,8 +90,9 @@ class Verdicts:
         start = time.perf_counter()
         with pool.till.judging() if pool.till is not None else nullcontext():
             given = self.system.answer(rows, pool)
-        if not self._asked:
+        if not self._checked and len(given) >= FEWEST_TOLD:
             self._need_same(given)
+            self._checked = True
         answers = iter(given)
         self._asking_s += time.perf_counter() - start
         self._asked += len(chunk)

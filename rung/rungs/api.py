@@ -30,6 +30,7 @@ MORE_TOKENS = 24
 """Of an answer over the longest training one: other tokenizers, and what stands around a label in JSON."""
 NAMING_ROWS = 5
 """Dev rows that a server may refuse before it's taken to answer none."""
+NAMED = "reported model"
 MOST_MOVED = 0.05
 """Of the dev rows, answered by another model: with more broken calls a rung is out."""
 
@@ -276,18 +277,24 @@ def hosted_system(context: Context, model: Hosted, given: Prompting, rung: str) 
     """A hosted model with a prompt as a System, named after what the server says that it is.
 
     It's named after the one that gave the newest answer: where that is another, the old one isn't there now.
+    Settled once: behind a name two may answer for a while.
     """
     spec = _hosted_spec(context, model, given, rung)
-    said = context.settled("reported model", lambda: reported(context, spec, model))
-    name = _newest_name(context, model) or str(said)
-    named = spec.model_copy(update={"model": hosted_ref(model, name)})
+    name = context.settled(NAMED, lambda: _newest_name(context, model) or reported(context, spec, model))
+    named = spec.model_copy(update={"model": hosted_ref(model, str(name))})
     return save(context.work / f"hosted-{rung}", named, given.files)
 
 
 def unasked(context: Context, model: Hosted, given: Prompting, rung: str) -> System:
-    """The same before the server was asked what it is."""
+    """The same before the server is asked what it is: named as far as that is known, else by no name."""
     spec = _hosted_spec(context, model, given, rung)
-    return save(context.work / f"unasked-{rung}", spec, given.files)
+    told = context.told(NAMED)
+    name = _newest_name(context, model) if told is None else str(told)
+    ref = hosted_ref(model, name)
+    if told is None and not name:
+        ref = ref.model_copy(update={"digest": f"endpoint:{model.host}:"})
+    named = spec.model_copy(update={"model": ref})
+    return save(context.work / f"unasked-{rung}", named, given.files)
 
 
 def _hosted_spec(context: Context, model: Hosted, given: Prompting, rung: str) -> Spec:

@@ -17,9 +17,10 @@ def to_buy(
 ) -> list[int]:
     """How many draws of the answer to each row are to be paid for yet, at most; nothing is asked.
 
-    `made` gives the hosted System, where one has to be looked at. By whatever name the server called itself,
-    for whichever rung and under whatever budget: what counts is what was asked. The first draw of a row is
-    paid for before the next ones, of which there are none where those that are known are `enough`.
+    `made` gives the hosted System, where one has to be looked at. For whichever rung and under whatever
+    budget: what counts is what was asked, and that it isn't to be bought anew as another model answered. The
+    first draw of a row is paid for before the next ones, of which there are none where those that are known
+    are `enough`.
     """
     counts = [len(draws)] * len(rows)
     till = context.pool.till
@@ -32,7 +33,7 @@ def to_buy(
             if not left:
                 break
             found = system.hosted_answers([rows[at] for at in left], context.pool, draw)
-            # What was billed was answered, be it in vain or under another name of the model.
+            # What was billed was answered, be it in vain.
             billed = [(at, one) for at, one in zip(left, found, strict=True) if one.prompt_tokens]
             for at, one in billed:
                 known[at].append(one)

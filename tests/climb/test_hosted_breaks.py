@@ -1,6 +1,7 @@
 """A hosted model that breaks in the middle: what is tried again, what is one broken call, what it costs."""
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from rung.climb.climb import climb
 from rung.climb.synthesis import SynthOptions, _till
 from rung.errors import EngineError
 from rung.models.hosted import hosted
+from rung.records import Climb
 from rung.rungs.api import NAMING_ROWS, Api
 from rung.rungs.teacher import drawn, teacher_system
 from rung.scoring.prices import listed_price
@@ -111,12 +113,73 @@ def moving(server: Hosted, after: int) -> None:
     server.completion = lambda body: plain(body) | {"model": "one" if len(server.seen) <= after else "two"}
 
 
+def names(result: Climb) -> list[str]:
+    """What the hosted models of a climb call themselves."""
+    return [digest.rsplit(":")[-1] for _, digest, _ in result.models if digest.startswith("endpoint:")]
+
+
 def test_a_model_that_moves_after_the_first_call_is_measured_under_its_new_name(server, task, tmp_path):
+    both = replace(options(tmp_path / "run"), rungs=("prompt", "api"))
     moving(server, 1)
-    result, _ = climb(task, options(tmp_path / "run"), Log())
-    assert (of(result).dev.n, of(result).dev.failures, of(result).failed) == (54, 0, None)
-    assert [digest for _, digest, _ in result.models if digest.startswith("endpoint:")][0].endswith(":two")
+    first, _ = climb(task, both, Log())
+    assert "is answered by 'two' now" in (of(first).failed or "")
+    result, _ = climb(task, both, Log())
+    assert (of(result).dev.n, of(result).dev.failures, names(result)) == (54, 0, ["two"])
     assert len(server.seen) - len(set(texts(server.seen))) == 1, "what the old one said is asked anew"
+
+
+def test_where_another_model_answers_now_and_then_nothing_is_paid_again_for_it(server, task, tmp_path):
+    plain = server.completion
+
+    def completion(body: dict) -> dict:
+        if len(server.seen) != 32:
+            return plain(body)
+        # The last of those by which the time is foretold: the newest that is known then.
+        time.sleep(0.3)
+        return plain(body) | {"model": "two"}
+
+    server.completion = completion
+    result, _ = climb(task, options(tmp_path / "run"), Log())
+    assert (of(result).dev.n, of(result).dev.failures, names(result)) == (53, 1, [MODEL])
+    assert len(server.seen) == len(set(texts(server.seen))) == 54 + 54
+
+
+def test_of_two_models_in_turn_behind_one_name_neither_is_paid_for_at_every_start(server, task, tmp_path):
+    both = replace(options(tmp_path / "run"), rungs=("prompt", "api"))
+    plain = server.completion
+    server.completion = lambda body: plain(body) | {"model": "one" if len(server.seen) % 2 else "two"}
+    for _ in range(5):
+        climb(task, both, Log())
+    dev = 54
+    assert len(server.seen) <= 3 * dev + dev, "once for each name at most, and the test"
+    count = len(server.seen)
+    climb(task, both, Log())
+    assert len(server.seen) == count
+
+
+def test_a_model_that_moves_before_the_test_is_measured_anew_by_the_same_command(server, task, tmp_path):
+    moving(server, 54)
+    with pytest.raises(EngineError, match="no rung could be scored on the test.*'two' now.*climb again"):
+        climb(task, options(tmp_path / "run"), Log())
+    assert len(server.seen) == 54 + 54
+    result, _ = climb(task, options(tmp_path / "run"), Log())
+    assert (of(result).dev.failures, of(result).test.failures, names(result)) == (0, 0, ["two"])
+    assert len(server.seen) == 54 + 54 + 54, "what it said of the test rows is known"
+
+
+def test_a_teacher_system_whose_model_moved_is_not_asked_at_every_start(server, task, tiny, tmp_path):
+    _, made = climb(task, options(tmp_path / "made"), Log())
+    server.reports = "another"
+    free = [{"input": row["input"]} for row in label_rows(80, seed=7)]
+    keys = {"teacher": str(made / "winner"), "data": {"train": "rows.jsonl", "unlabelled": "free.jsonl"}}
+    other = write_task(tmp_path / "other", tiny, server, label_rows(270, seed=5), **keys)
+    write_rows(other / "free.jsonl", free)
+    both = replace(options(tmp_path / "run"), rungs=("prompt", "distill"))
+    first, _ = climb(other, both, Log())
+    assert "is answered by 'another' now" in (of(first, "distill").failed or "")
+    log, count = Log(), len(server.seen)
+    climb(other, both, log)
+    assert "is complete" in log.text and len(server.seen) == count
 
 
 def test_one_that_moves_among_the_rows_fails_and_is_asked_anew_by_the_same_command(server, task, tmp_path):
@@ -141,6 +204,14 @@ def test_a_teacher_that_moved_teaches_no_more(context, server):
         drawn(context, teacher, context.train[:12], 0)
 
 
+def test_one_input_that_another_model_answered_is_one_broken_draw(context, server):
+    teacher = teacher_system(context, server.name)
+    drawn(context, teacher, context.train[:4], 0)
+    server.reports = "another"
+    *others, last = drawn(context, teacher, context.train[:5], 0)
+    assert [one.failure for one in others] == [None] * 4 and "by 'another' now" in (last.failure or "")
+
+
 def test_thoughts_that_a_server_leaves_before_json_are_no_part_of_it(tiny, tmp_path, server):
     def says(text: str, body: dict) -> str:
         right = as_asked(text, body)
@@ -154,7 +225,7 @@ def test_thoughts_that_a_server_leaves_before_json_are_no_part_of_it(tiny, tmp_p
     assert (made.score, made.failures) == (1.0, 0)
 
 
-@pytest.mark.parametrize("taught", [None, "openai:gpt-4o"])
+@pytest.mark.parametrize("taught", [None, "openai:gpt-4o", "runs/gone/winner"])
 def test_a_teacher_that_makes_up_inputs_has_the_price_that_a_climb_has_for_it(
     taught, task, tmp_path, monkeypatch
 ):

@@ -137,6 +137,30 @@ def test_of_a_climb_that_was_killed_the_rest_is_to_be_paid_for(forms, context, s
     assert "would cost about $" in Api().skip(again)
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_what_is_to_be_bought_anew_as_the_model_moved_is_foretold_as_that(told, context, server):
+    Api().build(context)
+    server.reports = "oracle-2027"
+    drawn(context, teacher_system(context, server.name), context.train[:1], 0)
+    path, spent = context.pool.till.path, context.pool.till.spent_usd
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    if not told:
+        # As a version before wrote them, which didn't say who answered.
+        lines = [{key: value for key, value in line.items() if key not in ("url", "of")} for line in lines]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    again = climbed_again(context, spent)
+    model, given = rival_of(again.task), prompting(again)
+    count = len(server.seen)
+    to_ask = to_buy(again, lambda: unasked(again, model, given, "api"), again.dev)
+    assert to_ask == [int(told)] * len(again.dev) and len(server.seen) == count
+    assert ("would cost about $" in (Api().skip(again) or "")) == told
+    if told:
+        again.pool.till.cap_usd = 1.0
+        found = Api().build(again).system
+        assert found.ref.digest.endswith(":oracle-2027") and len(server.seen) == count + len(again.dev)
+        assert sum(to_buy(again, lambda: found, again.dev)) == 0
+
+
 def test_time_is_kept_for_a_rung_whose_answers_may_be_known_though_no_money_is_left(context):
     longer = with_prompt(context)
     with longer.paying():

@@ -83,6 +83,15 @@ def test_a_refusal_that_only_repeats_the_request_changes_none_that_follows(serve
     assert [sent.get("temperature") for sent in server.seen] == [0.0, None, 0.0, 0.0, 0.0]
 
 
+def test_an_answer_that_a_refusal_repeats_does_not_take_the_temperature_from_the_next(server, engine):
+    status, body, headers = MISSED
+    missed = {"error": {**body["error"], "failed_generation": '{"label": "temperature: 39"}'}}
+    server.script = [(status, missed, headers), (200, reply('{"label": "spam"}'), {})]
+    for _ in range(2):
+        assert engine.label_many([ASK], LABELS)[0].text == "spam"
+    assert [sent.get("temperature") for sent in server.seen] == [0.0, 0.0, 0.0]
+
+
 def test_a_limit_that_has_another_name_is_told_in_words_and_one_that_is_too_large_is_not(server, engine):
     large = refused("'max_tokens' or 'max_completion_tokens' is too large: 9. The context has 8 tokens.")
     server.script = [large]

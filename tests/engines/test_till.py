@@ -331,6 +331,11 @@ def test_an_answer_of_another_model_than_the_wanted_is_bought_anew_once(server, 
         for _ in range(3):
             assert engine.chat_many(turns, max_tokens=8, of="oracle-2028")[0].reported == "oracle-2027"
         assert len(server.seen) == 3, "nor is one asked for again and again that isn't to be had"
+    later = till_of(server, tmp_path)
+    with closing(EndpointEngine(hosted_engine_spec(model), till=later, backoff_s=0.001)) as engine:
+        for wanted, said in (("oracle-2028", "oracle-2027"), (MODEL, MODEL), ("oracle-2027",) * 2):
+            assert engine.chat_many(turns, max_tokens=8, of=wanted)[0].reported == said
+    assert len(server.seen) == 3, "nor by a later run, and what the one before said is known still"
 
 
 def test_a_failure_that_was_paid_for_is_tried_again_by_the_next_run(server, tmp_path):
