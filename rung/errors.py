@@ -9,11 +9,15 @@ RungError                      something the user can act on: shown as one line,
 ├── EngineError                an engine can't start or broke while it answered
 ├── TrainingError              a tune can't go on or isn't fit to be shipped
 ├── RunError                   the run folder can't be written, read or resumed
-│   └── OtherTrainingError     the state of a tune that was begun on other rows or settings
+│   ├── OtherTrainingError     a training state of other rows or settings
+│   └── OtherLessonError       a tune of which it's sure that it was begun on something else
 └── SystemFolderError          a System's folder is incomplete or was changed
 
 Anything else that escapes is a fault of rung: traceback, exit status 1.
 """
+
+from collections.abc import Sequence
+from pathlib import Path
 
 
 class RungError(Exception):
@@ -53,7 +57,21 @@ class RunError(RungError):
 
 
 class OtherTrainingError(RunError):
-    """What a tune has learned so far is of other rows or settings than it would go on with."""
+    """A training state is another than it would be gone on with, in what is `differing`."""
+
+    def __init__(self, message: str, differing: Sequence[str]) -> None:
+        """`differing` are the names of what was compared."""
+        super().__init__(message)
+        self.differing = tuple(differing)
+
+
+class OtherLessonError(RunError):
+    """What a tune in a folder's work has learned so far is surely of other rows, or of another start."""
+
+    def __init__(self, message: str, folder: Path) -> None:
+        """`folder` is that of the rung, or of the part of one, whose tunes all learn from the same."""
+        super().__init__(message)
+        self.folder = folder
 
 
 class SystemFolderError(RungError):

@@ -1,7 +1,8 @@
 """The learning curve: a rung trained on a quarter and on half of its rows, beside all of them.
 
-Every subset is part of the next larger one and keeps about the labels' shares, also where groups stay whole.
-All are scored on the same dev rows, so that half can be compared with all of them row by row.
+Every subset is part of the next larger one, where one version drew both, and keeps about the labels' shares,
+also where groups stay whole. All are scored on the same dev rows, so that half can be compared with all of
+them row by row.
 """
 
 import hashlib

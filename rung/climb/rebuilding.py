@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from rung.climb.clock import Clock
 from rung.climb.stored import FAILED_FILE, RESULT_FILE
-from rung.errors import OtherTrainingError
+from rung.errors import OtherLessonError
 from rung.hosted import ANOTHER
 from rung.records import Example, RungResult
 from rung.rungs.base import JOURNAL_FILE, SETTLED_FILE, WORK_FOLDER, Context, Reporter, first_score
@@ -62,21 +62,24 @@ def wants_time(folder: Path) -> bool:
 
 
 def or_anew(made: Callable[[], T], folder: Path, name: str, clock: Clock, reporter: Reporter) -> T:
-    """What `made` gives, which works in that folder; from its beginning where a tune in it was of other rows.
+    """What `made` gives, which works in that folder; where a tune in it was of other rows that begins anew.
 
     A rung below may be another one by now, for more time or since it failed: what a model in training reads,
-    or goes on from, changes with it. The seconds so far are no part of the new share.
+    or goes on from, changes with it. Of a rung's work nothing goes but the part that learns from that. The
+    seconds so far are no part of the new share.
     """
-    work = folder / WORK_FOLDER
-    begun = work.exists()
+    begun = (folder / WORK_FOLDER).exists()
     try:
         return made()
-    except OtherTrainingError:
+    except OtherLessonError as error:
         if not begun:
             raise
+        part = error.folder
     # Not before the error is gone: its frames hold the model.
-    reporter.say(f"{name} begins anew: what it learns from has changed with the rungs below it")
-    forget(folder)
+    what = name if part == folder else f"{name}, {part.name},"
+    reporter.say(f"{what} begins anew: what it learns from has changed")
+    work = part / WORK_FOLDER
+    forget(part)
     with writing(work):
         for journal in sorted(work.rglob(JOURNAL_FILE)):
             # Before the states: killed in between, scores without the training they are of would be believed.
@@ -127,6 +130,9 @@ def _building_on(context: Context) -> str:
 
 def _standing(result: RungResult, other: RungResult, dev: Sequence[Example]) -> tuple[bool, bool, float]:
     assert result.dev is not None and other.dev is not None, "both were scored"
-    rows = dev[: min(len(result.dev.predictions), len(other.dev.predictions))]
+    both = {p.example_id for p in result.dev.predictions} & {p.example_id for p in other.dev.predictions}
+    rows = [row for row in dev if row.id in both]
     sign = 1 if SCORERS[result.dev.metric].higher_is_better else -1
-    return result.stopped is None, not result.over_limits, sign * first_score(result.dev, rows)
+    # Asked in two orders, and cut short in both: with no row in common the scores say nothing.
+    score = sign * first_score(result.dev, rows) if rows else 0.0
+    return result.stopped is None, not result.over_limits, score

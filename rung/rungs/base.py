@@ -389,10 +389,9 @@ def strict_score(found: Measurement, rows: Sequence[Example]) -> float:
 
 
 def first_score(found: Measurement, rows: Sequence[Example]) -> float:
-    """The same on these rows, the first of those that were answered."""
-    first = found.predictions[: len(rows)]
-    answers = [p.answer.value if p.answer.failure is None else None for p in first]
-    return SCORERS[found.metric].summary(answers, [e.output for e in rows])
+    """The same on these rows, which were answered, whatever the order of the answers."""
+    values = {p.example_id: p.answer.value if p.answer.failure is None else None for p in found.predictions}
+    return SCORERS[found.metric].summary([values[e.id] for e in rows], [e.output for e in rows])
 
 
 def slug(name: str) -> str:

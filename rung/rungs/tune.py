@@ -25,6 +25,7 @@ from rung.models.weights import dequantised
 from rung.records import Answer, Example
 from rung.rungs.base import JOURNAL_FILE, Context, more_tokens, strict_score
 from rung.rungs.batching import batch_size, fewer
+from rung.rungs.lesson import of_the_same_lesson
 from rung.rungs.rendered import prompts_of, rendered, target_ids, target_text
 from rung.runs import append_jsonl, atomic_folder, digest_of, read_jsonl
 from rung.scoring.measure import measurement
@@ -209,12 +210,15 @@ class Tune(AbstractContextManager["Tune"]):
             rows = self.rows[arm.form]
             taught = [[(row.prompt, row.answer) for row in item.rows] for item in rows]
             method = [] if self.tuning.method == "lora" else [self.tuning.method]
-            method += ["blocks"] if in_blocks(self.model) else []
-            digest = digest_of([str(settings), taught, self.lesson.start_digest, *method])[:16]
+            blocks = ["blocks"] if in_blocks(self.model) else []
+            digest = digest_of([str(settings), taught, self.lesson.start_digest, *method, *blocks])[:16]
             folder = self.plan.folder / arm.name.replace(", rate ", "-")
-            made = Trainer(
-                self.model, rows, settings, folder, digest, self.objective, self.start, self.learned
-            )
+            learns = digest_of([taught, self.lesson.start_digest])[:16]
+            how = [self.tuning.method, *blocks, self.engine.device.type, str(best_dtype())]
+            with of_the_same_lesson(self.context, folder, learns, how):
+                made = Trainer(
+                    self.model, rows, settings, folder, digest, self.objective, self.start, self.learned
+                )
             self._current = (arm.name, made)
         trainer = self._current[1]
         trainer.restart()

@@ -101,10 +101,15 @@ def rescored(found: Measurement, examples: Sequence[Example]) -> Measurement:
     """A kept Measurement of some of these rows, to stand beside one that is made now.
 
     Its interval is worked out anew, for an earlier version may have taken rows that ask the same thing for
-    draws of their own. Answers by style are scored anew, as the mean of so many draws of folds as there are
-    now. Other scores, what the answers cost, and what stands beside the score, stay.
+    draws of their own, and its answers stand in the order of the rows, which were asked in another one then.
+    Answers by style are scored anew, as the mean of so many draws of folds as there are now. Other scores,
+    what the answers cost, and what stands beside the score, stay.
     """
     by_id = {example.id: example for example in examples}
+    place = {example.id: at for at, example in enumerate(examples)}
+    found = replace(
+        found, predictions=tuple(sorted(found.predictions, key=lambda one: place[one.example_id]))
+    )
     asked = [by_id[one.example_id] for one in found.predictions]
     if found.metric != "style":
         return replace(found, interval=_interval(_kept(found, asked)))

@@ -39,8 +39,8 @@ class Checkpoint:
     def __init__(self, folder: Path, tensors: Sequence[torch.Tensor], digest: str) -> None:
         """`tensors` are the ones to be saved and filled. `digest` names the run's settings and data.
 
-        Raises OtherTrainingError for a folder made under another digest, and RunError when there is no room
-        for the state.
+        Raises OtherTrainingError for a folder made under another digest, or of other tensors, and RunError
+        when there is no room for the state.
         """
         self.path = folder / "state.bin"
         self._tensors = list(tensors)
@@ -108,8 +108,8 @@ class Checkpoint:
         if differing:
             raise OtherTrainingError(
                 f"{head.parent} holds the training state of another {', '.join(differing)} "
-                f"({found.get(differing[0])!r}, now {wanted.get(differing[0])!r}); remove the folder to "
-                "start again"
+                f"({found.get(differing[0])!r}, now {wanted.get(differing[0])!r})",
+                differing,
             )
         if not self.path.exists() or self.path.stat().st_size != size:
             raise RunError(f"{self.path} is missing or damaged; remove {head.parent} to start again")

@@ -1,6 +1,7 @@
 """A tune that would learn from something else than it began with begins anew, and the climb goes on."""
 
 import json
+import shutil
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
@@ -9,9 +10,10 @@ import torch
 
 from rung.climb.climb import Options, climb
 from rung.climb.rebuilding import in_training
-from rung.errors import EngineError, OtherTrainingError
+from rung.errors import EngineError, OtherLessonError, RunError
 from rung.rungs import tuning
 from rung.rungs.base import JOURNAL_FILE, Built, Context, Outlook
+from rung.rungs.lesson import LESSON_FILE, of_the_same_lesson
 from rung.rungs.sft import Sft
 from rung.runs import append_jsonl, read_jsonl
 from rung.system import System
@@ -28,12 +30,13 @@ def options(tiny, tmp_path) -> Options:
     return Options(models=(str(tiny),), out=tmp_path / "run", budget_s=600, forgetting=False)
 
 
-def trained(context: Context, reads: str) -> int:
+def trained(context: Context, reads: str, how: str = "lora", size: int = 3) -> int:
     """Begin a tune that reads this, or go on with it; how often it was begun by its journal."""
     training = context.work / "training"
     append_jsonl(training / JOURNAL_FILE, [{"kind": "batch"}])
     begun = len(read_jsonl(training / JOURNAL_FILE))
-    Checkpoint(training / "arm", [torch.zeros(3)], reads).close()
+    with of_the_same_lesson(context, training / "arm", reads, [how]):
+        Checkpoint(training / "arm", [torch.zeros(size)], f"{reads} {how}").close()
     return begun
 
 
@@ -56,10 +59,12 @@ class Learns(Counts):
     halted: bool = True
     begun: list[int] = field(default_factory=list)
     given: list[float] = field(default_factory=list)
+    how: str = "lora"
+    size: int = 3
 
     def build(self, context: Context) -> Built:
         self.given.append(context.seconds_left)
-        self.begun.append(trained(context, ", ".join(sorted(context.built))))
+        self.begun.append(trained(context, ", ".join(sorted(context.built)), self.how, self.size))
         if self.halted:
             raise KeyboardInterrupt
         return super().build(context)
@@ -89,7 +94,7 @@ def test_a_tune_begins_anew_where_a_rung_below_it_was_built_since(task, options,
     found, _ = climb(task, options, log)
     assert [result.failed for result in found.results] == [None, None, None]
     assert rungs[1].begun == [1, 1], "of the second time the first is forgotten"
-    assert "tune begins anew: what it learns from has changed with the rungs below it" in log.lines
+    assert "tune begins anew: what it learns from has changed" in log.lines
     assert 130 < rungs[1].given[-1] < (600 - 310) / 2, "what was lost isn't taken from the new share"
 
 
@@ -100,6 +105,78 @@ def test_a_tune_goes_on_where_nothing_below_it_has_changed(task, options, rungs)
     log = Log()
     climb(task, options, log)
     assert rungs[1].begun == [1, 2] and "begins anew" not in log.text
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"how": "qlora, blocks"}, "computed as lora and is as qlora, blocks now: go on as it was begun, or"),
+        ({"size": 4}, "another digest, shapes .*; remove "),
+        ({}, r"another digest \(' lora', now 'below lora'\); remove "),
+    ],
+)
+def test_where_anything_else_has_changed_or_may_have_the_climb_ends_and_nothing_is_lost(
+    task, options, rungs, changed, said
+):
+    options = replace(options, rungs=tuple(rung.name for rung in rungs))
+    interrupted(task, options, *rungs)
+    training = options.out / "rungs" / "tune" / "work" / "training"
+    if not changed:
+        (training / "arm" / LESSON_FILE).unlink()  # as an earlier version began it
+    for name, value in changed.items():
+        setattr(rungs[1], name, value)
+    before = (training / "arm" / "state.bin").read_bytes()
+    for _ in range(2):
+        with pytest.raises(RunError, match=f"training state of .*{said}") as raised:
+            climb(task, options, Log())
+        assert not isinstance(raised.value, OtherLessonError)
+        assert f"remove {str(training)!r} to have it begun anew" in str(raised.value)
+    assert (training / "arm" / "state.bin").read_bytes() == before and in_training(training.parents[1])
+    shutil.rmtree(training)
+    found, _ = climb(task, options, Log())
+    assert found.results[1].dev is not None and rungs[1].begun[-1] == 1, "the message is true"
+
+
+def test_a_state_that_an_earlier_version_began_is_gone_on_with_and_its_lesson_known_from_then_on(
+    task, options, rungs
+):
+    options = replace(options, rungs=tuple(rung.name for rung in rungs))
+    interrupted(task, options, *rungs)
+    kept = options.out / "rungs" / "tune" / "work" / "training" / "arm" / LESSON_FILE
+    kept.unlink()
+    rungs[0].broken = rungs[1].halted = True
+    with pytest.raises(KeyboardInterrupt):
+        climb(task, options, Log())
+    assert rungs[1].begun == [1, 2] and kept.exists()
+
+
+@dataclass
+class InCourses(Counts):
+    """A rung that trains twice, beside a teacher the second time; it may be interrupted in that."""
+
+    beside: str = "one"
+    halted: bool = True
+    begun: list[tuple[int, int]] = field(default_factory=list)
+
+    def build(self, context: Context) -> Built:
+        apart = replace(context, folder=context.work / "on-policy")
+        self.begun.append((trained(context, "rows"), trained(apart, self.beside)))
+        if self.halted:
+            raise KeyboardInterrupt
+        return super().build(context)
+
+
+def test_where_a_part_of_a_rung_learns_from_something_else_its_other_tune_stays(task, options, monkeypatch):
+    names = with_ladder(monkeypatch, rung := InCourses("tune"))
+    options = replace(options, rungs=names)
+    with pytest.raises(KeyboardInterrupt):
+        climb(task, options, Log())
+    rung.beside, rung.halted = "other", False
+    log = Log()
+    climb(task, options, log)
+    # Of the first tune the second start went on with its journal, and so did the one after it was forgotten.
+    assert rung.begun == [(1, 1), (3, 1)]
+    assert "tune, on-policy, begins anew: what it learns from has changed" in log.lines
 
 
 def test_one_that_is_killed_while_it_is_forgotten_is_begun_anew_by_the_next_start(
@@ -131,7 +208,9 @@ class Unsteady(Counts):
 
 def test_one_that_is_never_the_same_ends_the_climb_and_is_not_begun_for_ever(task, options, monkeypatch):
     names = with_ladder(monkeypatch, Unsteady("tune"))
-    with pytest.raises(OtherTrainingError, match="another digest .*'one', now 'other'"):
+    with pytest.raises(
+        OtherLessonError, match="another digest .*'one lora', now 'other lora'.*: what it learns"
+    ):
         climb(task, replace(options, rungs=names), Log())
 
 

@@ -16,8 +16,10 @@ from rung.guards.gate import labels_alone
 from rung.models.resolve import resolve
 from rung.models.weights import dequantised
 from rung.rungs.learned_files import as_gguf
+from rung.rungs.lesson import LESSON_FILE
 from rung.rungs.sft import Sft, answer_forms, settled_system
 from rung.rungs.tune import BEST_FOLDER, Arm, Plan, Tune, rows_of
+from rung.runs import read_json
 from rung.ship.export import ExportOptions, export
 from rung.system import System, save
 from rung.task import Tuning
@@ -170,6 +172,8 @@ def test_what_was_learned_over_a_files_own_blocks_is_served_over_them(tmp_path):
     model = make_tiny_gguf_in_blocks(tmp_path / "blocks.gguf", "q4_1")
     with tuned(model, tmp_path, method="qlora") as (context, spec, adapter, before):
         assert blocks_for(context.model, "qlora") == model
+        kept = [read_json(path)["how"] for path in context.work.rglob(LESSON_FILE)]
+        assert [how[:2] for how in kept] == [["qlora", "blocks"]]
         system, parity, note = settled_system(context, spec, adapter)
         assert parity is not None and parity.agreement >= 0.99
         assert system.adapter_gguf is not None and note.startswith("engine ")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rung.errors import EngineError, ModelError, OtherTrainingError
+from rung.errors import EngineError, ModelError, OtherLessonError
 from rung.records import Trial
 from rung.rungs import distill, tuning, whitebox
 from rung.rungs.base import Built, Context
@@ -128,8 +128,9 @@ def test_a_course_beside_one_teacher_is_not_gone_on_with_beside_another(context,
     begun = len(journal(context))
     on_policy(context, teacher, student, context.unlabelled)
     assert len(journal(context)) == begun
-    with pytest.raises(OtherTrainingError, match="another digest"):
+    with pytest.raises(OtherLessonError, match="another digest") as raised:
         on_policy(context, able, student, context.unlabelled)
+    assert raised.value.folder == context.work / "on-policy"
 
 
 def test_a_course_without_time_leaves_the_student_and_says_so(context, teacher):

@@ -247,3 +247,4 @@ def test_rows_that_ask_the_same_thing_are_one_draw_as_rows_of_a_group_are(metric
     for one, some in ((found, asking), (by_row, plain)):
         assert rescored(one, some) == one
         assert rescored(replace(one, interval=Interval(low=0.0, high=0.1)), some) == one
+        assert rescored(replace(one, predictions=one.predictions[::-1]), some) == one

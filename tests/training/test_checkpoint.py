@@ -106,12 +106,14 @@ def test_training_goes_on_after_a_torn_state(tmp_path):
 
 def test_the_state_of_other_settings_or_shapes_is_refused_with_what_differs(tmp_path):
     saved(tmp_path)
-    with pytest.raises(OtherTrainingError, match="another digest .*'d', now 'e'.*remove the folder"):
+    with pytest.raises(OtherTrainingError, match="another digest .*'d', now 'e'") as raised:
         Checkpoint(tmp_path, tensors(), "e")
-    with pytest.raises(RunError, match="another shapes"):
+    assert raised.value.differing == ("digest",)
+    with pytest.raises(OtherTrainingError, match="another shapes"):
         Checkpoint(tmp_path, tensors()[:2], "d")
-    with pytest.raises(RunError, match="another type"):
-        Checkpoint(tmp_path, tensors(dtype=torch.float64), "d")
+    with pytest.raises(OtherTrainingError, match="another digest, type") as raised:
+        Checkpoint(tmp_path, tensors(dtype=torch.float64), "e")
+    assert raised.value.differing == ("digest", "type")
     assert stored(tmp_path) == (3, 30.0)
 
 
