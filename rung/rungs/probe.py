@@ -61,16 +61,17 @@ def _raced(context: Context, systems: dict[EngineName, System]) -> tuple[EngineN
 
 
 def _run(context: Context, systems: dict[EngineName, System]) -> tuple[EngineName, str, bool]:
-    """The outcome, and whether it's by the times of both engines, where those usually compute."""
+    """The outcome, and whether it lasts: by the times of both engines where those usually compute, or as
+    torch could never hold the model on this machine."""
     laps: dict[EngineName, tuple[float, float]] = {}
     faults: dict[EngineName, str] = {}
     rows = [e for e in context.dev if e.id not in context.too_long][: 1 + RACE_ROWS]
     asked = rows[1:] or rows
-    count = 0
+    count, never = 0, None
     for engine, system in systems.items():
         try:
-            if engine == "torch":
-                _require_room(context, system)
+            if engine == "torch" and (never := _never(context, system)):
+                raise EngineError(never)
             with within_memory():
                 # It waits for the weights, and says how many there is time for. Both engines are asked as
                 # many: of one answer alone torch has as much work as of several at once.
@@ -84,7 +85,7 @@ def _run(context: Context, systems: dict[EngineName, System]) -> tuple[EngineNam
     if faults:
         (only,) = laps
         said = "; ".join(f"{name} can't run it ({why})" for name, why in faults.items())
-        return only, f"engine {only}: {said}", False
+        return only, f"engine {only}: {said}", never is not None
     (llama_broke, llama_s), (torch_broke, torch_s) = laps["llama"], laps["torch"]
     if llama_broke != torch_broke:
         better: EngineName = "llama" if llama_broke < torch_broke else "torch"
@@ -95,22 +96,28 @@ def _run(context: Context, systems: dict[EngineName, System]) -> tuple[EngineNam
 
 
 def _off_gpu(context: Context, system: System) -> bool:
-    """Whether torch computes on the processor though there is a GPU: another program may hold its memory."""
+    """Whether torch computes on the processor though there is a GPU: another program may hold its memory.
+
+    So it is, too, where an engine that was just measured can't be opened again to be looked at.
+    """
     from rung.engines.device import describe_gpu
     from rung.engines.torch import TorchEngine
 
     if describe_gpu() is None:
         return False
-    engine = system.open(context.pool)
+    try:
+        with within_memory():
+            engine = system.open(context.pool)
+    except (EngineError, ModelError):
+        return True
     return isinstance(engine, TorchEngine) and engine.device.type == "cpu"
 
 
-def _require_room(context: Context, system: System) -> None:
-    """Raise EngineError, before weights are made for torch, where this machine could never hold them."""
+def _never(context: Context, system: System) -> str | None:
+    """Why this machine could never hold the weights for torch, which aren't made yet; None where it may."""
     from rung.engines.device import too_big
 
-    if why := too_big(system.model(context.pool).parameters):
-        raise EngineError(why)
+    return too_big(system.model(context.pool).parameters)
 
 
 def _lap(context: Context, system: System, rows: Sequence[Example]) -> tuple[float, float]:

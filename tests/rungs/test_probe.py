@@ -123,6 +123,17 @@ def test_nor_does_a_race_that_torch_ran_on_the_processor_though_there_is_a_gpu(
     assert raced(llama, Runner(batch_s=0.04), store=store)[0] == later
 
 
+def test_an_engine_that_cannot_be_looked_at_after_its_race_has_not_lost_it(tmp_path, monkeypatch):
+    class Closed(Runner):
+        def open(self, pool):
+            raise EngineError("another program took the memory")
+
+    monkeypatch.setattr(device, "describe_gpu", lambda: "a GPU that another program may fill")
+    llama, store = Runner(alone_s=0.02), Store(tmp_path)
+    assert raced(llama, Closed(batch_s=0.04), store=store)[0] == "torch"
+    assert raced(llama, Runner(alone_s=0.5), store=store)[0] == "llama", "where it computes wasn't known"
+
+
 def test_systems_race_again_on_another_machine(tmp_path, monkeypatch):
     llama, store = Runner(alone_s=0.02), Store(tmp_path)
     assert raced(llama, Runner(alone_s=0.5), store=store)[0] == "llama"
@@ -158,12 +169,13 @@ def test_an_engine_whose_memory_runs_out_has_lost_and_that_is_told():
     assert engine == "llama" and "torch can't run it (the GPU's memory is used up (CUDA out" in note
 
 
-def test_weights_that_the_machine_can_never_hold_are_not_made_for_torch(monkeypatch):
+def test_weights_that_the_machine_can_never_hold_are_not_made_for_torch(tmp_path, monkeypatch):
     monkeypatch.setattr(device, "whole_bytes", lambda: 1_000_000)
-    llama, other = Runner(), Runner()
-    engine, note = raced(llama, other)
+    llama, other, store = Runner(), Runner(), Store(tmp_path)
+    engine, note = raced(llama, other, store=store)
     assert engine == "llama" and "torch can't run it (its weights in " in note
     assert llama.asked and not other.asked
+    assert raced(Runner(error="it isn't asked"), other, store=store) == (engine, note), "nor another time"
 
 
 def test_a_race_needs_one_row():
