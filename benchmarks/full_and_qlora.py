@@ -2,9 +2,10 @@
 
     python benchmarks/full_and_qlora.py ../shared/data/banking77 --peer-python ../peers/bin/python
 
-`blocks` is rung's own (`tuning: {method: qlora}` without a GPU), as is `all` (`method: full`), of every weight
-in the model's blocks. `full` is a plain loop of transformers and torch's AdamW, of every weight that there is. `packed` loads the GGUF file with its weights left in their blocks (transformers' GgufConfig),
-with PEFT's LoRA on top; where that can't be done here the reason is printed and no number.
+`blocks` is rung's own (`tuning: {method: qlora}` without a GPU), as is `all` (`method: full`), of every
+weight in the model's blocks. `full` is a plain loop of transformers and torch's AdamW, of every weight that
+there is. `packed` loads the GGUF file with its weights left in their blocks (transformers' GgufConfig), with
+PEFT's LoRA on top; where that can't be done here the reason is printed and no number.
 """
 
 from typing import Any
