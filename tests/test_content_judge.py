@@ -11,6 +11,7 @@ from rung.checks.rows import prepare
 from rung.climb.options import Options, config_of
 from rung.engines.till import Till
 from rung.errors import EngineError, RungError, TaskError
+from rung.hosted import FEWEST_TOLD
 from rung.judging import CHUNK, JUDGEMENTS_FILE, content_judge_of, planted_pairs, tried
 from rung.judging.content import PLANTED_ROWS, Rendering, asked_of, rendering
 from rung.judging.systems import framed
@@ -118,14 +119,15 @@ def test_nothing_is_asked_twice_and_a_call_that_broke_once_more_by_a_later_proce
 
 def test_answers_are_kept_by_chunks_of_questions(server, tmp_path):
     judge, pool = opened(server, tmp_path)
-    rows = [Example(id=str(n), input=f"row {n}", output=f"WORD {n}") for n in range(CHUNK + 1)]
+    count = FEWEST_TOLD + CHUNK + 1
+    rows = [Example(id=str(n), input=f"row {n}", output=f"WORD {n}") for n in range(count)]
     bars = []
     judge.verdicts.on_done = lambda done, total: bars.append((done, total))
     with pool:
-        judge.kept(rows, given(*(f"Word {n}" for n in range(CHUNK + 1))), pool)
+        judge.kept(rows, given(*(f"Word {n}" for n in range(count))), pool)
     lines = (tmp_path / "judge" / JUDGEMENTS_FILE).read_text().splitlines()
-    assert [len(json.loads(line)["said"]) for line in lines] == [CHUNK, 1]
-    assert bars == [(CHUNK, CHUNK + 1), (CHUNK + 1, CHUNK + 1)]
+    assert [len(json.loads(line)["said"]) for line in lines] == [FEWEST_TOLD, CHUNK, 1]
+    assert bars == [(FEWEST_TOLD, count), (FEWEST_TOLD + CHUNK, count), (count, count)]
 
 
 def test_no_text_can_close_its_own_frame_and_each_frame_has_its_own_mark():

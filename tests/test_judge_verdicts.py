@@ -10,6 +10,7 @@ import pytest
 from rung.engines.till import Till
 from rung.errors import EngineError, RunError, TaskError
 from rung.evaluate import JUDGED_ROWS, Bench, Store, pace
+from rung.hosted import FEWEST_TOLD
 from rung.judging import (
     BROKE,
     CHUNK,
@@ -164,8 +165,12 @@ def test_one_question_that_another_model_answered_does_not_end_what_is_judged(se
     count = len(server.seen)
     again, pool = opened(server, tmp_path)
     with pool, pytest.raises(RunError, match="holds verdicts of a judge that is gone"):
-        again.judge(many, pool)
-    assert len(server.seen) == count, "what is gone isn't paid for at every start"
+        again.judge([Pairing(input=f"row {n}", answer="LOUD", other="quiet") for n in range(40)], pool)
+    assert len(server.seen) <= count + 2 * FEWEST_TOLD, "of what is gone few are paid for at every start"
+    server.reports = MODEL
+    back, pool = opened(server, tmp_path)
+    with pool:
+        assert [one.score for one in back.judge(many, pool)] == [1.0, 1.0], "it's back"
 
 
 def test_another_rubric_is_another_judge_and_judges_anew(server, tmp_path):

@@ -443,7 +443,8 @@ class _Climbing:
             raise
         except RungError as error:
             self.reporter.say(f"{result.rung} has no test score: {error}")
-            forget_moved(self.run_folder / RUNGS_FOLDER / result.rung, str(error))
+            if self.systems[result.rung].is_hosted:
+                forget_moved(self.run_folder / RUNGS_FOLDER / result.rung, str(error))
             return replace(result, notes=(*result.notes, f"{UNTESTED}{error}"))
 
     def floor(self, results: Sequence[RungResult], decision: Decision) -> Constant | None:

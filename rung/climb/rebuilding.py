@@ -9,6 +9,7 @@ from rung.climb.clock import Clock
 from rung.climb.stored import FAILED_FILE, RESULT_FILE
 from rung.errors import OtherLessonError
 from rung.hosted import ANOTHER
+from rung.judging import BROKE
 from rung.records import Example, RungResult
 from rung.rungs.base import JOURNAL_FILE, SETTLED_FILE, WORK_FOLDER, Context, Reporter, first_score
 from rung.runs import read_json, writing
@@ -42,9 +43,9 @@ def forget_failed(folder: Path) -> bool:
 def forget_moved(folder: Path, why: str) -> None:
     """Forget the result of a rung that broke on the test as its hosted model is another by now.
 
-    The same command measures that one, under its own name.
+    The same command measures that one, under its own name. Nothing is forgotten where it's the judge's.
     """
-    if ANOTHER in why:
+    if ANOTHER in why and BROKE not in why:
         with writing(folder):
             (folder / RESULT_FILE).unlink(missing_ok=True)
         forget(folder)

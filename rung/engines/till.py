@@ -77,7 +77,9 @@ class Till:
             # One that broke was paid for, too; whether it breaks again is for the next try to show.
             if line.asked and line.answer is not None and line.answer.failure is None:
                 self._know(line.asked, line.answer)
-            self._sought.add((line.asked, line.of))
+            if not line.judging:
+                # A judge that is gone ends the climb, which can go on only if it's asked whether it is back.
+                self._sought.add((line.asked, line.of))
             self._named(line.url, line.model, line.answer)
             self._count(line.usd, line.judging, line.rung)
 

@@ -76,10 +76,14 @@ class Verdicts:
         where the first few that are asked together are answered by another model.
         """
         todo = [name for name in questions if self._is_open(name)]
-        for first in range(0, len(todo), CHUNK):
-            chunk = todo[first : first + CHUNK]
+        done = 0
+        while done < len(todo):
+            # A hosted judge that is gone is paid for few questions at each start.
+            size = FEWEST_TOLD if self.system.is_hosted and not self._checked else CHUNK
+            chunk = todo[done : done + size]
             self._ask({name: questions[name] for name in chunk}, pool)
-            self.on_done(first + len(chunk), len(todo))
+            done += len(chunk)
+            self.on_done(done, len(todo))
 
     def _is_open(self, name: str) -> bool:
         said = self.known.get(name)

@@ -26,7 +26,7 @@ CLEARLY = 1.645
 MOST_LOG_TEMPERATURE = 4.0
 MOST_SLOPE, MOST_INTERCEPT = 16.0, 16.0
 _HALVINGS = 50
-_WIDEST = 7.0
+_WIDEST = 30.0
 """Log-temperatures between which a row's own is sought."""
 _SEED = 0
 

@@ -148,7 +148,8 @@ def likeness(right: "Flags", confidence: "Numbers", groups: "Indices") -> float:
     """How alike rows of one group are, from 0, right or wrong each by its own luck, to 1, by the same.
 
     The sum over pairs of a group's rows of the product of right - confidence, which is centred, beside what
-    one luck for both would make of it, min(p, q) - p q. Rows that are all of one group are one draw: 1.
+    one luck for both would make of it, min(p, q) - p q, were right - confidence as wide as it is: answers
+    that are too sure differ more than their confidences say. Rows that are all of one group are one draw: 1.
     """
     counts = np.bincount(groups)
     units = np.count_nonzero(counts)
@@ -163,6 +164,8 @@ def likeness(right: "Flags", confidence: "Numbers", groups: "Indices") -> float:
     # Of a group's rows in the order of their confidence each is the lesser one in a pair with all later ones.
     later = counts.cumsum()[groups[order]] - 1 - np.arange(len(order))
     most = float(confidence[order] @ later) - pairs(confidence)
+    told = float((confidence * (1 - confidence)).mean())
+    most *= off.var() / told if told > FLOOR else 1.0
     seen = pairs(off - off.mean()) * units / (units - 1)
     return min(max(seen / most, 0.0), 1.0) if most > FLOOR else 1.0
 

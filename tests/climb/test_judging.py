@@ -12,6 +12,7 @@ from rung.checks.judge import FEWEST_CHECKED
 from rung.checks.rows import prepare
 from rung.cli.comparing import as_json
 from rung.cli.main import run as command
+from rung.climb import sealed
 from rung.climb.again import rows_again
 from rung.climb.climb import Options, climb
 from rung.climb.hosted import PAID_FILE, till_for
@@ -99,6 +100,21 @@ def test_every_answer_is_scored_against_its_rows_output(done):
 def scored_rows(run: Path) -> tuple[Example, ...]:
     splits = rows_again(run).splits
     return (*splits.dev, *splits.test)
+
+
+def test_a_judge_that_is_another_model_on_the_test_costs_no_rung_its_result(tiny, tmp_path, monkeypatch):
+    count = sealed.count
+    with Hosted(says) as server:
+        task = judged_task(tmp_path / "task", tiny, server)
+
+        def counted(*given) -> None:
+            server.reports = "oracle-2027-01-01"
+            count(*given)
+
+        monkeypatch.setattr(sealed, "count", counted)
+        with pytest.raises(EngineError, match="no rung could be scored on the test.*oracle-2027"):
+            climb(task, options(tmp_path / "run", rungs=("prompt",)), Log())
+    assert (tmp_path / "run" / "rungs" / "prompt" / "result.json").is_file()
 
 
 def test_without_people_nothing_is_decided_and_the_sentence_says_who_judged(done):

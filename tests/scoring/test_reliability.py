@@ -122,6 +122,14 @@ def test_rows_are_as_alike_as_the_luck_that_they_share(alike, expected):
     assert turned == pytest.approx(likeness(right, sure, one.groups))
 
 
+def test_answers_that_are_too_sure_are_as_alike_as_others():
+    dice, groups = np.random.default_rng(5), np.repeat(np.arange(4000), 5)
+    shared, together = dice.random((2, 4000))
+    right = np.where(together[groups] < 0.3, shared[groups], dice.random(20_000)) < 0.7
+    for sure in (0.7, 0.9, 0.99):
+        assert likeness(right, np.full(20_000, sure), groups) == pytest.approx(0.3, abs=0.03)
+
+
 def test_likeness_is_the_sum_over_pairs_that_it_says():
     one = answers(40, 3)
     groups = np.random.default_rng(3).integers(0, 12, 40)
@@ -129,7 +137,7 @@ def test_likeness_is_the_sum_over_pairs_that_it_says():
     off, p = one.right - one.confidence, one.confidence
     off = off - off.mean()
     pairs = [(i, j) for i in range(40) for j in range(i) if groups[i] == groups[j]]
-    most = sum(min(p[i], p[j]) - p[i] * p[j] for i, j in pairs)
+    most = sum(min(p[i], p[j]) - p[i] * p[j] for i, j in pairs) * off.var() / (p * (1 - p)).mean()
     count = groups.max() + 1
     seen = sum(off[i] * off[j] for i, j in pairs) * count / (count - 1)
     assert likeness(one.right, p, groups) == pytest.approx(min(max(seen / most, 0), 1))
