@@ -25,7 +25,7 @@ from rung.compare.outcome import Found, Outcome, outcome, row_change
 from rung.compare.sides import Side, need_two, side
 from rung.compare.specs import Difference, differences
 from rung.errors import RunError, TaskError
-from rung.evaluate import Bench, Store
+from rung.evaluate import ANSWERS_FOLDER, Bench, Store
 from rung.models.resolve import Model, limited
 from rung.records import Example, Json, Measurement, MetricName, Prediction
 from rung.rungs.base import Context, Reporter, slug
@@ -35,7 +35,6 @@ from rung.scoring.cost import billed_usd, usd_per_1000
 from rung.system import Pool, System, save
 from rung.task.model import Task
 
-ANSWERS_FOLDER = "answers"
 SYSTEMS_FOLDER = "systems"
 OUT = Path("runs") / "compare"
 """Where answers are kept if neither comes from a run."""

@@ -146,8 +146,8 @@ def test_the_seconds_of_a_tune_whose_dev_never_rises_are_the_soonest_of_its_ends
     seconds = [s for _, s in length.ends]
     assert abs(took_s - seconds[0]) <= max(0.3 * seconds[0], 10.0) + step_s
     assert seconds[-1] == length.tuning_s and length.step_s == pytest.approx(step_s)
-    # Steps are counted anew after each score: there may be more of them than were foretold, in no more time than
-    # that of one that goes on rising but for the last score and step.
+    # Steps are counted anew after each score: there may be more of them than were foretold, in no more time
+    # than that of one that goes on rising but for the last score and step.
     assert took_s <= length.tuning_s + length.rows * answer_s + step_s
 
 
