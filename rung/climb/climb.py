@@ -387,7 +387,7 @@ class _Climbing:
         to_beat: Rival | None = None,
         dev: Measurement | None = None,
     ) -> Measurement:
-        """A System on a split's rows, the first alone if it can't beat the rival; with `dev`'s times, if given."""
+        """A System on rows of a split, the first if it can't beat the rival; with `dev`'s times, if given."""
         rows = self.rows(split)
         bar = self.reporter.begin(f"{name} on {len(rows)} {split} rows", len(rows))
         try:
