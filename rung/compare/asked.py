@@ -7,6 +7,7 @@ from pathlib import Path
 from rung.checks.rows import Prepared, prepare
 from rung.climb import sealed
 from rung.climb.again import need_database, read_as_climbed, rows_again
+from rung.climb.names import rung_of
 from rung.climb.options import Options
 from rung.climb.ordering import stack
 from rung.climb.sentence import are_few, told_draws
@@ -203,7 +204,7 @@ def _otherwise(here: set[tuple[str, str]], place: str, one: Side, found: Prepare
     A teacher may have been asked the input alone of a row with a context.
     """
     assert one.origin is not None, "its rows are known"
-    rungs = {below.rung.partition("@")[0] for below in stack(one.origin.result, one.origin.climb.results)}
+    rungs = {rung_of(below.rung) for below in stack(one.origin.result, one.origin.climb.results)}
     inputs = {question(row) for row in found.unlabelled}
     taught = {said for said in here if said in inputs or (said[0], "") in inputs}
     judged = {question(row) for row in (*found.splits.undesirable, *found.splits.dev_undesirable)}
