@@ -80,12 +80,17 @@ def complete(
     return [_of_the_same(spec, one) for one in found]
 
 
+def by_another(answers: Sequence[Answer]) -> list[str]:
+    """The failures of those that another model gave than the System's."""
+    return [why for one in answers if (why := one.failure) is not None and ANOTHER in why]
+
+
 def need_same_model(answers: Sequence[Answer], share: float) -> None:
     """Raises EngineError where another model than the System's gave more than that share of its answers.
 
     Not for fewer than FEWEST_TOLD answers.
     """
-    others = [a.failure for a in answers if a.failure is not None and ANOTHER in a.failure]
+    others = by_another(answers)
     if len(answers) >= FEWEST_TOLD and len(others) > share * len(answers):
         raise EngineError(others[-1])
 
@@ -99,7 +104,7 @@ def _made_with(spec: Spec) -> str:
 def _of_the_same(spec: Spec, found: Completion) -> Completion:
     """The completion; a failure where another model answered than the one that the System was made with."""
     ref = spec.model
-    if ref is None or found.failure or not found.reported or ref.digest.endswith(f":{found.reported}"):
+    if ref is None or found.failure or found.reported in ("", _made_with(spec)):
         return found
     # What a judge said by another name stays, and is no match for what it would say now.
     again = "begin another run with --out" if spec.rung == "judge" else "climb again"

@@ -80,8 +80,8 @@ class EndpointEngine:
     A call is tried `attempts` times: again after 429, 5xx, a broken connection, no answer within
     `request_limit_s`, or an answer that isn't JSON, waiting as long as Retry-After says or else
     `backoff_s` (BACKOFF_S) doubled each time, with jitter. A Retry-After, and a 429 without one, holds back
-    every call; a 429 counts as no try where another call was answered since this one's last. With a `till`,
-    answers that were paid for are taken from there, and its cap is kept to.
+    every call; at a 429 the count of a call's tries begins anew where another call was answered since its
+    last one. With a `till`, answers that were paid for are taken from there, and its cap is kept to.
     """
 
     name = "endpoint"

@@ -38,9 +38,10 @@ class Waits:
 
 
 class Tries:
-    """Those of one call. A 429 after which another call was answered counts as none: calls take turns then.
+    """Those of one call. At a 429 after which another call was answered their count begins anew: calls take
+    turns then.
 
-    So there are no more of those than of answers.
+    So it begins anew no more often than there are answers.
     """
 
     def __init__(self, waits: Waits) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from rung.errors import RunError
-from rung.hosted import ANOTHER, FEWEST_TOLD
+from rung.hosted import FEWEST_TOLD, by_another
 from rung.records import Answer, Example
 from rung.runs import append_jsonl, read_each
 from rung.scoring.verdicts import read_word
@@ -110,7 +110,7 @@ class Verdicts:
 
         Every verdict to come would break as well, and each rung that is to be judged would fail for itself.
         """
-        others = [why for one in given if (why := one.failure) is not None and ANOTHER in why]
+        others = by_another(given)
         if others and all(one.failure is not None for one in given):
             raise RunError(f"{str(self.path.parent)!r} holds verdicts of a judge that is gone: {others[0]}")
 
