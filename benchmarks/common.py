@@ -42,7 +42,8 @@ def print_machine(peer: dict[str, str] | None = None) -> None:
     """The machine and everything whose version can change a number, the peer's apart."""
     from rung.threads import yield_while_waiting
 
-    yield_while_waiting()  # before torch loads, which is asked for a GPU's name
+    if "torch" not in sys.modules:  # the machine's line loads it, where it asks for a GPU's name
+        yield_while_waiting()
     print(describe_machine())
     print(", ".join(f"{name} {number}" for name, number in versions()))
     if peer:

@@ -164,6 +164,21 @@ def eventually(true: Callable[[], Any], within_s: float = 10.0) -> Any:
     return found
 
 
+async def is_so(true: Callable[[], bool]) -> None:
+    """Wait until it is, and let the event loop go on meanwhile."""
+    async with asyncio.timeout(20):
+        while not true():
+            await asyncio.sleep(0.02)
+
+
+def is_engine(child: psutil.Process) -> bool:
+    """Whether a process is a child that llama.cpp answers in."""
+    try:
+        return any("llama_child" in part for part in child.cmdline())
+    except psutil.NoSuchProcess:  # it has just ended
+        return False
+
+
 def said(content: str, *before: tuple[str, str]) -> list[Any]:
     """A chat that ends with what the user says; `before` are (role, content)."""
     return [{"role": role, "content": text} for role, text in [*before, ("user", content)]]

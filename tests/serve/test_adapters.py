@@ -4,7 +4,6 @@ import asyncio
 import errno
 import os
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -17,6 +16,7 @@ from rung.serve.limits import Limits
 from rung.serve.systems import Systems
 from rung.serve.wish import Wish
 from rung.system import Pool, System
+from tests.fixtures_serve import is_engine, is_so
 from tests.fixtures_ship import make_tuned
 
 WISH = Wish(max_tokens=8)
@@ -129,13 +129,6 @@ def test_a_base_model_that_is_asleep_is_no_reason_not_to_be_ready(tuned):
 
 def engines() -> list[psutil.Process]:
     return [child for child in psutil.Process().children() if is_engine(child)]
-
-
-def is_engine(child: psutil.Process) -> bool:
-    try:
-        return any("llama_child" in part for part in child.cmdline())
-    except psutil.NoSuchProcess:  # it has just ended
-        return False
 
 
 def test_a_request_that_leaves_while_an_engine_starts_leaves_no_process_behind(tuned):
@@ -296,13 +289,6 @@ def test_what_is_unloaded_goes_though_too_much_waits_for_the_thread(tmp_path, ti
         await systems.close()
 
     asyncio.run(run())
-
-
-async def is_so(true: Callable[[], bool]) -> None:
-    """Wait until it is."""
-    async with asyncio.timeout(20):
-        while not true():
-            await asyncio.sleep(0.02)
 
 
 @pytest.mark.parametrize("then", [(1,), (1, 0)])

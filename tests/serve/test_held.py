@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import threading
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from rung.serve.wire import CompletionRequest
 from rung.spec import RetrievalSpec
 from rung.system import System, save
 from tests.fixtures_climb import topic_passages
+from tests.fixtures_serve import is_so
 
 BODY = {"model": "one", "prompt": "my invoice and the courier", "max_tokens": 8}
 
@@ -33,13 +34,6 @@ def looking_up(folder: Path, system: System, **changes: Any) -> System:
     index = PassageIndex(passages=passages, terms=terms_of(passages), vectors=None)
     changes = {"retrieval": RetrievalSpec(search="bm25", k=2), **changes}
     return save(folder, system.spec.model_copy(update=changes), index_files(index, "bm25"))
-
-
-async def is_so(true: Callable[[], bool]) -> None:
-    """Wait until it is."""
-    async with asyncio.timeout(20):
-        while not true():
-            await asyncio.sleep(0.02)
 
 
 @asynccontextmanager

@@ -20,12 +20,12 @@ from rung.serve.host import Host
 from rung.serve.limits import Limits
 from rung.serve.systems import Systems
 from tests.fixtures_climb import make_tiny_gguf
+from tests.fixtures_serve import is_engine
 
 
 def engines() -> set[int]:
     """The processes of this one that are llama.cpp's."""
-    children = psutil.Process().children()
-    return {child.pid for child in children if any("llama_child" in part for part in child.cmdline())}
+    return {child.pid for child in psutil.Process().children() if is_engine(child)}
 
 
 def test_a_child_that_could_not_be_started_again_is_started_though_nobody_asks(tmp_path):

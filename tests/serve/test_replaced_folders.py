@@ -18,6 +18,7 @@ from rung.serve.systems import Systems
 from rung.serve.wish import Wish
 from rung.spec import AnswerSpec, ShotSpec, Spec
 from rung.system import SHOTS_FILE, WEIGHTS_GGUF, Pool, System, copy, ref_to, save
+from tests.fixtures_serve import is_engine
 from tests.fixtures_ship import make_tuned
 
 TEXTS = ("the wifi is down", "my badge is lost", "when is pay day", "a trip to make")
@@ -51,7 +52,7 @@ def tuned(tmp_path_factory, tiny_gguf) -> list[System]:
 
 
 def engines() -> list[psutil.Process]:
-    return [p for p in psutil.Process().children() if any("llama_child" in part for part in p.cmdline())]
+    return [child for child in psutil.Process().children() if is_engine(child)]
 
 
 @pytest.mark.parametrize("dies", [True, False])

@@ -21,7 +21,7 @@ from rung.serve.wish import Wish
 from rung.spec import StepsSpec
 from rung.system import System, save
 from tests.fixtures_climb import make_tiny_gguf
-from tests.fixtures_serve import LABELS, make_systems
+from tests.fixtures_serve import LABELS, is_engine, make_systems
 from tests.fixtures_ship import make_tuned
 
 ROW = Example(id="row", input="my password is gone", output=None)
@@ -32,13 +32,6 @@ SOON_S = 20.0
 def engines() -> set[int]:
     """The processes of this one that are llama.cpp's."""
     return {child.pid for child in psutil.Process().children() if is_engine(child)}
-
-
-def is_engine(child: psutil.Process) -> bool:
-    try:
-        return any("llama_child" in part for part in child.cmdline())
-    except psutil.NoSuchProcess:  # it has just ended
-        return False
 
 
 @asynccontextmanager
