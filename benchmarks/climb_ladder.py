@@ -129,7 +129,7 @@ SETS = {
         rungs="prompt,sft,reinforce",
         test=400,
         row=accepted_calls,
-        options=("--accept", "secrets,targets"),
+        options=("--accept", "secrets,targets,broken_rows"),
     ),
     "bfcl_short": Set(
         source="bfcl_v4_single_turn",

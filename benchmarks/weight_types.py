@@ -31,12 +31,14 @@ def main() -> None:
     asked = questions(argparse.Namespace(folder=given.folder, shots=8, rows=given.rows))
     from rung.engines import start
     from rung.engines.base import EngineSpec
+    from rung.models.gguf_file import write_retyped
+    from rung.models.weight_types import WRITTEN
 
     with tempfile.TemporaryDirectory() as place:
         files = {"its own file": asked.gguf}
         for name in TYPES:
             files[name] = Path(place) / f"{name}.gguf"
-            rewrite(asked.gguf, files[name], name)
+            write_retyped(asked.gguf, files[name], WRITTEN[name])
         sides = {
             f"llama.cpp, {name}": start(EngineSpec(engine="llama", gguf=file, context=asked.context))
             for name, file in files.items()
@@ -71,28 +73,6 @@ def main() -> None:
             for name in sides
         ],
     )
-
-
-def rewrite(gguf: Path, out: Path, name: str) -> None:
-    """The same weights in another type, each of those that llama.cpp multiplies by."""
-    import numpy as np
-
-    from rung.models.resolve import read_header
-    from rung.training.gguf_file import write_merged
-    from rung.training.lora_delta import Delta
-    from rung.training.weight_types import WRITTEN
-
-    matrices = (tensor for tensor in read_header(gguf).tensors if len(tensor.shape) > 1)
-    # What isn't touched is copied as it is: so each is touched, by nothing.
-    nothing = {
-        tensor.name: Delta(
-            a=np.zeros((1, tensor.shape[1]), np.float32),
-            b=np.zeros((tensor.shape[0], 1), np.float32),
-            scale=1.0,
-        )
-        for tensor in matrices
-    }
-    write_merged(gguf, nothing, out, wanted=WRITTEN[name], changes={})
 
 
 def scored(engine: Any, asked: Questions) -> tuple[list[int], float]:

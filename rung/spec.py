@@ -54,6 +54,10 @@ HELD = ("schema", "calls")
 """The forms whose text a grammar lets through."""
 
 
+WeightType = Literal["q8_0"]
+"""A type of llama.cpp's weights other than their own file's: more memory, and faster on some processors."""
+
+
 class ShotSpec(Frozen):
     """Examples in the prompt: none, the same ones always, or the nearest neighbours of each input."""
 
@@ -96,6 +100,10 @@ class RetrievalSpec(Frozen):
         return f"{self.k} passage{'s' if self.k > 1 else ''}, {self.search}"
 
 
+LATER = ("retrieval", "weight_type")
+"""What came into Specs later, and is written to a System's file where it's set alone."""
+
+
 class Spec(Frozen):
     """Everything that decides an answer, but for the bytes of the files named in `files`."""
 
@@ -117,7 +125,14 @@ class Spec(Frozen):
     vectors: ModelRef | None = None
     context_tokens: int | None = Field(default=None, ge=1)
     """Of a prompt and its answer together, where it isn't the usual number."""
+    weight_type: WeightType | None = None
+    """In which llama.cpp has the base model's matrices, where it isn't that of their file."""
     files: dict[str, str] = {}
+
+    @property
+    def engine_said(self) -> str:
+        """The engine, and the type of its weights where that isn't their file's."""
+        return self.engine if self.weight_type is None else f"{self.engine} in {self.weight_type}"
 
     @property
     def looks_up(self) -> bool:
@@ -133,7 +148,7 @@ class Spec(Frozen):
         Systems are what they were before.
         """
         fields = self.model_dump(mode="json", exclude={"model": {"source"}, "vectors": {"source"}})
-        for later in ("steps", "retrieval", "context_tokens"):
+        for later in ("steps", "context_tokens", *LATER):
             if fields[later] is None:
                 del fields[later]
         for later, unset in (("most_calls", None), ("written", "json"), ("ends", "token")):

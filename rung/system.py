@@ -31,6 +31,7 @@ from rung.models.head import HEAD_FILE, VOCABULARY_FILE, Head, answers, load_hea
 from rung.models.refs import model_of
 from rung.models.refs import ref_to as ref_to
 from rung.models.resolve import Model, limited
+from rung.models.retyped import retyped
 from rung.models.weights import dequantised
 from rung.records import Answer, Calibration, Example
 from rung.runs import Shared, atomic_folder, file_digest, place, unlisted, write_text
@@ -46,7 +47,7 @@ from rung.search import (
     read_index,
     read_passages,
 )
-from rung.spec import ModelRef, Spec
+from rung.spec import LATER, ModelRef, Spec
 from rung.steps import Call, answered
 from rung.task.schemas import check_schema
 from rung.wording import Shot, embedded_text, with_passages
@@ -56,7 +57,6 @@ ADAPTER_FOLDER = "adapter"
 ADAPTER_GGUF = "adapter.gguf"
 WEIGHTS_FOLDER = "weights"
 WEIGHTS_GGUF = "weights.gguf"
-
 
 Sources: TypeAlias = Mapping[str, Path | Shared | str | bytes]
 """The files of a System by name: a file to copy or to share, or what to write."""
@@ -382,10 +382,11 @@ class System:
                 threads=pool.threads,
             )
         own = self.weights_gguf if tuned else None
+        run = retyped(model, self.spec.weight_type)
         return EngineSpec(
             engine=self.spec.engine,
-            gguf=model.gguf if own is None else own,
-            base=model.files if own is None else (),
+            gguf=own or run.gguf,
+            base=() if own else run.files,
             adapter=self.adapter_gguf if tuned else None,
             files=files_in(self.folder, digests, ADAPTER_GGUF, WEIGHTS_GGUF),
             context=context_of(model),
@@ -475,7 +476,7 @@ def save(folder: Path, spec: Spec, sources: Sources) -> System:
             digests[name] = file_digest(target)
         whole = spec.model_copy(update={"files": digests})
         # Keys unsorted: a schema's properties are answered in their order.
-        fields = whole.model_dump(mode="json", exclude={"retrieval"} if spec.retrieval is None else None)
+        fields = whole.model_dump(mode="json", exclude={n for n in LATER if getattr(spec, n) is None})
         text = json.dumps(fields, indent=2, ensure_ascii=False)
         write_text(draft / SPEC_FILE, text + "\n")
     return System(folder, whole)

@@ -172,10 +172,10 @@ def make_tiny_gguf(
 
 def make_tiny_gguf_in_blocks(path: Path, kind: str) -> Path:
     """The same model with the matrices of its decoder blocks in a type of blocks, such as `q4_1`."""
+    from rung.models.gguf_file import write_merged
     from rung.models.resolve import read_header
-    from rung.training.gguf_file import write_merged
+    from rung.models.weight_types import WRITTEN
     from rung.training.lora_delta import Delta
-    from rung.training.weight_types import WRITTEN
 
     plain = make_tiny_gguf(path.with_suffix(".plain.gguf"))
     nothing = {

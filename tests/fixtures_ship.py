@@ -29,7 +29,7 @@ def make_gguf(
     """A `llama` or `gemma3` with random weights, its matrices as `kind`, and fewer key than query heads."""
     import gguf
 
-    from rung.training.weight_types import WRITTEN
+    from rung.models.weight_types import WRITTEN
 
     head = HEAD[architecture]
     writer = gguf.GGUFWriter(path, architecture)
@@ -106,11 +106,18 @@ def make_adapter(model: Model, folder: Path, size: float = 0.3, seed: int = 1) -
 
 
 def make_tuned(
-    gguf: Path, folder: Path, *, engine: Any = "torch", form: Any = "codes", seed: int = 1, **changes: Any
+    gguf: Path,
+    folder: Path,
+    *,
+    engine: Any = "torch",
+    form: Any = "codes",
+    seed: int = 1,
+    size: float = 0.3,
+    **changes: Any,
 ) -> System:
     """A System "tuned" on the model: a random adapter in both formats, labels as codes or words."""
     model = resolve(str(gguf))
-    adapter = make_adapter(model, folder.with_name(f"{folder.name}-adapter"), seed=seed)
+    adapter = make_adapter(model, folder.with_name(f"{folder.name}-adapter"), size, seed)
     config = json.loads((dequantised(model) / "config.json").read_text(encoding="utf-8"))
     converted = to_gguf(adapter, folder.with_name(f"{folder.name}.gguf"), config=config)
     chat = load_chat(model)

@@ -80,7 +80,7 @@ PARTS: tuple[tuple[str, Callable[[Spec], str]], ...] = (
     ("label codes", lambda spec: f"{len(spec.answer.codes)} tokens" if spec.answer.codes else NONE),
     ("features", lambda spec: spec.features or NONE),
     ("sentence vectors", lambda spec: _model(spec.vectors)),
-    ("engine", lambda spec: spec.engine),
+    ("engine", lambda spec: spec.engine_said),
     ("style", lambda spec: NONE if spec.engine == "head" else spec.style),
     ("labels", _labels),
     ("schema", lambda spec: NONE if spec.schema_ is None else str(spec.schema_)),

@@ -6,7 +6,7 @@ drive the same logic. A call that was refused is thrown into them as `Refused`.
 
 import math
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeAlias, TypeVar
@@ -14,7 +14,7 @@ from typing import TypeAlias, TypeVar
 from rung.engines import llama_wire as wire
 from rung.engines.base import Choice, Completion, EngineSpec, Request
 from rung.engines.closing import Closings
-from rung.engines.trie import Search, Trie
+from rung.engines.trie import NO_NUMBERS, Search, Trie
 from rung.engines.unchanged import unchanged
 from rung.engines.work import Refused
 from rung.errors import EngineError
@@ -152,7 +152,7 @@ class Calls:
             everything, more = yield from self._top(prompt, wire.EVERY_TOKEN, slot)
             logprobs = [everything.get(token, -math.inf) for token in token_ids]
             cost += more
-        return logprobs, cost
+        return _numbers(logprobs), cost
 
     def _top(self, prompt: Tokens, count: int, slot: int) -> Steps[tuple[dict[int, float], int]]:
         """The `count` likeliest next tokens' log-probabilities, and how many tokens were evaluated."""
@@ -160,7 +160,9 @@ class Calls:
             answer = yield Call(path="/tokenize", body={"content": "a", "add_special": False})
             self.letter.extend(answer["tokens"])
         answer = yield Call(path="/completion", body=wire.top_call(prompt, count, slot, self.letter[-1]))
-        return wire.read_top(answer), answer["timings"]["prompt_n"]
+        found = wire.read_top(answer)
+        _numbers(found.values())
+        return found, answer["timings"]["prompt_n"]
 
     def _fewest(self, text: str, tokens: Sequence[int]) -> int:
         """How many leading `tokens` spell at least `text`."""
@@ -185,6 +187,14 @@ def calls_to(spec: EngineSpec) -> Calls:
             return gguf_tokenizer(path).spellings()
 
     return Calls(context=spec.context, closings=Closings(spellings))
+
+
+def _numbers(logprobs: Iterable[float]) -> list[float]:
+    """These, which have to be numbers."""
+    found = list(logprobs)
+    if any(map(math.isnan, found)):
+        raise Refused(NO_NUMBERS)
+    return found
 
 
 def refused(request: Request, refusal: Refused, start: float) -> Completion:

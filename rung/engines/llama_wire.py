@@ -60,12 +60,13 @@ def among_call(prompt: Sequence[int], token_ids: Sequence[int], slot: int) -> Wi
 
 
 def read_top(answer: Mapping) -> dict[int, float]:
-    """Log-probability by token id from the answer to a `top_call`."""
-    return {entry["id"]: entry["logprob"] for entry in answer["completion_probabilities"][0]["top_logprobs"]}
+    """Log-probability by token id from the answer to a `top_call`; NaN where the model computes no number."""
+    top = answer["completion_probabilities"][0]["top_logprobs"]
+    return {entry["id"]: _number(entry["logprob"]) for entry in top}
 
 
 def read_among(answer: Mapping, token_ids: Sequence[int]) -> list[float] | None:
-    """Log-probabilities of `token_ids` among themselves; None if the answer doesn't hold them.
+    """Log-probabilities of `token_ids` among themselves, NaN as above; None if the answer doesn't hold them.
 
     That is so when the token that was sampled ends inside a multi-byte character, and when the model's
     logits lie so far apart that other tokens were not drowned.
@@ -73,7 +74,7 @@ def read_among(answer: Mapping, token_ids: Sequence[int]) -> list[float] | None:
     steps = answer.get("completion_probabilities")
     if not steps:
         return None
-    found = {entry["id"]: entry["prob"] for entry in steps[0]["top_probs"]}
+    found = {entry["id"]: _number(entry["prob"]) for entry in steps[0]["top_probs"]}
     if not found.keys() <= set(token_ids):
         return None
     return [math.log(found[token]) if found.get(token) else -math.inf for token in token_ids]
@@ -82,12 +83,17 @@ def read_among(answer: Mapping, token_ids: Sequence[int]) -> list[float] | None:
 def read_logprob(answer: Mapping, kept: int) -> float:
     """Sum of the model's log-probabilities over the first `kept` tokens.
 
-    NaN where the server leaves one out: it does for a token that ends inside a multi-byte character.
+    NaN where the server leaves one out, as for a token that ends inside a multi-byte character.
     """
     steps = (answer.get("completion_probabilities") or [])[:kept]
     if [step["id"] for step in steps] != list(answer["tokens"][:kept]):
         return math.nan
-    return math.fsum(step["logprob"] for step in steps)
+    return math.fsum(_number(step["logprob"]) for step in steps)
+
+
+def _number(value: float | None) -> float:
+    """JSON has no NaN: the server writes null."""
+    return math.nan if value is None else value
 
 
 def first_stop(tokens: Sequence[int], stop_ids: Sequence[int]) -> int:

@@ -10,8 +10,11 @@ import heapq
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
+from rung.errors import EngineError
+
+NO_NUMBERS: Final = "the model computes no number here: its weights, or its adapter's, are too large"
 Tokens: TypeAlias = tuple[int, ...]
 
 
@@ -110,12 +113,14 @@ class Search:
         """Give the log-probabilities of the children (in order) of the node that `next` named.
 
         They are renormalised here, so an unknown constant may be added to all of them.
-        Raises ValueError if their number is wrong or none is finite.
+        Raises ValueError if there is another number of them, EngineError if none is finite.
         """
         negative, _, node = heapq.heappop(self._open)
         total = log_sum(logprobs)
-        if len(logprobs) != len(node.children) or not math.isfinite(total):
+        if len(logprobs) != len(node.children):
             raise ValueError(f"no log-probabilities of {node.children!r} after {node.path!r}: {logprobs!r}")
+        if not math.isfinite(total):
+            raise EngineError(NO_NUMBERS)
         for below, logprob in zip(node.below, logprobs, strict=True):
             self._reach(below, logprob - total - negative)
 

@@ -18,6 +18,7 @@ from rung.guards.items import Item, general_items, prose, spread_items
 from rung.guards.limits import judged
 from rung.models._cache import cache_dir
 from rung.models.chat import Chat, Message
+from rung.models.retyped import retyped
 from rung.models.weights import dequantised
 from rung.records.guarded import Divergence, Forgetting, Items, KindScore
 from rung.rungs.base import Context
@@ -87,12 +88,13 @@ def forgetting(context: Context, system: System) -> Forgetting:
     chat, spec = context.pool.chat(context.model), system.engine_spec(context.pool, tuned=False)
     left_out: list[str] = []
     engine = context.pool.engine(spec)
+    digest = retyped(context.model, system.spec.weight_type).digest
     base = Asking(
         who="the base model",
         engine=engine,
         chat=chat,
         path=cache_dir() / "general" / f"{context.model.digest[:16]}-{spec.engine}.jsonl",
-        system=context.model.digest,
+        system=digest,
         program=program_of(engine),
     )
     with locked(base.path.with_suffix(".lock")):

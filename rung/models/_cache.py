@@ -50,6 +50,12 @@ def made_once(folder: Path, build: Callable[[Path], None]) -> Path:
     return folder
 
 
+def digest_in(folder: Path, name: str) -> str | None:
+    """The SHA-256 of a file that `made_once` put into a folder, as it was noted then; None if it wasn't."""
+    fact = (_noted(folder) or {}).get(name, [])
+    return fact[2] if len(fact) == 3 else None
+
+
 def _make(folder: Path, build: Callable[[Path], None]) -> None:
     stage = folder.with_name(f".{folder.name}.partial")
     if stage.exists():

@@ -79,16 +79,16 @@ def _variants(context: Context) -> tuple[list[Variant], list[str]]:
     kinds = _kinds(context, room)
     raced, shown = kinds[0], f"{kinds[0].shots.k} {kinds[0].shown} examples"
     first = base.model_copy(update=_settings(context, raced.shots))
-    engine, note = race(context, shown, under_each_engine(context, "race", first, raced.files))
+    backend, note = race(context, shown, under_each_engine(context, "race", first, raced.files))
     notes = [f"{shown}: {note}"]
     for kind in kinds:
         for k in kind.counts:
             shots = kind.shots.model_copy(update={"k": k})
-            spec = base.model_copy(update={**_settings(context, shots), "engine": engine})
+            spec = backend.runs(base.model_copy(update=_settings(context, shots)))
             system = save(context.work / f"{kind.shots.choice}-{k}", spec, kind.files)
             sized.append((k, Variant(name=f"{k} {kind.shown} examples", system=system)))
     if (taught := answer_spec(context, constrained=False)).written != "json":
-        spec = first.model_copy(update={"engine": engine, "answer": taught})
+        spec = backend.runs(first.model_copy(update={"answer": taught}))
         system = save(context.work / "own-form", spec, raced.files)
         sized.append((raced.shots.k, Variant(name=f"{shown}, in its own form of call", system=system)))
     if left_out := [k for k in NEIGHBOURS if k > room]:

@@ -27,9 +27,9 @@ def torch_files(context: Context, tuned: Path) -> dict[str, Path | Shared]:
 
 def llama_files(context: Context, tuned: Path) -> dict[str, Path | Shared]:
     """The same in llama.cpp's format. Raises RunError where it can't be written."""
-    from rung.training.gguf_file import write_merged
+    from rung.models.gguf_file import write_merged
+    from rung.models.weight_types import WRITTEN
     from rung.training.lora_delta import wholes_by_gguf_name
-    from rung.training.weight_types import WRITTEN
 
     if not is_full(tuned):
         return {ADAPTER_GGUF: as_gguf(context, tuned)}

@@ -15,7 +15,7 @@ from rung.rungs.base import Built, Context, Outlook, Variant, no_room
 from rung.rungs.below import best_prompting
 from rung.rungs.few_shot import is_short, room_for_shots, shot_lines
 from rung.rungs.instructions import EXAMPLES_SHOW_IT, answer_spec, spec_for, wordings
-from rung.rungs.probe import race, under_each_engine
+from rung.rungs.probe import Backend, race, under_each_engine
 from rung.rungs.reflect import FEWEST_ROWS, METRIC_CALLS, cannot_reflect, foreseen, reflected, reflector
 from rung.rungs.rehearsal import outlook
 from rung.rungs.retrieval import LOOK_THERE
@@ -142,8 +142,8 @@ def _drawn(context: Context) -> tuple[list[Variant], list[str]]:
         for one in candidates(context, CANDIDATES - len(near) - len(reading))
     ]
     made[1:1] = near
-    engine, notes = _engine(context, *made[0][1:])
-    made = [(name, one.model_copy(update={"engine": engine}), files) for name, one, files in made]
+    backend, notes = _backend(context, *made[0][1:])
+    made = [(name, backend.runs(one), files) for name, one, files in made]
     # Passages make the longest prompts: theirs is the engine that was faster with them.
     made[1:1] = reading
     return [
@@ -187,12 +187,12 @@ def _reworded(below: System, shown: str, told: Mapping[str, str]) -> list[tuple[
     ]
 
 
-def _engine(context: Context, first: Spec, files: Sources) -> tuple[str, list[str]]:
-    """The engine of the rung below whose prompts are as long, or the faster one in a race."""
+def _backend(context: Context, first: Spec, files: Sources) -> tuple[Backend, list[str]]:
+    """The backend of the rung below whose prompts are as long, or the faster one in a race."""
     if (below := context.built.get("few_shot")) is not None:
-        return below.spec.engine, []
-    engine, note = race(context, "fixed examples", under_each_engine(context, "race", first, files))
-    return engine, [note]
+        return Backend.of(below.spec), []
+    backend, note = race(context, "fixed examples", under_each_engine(context, "race", first, files))
+    return backend, [note]
 
 
 def drawn_shots(rows: Sequence[Example], k: int, dice: random.Random) -> list[Example]:
@@ -226,8 +226,8 @@ def _start(context: Context) -> System:
         text = wordings(context).get("plain", "")
         spec = spec_for(context, "optimise", instruction=text, answer=answer_spec(context, constrained=True))
         files = {}
-        engine, _ = race(context, "zero-shot", under_each_engine(context, "race", spec, files))
-        spec = spec.model_copy(update={"engine": engine})
+        backend, _ = race(context, "zero-shot", under_each_engine(context, "race", spec, files))
+        spec = backend.runs(spec)
     return save(context.work / "start", spec.model_copy(update={"rung": "optimise"}), files)
 
 

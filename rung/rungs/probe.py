@@ -1,98 +1,161 @@
 """Which engine answers a System's requests faster on this machine: a short race on real rows."""
 
 import time
-from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 from pydantic import TypeAdapter
 
 from rung.errors import EngineError, ModelError
 from rung.memory import within_memory
+from rung.models.retyped import may_retype
 from rung.records import Example
 from rung.rungs.base import Context
 from rung.runs import read_json, write_json
-from rung.spec import Spec
-from rung.system import Sources, System, save
+from rung.spec import Spec, WeightType
+from rung.system import WEIGHTS_GGUF, Sources, System, save
 
 EngineName: TypeAlias = Literal["llama", "torch"]
-ENGINES: tuple[EngineName, ...] = ("llama", "torch")
 RACE_ROWS = 6
 """Asked at once, as by a few callers of a service; batches of 50 would suit torch better (1.8 s a receipt
 against 3.1 s) but aren't what will be asked."""
 RACE_S = 20.0
 """An engine's share of a race: where answers are slow it runs over fewer rows, but over one at least."""
-_OUTCOME = TypeAdapter(tuple[EngineName, str])
 CLEARLY_FASTER = 1.25
-"""llama.cpp serves from less memory, so torch has to be faster by this factor to take its place."""
+"""llama.cpp serves from less memory, so torch has to be faster by this factor to take its place; so has
+another type of weights, which takes more than their file's."""
+MOST_BY_TYPE = 2.5
+"""Where torch is this much faster than llama.cpp, another type of weights isn't tried: it gains 1.7 times."""
 
 
-def under_each_engine(context: Context, name: str, spec: Spec, files: Sources) -> dict[EngineName, System]:
-    """The same System under both engines, each in its own folder."""
+class Backend(NamedTuple):
+    """What answers: an engine, and llama.cpp's type of the base's weights where it isn't their file's."""
+
+    engine: EngineName
+    weight_type: WeightType | None = None
+
+    @classmethod
+    def of(cls, spec: Spec) -> "Backend":
+        """That of a Spec whose engine runs a language model."""
+        return _BACKEND.validate_python((spec.engine, spec.weight_type))
+
+    def runs(self, spec: Spec) -> Spec:
+        """The Spec under this backend."""
+        return spec.model_copy(update=self._asdict())
+
+    @property
+    def said(self) -> str:
+        """For a sentence."""
+        return self.engine if self.weight_type is None else f"{self.engine} in {self.weight_type}"
+
+
+LLAMA, TORCH = Backend("llama"), Backend("torch")
+RETYPED = tuple(Backend("llama", name) for name in get_args(WeightType))
+_BACKEND = TypeAdapter(Backend)
+_OUTCOME = TypeAdapter(tuple[EngineName, str] | tuple[EngineName, str, WeightType | None])
+"""The engine, the sentence, and the type of its weights: earlier races had none."""
+
+
+def under_each_engine(context: Context, name: str, spec: Spec, files: Sources) -> dict[Backend, System]:
+    """The same System under each backend that may be the fastest, each in its own folder.
+
+    Not in another type of weights where they are the System's own, or another file of them isn't worth it.
+    """
+    retyped = () if WEIGHTS_GGUF in files else RETYPED
+    wanted = [one for one in retyped if one.weight_type and may_retype(context.model, one.weight_type)]
     return {
-        engine: save(context.work / f"{name}-{engine}", spec.model_copy(update={"engine": engine}), files)
-        for engine in ENGINES
+        backend: save(context.work / f"{name}-{'-'.join(filter(None, backend))}", backend.runs(spec), files)
+        for backend in (LLAMA, TORCH, *wanted)
     }
 
 
-def race(context: Context, name: str, systems: dict[EngineName, System]) -> tuple[EngineName, str]:
-    """The faster engine, and a sentence with both times. Systems race once in a run, whatever its budget.
+def race(context: Context, name: str, systems: Mapping[Backend, System]) -> tuple[Backend, str]:
+    """The fastest backend, and a sentence with the times. Systems race once in a run, whatever its budget.
 
-    An engine that breaks on more rows than the other, or can't run the model at all, has lost: for this rung,
-    as that may be a fault of the moment. Raises EngineError when neither can.
+    One that breaks on more rows than another, or can't run the model at all, has lost: for this rung, as that
+    may be a fault of the moment. Raises EngineError when none can.
     """
     bar = context.reporter.begin(f"{name}: which engine is faster here", None)
     try:
         outcome = context.settled(f"engine: {name}", lambda: list(_raced(context, systems)))
     finally:
         context.reporter.end(bar)
-    return _OUTCOME.validate_python(outcome)
+    return _decided(outcome)
 
 
-def _raced(context: Context, systems: dict[EngineName, System]) -> tuple[EngineName, str]:
+def _decided(outcome: object) -> tuple[Backend, str]:
+    engine, note, *kind = _OUTCOME.validate_python(outcome)
+    return Backend(engine, *kind), note
+
+
+def _raced(context: Context, systems: Mapping[Backend, System]) -> tuple[EngineName, str, WeightType | None]:
     """The outcome of the race, or of the one that these Systems ran before on this machine."""
-    path = context.bench.store.race_path(systems["llama"].digest)
+    types = [backend.weight_type for backend in systems if backend.weight_type is not None]
+    path = context.bench.store.race_path("-".join([systems[LLAMA].digest, *types]))
     if path.exists():
         kept = read_json(path)
-        return _OUTCOME.validate_python([kept.get("engine"), kept.get("note")])
-    engine, note, lasts = _run(context, systems)
-    if lasts:
-        write_json(path, {"engine": engine, "note": note})
-    return engine, note
+        backend, note = _decided([kept.get("engine"), kept.get("note"), kept.get("weight_type")])
+    else:
+        backend, note, lasts = _run(context, systems)
+        if lasts:
+            write_json(path, {**backend._asdict(), "note": note})
+    return backend.engine, note, backend.weight_type
 
 
-def _run(context: Context, systems: dict[EngineName, System]) -> tuple[EngineName, str, bool]:
-    """The outcome, and whether it lasts: by the times of both engines where those usually compute, or as
-    torch could never hold the model on this machine."""
-    laps: dict[EngineName, tuple[float, float]] = {}
-    faults: dict[EngineName, str] = {}
+def _run(context: Context, systems: Mapping[Backend, System]) -> tuple[Backend, str, bool]:
+    """The outcome, and whether it lasts: by the times of all where those usually compute, or as torch could
+    never hold the model on this machine."""
+    laps: dict[Backend, tuple[float, float]] = {}
+    faults: dict[Backend, str] = {}
     rows = [e for e in context.dev if e.id not in context.too_long][: 1 + RACE_ROWS]
     asked = rows[1:] or rows
     count, never = 0, None
-    for engine, system in systems.items():
+    for backend, system in systems.items():
+        if backend in RETYPED and not _may_win(laps):
+            continue
         try:
-            if engine == "torch" and (never := _never(context, system)):
+            if backend == TORCH and (never := _never(context, system)):
                 raise EngineError(never)
             with within_memory():
-                # It waits for the weights, and says how many there is time for. Both engines are asked as
-                # many: of one answer alone torch has as much work as of several at once.
+                # It waits for the weights, and says how many there is time for. All are asked as many: of one
+                # answer alone torch has as much work as of several at once.
                 _, first_s = _lap(context, system, rows[:1])
                 count = count or max(1, int(RACE_S / first_s))
-                laps[engine] = _lap(context, system, asked[:count])
+                laps[backend] = _lap(context, system, asked[:count])
         except (EngineError, ModelError) as error:
-            faults[engine] = " ".join(str(error).split())
+            faults[backend] = " ".join(str(error).split())
     if not laps:
-        raise EngineError("no engine can run the model: " + "; ".join(f"{k}: {v}" for k, v in faults.items()))
-    if faults:
-        (only,) = laps
-        said = "; ".join(f"{name} can't run it ({why})" for name, why in faults.items())
-        return only, f"engine {only}: {said}", never is not None
-    (llama_broke, llama_s), (torch_broke, torch_s) = laps["llama"], laps["torch"]
-    if llama_broke != torch_broke:
-        better: EngineName = "llama" if llama_broke < torch_broke else "torch"
-        return better, f"engine {better}: fewer of its answers broke than of the other's", False
-    fastest: EngineName = "torch" if torch_s * CLEARLY_FASTER < llama_s else "llama"
-    said = f"llama {1000 * llama_s:.0f} ms and torch {1000 * torch_s:.0f} ms per answer"
-    return fastest, f"engine {fastest}: {said}", not _off_gpu(context, systems["torch"])
+        told = "; ".join(f"{backend.said}: {why}" for backend, why in faults.items())
+        raise EngineError(f"no engine can run the model: {told}")
+    best = _best(laps)
+    fewer = len({broke for broke, _ in laps.values()}) > 1
+    said = ["fewer of its answers broke"] if fewer else [_times(laps)] if len(laps) > 1 else []
+    said += [f"{backend.said} can't run it ({why})" for backend, why in faults.items()]
+    lasts = not fewer and (never is not None if faults else not _off_gpu(context, systems[TORCH]))
+    return best, f"engine {best.said}: {'; '.join(said)}", lasts
+
+
+def _may_win(laps: Mapping[Backend, tuple[float, float]]) -> bool:
+    """Whether llama.cpp may be the fastest with other weights: where it runs, and isn't far behind torch."""
+    if LLAMA not in laps:
+        return False
+    return TORCH not in laps or laps[LLAMA][1] < MOST_BY_TYPE * laps[TORCH][1]
+
+
+def _best(laps: Mapping[Backend, tuple[float, float]]) -> Backend:
+    """The one whose fewest answers broke; of several the first that no other is clearly faster than."""
+    fewest = min(broke for broke, _ in laps.values())
+    times = {backend: seconds for backend, (broke, seconds) in laps.items() if broke == fewest}
+    best, *others = (backend for backend in (LLAMA, *RETYPED, TORCH) if backend in times)
+    for other in others:
+        if times[other] * CLEARLY_FASTER < times[best]:
+            best = other
+    return best
+
+
+def _times(laps: Mapping[Backend, tuple[float, float]]) -> str:
+    found = [f"{backend.said} {1000 * seconds:.0f} ms" for backend, (_, seconds) in laps.items()]
+    return f"{', '.join(found[:-1])} and {found[-1]} per answer"
 
 
 def _off_gpu(context: Context, system: System) -> bool:

@@ -39,11 +39,11 @@ def _variants(context: Context) -> tuple[list[Variant], str]:
     """What is tried, under the engine that is faster, and a note on that."""
     specs = _specs(context)
     first = next(iter(specs.values()))
-    engine, note = race(context, "zero-shot", under_each_engine(context, "race", first, {}))
+    backend, note = race(context, "zero-shot", under_each_engine(context, "race", first, {}))
     variants = [
         Variant(
             name=name,
-            system=save(context.work / slug(name), spec.model_copy(update={"engine": engine}), {}),
+            system=save(context.work / slug(name), backend.runs(spec), {}),
             # Labels are shipped scored only: freely, an answer may be none of them and has no odds.
             shippable=context.kind != "label" or spec.answer.form != "free",
         )

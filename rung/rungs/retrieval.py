@@ -111,10 +111,10 @@ def _variants(context: Context) -> tuple[list[Variant], Found, list[str]]:
     shown, spec = RetrievalSpec(search=first, k=middle).said, _spec(context, first, middle)
     searches: list[SearchKind] = [search for search, _ in tried]
     files = {search: _kept(context, index, search) for search in dict.fromkeys(searches)}
-    engine, note = race(context, shown, under_each_engine(context, "race", spec, files[first]))
+    backend, note = race(context, shown, under_each_engine(context, "race", spec, files[first]))
     variants = []
     for search, k in tried:
-        made = _spec(context, search, k).model_copy(update={"engine": engine})
+        made = backend.runs(_spec(context, search, k))
         system = save(context.work / f"{search}-{k}", made, files[search])
         variants.append(Variant(name=RetrievalSpec(search=search, k=k).said, system=system))
     return variants, found, [f"{shown}: {note}", *([too_long] if too_long else [])]

@@ -1,6 +1,6 @@
 """Supervised fine-tuning: a tune on the rows, the rate by successive halving, as long as dev still rises."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ from rung.rungs.base import JOURNAL_FILE, Built, Context, Outlook, more_tokens, 
 from rung.rungs.below import BARE, TAGGED, without_passages
 from rung.rungs.instructions import answer_schema, answer_spec, most_calls
 from rung.rungs.learned_files import is_learned, llama_files, torch_files, without_llama
-from rung.rungs.probe import EngineName, race, under_each_engine
+from rung.rungs.probe import LLAMA, RETYPED, TORCH, Backend, race, under_each_engine
 from rung.rungs.rendered import prompts_of, target_ids
 from rung.search import index_names
 from rung.spec import AnswerSpec, Spec
@@ -313,14 +313,13 @@ def settled_system(context: Context, spec: Spec, adapter: Path) -> tuple[System,
     files = torch_files(context, adapter)
     if spec.retrieval is not None and context.retrieval is not None:
         files |= {name: context.retrieval.folder / name for name in index_names(spec.retrieval.search)}
-    torch_alone = spec.model_copy(update={"engine": "torch"})
+    torch_alone = TORCH.runs(spec)
     if (reason := without_llama(context, adapter)) is not None:
         return save(context.work / "tuned", torch_alone, files), None, f"engine torch: {reason}"
     systems = under_each_engine(context, "tuned", spec, {**files, **llama_files(context, adapter)})
     parity = prove(context, spec, systems)
     if parity.agreement >= LOWEST_AGREEMENT:
-        engine, note = race(context, "tuned", systems)
-        return systems[engine], parity, note
+        return _fastest(context, spec, systems, parity)
     count = parity.clear_disagreements
     apart = f"{count} of the others clearly not" if count else "the others are near-ties"
     note = (
@@ -330,13 +329,40 @@ def settled_system(context: Context, spec: Spec, adapter: Path) -> tuple[System,
     return save(context.work / "tuned", torch_alone, files), parity, note
 
 
+def _fastest(
+    context: Context, spec: Spec, systems: dict[Backend, System], parity: Parity
+) -> tuple[System, Parity, str]:
+    """The fastest that is proved, with its parity; `parity` is that of llama.cpp with the file's weights."""
+    backend, note = race(context, "tuned", systems)
+    if backend not in RETYPED:
+        return systems[backend], parity, note
+    if (proved := _proved(context, spec, systems, backend)) is not None:
+        return systems[backend], proved, note
+    own = {one: system for one, system in systems.items() if one not in RETYPED}
+    backend, note = race(context, "tuned, the file's own weights", own)
+    return systems[backend], parity, f"{note}; other weights were faster and not the same model"
+
+
+def _proved(context: Context, spec: Spec, systems: dict[Backend, System], backend: Backend) -> Parity | None:
+    """The parity of llama.cpp with another type of weights; None where that isn't the trained model."""
+    from rung.training.parity import LOWEST_AGREEMENT
+
+    try:
+        found = prove(context, spec, systems, backend)
+    except TrainingError:
+        return None
+    return found if found.agreement >= LOWEST_AGREEMENT else None
+
+
 def to_prove(prompts: int, left_s: float, each_s: float) -> int:
     """On how many of the prompts the engines are compared, with `left_s` left, where one takes `each_s`."""
     return min(prompts, max(FEWEST_PROVED, int(PROOF_SHARE * left_s / each_s)))
 
 
-def prove(context: Context, spec: Spec, systems: dict[EngineName, System]) -> Parity:
-    """torch with what was learned against llama with the same in its own format.
+def prove(
+    context: Context, spec: Spec, systems: Mapping[Backend, System], backend: Backend = LLAMA
+) -> Parity:
+    """torch with what was learned against llama.cpp, under that backend, with the same in its own format.
 
     Raises TrainingError where they disagree beyond rounding and chance (`parity.clearly_apart`).
     """
@@ -359,14 +385,14 @@ def prove(context: Context, spec: Spec, systems: dict[EngineName, System]) -> Pa
             f"no dev row fits {context.limit:,} tokens, so the tune can't be proved; shorten the inputs"
             f"{more_tokens(context.model)}"
         )
-    reference = systems["torch"].open(context.pool)
+    reference = systems[TORCH].open(context.pool)
 
     def enough(each_s: float) -> int:
         count = to_prove(len(fitting), context.seconds_left, each_s)
         kept = context.settled("prompts to compare the engines on", lambda: count)
         return TypeAdapter(int).validate_python(kept)
 
-    found = parity.compare(reference, systems["llama"].open(context.pool), fitting, options, enough)
+    found = parity.compare(reference, systems[backend].open(context.pool), fitting, options, enough)
     if parity.clearly_apart(found):
         raise TrainingError(
             f"the tuned model isn't the same in both engines: they agree on {found.agreement:.1%} of "

@@ -18,6 +18,7 @@ from rung.registry import names_model, resolve_system
 from rung.rungs.api import Prompting, hosted_system, prompting, unasked
 from rung.rungs.base import Context
 from rung.rungs.instructions import answer_schema, answer_spec
+from rung.rungs.probe import TORCH
 from rung.rungs.verified import decided
 from rung.scoring.notation import duration_text
 from rung.spec import Spec
@@ -122,7 +123,7 @@ def quickest(context: Context, system: System, rows: Sequence[Example], answer_s
     if most < FEWEST_RACE_ROWS:
         return system
     files = {name: system.folder / name for name in spec.files}
-    torch = spec.model_copy(update={"engine": "torch", "files": {}})
+    torch = TORCH.runs(spec).model_copy(update={"files": {}})
     other = save(context.work / "teacher-torch", torch, files)
 
     def raced() -> Json:

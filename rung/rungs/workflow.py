@@ -85,9 +85,9 @@ def _start(context: Context, notes: list[str]) -> tuple[Spec, Sources]:
         instruction=instructions(context)["plain"],
         answer=answer_spec(context, constrained=True),
     )
-    engine, note = race(context, "one call", under_each_engine(context, "race", spec, {}))
+    backend, note = race(context, "one call", under_each_engine(context, "race", spec, {}))
     notes.append(note)
-    return spec.model_copy(update={"engine": engine}), {}
+    return backend.runs(spec), {}
 
 
 def _alone(context: Context, system: System) -> str:

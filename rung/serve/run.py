@@ -198,7 +198,7 @@ def _described(served: Served) -> str:
     what = "the model as it is" if served.bare else f"{spec.rung}{base}, {spec.kind}"
     if served.model is not None and served.model.template and opens_thought(served.model.template):
         what += f" ({THOUGHT_CLOSED})"
-    return f"{served.name}: {what}, engine {spec.engine}, {served.system.digest}"
+    return f"{served.name}: {what}, engine {spec.engine_said}, {served.system.digest}"
 
 
 def _bound(settings: Settings) -> socket.socket:

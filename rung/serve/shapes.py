@@ -114,6 +114,7 @@ def system(served: Served) -> dict[str, Any]:
         "form": spec.answer.form,
         "probabilities": served.labelled,
         "engine": spec.engine,
+        "weight_type": spec.weight_type,
         "base": None
         if spec.model is None
         else {"name": spec.model.name, "digest": spec.model.digest, "licence": spec.model.licence},

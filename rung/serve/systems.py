@@ -20,6 +20,7 @@ from rung.memory import within_memory
 from rung.models.chat import Chat
 from rung.models.hosted import Hosted
 from rung.models.resolve import Model, resolve
+from rung.models.retyped import retyped
 from rung.records import Example
 from rung.registry import Pointed, load_system, locate
 from rung.serve.bare import MODEL, as_system, is_model
@@ -454,9 +455,10 @@ class Systems:
 
 
 def _running(system: System, model: Model) -> Model:
-    """The model that llama.cpp holds for a System: its base, or the System's own weights."""
-    own = system.weights_gguf
-    return model if own is None else replace(model, gguf=own.resolve(), digest=system.digest, files=())
+    """The model that llama.cpp holds for a System: its base, in any type, or the System's own weights."""
+    if (own := system.weights_gguf) is not None:
+        return replace(model, gguf=own.resolve(), digest=system.digest, files=())
+    return retyped(model, system.spec.weight_type)
 
 
 def _need_key(given: str, model: Hosted) -> None:

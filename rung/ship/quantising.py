@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Final
 
 from rung.errors import ModelError, TaskError
+from rung.models.gguf_file import Value, write_merged
+from rung.models.weight_types import WRITTEN
 from rung.ship.subject import Subject
-from rung.training.gguf_file import Value, write_merged
 from rung.training.lora_delta import deltas_by_gguf_name, wholes_by_gguf_name
-from rung.training.weight_types import WRITTEN
 
 PROGRAM: Final = "llama-quantize"
 LIMIT_S: Final = 3600.0
@@ -43,13 +43,13 @@ def write_gguf(subject: Subject, out: Path, kind: str) -> None:
 
 
 def write_pair(subject: Subject, out: Path, adapter_out: Path) -> None:
-    """Write the base's own weights with the System's prompt as `out`, and the adapter beside it.
+    """Write the base's weights as they are served, with the System's prompt, and the adapter beside them.
 
     Raises ModelError for a base without GGUF.
     """
     from rung.training.adapter import to_gguf
 
-    base, adapter, kept = _base(subject), subject.adapter, subject.system.adapter_gguf
+    base, adapter, kept = subject.base_gguf or _base(subject), subject.adapter, subject.system.adapter_gguf
     assert adapter is not None, "only tuned Systems have an adapter"
     write_merged(base, {}, out, wanted=None, changes=_changes(subject))
     if kept is not None:

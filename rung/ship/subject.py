@@ -11,6 +11,7 @@ from rung.models.catalog import Entry, entry_with
 from rung.models.chat import Chat
 from rung.models.offered import Offered, offered_named
 from rung.models.resolve import Model
+from rung.models.retyped import retyped
 from rung.models.weights import dequantised
 from rung.ship.frame import Frame, frame
 from rung.spec import Spec
@@ -43,6 +44,11 @@ class Subject:
     def frame(self) -> Frame:
         """What stands around a text in every prompt."""
         return frame(self.chat, self.spec, self.shots)
+
+    @property
+    def base_gguf(self) -> Path | None:
+        """The base as llama.cpp runs it for this System, a file; None for a folder of safetensors."""
+        return None if self.model.gguf is None else retyped(self.model, self.spec.weight_type).gguf
 
     @property
     def weights(self) -> Path:

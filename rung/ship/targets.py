@@ -11,6 +11,7 @@ from rung.asking import context_of
 from rung.engines.base import Engine, EngineSpec
 from rung.errors import ModelError, TaskError
 from rung.models.chat import Message
+from rung.models.weight_types import BLOCKS, MIXED, PLAIN
 from rung.ship import go_template
 from rung.ship.merged import TEMPLATE_FILE, FloatType, write_merged_folder
 from rung.ship.modelfile import Modelfile
@@ -20,7 +21,6 @@ from rung.ship.subject import Subject
 from rung.ship.ways import WayName, label_names, roomy_tokens
 from rung.system import ADAPTER_GGUF
 from rung.training.lora_delta import deltas_by_module
-from rung.training.weight_types import BLOCKS, MIXED, PLAIN
 
 Tokens: TypeAlias = tuple[int, ...]
 Target = Literal["peft", "merged", "gguf", "ollama", "vllm", "hub-folder"]
@@ -164,8 +164,8 @@ def write_ollama(subject: Subject, out: Path, kind: str) -> Loaded:
     file = out / gguf_name(subject, kind)
     if kind != BASE:
         write_gguf(subject, file, kind)
-    elif subject.model.gguf is not None:
-        shutil.copyfile(subject.model.gguf, file)
+    elif (base := subject.base_gguf) is not None:
+        shutil.copyfile(base, file)
     else:
         raise ModelError(
             f"the base model {subject.model.name!r} is a folder of safetensors and Ollama takes a GGUF: "

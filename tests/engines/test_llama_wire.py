@@ -50,6 +50,15 @@ def test_a_token_without_a_report_makes_the_sum_unknown():
     assert math.isnan(wire.read_logprob({"tokens": [1]}, 1))
 
 
+def test_what_is_no_number_is_read_as_none_is():
+    """JSON has no NaN: the server writes null for each."""
+    steps = [{"id": 1, "logprob": None}]
+    assert math.isnan(wire.read_logprob({"tokens": [1], "completion_probabilities": steps}, 1))
+    assert all(map(math.isnan, wire.read_among(probabilities((5, None), (3, None)), [3, 5]) or [0.0]))
+    top = {"completion_probabilities": [{"top_logprobs": [{"id": 7, "logprob": None}]}]}
+    assert math.isnan(wire.read_top(top)[7])
+
+
 def test_the_first_stop_token_counts():
     assert wire.first_stop([5, 6, 7, 6], (6, 7)) == 1
     assert wire.first_stop([5, 6], ()) == 2

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rung.engines.trie import Search, Trie, log_sum
+from rung.errors import EngineError
 
 END = 9
 
@@ -124,8 +125,16 @@ def test_no_candidates_are_refused():
         Trie([])
 
 
-@pytest.mark.parametrize("fed", [[-1.0], [-math.inf, -math.inf], [math.nan, -1.0]])
-def test_unusable_log_probabilities_are_refused(fed):
+@pytest.mark.parametrize(
+    ("fed", "error", "said"),
+    [
+        ([-1.0], ValueError, "no log-probabilities"),
+        ([-math.inf, -math.inf], EngineError, "no number"),
+        ([math.nan, -1.0], EngineError, "no number"),
+        ([-1.0, math.nan], EngineError, "no number"),
+    ],
+)
+def test_unusable_log_probabilities_are_refused(fed, error, said):
     search = Search(Trie([(1,), (2,)]))
-    with pytest.raises(ValueError, match="no log-probabilities"):
+    with pytest.raises(error, match=said):
         search.feed(fed)

@@ -11,7 +11,7 @@ from rung.engines.torch import load_model
 from rung.errors import RunError
 from rung.models.weights import dequantised
 from rung.rungs.learned_files import is_learned, llama_files, torch_files
-from rung.rungs.probe import under_each_engine
+from rung.rungs.probe import LLAMA, TORCH, under_each_engine
 from rung.rungs.sft import answer_forms
 from rung.system import WEIGHTS_GGUF
 from rung.training.full import TUNED_FILE
@@ -51,16 +51,16 @@ def test_systems_of_a_full_tune_share_its_weights_and_a_later_tune_leaves_them_a
         return under_each_engine(context, name, answer_forms(context)["words"], files)
 
     first = made("first", 0.5)
-    names = [name for name in first["torch"].spec.files if is_learned(name)]
+    names = [name for name in first[TORCH].spec.files if is_learned(name)]
     assert WEIGHTS_GGUF in names and "weights/model.safetensors" in names
     for name in names:
-        assert (first["llama"].folder / name).samefile(first["torch"].folder / name)
-    assert (first["llama"].folder / WEIGHTS_GGUF).samefile(context.work / WEIGHTS_GGUF)
-    kept = {name: (first["torch"].folder / name).read_bytes() for name in names}
+        assert (first[LLAMA].folder / name).samefile(first[TORCH].folder / name)
+    assert (first[LLAMA].folder / WEIGHTS_GGUF).samefile(context.work / WEIGHTS_GGUF)
+    kept = {name: (first[TORCH].folder / name).read_bytes() for name in names}
     second = made("second", 2.0)
     for name in (WEIGHTS_GGUF, "weights/model.safetensors"):
-        assert (second["torch"].folder / name).read_bytes() != kept[name]
-    assert {name: (first["torch"].folder / name).read_bytes() for name in names} == kept
+        assert (second[TORCH].folder / name).read_bytes() != kept[name]
+    assert {name: (first[TORCH].folder / name).read_bytes() for name in names} == kept
 
 
 @pytest.mark.parametrize("error", [SafetensorError("I/O error: no space left"), OSError(28, "no space left")])

@@ -1,5 +1,6 @@
 """The race of the engines, over Systems whose answers take as long as they are told: no model, no clock."""
 
+import json
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ from rung.engines.torch import TorchEngine
 from rung.errors import EngineError
 from rung.evaluate import Store
 from rung.rungs import probe
-from rung.rungs.probe import RACE_ROWS, race
+from rung.rungs.probe import LLAMA, MOST_BY_TYPE, RACE_ROWS, RETYPED, TORCH, race
 
 
 class Clock:
@@ -64,17 +65,31 @@ class Placed(TorchEngine):
         return self.place
 
 
-def raced(llama: Runner, torch: Runner, rows: int = 20, store: Store | None = None):
+def raced_backends(
+    llama: Runner,
+    torch: Runner,
+    retyped: Runner | None = None,
+    *,
+    rows: int = 20,
+    store: Store | None = None,
+):
     with tempfile.TemporaryDirectory() as folder:
         context = SimpleNamespace(
             dev=[SimpleNamespace(id=str(i)) for i in range(rows)],
             too_long=set(),
             pool=None,
             reporter=SimpleNamespace(begin=lambda *told: 0, end=lambda bar: None),
-            settled=lambda name, made: made(),
+            settled=lambda name, made: json.loads(json.dumps(made())),
             bench=SimpleNamespace(store=store or Store(Path(folder))),
         )
-        return race(context, "it", {"llama": llama, "torch": torch})  # type: ignore[arg-type, dict-item]
+        systems = {LLAMA: llama, TORCH: torch} | ({} if retyped is None else {RETYPED[0]: retyped})
+        return race(context, "it", systems)  # type: ignore[arg-type]
+
+
+def raced(llama: Runner, torch: Runner, rows: int = 20, store: Store | None = None):
+    backend, note = raced_backends(llama, torch, rows=rows, store=store)
+    assert backend.weight_type is None
+    return backend.engine, note
 
 
 def test_an_engine_that_takes_no_longer_for_several_at_once_is_asked_for_several():
@@ -148,7 +163,7 @@ def test_llama_has_to_be_clearly_slower():
 
 def test_an_engine_that_breaks_more_answers_has_lost():
     engine, note = raced(Runner(broken=1), Runner(alone_s=0.01))
-    assert (engine, note) == ("torch", "engine torch: fewer of its answers broke than of the other's")
+    assert (engine, note) == ("torch", "engine torch: fewer of its answers broke")
 
 
 def test_an_engine_that_cannot_run_the_model_has_lost_and_its_error_is_told():
@@ -182,3 +197,52 @@ def test_a_race_needs_one_row():
     llama = Runner()
     raced(llama, Runner(), rows=1)
     assert llama.asked == [1, 1]
+
+
+def test_another_type_of_weights_wins_where_it_is_clearly_faster_than_the_files_own():
+    llama, torch, retyped = Runner(alone_s=0.5), Runner(alone_s=0.6), Runner(alone_s=0.3)
+    backend, note = raced_backends(llama, torch, retyped)
+    assert backend == RETYPED[0] == ("llama", "q8_0")
+    assert note == "engine llama in q8_0: llama 500 ms, torch 600 ms and llama in q8_0 300 ms per answer"
+    assert retyped.asked == [1, RACE_ROWS]
+    assert raced_backends(llama, torch, Runner(alone_s=0.45))[0] == LLAMA
+    assert raced_backends(llama, Runner(alone_s=0.25), Runner(alone_s=0.3))[0] == RETYPED[0]
+    assert raced_backends(llama, Runner(alone_s=0.22), Runner(alone_s=0.3))[0] == TORCH
+    assert raced_backends(llama, Runner(alone_s=0.3), Runner(alone_s=0.45))[0] == TORCH
+
+
+def test_it_is_not_tried_where_torch_is_far_ahead_or_llama_cpp_cannot_run_the_model():
+    retyped = Runner(error="it isn't asked")
+    ahead = Runner(alone_s=0.1)
+    backend, note = raced_backends(Runner(alone_s=0.1 * MOST_BY_TYPE + 0.01), ahead, retyped)
+    assert (backend, "q8_0" in note) == (TORCH, False)
+    backend, note = raced_backends(Runner(error="no such architecture"), ahead, retyped)
+    assert (backend, note) == (TORCH, "engine torch: llama can't run it (no such architecture)")
+
+
+def test_a_file_that_cannot_be_made_loses_this_race_and_no_later_one(tmp_path):
+    llama, torch, store = Runner(alone_s=0.5), Runner(alone_s=0.6), Store(tmp_path)
+    backend, note = raced_backends(llama, torch, Runner(error="the disk is full"), store=store)
+    assert backend == LLAMA
+    assert note == (
+        "engine llama: llama 500 ms and torch 600 ms per answer; "
+        "llama in q8_0 can't run it (the disk is full)"
+    )
+    assert raced_backends(llama, torch, Runner(alone_s=0.3), store=store)[0] == RETYPED[0]
+
+
+def test_the_type_is_kept_with_the_outcome_and_a_race_without_it_decides_no_race_with_it(tmp_path):
+    llama, torch, store = Runner(alone_s=0.5), Runner(alone_s=0.6), Store(tmp_path)
+    assert raced(llama, torch, store=store)[0] == "llama"
+    first = raced_backends(llama, torch, Runner(alone_s=0.3), store=store)
+    assert first[0] == RETYPED[0]
+    assert raced_backends(llama, torch, Runner(error="it isn't asked"), store=store) == first
+    assert raced(llama, torch, store=store)[0] == "llama"
+
+
+def test_an_outcome_of_a_run_that_knew_no_types_is_read():
+    context = SimpleNamespace(
+        reporter=SimpleNamespace(begin=lambda *told: 0, end=lambda bar: None),
+        settled=lambda name, made: ["torch", "engine torch: it was faster"],
+    )
+    assert race(context, "it", {}) == (TORCH, "engine torch: it was faster")  # type: ignore[arg-type]

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from rung.cli.main import app
+from rung.models.weight_types import MIXED, WRITTEN
 from rung.ship.export import ExportOptions
 from rung.ship.parity import LEAST_AGREEMENT, MARGIN, ROWS
 from rung.ship.targets import GGUF_TYPES, RECIPES
-from rung.training.weight_types import MIXED, WRITTEN
 
 PAGE = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", PAGE, re.DOTALL)

@@ -14,15 +14,15 @@ from hypothesis.extra.numpy import arrays
 from rung.engines.base import EngineSpec
 from rung.engines.llama import LlamaEngine
 from rung.engines.torch import TorchEngine, load_model
-from rung.errors import ModelError, TaskError
+from rung.errors import ModelError
 from rung.models.chat import load_chat
+from rung.models.gguf_file import write_merged
 from rung.models.resolve import resolve
+from rung.models.weight_types import BLOCKS, MIXED, PLAIN, WRITTEN, dequantise, quantise, size_of
 from rung.models.weights import dequantised
 from rung.ship.merged import write_merged_folder
 from rung.training import adapter
-from rung.training.gguf_file import write_merged
 from rung.training.lora_delta import Delta, deltas_by_gguf_name, deltas_by_module
-from rung.training.weight_types import BLOCKS, MIXED, PLAIN, WRITTEN, dequantise, quantise, size_of
 from tests.fixtures_ship import make_adapter, make_gguf
 
 ARCHITECTURES = ("llama", "gemma3")
@@ -144,7 +144,7 @@ def test_llama_cpp_with_the_merged_file_says_what_torch_says_with_the_merged_fol
 
 def test_rows_are_merged_in_portions_without_a_seam(base, monkeypatch):
     whole = base.merged("q4_0").read_bytes()
-    monkeypatch.setattr("rung.training.gguf_file.CHUNK_WEIGHTS", 640)
+    monkeypatch.setattr("rung.models.gguf_file.CHUNK_WEIGHTS", 640)
     assert base.merged("q4_0").read_bytes() == whole
 
 
@@ -227,5 +227,5 @@ def test_quantising_and_back_errs_by_no_more_than_a_step_of_the_block(rows, kind
 
 
 def test_weights_of_an_unknown_type_are_refused():
-    with pytest.raises(TaskError, match="type 199"):
+    with pytest.raises(ModelError, match="type 199"):
         dequantise(np.zeros(32, np.uint8), 199, (1, 32))

@@ -1,9 +1,9 @@
-"""The types in which weights are exported, and blocks of numbers in each of them."""
+"""The types in which weights are written here, and blocks of numbers in each of them."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from rung.errors import TaskError
+from rung.errors import ModelError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,7 +46,7 @@ MIXED: Final = (
 
 
 def dequantise(data: "Bytes", kind: int, shape: tuple[int, ...]) -> "Floats":
-    """Rows of a tensor of any kind as fp32. TaskError for a kind that the `gguf` package can't read."""
+    """Rows of a tensor of any kind as fp32. ModelError for a kind that the `gguf` package can't read."""
     import numpy as np
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 
@@ -56,8 +56,9 @@ def dequantise(data: "Bytes", kind: int, shape: tuple[int, ...]) -> "Floats":
         width = shape[-1] // block * size
         found = quants.dequantize(data.reshape(-1, width), known)
     except (ValueError, KeyError, NotImplementedError) as error:
-        raise TaskError(
-            f"the base model has weights of type {kind!r}, which can't be read ({error}); export --to merged"
+        raise ModelError(
+            f"the base model has weights of type {kind!r}, which can't be read here ({error}): take "
+            "another GGUF of it, or its safetensors folder"
         ) from None
     return found.astype(np.float32).reshape(shape)
 

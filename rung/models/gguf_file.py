@@ -1,4 +1,4 @@
-"""A merged GGUF, written from the base's own: its metadata byte for byte, the weights with the LoRA in them.
+"""A GGUF written from another: its metadata byte for byte, weights merged with a LoRA or in another type.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
@@ -9,17 +9,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Final, TypeAlias
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 import numpy as np
 
 from rung.errors import ModelError
-from rung.models.resolve import read_header
-from rung.training.lora_delta import Delta, Whole
-from rung.training.weight_types import BLOCKS, PLAIN, WRITTEN, WeightType, dequantise, quantise, size_of
+from rung.models._gguf import Header, read_header
+from rung.models.weight_types import BLOCKS, PLAIN, WRITTEN, WeightType, dequantise, quantise, size_of
+
+if TYPE_CHECKING:
+    Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
 
 Value: TypeAlias = str | int
-Change: TypeAlias = Delta | Whole
 
 ALIGNMENT: Final = 32
 CHUNK_WEIGHTS: Final = 1 << 24
@@ -29,6 +31,20 @@ OUTER: Final = frozenset({"token_embd.weight", "output.weight"})
 """Matrices from and to the vocabulary: where they are wide in the base, a quantised file has them in Q8_0."""
 _STRING, _UINT32 = 8, 4
 _WIDE = {found.kind for found in PLAIN}
+_FULL = WRITTEN["f32"].kind
+
+
+class Change(Protocol):
+    """What is made of one weight of `shape` [out, in]."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of the weight."""
+        ...
+
+    def into(self, weight: "Floats", first: int) -> "Floats":
+        """The rows `weight` [rows, in], from row `first` on, with the change made, in fp32."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,13 +86,50 @@ def write_merged(
     assert wanted is not None or not deltas, "a merged weight needs a type"
     header = read_header(base)
     _check(base, {tensor.name: tensor.shape for tensor in header.tensors}, deltas)
+    types = {
+        tensor.name: _type_of(tensor.name, tensor.shape, tensor.kind, wanted, touched=tensor.name in deltas)
+        for tensor in header.tensors
+    }
+    _write(base, header, types, out, keys={**_types(header.values, wanted), **changes}, deltas=deltas)
+
+
+def retyped_matrices(header: Header, wanted: WeightType) -> dict[str, int]:
+    """The weights in each matrix that `write_retyped` would write anew, by name."""
+    return {
+        tensor.name: prod(tensor.shape)
+        for tensor in header.tensors
+        if len(tensor.shape) > 1
+        and tensor.kind not in (wanted.kind, _FULL)
+        and not tensor.shape[-1] % wanted.block
+    }
+
+
+def write_retyped(base: Path, out: Path, wanted: WeightType) -> None:
+    """Write `base` as `out`, its matrices as `wanted`: those in fp32, which have their reasons, stay so.
+
+    Raises ModelError where `base` can't be read.
+    """
+    header = read_header(base)
+    types = dict.fromkeys(retyped_matrices(header, wanted), wanted)
+    _write(base, header, types, out, keys=_types(header.values, wanted))
+
+
+def _write(
+    base: Path,
+    header: Header,
+    types: Mapping[str, WeightType | None],
+    out: Path,
+    *,
+    keys: Mapping[str, Value],
+    deltas: Mapping[str, Change] = MappingProxyType({}),
+) -> None:
+    """`base` as `out`: some weights in the types given, the others as they are, `keys` in the header."""
     alignment = header.values.get("general.alignment", ALIGNMENT)
     step = alignment if isinstance(alignment, int) and 0 < alignment <= 1 << 20 else ALIGNMENT
     places = []
     for tensor in header.tensors:
         if tensor.size is None:
             raise ModelError(f"{str(base)!r}: {tensor.name!r} has the unknown type {tensor.kind!r}")
-        new = _type_of(tensor.name, tensor.shape, tensor.kind, wanted, touched=tensor.name in deltas)
         places.append(
             _Place(
                 name=tensor.name,
@@ -84,10 +137,9 @@ def write_merged(
                 begin=tensor.begin,
                 size=tensor.size,
                 kind=tensor.kind,
-                wanted=new,
+                wanted=types.get(tensor.name),
             )
         )
-    keys = {**_types(header.values, wanted), **changes}
     with (
         base.open("rb") as source,
         mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ) as data,

@@ -1,0 +1,172 @@
+"""A System whose base has its matrices in another type: proved, kept, served and exported as scored."""
+
+import dataclasses
+import json
+from contextlib import closing
+
+import numpy as np
+import pytest
+
+from rung.engines.base import EngineSpec
+from rung.engines.llama import LlamaEngine
+from rung.errors import EngineError, TrainingError
+from rung.models.resolve import read_header, resolve
+from rung.models.retyped import retyped
+from rung.records import Example
+from rung.rungs import sft
+from rung.rungs.probe import LLAMA, RETYPED, TORCH, Backend, under_each_engine
+from rung.rungs.sft import answer_forms, settled_system
+from rung.ship.export import ExportOptions, export
+from rung.spec import LATER, AnswerSpec, Spec
+from rung.system import SPEC_FILE, Pool, System, save
+from tests.fixtures_climb import Log, label_rows, opened, write_rows
+from tests.fixtures_serve import Server, said
+from tests.fixtures_ship import make_adapter, make_gguf, make_tuned
+
+Q8_0 = RETYPED[0]
+
+
+@pytest.fixture(scope="module")
+def gguf(tmp_path_factory):
+    return make_gguf(tmp_path_factory.mktemp("gguf") / "tiny.gguf", kind="f16")
+
+
+@pytest.fixture
+def context(gguf, tmp_path):
+    data = write_rows(tmp_path / "topics.jsonl", label_rows(120))
+    with opened(gguf, data, tmp_path) as found:
+        found.work.mkdir(parents=True)
+        yield found
+
+
+@pytest.fixture
+def adapter(context, tmp_path):
+    return make_adapter(context.model, tmp_path / "adapter")
+
+
+@pytest.fixture
+def races(monkeypatch):
+    """Which Systems raced; the type is the fastest of those that may win."""
+    seen = []
+
+    def race(context, name, systems):
+        seen.append((name, [*systems]))
+        return next((b for b in systems if b in RETYPED), LLAMA), "engine: told"
+
+    monkeypatch.setattr(sft, "race", race)
+    return seen
+
+
+def test_a_tune_under_other_weights_is_proved_with_those(context, adapter, races, monkeypatch):
+    proved = []
+
+    def prove(context, spec, systems, backend=LLAMA):
+        proved.append((backend, systems[backend].engine_spec(context.pool).gguf))
+        return was(context, spec, systems, backend)
+
+    was = sft.prove
+    monkeypatch.setattr(sft, "prove", prove)
+    system, parity, _ = settled_system(context, answer_forms(context)["codes"], adapter)
+    assert [backend for backend, _ in proved] == [LLAMA, Q8_0]
+    assert [file for _, file in proved] == [context.model.gguf, retyped(context.model, "q8_0").gguf]
+    assert parity is not None and parity.agreement >= 0.99
+    assert (system.spec.engine, system.spec.weight_type) == Q8_0
+    assert system.adapter_gguf is not None and system.adapter is not None
+    under_torch = under_each_engine(context, "other", system.spec, {})[TORCH]
+    assert under_torch.spec.weight_type is None
+
+
+@pytest.mark.parametrize("fault", ["apart", "few agree"])
+def test_what_is_not_the_trained_model_under_them_is_served_under_the_files_own(
+    context, adapter, races, monkeypatch, fault
+):
+    def prove(context, spec, systems, backend=LLAMA):
+        found = was(context, spec, systems, backend)
+        if backend == LLAMA:
+            return found
+        if fault == "apart":
+            raise TrainingError("the tuned model isn't the same in both engines")
+        return dataclasses.replace(found, agreement=0.98)
+
+    was = sft.prove
+    monkeypatch.setattr(sft, "prove", prove)
+    system, parity, note = settled_system(context, answer_forms(context)["codes"], adapter)
+    assert Backend.of(system.spec) == LLAMA and parity is not None and parity.agreement >= 0.99
+    assert [set(sides) for _, sides in races] == [{LLAMA, TORCH, Q8_0}, {LLAMA, TORCH}]
+    assert len({name for name, _ in races}) == 2, "each is settled under a name of its own"
+    assert note.endswith("other weights were faster and not the same model")
+
+
+def test_a_system_says_its_type_and_others_are_written_as_they_were(gguf, tmp_path):
+    plain = make_tuned(gguf, tmp_path / "plain", engine="llama")
+    other = make_tuned(gguf, tmp_path / "other", engine="llama", weight_type="q8_0")
+    fields = json.loads((plain.folder / SPEC_FILE).read_text())
+    assert not fields.keys() & {*LATER}
+    assert json.loads((other.folder / SPEC_FILE).read_text()) == {**fields, "weight_type": "q8_0"}
+    assert plain.digest != other.digest
+    assert System.load(other.folder).spec == other.spec
+    assert (plain.spec.engine_said, other.spec.engine_said) == ("llama", "llama in q8_0")
+    assert Spec.model_validate(fields).digest == plain.digest
+
+
+def test_it_answers_and_is_served_by_those_weights(gguf, tmp_path):
+    plain = make_tuned(gguf, tmp_path / "plain", engine="llama")
+    other = make_tuned(gguf, tmp_path / "other", engine="llama", weight_type="q8_0")
+    rows = [row["input"] for row in label_rows(12)]
+    examples = [Example(id=str(at), input=text, output=None) for at, text in enumerate(rows)]
+    file = retyped(resolve(str(gguf)), "q8_0").gguf
+    with Pool(threads=1, parallel=4) as pool:
+        codes = list(other.spec.answer.codes)
+        prompts = other.prompts(examples, pool)
+        found, before = (
+            np.array(system.open(pool).next_logprobs(prompts, codes)) for system in (other, plain)
+        )
+        answers = other.answer(examples, pool)
+    spec = EngineSpec(engine="llama", gguf=file, adapter=other.adapter_gguf, context=512, threads=1)
+    with closing(LlamaEngine(spec)) as engine:
+        assert np.abs(np.array(engine.next_logprobs(prompts, codes)) - found).max() < 1e-3
+    assert np.abs(before - found).max() > 1e-3, "the file's own weights say something else"
+    with Server(f"desk={other.folder}", f"plain={plain.folder}", home=tmp_path) as server:
+        assert "engine llama in q8_0" in server.said
+        told = [
+            server.user.chat.completions.create(model="desk", messages=said(row), logprobs=True)
+            for row in rows
+        ]
+        assert server.get("/v1/systems").json()["data"][0]["weight_type"] == "q8_0"
+        assert len(server.children()) == 2, "one child for each file of weights"
+    assert [one.choices[0].message.content for one in told] == [a.value for a in answers]
+
+
+@pytest.mark.parametrize("target", ["gguf", "ollama"])
+def test_an_export_of_the_base_holds_those_weights(gguf, tmp_path, target):
+    rows = write_rows(tmp_path / "rows.jsonl", label_rows(120))
+    system = make_tuned(gguf, tmp_path / "desk", engine="llama", weight_type="q8_0")
+    kind = "adapter"
+    if target == "ollama":
+        fields = {
+            "rung": "prompt",
+            "instruction": "Name the topic.",
+            "style": "chat",
+            "answer": AnswerSpec(form="words", max_tokens=8),
+        }
+        system = save(tmp_path / "prompt", system.spec.model_copy(update=fields), {})
+        kind = "base"
+    options = ExportOptions(target=target, type=kind, rows=rows, force=True)
+    made = export(system.folder, tmp_path / "out", options, Log())
+    (file,) = made.folder.glob("topics-base.gguf")
+    wanted = retyped(resolve(str(gguf)), "q8_0").gguf
+    assert wanted is not None
+    kinds = [[(t.name, t.kind) for t in read_header(path).tensors] for path in (file, wanted, gguf)]
+    assert kinds[0] == kinds[1] != kinds[2]
+    assert made.gate.prompts_same == 120
+
+
+def test_weights_that_overflow_are_an_error_and_no_answer(gguf, tmp_path):
+    """llama.cpp computes no numbers with such an adapter, which torch, with wider ones, may answer with."""
+    large = make_tuned(gguf, tmp_path / "large", engine="llama", form="words", size=3.0)
+    with Pool(threads=1, parallel=4) as pool:
+        rows = [Example(id="1", input="the invoice is wrong", output=None)]
+        (answer,) = large.answer(rows, pool)
+        assert answer.failure is not None and "no number" in answer.failure
+        with pytest.raises(EngineError, match="no number"):
+            large.open(pool).next_logprobs(large.prompts(rows, pool), [5, 6])
