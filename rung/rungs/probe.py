@@ -131,8 +131,8 @@ def _run(context: Context, systems: Mapping[Backend, System]) -> tuple[Backend, 
     fewer = len({broke for broke, _ in laps.values()}) > 1
     said = ["fewer of its answers broke"] if fewer else [_times(laps)] if len(laps) > 1 else []
     said += [f"{backend.said} can't run it ({why})" for backend, why in faults.items()]
-    lasts = not fewer and (never is not None if faults else not _off_gpu(context, systems[TORCH]))
-    return best, f"engine {best.said}: {'; '.join(said)}", lasts
+    for_good = never is not None and [*faults] == [TORCH] if faults else not _off_gpu(context, systems[TORCH])
+    return best, f"engine {best.said}: {'; '.join(said)}", for_good and not fewer
 
 
 def _may_win(laps: Mapping[Backend, tuple[float, float]]) -> bool:

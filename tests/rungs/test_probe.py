@@ -231,6 +231,16 @@ def test_a_file_that_cannot_be_made_loses_this_race_and_no_later_one(tmp_path):
     assert raced_backends(llama, torch, Runner(alone_s=0.3), store=store)[0] == RETYPED[0]
 
 
+def test_a_race_that_torch_can_never_run_lasts_unless_another_fault_may_pass(tmp_path, monkeypatch):
+    monkeypatch.setattr(device, "whole_bytes", lambda: 1_000_000)
+    llama, torch, store = Runner(alone_s=0.5), Runner(), Store(tmp_path)
+    full = raced_backends(llama, torch, Runner(error="the disk is full"), store=store)
+    assert full[0] == LLAMA and "torch can't run it (its weights in " in full[1]
+    later = raced_backends(llama, torch, Runner(alone_s=0.3), store=store)
+    assert later[0] == RETYPED[0]
+    assert raced_backends(llama, torch, Runner(error="it isn't asked"), store=store) == later
+
+
 def test_the_type_is_kept_with_the_outcome_and_a_race_without_it_decides_no_race_with_it(tmp_path):
     llama, torch, store = Runner(alone_s=0.5), Runner(alone_s=0.6), Store(tmp_path)
     assert raced(llama, torch, store=store)[0] == "llama"
