@@ -180,10 +180,11 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--sets", nargs="+", required=True, choices=SETS, metavar="SET")
     parser.add_argument("--budget", default="20m")
-    parser.add_argument("--models", default="smollm2-135m")
+    parser.add_argument("--models", default="smollm2-135m", help="with commas between")
     parser.add_argument("--rungs", help="instead of the set's own")
     parser.add_argument("--test-rows", type=int, help="fewer than the set has")
     parser.add_argument("--teacher", type=Path, help="a System's folder, for distill")
+    parser.add_argument("--more", default="", help="lines for the task file, such as a hosted model's prices")
     parser.add_argument("--out", type=Path, default=Path("runs/ladder"))
     given = parser.parse_args()
     print(describe_machine())
@@ -191,7 +192,7 @@ def main() -> None:
     for name in given.sets:
         run, start = given.out / name, time.monotonic()
         chosen = replace(SETS[name], test=given.test_rows or SETS[name].test)
-        made(chosen, given.folder / (chosen.source or name), run / "task", given.teacher)
+        made(chosen, given.folder / (chosen.source or name), run / "task", given.teacher, given.more)
         subprocess.run(
             [
                 *(sys.executable, "-m", "rung", "climb", run / "task"),
@@ -204,10 +205,10 @@ def main() -> None:
         show(name, load_climb(run / "run"), time.monotonic() - start)
 
 
-def made(chosen: Set, source: Path, folder: Path, teacher: Path | None) -> None:
-    """A task folder of the set's rows."""
+def made(chosen: Set, source: Path, folder: Path, teacher: Path | None, more: str) -> None:
+    """A task folder of the set's rows; `more` are lines for its task file."""
     folder.mkdir(parents=True, exist_ok=True)
-    data, more = chosen.data, ""
+    data = chosen.data
     for part, count in (("train", chosen.train), ("test", chosen.test)):
         rows = [row for row in lines_of(source / f"{part}.jsonl") if fits(row, chosen.longest)]
         if count is not None and count < len(rows):
@@ -221,13 +222,13 @@ def made(chosen: Set, source: Path, folder: Path, teacher: Path | None) -> None:
             rows = [rows[place] for place in places]
         written(folder / f"{part}.jsonl", [chosen.row(row) for row in rows])
     if teacher is not None:
-        more = f"teacher: {json.dumps(str(teacher.resolve()))}\n"
+        more += f"\nteacher: {json.dumps(str(teacher.resolve()))}\n"
     if "documents" in chosen.data:
         pages = lines_of(source / "documents.jsonl")
         named = [{"id": p["doc_id"], "title": p["title"], "text": p["text"]} for p in pages]
         written(folder / "documents.jsonl", named)
     listed = f"data: {{train: train.jsonl, test: test.jsonl{data}}}"
-    text = f"name: {source.name}\n{listed}\n{chosen.task}{more}"
+    text = f"name: {source.name}\n{listed}\n{chosen.task}{more}\n"
     (folder / "task.yaml").write_text(text, encoding="utf-8")
 
 

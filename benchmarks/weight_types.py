@@ -3,8 +3,8 @@
     python benchmarks/weight_types.py ../shared/data/banking77 --rows 32
 
 Labels are scored after the prompts of `few_shot` with the nearest examples, and text is written after the
-last tokens of such prompts by eight requests at a time. A climb's race is between the file as it is and
-torch; a further type would pay where it were clearly faster than both.
+last tokens of such prompts by eight requests at a time. A climb races the file as it is, torch and
+q8_0: a type pays where it's clearly faster than both of the others.
 """
 
 import argparse

@@ -1,5 +1,6 @@
 """A GGUF model with its matrices in another type, which may be faster: made once and cached."""
 
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,8 @@ MOST_WEIGHTS: Final = 2_000_000_000
 """Of a model that is written anew for a race: seconds, and 2 GiB on the disk."""
 LEAST_SHARE: Final = 0.5
 """Of a model's weights, that another type has to change: with fewer it would hardly be another speed."""
+BYTES: Final = {"q8_0": 1.0625}
+"""Of a weight in each type."""
 SPARE: Final = 4
 """The disk has to have room for so many such files, as other things are written to it, too."""
 _FORMAT: Final = "1"
@@ -52,18 +55,25 @@ def retyped(model: Model, wanted: WeightType | None) -> Model:
     )
 
 
-def may_retype(model: Model, wanted: WeightType) -> bool:
-    """Whether trying that type is worth a file of its own here: not for large models, nor on a full disk."""
+def worth_retyping(model: Model, wanted: WeightType) -> bool:
+    """Whether most of a model's weights would be others in that type, and it isn't too large to try that."""
     if model.gguf is None or model.parameters > MOST_WEIGHTS:
         return False
-    changed_weights = sum(retyped_matrices(read_header(model.gguf), WRITTEN[wanted]).values())
-    if changed_weights < LEAST_SHARE * model.parameters:
-        return False
+    others = sum(retyped_matrices(read_header(model.gguf), WRITTEN[wanted]).values())
+    return others >= LEAST_SHARE * model.parameters
+
+
+def room_to_retype(model: Model, wanted: WeightType) -> bool:
+    """Whether the file is there, or the cache folder may be written to and has room for it."""
     folder = _place(model, wanted)
-    if folder.exists():
-        return True
-    above = next(place for place in folder.parents if place.exists())
-    return shutil.disk_usage(above).free > SPARE * 2 * model.parameters
+    try:
+        if folder.exists():
+            return True
+        above = next(place for place in folder.parents if place.exists())
+        free = shutil.disk_usage(above).free
+    except OSError:
+        return False
+    return os.access(above, os.W_OK) and free > SPARE * BYTES[wanted] * model.parameters
 
 
 def _place(model: Model, wanted: WeightType) -> Path:

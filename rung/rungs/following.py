@@ -67,7 +67,8 @@ def built_on(context: Context, start: System, rung: str, outcome: Outcome) -> Bu
                 if seeds is not None and seeds.chosen:
                     # An engine that is open under the same folder holds the adapter of the first seed.
                     context.pool.close()
-                    system, parity, _ = settled_system(context, spec, others[seeds.chosen - 1])
+                    system, parity, last = settled_system(context, spec, others[seeds.chosen - 1])
+                    notes = notes if last == note else (*notes, f"the seed that is kept: {last}")
                     which, better = "the median of three seeds", _better(context, system, start)
         if better:
             return Built(

@@ -6,9 +6,9 @@ from typing import Literal, NamedTuple, TypeAlias, get_args
 
 from pydantic import TypeAdapter
 
-from rung.errors import EngineError, ModelError
+from rung.errors import EngineError, ModelError, RungError, WeightsError
 from rung.memory import within_memory
-from rung.models.retyped import may_retype
+from rung.models.retyped import room_to_retype, worth_retyping
 from rung.records import Example
 from rung.rungs.base import Context
 from rung.runs import read_json, write_json
@@ -23,7 +23,7 @@ RACE_S = 20.0
 """An engine's share of a race: where answers are slow it runs over fewer rows, but over one at least."""
 CLEARLY_FASTER = 1.25
 """llama.cpp serves from less memory, so torch has to be faster by this factor to take its place; so has
-another type of weights, which takes more than their file's."""
+another type of weights, which is another file to keep and mostly a larger one."""
 MOST_BY_TYPE = 2.5
 """Where torch is this much faster than llama.cpp, another type of weights isn't tried: it gains 1.7 times."""
 
@@ -59,10 +59,11 @@ _OUTCOME = TypeAdapter(tuple[EngineName, str] | tuple[EngineName, str, WeightTyp
 def under_each_engine(context: Context, name: str, spec: Spec, files: Sources) -> dict[Backend, System]:
     """The same System under each backend that may be the fastest, each in its own folder.
 
-    Not in another type of weights where they are the System's own, or another file of them isn't worth it.
+    Not in another type of weights where they are the System's own, or most would be what they are. What is
+    told of the model alone: a race that is over has its winner here whatever became of the disk.
     """
     retyped = () if WEIGHTS_GGUF in files else RETYPED
-    wanted = [one for one in retyped if one.weight_type and may_retype(context.model, one.weight_type)]
+    wanted = [one for one in retyped if one.weight_type and worth_retyping(context.model, one.weight_type)]
     return {
         backend: save(context.work / f"{name}-{'-'.join(filter(None, backend))}", backend.runs(spec), files)
         for backend in (LLAMA, TORCH, *wanted)
@@ -105,16 +106,41 @@ def _raced(context: Context, systems: Mapping[Backend, System]) -> tuple[EngineN
 def _run(context: Context, systems: Mapping[Backend, System]) -> tuple[Backend, str, bool]:
     """The outcome, and whether it lasts: by the times of all where those usually compute, or as torch could
     never hold the model on this machine."""
+    never = _never(context, systems[TORCH])
+    laps, faults = _laps(context, systems, never)
+    told = {backend: " ".join(str(error).split()) for backend, error in faults.items()}
+    if not laps:
+        each = "; ".join(f"{backend.said}: {why}" for backend, why in told.items())
+        raise EngineError(f"no engine can run the model: {each}")
+    best = _best(laps)
+    fewer = best != _best({backend: (0.0, seconds) for backend, (_, seconds) in laps.items()})
+    said = ["fewer of its answers broke"] if fewer else [_times(laps)] if len(laps) > 1 else []
+    said += [f"{backend.said} can't run it ({why})" for backend, why in told.items()]
+    if TORCH in faults:
+        passes = never is None
+    else:
+        passes = _off_gpu(context, systems[TORCH])
+    passes = passes or fewer or any(_may_pass(backend, error) for backend, error in faults.items())
+    return best, f"engine {best.said}: {'; '.join(said)}", not passes
+
+
+def _laps(
+    context: Context, systems: Mapping[Backend, System], never: str | None
+) -> tuple[dict[Backend, tuple[float, float]], dict[Backend, RungError]]:
+    """The share of answers that broke and seconds per answer of those that ran, and why the others didn't.
+
+    `never` is why torch can't in any case.
+    """
     laps: dict[Backend, tuple[float, float]] = {}
-    faults: dict[Backend, str] = {}
+    faults: dict[Backend, RungError] = {}
     rows = [e for e in context.dev if e.id not in context.too_long][: 1 + RACE_ROWS]
     asked = rows[1:] or rows
-    count, never = 0, None
+    count = 0
     for backend, system in systems.items():
-        if backend in RETYPED and not _may_win(laps):
+        if backend in RETYPED and not _may_win(context, backend, laps):
             continue
         try:
-            if backend == TORCH and (never := _never(context, system)):
+            if backend == TORCH and never:
                 raise EngineError(never)
             with within_memory():
                 # It waits for the weights, and says how many there is time for. All are asked as many: of one
@@ -123,27 +149,28 @@ def _run(context: Context, systems: Mapping[Backend, System]) -> tuple[Backend, 
                 count = count or max(1, int(RACE_S / first_s))
                 laps[backend] = _lap(context, system, asked[:count])
         except (EngineError, ModelError) as error:
-            faults[backend] = " ".join(str(error).split())
-    if not laps:
-        told = "; ".join(f"{backend.said}: {why}" for backend, why in faults.items())
-        raise EngineError(f"no engine can run the model: {told}")
-    best = _best(laps)
-    fewer = len({broke for broke, _ in laps.values()}) > 1
-    said = ["fewer of its answers broke"] if fewer else [_times(laps)] if len(laps) > 1 else []
-    said += [f"{backend.said} can't run it ({why})" for backend, why in faults.items()]
-    for_good = never is not None and [*faults] == [TORCH] if faults else not _off_gpu(context, systems[TORCH])
-    return best, f"engine {best.said}: {'; '.join(said)}", for_good and not fewer
+            faults[backend] = error
+    return laps, faults
 
 
-def _may_win(laps: Mapping[Backend, tuple[float, float]]) -> bool:
-    """Whether llama.cpp may be the fastest with other weights: where it runs, and isn't far behind torch."""
-    if LLAMA not in laps:
+def _may_pass(backend: Backend, error: RungError) -> bool:
+    """Whether a fault of llama.cpp's may be the moment's: unreadable weights stay so."""
+    return backend == LLAMA or (backend in RETYPED and isinstance(error, EngineError | WeightsError))
+
+
+def _may_win(context: Context, backend: Backend, laps: Mapping[Backend, tuple[float, float]]) -> bool:
+    """Whether llama.cpp may be the fastest with other weights: where it runs, isn't far behind torch, and the
+    file of them may be made here."""
+    if LLAMA not in laps or backend.weight_type is None:
+        return False
+    if not room_to_retype(context.model, backend.weight_type):
         return False
     return TORCH not in laps or laps[LLAMA][1] < MOST_BY_TYPE * laps[TORCH][1]
 
 
 def _best(laps: Mapping[Backend, tuple[float, float]]) -> Backend:
-    """The one whose fewest answers broke; of several the first that no other is clearly faster than."""
+    """Of those whose fewest answers broke the first, or a later one that is clearly faster than what was best
+    before it."""
     fewest = min(broke for broke, _ in laps.values())
     times = {backend: seconds for backend, (broke, seconds) in laps.items() if broke == fewest}
     best, *others = (backend for backend in (LLAMA, *RETYPED, TORCH) if backend in times)

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 
 from rung.asking import candidates
 from rung.calling import tagged_text
-from rung.errors import EngineError, TrainingError
+from rung.errors import EngineError, ModelError, TrainingError
 from rung.models.tagged_calls import ESCAPE, STOPS
 from rung.models.weights import untunable
 from rung.records import Example, Json, Measurement, Parity, Trial
@@ -127,7 +127,8 @@ def tuned(context: Context, rung: str) -> Built:
                 # An engine that is open under the same folder holds the adapter of the first seed.
                 context.pool.close()
                 adapter = others[seeds.chosen - 1]
-                system, parity, _ = settled_system(context, forms[outcome.form], adapter)
+                system, parity, last = settled_system(context, forms[outcome.form], adapter)
+                notes.extend([f"the seed that is kept: {last}"] if last != note else [])
                 whole = context.measure(system, context.dev, f"{rung}, all dev rows")
     looked_up = system.spec.retrieval
     final = Trial(
@@ -349,7 +350,7 @@ def _proved(context: Context, spec: Spec, systems: dict[Backend, System], backen
 
     try:
         found = prove(context, spec, systems, backend)
-    except TrainingError:
+    except (TrainingError, EngineError, ModelError):
         return None
     return found if found.agreement >= LOWEST_AGREEMENT else None
 
@@ -389,7 +390,8 @@ def prove(
 
     def enough(each_s: float) -> int:
         count = to_prove(len(fitting), context.seconds_left, each_s)
-        kept = context.settled("prompts to compare the engines on", lambda: count)
+        asked = "prompts to compare the engines on"
+        kept = context.settled(asked if backend == LLAMA else f"{asked}, {backend.said}", lambda: count)
         return TypeAdapter(int).validate_python(kept)
 
     found = parity.compare(reference, systems[backend].open(context.pool), fitting, options, enough)

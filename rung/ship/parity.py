@@ -116,7 +116,7 @@ def prove(subject: Subject, loaded: Loaded, asked: Asked, pool: Pool) -> Gate:
     if tokens:
         same, compared = _same_tokens(subject, pool, engine, sent, before)
     seen = Seen(
-        engines=(spec.engine, loaded.engine.engine),
+        engines=(spec.engine_said, loaded.engine.engine),
         way=way,
         prompts_same=sum(map(tuple.__eq__, sent, prompts)),
         same=same,

@@ -14,7 +14,7 @@ from rung.engines.llama import LlamaEngine
 from rung.errors import ModelError
 from rung.models import retyped as module
 from rung.models.resolve import read_header, resolve
-from rung.models.retyped import may_retype, retyped
+from rung.models.retyped import retyped, room_to_retype, worth_retyping
 from rung.models.weight_types import WRITTEN, dequantise, quantise
 from tests.fixtures_ship import make_gguf
 
@@ -107,7 +107,7 @@ def test_a_file_that_was_replaced_since_is_not_taken_for_the_model(gguf, tmp_pat
 
 def test_a_folder_of_safetensors_has_no_types(gguf, tmp_path):
     model = replace(resolve(str(gguf)), gguf=None, folder=tmp_path)
-    assert not may_retype(model, "q8_0")
+    assert not worth_retyping(model, "q8_0")
     with pytest.raises(ModelError, match="has no GGUF file"):
         retyped(model, "q8_0")
 
@@ -117,14 +117,28 @@ def test_a_folder_of_safetensors_has_no_types(gguf, tmp_path):
 )
 def test_it_is_worth_a_file_where_most_weights_would_be_others(tmp_path, kind, worth):
     model = resolve(str(make_gguf(tmp_path / "tiny.gguf", kind=kind)))
-    assert may_retype(model, "q8_0") is worth
+    assert worth_retyping(model, "q8_0") is worth
 
 
 def test_it_is_not_worth_it_for_a_large_model_or_on_a_full_disk_unless_it_is_there(gguf, monkeypatch):
     model = resolve(str(gguf))
-    assert may_retype(model, "q8_0")
-    assert not may_retype(replace(model, parameters=module.MOST_WEIGHTS + 1), "q8_0")
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda place: Disk(1e12, 1e12, 8 * model.parameters))
-    assert not may_retype(model, "q8_0")
+    assert worth_retyping(model, "q8_0") and room_to_retype(model, "q8_0")
+    assert not worth_retyping(replace(model, parameters=module.MOST_WEIGHTS + 1), "q8_0")
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda place: Disk(1e12, 1e12, 4 * model.parameters))
+    assert not room_to_retype(model, "q8_0")
     retyped(model, "q8_0")
-    assert may_retype(model, "q8_0"), "nothing has to be written"
+    assert room_to_retype(model, "q8_0"), "nothing has to be written"
+
+
+def test_there_is_no_room_where_nothing_may_be_written_or_looked_at(gguf, monkeypatch):
+    model = resolve(str(gguf))
+    with monkeypatch.context() as within:
+        within.setattr(module.os, "access", lambda place, how: False)
+        assert not room_to_retype(model, "q8_0")
+    assert room_to_retype(model, "q8_0")
+
+    def refuse(place):
+        raise PermissionError(13, "no entry", str(place))
+
+    monkeypatch.setattr(module.shutil, "disk_usage", refuse)
+    assert not room_to_retype(model, "q8_0")

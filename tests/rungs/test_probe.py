@@ -10,7 +10,7 @@ import torch
 
 from rung.engines import device
 from rung.engines.torch import TorchEngine
-from rung.errors import EngineError
+from rung.errors import EngineError, ModelError
 from rung.evaluate import Store
 from rung.rungs import probe
 from rung.rungs.probe import LLAMA, MOST_BY_TYPE, RACE_ROWS, RETYPED, TORCH, race
@@ -29,6 +29,7 @@ CLOCK = Clock()
 @pytest.fixture(autouse=True)
 def clock(monkeypatch):
     monkeypatch.setattr(probe, "time", CLOCK)
+    monkeypatch.setattr(probe, "room_to_retype", lambda model, wanted: True)
 
 
 class Runner:
@@ -78,6 +79,7 @@ def raced_backends(
             dev=[SimpleNamespace(id=str(i)) for i in range(rows)],
             too_long=set(),
             pool=None,
+            model=None,
             reporter=SimpleNamespace(begin=lambda *told: 0, end=lambda bar: None),
             settled=lambda name, made: json.loads(json.dumps(made())),
             bench=SimpleNamespace(store=store or Store(Path(folder))),
@@ -229,6 +231,31 @@ def test_a_file_that_cannot_be_made_loses_this_race_and_no_later_one(tmp_path):
         "llama in q8_0 can't run it (the disk is full)"
     )
     assert raced_backends(llama, torch, Runner(alone_s=0.3), store=store)[0] == RETYPED[0]
+
+
+def test_it_is_not_tried_where_the_disk_has_no_room_for_its_file(monkeypatch):
+    monkeypatch.setattr(probe, "room_to_retype", lambda model, wanted: False)
+    backend, note = raced_backends(Runner(alone_s=0.5), Runner(alone_s=0.6), Runner(error="it isn't asked"))
+    assert (backend, note) == (LLAMA, "engine llama: llama 500 ms and torch 600 ms per answer")
+
+
+def test_a_file_that_can_never_be_read_in_another_type_loses_for_good(tmp_path):
+    class Unreadable(Runner):
+        def answer(self, rows, pool):
+            raise ModelError("weights of type 199")
+
+    llama, torch, store = Runner(alone_s=0.5), Runner(alone_s=0.6), Store(tmp_path)
+    first = raced_backends(llama, torch, Unreadable(), store=store)
+    assert first[0] == LLAMA and "llama in q8_0 can't run it (weights of type 199)" in first[1]
+    assert raced_backends(llama, torch, Runner(alone_s=0.1), store=store) == first
+
+
+def test_answers_that_broke_are_told_where_they_decide():
+    llama, torch = Runner(alone_s=0.5), Runner(alone_s=0.3)
+    backend, note = raced_backends(llama, torch, Runner(alone_s=0.42, broken=1))
+    assert backend == TORCH and note.startswith("engine torch: llama 500 ms, torch 300 ms and llama in q8_0 ")
+    backend, note = raced_backends(llama, torch, Runner(alone_s=0.2, broken=1))
+    assert (backend, note) == (TORCH, "engine torch: fewer of its answers broke")
 
 
 def test_a_race_that_torch_can_never_run_lasts_unless_another_fault_may_pass(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections import namedtuple
 from contextlib import closing
 
 import numpy as np
@@ -24,6 +25,7 @@ from tests.fixtures_serve import Server, said
 from tests.fixtures_ship import make_adapter, make_gguf, make_tuned
 
 Q8_0 = RETYPED[0]
+Disk = namedtuple("Disk", "total used free")
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +78,7 @@ def test_a_tune_under_other_weights_is_proved_with_those(context, adapter, races
     assert under_torch.spec.weight_type is None
 
 
-@pytest.mark.parametrize("fault", ["apart", "few agree"])
+@pytest.mark.parametrize("fault", ["apart", "few agree", "the child ends"])
 def test_what_is_not_the_trained_model_under_them_is_served_under_the_files_own(
     context, adapter, races, monkeypatch, fault
 ):
@@ -86,6 +88,8 @@ def test_what_is_not_the_trained_model_under_them_is_served_under_the_files_own(
             return found
         if fault == "apart":
             raise TrainingError("the tuned model isn't the same in both engines")
+        if fault == "the child ends":
+            raise EngineError("llama.cpp had not loaded its file")
         return dataclasses.replace(found, agreement=0.98)
 
     was = sft.prove
@@ -95,6 +99,28 @@ def test_what_is_not_the_trained_model_under_them_is_served_under_the_files_own(
     assert [set(sides) for _, sides in races] == [{LLAMA, TORCH, Q8_0}, {LLAMA, TORCH}]
     assert len({name for name, _ in races}) == 2, "each is settled under a name of its own"
     assert note.endswith("other weights were faster and not the same model")
+
+
+def test_a_race_that_is_over_is_known_on_a_disk_that_is_full_by_now(context, adapter, races, monkeypatch):
+    monkeypatch.setattr("rung.models.retyped.shutil.disk_usage", lambda place: Disk(1, 1, 0))
+    systems = under_each_engine(context, "tuned", answer_forms(context)["codes"], {})
+    assert {*systems} == {LLAMA, TORCH, Q8_0}
+
+
+def test_a_second_proof_asks_as_many_as_there_is_time_for_then(context, adapter, races):
+    asked = []
+    late = dataclasses.replace(context)
+
+    def settled(name, made):
+        asked.append(name)
+        return context.settled(name, made)
+
+    object.__setattr__(late, "settled", settled)
+    settled_system(late, answer_forms(context)["codes"], adapter)
+    assert asked == [
+        "prompts to compare the engines on",
+        "prompts to compare the engines on, llama in q8_0",
+    ]
 
 
 def test_a_system_says_its_type_and_others_are_written_as_they_were(gguf, tmp_path):

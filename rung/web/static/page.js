@@ -111,7 +111,7 @@ function card(system) {
     kind: system.kind,
     base: system.base?.name,
     licence: system.base?.licence,
-    engine: system.engine,
+    engine: system.weight_type ? `${system.engine} in ${system.weight_type}` : system.engine,
     tag: system.tag,
     digest: system.digest,
   };
