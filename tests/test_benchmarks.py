@@ -32,6 +32,7 @@ SCRIPTS = (
     "evaluate_vs_llamacpp",
     "export_parity",
     "floor",
+    "forecasts",
     "full_and_qlora",
     "gradient_error",
     "growth",
