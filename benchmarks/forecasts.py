@@ -56,7 +56,7 @@ def main() -> None:
         found += (
             pair
             for result in climb.results
-            if (pair := pair_of("/".join(run.parts[-2:]), result)) is not None
+            if (pair := pair_of(run, result)) is not None
         )
     if not found:
         parser.error("no rung of these climbs was foretold and built")
@@ -79,13 +79,13 @@ def main() -> None:
     print(f"\n{near} of {len(found)} within 30 %, {within} with the ranges that were told")
 
 
-def pair_of(climb: str, result: RungResult) -> Pair | None:
+def pair_of(run: Path, result: RungResult) -> Pair | None:
     """What was said of a rung and what it took; None where one of them is lacking."""
     told = result.forecast
     if told is None or told.seconds is None or result.dev is None or not result.took_s:
         return None
     return Pair(
-        climb=climb,
+        climb="/".join(run.parts[-2:]),
         rung=result.rung,
         told_s=told.seconds,
         range_s=told.range_s,
