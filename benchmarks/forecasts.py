@@ -53,11 +53,7 @@ def main() -> None:
             climb = load_climb(run)
         except RungError as error:
             parser.error(str(error))
-        found += (
-            pair
-            for result in climb.results
-            if (pair := pair_of(run, result)) is not None
-        )
+        found += (pair for result in climb.results if (pair := pair_of(run, result)) is not None)
     if not found:
         parser.error("no rung of these climbs was foretold and built")
     table(
