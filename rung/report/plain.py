@@ -1,10 +1,11 @@
-"""The verdict in one sentence for whoever pays: does fine-tuning pay here, and why?"""
+"""The verdict for whoever pays: the first sentence says whether fine-tuning pays here, and why."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from rung.climb.budget import TRAINED
-from rung.climb.decide import breaks_more
+from rung.climb.decide import MIN_ROWS, breaks_more
+from rung.climb.ending import UNTESTED
 from rung.climb.names import rung_of
 from rung.climb.ordering import stack
 from rung.climb.sentence import CLEARLY_CHEAPER, to_label
@@ -37,10 +38,13 @@ REASONS = {
 }
 FACTS = "what the model lacks is facts, and these are found rather than learned"
 """Where the right passage in the prompt was seen to be what helps."""
+LIMITS = "the tuned model is over the limits that were set"
+NO_JOB = "what would ship isn't shown to do the job"
+LONGER = " A longer --budget would tell."
 
 
 def in_plain_words(climb: Climb) -> str:
-    """Whether to fine-tune, with the scores that say so and the likely reason. Scores of one split alone."""
+    """Whether to fine-tune, and why, in the first sentence; then the scores. Scores of one split alone."""
     scored = {result.rung: result for result, _ in measured(climb)}
     tuned = [result for name, result in scored.items() if rung_of(name) in TRAINED]
     others = [result for name, result in scored.items() if rung_of(name) not in TRAINED]
@@ -48,7 +52,7 @@ def in_plain_words(climb: Climb) -> str:
     if chosen is not None and climb.constant is not None and not climb.constant.beaten:
         return _no_better(climb, chosen, climb.constant, scored)
     if chosen is None:
-        return "Whether fine-tuning pays can't be told from these rows."
+        return f"Whether fine-tuning pays can't be told from these rows: {_why_none(climb)}."
     if not tuned:
         return _untried(climb, chosen)
     if climb.decision.kind == "undecided":
@@ -58,27 +62,58 @@ def in_plain_words(climb: Climb) -> str:
     return _does_not(chosen, tuned, scored)
 
 
-def _no_better(climb: Climb, chosen: RungResult, constant: Constant, scored: Mapping[str, RungResult]) -> str:
+def _no_better(climb: Climb, chosen: RungResult, constant: Constant, scored: dict[str, RungResult]) -> str:
     """The rung to ship isn't above the floor, so whether to fine-tune isn't the question yet."""
     ours = _part(chosen)
     always = _scores(replace(ours, score=constant.score))
     odds = "" if constant.gain <= 0 else ", which may be chance on these rows"
-    said = (
-        f"What would ship isn't shown to do the job: always giving one and the same answer {always}, "
-        f"{_way(chosen)} {_also(ours)}{odds}."
-    )
+    floor = f"always giving one and the same answer {always}, {_way(chosen)} {_also(ours)}{odds}"
     over = [one for one in scored.values() if one.over_limits]
     outside = [one for one in over if _sign(one) * (_part(one).score - ours.score) > 0]
-    if outside:
-        best = _best(outside)
-        return f"{said} {_way(best, begins=True)} {_scores(_part(best))}, but is over the limits."
     tuned = [one for one in scored.values() if rung_of(one.rung) in TRAINED]
+    if outside or not tuned:
+        said = f"{_as_little(tuned)}{NO_JOB}: {floor}."
+        if not outside:
+            return _capital(said)
+        best = _best(outside)
+        return f"{_capital(said)} {_way(best, begins=True)} {_scores(_part(best))}, but is over the limits."
+    undecided = _undecided(climb, chosen, scored) if climb.decision.kind == "undecided" else ""
+    rival = scored.get(climb.decision.best or "", chosen)
+    if undecided and not all(rung_of(one.rung) in TRAINED for one in (chosen, rival)):
+        return f"{undecided} {_capital(NO_JOB)}: {floor}."
+    best = _likeliest(tuned)
+    so_far = "" if best.over_limits else _so_far(best)
+    more = LONGER if so_far else ""
+    return f"{_as_little(tuned)}{NO_JOB}: {floor}{so_far}.{more}{undecided and f' {undecided}'}"
+
+
+def _as_little(tuned: Collection[RungResult]) -> str:
+    """That fine-tuning wins no more than the others do, up to why; nothing where no tune was scored."""
     if not tuned:
-        return said
-    if climb.decision.kind == "undecided":
-        return f"{said} {_undecided(climb, chosen, dict(scored))}"
-    whole = [one for one in tuned if not one.stopped]
-    return f"{said} So fine-tuning isn't shown to pay here.{_unfinished(_best(whole or tuned))}"
+        return ""
+    if all(one.over_limits for one in tuned):
+        return f"Fine-tuning doesn't win here, as {LIMITS}, and "
+    return "Fine-tuning isn't shown to pay here, as "
+
+
+def _why_none(climb: Climb) -> str:
+    """Why there is no verdict."""
+    if climb.n_test < MIN_ROWS:
+        return f"a verdict needs {MIN_ROWS} test rows, and there are {climb.n_test}"
+    picked = next((one for one in climb.results if one.rung == climb.dev_decision.chosen), None)
+    if picked is not None and _is_untested(picked):
+        return f"{_way(picked)}, the choice on dev, has no test score"
+    scored = [one for one, _ in measured(climb)]
+    if not scored:
+        return "nothing that was tried has a score"
+    if all(one.over_limits or one.stopped for one in scored):
+        return "nothing that was tried is inside the limits that were set"
+    return f"nothing inside the limits answered the {MIN_ROWS} rows that a verdict needs"
+
+
+def _is_untested(one: RungResult) -> bool:
+    """Whether the test was opened for a rung and its calls broke there."""
+    return any(note.startswith(UNTESTED) for note in one.notes)
 
 
 def _broke(one: RungResult, scored: Collection[RungResult]) -> bool:
@@ -135,27 +170,41 @@ def _pays(climb: Climb, chosen: RungResult, others: list[RungResult]) -> str:
 
 
 def _does_not(chosen: RungResult, tuned: list[RungResult], scored: Mapping[str, RungResult]) -> str:
-    inside = [one for one in tuned if not one.over_limits]
-    if not inside:
-        limits = "; ".join(tuned[0].over_limits)
-        return f"Fine-tuning is out: the tuned model is over the limits ({clean(limits)})."
-    whole = [one for one in inside if not one.stopped]
-    best = _best(whole or inside)
-    reason = FACTS if chosen.gap == "knowledge" else REASONS.get(rung_of(chosen.rung), "")
-    because = f": {reason}" if reason else ""
-    more = _unfinished(best)
-    if more:
-        because = " in the time it had"
+    """A cheaper rung ships: the tune is out, was stopped, or isn't clearly better."""
+    if all(one.over_limits for one in tuned):
+        return f"{_out(tuned)}."
+    best = _likeliest(tuned)
+    said = f"Fine-tuning doesn't pay here{_because(chosen, best, scored)}."
+    more = LONGER if _so_far(best) else ""
     if best.stopped is not None:
         return (
-            f"Fine-tuning doesn't pay here{because}. The tuned model was stopped early, when it could no "
-            f"longer beat {_way(scored.get(best.stopped.rival, chosen))}.{more}"
+            f"{said} The tuned model was stopped early, when it could no longer beat "
+            f"{_way(scored.get(best.stopped.rival, chosen))}.{more}"
         )
     ours, theirs = _same_split(chosen, best)
     return (
-        f"Fine-tuning doesn't pay here{because}. {_way(chosen, begins=True)} {_scores(ours)}, the "
-        f"tuned model {_also(theirs)}{_no_gain(chosen, best, ours, theirs)}.{more}"
+        f"{said} {_way(chosen, begins=True)} {_scores(ours)}, the tuned model "
+        f"{_also(theirs)}{_no_gain(chosen, best, ours, theirs)}.{more}"
     )
+
+
+def _out(tuned: Sequence[RungResult]) -> str:
+    """That no tune may win for the limits, without the end of the sentence."""
+    return f"Fine-tuning doesn't win here: {LIMITS} ({clean('; '.join(tuned[0].over_limits))})"
+
+
+def _because(chosen: RungResult, best: RungResult, scored: Mapping[str, RungResult]) -> str:
+    """Why the best tune doesn't beat a rung without training: likely reasons, or too little time to tell."""
+    so_far = _so_far(best)
+    if chosen.gap == "knowledge":
+        reason = FACTS
+    elif _broke(best, scored.values()):
+        reason = "too many of the tuned model's calls broke"
+    elif so_far:
+        reason = f"the tuned model isn't clearly better than {_way(chosen)}"
+    else:
+        reason = REASONS.get(rung_of(chosen.rung), f"{_way(chosen)} brings as much")
+    return f"{' in the time it had' if so_far else ''}: {reason}{so_far}"
 
 
 def _no_gain(chosen: RungResult, other: RungResult, ours: Measurement, theirs: Measurement) -> str:
@@ -169,6 +218,13 @@ def _no_gain(chosen: RungResult, other: RungResult, ours: Measurement, theirs: M
     return f"{chance}{dearer}"
 
 
+def _so_far(tuned: RungResult) -> str:
+    """The end of a sentence where a tune may have had more to learn than its time allowed."""
+    if not tuned.cut_short or tuned.passes is None:
+        return ""
+    return f"; training ended {passes_text(tuned.passes)}, and more time may change that"
+
+
 def _unfinished(tuned: RungResult) -> str:
     """A sentence where a tune may have had more to learn than its time allowed."""
     if not tuned.cut_short or tuned.passes is None:
@@ -178,28 +234,57 @@ def _unfinished(tuned: RungResult) -> str:
 
 
 def _undecided(climb: Climb, chosen: RungResult, scored: dict[str, RungResult]) -> str:
-    best = scored.get(climb.decision.best or "")
+    best = scored.get(climb.decision.best or "", chosen)
     more = ""
     if climb.decision.rows_needed is not None:
         rows = to_label(climb.decision.rows_needed, "test", test_given=climb.test_given)
         more = f"; labelling {rows} would tell"
-    elif climb.judged is not None:
+    elif _unchecked(climb):
         more = "; first people have to check the judge"
-    if best is None or (rung_of(best.rung) in TRAINED) == (rung_of(chosen.rung) in TRAINED):
+    ways = [rung_of(one.rung) in TRAINED for one in (chosen, best)]
+    if all(ways):
         return f"Which way is best can't be told yet{more}."
-    ours, theirs = _same_split(chosen, best)
-    chance = ", which may be chance" if climb.decision.rows_needed is not None else ""
-    tuned = best if rung_of(best.rung) in TRAINED else chosen
-    return (
-        f"Whether fine-tuning pays can't be told yet: {_way(chosen)} {_scores(ours)}, {_way(best)} "
-        f"{_also(theirs)}{chance}{more}.{_unfinished(tuned)}"
-    )
+    if any(ways):
+        ours, theirs = _same_split(chosen, best)
+        return (
+            f"Whether fine-tuning pays can't be told yet: {_way(chosen)} {_scores(ours)}, {_way(best)} "
+            f"{_also(theirs)}{_why_open(climb, chosen, best)}{more}."
+            f"{_unfinished(best if ways[1] else chosen)}"
+        )
+    if _unchecked(climb):
+        return f"Whether fine-tuning pays can't be told yet{more}."
+    tuned = [one for one in scored.values() if rung_of(one.rung) in TRAINED]
+    if all(one.over_limits for one in tuned):
+        said = _out(tuned)
+    else:
+        said = f"Fine-tuning isn't shown to pay here{_because(best, _likeliest(tuned), scored)}"
+    return f"{said}. Which way to take instead can't be told yet{more}."
+
+
+def _unchecked(climb: Climb) -> bool:
+    """Whether a judge decides nothing yet, as people haven't shown that it can be trusted."""
+    found = climb.judged and climb.judged.agreement
+    return climb.judged is not None and not (found and found.enough)
+
+
+def _why_open(climb: Climb, chosen: RungResult, best: RungResult) -> str:
+    """What keeps a verdict open between a tune and another way."""
+    decision = climb.decision
+    if decision.rows_needed is not None:
+        return ", which may be chance"
+    if _unchecked(climb):
+        return ""
+    if _is_untested(best):
+        return f", but {_way(best)} has no test score"
+    if any((c.cheaper, c.dearer) == (chosen.rung, best.rung) for c in decision.comparisons):
+        return ", but all rows are of one group or question, and one alone shows no gain"
+    return ", but too few rows were answered by both to compare them"
 
 
 def _untried(climb: Climb, chosen: RungResult) -> str:
     """No tuned model has a score."""
-    tried = [r for r in climb.results if rung_of(r.rung) == "sft"]
-    why = next((clean(r.skipped or r.failed or "") for r in tried), "")
+    tried = [r for r in climb.results if rung_of(r.rung) in TRAINED]
+    why = clean(tried[0].skipped or tried[0].failed or "") if tried else "no rung that trains was climbed"
     said = f"{_way(chosen, begins=True)} {_scores(_part(chosen))}; whether fine-tuning would do better"
     return f"{said} wasn't seen{f' ({why})' if why else ''}."
 
@@ -224,6 +309,12 @@ def _best(results: list[RungResult]) -> RungResult:
     return max(results, key=lambda one: _sign(one) * _strict(one.dev or _part(one)))
 
 
+def _likeliest(tuned: Sequence[RungResult]) -> RungResult:
+    """The best tune inside the limits that wasn't stopped, where there are such."""
+    inside = [one for one in tuned if not one.over_limits] or list(tuned)
+    return _best([one for one in inside if not one.stopped] or inside)
+
+
 def _strict(found: Measurement) -> float:
     """The score with broken calls as unreadable answers.
 
@@ -246,7 +337,11 @@ def _way(result: RungResult, *, begins: bool = False) -> str:
     rung = rung_of(result.rung)
     text = "the tuned model" if rung in TRAINED else WAYS.get(rung, rung)
     text = text if rung in TRAINED or text == rung else f"{text} ({result.rung})"
-    return text[0].upper() + text[1:] if begins else text
+    return _capital(text) if begins else text
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 def _scores(found: Measurement) -> str:
