@@ -361,8 +361,9 @@ def test_the_judge_of_these_tests_goes_by_capitals():
     assert [verdict(row.input) for row in rows] == ["A", "B"]
 
 
-@pytest.mark.models
 def test_a_local_model_judges_in_both_orders_with_one_of_three_words_and_keeps_them(tmp_path):
+    """Of a model that knows nothing each word is a guess; that it's asked, read and kept is what counts."""
+    gguf = str(make_tiny_gguf(tmp_path / "tiny.gguf", context=4096))
     pairs = [
         Pairing(input="What is the capital of France?", answer="Paris.", other="I like long walks."),
         Pairing(input="Say hello.", answer="Hello!", other="The tax on tea was 3 pence."),
@@ -370,9 +371,9 @@ def test_a_local_model_judges_in_both_orders_with_one_of_three_words_and_keeps_t
         Pairing(input="What is 2 + 2?", answer="4", other="4"),
     ]
     with Pool(threads=1) as pool:
-        judge = judge_of("t", JudgeSpec(model="smollm2-135m"), "", tmp_path, pool)
+        judge = judge_of("t", JudgeSpec(model=gguf), "", tmp_path, pool)
         found = judge.judge(pairs, pool)
-        assert judge.verdicts.system.ref.digest == resolve("smollm2-135m").digest
+        assert judge.verdicts.system.ref.digest == resolve(gguf).digest
         rows = [row for pair in pairs[:3] for row in both_orders("0" * 8, pair)]
         assert {answer.text for answer in judge.verdicts.system.answer(rows, pool)} <= {"A", "B", "tie"}
     assert all(one.failure is None and one.score in (0.0, 0.5, 1.0) for one in found)
@@ -380,6 +381,6 @@ def test_a_local_model_judges_in_both_orders_with_one_of_three_words_and_keeps_t
     (line,) = (tmp_path / JUDGEMENTS_FILE).read_text().splitlines()
     assert len(json.loads(line)["said"]) == 3
     with Pool(threads=1) as pool:
-        later = judge_of("t", JudgeSpec(model="smollm2-135m"), "", tmp_path, pool)
+        later = judge_of("t", JudgeSpec(model=gguf), "", tmp_path, pool)
         assert later.judge(pairs, pool) == found
         assert pool.engines == {}

@@ -15,6 +15,7 @@ from rung.engines.torch import TorchEngine, load_model
 from rung.errors import ModelError
 from rung.training import adapter
 from rung.training.adapter import permute, to_gguf
+from tests.fixtures_ship import make_gguf
 from tests.fixtures_tiny import randomise, tiny
 
 TEXTS = (
@@ -25,6 +26,8 @@ TEXTS = (
     "She opened the door and",
     "1, 2, 3, 4,",
 )
+SIZE = 0.1
+"""Of a random adapter: it changes what the model says by much, and leaves likely tokens likely."""
 
 
 def saved(folder: Path, kind: str) -> dict:
@@ -98,15 +101,12 @@ def test_what_llama_cpp_has_no_place_for_is_refused(tmp_path):
 class Twin:
     """One base model with the torch engine and, adapter by adapter, the llama engine."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, gguf: Path) -> None:
         from rung.models.chat import load_chat
         from rung.models.resolve import resolve
         from rung.models.weights import dequantised
 
-        try:
-            self.model = resolve(name)
-        except ModelError as error:
-            pytest.skip(str(error))
+        self.model = resolve(str(gguf))
         chat = load_chat(self.model)
         self.prompts = [chat._with_bos(chat.tokens.encode(text, special=False)) for text in TEXTS]
         self.weights = dequantised(self.model)
@@ -115,14 +115,16 @@ class Twin:
         spec = EngineSpec(engine="torch", weights=self.weights, threads=1)
         self.torch = TorchEngine(spec, model=self.network)
 
-    def difference(self, gguf: Path | None) -> float:
+    def difference(self, adapter: Path | None) -> float:
         """Mean absolute difference of the two engines' log-probabilities over torch's likely next tokens."""
         with torch.inference_mode():
             top = [
                 self.network(torch.tensor([p])).logits[0, -1].topk(5).indices.tolist() for p in self.prompts
             ]
         llama = LlamaEngine(
-            EngineSpec(engine="llama", gguf=self.model.gguf, adapter=gguf, context=256, parallel=1, threads=1)
+            EngineSpec(
+                engine="llama", gguf=self.model.gguf, adapter=adapter, context=256, parallel=1, threads=1
+            )
         )
         pairs = [
             pair
@@ -142,23 +144,20 @@ class Twin:
         return sum(abs(a - b) for a, b in pairs) / len(pairs)
 
 
-@pytest.mark.models
-@pytest.mark.parametrize(
-    ("name", "size", "wrongly"), [("smollm2-135m", 0.1, "nothing"), ("gemma-3-270m", 0.02, "gemma3")]
-)
+@pytest.mark.parametrize(("architecture", "wrongly"), [("llama", "nothing"), ("gemma3", "gemma3")])
 def test_llama_cpp_with_the_converted_adapter_says_what_torch_says_with_the_peft_one(
-    name, size, wrongly, tmp_path, monkeypatch
+    architecture, wrongly, tmp_path, monkeypatch
 ):
-    twin = Twin(name)
+    twin = Twin(make_gguf(tmp_path / "tiny.gguf", architecture))
     without = twin.difference(None)
     plain = [row[0] for row in twin.torch.next_logprobs(twin.prompts, [twin.prompts[0][-1]])]
     lora.attach(twin.network, rank=16, alpha=32, seed=0)
     generator = torch.Generator().manual_seed(1)
     for _, layer in lora.layers(twin.network):
-        layer.lora_b.data.copy_(torch.empty(layer.lora_b.shape).normal_(0, size, generator=generator))
+        layer.lora_b.data.copy_(torch.empty(layer.lora_b.shape).normal_(0, SIZE, generator=generator))
     adapted = [row[0] for row in twin.torch.next_logprobs(twin.prompts, [twin.prompts[0][-1]])]
     effect = sum(abs(a - b) for a, b in zip(plain, adapted, strict=True)) / len(plain)
-    lora.save(twin.network, tmp_path / "peft", base=name)
+    lora.save(twin.network, tmp_path / "peft", base="tiny")
     right = twin.difference(to_gguf(tmp_path / "peft", tmp_path / "right.gguf", config=twin.config))
     monkeypatch.setattr(adapter, "PERMUTED", frozenset({wrongly}))
     wrong = twin.difference(to_gguf(tmp_path / "peft", tmp_path / "wrong.gguf", config=twin.config))

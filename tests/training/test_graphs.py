@@ -28,7 +28,7 @@ rows = st.builds(lambda prompt, answer: Row(prompt=prompt, answer=answer), ids, 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     prefix=st.lists(st.integers(1, 299), max_size=20).map(tuple), batch=st.lists(rows, min_size=1, max_size=9)
 )

@@ -192,10 +192,10 @@ def test_a_run_that_goes_on_with_little_memory_free_is_the_uninterrupted_run_bit
     tmp_path, monkeypatch, two_workers, dtype
 ):
     whole = of_all_lengths(tmp_path / "whole", dtype)
-    list(whole.run(14))
+    list(whole.run(9))
     assert whole.packed.room == packed.KEPT_TOKENS, "this machine has memory enough"
     first = of_all_lengths(tmp_path / "parts", dtype)
-    list(first.run(5))
+    list(first.run(4))
     first.close()
     ran, tokens, hidden = [], [], packed.Packed.hidden
 
@@ -212,7 +212,7 @@ def test_a_run_that_goes_on_with_little_memory_free_is_the_uninterrupted_run_bit
     each = sum(map(packed._kept_bytes, whole.packed.blocks))
     monkeypatch.setattr(packed, "free_bytes", lambda device: 2 * 200 * each / packed.KEPT_SHARE)
     rest = of_all_lengths(tmp_path / "parts", dtype)
-    list(rest.run(14))
+    list(rest.run(9))
     assert rest.packed.room == 200
     long = sum(count > 200 for count in tokens)
     assert 0 < long < len(tokens) and len(ran) == 2 * long
@@ -246,7 +246,7 @@ def test_log_probabilities_of_a_batch_that_a_gpu_does_not_hold_are_read_in_halve
     whole, states = loop.answer_logprobs(model, ROWS), loop.answer_states(model, ROWS)
 
     def held(model, rows, *more):
-        if len(rows) > 3:
+        if len(rows) > 12:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")
         return plain(model, rows, *more)
 
@@ -255,7 +255,7 @@ def test_log_probabilities_of_a_batch_that_a_gpu_does_not_hold_are_read_in_halve
     read = loop._padded_states
 
     def held_states(model, rows):
-        if len(rows) > 3:
+        if len(rows) > 12:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")
         return read(model, rows)
 
