@@ -7,25 +7,24 @@ from rung.records import Example
 
 
 def synthetic(subject: Subject) -> Outcome:
-    """Rows marked as made by a model: a test of them measures how well that model is imitated."""
+    """Rows marked as made by a model: a test of them measures how well that model is imitated.
+
+    A given test alone may hold such: the split carves none into dev or test.
+    """
     found = []
     test = [row for row in subject.splits.test if row.synthetic]
     if test:
-        way_out = (
-            "take them out of the test"
-            if subject.splits.test_given
-            else "give test rows that people wrote, with --test"
-        )
         message = (
             f"test rows that a model made: {_counted(test, subject.splits.test)}; the score would be "
-            f"one of imitating it: {way_out}, or go on with --accept synthetic"
+            "one of imitating it: take them out of the test, or go on with --accept synthetic"
         )
         found.append(finding("synthetic", "block", message, test))
-    learned = [row for row in subject.learned if row.synthetic]
+    learned = [row for row in subject.splits.train if row.synthetic]
     if learned:
         message = (
-            f"train and dev rows that a model made: {_counted(learned, subject.learned)}; what it gets "
-            "wrong is learned, too: look through some of them"
+            f"train rows that a model made: {_counted(learned, subject.splits.train)}; what it gets wrong is "
+            "learned, too: look through some of them. They, and rows of their groups and questions, are in "
+            "no other part"
         )
         found.append(finding("synthetic", "info", message, learned))
     return found

@@ -159,8 +159,8 @@ def prepare(source: Path, options: RowOptions, reporter: Reporter | None = None)
     if len(parts.dev) < FEWEST_LEFT:
         raise DataError(
             f"{task.data.train.name}: of {len(examples):,} rows {len(parts.dev)} are left to choose by: rows "
-            "of one group, or that say nearly the same, stay on one side, and what the test holds is out; "
-            "give more rows, of more groups"
+            "of one group, or that say nearly the same, stay on one side, what a model made is in train, and "
+            "what the test holds is out; give more rows, of more groups"
         )
     removed = (*parts.removed, *(row for row in examples if row.id in out))
     parts = replace(parts, dev=_in_asking_order(parts.dev, task.seed), removed=removed)

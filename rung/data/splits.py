@@ -36,8 +36,9 @@ def split(
     a row that is never scored teaches more. The test is the same for any number of them. Rows of one group,
     rows with the same normalised input and context, and the rows (by id) of each group in `near` land on one
     side. With `stratify`, outputs keep their shares as well as the groups allow, and one that only few rows
-    have is in train. The result depends on the rows and the seed, not on the order of the rows. DataError
-    when a part would be empty.
+    have is in train. Rows that a model made, and what lands on one side with them, are in train alone: the
+    others are parted as if these weren't there. The result depends on the rows and the seed, not on the order
+    of the rows. DataError when a part would be empty.
     """
     if test is not None and not test:
         raise DataError("the test file holds no rows; leave it out to have a test carved from the others")
@@ -48,10 +49,12 @@ def split(
         for example in examples:
             (removed if question(example) in sealed else kept).append(example)
     blocks = _in_order(_blocks(kept, near), seed)
+    written = [block for block in blocks if not _made(block)]
     placed: dict[SplitName, list[Example]] = {
         name: [example for block in part for example in block]
-        for name, part in _parts(blocks, stratify, dev_rows, carve=test is None).items()
+        for name, part in _parts(written, stratify, dev_rows, carve=test is None).items()
     }
+    placed["train"] += [example for block in blocks if _made(block) for example in block]
     for name, rows in placed.items():
         if not rows:
             raise DataError(f"no rows are left for {name}: {_too_few(examples, removed, blocks)}")
@@ -75,11 +78,22 @@ def _too_few(examples: Sequence[Example], removed: Sequence[Example], blocks: Se
         return f"{rows}, all with the same input; give rows that ask different things"
     if not blocks:
         return f"{rows}; give rows that the test doesn't hold"
+    if made := sum(len(block) for block in blocks if _made(block)):
+        return (
+            f"{rows}, {made:,} of them marked as made by a model or of one group, or nearly one question, "
+            "with such: these are in train alone; give more rows that people wrote, or take the mark "
+            "(`synthetic`, `source`, `generator`) off rows that they did"
+        )
     one = f"{len(blocks):,} group{'' if len(blocks) == 1 else 's'}"
     return (
         f"{rows}, and they make {one} that can't be parted, by their `group` or by inputs that are the same "
         "or nearly; give more rows or finer groups"
     )
+
+
+def _made(block: Block) -> bool:
+    """Whether a model made a row of it: a score on such rows would be one of imitating that model."""
+    return any(example.synthetic for example in block)
 
 
 def first_asked(examples: Sequence[Example]) -> np.ndarray:

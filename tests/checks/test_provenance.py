@@ -1,7 +1,4 @@
-from dataclasses import replace
 from pathlib import Path
-
-import pytest
 
 from rung.checks.base import Subject
 from rung.checks.provenance import synthetic
@@ -17,12 +14,12 @@ def rows(name: str, count: int, made: int = 0) -> tuple[Example, ...]:
     )
 
 
-def subject(train: int = 0, dev: int = 0, test: int = 0, *, given: bool = True) -> Subject:
+def subject(train: int = 0, test: int = 0) -> Subject:
     made = Splits(
         train=rows("train", 60, train),
-        dev=rows("dev", 20, dev),
+        dev=rows("dev", 20),
         test=rows("test", 20, test),
-        test_given=given,
+        test_given=True,
         digest="",
     )
     task = Task(data=DataFiles(train=Path("train.jsonl")), output=Output(kind="text"))
@@ -33,27 +30,24 @@ def test_rows_that_people_wrote_are_silent() -> None:
     assert synthetic(subject()) == []
 
 
-@pytest.mark.parametrize(
-    ("given", "said"), [(True, "take them out of the test"), (False, "give test rows that people wrote")]
-)
-def test_one_row_of_a_model_in_the_test_blocks_with_the_way_out(given: bool, said: str) -> None:
-    found = synthetic(subject(test=1, given=given))
+def test_one_row_of_a_model_in_the_test_blocks_with_the_way_out() -> None:
+    found = synthetic(subject(test=1))
     assert isinstance(found, list)
     assert [(one.check, one.severity, one.rows) for one in found] == [
         ("synthetic", "block", ("test.jsonl:20",))
     ]
     assert "1 row (5.0%), such as test.jsonl:20" in found[0].message
-    assert said in found[0].message and "--accept synthetic" in found[0].message
+    assert "take them out of the test" in found[0].message and "--accept synthetic" in found[0].message
 
 
-def test_rows_of_a_model_in_train_and_dev_are_worth_knowing_with_their_share() -> None:
-    found = synthetic(subject(train=15, dev=5))
+def test_rows_of_a_model_in_train_are_worth_knowing_with_their_share() -> None:
+    found = synthetic(subject(train=15))
     assert isinstance(found, list)
-    assert [(one.severity, one.count) for one in found] == [("info", 20)]
-    assert "20 rows (25.0%), such as train.jsonl:46" in found[0].message
+    assert [(one.severity, one.count) for one in found] == [("info", 15)]
+    assert "15 rows (25.0%), such as train.jsonl:46" in found[0].message
 
 
 def test_both_are_told_the_test_first() -> None:
-    found = synthetic(replace(subject(train=1, test=20)))
+    found = synthetic(subject(train=1, test=20))
     assert isinstance(found, list)
     assert [(one.severity, one.count) for one in found] == [("block", 20), ("info", 1)]
