@@ -347,9 +347,10 @@ def models(name: str | None = None, /, *, fetch: str | None = None) -> None:
     from rich.console import Console
 
     from rung.cli.catalog import bring, catalog_table, licence_notes, model_table
-    from rung.report.text import Screen
 
     if fetch is not None:
+        from rung.report.text import Screen
+
         with Screen() as screen:
             bring(fetch, screen)
     console = Console()

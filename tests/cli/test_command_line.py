@@ -1,16 +1,21 @@
-"""The command `rung` as users meet it: a process with arguments, output and an exit status."""
+"""The command `rung` as users meet it: arguments, output and an exit status.
+
+A process of its own is asked where a start, the streams or the exit is what counts; of each command one is.
+"""
 
 import json
 import os
 import subprocess
 import sys
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from pydantic import TypeAdapter
 
 import rung
+from rung.cli import commands, main
 from rung.models.catalog import entry_named
 from rung.models.offered import OFFERED
 from rung.records import Climb
@@ -34,16 +39,39 @@ HEAVY = (
 )
 
 
-def run(*arguments, folder, stdin=None, python=("-m", "rung")):
+def run(*arguments, folder, python=("-m", "rung")):
     return subprocess.run(
         [sys.executable, *python, *arguments],
         cwd=folder,
-        input=stdin,
         capture_output=True,
         timeout=120,
         env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100", "NO_COLOR": "1"},
         check=False,
     )
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended that ran in this process."""
+
+    returncode: int
+    stdout: bytes
+    stderr: bytes
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, capfd):
+    """Run a command in this process, in the test's folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+    def ran(*arguments):
+        status = main.run(arguments)
+        said = capfd.readouterr()
+        return Done(status, said.out.encode(), said.err.encode())
+
+    return ran
 
 
 def error_line(done):
@@ -73,8 +101,8 @@ def test_help_lists_the_commands_and_where_to_start(tmp_path):
 
 
 @pytest.mark.parametrize("command", ["init", "climb", "report", "ask", "export", "models"])
-def test_each_command_explains_itself_with_an_example(command, tmp_path):
-    text = run(command, "--help", folder=tmp_path).stdout.decode()
+def test_each_command_explains_itself_with_an_example(command, here):
+    text = here(command, "--help").stdout.decode()
     assert f"Example: rung {command} " in text
 
 
@@ -117,7 +145,19 @@ def test_the_version_is_that_of_the_package(tmp_path):
         (["climb", "a text that was pasted " * 20], "File name too long"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_status_2(arguments, said, tmp_path):
+def test_a_mistake_is_one_line_and_exit_status_2(arguments, said, here):
+    assert said in error_line(here(*arguments))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["climb", "rows.jsonl"], "rows.jsonl"),
+        (["compare", "nowhere", "y"], "nor is it a run, RUN:RUNG or a model"),
+        (["export", "nowhere", "--to", "gguf", "--out", "x"], "no System at 'nowhere'"),
+    ],
+)
+def test_a_mistake_is_the_only_thing_that_a_process_says(arguments, said, tmp_path):
     assert said in error_line(run(*arguments, folder=tmp_path))
 
 
@@ -129,27 +169,28 @@ def test_the_newest_report_is_shown_again(finished):
     assert "rung ask runs/demo/winner" in text
 
 
-def test_the_page_is_written_where_it_is_wanted(finished):
-    done = run("report", "runs/demo", "--html", "out/page.html", folder=finished)
+def test_the_page_is_written_where_it_is_wanted(finished, here):
+    done = here("report", "runs/demo", "--html", "out/page.html")
     assert done.returncode == 0, done.stderr.decode()
     page = (finished / "out" / "page.html").read_text(encoding="utf-8")
     assert synthetic_climb().decision.sentence.replace("<", "&lt;") in page
     assert "rung ask runs/demo/winner" in page
 
 
-def test_a_damaged_climb_is_the_users_to_mend(finished):
+def test_a_damaged_climb_is_the_users_to_mend(finished, here):
     (finished / "runs" / "demo" / "climb.json").write_text('{"task": 1}')
-    assert "climb.json" in error_line(run("report", folder=finished))
+    assert "climb.json" in error_line(here("report"))
 
 
-def test_a_name_that_is_no_utf_8_is_a_mistake_too(tmp_path):
+def test_a_name_that_is_no_utf_8_is_a_mistake_too(tmp_path, here):
     (tmp_path / os.fsdecode(b"caf\xe9.jsonl")).write_text('{"input": "a", "output": "b"}\n')
-    for arguments in (["check", b"caf\xe9.jsonl"], ["check", "rows.jsonl", "--fix", b"caf\xe9"]):
-        assert "udce9" in (said := error_line(run(*arguments, folder=tmp_path)))
+    asked = run("check", b"caf\xe9.jsonl", folder=tmp_path)
+    for done in (asked, here("check", "rows.jsonl", "--fix", os.fsdecode(b"caf\xe9"))):
+        assert "udce9" in (said := error_line(done))
         assert "isn't UTF-8; rename that file or folder" in said
 
 
-@pytest.mark.parametrize("argument", ["report", "models", "--version"])
+@pytest.mark.parametrize("argument", ["models", "--version"])
 def test_a_reader_that_has_left_gets_no_complaint(argument, finished):
     left, output = os.pipe()
     os.close(left)
@@ -192,9 +233,9 @@ def test_without_streams_a_mistake_is_one_still(finished):
     assert "the text is empty" in error_line(done)
 
 
-def test_a_context_may_begin_with_a_hyphen(finished):
-    make_head(finished / "head")
-    done = run_redirected("", "ask", "head", "- one", "--context", "--- a list", folder=finished)
+def test_a_context_may_begin_with_a_hyphen(tmp_path, here):
+    make_head(tmp_path / "head")
+    done = here("ask", "head", "- one", "--context", "--- a list")
     assert (done.returncode, done.stderr) == (0, b"") and done.stdout
 
 
@@ -218,14 +259,14 @@ def test_what_the_encoding_of_the_output_lacks_is_written_as_its_escape(finished
     ("arguments", "said"),
     [(["climb", "x"], "interrupted; the same command resumes\n"), (["report", "x"], "interrupted\n")],
 )
-def test_an_interrupt_says_how_to_go_on_where_one_can(arguments, said, tmp_path):
-    script = (
-        "import pathlib; from rung.cli import commands, main\n"
-        "def stuck(*_): raise KeyboardInterrupt\n"
-        "commands.seconds = pathlib.Path.is_file = stuck\n"
-        f"main.main({arguments!r})"
-    )
-    done = run(folder=tmp_path, python=("-c", script))
+def test_an_interrupt_says_how_to_go_on_where_one_can(arguments, said, here, monkeypatch):
+    def stuck(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(commands, "seconds", stuck)
+        patch.setattr(Path, "is_file", stuck)
+        done = here(*arguments)
     assert done.returncode == 130
     assert done.stderr.decode() == said
 
@@ -242,21 +283,23 @@ def test_a_fault_of_its_own_shows_where_it_happened(tmp_path):
     assert "Traceback" in done.stderr.decode() and "its own" in done.stderr.decode()
 
 
-def test_models_are_listed_with_size_and_licence(tmp_path):
+def test_models_are_listed_with_size_and_licence_and_which_were_not_tried(tmp_path):
     text = run("models", folder=tmp_path).stdout.decode()
     line = next(line for line in text.splitlines() if line.startswith("smollm2-135m"))
     assert "98 MB" in line and "apache-2.0" in line
-    assert "whoever gets the model or a tune of it must be bound by the terms too" in " ".join(text.split())
+    text = " ".join(text.split())
+    assert "whoever gets the model or a tune of it must be bound by the terms too" in text
+    assert text.count("Not tried here.") == len(OFFERED)
 
 
-def test_one_model_is_told_of_whole(tmp_path):
-    text = " ".join(run("models", "functiongemma-270m", folder=tmp_path).stdout.decode().split())
+def test_one_model_is_told_of_whole(here):
+    text = " ".join(here("models", "functiongemma-270m").stdout.decode().split())
     assert "unsloth/functiongemma-270m-it-GGUF" in text and "google/functiongemma-270m-it" in text
     assert "32,768 tokens" in text and "It is asked and tuned in the form of call that it was taught" in text
     assert "Tried by us no" in text and "to be accepted" in text
-    ours = " ".join(run("models", "smollm2-135m", folder=tmp_path).stdout.decode().split())
+    ours = " ".join(here("models", "smollm2-135m").stdout.decode().split())
     assert "Tried by us yes" in ours and "plain ChatML is used instead" in ours
-    assert "nearest: smollm2" in error_line(run("models", "smollm", folder=tmp_path))
+    assert "nearest: smollm2" in error_line(here("models", "smollm"))
 
 
 @pytest.mark.parametrize(
@@ -268,14 +311,9 @@ def test_one_model_is_told_of_whole(tmp_path):
         ("minilm-l6", "no: it makes vectors of texts"),
     ],
 )
-def test_whether_a_model_can_be_tuned_is_told(tmp_path, name, said):
-    text = " ".join(run("models", name, folder=tmp_path).stdout.decode().split())
+def test_whether_a_model_can_be_tuned_is_told(here, name, said):
+    text = " ".join(here("models", name).stdout.decode().split())
     assert f"Can be tuned {said} Licence" in text
-
-
-def test_models_that_were_not_tried_are_marked_in_the_table(tmp_path):
-    text = " ".join(run("models", folder=tmp_path).stdout.decode().split())
-    assert text.count("Not tried here.") == len(OFFERED)
 
 
 def test_weights_in_an_installed_wheel_are_here(tmp_path, monkeypatch):
@@ -357,34 +395,28 @@ def test_check_says_what_it_found_and_leaves_a_report(tmp_path):
     assert "<script" not in (folder / "data_report.html").read_text()
 
 
-def test_check_ends_with_2_where_something_blocks_unless_it_is_accepted(tmp_path):
+def test_check_ends_with_2_where_something_blocks_unless_it_is_accepted(tmp_path, here):
     lines = [json.dumps(row) for row in CHECKED]
     (tmp_path / "rows.jsonl").write_text("\n".join([*lines, "{broken"]))
-    done = run("check", "rows.jsonl", "--models", "no.gguf", folder=tmp_path)
+    done = here("check", "rows.jsonl", "--models", "no.gguf")
     assert done.returncode == 2 and b"broken_rows" in done.stdout
     assert b"rows.jsonl:121" in done.stderr and b"--accept broken_rows" in done.stderr
-    done = run(
-        "check", "rows.jsonl", "--models", "no.gguf", "--accept", "broken_rows", "--out", "o", folder=tmp_path
-    )
+    done = here("check", "rows.jsonl", "--models", "no.gguf", "--accept", "broken_rows", "--out", "o")
     assert done.returncode == 0 and json.loads((tmp_path / "o" / "data_report.json").read_text())["accepted"]
-    assert "no check has that name" in error_line(
-        run("check", "rows.jsonl", "--accept", "nothing", folder=tmp_path)
-    )
+    assert "no check has that name" in error_line(here("check", "rows.jsonl", "--accept", "nothing"))
 
 
-def test_check_writes_a_mended_copy(tmp_path):
+def test_check_writes_a_mended_copy(tmp_path, here):
     lines = [json.dumps(row) for row in [*CHECKED, CHECKED[0]]]
     (tmp_path / "rows.jsonl").write_text("\n".join([*lines, "{broken"]))
-    done = run("check", "rows.jsonl", "--fix", "mended", folder=tmp_path)
+    done = here("check", "rows.jsonl", "--fix", "mended")
     assert done.stdout.decode() == (
         "mended: kept train.jsonl 120 rows; set aside broken_rows 1 row, repeats 1 row (set_aside.jsonl)\n"
     )
-    assert "isn't an empty folder" in error_line(
-        run("check", "rows.jsonl", "--fix", "mended", folder=tmp_path)
-    )
+    assert "isn't an empty folder" in error_line(here("check", "rows.jsonl", "--fix", "mended"))
 
 
-def test_rows_cannot_be_shown_without_the_model(tmp_path):
+def test_rows_cannot_be_shown_without_the_model(tmp_path, here):
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in CHECKED))
-    said = error_line(run("check", "rows.jsonl", "--show", "2", "--models", "no.gguf", folder=tmp_path))
+    said = error_line(here("check", "rows.jsonl", "--show", "2", "--models", "no.gguf"))
     assert "isn't on this machine" in said
