@@ -15,7 +15,8 @@ Said = tuple[int, Any, dict[str, str]]
 class Posted(AbstractContextManager["Posted"]):
     """Answers each body with what `answer` makes of it and its path, and keeps what it was sent.
 
-    `keys` are the authorisations; `most_in_flight` is how many were asked at once, each for `delay_s`.
+    `keys` are the authorisations; `most_in_flight` is how many were asked at once, each for `delay_s`, and
+    until the `gate` is set where there is one.
     """
 
     def __init__(self, answer: Callable[[dict, str], Said]) -> None:
@@ -23,10 +24,12 @@ class Posted(AbstractContextManager["Posted"]):
         self.keys: list[str | None] = []
         self.in_flight = self.most_in_flight = 0
         self.delay_s = 0.0
+        self.gate: threading.Event | None = None
         lock, server = threading.Lock(), self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # or a body waits 40 ms for its head to be acknowledged
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
@@ -37,6 +40,8 @@ class Posted(AbstractContextManager["Posted"]):
                     server.seen.append(body)
                     status, said, headers = answer(body, self.path)
                 time.sleep(said if isinstance(said, float) else server.delay_s)
+                if server.gate is not None:
+                    server.gate.wait(60)
                 with lock:
                     server.in_flight -= 1
                 if isinstance(said, float):

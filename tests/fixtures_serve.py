@@ -9,8 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -42,13 +42,22 @@ SCHEMA = {
     "additionalProperties": False,
 }
 START_S = 60.0
+RUNG = ("-m", "rung")
 
 
 class Server(AbstractContextManager["Server"]):
     """A running `rung serve`. `lines` is what it has said so far, on standard output and standard error."""
 
-    def __init__(self, *arguments: str, home: Path, threads: int = 1, wait: bool = True) -> None:
-        self.process = start(*arguments, "--port", "0", "--threads", str(threads), home=home)
+    def __init__(
+        self,
+        *arguments: str,
+        home: Path,
+        threads: int = 1,
+        wait: bool = True,
+        program: Sequence[str] = RUNG,
+    ) -> None:
+        options = ("--port", "0", "--threads", str(threads))
+        self.process = start(*arguments, *options, home=home, program=program)
         self.home = home
         self.lines: list[str] = []
         self._listener = threading.Thread(target=self._listen, daemon=True)
@@ -143,16 +152,29 @@ class Server(AbstractContextManager["Server"]):
             self.lines.append(line.rstrip("\n"))
 
 
-def start(*arguments: str, home: Path) -> subprocess.Popen[str]:
-    """`rung serve` with these arguments, standard error among its output."""
+def start(*arguments: str, home: Path, program: Sequence[str] = RUNG) -> subprocess.Popen[str]:
+    """`rung serve` with these arguments, standard error among its output. `program` is Python's `rung`."""
     return subprocess.Popen(
-        [sys.executable, "-m", "rung", "serve", *arguments],
+        [sys.executable, *program, "serve", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         cwd=home,
         env={**os.environ, "PYTHONPATH": str(ROOT), "RUNG_HOME": str(home), "NO_COLOR": "1"},
     )
+
+
+@contextmanager
+def also(server: Server, given: Mapping[str, Path]) -> Iterator[Server]:
+    """A server that serves these too, by their names, until the block ends; then what it served before."""
+    try:
+        for name, path in given.items():
+            made = server.post("/v1/systems", json={"system": str(path), "name": name})
+            assert made.status_code == 201, made.text
+        yield server
+    finally:
+        for name in given:
+            server.delete(f"/v1/systems/{name}")
 
 
 def eventually(true: Callable[[], Any], within_s: float = 10.0) -> Any:

@@ -8,7 +8,7 @@ from rung.models.resolve import resolve
 from rung.spec import AnswerSpec, Spec
 from rung.system import ref_to, save
 from rung.task.calls import call_schema
-from tests.fixtures_serve import Server, said
+from tests.fixtures_serve import also, said
 
 FIND = {
     "name": "find",
@@ -21,7 +21,7 @@ FIND = {
 NOW = {"name": "now", "parameters": {"type": "object", "properties": {}}}
 
 
-def test_every_request_is_answered_with_calls_of_its_own_functions(tiny_gguf, tmp_path):
+def test_every_request_is_answered_with_calls_of_its_own_functions(tiny, tiny_gguf, tmp_path):
     model = resolve(str(tiny_gguf))
     spec = Spec(
         rung="prompt",
@@ -34,7 +34,7 @@ def test_every_request_is_answered_with_calls_of_its_own_functions(tiny_gguf, tm
     )
     folder = save(tmp_path / "calls", spec, {}).folder
     found = {"find": 0, "now": 0}
-    with Server(f"calls={folder}", home=tmp_path) as server:
+    with also(tiny, {"calls": folder}) as server:
         for at in range(6):
             for function in (FIND, NOW):
                 tools = [{"type": "function", "function": function}]

@@ -49,9 +49,8 @@ def test_a_system_answers_a_chat_as_it_answers_the_row(tiny, tiny_systems, pool,
 @pytest.mark.models
 @pytest.mark.parametrize("form", ("codes", "words", "json", "text"))
 def test_a_system_on_a_real_model_answers_a_chat_as_it_answers_the_row(real, real_systems, pool, form):
-    texts = TEXTS[:2]
-    expected = real_systems[form].answer([row(text) for text in texts], pool)
-    assert [text_of(ask(real, form, said(text))) for text in texts] == [a.text for a in expected]
+    (expected,) = real_systems[form].answer([row(TEXTS[0])], pool)
+    assert text_of(ask(real, form, said(TEXTS[0]))) == expected.text
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -12,7 +12,7 @@ from rung.serve.systems import Systems
 from rung.spec import RetrievalSpec, StepsSpec
 from rung.system import save
 from tests.fixtures_climb import topic_passages
-from tests.fixtures_serve import Server, said
+from tests.fixtures_serve import also, said
 
 TEXT = "my invoice and the courier"
 IDS = ["billing.md#1", "delivery.md#1"]
@@ -43,16 +43,15 @@ def looked_up(tmp_path_factory, tiny_systems):
 
 
 @pytest.fixture(scope="module")
-def cited(tmp_path_factory, looked_up, tiny_systems):
-    given = [f"{name}={system.folder}" for name, system in looked_up.items()]
-    home = tmp_path_factory.mktemp("home")
-    with Server(*given, f"plain={tiny_systems['text'].folder}", home=home) as server:
+def cited(tiny, looked_up):
+    """The server with those too, each under `cited-` and its name."""
+    with also(tiny, {f"cited-{name}": system.folder for name, system in looked_up.items()}) as server:
         yield server
 
 
 @pytest.mark.parametrize("name", ["words", "text", "json"])
 def test_a_served_answer_is_the_systems_own_and_names_its_passages(name, cited, looked_up, pool):
-    made = cited.user.chat.completions.create(model=name, messages=said(TEXT))
+    made = cited.user.chat.completions.create(model=f"cited-{name}", messages=said(TEXT))
     own = Answerer(looked_up[name], pool).ask(TEXT)
     choice = made.choices[0]
     # Half a character at the end is spelled once by a stream, and once for each byte by a whole answer.
@@ -63,34 +62,34 @@ def test_a_served_answer_is_the_systems_own_and_names_its_passages(name, cited, 
 
 
 def test_json_names_the_passage_that_has_its_values_and_a_label_none(cited):
-    made = cited.user.chat.completions.create(model="json", messages=said(TEXT)).choices[0]
+    made = cited.user.chat.completions.create(model="cited-json", messages=said(TEXT)).choices[0]
     assert (made.model_extra or {})["source"] == "delivery.md#1"
-    chunks = list(cited.user.chat.completions.create(model="json", messages=said(TEXT), stream=True))
+    chunks = list(cited.user.chat.completions.create(model="cited-json", messages=said(TEXT), stream=True))
     assert (chunks[-1].choices[0].model_extra or {})["source"] == "delivery.md#1"
-    label = cited.user.chat.completions.create(model="words", messages=said(TEXT)).choices[0]
+    label = cited.user.chat.completions.create(model="cited-words", messages=said(TEXT)).choices[0]
     assert sorted((label.model_extra or {})["passages"]) == IDS
     assert (label.model_extra or {})["source"] is None
 
 
 def test_a_stream_names_the_passages_in_its_last_chunk(cited):
-    chunks = list(cited.user.chat.completions.create(model="text", messages=said(TEXT), stream=True))
+    chunks = list(cited.user.chat.completions.create(model="cited-text", messages=said(TEXT), stream=True))
     told = [chunk.choices[0].model_extra or {} for chunk in chunks]
     assert chunks[-1].choices[0].finish_reason and sorted(told[-1]["passages"]) == IDS
     assert not any(told[:-1])
 
 
 def test_texts_name_their_own_passages_and_a_text_without_any_none(cited):
-    made = cited.user.completions.create(model="text", prompt=["my parcel", "?!"])
+    made = cited.user.completions.create(model="cited-text", prompt=["my parcel", "?!"])
     assert [choice.model_extra for choice in made.choices] == [
         {"passages": ["delivery.md#1"], "source": None},
         {},
     ]
-    chunks = list(cited.user.completions.create(model="text", prompt="my parcel", stream=True))
+    chunks = list(cited.user.completions.create(model="cited-text", prompt="my parcel", stream=True))
     assert (chunks[-1].choices[0].model_extra or {})["passages"] == ["delivery.md#1"]
 
 
 def test_a_system_that_looks_up_nothing_answers_as_it_always_did(cited):
-    choice = cited.user.chat.completions.create(model="plain", messages=said(TEXT)).choices[0]
+    choice = cited.user.chat.completions.create(model="text", messages=said(TEXT)).choices[0]
     assert not choice.model_extra
 
 

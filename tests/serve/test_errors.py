@@ -279,7 +279,7 @@ def test_where_too_many_wait_one_is_told_to_try_again(tight):
             return await gathered(
                 [
                     client.chat.completions.create(
-                        model="base", messages=HELLO, n=16, temperature=1, max_tokens=30, seed=seed
+                        model="base", messages=HELLO, n=16, temperature=1, max_tokens=8, seed=seed
                     )
                     for seed in range(10)
                 ]
@@ -304,7 +304,7 @@ def test_heads_and_neighbours_are_refused_too_where_too_many_wait(tmp_path, tiny
 
         async def together(ask):
             async with server.async_client() as client:
-                return await gathered([ask(client, place) for place in range(60)])
+                return await gathered([ask(client, place) for place in range(30)])
 
         for ask in (
             lambda client, n: client.chat.completions.create(model="desk", messages=said(f"invoice {n}")),

@@ -82,7 +82,7 @@ def test_what_is_asked_of_a_system_that_goes_while_the_prompt_is_made_is_answere
                 asked = asyncio.ensure_future(asking)
                 await is_so(lambda: systems.bench.waiting == 1)
                 goes = asyncio.ensure_future(systems.remove("one"))
-                await asyncio.sleep(0.7)
+                await asyncio.sleep(0.3)
                 assert not asked.done() and (there.host is None or there.host.ready)
             found = await asked
             assert found.status_code == 200 and "engine_failed" not in found.text, found.text

@@ -16,6 +16,7 @@ from rung.engines.base import Request
 from rung.engines.llama_calls import Call
 from rung.engines.llama_wire import completion_call
 from rung.errors import EngineError
+from rung.serve import host as module
 from rung.serve.host import Host
 from rung.serve.limits import Limits
 from rung.serve.systems import Systems
@@ -28,7 +29,8 @@ def engines() -> set[int]:
     return {child.pid for child in psutil.Process().children() if is_engine(child)}
 
 
-def test_a_child_that_could_not_be_started_again_is_started_though_nobody_asks(tmp_path):
+def test_a_child_that_could_not_be_started_again_is_started_though_nobody_asks(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "WATCH_S", 0.1)
     gguf = make_tiny_gguf(tmp_path / "tiny.gguf")
 
     async def soon(host, *, ready: bool) -> None:
@@ -58,13 +60,15 @@ def test_a_child_that_could_not_be_started_again_is_started_though_nobody_asks(t
     asyncio.run(run())
 
 
-def test_a_child_that_sleeps_is_not_woken(tmp_path):
+def test_a_child_that_sleeps_is_not_woken(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "WATCH_S", 0.05)
+
     async def run() -> None:
         systems = Systems(Limits(slots=1, threads=1))
         await systems.add(str(make_tiny_gguf(tmp_path / "tiny.gguf")), "base")
         (host,) = systems.hosts.values()
         await host.sleep()
-        await asyncio.sleep(1.5)
+        await asyncio.sleep(0.3)
         await host.renew()
         assert host.asleep and not host.ready
         await systems.close()

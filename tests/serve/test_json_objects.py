@@ -8,7 +8,7 @@ import pytest
 from rung.serve.completions import _of_objects
 from rung.spec import AnswerSpec
 from rung.system import save
-from tests.fixtures_serve import SCHEMA, Server, said
+from tests.fixtures_serve import SCHEMA, also, said
 
 OBJECT = {"type": "json_object"}
 DIGITS = {"type": "integer", "minimum": 0, "maximum": 99}
@@ -17,17 +17,17 @@ OWN = {"number": ("number", DIGITS), "list": ("json", LIST), "object": ("json", 
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory, tiny_systems):
+def server(tmp_path_factory, tiny, tiny_systems):
     folder = tmp_path_factory.mktemp("held")
     base = tiny_systems["json"].spec
     form = AnswerSpec(form="schema", max_tokens=64)
-    systems = []
+    systems = {}
     for name, (kind, schema) in OWN.items():
         spec = base.model_copy(update={"kind": kind, "schema_": schema, "answer": form})
-        systems.append(f"{name}={save(folder / name, spec, {}).folder}")
+        systems[name] = save(folder / name, spec, {}).folder
     free = base.model_copy(update={"kind": "number", "schema_": DIGITS, "answer": AnswerSpec(form="free")})
-    systems.append(f"free={save(folder / 'free', free, {}).folder}")
-    with Server(*systems, home=folder) as found:
+    systems["free"] = save(folder / "free", free, {}).folder
+    with also(tiny, systems) as found:
         yield found
 
 

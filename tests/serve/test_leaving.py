@@ -10,6 +10,7 @@ import time
 import httpx
 import pytest
 
+from tests.fixtures_climb import make_tiny_gguf
 from tests.fixtures_serve import Server, eventually, gathered, said
 
 LONG = said("Tell me a long story about a parcel that was lost.")
@@ -177,7 +178,7 @@ def kill_child(server):
 
 @pytest.mark.models
 def test_every_request_is_answered_though_the_engine_is_killed(mortal):
-    options = {"model": "base", "messages": LONG, "max_tokens": 40}
+    options = {"model": "base", "messages": LONG, "max_tokens": 16}
 
     async def whole(client, place):
         found = await client.chat.completions.create(**options, seed=place, temperature=place % 2)
@@ -237,16 +238,8 @@ def test_while_an_engine_is_down_the_server_says_that_it_isnt_ready(mortal):
         assert client.get("/healthz").status_code == 200
 
 
-@pytest.mark.models
 def test_an_engine_that_cant_start_again_is_said_and_other_systems_answer(tmp_path, tiny_systems):
-    from rung.models.resolve import resolve
-
-    gguf = tmp_path / "copy.gguf"
-    source = resolve("smollm2-135m").gguf
-    assert source is not None
-    os.link(source, gguf) if source.stat().st_dev == tmp_path.stat().st_dev else gguf.write_bytes(
-        source.read_bytes()
-    )
+    gguf = make_tiny_gguf(tmp_path / "copy.gguf")
     with Server(f"base={gguf}", f"desk={tiny_systems['desk'].folder}", home=tmp_path) as server:
         gguf.unlink()
         kill_child(server)

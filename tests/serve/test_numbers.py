@@ -6,7 +6,7 @@ import openai
 import pytest
 
 from rung.rungs.teacher import draws_of
-from tests.fixtures_serve import Server, make_number_head, row, said
+from tests.fixtures_serve import also, make_number_head, row, said
 
 TEXTS = ("my refund please", "the parcel is late", "help")
 
@@ -17,8 +17,8 @@ def worth(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory, worth):
-    with Server(f"worth={worth.folder}", home=tmp_path_factory.mktemp("home")) as found:
+def server(tiny, worth):
+    with also(tiny, {"worth": worth.folder}) as found:
         yield found
 
 

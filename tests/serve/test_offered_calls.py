@@ -15,7 +15,7 @@ from rung.spec import AnswerSpec, Spec
 from rung.system import save
 from tests.fixtures_climb import TOPICS, make_tiny_gguf
 from tests.fixtures_hosted import KEY, MODEL, Hosted
-from tests.fixtures_serve import Server, said
+from tests.fixtures_serve import Server, also, said
 
 PARAMETERS = {
     "type": "object",
@@ -164,7 +164,7 @@ def test_arguments_may_refer_to_parts_of_their_own_schema(tiny):
             validate(call["arguments"], parameters if call["name"] == "send" else {"maxProperties": 0})
 
 
-def test_what_several_calls_gave_and_what_is_asked_then_is_one_turn_of_the_user(tmp_path):
+def test_what_several_calls_gave_and_what_is_asked_then_is_one_turn_of_the_user(tiny, tmp_path):
     gguf = make_tiny_gguf(tmp_path / "strict.gguf", template=ALTERNATING)
     function = {"name": "find", "arguments": json.dumps(OURS[0]["arguments"])}
     calls = [{"id": f"c{n}", "type": "function", "function": function} for n in (1, 2)]
@@ -175,7 +175,7 @@ def test_what_several_calls_gave_and_what_is_asked_then_is_one_turn_of_the_user(
         Message(role="assistant", content=json.dumps({"calls": OURS * 2}, sort_keys=True)),
         Message(role="user", content="Result: 1 found\n\nResult: 2 found\n\nand now?"),
     ]
-    with Server(f"strict={gguf}", home=tmp_path) as server:
+    with also(tiny, {"strict": gguf}) as server:
         for messages in (turns, [*turns, *said("and now?")]):
             found = server.user.chat.completions.create(model="strict", messages=messages, max_tokens=3)
         assert found.usage.prompt_tokens == len(load_chat(resolve(str(gguf))).render(wanted))

@@ -21,7 +21,7 @@ from rung.serve.tools import offered
 from rung.serve.wire import ChatRequest, CompletionRequest
 from rung.spec import AnswerSpec, Spec, StepsSpec
 from rung.system import save
-from tests.fixtures_serve import Server, said
+from tests.fixtures_serve import also, said
 
 CALLS = [{"name": "find", "arguments": {"x": 1}}]
 
@@ -61,10 +61,9 @@ def test_the_value_is_sent_where_the_text_is_more_than_that(tiny_systems, kind, 
     assert wished.text == text
 
 
-def test_nothing_is_streamed_before_the_value_is_read(tiny_systems, tmp_path):
+def test_nothing_is_streamed_before_the_value_is_read(tiny, tiny_systems, tmp_path):
     forms = {"number": free(tiny_systems, "number"), "tags": free(tiny_systems, "tool_call", "tagged")}
-    systems = [f"{name}={save(tmp_path / name, spec, {}).folder}" for name, spec in forms.items()]
-    with Server(*systems, home=tmp_path) as server:
+    with also(tiny, {name: save(tmp_path / name, spec, {}).folder for name, spec in forms.items()}) as server:
         for name in forms:
             asked = {"model": name, "messages": said("order 12")}
             whole = server.user.chat.completions.create(**asked).choices[0].message.content

@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 from rung.cli.main import app
-from tests.fixtures_serve import Server
+from tests.fixtures_serve import also
 
 PAGE = (Path(__file__).parents[2] / "docs" / "serve.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", PAGE, re.DOTALL)
@@ -21,9 +21,9 @@ def test_its_commands_are_ones_that_the_program_takes():
     assert {kind for kind, _ in BLOCKS} == {"console", "python"}
 
 
-def test_its_python_is_answered_with_a_label(tiny_systems, tmp_path):
+def test_its_python_is_answered_with_a_label(tiny, tiny_systems):
     (program,) = [text for kind, text in BLOCKS if kind == "python"]
-    with Server(f"helpdesk={tiny_systems['words'].folder}", home=tmp_path) as server:
+    with also(tiny, {"helpdesk": tiny_systems["words"].folder}) as server:
         there = program.replace("http://127.0.0.1:8000", server.address)
         assert there != program
         *lines, last = ast.parse(there).body

@@ -8,7 +8,8 @@ import pytest
 from jsonschema import validate
 from pydantic import BaseModel, Field
 
-from tests.fixtures_serve import SCHEMA, said
+from tests.fixtures_climb import make_tiny_gguf
+from tests.fixtures_serve import SCHEMA, also, said
 
 QUESTION = "The invoice of yesterday is wrong, please help within 3 days."
 WEATHER = {
@@ -51,6 +52,14 @@ def refusal(server, model, **options):
 pytestmark = pytest.mark.models
 
 
+@pytest.fixture(scope="module")
+def long(tiny, tmp_path_factory):
+    """The server with a model that writes at random, for prompts of up to 2,000 tokens, as `long`."""
+    gguf = make_tiny_gguf(tmp_path_factory.mktemp("long") / "long.gguf", context=2048)
+    with also(tiny, {"long": gguf}) as server:
+        yield server
+
+
 def test_a_class_is_what_a_base_model_answers_with(real):
     found = real.user.chat.completions.parse(
         model="base", messages=said(QUESTION), response_format=Ticket, max_tokens=60
@@ -75,8 +84,8 @@ def test_a_json_object_is_an_object(real):
     assert content.startswith('{"')
 
 
-def test_drawn_answers_keep_to_the_schema_too(real):
-    found = ask(real, "base", response_format=as_format(SCHEMA), n=4, temperature=2, seed=1)
+def test_drawn_answers_keep_to_the_schema_too(long):
+    found = ask(long, "long", response_format=as_format(SCHEMA), n=4, temperature=2, seed=1, max_tokens=160)
     contents = [choice.message.content for choice in found.choices]
     assert len(set(contents)) > 1
     for content in contents:
@@ -139,8 +148,9 @@ def test_a_schema_that_answers_cant_be_held_to_is_refused_by_its_keyword(real, s
         assert keyword in error.message and error.param in options
 
 
-def test_a_function_that_has_to_be_called_is_called(real):
-    found = ask(real, "base", tools=[tool("weather"), tool("trains")], tool_choice="required").choices[0]
+def test_a_function_that_has_to_be_called_is_called(long):
+    options = {"tools": [tool("weather"), tool("trains")], "tool_choice": "required", "max_tokens": 400}
+    found = ask(long, "long", **options).choices[0]
     assert found.finish_reason == "tool_calls" and found.message.content is None
     for call in found.message.tool_calls:
         assert call.function.name in ("weather", "trains") and call.id.startswith("call_")
@@ -155,19 +165,19 @@ def test_the_function_that_is_named_is_called(real):
     assert [call.function.name for call in found.choices[0].message.tool_calls] == ["trains"]
 
 
-def test_one_function_is_called_where_several_at_once_are_not_wanted(real):
-    options = {"tools": [tool("weather"), tool("trains")], "tool_choice": "required"}
-    found = ask(real, "base", parallel_tool_calls=False, temperature=2, seed=1, n=2, **options)
+def test_one_function_is_called_where_several_at_once_are_not_wanted(long):
+    options = {"tools": [tool("weather"), tool("trains")], "tool_choice": "required", "max_tokens": 160}
+    found = ask(long, "long", parallel_tool_calls=False, temperature=2, seed=1, n=2, **options)
     assert [len(choice.message.tool_calls) for choice in found.choices] == [1, 1]
 
 
 def test_a_model_that_may_call_answers_in_words_or_calls(real):
-    found = ask(real, "base", tools=[tool("weather")], temperature=1.5, seed=0, n=2, max_tokens=40)
+    found = ask(real, "base", tools=[tool("weather")], temperature=1.5, seed=0, n=2)
     for choice in found.choices:
         for call in choice.message.tool_calls or []:
             validate(json.loads(call.function.arguments), WEATHER)
         assert choice.message.tool_calls or not choice.message.content.startswith("{")
-    never = ask(real, "base", tools=[tool("weather")], tool_choice="none").choices[0]
+    never = ask(real, "base", tools=[tool("weather")], tool_choice="none", max_tokens=5).choices[0]
     assert never.message.tool_calls is None and never.message.content
 
 
@@ -188,19 +198,19 @@ def test_calls_are_streamed_as_the_client_puts_them_together(real):
     assert made.function.arguments == whole.arguments
 
 
-def test_what_a_function_gave_goes_on_in_the_chat(real):
-    options = {"tools": [tool("weather")], "parallel_tool_calls": False}
-    first = ask(real, "base", tool_choice="required", **options).choices[0].message
+def test_what_a_function_gave_goes_on_in_the_chat(long):
+    options = {"tools": [tool("weather")], "parallel_tool_calls": False, "max_tokens": 160}
+    first = ask(long, "long", tool_choice="required", **options).choices[0].message
     call = first.tool_calls[0]
     turns = [
         *said(QUESTION),
         first.model_dump(exclude_none=True),
         {"role": "tool", "tool_call_id": call.id, "content": '{"degrees": 21}'},
     ]
-    second = ask(real, "base", messages=turns, tools=options["tools"], tool_choice="none")
+    silent = {"tools": options["tools"], "tool_choice": "none"}
+    second = ask(long, "long", messages=turns, **silent)
     assert second.choices[0].message.content
-    more = ask(real, "base", messages=turns, tools=options["tools"], tool_choice="none").usage.prompt_tokens
-    assert more > ask(real, "base", tools=options["tools"], tool_choice="none").usage.prompt_tokens
+    assert second.usage.prompt_tokens > ask(long, "long", **silent).usage.prompt_tokens
 
 
 def test_functions_without_parameters_are_called_with_none(real):

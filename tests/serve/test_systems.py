@@ -3,7 +3,6 @@
 import asyncio
 import json
 import threading
-import time
 
 import openai
 import pytest
@@ -27,16 +26,18 @@ REPAIR = StepsSpec(kind="repair", max_tokens=8, close="{fault}: again.")
 TEXTS = [r["input"] for r in label_rows(8, seed=3)]
 
 
-@pytest.fixture(scope="module")
-def changing(tmp_path_factory, tiny_gguf, tiny_systems):
-    """A server whose Systems the tests change."""
-    home = tmp_path_factory.mktemp("home")
-    with Server(f"desk={tiny_systems['desk'].folder}", f"base={tiny_gguf}", home=home) as server:
-        yield server
-
-
 def names(server):
     return sorted(model.id for model in server.user.models.list())
+
+
+@pytest.fixture
+def changing(tiny):
+    """The server that a test changes, and leaves as it was."""
+    before = names(tiny)
+    yield tiny
+    for name in set(names(tiny)) - set(before):
+        tiny.delete(f"/v1/systems/{name}")
+    assert names(tiny) == before and len(tiny.children()) == 1
 
 
 def load(server, **body):
@@ -98,6 +99,7 @@ def test_a_system_says_whether_its_answers_are_labels_with_probabilities(name, c
 
 
 def test_a_system_is_loaded_asked_and_unloaded(changing, tiny_systems):
+    before = names(changing)
     made = load(changing, system=str(tiny_systems["words"].folder), name="fresh")
     assert made.status_code == 201 and made.json()["digest"] == tiny_systems["words"].digest
     assert "fresh" in names(changing)
@@ -107,13 +109,14 @@ def test_a_system_is_loaded_asked_and_unloaded(changing, tiny_systems):
     assert changing.delete("/v1/systems/fresh").status_code == 404
     with pytest.raises(openai.NotFoundError):
         answer(changing, "fresh")
-    assert names(changing) == ["base", "desk"]
+    assert names(changing) == before
 
 
-def test_without_a_name_a_system_has_its_tasks_and_a_second_one_another(changing, tiny_systems):
-    folder = str(tiny_systems["words"].folder)
+def test_without_a_name_a_system_has_its_tasks_and_a_second_one_another(changing, tiny_systems, tmp_path):
+    spec = tiny_systems["words"].spec.model_copy(update={"task": "topics"})
+    folder = str(save(tmp_path / "topics", spec, {}).folder)
     made = [load(changing, system=folder).json()["name"] for _ in range(3)]
-    assert made == ["words", "words-prompt", "words-prompt-2"]
+    assert made == ["topics", "topics-prompt", "topics-prompt-2"]
     for name in made:
         assert changing.delete(f"/v1/systems/{name}").status_code == 200
 
@@ -186,7 +189,7 @@ def test_a_request_in_flight_is_answered_though_its_system_is_unloaded(changing,
                         model="leaving", prompt=text, n=8, temperature=1, max_tokens=300
                     )
                 )
-                for text in TEXTS
+                for text in TEXTS[:4]
             ]
             await asyncio.to_thread(
                 eventually, lambda: changing.gauge("rung_running") + changing.gauge("rung_waiting") > 8
@@ -198,28 +201,37 @@ def test_a_request_in_flight_is_answered_though_its_system_is_unloaded(changing,
     eventually(lambda: len(changing.children()) == 1)
 
 
-def test_a_tag_is_served_and_followed_when_it_comes_to_mean_another_system(
-    tmp_path, monkeypatch, tiny_systems
-):
-    monkeypatch.setenv("RUNG_HOME", str(tmp_path))
-    texts = [r["input"] for r in label_rows(60, seed=0)]
-    other = make_head(tmp_path / "other", seed=11)
+QUICK = "from rung.cli.main import main; from rung.serve import run; run.TAGS_S = 0.1; main()"
 
-    def tag(system: System, text: str):
-        point(system, read_tag(text), source="test", origin="made by a test")
 
-    tag(tiny_systems["desk"], "helpdesk:1")
-    with Server("helpdesk", "helpdesk:1", home=tmp_path) as server:
-        assert names(server) == ["helpdesk:1", "helpdesk:latest"]
-        for name in ("helpdesk", "helpdesk:latest", "helpdesk:1"):
-            assert answer(server, name).system_fingerprint.endswith(tiny_systems["desk"].digest)
-        tag(other, "helpdesk:2")
-        eventually(lambda: answer(server, "helpdesk").system_fingerprint.endswith(other.digest))
-        assert answer(server, "helpdesk:1").system_fingerprint.endswith(tiny_systems["desk"].digest)
-        assert any("helpdesk:latest was tagged anew" in line for line in server.lines)
-        assert answer(server, "helpdesk", texts[0]).choices[0].message.content in LABELS
-        server.post("/v1/systems", json={"system": "helpdesk:2"})
-        assert names(server) == ["helpdesk:1", "helpdesk:2", "helpdesk:latest"]
+def tag(system: System, text: str) -> None:
+    point(system, read_tag(text), source="test", origin="made by a test")
+
+
+@pytest.fixture(scope="module")
+def tagging(tmp_path_factory, tiny_systems):
+    """A server of two tags that looks for what they mean 20 times as often; tags are made in its home."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RUNG_HOME", str(home))
+        tag(tiny_systems["desk"], "helpdesk:1")
+        with Server("helpdesk", "helpdesk:1", home=home, program=("-c", QUICK)) as server:
+            yield server
+
+
+def test_a_tag_is_served_and_followed_when_it_comes_to_mean_another_system(tagging, tmp_path, tiny_systems):
+    server, other = tagging, make_head(tmp_path / "other", seed=11)
+    assert names(server) == ["helpdesk:1", "helpdesk:latest"]
+    for name in ("helpdesk", "helpdesk:latest", "helpdesk:1"):
+        assert answer(server, name).system_fingerprint.endswith(tiny_systems["desk"].digest)
+    tag(other, "helpdesk:2")
+    eventually(lambda: answer(server, "helpdesk").system_fingerprint.endswith(other.digest))
+    assert answer(server, "helpdesk:1").system_fingerprint.endswith(tiny_systems["desk"].digest)
+    assert any("helpdesk:latest was tagged anew" in line for line in server.lines)
+    text = label_rows(60, seed=0)[0]["input"]
+    assert answer(server, "helpdesk", text).choices[0].message.content in LABELS
+    server.post("/v1/systems", json={"system": "helpdesk:2"})
+    assert names(server) == ["helpdesk:1", "helpdesk:2", "helpdesk:latest"]
 
 
 def test_a_system_that_is_named_by_its_digest_stays_and_a_tag_that_cant_be_served_is_said_once(
@@ -227,44 +239,53 @@ def test_a_system_that_is_named_by_its_digest_stays_and_a_tag_that_cant_be_serve
 ):
     monkeypatch.setenv("RUNG_HOME", str(tmp_path))
     desk, other = tiny_systems["desk"], make_head(tmp_path / "other", seed=11)
-    for system, text in ((desk, "helpdesk:1"), (other, "helpdesk:2")):
-        point(system, read_tag(text), source="test", origin="made by a test")
-    pinned = f"pinned=helpdesk@{desk.digest}"
-    with Server(pinned, "helpdesk", home=tmp_path) as server:
+    tag(desk, "helpdesk:1")
+    tag(other, "helpdesk:2")
+
+    async def run() -> None:
+        systems = Systems(Limits(threads=1))
+        await systems.add(f"helpdesk@{desk.digest}", "pinned")
+        await systems.add("helpdesk")
         broken = make_head(tmp_path / "broken", seed=12)
-        point(broken, read_tag("helpdesk:3"), source="test", origin="made by a test")
+        tag(broken, "helpdesk:3")
         for path in system_folder(broken.digest).glob("*.safetensors"):
             path.write_bytes(b"")
-        eventually(lambda: any("stays as it was" in line for line in server.lines))
-        time.sleep(5)
-        assert sum("stays as it was" in line for line in server.lines) == 1
-        assert answer(server, "helpdesk").system_fingerprint.endswith(other.digest)
-        assert answer(server, "pinned").system_fingerprint.endswith(desk.digest)
+        (line,) = await followed(systems)
+        assert "helpdesk:latest stays as it was" in line
+        assert [await followed(systems) for _ in range(3)] == [[], [], []]
+        served = {one.name: one.system.digest for one in systems}
+        assert served == {"helpdesk:latest": other.digest, "pinned": desk.digest}
+        await systems.close()
+
+    asyncio.run(run())
 
 
-def test_a_tag_is_followed_when_the_same_system_is_tagged_with_another_calibration(tmp_path, monkeypatch):
-    monkeypatch.setenv("RUNG_HOME", str(tmp_path))
+def test_a_tag_is_followed_when_the_same_system_is_tagged_with_another_calibration(tagging, tmp_path):
+    server = tagging
 
-    def tag(temperature: float, name: str) -> None:
+    def calibrated(temperature: float, name: str) -> None:
         system = make_head(tmp_path / "made" / name)
         found = CalibrationMap(method="temperature", temperature=temperature)
         keep_calibration(system, Calibration(map=found, rows=9, rows_digest="d", every_label=True, note=""))
-        point(system, read_tag(f"{name}:1"), source="test", origin="made by a test")
-        point(system, read_tag("desk"), source="test", origin="made by a test")
+        tag(system, f"{name}:1")
+        tag(system, "desk")
 
-    tag(1.0, "mild")
-    with Server("desk", "mild", home=tmp_path) as server:
+    def sure(name: str) -> float:
+        question = {"type": "noul", "instructions": "?"}
+        body = {"model": name, "state": TEXTS[0], "questions": {LABELS[0]: question}}
+        return server.post("/v1/systemone", json=body).json()["answers"][LABELS[0]]["noul"]
 
-        def sure(name: str) -> float:
-            question = {"type": "noul", "instructions": "?"}
-            body = {"model": name, "state": TEXTS[0], "questions": {LABELS[0]: question}}
-            return server.post("/v1/systemone", json=body).json()["answers"][LABELS[0]]["noul"]
-
+    calibrated(1.0, "mild")
+    assert [load(server, system=name).status_code for name in ("desk", "mild")] == [201, 201]
+    try:
         before = sure("desk")
         assert sure("mild") == before
-        tag(9.0, "bold")
+        calibrated(9.0, "bold")
         eventually(lambda: sure("desk") != before)
         assert sure("mild") == before
+    finally:
+        for name in ("desk:latest", "mild:latest"):
+            server.delete(f"/v1/systems/{name}")
 
 
 async def following(tmp_path, monkeypatch, names: tuple[str, ...]) -> Systems:
@@ -274,7 +295,7 @@ async def following(tmp_path, monkeypatch, names: tuple[str, ...]) -> Systems:
     for seed in (0, 11):
         made = make_head(tmp_path / f"made-{seed}", seed=seed)
         for name in names:
-            point(made, read_tag(f"{name}:{seed}"), source="test", origin="made by a test")
+            tag(made, f"{name}:{seed}")
             if seed == 0:
                 await systems.add(name)
     return systems
@@ -371,9 +392,9 @@ def test_of_two_tags_that_come_to_mean_a_system_of_several_calls_one_starts_its_
     async def run() -> None:
         systems = Systems(Limits(slots=1, threads=1))
         for text in ("one:1", "two:1"):
-            point(tiny_systems["desk"], read_tag(text), source="test", origin="made by a test")
+            tag(tiny_systems["desk"], text)
             await systems.add(text)
-            point(thinks, read_tag(text), source="test", origin="made by a test")
+            tag(thinks, text)
         monkeypatch.setattr("rung.system.start", counted)
         assert len(await followed(systems)) == 2
         assert {served.system.digest for served in systems} == {thinks.digest}
@@ -385,9 +406,8 @@ def test_of_two_tags_that_come_to_mean_a_system_of_several_calls_one_starts_its_
 
 @pytest.mark.parametrize("rolled_back", [True, False])
 def test_a_tag_that_was_refused_is_followed_again_once_it_is_tagged_again(tmp_path, monkeypatch, rolled_back):
-    def tag(seed: int) -> None:
-        made = System.load(tmp_path / f"made-{seed}")
-        point(made, read_tag("first"), source="test", origin="made by a test")
+    def move(seed: int) -> None:
+        tag(System.load(tmp_path / f"made-{seed}"), "first")
 
     async def run() -> None:
         systems, breaks = await following(tmp_path, monkeypatch, ("first",)), True
@@ -401,14 +421,14 @@ def test_a_tag_that_was_refused_is_followed_again_once_it_is_tagged_again(tmp_pa
         (line,) = await followed(systems)
         assert "first:latest stays as it was" in line and await followed(systems) == []
         if rolled_back:
-            tag(0)
+            move(0)
             assert await followed(systems) == []
-        tag(11)
+        move(11)
         (line,) = await followed(systems)
         assert "first:latest stays as it was" in line and await followed(systems) == []
         if rolled_back:
-            tag(0)
-        tag(11)
+            move(0)
+        move(11)
         breaks = False
         (line,) = await followed(systems)
         assert "first:latest was tagged anew" in line and await followed(systems) == []
@@ -437,7 +457,7 @@ def test_a_tag_that_is_rolled_back_while_its_new_system_loads_is_served_as_it_wa
         follows = asyncio.ensure_future(systems.follow(there))
         assert await asyncio.to_thread(loads.wait, 10)
         old = System.load(tmp_path / "made-0")
-        point(old, read_tag("first"), source="test", origin="made by a test")
+        tag(old, "first")
         go_on.set()
         assert await follows is None
         assert systems.find("first") is there and list(systems.pool.heads) == [old.digest]

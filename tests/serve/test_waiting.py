@@ -45,7 +45,7 @@ def ask(server: Server, model: str):
 
 
 def test_a_head_is_not_behind_a_hosted_model_and_what_is_asked_of_it_is_answered(provider, folder):
-    provider.delay_s = 8.0
+    provider.gate = threading.Event()
     systems = [f"loud={folder / 'loud'}", f"desk={folder / 'desk'}"]
     with Server(*systems, home=folder) as server, ThreadPoolExecutor(12) as callers:
         waiting = [callers.submit(ask, server, "loud") for _ in range(12)]
@@ -55,6 +55,7 @@ def test_a_head_is_not_behind_a_hosted_model_and_what_is_asked_of_it_is_answered
         # Nor is a System that is served no more broken off.
         assert server.delete("/v1/systems/loud").status_code == 200
         assert not any(one.done() for one in waiting)
+        provider.gate.set()
         assert [one.result(20).status_code for one in waiting] == [200] * len(waiting)
         assert server.gauge("rung_running") == 0
 
