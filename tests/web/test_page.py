@@ -1,7 +1,6 @@
 """The page at `/` of `rung serve`, as a user with a browser meets it."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -30,17 +29,10 @@ def systems(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(systems, tmp_path_factory):
-    given = [f"{name}={path}" for name, path in systems.items()]
-    with serving(given, tmp_path_factory.mktemp("home")) as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def calling(systems, tmp_path_factory):
-    """A server of label Systems that make several calls, and of one that makes none."""
+    """A server of those, and of label Systems that make several calls."""
     made = several_calls(tmp_path_factory.mktemp("calls"), systems["prompt"])
-    given = [f"{name}={path}" for name, path in {"head": systems["head"], **made}.items()]
-    with serving(given, tmp_path_factory.mktemp("calling-home")) as address:
+    given = [f"{name}={path}" for name, path in {**systems, **made}.items()]
+    with serving(given, tmp_path_factory.mktemp("home")) as address:
         yield address
 
 
@@ -75,10 +67,12 @@ def page(context, server):
     return page
 
 
-def ask(page, text, first="head", second=""):
+def ask(page, text, first="head", second="", limit="12"):
     page.select_option("#first", first)
     if second or page.locator("#second").is_enabled():
         page.select_option("#second", second)
+    if page.locator("#limit").is_enabled():
+        page.fill("#limit", limit)
     page.fill("#text", text)
     page.click("#ask")
     answers = page.locator(".answer:has([aria-busy=false])")
@@ -98,14 +92,14 @@ def answered(server, request):
 
 
 def test_what_is_served_is_listed_with_what_it_is_made_of(page, server):
-    expect(page.locator("h1")).to_have_text("2 Systems and 1 base model are served.")
+    expect(page.locator("h1")).to_have_text("4 Systems and 1 base model are served.")
     expect(page.locator("#base")).to_have_text(f"{server}/v1")
     expect(page.locator("#state")).to_have_text("ready")
     expect(page.locator("#requests")).to_have_text("0 running, 0 waiting")
     with urllib.request.urlopen(f"{server}/v1/systems") as response:
         known = json.load(response)["data"]
     cards = page.locator("#systems > li")
-    expect(cards).to_have_count(3)
+    expect(cards).to_have_count(5)
     for card, system in zip(cards.all(), known, strict=True):
         shown = card.inner_text()
         base = system["base"] or {"name": "head", "licence": "head"}
@@ -132,7 +126,6 @@ def test_a_label_appears_with_its_probability_and_the_others_beside_it(page, ser
 def test_what_is_written_is_streamed_whole_and_says_what_it_took(page, server):
     page.select_option("#first", "tiny")
     expect(page.locator("#limit")).to_have_value("256")
-    page.fill("#limit", "12")
     panel = ask(page, BILLING, "tiny")
     request = {"model": "tiny", "messages": [{"role": "user", "content": BILLING}], "max_tokens": 12}
     assert panel.locator("pre").text_content() == answered(server, request)["message"]["content"]
@@ -151,12 +144,10 @@ def test_two_systems_answer_the_same_input_side_by_side(page, server):
     assert rows[0] == rows[1] and len(rows[0]) == 3
 
 
-def test_a_label_that_several_calls_voted_on_stands_alone(context, calling):
-    page = context.new_page()
-    page.goto(calling)
+def test_a_label_that_several_calls_voted_on_stands_alone(page, server):
     panel = ask(page, BILLING, "voted")
     request = {"model": "voted", "messages": [{"role": "user", "content": BILLING}]}
-    text = answered(calling, request)["message"]["content"]
+    text = answered(server, request)["message"]["content"]
     assert text in LABELS
     expect(panel.locator(".label bdi")).to_have_text(text)
     assert "tokens read" in panel.inner_text()
@@ -167,17 +158,13 @@ def test_a_label_that_several_calls_voted_on_stands_alone(context, calling):
     assert panels.nth(0).locator(".bars").count() == 0 and panels.nth(1).locator(".bars li").count() == 3
 
 
-def test_a_label_after_one_line_of_reasoning_has_its_bars(context, calling):
-    page = context.new_page()
-    page.goto(calling)
+def test_a_label_after_one_line_of_reasoning_has_its_bars(page):
     panel = ask(page, BILLING, "thought")
     expect(panel.locator(".bars li")).to_have_count(3)
     expect(panel.locator(".chance")).to_have_count(1)
 
 
-def test_an_answer_that_says_more_than_its_label_is_shown_as_it_was_written(context, calling):
-    page = context.new_page()
-    page.goto(calling)
+def test_an_answer_that_says_more_than_its_label_is_shown_as_it_was_written(page):
     written = {"message": {"content": "billing,\nas  it seems"}, "finish_reason": "stop"}
     page.route("**/v1/chat/completions", lambda route: route.fulfill(json={"choices": [written]}))
     panel = ask(page, BILLING, "voted")
@@ -186,11 +173,9 @@ def test_an_answer_that_says_more_than_its_label_is_shown_as_it_was_written(cont
 
 
 @pytest.mark.parametrize("language", ["curl", "python"])
-def test_the_program_for_a_label_of_several_calls_gets_its_answer(context, calling, language):
+def test_the_program_for_a_label_of_several_calls_gets_its_answer(page, language):
     if language == "curl" and shutil.which("curl") is None:
         pytest.skip("curl isn't installed")
-    page = context.new_page()
-    page.goto(calling)
     page.select_option("#first", "voted")
     page.fill("#text", BILLING)
     page.check(f"[name=language][value={language}]", force=True)
@@ -211,23 +196,27 @@ def test_what_a_model_says_stays_text(page):
 
 @contextmanager
 def recorder():
-    """A server that keeps the bodies and headers that it is sent, and answers none."""
+    """A server that keeps the bodies that it is sent, with their paths, and answers with a word or none."""
     kept = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            kept.append((self.path, json.loads(body), dict(self.headers)))
-            self.send_response(400)
-            self.send_header("Content-Length", "2")
+            kept.append((self.path, json.loads(body)))
+            whole = json.dumps({"choices": [{"message": {"content": "billing"}}]}).encode()
+            streamed = kept[-1][1].get("stream", False)
+            answer = b"data: [DONE]\n\n" if streamed else whole
+            self.send_response(200)
+            self.send_header("Content-Type", "text/event-stream" if streamed else "application/json")
+            self.send_header("Content-Length", str(len(answer)))
             self.end_headers()
-            self.wfile.write(b"{}")
+            self.wfile.write(answer)
 
         def log_message(self, format, *arguments):
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}", kept
     server.shutdown()
@@ -248,16 +237,10 @@ def test_a_copied_program_sends_exactly_what_the_page_sent(page, server, languag
     assert server in program and len(sent) == 2
     with recorder() as (address, kept):
         program = program.replace(server, address)
-        if language == "python":
-            # A client stops at the first error: each request is sent by itself.
-            begin, *calls = program.split("answer = ")
-            programs = [[sys.executable, "-c", f"{begin}answer = {call}"] for call in calls]
-        else:
-            programs = [["bash", "-c", program]]
-        for command in programs:
-            subprocess.run(command, capture_output=True, timeout=60, check=False, env={**os.environ})
-    assert [body for _, body, _ in kept] == sent
-    assert {path for path, _, _ in kept} == {"/v1/chat/completions"}
+        command = [sys.executable, "-c", program] if language == "python" else ["bash", "-c", program]
+        done = subprocess.run(command, capture_output=True, timeout=60, check=True)
+    assert [body for _, body in kept] == sent and b"billing" in done.stdout
+    assert {path for path, _ in kept} == {"/v1/chat/completions"}
 
 
 def test_a_key_is_asked_for_kept_by_the_tab_and_sent(context, keyed):
@@ -389,11 +372,11 @@ def test_the_page_works_by_keyboard_alone(page):
     expect(page.locator("#code")).to_contain_text("from openai import OpenAI")
 
 
-@pytest.mark.parametrize("width", [360, 768, 1440])
-def test_nothing_is_wider_than_the_window(page, width):
-    page.set_viewport_size({"width": width, "height": 800})
-    ask(page, "x" * 300, "tiny", "prompt")
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
+def test_nothing_is_wider_than_the_window(page):
+    ask(page, "x" * 300, "tiny", "prompt", limit="256")
+    for width in (360, 768, 1440):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def test_json_is_laid_out_letter_for_letter(page):
