@@ -41,28 +41,43 @@ class ByTime:
         return Built(system=save(context.work / "s", spec, constant_head(label, labels)), what="one")
 
 
-@pytest.fixture
-def data(tmp_path, monkeypatch) -> Path:
-    """Rows, for a ladder of two rungs of which the first makes another System with more time."""
-    monkeypatch.setenv("RUNG_HOME", str(tmp_path / "home"))
+def placed(folder: Path, patch: pytest.MonkeyPatch) -> tuple[Path, Options]:
+    """Rows in a folder, for a ladder of two rungs of which the first makes another System with more time."""
+    patch.setenv("RUNG_HOME", str(folder / "home"))
     rungs = (ByTime("one", "billing", "login"), ByTime("two", "login", "login"))
-    monkeypatch.setattr("rung.climb.options.LADDER", rungs)
-    return write_rows(tmp_path / "topics.jsonl", label_rows(270))
+    patch.setattr("rung.climb.options.LADDER", rungs)
+    tiny, run = make_tiny_gguf(folder / "tiny.gguf"), folder / "runs" / "t"
+    options = Options(models=(str(tiny),), rungs=("one", "two"), budget_s=BUDGET_S, out=run)
+    return write_rows(folder / "topics.jsonl", label_rows(270)), options
 
 
 @pytest.fixture
-def options(tmp_path) -> Options:
-    tiny = make_tiny_gguf(tmp_path / "tiny.gguf")
-    return Options(models=(str(tiny),), rungs=("one", "two"), budget_s=BUDGET_S, out=tmp_path / "runs" / "t")
+def climbing(tmp_path, monkeypatch) -> tuple[Path, Options]:
+    return placed(tmp_path, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory) -> tuple[Path, Path]:
+    """A folder with a run that was climbed again and a tag of its first climb's System; and a copy of it."""
+    folder = tmp_path_factory.mktemp("again") / "here"
+    folder.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        data, options = placed(folder, patch)
+        _, run = climb(data, options, Log())
+        tag_system(str(run / "rungs" / "one" / "system"), "topics:1")
+        climb(data, replace(options, budget_s=10 * BUDGET_S), Log())
+    return folder, shutil.copytree(folder, folder.with_name("kept"), symlinks=True)
 
 
 @pytest.fixture
-def again(data, options) -> Path:
-    """A run that was climbed again, and a tag of a System of its first climb."""
-    _, run = climb(data, options, Log())
-    tag_system(str(run / "rungs" / "one" / "system"), "topics:1")
-    climb(data, replace(options, budget_s=10 * BUDGET_S), Log())
-    return run
+def again(kept, monkeypatch) -> Path:
+    """That run, as it was when it was climbed."""
+    folder, copied = kept
+    shutil.rmtree(folder)
+    shutil.copytree(copied, folder, symlinks=True)
+    _, options = placed(folder, monkeypatch)
+    assert options.out is not None
+    return options.out
 
 
 def opened(run: Path) -> tuple[str, int]:
@@ -123,7 +138,8 @@ def test_a_system_that_no_climb_of_its_run_has_any_more_keeps_the_seal(again, tm
         compare("topics:1", f"{again}:two", CompareOptions(), Log())
 
 
-def test_rows_that_lie_elsewhere_stay_sealed_and_are_noted_by_the_same_climb(data, options, tmp_path):
+def test_rows_that_lie_elsewhere_stay_sealed_and_are_noted_by_the_same_climb(climbing, tmp_path):
+    data, options = climbing
     _, run = climb(data, options, Log())
     splits, sides = rows_again(run).splits, (f"{run}:one", f"{run}:two")
     moved = tmp_path / "data" / data.name
@@ -149,11 +165,13 @@ def modes(run: Path, folders: int, files: int) -> None:
         path.chmod(folders if path.is_dir() else files)
 
 
-def test_a_finished_run_that_cannot_be_written_to_is_read(data, options, tmp_path):
+def test_a_finished_run_that_cannot_be_written_to_is_read(climbing, tmp_path):
+    (tmp_path / "closed").mkdir(0o555)
+    if os.access(tmp_path / "closed", os.W_OK):
+        pytest.skip("root may write everywhere")
+    data, options = climbing
     first, run = climb(data, options, Log())
     modes(run, 0o555, 0o444)
-    if os.access(run, os.W_OK):
-        pytest.skip("root may write everywhere")
     try:
         log = Log()
         again, _ = climb(data, options, log)

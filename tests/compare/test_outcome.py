@@ -46,7 +46,7 @@ def tail(successes: int, of: int) -> float:
 counts = st.integers(0, 60)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(counts, counts, counts, counts)
 def test_both_ps_are_the_exact_tails_of_a_fair_coin(both, up, down, neither):
     if both + up + down + neither == 0:
@@ -61,7 +61,7 @@ def test_both_ps_are_the_exact_tails_of_a_fair_coin(both, up, down, neither):
     assert found.discordant == pytest.approx((up + down) / n)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(counts, counts, counts, counts)
 def test_turned_round_everything_is_turned_round(both, up, down, neither):
     if both + up + down + neither == 0:
@@ -78,7 +78,7 @@ def test_turned_round_everything_is_turned_round(both, up, down, neither):
     assert there.smallest_detectable_gain == pytest.approx(here.smallest_detectable_gain)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(counts, counts, counts, counts)
 def test_what_is_said_follows_from_the_numbers(both, up, down, neither):
     n = both + up + down + neither

@@ -37,8 +37,9 @@ def texts(svg):
     return [text.text for text in ET.fromstring(svg).iter(f"{SVG}text")]
 
 
-@pytest.mark.parametrize("count", [1, 2, 11])
-@pytest.mark.parametrize("usd", [None, 0.001, 0.0])
+@pytest.mark.parametrize(
+    ("count", "usd"), [(1, None), (1, 0.0), (2, 0.001), (11, None), (11, 0.001), (11, 0.0)]
+)
 def test_every_rung_is_labelled_whatever_the_costs(count, usd):
     climb = climb_of(count, usd=usd)
     assert {f"rung{i}" for i in range(count)} <= set(texts(quality_cost_svg(climb, 700)))

@@ -207,12 +207,9 @@ def prompted(place: Place, folder: Path, examples=(), **changes) -> System:
     return save(folder, Spec(**fields), {"shots.jsonl": lines} if examples else {})
 
 
-@pytest.mark.parametrize(
-    "shots", [(), (Shot(input="my {{ tax }}", output="billing"),)], ids=["prompt", "few_shot"]
-)
 @pytest.mark.parametrize("target", ["ollama", "vllm"])
-def test_a_fixed_prompt_becomes_a_template_with_the_bases_own_weights(place, tmp_path, shots, target):
-    system = prompted(place, tmp_path / "system", shots)
+def test_a_fixed_prompt_becomes_a_template_with_the_bases_own_weights(place, tmp_path, target):
+    system = prompted(place, tmp_path / "system", (Shot(input="my {{ tax }}", output="billing"),))
     options = ExportOptions(target=target, rows=place.rows, force=True)
     done = export(system.folder, tmp_path / "out", options, Log())
     assert done.gate.prompts_same == ROWS
@@ -340,7 +337,7 @@ def test_a_hub_card_begins_with_front_matter_and_names_the_base_its_licence_and_
             assert ("ai.google.dev/gemma/terms" in notice(other)) == (entry.licence == "gemma")
 
 
-@pytest.mark.parametrize("target", ["gguf", "ollama", "merged"])
+@pytest.mark.parametrize("target", ["ollama", "merged"])
 def test_written_answers_are_compared_by_next_tokens_too(place, tmp_path, target):
     spec = place.system.spec.model_copy(
         update={"kind": "text", "labels": (), "answer": AnswerSpec(form="free", max_tokens=6)}

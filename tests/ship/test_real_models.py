@@ -9,7 +9,7 @@ from rung.system import ref_to, save
 from tests.fixtures_climb import Log, label_rows, write_rows
 from tests.fixtures_ship import LABELS
 
-ROWS = 12
+ROWS = 3
 
 
 def prompting(model: str, folder):
