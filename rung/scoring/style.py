@@ -110,8 +110,9 @@ def _likeness(counts: Any, learned: "Codes", held: "Codes") -> "Codes":
     known, asked = (counts[np.stack([2 * rows, 2 * rows + 1], axis=1).ravel()] for rows in (learned, held))
     often = np.asarray(known.sum(axis=0)).ravel()
     most = np.sort(np.argsort(-often, kind="stable")[: min(_FEATURES, np.count_nonzero(often))])
-    weights = TfidfTransformer(sublinear_tf=True).fit(known[:, most])
+    known = known[:, most]
+    weights = TfidfTransformer(sublinear_tf=True).fit(known)
     model = LogisticRegression(C=10.0, solver="liblinear", random_state=_SEED)
-    model.fit(weights.transform(known[:, most]), np.tile([0, 1], len(learned)))
+    model.fit(weights.transform(known), np.tile([0, 1], len(learned)))
     # Rounded, so that equal texts tie whatever the order of sums.
     return np.round(model.decision_function(weights.transform(asked[:, most])), 9).reshape(-1, 2)

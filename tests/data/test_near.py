@@ -1,4 +1,5 @@
 import random
+from functools import cache
 from itertools import combinations
 
 import numpy as np
@@ -37,10 +38,15 @@ def altered(text, dice, letters):
     return "".join(found)
 
 
+@cache
+def shingles(text):
+    return frozenset(text.lower()[at : at + SHINGLE] for at in range(len(text) - SHINGLE + 1))
+
+
 def jaccard(one, other):
     """By the definition, on folded text of some length."""
-    parts = [{t[i : i + SHINGLE] for i in range(len(t) - SHINGLE + 1)} for t in (one.lower(), other.lower())]
-    return len(parts[0] & parts[1]) / len(parts[0] | parts[1])
+    shared = len(shingles(one) & shingles(other))
+    return shared / (len(shingles(one)) + len(shingles(other)) - shared)
 
 
 def collection(seed, count=120):

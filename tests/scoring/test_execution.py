@@ -414,7 +414,7 @@ def test_scores_beside_and_pairs_are_those_of_rows_that_ran(database):
 
 @pytest.mark.skipif(not WIKISQL.exists(), reason="without the data")
 def test_real_queries_equal_themselves_and_not_their_neighbours():
-    rows = [json.loads(line) for line in WIKISQL.read_text(encoding="utf-8").splitlines()[:200]]
+    rows = [json.loads(line) for line in WIKISQL.read_text(encoding="utf-8").splitlines()[:100]]
     same = different = changed = 0
     for row in rows:
         tables = tables_in(row["context"])
@@ -426,7 +426,7 @@ def test_real_queries_equal_themselves_and_not_their_neighbours():
             assert spelled in row["output"]
             different += right(row["output"].replace(spelled, spelled + "1"), target)
             changed += 1
-    assert same >= 0.99 * len(rows) and changed > 150 and different <= 0.05 * changed
+    assert same >= 0.99 * len(rows) and changed > 75 and different <= 0.05 * changed
 
 
 @pytest.mark.parametrize(

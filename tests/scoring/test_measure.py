@@ -179,7 +179,7 @@ def test_two_groups_that_score_alike_say_little_of_others(metric):
 def test_the_interval_by_few_groups_covers_the_score_of_all_groups(groups, a, b):
     """Each group has a share of its own, as customers do; a sample has twenty rows of each."""
     rng = np.random.default_rng(groups)
-    runs, inside = 400, 0
+    runs, inside = 200, 0
     names = [str(group) for group in range(groups) for _ in range(20)]
     for _ in range(runs):
         right = rng.random((groups, 20)) < rng.beta(a, b, groups)[:, None]
