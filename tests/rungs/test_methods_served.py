@@ -15,6 +15,7 @@ from rung.guards.drift import divergence, open_pair
 from rung.guards.gate import labels_alone
 from rung.models.resolve import resolve
 from rung.models.weights import dequantised
+from rung.rungs import tuning as tunes
 from rung.rungs.learned_files import as_gguf
 from rung.rungs.lesson import LESSON_FILE
 from rung.rungs.sft import Sft, answer_forms, settled_system
@@ -184,7 +185,8 @@ def test_what_was_learned_over_a_files_own_blocks_is_served_over_them(tmp_path):
     ("tuning", "said_so"),
     [({"method": "dora", "rank": 4}, "DoRA r = 4, "), ({"method": "full"}, "full tuning, ")],
 )
-def test_a_rung_tunes_as_the_task_says_and_tells_so(gguf, tmp_path, tuning, said_so):
+def test_a_rung_tunes_as_the_task_says_and_tells_so(gguf, tmp_path, tuning, said_so, monkeypatch):
+    monkeypatch.setattr(tunes, "MOST_EPOCHS", 2)
     data = write_rows(tmp_path / "topics.jsonl", label_rows(160))
     with opened(gguf, data, tmp_path, deadline=time.monotonic() + 90) as found:
         context = replace(found, task=found.task.model_copy(update={"tuning": Tuning(**tuning)}))

@@ -5,6 +5,7 @@ import random
 import re
 import threading
 from collections import Counter, defaultdict
+from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ import pytest
 
 from rung.climb.hosted import hosted_models
 from rung.engines.till import Till
+from rung.models.resolve import resolve
 from rung.records import Answer, Example
 from rung.rungs import few_shot
 from rung.rungs import optimise as module
@@ -26,7 +28,7 @@ from rung.rungs.reflect import COMPONENT, _rows, _Search, feedback, reflected, r
 from rung.rungs.variants import SURVIVORS, WIDER, Tried, _OnDev, choose, halved
 from rung.runs import digest_of, read_jsonl
 from rung.spec import Spec
-from rung.system import read_index, save
+from rung.system import Pool, read_index, save
 from tests.fixtures_climb import TASKS, label_rows, make_tiny_gguf, opened, write_rows
 from tests.fixtures_hosted import PRICES
 from tests.fixtures_serve import Server
@@ -41,10 +43,34 @@ def tiny(tmp_path_factory):
     return make_tiny_gguf(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
 
 
-@pytest.fixture
-def context(tiny, tmp_path):
-    with opened(tiny, write_rows(tmp_path / "topics.jsonl", label_rows(80)), tmp_path) as found:
+@pytest.fixture(scope="module")
+def pool(tiny):
+    """Engines that each test leaves open for the next one."""
+    model = resolve(str(tiny))
+    with Pool(models={model.digest: model}, threads=1, parallel=4) as found:
         yield found
+
+
+@contextmanager
+def begun(tiny, folder, pool):
+    """A context whose engines are those of the pool."""
+    with opened(tiny, write_rows(folder / "topics.jsonl", label_rows(80)), folder) as found:
+        yield replace(found, bench=replace(found.bench, pool=pool))
+    pool.till = None
+    pool.indexes.clear()
+
+
+@pytest.fixture
+def context(tiny, tmp_path, pool):
+    with begun(tiny, tmp_path, pool) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def random_search(tiny, tmp_path_factory, pool):
+    """The context of a random search with no rung below, and what it came to."""
+    with begun(tiny, tmp_path_factory.mktemp("drawn"), pool) as context:
+        return context, Optimise().build(context)
 
 
 class Mentor:
@@ -75,7 +101,7 @@ class Mentor:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
 
@@ -200,8 +226,8 @@ def test_nearest_examples_that_did_best_below_are_tried_under_the_other_instruct
     assert all(one.system.spec.shots.choice == "fixed" for one in module._drawn(fixed)[0])
 
 
-def test_the_notes_say_how_many_were_tried_and_by_how_much_luck_flatters(context):
-    built = Optimise().build(context)
+def test_the_notes_say_how_many_were_tried_and_by_how_much_luck_flatters(random_search):
+    _, built = random_search
     told = "\n".join(built.notes)
     assert built.what.startswith("best of 16 candidates: set ")
     assert re.search(r"best of 16 on \d+ dev rows: were all equally good, .* be \.\d\d\d too good", told)
@@ -314,8 +340,8 @@ def _asked(context):
     return {path.name: path.stat().st_size for path in context.bench.store.folder.iterdir()}
 
 
-def test_a_random_search_that_is_taken_up_again_asks_nothing(context):
-    first = Optimise().build(context)
+def test_a_random_search_that_is_taken_up_again_asks_nothing(random_search):
+    context, first = random_search
     before = _asked(context)
     again = Optimise().build(context)
     assert _asked(context) == before

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -74,14 +75,23 @@ def begin(tiny, tuned, tmp_path):
         opening.__exit__(None, None, None)
 
 
+@pytest.fixture(scope="module")
+def whole(tiny, tuned, tmp_path_factory):
+    """The rung on pairs from start to end: its context, what it made, and how often its bars were moved."""
+    folder, counting = tmp_path_factory.mktemp("whole"), Ending(-1, stop)
+    path = write_rows(folder / "pairs.jsonl", ROWS["pairs"])
+    with opened(tiny, path, folder, built={"sft": tuned("pairs")}, reporter=counting) as context:
+        made = Preference().build(context)
+        yield context, made, counting.moved
+
+
 def journal(context) -> list[dict]:
     path = context.work / "training" / "journal.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_what_is_shipped_is_never_worse_on_dev_than_the_start(begin):
-    context = begin("pairs")
-    made = Preference().build(context)
+def test_what_is_shipped_is_never_worse_on_dev_than_the_start(whole):
+    context, made, _ = whole
     start = context.built["sft"]
     ours, theirs = (context.measure(one, context.dev, "again").score for one in (made.system, start))
     assert ours >= theirs and made.upon == "sft"
@@ -147,15 +157,35 @@ def weakened(context, times: float = 0.05) -> System:
     return systems.save(context.folder.parent / "weak", spec, {**files, weights: less})
 
 
+def as_gained(patch: pytest.MonkeyPatch, close: float) -> None:
+    """The rates and sizes at which preferences gain much; a gain under so many times the least is close."""
+    patch.setattr(preferring, "RATES", (1e-3, 2e-3))
+    patch.setattr(preferring, "BATCH", 2)
+    patch.setattr(seeds, "CLOSE", close)
+    patch.setattr(sft, "without_llama", lambda context, adapter: "torch alone is asked here")
+
+
+@pytest.fixture(scope="module")
+def course(tiny, tuned, tmp_path_factory) -> Path:
+    """The folder of a rung whose start learned the opposite: it gained, by one seed, as no gain was close."""
+    folder = tmp_path_factory.mktemp("course")
+    path = write_rows(folder / "pairs.jsonl", ROWS["pairs"])
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        opened(tiny, path, folder / "a", built={"sft": tuned("pairs")}) as context,
+    ):
+        as_gained(patch, 0.0)
+        made = Preference().build(replace(context, built={"sft": weakened(context, -1.0)}))
+    assert made.seeds is None
+    return folder / "a"
+
+
 @pytest.fixture
-def gained(begin, monkeypatch):
-    """A context whose start learned the opposite, so that preferences gain; any gain is called close."""
-    monkeypatch.setattr(preferring, "RATES", (1e-3, 2e-3))
-    monkeypatch.setattr(preferring, "BATCH", 2)
-    monkeypatch.setattr(seeds, "CLOSE", 1e9)
-    monkeypatch.setattr(sft, "without_llama", lambda context, adapter: "torch alone is asked here")
-    context = begin("pairs")
-    return replace(context, built={"sft": weakened(context, -1.0)})
+def gained(begin, course, tmp_path, monkeypatch):
+    """That course to be gone on from, where any gain is called close."""
+    as_gained(monkeypatch, 1e9)
+    shutil.copytree(course, tmp_path / "a")
+    return replace(begin("pairs"), built={"sft": System.load(tmp_path / "a" / "weak")})
 
 
 def test_a_small_gain_is_tried_with_two_more_seeds_and_the_median_ships(gained):
@@ -220,7 +250,6 @@ def test_where_other_seeds_cannot_be_scored_the_first_one_ships(gained, monkeypa
 
 def test_what_is_not_trained_again_says_that_it_is_one_seed(gained):
     start = gained.built["sft"]
-    Preference().build(gained)
     apart = replace(gained, folder=gained.folder / "reinforce")
     one = Outcome(adapter=gained.work / "training" / "best", what="", passes=1.0, trials=(), notes=())
     made = built_on(apart, start, "reinforce", one)
@@ -229,8 +258,11 @@ def test_what_is_not_trained_again_says_that_it_is_one_seed(gained):
     assert made.system.spec.rung == "reinforce" and made.system.spec.files != start.spec.files
 
 
-def test_a_gain_over_a_start_that_was_stopped_needs_no_more_seeds(gained):
-    made, start = Preference().build(gained), gained.built["sft"]
+def test_a_gain_over_a_start_that_was_stopped_needs_no_more_seeds(gained, monkeypatch):
+    start = gained.built["sft"]
+    with monkeypatch.context() as patch:
+        patch.setattr(seeds, "CLOSE", 0.0)
+        made = Preference().build(gained)
     assert _why_close(gained, made.system, start) is not None
     empty = replace(gained.bench, store=Store(gained.folder / "other answers"))
     unknown = replace(gained, bench=empty)
@@ -350,15 +382,15 @@ class Ending(Log):
             self.end_it()
 
 
-def test_a_rung_that_is_stopped_or_killed_wherever_it_is_goes_on_to_the_same_system(begin, tiny, tuned):
-    counting = Ending(-1, stop)
-    whole = begin("pairs", "whole", reporter=counting)
-    expected = Preference().build(whole)
+def test_a_rung_that_is_stopped_or_killed_wherever_it_is_goes_on_to_the_same_system(
+    begin, tiny, tuned, whole
+):
+    uninterrupted, expected, moved = whole
     context = begin("pairs", "killed")
     with pytest.raises(Stopped):
-        Preference().build(replace(context, reporter=Ending(1 + counting.moved // 20, stop)))
+        Preference().build(replace(context, reporter=Ending(1 + moved // 20, stop)))
     places = [tiny, context.task.data.train, context.folder.parent, tuned("pairs").folder]
-    root, limits = Path(__file__).parents[2], [2 * counting.moved // 5, torch.get_num_threads()]
+    root, limits = Path(__file__).parents[2], [2 * moved // 5, torch.get_num_threads()]
     child = subprocess.run(
         [sys.executable, "-c", KILLED, *map(str, (*places, *limits))],
         cwd=root,
@@ -367,7 +399,7 @@ def test_a_rung_that_is_stopped_or_killed_wherever_it_is_goes_on_to_the_same_sys
     )
     assert child.returncode == -signal.SIGKILL
     with pytest.raises(Stopped):
-        Preference().build(replace(context, reporter=Ending(1 + counting.moved // 10, stop)))
+        Preference().build(replace(context, reporter=Ending(1 + moved // 10, stop)))
     made = Preference().build(context)
     # Which engine is faster is a matter of the clock, and of each run.
     assert made.system.spec.files == expected.system.spec.files
@@ -376,7 +408,7 @@ def test_a_rung_that_is_stopped_or_killed_wherever_it_is_goes_on_to_the_same_sys
     assert made.passes == expected.passes
     kept = ("score", "margins", "best", "reference")
     for one, other in zip(
-        *([r for r in journal(each) if r["kind"] in kept] for each in (whole, context)), strict=True
+        *([r for r in journal(each) if r["kind"] in kept] for each in (uninterrupted, context)), strict=True
     ):
         assert {**one, "pace": None, "row_s": 0} == {**other, "pace": None, "row_s": 0}
 

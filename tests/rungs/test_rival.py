@@ -50,18 +50,18 @@ def simulated(runs, dev, up, down, seed):
 
 @pytest.mark.parametrize("dev", [200, 500])
 def test_a_rung_that_is_better_by_five_points_is_hardly_ever_stopped(dev):
-    found = simulated(400, dev, up=0.125, down=0.075, seed=dev)
+    found = simulated(200, dev, up=0.125, down=0.075, seed=dev)
     assert sum(at is not None for at in found) / len(found) < ALPHA / 2
 
 
 @pytest.mark.parametrize(("up", "down", "mean"), [(0.05, 0.60, 34), (0.05, 0.25, 80), (0.07, 0.17, 210)])
 def test_a_hopeless_rung_is_asked_a_part_of_the_rows(up, down, mean):
-    found = simulated(150, 500, up=up, down=down, seed=1)
+    found = simulated(100, 500, up=up, down=down, seed=1)
     assert np.mean([at or 500 for at in found]) == pytest.approx(mean, rel=0.15)
 
 
 def test_one_that_is_as_good_is_mostly_asked_all_rows():
-    found = simulated(150, 300, up=0.1, down=0.1, seed=2)
+    found = simulated(80, 300, up=0.1, down=0.1, seed=2)
     assert np.mean([at or 300 for at in found]) > 270
 
 

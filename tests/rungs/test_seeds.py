@@ -98,14 +98,13 @@ def test_a_metric_of_a_whole_set_has_more_seeds_where_its_gain_is_small(metric, 
         given = [Answer(text=str(value), value=value) for value in answers]
         return measurement(system="s", split="dev", metric=metric, examples=dev, answers=given)
 
-    few = [targets[at] if at % 20 == 0 else poor[at] for at in range(60)]
-    context = standing(found(poor), dev)
-    assert why_more(context, found(targets)) is None, "a large gain is no matter of luck"
-    for close in (poor, few):
-        assert "over head is under twice the smallest detectable gain" in (
-            why_more(context, found(close)) or ""
-        )
-    assert why_more(standing(found(targets), dev), found(poor)) is None, "nor is a large loss"
+    bad, good = found(poor), found(targets)
+    few = found([targets[at] if at % 20 == 0 else poor[at] for at in range(60)])
+    context = standing(bad, dev)
+    assert why_more(context, good) is None, "a large gain is no matter of luck"
+    for close in (bad, few):
+        assert "over head is under twice the smallest detectable gain" in (why_more(context, close) or "")
+    assert why_more(standing(good, dev), bad) is None, "nor is a large loss"
 
 
 def test_rows_of_few_groups_make_a_gain_less_sure():
