@@ -1,16 +1,42 @@
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+WAITING = """
+import json, os, signal, sys, traceback
+import rung.models.resolve
+from huggingface_hub import HfApi, snapshot_download
+for name in [*sys.modules]:
+    if name.partition(".")[0] == "huggingface_hub":
+        del sys.modules[name]
+for line in sys.stdin:
+    asked = json.loads(line)
+    if (child := os.fork()) == 0:
+        signal.alarm(60)
+        os.environ.update(asked["places"])
+        os.dup2(os.open(asked["said"], os.O_WRONLY | os.O_CREAT), 1)
+        sys.argv = ["-c", *asked["given"]]
+        try:
+            exec(asked["script"], {"__name__": "__main__"})
+            sys.stdout.flush()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    os.write(1, b"%d\\n" % status)
+"""
+"""A program that has loaded what all scripts need, and runs each in a process of its own, with other places.
+The hub's library alone is loaded there anew: it reads them at its import."""
 ASK = """
 import sys
 from rung.errors import ModelError
@@ -145,7 +171,7 @@ def hub(tiny_gguf) -> Iterator[Hub]:
         OFFERED_REPOSITORY: {OFFERED_FILE: gguf},
         "org/pickles": {"pytorch_model.bin": b"\x80\x04.", "config.json": config},
     }
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     yield server
     server.shutdown()
@@ -153,19 +179,35 @@ def hub(tiny_gguf) -> Iterator[Hub]:
     thread.join()
 
 
+@cache
+def waiting() -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-c", WAITING],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ended() -> Iterator[None]:
+    yield
+    waiting().communicate(timeout=20)
+
+
 def ask(hub: Hub | None, name: str, home: Path, script: str = ASK, *more: str) -> str:
     url = f"http://127.0.0.1:{hub.server_port}" if hub else "http://127.0.0.1:9"
     places = {"HF_HOME": str(home), "RUNG_CACHE": str(home / "rung")}
-    child = subprocess.run(
-        [sys.executable, "-c", script, name, *more],
-        env=os.environ | places | {"HF_ENDPOINT": url, "HF_HUB_DISABLE_XET": "1"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-        cwd=Path(__file__).parents[2],
-    )
-    return child.stdout
+    places |= {"HF_ENDPOINT": url, "HF_HUB_DISABLE_XET": "1"}
+    said = home / "said"
+    said.unlink(missing_ok=True)
+    request = {"script": script, "given": [name, *more], "places": places, "said": str(said)}
+    program = waiting()
+    assert program.stdin is not None and program.stdout is not None
+    program.stdin.write(json.dumps(request).encode() + b"\n")
+    program.stdin.flush()
+    assert program.stdout.readline() == b"0\n"
+    return said.read_text()
 
 
 def test_safetensors_are_preferred_and_pickles_never_asked_for(hub: Hub, tmp_path: Path) -> None:
