@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from rung.engines.bounds import MOST_WAYS, own, ways
-from rung.engines.schema import accepts, check_schema, tight
+from rung.engines.schema import accepts, byte_grammar, check_schema, taken, tight
 from rung.wording import answer_text
 
 LIMITS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
@@ -81,8 +81,9 @@ def written(schema) -> set[str]:
 def test_no_number_outside_its_bounds_passes_where_the_schema_does(schema):
     if check_schema(schema):
         return
+    grammar = byte_grammar(tight(schema))
     for text in written(schema):
-        if accepts(tight(schema), text):
+        if taken(grammar, text) is None:
             assert is_valid(schema, text), text
 
 

@@ -393,12 +393,12 @@ def test_a_real_server_answers_chats_and_labels(monkeypatch):
     spec = EngineSpec(engine="endpoint", url=child.address, model="any", parallel=2, key_variable="LOCAL_KEY")
     engine = EndpointEngine(spec)
     france, six = engine.chat_many(
-        [[("user", "What is the capital of France?")], [("user", "Say six words about rain.")]], max_tokens=20
+        [[("user", "What is the capital of France?")], [("user", "Say six words about rain.")]], max_tokens=8
     )
     assert france.failure is None
     assert france.text
     assert france.prompt_tokens > 5
-    assert 0 < (six.completion_tokens or 0) <= 20
+    assert 0 < (six.completion_tokens or 0) <= 8
     answers = engine.label_many([[("user", "Is this spam? Buy cheap pills now!")]] * 3, LABELS)
     assert {answer.text for answer in answers} <= set(LABELS)
     monkeypatch.setenv("LOCAL_KEY", "wrong")

@@ -53,8 +53,8 @@ def test_answers_under_an_inferred_schema_parse_at_any_limit_or_name_the_fewest_
     (refused,), (whole,) = ask(1), ask(LONGEST)
     least = int(refused.failure.split("raise it to ")[1].split()[0])
     full = len(whole.tokens)
-    limits = sorted({1, least - 1, *(least + step * (full - least) // 5 for step in range(6))})
-    assert len(limits) >= 6
+    limits = sorted({1, least - 1, *(least + step * (full - least) // 2 for step in range(3))})
+    assert len(limits) == 5
     # One at a time, as the whole was: among other requests a near-tie may turn.
     for limit in limits:
         (completion,) = ask(limit)

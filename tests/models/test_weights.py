@@ -14,11 +14,16 @@ from tests.fixtures_disk import little_room
 TEXT = "def f(x): return 12 + 345  # a  comment"
 
 
-def torch_logprobs(folder: Path, ids: list[int]):
+def network_of(folder: Path):
     import torch
     from transformers import AutoModelForCausalLM
 
-    network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def torch_logprobs(network, ids: list[int]):
+    import torch
+
     with torch.inference_mode():
         return network(torch.tensor([ids])).logits[0, -1].log_softmax(-1)
 
@@ -49,7 +54,7 @@ def test_a_gguf_becomes_a_folder_once_that_gives_llama_cpps_log_probabilities(
     assert told[-1] == (11, 11) and "it/s" not in capfd.readouterr().err
     assert dequantised(model, progress=lambda done, total: pytest.fail("made twice")) == folder
     ids = load_tokenizer(model).encode(TEXT, special=False)
-    ours = torch_logprobs(folder, ids)
+    ours = torch_logprobs(network_of(folder), ids)
     theirs = llama_cpp(model.gguf).top(ids, 10)
     assert len(theirs) == 10
     for token, logprob in theirs.items():
@@ -118,11 +123,11 @@ def test_an_architecture_that_transformers_cannot_read_says_what_to_do(
 
 @pytest.mark.models
 def test_real_weights_give_llama_cpps_log_probabilities(catalog_model, llama_cpp) -> None:
-    folder = dequantised(catalog_model)
+    network = network_of(dequantised(catalog_model))
     chat = load_chat(catalog_model)
     for question in ("What is the capital of France?", "Translate to German: good morning", "2 + 2 ="):
         ids = list(chat.render([Message(role="user", content=question)]))
-        ours = torch_logprobs(folder, ids)
+        ours = torch_logprobs(network, ids)
         theirs = llama_cpp(catalog_model.gguf).top(ids, 20)
         likely = {token: logprob for token, logprob in theirs.items() if logprob > -4}
         gaps = {token: round(ours[token].item() - logprob, 3) for token, logprob in likely.items()}
