@@ -2,23 +2,31 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
+from rung.engines.endpoint_calls import Offer, called
+from rung.engines.endpoint_wire import spoken
 from rung.engines.schema import check_schema
 from rung.models.chat import Message
 from rung.models.tagged_calls import ASKED, read_tagged, spelled
-from rung.records import Json
+from rung.records import Example, Json
 from rung.scoring.extract import read_answer
 from rung.task.accepted import bare_calls
-from rung.task.calls import call_schema, functions_in
+from rung.task.calls import FUNCTIONS, call_schema, functions_in, without_functions
 from rung.task.kept import kept_if_short
 from rung.task.outputs import as_calls
 from rung.task.signature import signature_fault
+from rung.wording import Shot, question
 
 AS_JSON = (
     'Answer with a JSON list of calls, [{"name": …, "arguments": {…}}], of the functions that are given; '
     "with [] where none of them fits."
 )
 """How calls are asked for, of a model that was taught no form of its own."""
+RESULT, DONE = "ok", "Done."
+"""What stands behind the calls of a worked example: providers want their results, then a word on these."""
+NOTHING_FITS = "None of the functions fits."
+"""What a worked example answers that calls nothing."""
 
 
 @kept_if_short(512)
@@ -57,6 +65,43 @@ def _in_tags(turn: Message) -> Message:
         return Message(role="assistant", content=spelled(calls))
     except ValueError:
         return turn
+
+
+def in_tools(instruction: str | None, example: Example, shots: Sequence[Shot], offered: Offer) -> list[Json]:
+    """A conversation that asks for calls of `tools`, in messages of OpenAI's protocol.
+
+    It says nothing of JSON, and the functions of its question stand beside it. Worked examples call as the
+    server's model does; those of the same functions don't tell them again.
+    """
+    told = (instruction or "").replace(AS_JSON, "").strip()
+    functions: list[Json] = [*functions_in(example.context)]
+    turns, number = spoken([("system", told)] if told else []), 1
+    for shot in shots:
+        turns += spoken([("user", _without(shot.input, functions))])
+        calls = called(shot.output, offered, number)
+        if calls is None:
+            said = NOTHING_FITS if as_calls(shot.output) == [] else shot.output
+            turns += spoken([("assistant", said)])
+            continue
+        number += len(calls)
+        turns.append({"role": "assistant", "content": None, "tool_calls": [call for call, _ in calls]})
+        results: list[Json] = [{"role": "tool", "tool_call_id": at, "content": RESULT} for _, at in calls]
+        turns += results
+        turns += spoken([("assistant", DONE)])
+    asked = replace(example, context=without_functions(example.context))
+    return [*turns, *spoken([("user", question(asked))])]
+
+
+def _without(text: str, functions: Sequence[Json]) -> str:
+    """A question's text without its functions, where they are these."""
+    before, mark, after = text.rpartition(FUNCTIONS)
+    try:
+        found, end = json.JSONDecoder().raw_decode(after) if mark else (None, 0)
+    except (ValueError, RecursionError):
+        return text
+    if not mark or found != functions:
+        return text
+    return "\n\n".join(part for part in (before.strip(), after[end:].strip()) if part)
 
 
 def tagged_text(output: Json) -> str | None:

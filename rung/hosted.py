@@ -7,13 +7,16 @@ reports it. An answer of another one isn't the System's, and counts as a broken 
 from collections.abc import Sequence
 from dataclasses import replace
 
+from rung.calling import in_tools
 from rung.engines.base import Completion, Engine, EngineSpec, Progress, no_progress
 from rung.engines.endpoint import GREEDY, Draw, EndpointEngine
+from rung.engines.endpoint_calls import offer
 from rung.engines.endpoint_wire import without_thoughts
 from rung.errors import EngineError, SystemFolderError
 from rung.models.hosted import Hosted, hosted
 from rung.records import Answer, Example
 from rung.spec import ModelRef, Spec
+from rung.task.calls import functions_in
 from rung.wording import Shot, label_texts, messages
 
 UNKNOWN_LICENCE = "the provider's terms"
@@ -65,9 +68,14 @@ def complete(
 ) -> list[Completion]:
     """One completion per example, after its worked examples. Raises EngineError as the engine does."""
     assert isinstance(engine, EndpointEngine), "hosted models are asked through endpoints"
-    asked = [messages(spec.instruction, e, some) for e, some in zip(examples, shots, strict=True)]
+    most, of, pairs = spec.answer.max_tokens, _made_with(spec), [*zip(examples, shots, strict=True)]
+    if spec.answer.written == "tools":
+        offers = [offer(functions_in(e.context)) for e in examples]
+        told = [in_tools(spec.instruction, e, some, o) for (e, some), o in zip(pairs, offers, strict=True)]
+        found = engine.call_many(told, offers, max_tokens=most, draw=draw, progress=progress, of=of)
+        return [_of_the_same(spec, one) for one in found]
+    asked = [messages(spec.instruction, e, some) for e, some in pairs]
     turns = [[(turn.role, turn.content) for turn in one] for one in asked]
-    most, of = spec.answer.max_tokens, _made_with(spec)
     if spec.kind == "label" and spec.answer.form == "schema":
         labels = label_texts(spec.labels)
         found = engine.label_many(turns, labels, max_tokens=most, draw=draw, progress=progress, of=of)

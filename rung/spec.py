@@ -27,8 +27,8 @@ class ModelRef(Frozen):
     licence: str
 
 
-Written = Literal["json", "tagged"]
-"""How calls are spelled: as JSON, or in the form that FunctionGemma was taught."""
+Written = Literal["json", "tagged", "tools"]
+"""How calls are spelled: as JSON, in the form that FunctionGemma was taught, or as a provider's own calls."""
 
 
 class AnswerSpec(Frozen):
@@ -37,9 +37,10 @@ class AnswerSpec(Frozen):
     `words`: the label's text, decoded within the labels' trie. `codes`: one token per label, exact
     probabilities from one pass. `schema`: JSON decoded under the schema. `calls`: JSON
     decoded under the signatures of the functions that the question itself offers, `most_calls` of them at
-    most. `free`: whatever comes; calls are `written` as JSON or in the form that FunctionGemma was taught.
-    What is held to a form `ends` with the model's own token, or, where that has no chat template, with the
-    blank line of the worked examples too.
+    most. `free`: whatever comes; calls are `written` as JSON, in the form that FunctionGemma was taught, or,
+    where a hosted model is given the functions as `tools`, as its server has them. What is held to a form
+    `ends` with the model's own token, or, where that has no chat template, with the blank line of the worked
+    examples too.
     """
 
     form: Literal["words", "codes", "schema", "calls", "free"]

@@ -10,11 +10,12 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NoReturn, TypeAlias
+from typing import NoReturn, TypeAlias, TypeVar
 
 import httpx
 
 from rung.engines.base import Choice, Completion, EngineSpec, Progress, Request, no_progress
+from rung.engines.endpoint_calls import Offer
 from rung.engines.endpoint_waits import Tries, Waits
 from rung.engines.endpoint_wire import (
     chat_url,
@@ -23,7 +24,9 @@ from rung.engines.endpoint_wire import (
     may_be_of_temperature,
     read_chat,
     read_label,
+    refuses_tools,
     response_format,
+    spoken,
     unsupported_parameter,
     used_up,
     without_thoughts,
@@ -38,6 +41,7 @@ from rung.runs import digest_of
 
 Messages: TypeAlias = Sequence[tuple[str, str]]
 """(role, content) pairs: `system`, `user`, `assistant`."""
+T = TypeVar("T")
 
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
 """Those from 520 to 524 are Cloudflare's, before which many servers lie."""
@@ -143,7 +147,8 @@ class EndpointEngine:
         form = None if schema is None else response_format(schema)
 
         def call(messages: Messages) -> Completion:
-            return self._formed(self._body(messages, max_tokens, draw.temperature), form, draw.number, of)
+            body = self._body(spoken(messages), max_tokens, draw.temperature)
+            return self._formed(body, form, draw.number, of)
 
         return self._run(conversations, call, progress)
 
@@ -166,10 +171,38 @@ class EndpointEngine:
         form = response_format(label_schema(labels))
 
         def call(messages: Messages) -> Completion:
-            found = self._formed(self._body(messages, max_tokens, draw.temperature), form, draw.number, of)
+            body = self._body(spoken(messages), max_tokens, draw.temperature)
+            found = self._formed(body, form, draw.number, of)
             return replace(found, text=read_label(without_thoughts(found.text), labels))
 
         return self._run(conversations, call, progress)
+
+    def call_many(
+        self,
+        conversations: Sequence[Sequence[Json]],
+        offers: Sequence[Offer],
+        *,
+        max_tokens: int,
+        draw: Draw = GREEDY,
+        progress: Progress = no_progress,
+        of: str = "",
+    ) -> list[Completion]:
+        """For each conversation, in the protocol's own messages, a completion whose text is calls as JSON.
+
+        The functions of its offer go out as `tools`, and calls have the functions' own names again; `[]`
+        where the answer has words alone. What refuses `tools` is a failure. `of`: as in `chat_many`.
+        """
+
+        def call(asked: tuple[Sequence[Json], Offer]) -> Completion:
+            messages, offered = asked
+            body = self._body(messages, max_tokens, draw.temperature)
+            if offered.tools:
+                body |= {"tools": [*offered.tools], "tool_choice": "auto"}
+            # What is kept has the names that were sent: other functions may have been sent under them.
+            found = self._formed(body, None, draw.number, of)
+            return found if found.failure else replace(found, text=offered.named(found.text))
+
+        return self._run([*zip(conversations, offers, strict=True)], call, progress)
 
     def generate(self, requests: Sequence[Request], *, progress: Progress = no_progress) -> list[Completion]:
         """Raises EngineError: an endpoint takes messages."""
@@ -208,7 +241,7 @@ class EndpointEngine:
         )
 
     def _run(
-        self, conversations: Sequence[Messages], call: Callable[[Messages], Completion], progress: Progress
+        self, conversations: Sequence[T], call: Callable[[T], Completion], progress: Progress
     ) -> list[Completion]:
         def one(index: int) -> Completion:
             start = time.perf_counter()
@@ -235,10 +268,10 @@ class EndpointEngine:
             interrupt=self.close,
         )
 
-    def _body(self, messages: Messages, max_tokens: int, temperature: float) -> dict[str, Json]:
+    def _body(self, messages: Sequence[Json], max_tokens: int, temperature: float) -> dict[str, Json]:
         return {
             "model": self._model,
-            "messages": [{"role": role, "content": content} for role, content in messages],
+            "messages": [*messages],
             "max_tokens": max_tokens,
             "temperature": temperature,
         }
@@ -344,7 +377,7 @@ class EndpointEngine:
             try:
                 response = self._send(body)
                 if response.status_code not in RETRIED:
-                    found = _completion(response, time.perf_counter() - start)
+                    found = _completion(response, time.perf_counter() - start, calls="tools" in body)
                     self._waits.answered()
                     return self._placed(found)
                 if response.status_code in BEHIND:
@@ -384,9 +417,10 @@ class EndpointEngine:
             raise EngineError(
                 f"{self._place} {HOPELESS[status]} {self._key_variable}, which is {state} (status {status})"
             )
-        if status == 404 and "response_format" not in body:
+        if status == 404 and not body.keys() & {"response_format", "tools"}:
             raise EngineError(f"{self._place} is not there (status 404): check the URL and the model's name")
-        if (status not in RETRIED and not response.is_success) or is_too_large(response):
+        never = is_too_large(response) or ("tools" in body and refuses_tools(response))
+        if (status not in RETRIED and not response.is_success) or never:
             raise Refused(self._said(response), status)
         return response
 
@@ -457,9 +491,9 @@ def _is_all_thoughts(answer: Completion) -> bool:
     return answer.failure is not None and answer.truncated
 
 
-def _completion(response: httpx.Response, latency_s: float) -> Completion:
-    """The answer that a response holds. Raises _NoCompletion where it holds none."""
+def _completion(response: httpx.Response, latency_s: float, *, calls: bool) -> Completion:
+    """The answer that a response holds, to what offers functions or not. Raises _NoCompletion for none."""
     try:
-        return read_chat(response.json(), latency_s)
+        return read_chat(response.json(), latency_s, calls=calls)
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise _NoCompletion(type(error).__name__) from error

@@ -11,6 +11,7 @@ from email.utils import parsedate_to_datetime
 import httpx
 
 from rung.engines.base import Completion
+from rung.engines.endpoint_calls import NO_CALLS, calls_text
 from rung.errors import EngineError
 from rung.records import Json
 from rung.runs import storable
@@ -50,6 +51,11 @@ def chat_url(url: str) -> httpx.URL:
     return parsed.copy_with(path=path)
 
 
+def spoken(turns: Sequence[tuple[str, str]]) -> list[Json]:
+    """(role, content) pairs as messages."""
+    return [{"role": role, "content": content} for role, content in turns]
+
+
 def response_format(schema: Json) -> Json:
     """`schema` as OpenAI's structured outputs take it."""
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
@@ -85,16 +91,21 @@ def without_thoughts(text: str) -> str:
     return text.partition("</think>")[2].lstrip()
 
 
-def read_chat(answer: Mapping, latency_s: float) -> Completion:
+def read_chat(answer: Mapping, latency_s: float, *, calls: bool = False) -> Completion:
     """The completion in a server's answer; one that holds no text has a `failure`, and may be billed.
 
-    Nor does one hold any that was cut while the model thought. KeyError, IndexError, TypeError or ValueError
-    where it isn't one.
+    Nor does one hold any that was cut while the model thought. Where it was offered functions `calls` is
+    true, and its calls are its text, as JSON: none where it has words alone, unless these were cut. KeyError,
+    IndexError, TypeError or ValueError where it isn't one.
     """
     choice = answer["choices"][0]
-    said = dict(choice["message"]).get("content")
-    reason = choice.get("finish_reason")
-    text = said if isinstance(said, str) and reason != "content_filter" else None
+    message = dict(choice["message"])
+    said, reason = message.get("content"), choice.get("finish_reason")
+    text = said if isinstance(said, str) else None
+    if calls:
+        text = calls_text(message) or (text if reason == "length" else NO_CALLS)
+    if reason == "content_filter":
+        text = None
     silent = text is None or (reason == "length" and not without_thoughts(text))
     usage = read_usage(answer.get("usage"))
     return Completion(
@@ -188,6 +199,11 @@ def unsupported_parameter(response: httpx.Response) -> str:
 def may_be_of_temperature(response: httpx.Response) -> bool:
     """Whether a refusal speaks of a temperature; providers have no common words for one they don't take."""
     return "temperature" in (_words(response).strip() or response.text).lower()
+
+
+def refuses_tools(response: httpx.Response) -> bool:
+    """Whether a server says of functions, as of a fault of its own, that it takes none: so llama.cpp does."""
+    return response.status_code == 500 and "tools" in _words(response)
 
 
 def used_up(response: httpx.Response) -> str:

@@ -1,7 +1,7 @@
 """A function's signature: its arguments as a JSON Schema, and whether that can be followed."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from itertools import product
 from typing import Any
 
@@ -36,10 +36,13 @@ SAME_VALUE = ("anyOf", "oneOf", "allOf", "not", "if", "then", "else")
 """Keywords whose schemas are held against the value itself, and not a part of it."""
 
 
-def parameters_of(function: Mapping[str, Any]) -> dict[str, Any]:
-    """The JSON Schema of a function's arguments, which admits no others than it names unless it says so."""
+def parameters_of(function: Mapping[str, Any], *, words: Collection[str] = ()) -> dict[str, Any]:
+    """The JSON Schema of a function's arguments, which admits no others than it names unless it says so.
+
+    `words` are the keywords that only describe and stay nevertheless, where they hold a text.
+    """
     found = function.get("parameters")
-    schema = _typed(pointing(found)) if isinstance(found, dict) else {}
+    schema = _typed(pointing(found), words) if isinstance(found, dict) else {}
     schema["type"] = "object"
     if isinstance(schema.get("properties"), dict):
         schema.setdefault("additionalProperties", False)
@@ -116,16 +119,20 @@ def _returns(part: Json, root: Json, through: tuple[str, ...], done: set[str]) -
     return False
 
 
-def _typed(part: Any) -> Any:
-    """A schema with types as JSON Schema names them, and without what only describes."""
+def _typed(part: Any, words: Collection[str] = ()) -> Any:
+    """A schema with types as JSON Schema names them, and of what only describes with the `words` alone."""
     if not isinstance(part, dict):
         return part
-    made = {key: value for key, value in over_parts(part, _typed).items() if key not in UNREAD}
+    made = {
+        key: value
+        for key, value in over_parts(part, lambda below: _typed(below, words)).items()
+        if key not in UNREAD or (key in words and isinstance(value, str))
+    }
     if isinstance(first := part.get("items"), list):
         # As drafts before 2020-12 write a tuple.
         made |= {
-            "prefixItems": [_typed(one) for one in first],
-            "items": _typed(part.get("additionalItems", True)),
+            "prefixItems": [_typed(one, words) for one in first],
+            "items": _typed(part.get("additionalItems", True), words),
         }
     if not isinstance(made.get("properties", {}), dict):
         del made["properties"]
