@@ -4,8 +4,12 @@ import json
 import re
 from pathlib import Path
 
+from rung.calling import RESULT
+from rung.engines.endpoint_calls import sent_names
 from rung.models.tagged_calls import STOPS, read_tagged, spelled
+from rung.rungs.api import TOKENS_BESIDE
 from rung.rungs.below import TAGGED
+from rung.rungs.called import NAMING_ROWS, TAUGHT_ROWS, WAY_ROWS, WAYS
 from rung.rungs.instructions import CALLS_ALLOWED
 from rung.rungs.length import stretches_of
 from rung.rungs.tuning import NEAR_TIE
@@ -44,6 +48,18 @@ def test_its_call_in_tags_is_read_and_spelled_so():
 def test_its_numbers_are_those_of_the_program():
     assert f"written out, up to {MOST_VALUES} for one argument" in TEXT
     assert CALLS_ALLOWED == 4 and "but four where all are shorter" in TEXT
+
+
+def test_what_it_says_of_hosted_models_is_so():
+    assert f"The first {WAY_ROWS} dev rows at most" in TEXT and f"chosen by {TAUGHT_ROWS} dev rows" in TEXT
+    assert NAMING_ROWS == 5 and "(it is given up to five rows for that)" in TEXT
+    assert WAYS[0] == "tools" and "of equals the first" in TEXT and '(`"written": "tools"`)' in TEXT
+    assert (
+        sent_names(["math.factorial"]) == ["math_factorial"]
+        and "`math.factorial` as `math_factorial`" in TEXT
+    )
+    assert f"each call with `{RESULT}` as its result" in TEXT
+    assert f"may be {TOKENS_BESIDE} tokens longer" in TEXT
 
 
 def test_what_it_says_of_tunes_is_so():

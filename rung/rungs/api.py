@@ -12,14 +12,16 @@ from rung.records import TokenPrice, Trial
 from rung.rungs.base import Built, Context, Outlook, Variant
 from rung.rungs.below import best_prompting, without_passages
 from rung.rungs.bought import to_buy
+from rung.rungs.called import NAMING_ROWS, SAID, WAY_ROWS, open_ways, refused
 from rung.rungs.instructions import LONGEST_ANSWER, instructions, longest_target, what_to_answer
 from rung.rungs.rehearsal import outlook
 from rung.rungs.retrieval import LOOK_THERE
+from rung.rungs.variants import choose
 from rung.runs import Shared
 from rung.scoring.cost import billed_usd, tokens_usd
 from rung.scoring.prices import listed_price
 from rung.search import index_names
-from rung.spec import AnswerSpec, ModelRef, RetrievalSpec, ShotSpec, Spec
+from rung.spec import AnswerSpec, ModelRef, RetrievalSpec, ShotSpec, Spec, Written
 from rung.system import Sources, System, save
 from rung.task import Task
 from rung.wording import messages
@@ -28,8 +30,9 @@ SAMPLE_ROWS = 20
 """Dev rows by which the cost is foretold."""
 MORE_TOKENS = 24
 """Of an answer over the longest training one: other tokenizers, and what stands around a label in JSON."""
-NAMING_ROWS = 5
-"""Dev rows that a server may refuse before it's taken to answer none."""
+TOKENS_BESIDE = 128
+"""Of an answer with calls of its own form more: words before them, and what stands around them there."""
+NOT_TAKEN = "its server takes no functions as `tools`, so that calls are asked for as JSON"
 NAMED = "reported model"
 MOST_MOVED = 0.05
 """Of the dev rows, answered by another model: with more broken calls a rung is out."""
@@ -67,8 +70,8 @@ class Api:
         Raises EngineError where it can't be asked.
         """
         model, given, _ = _begun(context)
-        asked = Variant(name=f"api, {model.model}", system=hosted_system(context, model, given, self.name))
-        return outlook(context, [asked])
+        variants, _ = _variants(context, model, given)
+        return outlook(context, variants, WAY_ROWS) if len(variants) > 1 else outlook(context, variants)
 
     def build(self, context: Context) -> Built:
         """Ask the model the dev rows.
@@ -77,12 +80,16 @@ class Api:
         """
         model, given, about = _begun(context)
         price = price_of(context, model)
-        system = hosted_system(context, model, given, self.name)
-        found = context.measure(system, context.dev, f"api, {model.model}")
+        variants, refusal = _variants(context, model, given)
+        asked, tried, left_out = variants[0], (), ()
+        if len(variants) > 1:
+            asked, tried, left_out = choose(context, variants, WAY_ROWS)
+        system, calls = asked.system, calls_said(asked.system)
+        found = context.measure(system, context.dev, asked.name)
         need_same_model([one.answer for one in found.predictions], MOST_MOVED)
         spent = len(found.predictions) * billed_usd(price, found)
         trial = Trial(
-            name=f"{model.model}, {given.shown}",
+            name=f"{model.model}, {given.shown}{calls}",
             score=found.score,
             n=len(found.predictions),
             seconds=found.seconds_per_answer * len(found.predictions),
@@ -90,7 +97,9 @@ class Api:
         )
         reported = system.spec.model.digest if system.spec.model is not None else ""
         notes = (
-            f"prompt: {given.shown}",
+            f"prompt: {given.shown}{calls}",
+            *refusal,
+            *left_out,
             *(without_passages(context) if given.retrieval is None else ()),
             f"answered by {reported.removeprefix('endpoint:')}: no digest names its weights",
             f"a million tokens of prompts cost ${price.input_usd_per_m:g} "
@@ -99,8 +108,8 @@ class Api:
         )
         return Built(
             system=system,
-            what=f"{model.given}, {given.shown}",
-            trials=(trial,),
+            what=f"{model.given}, {given.shown}{calls}",
+            trials=tried or (trial,),
             notes=notes,
             price=price,
             upon=given.rung,
@@ -123,6 +132,21 @@ class Prompting:
     shown: str
     system: System | None = None
     rung: str | None = None
+
+
+def _variants(context: Context, model: Hosted, given: Prompting) -> tuple[list[Variant], tuple[str, ...]]:
+    """The ways of asking that are tried, and a note on one that the server refuses."""
+    ways, notes = asked_ways(context, model, given, Api.name)
+    several = len(ways) > 1
+    return [
+        Variant(name=f"api, {model.model}{f', {SAID[way]}' if several else ''}", system=system)
+        for way, system in ways.items()
+    ], notes
+
+
+def calls_said(system: System) -> str:
+    """How a hosted System asks for calls, in a few words after others; nothing for other answers."""
+    return f", {SAID[system.spec.answer.written]}" if system.spec.kind == "tool_call" else ""
 
 
 def _begun(context: Context) -> tuple[Hosted, Prompting, float]:
@@ -148,8 +172,20 @@ def _begun(context: Context) -> tuple[Hosted, Prompting, float]:
 
 
 def _rows_to_buy(context: Context, model: Hosted, given: Prompting) -> int:
-    """How many dev rows' answers under this prompt aren't paid for yet."""
-    return sum(to_buy(context, lambda: unasked(context, model, given, Api.name), context.dev))
+    """How many dev rows' answers under this prompt aren't paid for yet.
+
+    Of several ways of asking a few rows are answered in each, and the others in one: in the one that most is
+    paid for in. Where that is all, another one's few were paid, too, or can't be had.
+    """
+    left = [
+        to_buy(context, lambda way=way: unasked(context, model, given, Api.name, way), context.dev)
+        for way in open_ways(context)
+    ]
+    if not all(map(sum, left)):
+        return 0
+    if len(left) == 1:
+        return sum(left[0])
+    return sum(sum(counts[:WAY_ROWS]) for counts in left) + min(sum(counts[WAY_ROWS:]) for counts in left)
 
 
 def rival_of(task: Task) -> Hosted | None:
@@ -273,32 +309,56 @@ def foretold_usd(context: Context, price: TokenPrice, given: Prompting) -> float
     return tokens_usd(price, sum(map(len, prompts)) / len(prompts), sum(answers) / len(answers), 0)
 
 
-def hosted_system(context: Context, model: Hosted, given: Prompting, rung: str) -> System:
+def asked_ways(
+    context: Context, model: Hosted, given: Prompting, rung: str
+) -> tuple[dict[Written, System], tuple[str, ...]]:
+    """A hosted model with a prompt as a System for each way of asking that its server takes.
+
+    With a note on one that it refuses. Raises EngineError where it can't be asked.
+    """
+    why = refused(context, lambda: hosted_system(context, model, given, rung, "tools"))
+    ways: dict[Written, System] = {
+        way: hosted_system(context, model, given, rung, way) for way in open_ways(context)
+    }
+    return ways, ((f"{NOT_TAKEN}: {why}",) if why else ())
+
+
+def hosted_system(
+    context: Context, model: Hosted, given: Prompting, rung: str, written: Written = "json"
+) -> System:
     """A hosted model with a prompt as a System, named after what the server says that it is.
 
     It's named after the one that gave the newest answer: where that is another, the old one isn't there now.
     Settled once: behind a name two may answer for a while.
     """
-    spec = _hosted_spec(context, model, given, rung)
-    name = context.settled(NAMED, lambda: _newest_name(context, model) or reported(context, spec, model))
+    plain = _hosted_spec(context, model, given, rung, "json")
+    name = context.settled(NAMED, lambda: _newest_name(context, model) or reported(context, plain, model))
+    spec = _hosted_spec(context, model, given, rung, written)
     named = spec.model_copy(update={"model": hosted_ref(model, str(name))})
-    return save(context.work / f"hosted-{rung}", named, given.files)
+    return save(context.work / f"hosted-{rung}{_of_way(written)}", named, given.files)
 
 
-def unasked(context: Context, model: Hosted, given: Prompting, rung: str) -> System:
+def unasked(
+    context: Context, model: Hosted, given: Prompting, rung: str, written: Written = "json"
+) -> System:
     """The same before the server is asked what it is: named as far as that is known, else by no name."""
-    spec = _hosted_spec(context, model, given, rung)
+    spec = _hosted_spec(context, model, given, rung, written)
     told = context.told(NAMED)
     name = _newest_name(context, model) if told is None else str(told)
     ref = hosted_ref(model, name)
     if told is None and not name:
         ref = ref.model_copy(update={"digest": f"endpoint:{model.host}:"})
     named = spec.model_copy(update={"model": ref})
-    return save(context.work / f"unasked-{rung}", named, given.files)
+    return save(context.work / f"unasked-{rung}{_of_way(written)}", named, given.files)
 
 
-def _hosted_spec(context: Context, model: Hosted, given: Prompting, rung: str) -> Spec:
+def _of_way(written: Written) -> str:
+    return "" if written == "json" else f"-{written}"
+
+
+def _hosted_spec(context: Context, model: Hosted, given: Prompting, rung: str, written: Written) -> Spec:
     form = "schema" if context.kind in ("label", "json") else "free"
+    room = min(LONGEST_ANSWER, 2 * longest_target(context) + MORE_TOKENS)
     return Spec(
         rung=rung,
         task=context.task.name,
@@ -310,9 +370,7 @@ def _hosted_spec(context: Context, model: Hosted, given: Prompting, rung: str) -
         instruction=given.instruction,
         shots=given.shots,
         retrieval=given.retrieval,
-        answer=AnswerSpec(
-            form=form, max_tokens=min(LONGEST_ANSWER, 2 * longest_target(context) + MORE_TOKENS)
-        ),
+        answer=AnswerSpec(form=form, max_tokens=room + TOKENS_BESIDE * (written == "tools"), written=written),
         vectors=given.vectors,
     )
 

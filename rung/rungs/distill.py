@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 from rung import evaluate
 from rung.errors import EngineError, ModelError, TrainingError
 from rung.records import Answer, Example, Json, Measurement
-from rung.rungs.api import cannot_pay, paid_text
+from rung.rungs.api import calls_said, cannot_pay, paid_text
 from rung.rungs.base import JOURNAL_FILE, Built, Context, Outlook, no_room
 from rung.rungs.sft import FEWEST_ROWS, FEWEST_S, answer_forms, tuned, unable
 from rung.rungs.teacher import (
@@ -127,9 +127,10 @@ class Distill:
         if not taught.rows:
             why = f"; {taught.short}" if taught.short else ""
             raise TrainingError(f"the teacher taught nothing: {taught.said}{why}")
+        asked = calls_said(teacher) if teacher.is_hosted else ""
         made = self._made(replace(context, train=(*context.train, *taught.rows)), teacher, context)
         found = (
-            f"teacher {context.task.teacher}: {taught.said}",
+            f"teacher {context.task.teacher}{asked}: {taught.said}",
             *compared(context, scored, made.system),
         )
         notes = (

@@ -15,13 +15,14 @@ from rung.models.resolve import resolve
 from rung.models.weights import dequantised
 from rung.records import Answer, Example, Json
 from rung.registry import names_model, resolve_system
-from rung.rungs.api import Prompting, hosted_system, prompting, unasked
+from rung.rungs.api import Prompting, asked_ways, prompting, unasked
 from rung.rungs.base import Context
+from rung.rungs.called import better
 from rung.rungs.instructions import answer_schema, answer_spec
 from rung.rungs.probe import TORCH
 from rung.rungs.verified import decided
 from rung.scoring.notation import duration_text
-from rung.spec import Spec
+from rung.spec import Spec, Written
 from rung.system import System, ref_to, save
 from rung.task import Task
 
@@ -68,7 +69,7 @@ def teacher_system(context: Context, name: str) -> System:
     Raises TaskError for a System that answers something else.
     """
     if (model := hosted(name)) is not None:
-        return hosted_system(context, model, teacher_prompting(context), "teacher")
+        return better(context, asked_ways(context, model, teacher_prompting(context), "teacher")[0])
     if not names_model(name):
         return _fitting(context, System.load(resolve_system(name)), name)
     given, local = teacher_prompting(context), resolve(name)
@@ -91,12 +92,12 @@ def teacher_system(context: Context, name: str) -> System:
     return save(context.work / "teacher", spec, given.files)
 
 
-def unasked_teacher(context: Context, model: Hosted) -> System:
-    """The same of a hosted `model`, before it was asked what it calls itself."""
+def unasked_teacher(context: Context, model: Hosted, written: Written) -> System:
+    """The same of a hosted `model`, asked in this way, before it was asked what it calls itself."""
     name = str(context.task.teacher)
     if is_system(name):
         return teacher_system(context, name)
-    return unasked(context, model, teacher_prompting(context), "teacher")
+    return unasked(context, model, teacher_prompting(context), "teacher", written)
 
 
 def is_raced(system: System, inputs: int) -> bool:

@@ -11,6 +11,7 @@ from rung.records import Example, Measurement
 from rung.rungs.api import foretold_usd, price_of
 from rung.rungs.base import Context
 from rung.rungs.bought import to_buy
+from rung.rungs.called import open_ways
 from rung.rungs.teacher import (
     DRAWS,
     FIRST_DRAWS,
@@ -23,6 +24,7 @@ from rung.rungs.teacher import (
     unasked_teacher,
 )
 from rung.scoring.cost import tokens_usd
+from rung.spec import Written
 from rung.system import System
 
 TEACHING_SHARE = 0.5
@@ -47,10 +49,19 @@ def draw_usd(context: Context, scored: Measurement | None = None) -> float:
 
 
 def least_usd(context: Context, model: Hosted, first: Sequence[Example], scored: Sequence[Example]) -> float:
-    """About what is to be paid yet for the `first` draws of inputs, and for the teacher's own score."""
+    """About what is to be paid yet for the `first` draws of inputs, and for the teacher's own score.
+
+    In that of its ways of asking in which most is paid for.
+    """
     draws = [hosted_draw(number) for number in range(FIRST_DRAWS)]
-    count = sum(to_buy(context, lambda: unasked_teacher(context, model), first, draws))
-    count += sum(to_buy(context, lambda: unasked_teacher(context, model), scored))
+
+    def to_pay(way: Written) -> int:
+        def teacher() -> System:
+            return unasked_teacher(context, model, way)
+
+        return sum(to_buy(context, teacher, first, draws)) + sum(to_buy(context, teacher, scored))
+
+    count = min(map(to_pay, open_ways(context)))
     return count and count * draw_usd(context)
 
 

@@ -1,0 +1,81 @@
+"""How a hosted model is asked for calls: by `tools`, as its provider has them, or for JSON; dev rows tell."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from pydantic import TypeAdapter
+
+from rung.errors import EngineError
+from rung.evaluate import PACED_ROWS
+from rung.records import Example, Json
+from rung.rungs.base import Context, strict_score
+from rung.spec import Written
+from rung.system import System
+from rung.task.calls import functions_in
+
+WAYS: tuple[Written, ...] = ("tools", "json")
+"""Which is tried where a task's answers are calls, the one first that is taken at a tie."""
+SAID: Mapping[Written, str] = {
+    "tools": "functions as `tools`",
+    "json": "calls as JSON",
+    "tagged": "calls in FunctionGemma's form",
+}
+NAMING_ROWS = 5
+"""Dev rows that a server may refuse before it's taken to answer none."""
+WAY_ROWS = PACED_ROWS
+"""Dev rows that are answered in either way, at most."""
+TAUGHT_ROWS = 20
+"""The same of a teacher, which is asked few others."""
+_REFUSED, _BETTER = "why it takes no functions as `tools`", "how it is asked for calls"
+
+
+def open_ways(context: Context) -> tuple[Written, ...]:
+    """The ways of asking that what was settled before leaves open; nothing is asked."""
+    if context.kind != "tool_call":
+        return ("json",)
+    if (better := context.told(_BETTER)) is not None:
+        return (TypeAdapter(Written).validate_python(better),)
+    return WAYS[1:] if context.told(_REFUSED) else WAYS
+
+
+def refused(context: Context, made: Callable[[], System]) -> str:
+    """Why a server answers no question that offers `tools`; empty where it does, or none is asked so.
+
+    `made` gives the System that asks so. The first dev rows that offer functions are asked, until one is
+    answered. Settled once. Raises EngineError where the server can't be asked now.
+    """
+    if context.kind != "tool_call":
+        return ""
+    rows = [row for row in context.dev if functions_in(row.context)]
+    return str(context.settled(_REFUSED, lambda: _refusal(context, made(), rows)))
+
+
+def _refusal(context: Context, system: System, rows: Sequence[Example]) -> str:
+    why = ""
+    for row in rows[:NAMING_ROWS]:
+        held = system.find([row], context.pool)
+        (found,) = system.hosted_completions([row], held, context.pool)
+        if found.failure is None or found.prompt_tokens:
+            return ""
+        if not found.final:
+            raise EngineError(found.failure)
+        why = found.failure
+    return why
+
+
+def better(context: Context, ways: Mapping[Written, System]) -> System:
+    """The System whose way of asking is ahead on a few dev rows, of several the first. Settled once.
+
+    Raises EngineError where it can't be asked.
+    """
+    if len(ways) == 1:
+        return next(iter(ways.values()))
+
+    def found() -> Json:
+        rows = context.dev[:TAUGHT_ROWS]
+        values = {
+            way: context.sign * strict_score(context.measure_all(one, rows, SAID[way]), rows)
+            for way, one in ways.items()
+        }
+        return max(values, key=lambda way: values[way])
+
+    return ways[TypeAdapter(Written).validate_python(context.settled(_BETTER, found))]
