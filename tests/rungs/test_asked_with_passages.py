@@ -269,8 +269,11 @@ def test_a_tune_says_whether_and_why_it_reads_the_documents(context):
 
 
 def test_a_tune_that_dev_chose_is_the_one_that_it_says(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr("rung.rungs.length.FEWEST_TRIAL_STEPS", 10)
-    with opened(tiny, write_rows(tmp_path / "rows.jsonl", json_rows(160)), tmp_path) as context:
+    monkeypatch.setattr("rung.rungs.length.FEWEST_TRIAL_STEPS", 8)
+    monkeypatch.setattr("rung.rungs.length.MOST_EVALUATIONS", 2)
+    monkeypatch.setattr("rung.rungs.tuning.MOST_EPOCHS", 6)
+    with opened(tiny, write_rows(tmp_path / "rows.jsonl", json_rows(160)), tmp_path) as found:
+        context = replace(found, dev=found.dev[:12])
         reads = reading(context, tmp_path / "reading")
         made = Sft().build(replace(context, retrieval=reads, no_gain=NO_GAIN))
         answers = System.load(made.system.folder).answer(context.dev[:4], context.pool)

@@ -18,7 +18,7 @@ from rung.climb.hosted import PAID_FILE, answers_usd, hosted_models
 from rung.engines.till import Till
 from rung.evaluate import Bench, Store
 from rung.records import Example, Json
-from rung.rungs import tuning, whitebox
+from rung.rungs import coursing, length, tuning, whitebox
 from rung.rungs.api import prices
 from rung.rungs.base import Context
 from rung.rungs.distill import Distill, inputs, teach
@@ -98,10 +98,19 @@ def mentor(student, tmp_path_factory):
     rows[::2] = [{**row, "context": told} for row in rows[::2]]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tuning, "MOST_EPOCHS", 6)
+        patch.setattr(length, "MOST_EVALUATIONS", 2)
         with opened(wide, task_of(folder / "task", rows), folder / "tune") as context:
             system = Sft().build(context).system
     with Server(f"mentor={system.folder}", home=folder) as server:
         yield Mentor(system=system, server=server, told=told)
+
+
+@pytest.fixture(scope="module")
+def untuned(student, tmp_path_factory) -> System:
+    """What the student is without a teacher: its best prompt."""
+    folder = tmp_path_factory.mktemp("untuned")
+    with opened(student, task_of(folder / "task", label_rows(100, 3)), folder) as context:
+        return Prompt().build(context).system
 
 
 @pytest.fixture
@@ -109,8 +118,10 @@ def context(student, tmp_path, monkeypatch):
     """A student of few labelled rows, and inputs for its teacher."""
     monkeypatch.setenv("RUNG_API_KEY", KEY)
     monkeypatch.setattr(tuning, "MOST_EPOCHS", 4)
+    monkeypatch.setattr(length, "MOST_EVALUATIONS", 2)
+    monkeypatch.setattr(coursing, "LOOKS", 2)
     with opened(student, task_of(tmp_path / "task", label_rows(100, 3)), tmp_path) as found:
-        yield replace(found, unlabelled=free(160, 4))
+        yield replace(found, unlabelled=free(100, 4))
 
 
 def taught_by(context: Context, teacher: str) -> Context:
@@ -121,23 +132,17 @@ def taught_by(context: Context, teacher: str) -> Context:
     return replace(context, task=task)
 
 
-def untuned(context: Context) -> System:
-    """What the student is without a teacher: its best prompt."""
-    return Prompt().build(replace(context, folder=context.folder / "prompt")).system
-
-
-def test_the_bigger_model_knows_what_the_student_does_not_asked_either_way(mentor, context):
-    student = untuned(context)
+def test_the_bigger_model_knows_what_the_student_does_not_asked_either_way(mentor, untuned, context):
     for told in (None, mentor.told):
         rows = free(90, 5, told)
         assert right(rows, said(mentor.system, rows, context.pool)) > 0.75
-    assert right(rows, said(student, rows, context.pool)) < 0.5
+    assert right(rows, said(untuned, rows, context.pool)) < 0.5
 
 
-def test_a_served_model_teaches_over_the_protocol_and_bills_what_it_counts(mentor, context):
+def test_a_served_model_teaches_over_the_protocol_and_bills_what_it_counts(mentor, untuned, context):
     context = taught_by(context, mentor.name)
-    student, before_usd = untuned(context), mentor.usd
-    before = context.measure(student, context.dev, "before").score
+    before_usd = mentor.usd
+    before = context.measure(untuned, context.dev, "before").score
     with context.paying():
         made = Distill().build(context)
     paid = [json.loads(line) for line in (context.folder / PAID_FILE).read_text().splitlines()]
@@ -149,23 +154,23 @@ def test_a_served_model_teaches_over_the_protocol_and_bills_what_it_counts(mento
     assert read > 10 * written > 0
     kept = teach(context, teacher_system(context, mentor.name), inputs(context)).rows
     assert len(kept) > 0.6 * len(context.unlabelled)
-    own = right(context.unlabelled, said(student, context.unlabelled, context.pool))
+    own = right(context.unlabelled, said(untuned, context.unlabelled, context.pool))
     assert right(kept, [row.output for row in kept]) > 0.75 > own
     assert context.measure(made.system, context.dev, "after").score > before
     assert any("the teacher was paid $" in note for note in made.notes)
 
 
 def test_the_same_model_teaches_as_a_system_of_this_machine_with_its_probabilities(
-    mentor, context, monkeypatch
+    mentor, untuned, context, monkeypatch
 ):
     monkeypatch.setattr(whitebox, "MOST_PASSES", 1)
     context = taught_by(context, str(mentor.system.folder))
-    student, before_usd = untuned(context), mentor.usd
-    before = context.measure(student, context.dev, "before").score
+    before_usd = mentor.usd
+    before = context.measure(untuned, context.dev, "before").score
     made = Distill().build(context)
     kept = teach(context, mentor.system, inputs(context)).rows
     assert len(kept) > 0.6 * len(context.unlabelled)
-    own = right(context.unlabelled, said(student, context.unlabelled, context.pool))
+    own = right(context.unlabelled, said(untuned, context.unlabelled, context.pool))
     assert right(kept, [row.output for row in kept]) > 0.75 > own
     assert context.measure(made.system, context.dev, "after").score > before
     assert any(note.startswith("on policy: ") and "reverse KL" in note for note in made.notes)

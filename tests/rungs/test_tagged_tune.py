@@ -16,7 +16,7 @@ from rung.checks.renders import Renders
 from rung.checks.table import CHECKS
 from rung.models.tagged_calls import ASKED, ESCAPE, STOPS, spelled
 from rung.records import Splits, Trial
-from rung.rungs import reinforcing, reward_gate, rollouts, tuning, whitebox
+from rung.rungs import coursing, reinforcing, reward_gate, rollouts, tuning, whitebox
 from rung.rungs.base import JOURNAL_FILE, Built
 from rung.rungs.below import TAGGED
 from rung.rungs.preferred import material
@@ -191,12 +191,18 @@ def test_what_was_learned_is_read_whatever_a_file_calls_the_marks(context, tuned
     assert sum(a == b for a, b in zip(values(found), values(answers[:12]), strict=True)) >= 11
 
 
+def one_of_each(given) -> list:
+    """A row that is answered with a call, and one that isn't."""
+    return list({bool(e.output): e for e in given}.values())
+
+
 def test_it_is_served_as_calls_under_both_engines_streamed_or_not(context, tuned, tmp_path):
     _, _, (system, *_) = tuned
     made = {engine: under(context, system, engine) for engine in ("torch", "llama")}
     with Server(*(f"{name}={one.folder}" for name, one in made.items()), home=tmp_path) as server:
         for name, one in made.items():
-            for row, answer in zip(context.dev[:4], one.answer(context.dev[:4], context.pool), strict=True):
+            rows_ = one_of_each(context.dev)
+            for row, answer in zip(rows_, one.answer(rows_, context.pool), strict=True):
                 asked = {"model": name, "messages": said(row.input), "tools": TOOLS}
                 (choice,) = server.user.chat.completions.create(**asked).choices
                 calls = [call.function for call in choice.message.tool_calls or ()]
@@ -223,6 +229,7 @@ def test_the_rung_makes_a_system_of_it_and_goes_on_where_it_was(context, tmp_pat
 def test_reward_reads_the_tags_and_goes_on_from_there(context, tuned, tmp_path, monkeypatch):
     monkeypatch.setattr(reinforcing, "MOST_STEPS", 10)
     monkeypatch.setattr(reinforcing, "PROMPTS", 2)
+    monkeypatch.setattr(coursing, "LOOKS", 2)
     for name in ("MOST_PROMPTS", "FEWEST_PROMPTS", "CHUNK"):
         monkeypatch.setattr(reward_gate, name, 6)
     # A model as small as this is sure of nothing.
@@ -231,7 +238,7 @@ def test_reward_reads_the_tags_and_goes_on_from_there(context, tuned, tmp_path, 
     monkeypatch.setattr(reward_gate, "LEAST_MIXED", 0.0)
     monkeypatch.setattr(reward_gate, "MOST_REWARD", 1.0)
     _, _, (system, *_) = tuned
-    fresh = replace(context, folder=tmp_path / "rung", deadline=time.monotonic() + 300)
+    fresh = replace(context, folder=tmp_path / "rung", deadline=time.monotonic() + 300, dev=context.dev[:10])
     plan = Plan(folder=fresh.work / "training", budget_s=250.0, reserve_s=10.0, seed=0)
     seen = []
     drawn = reinforcing.drawn_groups
@@ -256,14 +263,15 @@ def test_a_teacher_of_the_same_form_teaches_on_policy_and_one_of_another_is_refu
 ):
     for name, value in (("MOST_STEPS", 5), ("PROMPTS", 4)):
         monkeypatch.setattr(whitebox, name, value)
+    monkeypatch.setattr(coursing, "LOOKS", 2)
     _, _, (system, *_) = tuned
-    fresh = replace(context, folder=tmp_path / "rung", deadline=time.monotonic() + 300)
+    fresh = replace(context, folder=tmp_path / "rung", deadline=time.monotonic() + 300, dev=context.dev[:10])
     teacher = under(context, system, "torch")
     forms = answer_forms(fresh)
     assert no_white_box(fresh, teacher, forms[TAGGED]) is None
     assert "another form" in str(no_white_box(fresh, teacher, forms["calls"]))
     weak = weakened(System(system.folder, system.spec), 0.5, tmp_path / "weak")
-    trial = Trial(name="the System made of it", score=0.0, n=len(context.dev), seconds=0.0, chosen=True)
+    trial = Trial(name="the System made of it", score=0.0, n=len(fresh.dev), seconds=0.0, chosen=True)
     made = Built(system=weak, what="LoRA", passes=2.0, trials=(trial,))
     found = on_policy(fresh, teacher, made, context.train[:24])
     assert any(
