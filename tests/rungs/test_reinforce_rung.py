@@ -44,11 +44,24 @@ def tuned(tiny, tmp_path_factory) -> System:
         return Sft().build(context).system
 
 
-@pytest.fixture
-def short(monkeypatch):
+@pytest.fixture(scope="module")
+def short():
     """A course of few steps, whatever time there is."""
-    monkeypatch.setattr(reinforcing, "MOST_STEPS", STEPS)
-    monkeypatch.setattr(reward_gate, "MOST_PROMPTS", 40)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reinforcing, "MOST_STEPS", STEPS)
+        patch.setattr(reward_gate, "MOST_PROMPTS", 40)
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole(tiny, tuned, tmp_path_factory, short):
+    """The rung from start to end: its context, what it made, and how often its bars were moved."""
+    folder, counting = tmp_path_factory.mktemp("whole"), Ending(-1, stop)
+    path = write_rows(folder / "rows.jsonl", ROWS)
+    with opened(tiny, path, folder, built={"sft": tuned}, reporter=counting) as found:
+        context = replace(found, bench=replace(found.bench, metric="exact"))
+        made = Reinforce().build(context)
+        yield context, made, counting.moved
 
 
 @pytest.fixture
@@ -86,9 +99,8 @@ def journal(context) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_what_is_shipped_is_never_worse_on_dev_than_the_start_and_what_was_drawn_is_told(begin):
-    context = begin()
-    made = Reinforce().build(context)
+def test_what_is_shipped_is_never_worse_on_dev_than_the_start_and_what_was_drawn_is_told(whole):
+    context, made, _ = whole
     start = context.built["sft"]
     ours, theirs = (context.measure(one, context.dev, "again").score for one in (made.system, start))
     assert ours >= theirs
@@ -189,16 +201,16 @@ with opened(Path(model), Path(data), Path(folder), built=built, reporter=kill) a
 """
 
 
-def test_a_rung_that_is_stopped_or_killed_wherever_it_is_goes_on_to_the_same_system(begin, tiny, tuned):
-    counting = Ending(-1, stop)
-    whole = begin("whole", reporter=counting)
-    expected = Reinforce().build(whole)
+def test_a_rung_that_is_stopped_or_killed_wherever_it_is_goes_on_to_the_same_system(
+    begin, tiny, tuned, whole
+):
+    uninterrupted, expected, begun = whole
     context = begin("killed")
     for moved in (2, 7):
         with pytest.raises(Stopped):
             Reinforce().build(replace(context, reporter=Ending(moved, stop)))
     places = [tiny, context.task.data.train, context.folder.parent, tuned.folder]
-    root, limits = Path(__file__).parents[2], [counting.moved // 3, torch.get_num_threads(), STEPS]
+    root, limits = Path(__file__).parents[2], [begun // 3, torch.get_num_threads(), STEPS]
     child = subprocess.run(
         [sys.executable, "-c", KILLED, *map(str, (*places, *limits))],
         cwd=root,
@@ -211,6 +223,6 @@ def test_a_rung_that_is_stopped_or_killed_wherever_it_is_goes_on_to_the_same_sys
     assert made.system.spec.files == expected.system.spec.files
     assert [(t.name, t.score) for t in made.trials[:-1]] == [(t.name, t.score) for t in expected.trials[:-1]]
     kept = ("gate", "rollout", "score", "best")
-    ours, theirs = ([r for r in journal(each) if r["kind"] in kept] for each in (context, whole))
+    ours, theirs = ([r for r in journal(each) if r["kind"] in kept] for each in (context, uninterrupted))
     for one, other in zip(ours, theirs, strict=True):
         assert {**one, "pace": None, "seconds": 0} == {**other, "pace": None, "seconds": 0}

@@ -43,13 +43,8 @@ def tuned(tiny, folder, rows: list[dict], epochs: int) -> System:
 
 @pytest.fixture(scope="module")
 def teacher(tiny, tmp_path_factory) -> System:
-    return tuned(tiny, tmp_path_factory.mktemp("teacher"), short_rows(160), 4)
-
-
-@pytest.fixture(scope="module")
-def able(tiny, tmp_path_factory) -> System:
-    """A teacher that is mostly right, in bf16 as well: one of few passes is little better than chance."""
-    return tuned(tiny, tmp_path_factory.mktemp("able"), short_rows(160), 16)
+    """Mostly right, in bf16 as well: one of few passes is little better than chance."""
+    return tuned(tiny, tmp_path_factory.mktemp("teacher"), short_rows(160), 16)
 
 
 @pytest.fixture
@@ -108,9 +103,10 @@ def test_a_student_comes_nearer_to_its_teacher_and_is_kept_where_dev_gains(
     assert made.passes == 2.0 and (made.system.spec.rung, made.upon) == ("distill", None)
 
 
-def test_what_is_no_better_on_dev_leaves_the_student_as_it_was(context, teacher):
-    spec = teacher.spec.model_copy(update={"rung": "distill"})
-    student = System(teacher.folder, spec)
+def test_what_is_no_better_on_dev_leaves_the_student_as_it_was(context, teacher, tmp_path):
+    # Not so sure of anything that a step which rounding alone decides moves it far.
+    teacher = weakened(teacher, 0.5, tmp_path / "mild")
+    student = System(teacher.folder, teacher.spec.model_copy(update={"rung": "distill"}))
     score = context.measure(student, context.dev, "before").score
     made = on_policy(context, teacher, made_of(student, score, len(context.dev)), context.unlabelled)
     scores = [record["value"] for record in journal(context) if record["kind"] == "score"]
@@ -122,14 +118,14 @@ def test_what_is_no_better_on_dev_leaves_the_student_as_it_was(context, teacher)
     assert all(record["loss"] < 0.05 for record in journal(context) if record["kind"] == "stretch")
 
 
-def test_a_course_beside_one_teacher_is_not_gone_on_with_beside_another(context, teacher, able):
+def test_a_course_beside_one_teacher_is_not_gone_on_with_beside_another(context, teacher, tmp_path):
     student = made_of(System(teacher.folder, teacher.spec.model_copy(update={"rung": "distill"})), 0.5, 20)
     on_policy(context, teacher, student, context.unlabelled)
     begun = len(journal(context))
     on_policy(context, teacher, student, context.unlabelled)
     assert len(journal(context)) == begun
     with pytest.raises(OtherLessonError, match="another digest") as raised:
-        on_policy(context, able, student, context.unlabelled)
+        on_policy(context, weakened(teacher, 0.5, tmp_path / "other"), student, context.unlabelled)
     assert raised.value.folder == context.work / "on-policy"
 
 
@@ -190,10 +186,16 @@ def test_too_few_inputs_for_a_course_are_not_told_as_too_little_time(context, te
     assert "the inputs are enough for 4 steps, and fewer than 5 teach" in found.notes[-1]
 
 
+@pytest.fixture(scope="module")
+def of_numbers(tiny, tmp_path_factory) -> System:
+    """A teacher that was tuned on numbers of a few tokens, on which its draws agree."""
+    return tuned(tiny, tmp_path_factory.mktemp("numbers"), number_rows(160), 3)
+
+
 @pytest.fixture
-def numbers(begin, tiny, tmp_path, monkeypatch) -> tuple[Context, System]:
-    """A context whose teacher was tuned on numbers of a few tokens, on which its draws agree; and that."""
-    teacher = tuned(tiny, tmp_path / "teacher", number_rows(160), 3)
+def numbers(begin, of_numbers, monkeypatch) -> tuple[Context, System]:
+    """A context of that teacher; and that."""
+    teacher = of_numbers
     monkeypatch.setattr(tuning, "MOST_EPOCHS", 1)
     context = begin(number_rows(140))
     task = context.task.model_copy(update={"teacher": str(teacher.folder)})
@@ -225,12 +227,11 @@ def test_no_time_is_kept_for_a_teacher_whose_weights_the_free_memory_does_not_ho
 
 
 def test_where_time_allows_few_answers_sfts_tune_is_gone_on_from_without_any(
-    context, able, tmp_path, monkeypatch
+    context, teacher, tmp_path, monkeypatch
 ):
-    sft = weakened(able, 0.2, tmp_path / "weak")
-    task = context.task.model_copy(update={"teacher": str(able.folder)})
+    sft = weakened(teacher, 0.2, tmp_path / "weak")
+    task = context.task.model_copy(update={"teacher": str(teacher.folder)})
     named = replace(context, task=task, built={"sft": sft})
-    monkeypatch.setattr(whitebox, "MOST_PASSES", 6)
     monkeypatch.setattr(whitebox, "RATE", 5e-4)
     monkeypatch.setattr(distill, "TEACHING_SHARE", 1e-9)
     before = context.measure(sft, context.dev, "before").score
