@@ -33,7 +33,7 @@ def refused(tmp_path, monkeypatch, capfd):
 
     def line(*arguments):
         before = signal.signal(signal.SIGALRM, serves)
-        signal.alarm(60)
+        signal.alarm(30)
         try:
             status = main.run(("serve", *arguments))
         finally:

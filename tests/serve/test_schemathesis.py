@@ -23,7 +23,7 @@ CHECKS = (
 
 
 # What the document says, broken on purpose in every place; and what it allows, bent to reach an answer.
-RUNS = (("--phases", "coverage"), ("--phases", "fuzzing", "--mode", "positive", "--max-examples", "80"))
+RUNS = (("--phases", "coverage"), ("--phases", "fuzzing", "--mode", "positive", "--max-examples", "50"))
 
 
 def test_nothing_that_the_document_allows_or_forbids_breaks_the_server(tmp_path, tiny_gguf, tiny_systems):
@@ -56,4 +56,4 @@ def test_nothing_that_the_document_allows_or_forbids_breaks_the_server(tmp_path,
         # Enough got past the door for that to say something.
         answered = [(system, float(number)) for status, system, number in counted if status == "200"]
         assert {system for system, _ in answered} >= {*tiny_systems, "base"}, counted
-        assert sum(number for _, number in answered) > 40, counted
+        assert sum(number for _, number in answered) > 25, counted
