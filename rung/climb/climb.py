@@ -43,6 +43,7 @@ from rung.climb.stored import (
     RESULT_FILE,
     RUNGS_FOLDER,
     WINNER_FOLDER,
+    adapter,
     kept_results,
     kept_system,
     load_climb,
@@ -99,7 +100,7 @@ def climb(source: Path, options: Options, reporter: Reporter) -> tuple[Climb, Pa
         with Pool(models=by_digest, till=till, say=reporter.say) as pool:
             climbing = _Climbing(reading, models, options, run, pool, reporter)
             done = with_judge(climbing.run(steps_of(chosen, models)), climbing.bench, prepared)
-        write_text(run / CLIMB_FILE, TypeAdapter(Climb).dump_json(done).decode("utf-8"))
+        write_text(run / CLIMB_FILE, adapter(Climb).dump_json(done).decode("utf-8"))
     return done, run
 
 
@@ -196,7 +197,7 @@ class _Climbing:
             if result.dev is not None:
                 if result is not had:
                     result = replace(result, machine=machine_and_engines())
-                write_text(folder / RESULT_FILE, TypeAdapter(RungResult).dump_json(result).decode("utf-8"))
+                write_text(folder / RESULT_FILE, adapter(RungResult).dump_json(result).decode("utf-8"))
             self.clock.write()
         if result is had:
             self.systems[step.name] = kept_system(self.run_folder, result)

@@ -13,15 +13,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from pydantic import TypeAdapter
-
 from rung.climb.budget import weight
 from rung.climb.clock import Clock
 from rung.climb.machine import Watch
 from rung.climb.names import rung_of
 from rung.climb.rebuilding import or_anew
 from rung.climb.steps import Step
-from rung.climb.stored import FAILED_FILE, load
+from rung.climb.stored import FAILED_FILE, adapter, load
 from rung.errors import RunError, RungError
 from rung.memory import within_memory
 from rung.records import Climb, CurvePoint, Example, LearningCurve, Measurement, MetricName, RungResult
@@ -249,7 +247,7 @@ def _made(step: Step, context: Context, clock: Clock, share: float, after: float
     )
     context.reporter.say(f"{name}: {score_text(dev.score, dev.metric)} on {dev.n:,} dev rows")
     found = _Point(shown=shown, dev=dev)
-    write_text(folder / POINT_FILE, TypeAdapter(_Point).dump_json(found).decode("utf-8"))
+    write_text(folder / POINT_FILE, adapter(_Point).dump_json(found).decode("utf-8"))
     shutil.rmtree(folder / WORK_FOLDER, ignore_errors=True)
     return found
 

@@ -6,7 +6,9 @@ import sys
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
+from functools import cache
+from importlib import metadata
+from importlib.metadata import PackageNotFoundError
 
 import psutil
 
@@ -24,6 +26,9 @@ PACKAGES = (
     "numpy",
     "genai-prices",
 )
+
+version = cache(metadata.version)
+"""Of a package, looked up once."""
 
 
 def versions() -> tuple[tuple[str, str], ...]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,6 +21,12 @@ EARLIER_FOLDER = "earlier"
 """A finished climb that was climbed again lies in a folder there, as a run of its own without its answers."""
 
 T = TypeVar("T")
+
+
+@cache
+def adapter(kind: type[T]) -> TypeAdapter[T]:
+    """What reads and writes a kind of record; it takes longer to make than a small record to write."""
+    return TypeAdapter(kind)
 
 
 def climbs_in(run: Path) -> list[Path]:
@@ -54,7 +61,7 @@ def load_climb(run: Path) -> Climb:
 def load(path: Path, kind: type[T]) -> T:
     """Read a record that this program wrote. Raises RunError where it is damaged."""
     try:
-        return TypeAdapter(kind).validate_json(path.read_bytes())
+        return adapter(kind).validate_json(path.read_bytes())
     except ValidationError as error:
         why = f"{error.errors()[0]['msg']} at {'.'.join(map(str, error.errors()[0]['loc'])) or 'its start'}"
         raise RunError(

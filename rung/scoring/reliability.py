@@ -133,6 +133,9 @@ def ece_by_chance(judged: Judged, bins: "list[Indices]") -> float:
     dice = np.random.default_rng(_SEED)
     sure, groups = judged.confidence, judged.groups
     alike = 0.0 if groups is None else likeness(judged.right, sure, groups)
+    order, sizes = np.concatenate(bins), np.array([len(at) for at in bins])
+    starts = sizes.cumsum() - sizes
+    expected = np.add.reduceat(sure[order], starts)
 
     def luck() -> "Numbers":
         own = dice.random(len(sure))
@@ -141,7 +144,12 @@ def ece_by_chance(judged: Judged, bins: "list[Indices]") -> float:
         shared, together = dice.random((2, int(groups.max()) + 1))
         return np.where(together[groups] < alike, shared[groups], own)
 
-    return float(np.mean([binned_ece(sure, luck() < sure, bins) for _ in range(_DRAWS)]))
+    def gap() -> float:
+        """`binned_ece` of one draw, all bins at once."""
+        hits = np.add.reduceat((luck() < sure)[order], starts, dtype=np.int64)
+        return np.abs(hits - expected).sum() / len(order)
+
+    return float(np.mean([gap() for _ in range(_DRAWS)]))
 
 
 def likeness(right: "Flags", confidence: "Numbers", groups: "Indices") -> float:
