@@ -1,6 +1,7 @@
 """What most climbs in tests start from: a tiny model, rows of a topic each, and a machine without weights."""
 
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,24 @@ def tiny(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def task(tmp_path_factory) -> Path:
     return write_rows(tmp_path_factory.mktemp("task") / "topics.jsonl", label_rows(270))
+
+
+@pytest.fixture(scope="session")
+def no_weights(tmp_path_factory) -> Iterator[Path]:
+    """A cache folder in which there are no weights: a climb makes no sentence vectors to check its rows by.
+
+    They take longer than all else in a climb of a few hundred short rows.
+    """
+    folder = tmp_path_factory.mktemp("cache")
+    yield folder
+    assert not (folder / "models").exists(), "a test that brings weights is one of those marked `models`"
+
+
+@pytest.fixture(autouse=True)
+def weights(request, monkeypatch, no_weights) -> None:
+    """This machine's weights are for tests marked `models`."""
+    if request.node.get_closest_marker("models") is None:
+        monkeypatch.setenv("RUNG_CACHE", str(no_weights))
 
 
 @pytest.fixture

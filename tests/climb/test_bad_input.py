@@ -14,7 +14,11 @@ from rung.checks.rows import FEWEST_LEFT
 from rung.cli.main import run
 from rung.climb.climb import Options, climb, load_climb
 from rung.evaluate import FEWEST_PACED
+from rung.models.resolve import resolve
+from rung.models.weights import dequantised
+from rung.rungs import tuning
 from tests.fixtures_climb import Log, label_rows, text_rows, write_rows
+from tests.fixtures_disk import little_room
 
 ROOT = Path(__file__).parents[2]
 GOOD = label_rows(60)
@@ -90,9 +94,10 @@ def test_twenty_rows_are_enough_to_begin(tiny):
     [
         (["--models", "smolm2-135m"], r"no model 'smolm2-135m': .* \(nearest: smollm2-135m"),
         (["--models", "weights/here.gguf"], r"no model 'weights/here\.gguf'"),
-        (
+        pytest.param(
             ["--models", "minilm-l6"],
             "'minilm-l6' makes sentence vectors and can't write answers",
+            marks=pytest.mark.models,
         ),
         (["--rungs", "promt"], "no rung is called 'promt'; did you mean 'prompt'"),
         (
@@ -148,7 +153,8 @@ def long(row: dict) -> dict:
     return {**row, "input": row["input"] + " please help" * 300}
 
 
-def test_rows_longer_than_the_context_are_counted_and_break_nothing(tiny):
+def test_rows_longer_than_the_context_are_counted_and_break_nothing(tiny, monkeypatch):
+    monkeypatch.setattr(tuning, "MOST_EPOCHS", 5)
     rows = [long(row) if i % 4 == 0 else row for i, row in enumerate(label_rows(240))]
     log = Log()
     result, _ = climb(
@@ -168,6 +174,7 @@ def test_rows_longer_than_the_context_are_counted_and_break_nothing(tiny):
     assert any(f"{counts[0]} rows longer than 512 tokens were left out" in n for n in result.results[1].notes)
 
 
+@pytest.mark.models
 def test_rows_that_are_all_too_long_are_an_error_where_only_a_language_model_could_answer(tiny, capsys):
     write_rows(Path("rows.jsonl"), [long(row) for row in text_rows(60)])
     arguments = ["climb", "rows.jsonl", "--models", str(tiny)]
@@ -196,23 +203,39 @@ def limited(size: int):
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
-@pytest.mark.parametrize(
-    ("rung", "size", "said"),
-    [("prompt", 4_000, "can't write 'run/"), ("sft", 100_000, "can't write ")],
-)
-def test_a_full_disk_ends_the_climb_in_one_line_and_the_same_command_goes_on(rung, size, said, tiny):
+def climbing(rung: str, tiny: Path) -> list[str]:
+    """The command that climbs one rung on 200 rows, in this folder."""
     write_rows(Path("rows.jsonl"), label_rows(200))
-    command = [
-        *(sys.executable, "-m", "rung", "climb", "rows.jsonl", "--no-forgetting"),
+    return [
+        *("climb", "rows.jsonl", "--no-forgetting", "--dev-rows", "20"),
         *("--models", str(tiny), "--rungs", rung, "--out", "run"),
     ]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    full = subprocess.run(command, env=env, capture_output=True, preexec_fn=limited(size), check=False)
-    last = full.stderr.decode().rstrip("\n").split("\n")[-1]
-    assert full.returncode == 2, full.stderr.decode()
-    assert last.startswith("error: ") and said in last and "free some space" in last
+
+
+def goes_on(command: list[str], full: str, said: str, capsys) -> None:
+    """What was said on the full disk names the way out; on a disk with room the same command ends well."""
+    last = full.rstrip("\n").split("\n")[-1]
+    assert last.startswith(f"error: can't write {said}") and "free some space" in last
     assert not Path("run/climb.json").exists()
-    again = subprocess.run(command, env=env, capture_output=True, check=False)
-    assert again.returncode == 0, again.stderr.decode()
-    assert "going on with run" in again.stderr.decode()
+    status, told = run(command), capsys.readouterr().err
+    assert status == 0, told
+    assert "going on with run" in told
     assert load_climb(Path("run")).results[0].failed is None
+
+
+def test_a_full_disk_ends_the_climb_in_one_line_and_the_same_command_goes_on(tiny, capsys):
+    command = climbing("prompt", tiny)
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    called = [sys.executable, "-m", "rung", *command]
+    full = subprocess.run(called, env=env, capture_output=True, preexec_fn=limited(4_000), check=False)
+    assert full.returncode == 2, full.stderr.decode()
+    goes_on(command, full.stderr.decode(), "'run/", capsys)
+
+
+def test_a_disk_that_is_full_in_training_does_so_too(tiny, capsys, monkeypatch):
+    monkeypatch.setattr(tuning, "MOST_EPOCHS", 4)
+    command = climbing("sft", tiny)
+    dequantised(resolve(str(tiny)))  # what is trained, made before
+    with little_room(100_000):
+        assert run(command) == 2
+    goes_on(command, capsys.readouterr().err, "the training state ", capsys)

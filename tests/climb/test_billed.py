@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from rung.climb.climb import Options, climb
 from rung.climb.ordering import in_cost_order
 from rung.task import load_task
@@ -21,6 +23,7 @@ class Billing(Hosted):
         return super().completion(body) | {"usage": usage}
 
 
+@pytest.mark.models
 def test_a_model_that_bills_less_than_foretold_is_not_stopped_by_a_rung_that_costs_more(
     tmp_path, monkeypatch
 ):

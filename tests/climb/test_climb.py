@@ -13,7 +13,7 @@ from rung import evaluate
 from rung.climb.climb import Options, climb, load_climb
 from rung.errors import EngineError, RunError, RungError
 from rung.records import Example
-from rung.rungs import LADDER
+from rung.rungs import LADDER, seeds, tuning
 from rung.rungs.base import Built
 from rung.spec import Spec
 from rung.system import Pool, System, save
@@ -76,8 +76,9 @@ def test_the_checks_of_a_climb_bring_no_model_that_no_rung_needs(task, options, 
     assert not (tmp_path / "cache" / "models").exists()
 
 
-@pytest.mark.models
-def test_a_tune_can_win_the_climb(task, options):
+def test_a_tune_can_win_the_climb(task, options, monkeypatch):
+    monkeypatch.setattr(tuning, "MOST_EPOCHS", 5)
+    monkeypatch.setattr(seeds, "CLOSE", 0)  # so that no more seeds are drawn
     result, run = climb(task, replace(options, rungs=("prompt", "sft"), forgetting=False), Log())
     assert (result.decision.kind, result.decision.chosen) == ("clear_winner", "sft")
     sft = result.results[1]

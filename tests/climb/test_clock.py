@@ -12,7 +12,7 @@ from rung.errors import EngineError
 from tests.climb.test_climb import Always, with_ladder
 from tests.fixtures_climb import Log
 
-TEST_S = 1.5
+TEST_S = 0.5
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from rung.climb.curve import nested, to_come
 from rung.errors import TrainingError, WeightsError
 from rung.models import head as heads
 from rung.records import Example
+from rung.rungs import tuning
 from rung.rungs.base import Built, Context
 from rung.spec import Spec
 from rung.system import save
@@ -346,8 +347,8 @@ def test_a_share_leaves_room_for_the_curves():
     assert share_s("sft", [], 100.0, to_come(["sft"])) == pytest.approx(100 / 1.75)
 
 
-@pytest.mark.models
-def test_a_tune_is_drawn_on_half_of_its_rows_and_not_on_too_few(tmp_path, options):
+def test_a_tune_is_drawn_on_half_of_its_rows_and_not_on_too_few(tmp_path, options, monkeypatch):
+    monkeypatch.setattr(tuning, "MOST_EPOCHS", 5)
     data = write_rows(tmp_path / "rows.jsonl", topic_rows(270))
     result, run = climb(data, replace(options, rungs=("sft",), budget_s=900), Log())
     (curve,) = result.curves

@@ -39,11 +39,11 @@ ROWS = 270
 
 
 @pytest.fixture(autouse=True, scope="module")
-def environment(tmp_path_factory):
+def environment(tmp_path_factory, no_weights):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RUNG_API_KEY", KEY)
         patch.setenv("OPENAI_API_KEY", "sk-for-somebody-else")
-        # Without sentence vectors: checks with them take seconds.
+        patch.setenv("RUNG_CACHE", str(no_weights))
         patch.setenv("RUNG_HOME", str(tmp_path_factory.mktemp("home")))
         patch.setattr("rung.engines.endpoint.BACKOFF_S", 0.01)
         yield
@@ -240,9 +240,10 @@ def test_a_rung_that_would_cost_more_than_the_cap_is_skipped_before_anything_is_
 
 
 def test_how_long_the_rows_take_is_foretold_by_the_first_and_none_is_paid_twice(context, server):
-    server.delay_s = 0.5
+    server.delay_s = 0.2
     with context.paying():
-        found = Api().outlook(replace(context, deadline=time.monotonic() + 8))
+        found = Api().outlook(replace(context, deadline=time.monotonic() + 3.2))
+    server.delay_s = 0.0
     assert 4 <= len(server.seen) <= 8 < len(context.dev), "a fifth of its time is for that"
     assert found.refusal is None and 0 < found.least_s == found.seconds
     assert dev_score(context) == (1.0, 0) and len(server.seen) == len(context.dev)
@@ -254,10 +255,10 @@ def test_a_server_that_lets_few_calls_pass_is_left_out_and_asked_for_the_rest_wi
     tmp_path, tiny, server
 ):
     task = write_task(tmp_path / "task", tiny, server, label_rows(ROWS))
-    server.delay_s = 1.5
+    server.delay_s = 0.6
     run = tmp_path / "run"
     with pytest.raises(RungError, match=r"api: the dev rows alone would take it .*; raise --budget"):
-        climb(task, replace(options(run), budget_s=6), Log())
+        climb(task, replace(options(run), budget_s=4), Log())
     kept = len((run / PAID_FILE).read_text().splitlines())
     assert 0 < kept < 54
     server.delay_s = 0.0

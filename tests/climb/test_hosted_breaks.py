@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rung.climb.climb import climb
+from rung.climb.climb import Options, climb
 from rung.climb.synthesis import SynthOptions, _till
 from rung.errors import EngineError
 from rung.models.hosted import hosted
@@ -16,6 +16,7 @@ from rung.rungs.api import NAMING_ROWS, Api
 from rung.rungs.teacher import drawn, teacher_system
 from rung.scoring.prices import listed_price
 from rung.task import load_task
+from tests.climb.test_climb import Always, with_ladder
 from tests.climb.test_hosted import of, options, write_task
 from tests.fixtures_climb import Log, json_rows, label_rows, opened, write_rows
 from tests.fixtures_hosted import KEY, MODEL, Hosted, as_asked, beside
@@ -45,6 +46,12 @@ def task(tiny, tmp_path, server) -> Path:
 
 
 @pytest.fixture
+def both(tmp_path, monkeypatch) -> Options:
+    """Of the hosted model, beside a rung that asks none."""
+    return replace(options(tmp_path / "run"), rungs=with_ladder(monkeypatch, Always("one"), Api()))
+
+
+@pytest.fixture
 def context(tiny, tmp_path, server):
     with opened(tiny, write_rows(tmp_path / "topics.jsonl", label_rows(120)), tmp_path) as found:
         yield beside(found, server, tmp_path)
@@ -54,9 +61,7 @@ def texts(bodies: list[dict]) -> list[str]:
     return [json.dumps(body, sort_keys=True) for body in bodies]
 
 
-def test_where_credit_runs_out_the_rung_fails_and_the_same_command_asks_the_rest(server, task, tmp_path):
-    both = replace(options(tmp_path / "run"), rungs=("prompt", "api"))
-
+def test_where_credit_runs_out_the_rung_fails_and_the_same_command_asks_the_rest(server, task, both):
     def whole(body: dict) -> Said:
         if len(server.seen) > 9:
             return 402, {"error": {"message": "Insufficient Balance"}}, {}
@@ -65,7 +70,7 @@ def test_where_credit_runs_out_the_rung_fails_and_the_same_command_asks_the_rest
     server.whole = whole
     first, run = climb(task, both, Log())
     assert of(first).dev is None and "credit or quota is used up" in (of(first).failed or "")
-    assert first.decision.chosen == "prompt"
+    assert first.decision.chosen == "one"
     answered = set(texts(server.seen[:9]))
     assert len((run / "paid.jsonl").read_text().splitlines()) == 9
     server.whole = None
@@ -118,8 +123,7 @@ def names(result: Climb) -> list[str]:
     return [digest.rsplit(":")[-1] for _, digest, _ in result.models if digest.startswith("endpoint:")]
 
 
-def test_a_model_that_moves_after_the_first_call_is_measured_under_its_new_name(server, task, tmp_path):
-    both = replace(options(tmp_path / "run"), rungs=("prompt", "api"))
+def test_a_model_that_moves_after_the_first_call_is_measured_under_its_new_name(server, task, both):
     moving(server, 1)
     first, _ = climb(task, both, Log())
     assert "is answered by 'two' now" in (of(first).failed or "")
@@ -144,8 +148,7 @@ def test_where_another_model_answers_now_and_then_nothing_is_paid_again_for_it(s
     assert len(server.seen) == len(set(texts(server.seen))) == 54 + 54
 
 
-def test_of_two_models_in_turn_behind_one_name_neither_is_paid_for_at_every_start(server, task, tmp_path):
-    both = replace(options(tmp_path / "run"), rungs=("prompt", "api"))
+def test_of_two_models_in_turn_behind_one_name_neither_is_paid_for_at_every_start(server, task, both):
     plain = server.completion
     server.completion = lambda body: plain(body) | {"model": "one" if len(server.seen) % 2 else "two"}
     for _ in range(5):
@@ -182,8 +185,7 @@ def test_a_teacher_system_whose_model_moved_is_not_asked_at_every_start(server, 
     assert "is complete" in log.text and len(server.seen) == count
 
 
-def test_one_that_moves_among_the_rows_fails_and_is_asked_anew_by_the_same_command(server, task, tmp_path):
-    both = replace(options(tmp_path / "run"), rungs=("prompt", "api"))
+def test_one_that_moves_among_the_rows_fails_and_is_asked_anew_by_the_same_command(server, task, both):
     moving(server, 40)
     first, _ = climb(task, both, Log())
     assert "is answered by 'two' now and the System was made with 'one'" in (of(first).failed or "")

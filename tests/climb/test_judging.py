@@ -38,11 +38,10 @@ from tests.fixtures_judge import is_judging, judged_task, says, verdict
 
 
 @pytest.fixture(autouse=True, scope="module")
-def environment(tmp_path_factory):
+def environment(no_weights):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RUNG_API_KEY", "sk-test")
-        # Without sentence vectors: checks with them take seconds.
-        patch.setenv("RUNG_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("RUNG_CACHE", str(no_weights))
         patch.setattr("rung.engines.endpoint.BACKOFF_S", 0.01)
         yield
 

@@ -57,7 +57,8 @@ WATCHED = """
 import subprocess, sys
 from rung.climb.machine import Watch, resident_mb
 
-code = "import time; block = bytearray(200 * 2**20); print('x', flush=True); time.sleep(6)"
+code = "import time; block = bytearray(200 * 2**20); print('x', flush=True); time.sleep(1.5)"
+Watch.EVERY_S = 0.1
 before, beats = resident_mb(), []
 with Watch(lambda: beats.append(resident_mb())) as watch:
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)

@@ -65,7 +65,6 @@ def test_a_finished_climb_is_climbed_again_with_more_time_and_stays_readable(tas
     assert third == second
 
 
-@pytest.mark.models
 def test_nothing_that_is_known_is_asked_again(task, options):
     options = replace(options, rungs=("prompt",))
     first, run = climb(task, options, Log())

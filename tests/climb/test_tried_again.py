@@ -10,6 +10,7 @@ from rung.climb.climb import Options, climb
 from rung.compare.sides import side
 from rung.errors import EngineError, RunError, SystemFolderError, TrainingError
 from rung.models._cache import cache_dir, made_once
+from rung.rungs.api import Api
 from rung.system import System, copy
 from tests.climb.test_climb import Always, with_ladder
 from tests.climb.test_hosted import of, options, write_task
@@ -24,13 +25,13 @@ def environment(tmp_path, monkeypatch):
     monkeypatch.setattr("rung.engines.endpoint.BACKOFF_S", 0.01)
 
 
-def test_a_server_that_refused_is_asked_again_by_the_same_command(tiny, tmp_path):
+def test_a_server_that_refused_is_asked_again_by_the_same_command(tiny, tmp_path, monkeypatch):
     with Hosted(as_asked) as server:
         task = write_task(tmp_path / "task", tiny, server, label_rows(270))
-        both = replace(options(tmp_path / "run"), rungs=("prompt", "api"))
+        both = replace(options(tmp_path / "run"), rungs=with_ladder(monkeypatch, Always("one"), Api()))
         server.faults = [(401, {"error": {"message": "bad key"}}, {})] * 8
         result, _ = climb(task, both, Log())
-        assert "refused the key" in (of(result).failed or "") and result.decision.chosen == "prompt"
+        assert "refused the key" in (of(result).failed or "") and result.decision.chosen == "one"
         server.faults.clear()
         log = Log()
         result, run = climb(task, both, log)
@@ -41,13 +42,13 @@ def test_a_server_that_refused_is_asked_again_by_the_same_command(tiny, tmp_path
         assert "is complete" in log.text
 
 
-def test_the_best_on_dev_that_the_cap_keeps_from_the_test_is_not_passed_over(tiny, tmp_path):
+def test_the_best_on_dev_that_the_cap_keeps_from_the_test_is_not_passed_over(tiny, tmp_path, monkeypatch):
     with Hosted(as_asked) as server:
         task = write_task(tmp_path / "task", tiny, server, label_rows(270))
-        both = replace(options(tmp_path / "run"), rungs=("prompt", "api"))
+        both = replace(options(tmp_path / "run"), rungs=with_ladder(monkeypatch, Always("one"), Api()))
         whole, _ = climb(task, replace(both, out=tmp_path / "whole"), Log())
         short, run = climb(task, replace(both, api_usd=0.75 * whole.paid_usd), Log())
-        assert short.dev_decision.chosen == "api" and of(short, "prompt").test is not None
+        assert short.dev_decision.chosen == "api" and of(short, "one").test is not None
         assert (short.decision.kind, short.decision.chosen, short.winner) == ("no_verdict", None, None)
         assert "No verdict: api, chosen on dev, has no test score ($" in short.decision.sentence
         assert not (run / "winner").exists()
