@@ -8,28 +8,30 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
+from rung.cli.main import run
 from rung.climb.climb import load_climb
 from rung.records import Climb
 from tests.fixtures_climb import label_rows, make_tiny_gguf, opened, write_rows
 
 ROOT = Path(__file__).parents[2]
 DRIVER = """
-import os, re, sys
+import json, os, re, signal, sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
+import sklearn.linear_model, torch, transformers.models.llama.modeling_llama
 from rung.climb.climb import Options, climb
 from rung.guards import forgetting
+from rung.rungs import length, seeds, tuning
 
 items = forgetting.general_items()
 forgetting.general_items, forgetting.spread_items = (lambda: items[::15]), (lambda: items[::30])
-
-data, model, run, log, moment, count = sys.argv[2:]
-left = int(count)
+tuning.MOST_EPOCHS, length.FEWEST_TRIAL_STEPS, seeds.CLOSE = 5, 10, 0
 
 class Log:
     def note(self, text):
@@ -50,9 +52,20 @@ class Log:
     def end(self, handle):
         self.note(f"end {handle}")
 
+for line in sys.stdin:
+    if (child := os.fork()) == 0:
+        break
+    _, status = os.waitpid(child, 0)
+    print(os.waitstatus_to_exitcode(status), flush=True)
+else:
+    sys.exit()
+signal.alarm(200)
+data, model, run, log, moment, left = json.loads(line)
 options = Options(models=(model,), out=Path(run), rungs=("prompt", "sft"), budget_s=900, dev_rows=60)
 climb(Path(data), options, Log())
 """
+"""Each line it's given is a climb, in a process of its own that begins where the packages are imported."""
+
 MOMENTS = [
     ("begin strict instruction", 1),
     (r"advance sft: codes, rate 0.0005 2$", 1),
@@ -76,28 +89,36 @@ class Place:
     folder: Path
     data: Path
     model: Path
+    driver: subprocess.Popen[str]
 
     def drive(self, run: str, moment: str = "", count: int = 1) -> tuple[int, list[str]]:
         """Climb until the moment; the exit status and what the reporter was told."""
         log = self.folder / f"{run}.log"
         log.unlink(missing_ok=True)
         place = [self.data, self.model, self.folder / run, log]
-        done = subprocess.run(
-            [sys.executable, "-c", DRIVER, str(ROOT), *map(str, place), moment, str(count)],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            timeout=200,
-            stderr=subprocess.PIPE,
-            check=False,
-        )
-        assert done.returncode in (0, -signal.SIGKILL), done.stderr.decode()
-        return done.returncode, log.read_text().splitlines()
+        assert self.driver.stdin is not None and self.driver.stdout is not None
+        print(json.dumps([*map(str, place), moment, count]), file=self.driver.stdin, flush=True)
+        status = self.driver.stdout.readline().strip()
+        assert status in ("0", str(-signal.SIGKILL)), (self.folder / "stderr").read_text()
+        return int(status), log.read_text().splitlines()
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Place:
+def place(tmp_path_factory, no_weights) -> Iterator[Place]:
     folder = tmp_path_factory.mktemp("resume")
     data = write_rows(folder / "topics.jsonl", label_rows(270))
-    return Place(folder=folder, data=data, model=make_tiny_gguf(folder / "tiny.gguf"))
+    with (
+        (folder / "stderr").open("w") as stderr,
+        subprocess.Popen(
+            [sys.executable, "-c", DRIVER, str(ROOT)],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "RUNG_CACHE": str(no_weights)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        ) as driver,
+    ):
+        yield Place(folder=folder, data=data, model=make_tiny_gguf(folder / "tiny.gguf"), driver=driver)
 
 
 @pytest.fixture(scope="module")
@@ -204,16 +225,16 @@ def test_a_tune_takes_up_its_trainers_and_scores(place, tmp_path):
             assert [r["kind"] for r in tune.records] == ["score", "best"]
 
 
-def test_an_interrupt_ends_with_130_and_the_same_command_goes_on(place, tmp_path):
+def test_an_interrupt_ends_with_130_and_the_same_command_goes_on(place, tmp_path, monkeypatch, capsys):
+    data = write_rows(tmp_path / "topics.jsonl", label_rows(120))
     command = [
-        *(sys.executable, "-m", "rung", "climb", str(place.data), "--models", str(place.model)),
+        *("climb", str(data), "--models", str(place.model)),
         *("--rungs", "prompt,sft", "--out", "run", "--no-forgetting"),
     ]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     child = subprocess.Popen(
-        command,
+        [sys.executable, "-m", "rung", *command],
         cwd=tmp_path,
-        env=env,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,
@@ -229,8 +250,8 @@ def test_an_interrupt_ends_with_130_and_the_same_command_goes_on(place, tmp_path
     assert child.returncode == 130, said.decode()
     assert said.decode().endswith("interrupted; the same command resumes\n")
     assert "Traceback" not in said.decode()
-    again = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, check=False, timeout=200)
-    assert again.returncode == 0, again.stderr.decode()
-    assert "going on with run" in again.stderr.decode()
-    assert "prompt: " not in again.stderr.decode()
+    monkeypatch.chdir(tmp_path)
+    status, told = run(command), capsys.readouterr().err
+    assert status == 0, told
+    assert "going on with run" in told and "prompt: " not in told
     assert load_climb(tmp_path / "run").results[1].failed is None
