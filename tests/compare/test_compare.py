@@ -417,7 +417,7 @@ def test_what_differs_is_named(change, part):
 
 def test_no_part_of_a_spec_that_decides_answers_is_passed_over():
     told = {"rung", "model", "instruction", "shots", "answer", "features", "vectors", "engine", "style"}
-    told |= {"labels", "schema_", "files", "retrieval", "steps", "context_tokens"}
+    told |= {"labels", "schema_", "files", "retrieval", "steps", "context_tokens", "weight_type"}
     assert Spec.model_fields.keys() - told == {"format", "task", "kind"}
     assert len(PARTS) == 19
 
