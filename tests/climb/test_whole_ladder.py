@@ -9,13 +9,14 @@ from rich.console import Console
 from rung import load
 from rung.climb.climb import Options, climb
 from rung.report.text import show
-from rung.rungs import LADDER, reinforcing, reward_gate, tuning
+from rung.rungs import LADDER, few_shot, reinforcing, reward_gate, tuning, workflow
+from rung.rungs.optimise import Optimise
 from rung.system import System
 from tests.fixtures_climb import TOPICS, Log, json_rows, make_tiny_gguf, preferred, write_rows
 from tests.fixtures_hosted import KEY, PRICES, Hosted, as_asked, unlabelled
 
-ROWS = 270
-"""Of which 162 are for training, 54 dev rows and 54 test rows."""
+ROWS, DEV_ROWS = 250, 24
+"""Of which 50 are test rows."""
 ON_TOP_OF_SFT = {"preference", "reinforce"}
 DOCUMENTS = "\n\n".join(f"{topic}: words about it are {', '.join(words)}." for topic, words in TOPICS.items())
 
@@ -26,6 +27,11 @@ def done(tmp_path_factory):
     tiny = make_tiny_gguf(folder / "tiny.gguf", context=2048)
     with pytest.MonkeyPatch.context() as patch, Hosted(as_asked) as server:
         patch.setenv("RUNG_API_KEY", KEY)
+        patch.setattr(few_shot, "NEIGHBOURS", (4,))
+        patch.setattr(workflow, "SAMPLES", (3,))
+        patch.setattr(workflow, "THOUGHT_TOKENS", 16)
+        ladder = [Optimise(metric_calls=60) if isinstance(rung, Optimise) else rung for rung in LADDER]
+        patch.setattr("rung.climb.options.LADDER", tuple(ladder))
         patch.setattr(tuning, "MOST_EPOCHS", 5)
         patch.setattr(reinforcing, "MOST_STEPS", 10)
         patch.setattr(reinforcing, "PROMPTS", 2)
@@ -41,7 +47,7 @@ def done(tmp_path_factory):
             "prices": PRICES.model_dump(),
         }
         (folder / "task.yaml").write_text(json.dumps(task), encoding="utf-8")
-        options = Options(out=folder / "run", budget_s=900, forgetting=False)
+        options = Options(out=folder / "run", budget_s=900, forgetting=False, dev_rows=DEV_ROWS)
         result, run = climb(folder / "task.yaml", options, Log())
         yield result, run
 
