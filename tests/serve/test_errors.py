@@ -279,7 +279,7 @@ def test_where_too_many_wait_one_is_told_to_try_again(tight):
             return await gathered(
                 [
                     client.chat.completions.create(
-                        model="base", messages=HELLO, n=16, temperature=1, max_tokens=8, seed=seed
+                        model="base", messages=HELLO, n=16, temperature=1, max_tokens=2, seed=seed
                     )
                     for seed in range(10)
                 ]
