@@ -495,5 +495,5 @@ def _completion(response: httpx.Response, latency_s: float, *, calls: bool) -> C
     """The answer that a response holds, to what offers functions or not. Raises _NoCompletion for none."""
     try:
         return read_chat(response.json(), latency_s, calls=calls)
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         raise _NoCompletion(type(error).__name__) from error

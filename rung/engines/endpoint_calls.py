@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rung.records import Json
+from rung.runs import storable
 from rung.task.outputs import check_parts
 from rung.task.parts import over_parts
 from rung.task.signature import parameters_of, signature_fault
@@ -91,6 +92,7 @@ def _tool(name: str, function: Mapping[str, Any]) -> Json:
     told, parameters = function.get("description"), _parameters(function)
     described: dict[str, str] = {}
     if isinstance(told, str) and told.strip():
+        told = storable(told)
         described = {"description": told[:LONGEST_DESCRIPTION]}
         if len(told) > LONGEST_DESCRIPTION:
             more = parameters.get("description")
@@ -101,14 +103,25 @@ def _tool(name: str, function: Mapping[str, Any]) -> Json:
 def _parameters(function: Mapping[str, Any]) -> dict[str, Any]:
     """A function's arguments as a JSON Schema that providers take, with the words that describe them.
 
-    One that nobody can follow, or that they refuse, is told in words, and the arguments are open.
+    One that nobody can follow, that they refuse, or that no request can carry, is told in words, and the
+    arguments are open.
     """
     schema = parameters_of(function, words=WORDS)
-    if signature_fault(function) is None and not any(key in schema for key in BESIDE_VALUE):
+    followed = signature_fault(function) is None and not any(key in schema for key in BESIDE_VALUE)
+    if followed and _can_be_sent(schema):
         # The keys in one order, too: what is forwarded stays as it is.
         return OPEN | _whole(schema)
-    told = f"The arguments' JSON Schema: {_compact(function.get('parameters'))}"
-    return OPEN | {"description": told}
+    told = storable(_compact(function.get("parameters")))
+    return OPEN | {"description": f"The arguments' JSON Schema: {told}"}
+
+
+def _can_be_sent(schema: Json) -> bool:
+    """Whether it's a request's JSON, which has no NaN, in UTF-8, which has no half of a surrogate pair."""
+    try:
+        json.dumps(schema, ensure_ascii=False, allow_nan=False).encode()
+    except ValueError:
+        return False
+    return True
 
 
 def _whole(part: Any) -> Any:

@@ -76,7 +76,7 @@ def read_label(text: str, labels: Sequence[str]) -> str:
     try:
         value = json.loads(text)
         named = value["label"]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         named = text
     bare = str(named).strip().strip("\"'`.*").strip().casefold()
     found = [label for label in labels if label.casefold() == bare]
@@ -225,7 +225,7 @@ def _error(response: httpx.Response) -> Json:
     """What a refusal's body has as `error`, Google's in a list; the body itself where it has none."""
     try:
         told = response.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         return response.text
     first = told[0] if isinstance(told, list) and told else told
     return first.get("error", first) if isinstance(first, dict) else first

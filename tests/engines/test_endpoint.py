@@ -18,6 +18,7 @@ from tests.fixtures_models import llama_spec
 KEY = "sk-very-secret"
 ASK = [("system", "Answer."), ("user", "What is it?")]
 LABELS = ("spam", "ham")
+DEEP = "[" * 9999
 
 
 def reply(text: str | None, **changes) -> dict:
@@ -111,12 +112,23 @@ def test_an_answer_that_says_it_is_packed_and_is_not_is_a_failure_not_a_crash(se
     assert answer.failure is not None and "not a chat completion" in answer.failure
 
 
-@pytest.mark.parametrize("garbage", ["<html>", {"choices": []}, [], {"choices": [{"message": None}]}, "null"])
+@pytest.mark.parametrize(
+    "garbage", ["<html>", {"choices": []}, [], {"choices": [{"message": None}]}, "null", DEEP]
+)
 def test_an_answer_that_is_no_completion_is_a_failure_not_a_crash(server, engine, garbage):
     server.script = [(200, garbage, {})]
     answer = engine.chat(ASK, max_tokens=9)
     assert answer.failure is not None
     assert "not a chat completion" in answer.failure
+
+
+def test_what_is_nested_too_deeply_to_be_read_is_a_failure_as_a_refusal_and_no_label(server, engine):
+    server.script = [(400, DEEP, {})]
+    answer = engine.chat(ASK, max_tokens=9)
+    assert answer.failure is not None and "status 400" in answer.failure
+    server.script = [(200, reply(DEEP), {})]
+    (named,) = engine.label_many([ASK], LABELS, max_tokens=9)
+    assert (named.text, named.failure) == (DEEP, None)
 
 
 def test_a_server_that_hangs_is_left_after_the_time_limit(server, engine):

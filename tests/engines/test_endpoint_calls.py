@@ -74,6 +74,26 @@ def test_two_functions_of_one_name_are_sent_as_two_and_both_are_that_one():
     assert [made.own[name] for name in names] == ["f", "f", "a.b", "a_b"]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        r'{"name": "f", "description": "half \ud800 a pair"}',
+        r'{"name": "\ud800"}',
+        r'{"name": "f", "parameters": {"properties": {"a": {"description": "half \ud800"}}}}',
+        r'{"name": "f", "parameters": {"anyOf": [{"title": "half \ud800"}]}}',
+        '{"name": "f", "parameters": {"properties": {"a": {"type": "number", "default": NaN}}}}',
+        '{"name": "f", "parameters": {"properties": {"a": {"type": "number", "default": 1e999}}}}',
+    ],
+)
+def test_functions_that_no_request_can_carry_as_they_are_are_told_in_words(server, engine, text):
+    server.calls = lambda text, body: [(body["tools"][0]["function"]["name"], "{}")]
+    function = json.loads(text)
+    found = ask(engine, [function])
+    assert found.failure is None and json.loads(found.text) == [{"name": function["name"], "arguments": {}}]
+    sent = json.dumps(server.seen[-1]["tools"], ensure_ascii=False)
+    assert all(word in sent for word in ("half", "NaN", "Infinity") if word in json.dumps(function))
+
+
 KINDS = st.sampled_from(
     [*TYPES, "any", "Dict", "object", "array", "string", "number", "integer", ["str", "null"]]
 )
