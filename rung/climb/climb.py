@@ -334,8 +334,7 @@ class _Climbing:
             said = budget.forecast(outlook, most_s=context.seconds_left, after_s=now - start)
             return [asdict(said), reason]
 
-        kind = TypeAdapter(tuple[Forecast, str | None])
-        return kind.validate_python(context.settled("forecast", told))
+        return TypeAdapter(tuple[Forecast, str | None]).validate_python(context.settled("forecast", told))
 
     def result(self, step: Step, context: Context, built: Built, before: Sequence[RungResult]) -> RungResult:
         """The rung's System in its place, scored on dev with times, memory and cost.
