@@ -252,7 +252,7 @@ def decided(scores, *, stopping):
     [((0.8, 0.5, 0.65, 0.88), 0.3), ((0.8, 0.3, 0.5, 0.7), 0.5), ((0.75, 0.75, 0.8, 0.8), 0.0)],
 )
 def test_stopping_changes_which_rung_ships_at_most_as_often_as_is_stated(truths, saved):
-    runs, dev = 60, 400
+    runs, dev = 40, 400
     dice = np.random.default_rng(3)
     changed, asked = 0, 0
     for _ in range(runs):
