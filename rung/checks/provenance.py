@@ -9,7 +9,7 @@ from rung.records import Example
 def synthetic(subject: Subject) -> Outcome:
     """Rows marked as made by a model: a test of them measures how well that model is imitated.
 
-    A given test alone may hold such: the split carves none into dev or test.
+    A given test alone may hold such, and dev beside one, where people wrote too few of the other rows.
     """
     found = []
     test = [row for row in subject.splits.test if row.synthetic]
@@ -19,13 +19,22 @@ def synthetic(subject: Subject) -> Outcome:
             "one of imitating it: take them out of the test, or go on with --accept synthetic"
         )
         found.append(finding("synthetic", "block", message, test))
+    dev = [row for row in subject.splits.dev if row.synthetic]
+    if dev:
+        message = (
+            f"dev rows that a model made: {_counted(dev, subject.splits.dev)}, since people wrote too few of "
+            "those outside the test; what is tried is chosen by how well it imitates that model, and the "
+            "test alone says how well it does: give more rows that people wrote"
+        )
+        found.append(finding("synthetic", "warn", message, dev))
     learned = [row for row in subject.splits.train if row.synthetic]
     if learned:
         message = (
             f"train rows that a model made: {_counted(learned, subject.splits.train)}; what it gets wrong is "
-            "learned, too: look through some of them. They, and rows of their groups and questions, are in "
-            "no other part"
+            "learned, too: look through some of them"
         )
+        if not dev:
+            message += ". They, and rows of their groups and questions, are in no other part"
         found.append(finding("synthetic", "info", message, learned))
     return found
 

@@ -16,6 +16,8 @@ from rung.task.outputs import canonical
 
 SHARES: dict[SplitName, float] = {"train": 0.6, "dev": 0.2, "test": 0.2}
 SHARES_BESIDE_TEST: dict[SplitName, float] = {"train": 0.8, "dev": 0.2}
+FEWEST_WRITTEN = 20
+"""Dev rows that people wrote: too few to choose by, so that beside a given test dev has others, too."""
 
 Block: TypeAlias = list[Example]
 """Rows that must stay on one side."""
@@ -37,8 +39,9 @@ def split(
     rows with the same normalised input and context, and the rows (by id) of each group in `near` land on one
     side. With `stratify`, outputs keep their shares as well as the groups allow, and one that only few rows
     have is in train. Rows that a model made, and what lands on one side with them, are in train alone: the
-    others are parted as if these weren't there. The result depends on the rows and the seed, not on the order
-    of the rows. DataError when a part would be empty.
+    others are parted as if these weren't there. Beside a given test, where the others would leave dev under
+    `FEWEST_WRITTEN` rows, the mark counts for nothing. The result depends on the rows and the seed, not on
+    the order of the rows. DataError when a part would be empty.
     """
     if test is not None and not test:
         raise DataError("the test file holds no rows; leave it out to have a test carved from the others")
@@ -50,11 +53,14 @@ def split(
             (removed if question(example) in sealed else kept).append(example)
     blocks = _in_order(_blocks(kept, near), seed)
     written = [block for block in blocks if not _made(block)]
+    if test is not None and sum(map(len, written)) * SHARES_BESIDE_TEST["dev"] < FEWEST_WRITTEN:
+        written = blocks
     placed: dict[SplitName, list[Example]] = {
         name: [example for block in part for example in block]
         for name, part in _parts(written, stratify, dev_rows, carve=test is None).items()
     }
-    placed["train"] += [example for block in blocks if _made(block) for example in block]
+    if written is not blocks:
+        placed["train"] += [example for block in blocks if _made(block) for example in block]
     for name, rows in placed.items():
         if not rows:
             raise DataError(f"no rows are left for {name}: {_too_few(examples, removed, blocks)}")

@@ -15,6 +15,7 @@ from rung.climb.options import Options
 from rung.data.splits import split
 from rung.errors import DataError
 from rung.records import Example
+from rung.task import DataFiles, Output, Task
 
 
 def row(number: int, *, text: str | None = None, group: str | None = None, made: bool = False) -> Example:
@@ -61,10 +62,21 @@ def test_what_is_of_one_draw_with_a_made_row_stays_in_train(by: str) -> None:
     assert (len(found.dev), len(found.test)) == (8, 8)
 
 
-@pytest.mark.parametrize(("test", "part"), [(None, "dev|test"), ([row(900)], "dev")], ids=["carved", "given"])
-def test_rows_that_are_all_made_are_no_dev_and_no_test_and_that_is_said(test, part) -> None:
-    with pytest.raises(DataError, match=f"left for ({part}): .*60 of them marked as made by a model.*mark"):
-        split([row(n, made=True) for n in range(60)], test=test, seed=0, stratify=False)
+def test_rows_that_are_all_made_are_no_dev_and_no_test_and_that_is_said() -> None:
+    with pytest.raises(DataError, match="left for (dev|test): .*60 of them marked as made by a model.*mark"):
+        split([row(n, made=True) for n in range(60)], test=None, seed=0, stratify=False)
+
+
+@pytest.mark.parametrize(("written", "in_dev"), [(0, True), (99, True), (100, False)])
+def test_beside_a_given_test_dev_has_made_rows_only_where_people_wrote_too_few(written, in_dev) -> None:
+    examples = [row(n, made=n >= written) for n in range(600)]
+    test = [row(900)]
+    found = split(examples, test=test, seed=0, stratify=False)
+    plain = split([replace(one, synthetic=False) for one in examples], test=test, seed=0, stratify=False)
+    assert any(one.synthetic for one in found.dev) is in_dev
+    assert (found.digest == plain.digest) is in_dev
+    assert len(found.train) + len(found.dev) == 600
+    assert len(found.dev) == (120 if in_dev else 20)
 
 
 def test_rows_without_marks_are_parted_as_they_always_were() -> None:
@@ -103,12 +115,16 @@ def test_no_split_carves_a_made_row(rows, seed, stratify, dev_rows, with_test) -
     except DataError:
         assume(False)
         return
-    assert not any(one.synthetic for one in (*found.dev, *(() if with_test else found.test)))
+    assert len(found.train) + len(found.dev) + len(found.test) == len(examples) + with_test
+    if with_test:  # so few rows: beside a test the mark counts for nothing
+        plain = [replace(one, synthetic=False) for one in examples]
+        assert found.digest == split(plain, test=test, seed=seed, stratify=stratify, dev_rows=dev_rows).digest
+        return
+    assert not any(one.synthetic for one in (*found.dev, *found.test))
     assert {one.id for one in examples if one.synthetic} <= {one.id for one in found.train}
     for key in ("input", "group"):
         made = {getattr(one, key) for one in examples if one.synthetic} - {None}
         assert not made & {getattr(one, key) for one in (*found.dev, *found.test)}
-    assert len(found.train) + len(found.dev) + len(found.test) == len(examples) + with_test
 
 
 def test_accepting_made_rows_lets_none_into_a_test_that_is_carved(tmp_path: Path) -> None:
@@ -133,3 +149,13 @@ def test_accepting_made_rows_lets_none_into_a_test_that_is_carved(tmp_path: Path
     given = prepare(tmp_path / "rows.jsonl", Options(test=tmp_path / "test.jsonl"))
     blocked = check(Subject(task=given.task, splits=given.splits), (), ("rows",)).findings
     assert ("synthetic", "block", 20) in [(one.check, one.severity, one.count) for one in blocked]
+
+
+def test_a_dev_that_a_model_made_is_warned_of() -> None:
+    output = Output(kind="label", labels=("a", "b", "c"))
+    task = Task(data=DataFiles(train=Path("train.jsonl")), output=output)
+    parts = split([row(n, made=True) for n in range(60)], test=[row(900)], seed=0, stratify=False)
+    found = check(Subject(task=task, splits=parts), (), ("rows",)).findings
+    told = [one for one in found if one.check == "synthetic"]
+    assert [(one.severity, one.count) for one in told] == [("warn", 12), ("info", 48)]
+    assert "alone says how well it does" in told[0].message and "no other part" not in told[1].message
