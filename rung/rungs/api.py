@@ -12,7 +12,7 @@ from rung.records import TokenPrice, Trial
 from rung.rungs.base import Built, Context, Outlook, Variant
 from rung.rungs.below import best_prompting, without_passages
 from rung.rungs.bought import to_buy
-from rung.rungs.called import NAMING_ROWS, SAID, WAY_ROWS, open_ways, refused
+from rung.rungs.called import NAMING_ROWS, SAID, WAY_ROWS, open_ways, refused, system_folder
 from rung.rungs.instructions import LONGEST_ANSWER, instructions, longest_target, what_to_answer
 from rung.rungs.rehearsal import outlook
 from rung.rungs.retrieval import LOOK_THERE
@@ -179,7 +179,7 @@ def _rows_to_buy(context: Context, model: Hosted, given: Prompting) -> int:
     """
     left = [
         to_buy(context, lambda way=way: unasked(context, model, given, Api.name, way), context.dev)
-        for way in open_ways(context)
+        for way in open_ways(context, Api.name)
     ]
     if not all(map(sum, left)):
         return 0
@@ -316,9 +316,9 @@ def asked_ways(
 
     With a note on one that it refuses. Raises EngineError where it can't be asked.
     """
-    why = refused(context, lambda: hosted_system(context, model, given, rung, "tools"))
+    why = refused(context, rung, lambda: hosted_system(context, model, given, rung, "tools"))
     ways: dict[Written, System] = {
-        way: hosted_system(context, model, given, rung, way) for way in open_ways(context)
+        way: hosted_system(context, model, given, rung, way) for way in open_ways(context, rung)
     }
     return ways, ((f"{NOT_TAKEN}: {why}",) if why else ())
 
@@ -335,7 +335,7 @@ def hosted_system(
     name = context.settled(NAMED, lambda: _newest_name(context, model) or reported(context, plain, model))
     spec = _hosted_spec(context, model, given, rung, written)
     named = spec.model_copy(update={"model": hosted_ref(model, str(name))})
-    return save(context.work / f"hosted-{rung}{_of_way(written)}", named, given.files)
+    return save(system_folder(context, rung, written), named, given.files)
 
 
 def unasked(
@@ -349,11 +349,7 @@ def unasked(
     if told is None and not name:
         ref = ref.model_copy(update={"digest": f"endpoint:{model.host}:"})
     named = spec.model_copy(update={"model": ref})
-    return save(context.work / f"unasked-{rung}{_of_way(written)}", named, given.files)
-
-
-def _of_way(written: Written) -> str:
-    return "" if written == "json" else f"-{written}"
+    return save(context.work / f"unasked-{rung}-{written}", named, given.files)
 
 
 def _hosted_spec(context: Context, model: Hosted, given: Prompting, rung: str, written: Written) -> Spec:

@@ -1,6 +1,7 @@
 """How a hosted model is asked for calls: by `tools`, as its provider has them, or for JSON; dev rows tell."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from pydantic import TypeAdapter
 
@@ -28,22 +29,35 @@ TAUGHT_ROWS = 20
 _REFUSED, _BETTER = "why it takes no functions as `tools`", "how it is asked for calls"
 
 
-def open_ways(context: Context) -> tuple[Written, ...]:
+def system_folder(context: Context, rung: str, written: Written = "json") -> Path:
+    """Where a hosted model is a System that is asked in this way."""
+    return context.work / f"hosted-{rung}{'' if written == 'json' else f'-{written}'}"
+
+
+def _begun_in_json(context: Context, rung: str) -> bool:
+    """Whether an earlier version began to ask for this rung: it asked for JSON alone, and settled no way.
+
+    What was paid for then is gone on with.
+    """
+    return context.told(_REFUSED) is None and system_folder(context, rung).exists()
+
+
+def open_ways(context: Context, rung: str) -> tuple[Written, ...]:
     """The ways of asking that what was settled before leaves open; nothing is asked."""
-    if context.kind != "tool_call":
+    if context.kind != "tool_call" or _begun_in_json(context, rung):
         return ("json",)
     if (better := context.told(_BETTER)) is not None:
         return (TypeAdapter(Written).validate_python(better),)
     return WAYS[1:] if context.told(_REFUSED) else WAYS
 
 
-def refused(context: Context, made: Callable[[], System]) -> str:
+def refused(context: Context, rung: str, made: Callable[[], System]) -> str:
     """Why a server answers no question that offers `tools`; empty where it does, or none is asked so.
 
     `made` gives the System that asks so. The first dev rows that offer functions are asked, until one is
     answered. Settled once. Raises EngineError where the server can't be asked now.
     """
-    if context.kind != "tool_call":
+    if context.kind != "tool_call" or _begun_in_json(context, rung):
         return ""
     rows = [row for row in context.dev if functions_in(row.context)]
     return str(context.settled(_REFUSED, lambda: _refusal(context, made(), rows)))

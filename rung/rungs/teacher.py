@@ -26,6 +26,8 @@ from rung.spec import Spec, Written
 from rung.system import System, ref_to, save
 from rung.task import Task
 
+TEACHER = "teacher"
+"""What its Systems are called, and lie under."""
 TEMPERATURE = 0.7
 DRAWS, FIRST_DRAWS = 3, 2
 """Of each input, where the teacher writes, at most and at first: two at least must agree."""
@@ -69,13 +71,13 @@ def teacher_system(context: Context, name: str) -> System:
     Raises TaskError for a System that answers something else.
     """
     if (model := hosted(name)) is not None:
-        return better(context, asked_ways(context, model, teacher_prompting(context), "teacher")[0])
+        return better(context, asked_ways(context, model, teacher_prompting(context), TEACHER)[0])
     if not names_model(name):
         return _fitting(context, System.load(resolve_system(name)), name)
     given, local = teacher_prompting(context), resolve(name)
     context.pool.models[local.digest] = local
     spec = Spec(
-        rung="teacher",
+        rung=TEACHER,
         task=context.task.name,
         kind=context.kind,
         labels=context.labels,
@@ -89,7 +91,7 @@ def teacher_system(context: Context, name: str) -> System:
         vectors=given.vectors,
         context_tokens=context.task.context_tokens,
     )
-    return save(context.work / "teacher", spec, given.files)
+    return save(context.work / TEACHER, spec, given.files)
 
 
 def unasked_teacher(context: Context, model: Hosted, written: Written) -> System:
@@ -97,7 +99,7 @@ def unasked_teacher(context: Context, model: Hosted, written: Written) -> System
     name = str(context.task.teacher)
     if is_system(name):
         return teacher_system(context, name)
-    return unasked(context, model, teacher_prompting(context), "teacher", written)
+    return unasked(context, model, teacher_prompting(context), TEACHER, written)
 
 
 def is_raced(system: System, inputs: int) -> bool:

@@ -11,15 +11,17 @@ from rung.records import Example, Measurement
 from rung.rungs.api import foretold_usd, price_of
 from rung.rungs.base import Context
 from rung.rungs.bought import to_buy
-from rung.rungs.called import open_ways
+from rung.rungs.called import TAUGHT_ROWS, open_ways
 from rung.rungs.teacher import (
     DRAWS,
     FIRST_DRAWS,
+    TEACHER,
     all_drawn,
     draws_of,
     enough,
     hosted_draw,
     hosted_teacher,
+    is_system,
     teacher_prompting,
     unasked_teacher,
 )
@@ -51,18 +53,24 @@ def draw_usd(context: Context, scored: Measurement | None = None) -> float:
 def least_usd(context: Context, model: Hosted, first: Sequence[Example], scored: Sequence[Example]) -> float:
     """About what is to be paid yet for the `first` draws of inputs, and for the teacher's own score.
 
-    In that of its ways of asking in which most is paid for.
+    In that of its ways of asking in which most is paid for, after a few answers in the others. Where that is
+    all, those few were paid, too, or can't be had.
     """
     draws = [hosted_draw(number) for number in range(FIRST_DRAWS)]
 
-    def to_pay(way: Written) -> int:
+    def to_pay(way: Written) -> tuple[int, int]:
         def teacher() -> System:
             return unasked_teacher(context, model, way)
 
-        return sum(to_buy(context, teacher, first, draws)) + sum(to_buy(context, teacher, scored))
+        own = to_buy(context, teacher, scored)
+        return sum(to_buy(context, teacher, first, draws)) + sum(own), sum(own[:TAUGHT_ROWS])
 
-    count = min(map(to_pay, open_ways(context)))
-    return count and count * draw_usd(context)
+    ways = ("json",) if is_system(str(context.task.teacher)) else open_ways(context, TEACHER)
+    left = [to_pay(way) for way in ways]
+    if not all(whole for whole, _ in left):
+        return 0.0
+    count = min(whole - few for whole, few in left) + sum(few for _, few in left)
+    return count * draw_usd(context)
 
 
 def costs(

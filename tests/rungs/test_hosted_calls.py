@@ -12,9 +12,9 @@ from rung.errors import EngineError
 from rung.hosted import hosted_ref
 from rung.models.hosted import hosted
 from rung.records import Example
-from rung.rungs.api import NOT_TAKEN, Api, rival_of
+from rung.rungs.api import NOT_TAKEN, Api, hosted_system, prompting, rival_of
 from rung.rungs.called import NAMING_ROWS, SAID, TAUGHT_ROWS, WAY_ROWS
-from rung.rungs.teacher import drawn, teacher_system
+from rung.rungs.teacher import TEACHER, drawn, teacher_system
 from rung.rungs.teaching_money import least_usd
 from rung.search import PassageIndex, index_files, terms_of
 from rung.spec import AnswerSpec, RetrievalSpec, ShotSpec, Spec
@@ -165,10 +165,24 @@ def test_the_cap_holds_for_both_ways_together(context, server):
     assert context.pool.till.spent_usd <= 20 * least
 
 
+def test_what_an_earlier_version_began_in_json_goes_on_so(context, server):
+    server.says = in_json
+    model, given = rival_of(context.task), prompting(context)
+    for rung in (Api.name, TEACHER):
+        hosted_system(context, model, given, rung)
+    assert Api().skip(context) is None
+    assert built(context)[0].spec.answer.written == "json"
+    assert teacher_system(context, server.name).spec.answer.written == "json"
+    assert server.native() == [] and len(server.plain()) == len(context.dev)
+
+
 def test_a_teacher_is_asked_in_the_way_that_is_ahead_on_a_few_dev_rows(context, server):
     model = rival_of(context.task)
     assert least_usd(context, model, context.dev[:3], ()) == pytest.approx(
         6 * Api().usd_per_1000(context) / 1000
+    )
+    assert least_usd(context, model, (), context.dev) == pytest.approx(
+        (len(context.dev) + TAUGHT_ROWS) * Api().usd_per_1000(context) / 1000
     )
     teacher = teacher_system(context, server.name)
     assert teacher.spec.answer.written == "tools"
