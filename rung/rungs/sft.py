@@ -341,7 +341,7 @@ def _fastest(
         return systems[backend], proved, note
     own = {one: system for one, system in systems.items() if one not in RETYPED}
     backend, note = race(context, "tuned, the file's own weights", own)
-    return systems[backend], parity, f"{note}; other weights were faster and not the same model"
+    return systems[backend], parity, f"{note}; other weights were faster and not proved to be the same model"
 
 
 def _proved(context: Context, spec: Spec, systems: dict[Backend, System], backend: Backend) -> Parity | None:

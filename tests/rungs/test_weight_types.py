@@ -98,7 +98,7 @@ def test_what_is_not_the_trained_model_under_them_is_served_under_the_files_own(
     assert Backend.of(system.spec) == LLAMA and parity is not None and parity.agreement >= 0.99
     assert [set(sides) for _, sides in races] == [{LLAMA, TORCH, Q8_0}, {LLAMA, TORCH}]
     assert len({name for name, _ in races}) == 2, "each is settled under a name of its own"
-    assert note.endswith("other weights were faster and not the same model")
+    assert note.endswith("other weights were faster and not proved to be the same model")
 
 
 def test_a_race_that_is_over_is_known_on_a_disk_that_is_full_by_now(context, adapter, races, monkeypatch):
