@@ -1,4 +1,5 @@
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -101,14 +102,14 @@ def test_what_llama_cpp_has_no_place_for_is_refused(tmp_path):
 class Twin:
     """One base model with the torch engine and, adapter by adapter, the llama engine."""
 
-    def __init__(self, gguf: Path) -> None:
+    def __init__(self, model: str | Path, texts: Sequence[str] = TEXTS) -> None:
         from rung.models.chat import load_chat
         from rung.models.resolve import resolve
         from rung.models.weights import dequantised
 
-        self.model = resolve(str(gguf))
+        self.model = resolve(str(model))
         chat = load_chat(self.model)
-        self.prompts = [chat._with_bos(chat.tokens.encode(text, special=False)) for text in TEXTS]
+        self.prompts = [chat._with_bos(chat.tokens.encode(text, special=False)) for text in texts]
         self.weights = dequantised(self.model)
         self.config = json.loads((self.weights / "config.json").read_text())
         self.network = load_model(self.weights)
@@ -140,8 +141,20 @@ class Twin:
             if max(pair) > -4.6
         ]
         llama.close()
-        assert len(pairs) > len(TEXTS)
+        assert len(pairs) > len(self.prompts)
         return sum(abs(a - b) for a, b in pairs) / len(pairs)
+
+    def tuned(self, size: float, folder: Path) -> float:
+        """Put a random adapter of a size on torch's network, and into the folder; how much that changes."""
+        plain, _ = self._says(), lora.attach(self.network, rank=16, alpha=32, seed=0)
+        generator = torch.Generator().manual_seed(1)
+        for _, layer in lora.layers(self.network):
+            layer.lora_b.data.copy_(torch.empty(layer.lora_b.shape).normal_(0, size, generator=generator))
+        lora.save(self.network, folder, base="tiny")
+        return sum(abs(a - b) for a, b in zip(plain, self._says(), strict=True)) / len(plain)
+
+    def _says(self) -> list[float]:
+        return [row[0] for row in self.torch.next_logprobs(self.prompts, [self.prompts[0][-1]])]
 
 
 @pytest.mark.parametrize(("architecture", "wrongly"), [("llama", "nothing"), ("gemma3", "gemma3")])
@@ -150,14 +163,7 @@ def test_llama_cpp_with_the_converted_adapter_says_what_torch_says_with_the_peft
 ):
     twin = Twin(make_gguf(tmp_path / "tiny.gguf", architecture))
     without = twin.difference(None)
-    plain = [row[0] for row in twin.torch.next_logprobs(twin.prompts, [twin.prompts[0][-1]])]
-    lora.attach(twin.network, rank=16, alpha=32, seed=0)
-    generator = torch.Generator().manual_seed(1)
-    for _, layer in lora.layers(twin.network):
-        layer.lora_b.data.copy_(torch.empty(layer.lora_b.shape).normal_(0, SIZE, generator=generator))
-    adapted = [row[0] for row in twin.torch.next_logprobs(twin.prompts, [twin.prompts[0][-1]])]
-    effect = sum(abs(a - b) for a, b in zip(plain, adapted, strict=True)) / len(plain)
-    lora.save(twin.network, tmp_path / "peft", base="tiny")
+    effect = twin.tuned(SIZE, tmp_path / "peft")
     right = twin.difference(to_gguf(tmp_path / "peft", tmp_path / "right.gguf", config=twin.config))
     monkeypatch.setattr(adapter, "PERMUTED", frozenset({wrongly}))
     wrong = twin.difference(to_gguf(tmp_path / "peft", tmp_path / "wrong.gguf", config=twin.config))
@@ -167,3 +173,13 @@ def test_llama_cpp_with_the_converted_adapter_says_what_torch_says_with_the_peft
     assert right < 3 * max(without, 0.03)
     assert wrong > 3 * right
     assert missing > 3 * right
+
+
+@pytest.mark.models
+@pytest.mark.parametrize(("name", "size"), [("smollm2-135m", 0.1), ("gemma-3-270m", 0.02)])
+def test_so_it_does_over_the_quantised_weights_of_the_models_that_people_use(name, size, tmp_path):
+    twin = Twin(name, TEXTS[:4])
+    effect = twin.tuned(size, tmp_path / "peft")
+    right = twin.difference(to_gguf(tmp_path / "peft", tmp_path / "right.gguf", config=twin.config))
+    assert effect > 0.3
+    assert right < 0.15
