@@ -197,8 +197,9 @@ def test_every_request_is_answered_though_the_engine_is_killed(mortal):
                 for place in range(16)
             ]
             await asyncio.to_thread(eventually, lambda: running(mortal) == 16)
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(0.2)
             await asyncio.to_thread(kill_child, mortal)
+            assert not all(one.done() for one in asked), "all were answered before"
             return await asyncio.wait_for(gathered(asked), 60)
 
     before = mortal.gauge("rung_restarts_total")
