@@ -32,7 +32,7 @@ MORE_TOKENS = 24
 """Of an answer over the longest training one: other tokenizers, and what stands around a label in JSON."""
 TOKENS_BESIDE = 128
 """Of an answer with calls of its own form more: words before them, and what stands around them there."""
-NOT_TAKEN = "its server takes no functions as `tools`, so that calls are asked for as JSON"
+NOT_TAKEN = "calls are asked for as JSON, as functions can't be sent as `tools`"
 NAMED = "reported model"
 MOST_MOVED = 0.05
 """Of the dev rows, answered by another model: with more broken calls a rung is out."""
@@ -316,7 +316,12 @@ def asked_ways(
 
     With a note on one that it refuses. Raises EngineError where it can't be asked.
     """
-    why = refused(context, rung, lambda: hosted_system(context, model, given, rung, "tools"))
+    why = refused(
+        context,
+        rung,
+        lambda: hosted_system(context, model, given, rung, "tools"),
+        lambda: unasked(context, model, given, rung),
+    )
     ways: dict[Written, System] = {
         way: hosted_system(context, model, given, rung, way) for way in open_ways(context, rung)
     }

@@ -9,6 +9,7 @@ from rung.errors import EngineError
 from rung.evaluate import PACED_ROWS
 from rung.records import Example, Json
 from rung.rungs.base import Context, strict_score
+from rung.rungs.bought import to_buy
 from rung.spec import Written
 from rung.system import System
 from rung.task.calls import functions_in
@@ -51,16 +52,29 @@ def open_ways(context: Context, rung: str) -> tuple[Written, ...]:
     return WAYS[1:] if context.told(_REFUSED) else WAYS
 
 
-def refused(context: Context, rung: str, made: Callable[[], System]) -> str:
-    """Why a server answers no question that offers `tools`; empty where it does, or none is asked so.
+def refused(context: Context, rung: str, made: Callable[[], System], in_json: Callable[[], System]) -> str:
+    """Why a server is asked no question that offers `tools`; empty where it is, or no calls are wanted.
 
-    `made` gives the System that asks so. The first dev rows that offer functions are asked, until one is
-    answered. Settled once. Raises EngineError where the server can't be asked now.
+    `made` gives the System that asks so, `in_json` the other one as far as it's known. The first dev rows
+    that offer functions are asked, until one is answered. Settled once. Raises EngineError where the server
+    can't be asked now; not for want of money where answers in JSON were paid for before.
     """
     if context.kind != "tool_call" or _begun_in_json(context, rung):
         return ""
     rows = [row for row in context.dev if functions_in(row.context)]
-    return str(context.settled(_REFUSED, lambda: _refusal(context, made(), rows)))
+
+    def why() -> str:
+        try:
+            return _refusal(context, made(), rows)
+        except EngineError as error:
+            till = context.pool.till
+            if till is None or till.raised_by not in str(error):
+                raise
+            if any(to_buy(context, in_json, context.dev[:TAUGHT_ROWS])):
+                raise
+            return str(error)
+
+    return str(context.settled(_REFUSED, why))
 
 
 def _refusal(context: Context, system: System, rows: Sequence[Example]) -> str:

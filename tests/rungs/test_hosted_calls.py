@@ -147,9 +147,13 @@ def test_answers_in_json_that_were_paid_for_before_are_found(context, server):
     server.refusal, server.says = REFUSED, in_json
     built(context)
     spent, count = context.pool.till.spent_usd, len(server.plain())
-    server.refusal = None
     later = again(context, spent)
     assert Api().skip(later) is None, "nothing more is foretold"
+    asked = len(server.seen)
+    system, _, notes = built(later)
+    assert system.spec.answer.written == "json" and len(server.seen) == asked
+    assert any(NOT_TAKEN in note and "raise --api-usd" in note for note in notes)
+    server.refusal = None
     later = again(later, 3 * spent)
     with later.paying():
         system = Api().build(later).system
