@@ -255,7 +255,7 @@ def test_a_server_that_lets_few_calls_pass_is_left_out_and_asked_for_the_rest_wi
     tmp_path, tiny, server
 ):
     task = write_task(tmp_path / "task", tiny, server, label_rows(ROWS))
-    server.delay_s = 0.6
+    server.delay_s = 1.0
     run = tmp_path / "run"
     with pytest.raises(RungError, match=r"api: the dev rows alone would take it .*; raise --budget"):
         climb(task, replace(options(run), budget_s=4), Log())
