@@ -59,6 +59,11 @@ WeightType = Literal["q8_0"]
 """A type of llama.cpp's weights other than their own file's: more memory, and faster on some processors."""
 
 
+def engine_text(engine: str, weight_type: WeightType | None) -> str:
+    """An engine, and the type of its weights where that isn't their file's."""
+    return engine if weight_type is None else f"{engine} in {weight_type}"
+
+
 class ShotSpec(Frozen):
     """Examples in the prompt: none, the same ones always, or the nearest neighbours of each input."""
 
@@ -133,7 +138,7 @@ class Spec(Frozen):
     @property
     def engine_said(self) -> str:
         """The engine, and the type of its weights where that isn't their file's."""
-        return self.engine if self.weight_type is None else f"{self.engine} in {self.weight_type}"
+        return engine_text(self.engine, self.weight_type)
 
     @property
     def looks_up(self) -> bool:

@@ -43,7 +43,7 @@ from rung.climb.stored import (
     RESULT_FILE,
     RUNGS_FOLDER,
     WINNER_FOLDER,
-    adapter,
+    dump,
     kept_results,
     kept_system,
     load_climb,
@@ -64,7 +64,7 @@ from rung.records import (
 from rung.records.guarded import Constant
 from rung.rungs.base import WORK_FOLDER, Built, Context, Foreseen, Priced, Reporter, Rung, no_start
 from rung.rungs.rival import Rival, rival
-from rung.runs import RUN_FILE, digest_of, held, read_json, write_text
+from rung.runs import RUN_FILE, digest_of, held, read_json
 from rung.system import Pool, System, copy
 from rung.task.draws import drawn_with
 
@@ -100,7 +100,7 @@ def climb(source: Path, options: Options, reporter: Reporter) -> tuple[Climb, Pa
         with Pool(models=by_digest, till=till, say=reporter.say) as pool:
             climbing = _Climbing(reading, models, options, run, pool, reporter)
             done = with_judge(climbing.run(steps_of(chosen, models)), climbing.bench, prepared)
-        write_text(run / CLIMB_FILE, adapter(Climb).dump_json(done).decode("utf-8"))
+        dump(run / CLIMB_FILE, Climb, done)
     return done, run
 
 
@@ -197,7 +197,7 @@ class _Climbing:
             if result.dev is not None:
                 if result is not had:
                     result = replace(result, machine=machine_and_engines())
-                write_text(folder / RESULT_FILE, adapter(RungResult).dump_json(result).decode("utf-8"))
+                dump(folder / RESULT_FILE, RungResult, result)
             self.clock.write()
         if result is had:
             self.systems[step.name] = kept_system(self.run_folder, result)

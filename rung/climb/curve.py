@@ -19,12 +19,12 @@ from rung.climb.machine import Watch
 from rung.climb.names import rung_of
 from rung.climb.rebuilding import or_anew
 from rung.climb.steps import Step
-from rung.climb.stored import FAILED_FILE, adapter, load
+from rung.climb.stored import FAILED_FILE, dump, load
 from rung.errors import RunError, RungError
 from rung.memory import within_memory
 from rung.records import Climb, CurvePoint, Example, LearningCurve, Measurement, MetricName, RungResult
 from rung.rungs.base import WORK_FOLDER, Context
-from rung.runs import write_json, write_text
+from rung.runs import write_json
 from rung.scoring import paired
 from rung.scoring.measure import rescored
 from rung.scoring.notation import duration_text, score_text, signed
@@ -247,7 +247,7 @@ def _made(step: Step, context: Context, clock: Clock, share: float, after: float
     )
     context.reporter.say(f"{name}: {score_text(dev.score, dev.metric)} on {dev.n:,} dev rows")
     found = _Point(shown=shown, dev=dev)
-    write_text(folder / POINT_FILE, adapter(_Point).dump_json(found).decode("utf-8"))
+    dump(folder / POINT_FILE, _Point, found)
     shutil.rmtree(folder / WORK_FOLDER, ignore_errors=True)
     return found
 

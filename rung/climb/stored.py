@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from rung.errors import RunError, SystemFolderError
 from rung.records import Climb, Example, RungResult
-from rung.runs import RUN_FILE
+from rung.runs import RUN_FILE, write_text
 from rung.scoring.measure import rescored
 from rung.system import System
 
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 @cache
-def adapter(kind: type[T]) -> TypeAdapter[T]:
+def _adapter(kind: type[T]) -> TypeAdapter[T]:
     """What reads and writes a kind of record; it takes longer to make than a small record to write."""
     return TypeAdapter(kind)
 
@@ -58,10 +58,15 @@ def load_climb(run: Path) -> Climb:
     return load(run / CLIMB_FILE, Climb)
 
 
+def dump(path: Path, kind: type[T], record: T) -> None:
+    """Write a record as `load` reads it. Raises RunError where that can't be."""
+    write_text(path, _adapter(kind).dump_json(record).decode("utf-8"))
+
+
 def load(path: Path, kind: type[T]) -> T:
     """Read a record that this program wrote. Raises RunError where it is damaged."""
     try:
-        return adapter(kind).validate_json(path.read_bytes())
+        return _adapter(kind).validate_json(path.read_bytes())
     except ValidationError as error:
         why = f"{error.errors()[0]['msg']} at {'.'.join(map(str, error.errors()[0]['loc'])) or 'its start'}"
         raise RunError(

@@ -11,15 +11,13 @@ from rung.models._cache import cache_dir, digest_in, made_once
 from rung.models.files import changed, noted
 from rung.models.gguf_file import retyped_matrices, write_retyped
 from rung.models.resolve import Model, read_header
-from rung.models.weight_types import WRITTEN
+from rung.models.weight_types import WRITTEN, size_of
 from rung.spec import WeightType
 
 MOST_WEIGHTS: Final = 2_000_000_000
 """Of a model that is written anew for a race: seconds, and 2 GiB on the disk."""
 LEAST_SHARE: Final = 0.5
 """Of a model's weights, that another type has to change: with fewer it would hardly be another speed."""
-BYTES: Final = {"q8_0": 1.0625}
-"""Of a weight in each type."""
 SPARE: Final = 4
 """The disk has to have room for so many such files, as other things are written to it, too."""
 _FORMAT: Final = "1"
@@ -73,7 +71,7 @@ def room_to_retype(model: Model, wanted: WeightType) -> bool:
         free = shutil.disk_usage(above).free
     except OSError:
         return False
-    return os.access(above, os.W_OK) and free > SPARE * BYTES[wanted] * model.parameters
+    return os.access(above, os.W_OK) and free > SPARE * size_of((model.parameters,), WRITTEN[wanted])
 
 
 def _place(model: Model, wanted: WeightType) -> Path:

@@ -12,7 +12,7 @@ from rung.models.retyped import room_to_retype, worth_retyping
 from rung.records import Example
 from rung.rungs.base import Context
 from rung.runs import read_json, write_json
-from rung.spec import Spec, WeightType
+from rung.spec import Spec, WeightType, engine_text
 from rung.system import WEIGHTS_GGUF, Sources, System, save
 
 EngineName: TypeAlias = Literal["llama", "torch"]
@@ -46,7 +46,7 @@ class Backend(NamedTuple):
     @property
     def said(self) -> str:
         """For a sentence."""
-        return self.engine if self.weight_type is None else f"{self.engine} in {self.weight_type}"
+        return engine_text(self.engine, self.weight_type)
 
 
 LLAMA, TORCH = Backend("llama"), Backend("torch")

@@ -96,8 +96,11 @@ def binned_ece(confidence: "Numbers", right: "Flags", bins: "list[Indices]") -> 
     Naeini, Cooper & Hauskrecht 2015 and Guo et al. 2017, with bins of equal mass (Nguyen & O'Connor 2015).
     Above zero even for faultless probabilities: the fewer rows in a bin the more.
     """
-    gaps = [len(at) * abs(right[at].mean() - confidence[at].mean()) for at in bins]
-    return float(sum(gaps) / sum(map(len, bins)))
+    import numpy as np
+
+    order, sizes = np.concatenate(bins), np.array([len(at) for at in bins])
+    gaps = np.add.reduceat(right[order] - confidence[order], sizes.cumsum() - sizes)
+    return float(np.abs(gaps).sum() / len(order))
 
 
 def swept_ece(confidence: "Numbers", right: "Flags") -> float:
@@ -133,9 +136,6 @@ def ece_by_chance(judged: Judged, bins: "list[Indices]") -> float:
     dice = np.random.default_rng(_SEED)
     sure, groups = judged.confidence, judged.groups
     alike = 0.0 if groups is None else likeness(judged.right, sure, groups)
-    order, sizes = np.concatenate(bins), np.array([len(at) for at in bins])
-    starts = sizes.cumsum() - sizes
-    expected = np.add.reduceat(sure[order], starts)
 
     def luck() -> "Numbers":
         own = dice.random(len(sure))
@@ -144,12 +144,7 @@ def ece_by_chance(judged: Judged, bins: "list[Indices]") -> float:
         shared, together = dice.random((2, int(groups.max()) + 1))
         return np.where(together[groups] < alike, shared[groups], own)
 
-    def gap() -> float:
-        """`binned_ece` of one draw, all bins at once."""
-        hits = np.add.reduceat((luck() < sure)[order], starts, dtype=np.int64)
-        return np.abs(hits - expected).sum() / len(order)
-
-    return float(np.mean([gap() for _ in range(_DRAWS)]))
+    return float(np.mean([binned_ece(sure, luck() < sure, bins) for _ in range(_DRAWS)]))
 
 
 def likeness(right: "Flags", confidence: "Numbers", groups: "Indices") -> float:
