@@ -34,7 +34,8 @@ def synthetic(subject: Subject) -> Outcome:
             "learned, too: look through some of them"
         )
         if not dev:
-            message += ". They, and rows of their groups and questions, are in no other part"
+            parts = "dev" if subject.splits.test_given else "dev or the test"
+            message += f". None of them, nor of the rows of their groups and questions, is in {parts}"
         found.append(finding("synthetic", "info", message, learned))
     return found
 

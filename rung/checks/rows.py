@@ -157,10 +157,12 @@ def prepare(source: Path, options: RowOptions, reporter: Reporter | None = None)
             near=[group for group in near if on_one_side(len(group), len(examples))],
         )
     if len(parts.dev) < FEWEST_LEFT:
+        carved_of_some = tested is None and any(row.synthetic for row in parts.train)
+        made = "what a model made is in train, " if carved_of_some else ""
         raise DataError(
             f"{task.data.train.name}: of {len(examples):,} rows {len(parts.dev)} are left to choose by: rows "
-            "of one group, or that say nearly the same, stay on one side, what a model made is in train, and "
-            "what the test holds is out; give more rows, of more groups"
+            f"of one group, or that say nearly the same, stay on one side, {made}and what the test holds is "
+            "out; give more rows, of more groups"
         )
     removed = (*parts.removed, *(row for row in examples if row.id in out))
     parts = replace(parts, dev=_in_asking_order(parts.dev, task.seed), removed=removed)

@@ -63,7 +63,8 @@ def split(
         placed["train"] += [example for block in blocks if _made(block) for example in block]
     for name, rows in placed.items():
         if not rows:
-            raise DataError(f"no rows are left for {name}: {_too_few(examples, removed, blocks)}")
+            apart = sum(map(len, blocks)) - sum(map(len, written))
+            raise DataError(f"no rows are left for {name}: {_too_few(examples, removed, blocks, apart)}")
     parts: dict[SplitName, tuple[Example, ...]] = {
         name: tuple(sorted(rows, key=lambda example: (example.id, canonical(example.output))))
         for name, rows in placed.items()
@@ -77,16 +78,18 @@ def split(
     )
 
 
-def _too_few(examples: Sequence[Example], removed: Sequence[Example], blocks: Sequence[Block]) -> str:
-    """Why rows don't make all parts, and what to do."""
+def _too_few(
+    examples: Sequence[Example], removed: Sequence[Example], blocks: Sequence[Block], apart: int
+) -> str:
+    """Why rows don't make all parts, and what to do; so many of them are `apart` in train for a mark."""
     rows = f"{len(examples):,} rows" + (f", {len(removed):,} of them in the given test" if removed else "")
     if len({question(example) for example in examples}) == 1:
         return f"{rows}, all with the same input; give rows that ask different things"
     if not blocks:
         return f"{rows}; give rows that the test doesn't hold"
-    if made := sum(len(block) for block in blocks if _made(block)):
+    if apart:
         return (
-            f"{rows}, {made:,} of them marked as made by a model or of one group, or nearly one question, "
+            f"{rows}, {apart:,} of them marked as made by a model or of one group, or nearly one question, "
             "with such: these are in train alone; give more rows that people wrote, or take the mark "
             "(`synthetic`, `source`, `generator`) off rows that they did"
         )

@@ -79,6 +79,23 @@ def test_beside_a_given_test_dev_has_made_rows_only_where_people_wrote_too_few(w
     assert len(found.dev) == (120 if in_dev else 20)
 
 
+def test_where_the_mark_counts_for_nothing_it_is_not_what_is_blamed() -> None:
+    one_group = [row(n, group="g", made=n % 2 == 0) for n in range(60)]
+    with pytest.raises(DataError, match="can't be parted, by their `group`"):
+        split(one_group, test=[row(900)], seed=0, stratify=False)
+
+
+@pytest.mark.parametrize(("given", "said"), [(True, "is in dev"), (False, "is in dev or the test")])
+def test_where_made_rows_are_not_is_told_of_the_parts_that_were_cut(given: bool, said: str) -> None:
+    output = Output(kind="label", labels=("a", "b", "c"))
+    task = Task(data=DataFiles(train=Path("train.jsonl")), output=output)
+    rows = [row(n, made=n >= 200) for n in range(300)]
+    parts = split(rows, test=[row(900)] if given else None, seed=0, stratify=False)
+    found = check(Subject(task=task, splits=parts), (), ("rows",)).findings
+    (told,) = [one for one in found if one.check == "synthetic"]
+    assert told.message.endswith(said)
+
+
 def test_rows_without_marks_are_parted_as_they_always_were() -> None:
     examples = [
         replace(row(n, text=f"question {n % 190}"), group=f"g{n // 5}" if n % 4 else None) for n in range(200)
@@ -158,4 +175,4 @@ def test_a_dev_that_a_model_made_is_warned_of() -> None:
     found = check(Subject(task=task, splits=parts), (), ("rows",)).findings
     told = [one for one in found if one.check == "synthetic"]
     assert [(one.severity, one.count) for one in told] == [("warn", 12), ("info", 48)]
-    assert "alone says how well it does" in told[0].message and "no other part" not in told[1].message
+    assert "alone says how well it does" in told[0].message and "is in dev" not in told[1].message
