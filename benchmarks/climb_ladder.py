@@ -32,7 +32,8 @@ class Set:
     """A public set as a task: the text of task.yaml after `data`, its rungs, and how many rows are taken.
 
     `source` is the set's folder where that has another name. Rows of more than `longest` characters are left
-    out of both files. So many `unlabelled` rows of the others are written without their outputs.
+    out of both files. So many `unlabelled` rows of the others are written without their outputs, and the rest
+    for who makes a teacher of them (rest.jsonl). Of a row one line or several are made.
     """
 
     task: str
@@ -42,7 +43,9 @@ class Set:
     longest: int | None = None
     unlabelled: int = 0
     source: str = ""
-    row: Callable[[Line], Line] = lambda row: {k: row[k] for k in ("input", "output", "context") if k in row}
+    row: Callable[[Line], Line | list[Line]] = lambda row: {
+        k: row[k] for k in ("input", "output", "context") if k in row
+    }
     data: str = ""
     options: tuple[str, ...] = ()
 
@@ -63,6 +66,13 @@ def preferred(row: Line) -> Line:
     }
 
 
+def thumbs(row: Line) -> list[Line]:
+    """An expert's reply, liked, and the one that was given, disliked."""
+    said = ((row["output"], True), (row["meta"]["original_tutor_response"], False))
+    group = str(row["meta"]["c_id"])
+    return [{"prompt": row["input"], "completion": c, "label": liked, "group": group} for c, liked in said]
+
+
 def last_number(row: Line) -> Line:
     """The sum's result, after its steps."""
     return {"input": row["input"], "output": float(row["meta"]["answer"].replace(",", ""))}
@@ -81,6 +91,13 @@ SETS = {
     "trec_coarse": Set(
         task="about: Tell what kind of answer a question asks for.\n",
         rungs="head,prompt,few_shot,optimise,workflow",
+    ),
+    "trec_few_labels": Set(
+        source="trec_coarse",
+        task="about: Tell what kind of answer a question asks for.\n",
+        rungs="head,prompt,sft,distill",
+        train=250,
+        unlabelled=2000,
     ),
     "glue_stsb": Set(
         task="about: Say how alike in meaning two sentences are, from 0 (nothing in common) to 5 (the same)."
@@ -164,6 +181,12 @@ SETS = {
         data=", format: preference",
         options=("--accept", "preferences"),
     ),
+    "bridge_thumbs": Set(
+        source="bridge_tutor_reply",
+        task="about: Reply to the student as an expert tutor would.\noutput: {kind: text}\nmetric: style\n",
+        rungs="prompt,sft,preference",
+        row=thumbs,
+    ),
     "gsm8k": Set(
         task="about: Solve the sum and give its result as a number.\noutput: {kind: number}\nmetric: exact\n",
         rungs="prompt,few_shot,workflow,sft,reinforce",
@@ -216,11 +239,13 @@ def made(chosen: Set, source: Path, folder: Path, teacher: Path | None, more: st
             if part == "train" and chosen.unlabelled:
                 taken = set(places)
                 left = [row for place, row in enumerate(rows) if place not in taken]
-                others = random.Random(1).sample(left, chosen.unlabelled)
-                written(folder / "unlabelled.jsonl", [{"input": row["input"]} for row in others])
+                asked = random.Random(1).sample(range(len(left)), chosen.unlabelled)
+                written(folder / "unlabelled.jsonl", [{"input": left[place]["input"]} for place in asked])
+                rest = [left[place] for place in sorted(set(range(len(left))) - set(asked))]
+                written(folder / "rest.jsonl", lines_for(chosen, rest))
                 data += ", unlabelled: unlabelled.jsonl"
             rows = [rows[place] for place in places]
-        written(folder / f"{part}.jsonl", [chosen.row(row) for row in rows])
+        written(folder / f"{part}.jsonl", lines_for(chosen, rows))
     if teacher is not None:
         more += f"\nteacher: {json.dumps(str(teacher.resolve()))}\n"
     if "documents" in chosen.data:
@@ -230,6 +255,12 @@ def made(chosen: Set, source: Path, folder: Path, teacher: Path | None, more: st
     listed = f"data: {{train: train.jsonl, test: test.jsonl{data}}}"
     text = f"name: {source.name}\n{listed}\n{chosen.task}{more}\n"
     (folder / "task.yaml").write_text(text, encoding="utf-8")
+
+
+def lines_for(chosen: Set, rows: list[Line]) -> list[Line]:
+    """What a set's rows are written as."""
+    made = [chosen.row(row) for row in rows]
+    return [line for one in made for line in (one if isinstance(one, list) else [one])]
 
 
 def fits(row: Line, longest: int | None) -> bool:

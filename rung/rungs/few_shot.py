@@ -3,7 +3,7 @@
 import json
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 from rung.records import Example
@@ -176,7 +176,12 @@ def _index(context: Context, rows: Sequence[Example]) -> Sources:
 
 def shot_lines(rows: Sequence[Example], context: Context) -> str:
     """Worked examples as the lines of a System's file."""
-    return "".join(json.dumps(asdict(_shot(e, context)), ensure_ascii=False) + "\n" for e in rows)
+    return written_shots(_shot(e, context) for e in rows)
+
+
+def written_shots(shots: Iterable[Shot]) -> str:
+    """The same of what stands in a prompt."""
+    return "".join(json.dumps(asdict(shot), ensure_ascii=False) + "\n" for shot in shots)
 
 
 def _shot(row: Example, context: Context) -> Shot:

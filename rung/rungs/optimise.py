@@ -16,7 +16,15 @@ from rung.rungs.below import best_prompting
 from rung.rungs.few_shot import is_short, room_for_shots, shot_lines
 from rung.rungs.instructions import EXAMPLES_SHOW_IT, answer_spec, spec_for, wordings
 from rung.rungs.probe import Backend, race, under_each_engine
-from rung.rungs.reflect import FEWEST_ROWS, METRIC_CALLS, cannot_reflect, foreseen, reflected, reflector
+from rung.rungs.reflect import (
+    FEWEST_ROWS,
+    METRIC_CALLS,
+    can_be_asked,
+    cannot_reflect,
+    foreseen,
+    reflected,
+    reflector,
+)
 from rung.rungs.rehearsal import outlook
 from rung.rungs.retrieval import LOOK_THERE
 from rung.rungs.variants import choose
@@ -212,7 +220,10 @@ def drawn_shots(rows: Sequence[Example], k: int, dice: random.Random) -> list[Ex
 
 
 def _first(context: Context) -> System | None:
-    """The best System below whose prompt is the same for every row; None where there is none."""
+    """The best System below that can be asked training rows; None where there is none."""
+    best = best_prompting(context, BELOW)
+    if best is None or can_be_asked(context, best):
+        return best
     return best_prompting(context, BELOW, nearest=False)
 
 

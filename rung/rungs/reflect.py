@@ -15,6 +15,7 @@ from rung.models.hosted import hosted
 from rung.records import Answer, Example, Json
 from rung.rungs.api import cannot_pay
 from rung.rungs.base import Context, Outlook, Variant
+from rung.rungs.left_out import leaving_out
 from rung.rungs.paces import batch_of, paces
 from rung.rungs.rehearsal import outlook
 from rung.rungs.replies import Replying, replying
@@ -49,7 +50,7 @@ TEMPLATE = """I gave a small language model this instruction for a task:
 ```
 <curr_param>
 ```
-
+<beside>
 Here are inputs, what the model answered, and what is wrong or right about each answer:
 ```
 <side_info>
@@ -58,6 +59,8 @@ Here are inputs, what the model answered, and what is wrong or right about each 
 Write a better instruction for the same task. Say what the task is, how the answer has to look, and what the
 feedback shows that the model gets wrong: rules that hold for new inputs, not these examples. The model is
 small: short plain sentences, at most 150 words. Give the new instruction alone, within ``` marks."""
+EXAMPLES = {"none": "", "fixed": "always the same", "nearest": "the ones most like the input"}
+"""Which worked examples the model that reflects is told of."""
 COMPONENT = "instruction"
 REPLIES = "how long the model that reflects takes, and how many of its instructions are better"
 NO_REFLECTION = (
@@ -132,8 +135,10 @@ def reflected(
     """
     from gepa.api import optimize
 
-    search = _Search(context, start, model)
-    learn, validate = _rows(context, start)
+    learn, validate = rows_to_reflect_on(context, start)
+    asked = leaving_out(context, start, (*learn, *validate))
+    assert asked is not None, "a start that can be asked training rows"
+    search = _Search(context, asked, model)
     context.settled(KEPT_FOR_DEV, lambda: DEV_SHARE * context.seconds_left)
     bar = context.reporter.begin("reflective search, answers", metric_calls)
     search.bar = bar
@@ -161,7 +166,8 @@ def reflected(
     ranked = sorted(range(1, len(scores)), key=lambda place: (-scores[place], place))[: FINALISTS - 1]
     found = [Variant(name="the instruction it began with", system=start)]
     for place in ranked:
-        system = search.system(result.candidates[place][COMPONENT])
+        text = result.candidates[place][COMPONENT]
+        system = search.system(text) if asked is start else _worded(context, start, text, "whole")
         found.append(Variant(name=f"instruction {place} of the search", system=system))
     notes = [
         f"{model.name} wrote {search.written} instructions by the mistakes of others, reading "
@@ -196,10 +202,7 @@ class _Search:
         if instruction == (self.start.spec.instruction or ""):
             return self.start
         if instruction not in self.made:
-            spec: Spec = self.start.spec.model_copy(update={"instruction": instruction})
-            files = {name: Shared(self.start.folder / name) for name in spec.files}
-            folder = self.context.work / f"instruction-{digest_of(instruction)[:12]}"
-            self.made[instruction] = save(folder, spec, files)
+            self.made[instruction] = _worded(self.context, self.start, instruction, "instruction")
         return self.made[instruction]
 
     def evaluate(self, batch: list[Example], candidate: dict[str, str], capture_traces: bool = False) -> Any:
@@ -300,16 +303,32 @@ class _Search:
         """
         from gepa.strategies.instruction_proposal import InstructionProposalSignature as Proposal
 
+        template = TEMPLATE.replace("<beside>", _beside(self.start.spec))
         for most in (None, *SHORTER):
             shown = [{name: str(text)[:most] for name, text in one.items()} for one in records]
             told = {"current_instruction_doc": instruction, "dataset_with_feedback": shown}
-            prompt = str(Proposal.prompt_renderer({**told, "prompt_template": TEMPLATE}))
+            prompt = str(Proposal.prompt_renderer({**told, "prompt_template": template}))
             if self.model.fits(prompt, REPLY_TOKENS):
                 return prompt
         raise EngineError(
             f"{self.model.name} has no room for an instruction and {len(records)} answers to it; name a "
             "teacher with a longer context"
         )
+
+
+def _worded(context: Context, start: System, instruction: str, stem: str) -> System:
+    """A System under another instruction, in a folder named after that."""
+    spec: Spec = start.spec.model_copy(update={"instruction": instruction})
+    files = {name: Shared(start.folder / name) for name in spec.files}
+    return save(context.work / f"{stem}-{digest_of(instruction)[:12]}", spec, files)
+
+
+def _beside(spec: Spec) -> str:
+    """What stands in the prompt beside the instruction, in a line of its own; nothing without examples."""
+    shots = spec.shots
+    if shots.choice == "none":
+        return ""
+    return f"\nBeside it the model is shown {shots.k} worked examples, {EXAMPLES[shots.choice]}.\n"
 
 
 def feedback(context: Context, example: Example, answer: Answer, score: float) -> str:
@@ -341,12 +360,28 @@ def _wrong_fields(answer: Answer, example: Example) -> list[str]:
     ]
 
 
-def _rows(context: Context, start: System) -> tuple[list[Example], list[Example]]:
-    """Training rows to reflect on and others to rank by; none that is shown in the prompt, or too long."""
-    shown = {shot.input for shot in read_index(start.folder)[0]} if SHOTS_FILE in start.spec.files else set()
+def can_be_asked(context: Context, start: System) -> bool:
+    """Whether a search may begin with a System: one that looks rows up needs others than it's asked."""
+    if start.spec.shots.choice != "nearest":
+        return True
+    if sum(e.id not in context.too_long for e in context.train) // 2 < FEWEST_ROWS:
+        return False
+    learn, validate = rows_to_reflect_on(context, start)
+    return leaving_out(context, start, (*learn, *validate)) is not None
+
+
+def rows_to_reflect_on(context: Context, start: System) -> tuple[list[Example], list[Example]]:
+    """Training rows to reflect on and others to rank by; none that is shown in the prompt, or too long.
+
+    Where the prompt looks training rows up, half of them at most.
+    """
+    looks_up, shown = start.spec.shots.choice == "nearest", set[str]()
+    if SHOTS_FILE in start.spec.files and not looks_up:
+        shown = {shot.input for shot in read_index(start.folder)[0]}
     rows = [e for e in context.train if e.id not in context.too_long and question(e) not in shown]
     dice = random.Random(f"{context.seed}:reflect")
-    drawn = dice.sample(sorted(rows, key=lambda e: e.id), min(MOST_ROWS, len(rows)))
+    most = min(MOST_ROWS, len(rows) // 2 if looks_up else len(rows))
+    drawn = dice.sample(sorted(rows, key=lambda e: e.id), most)
     if len(drawn) < 2:
         raise EngineError(f"{len(drawn)} training rows are left to reflect on beside those of the prompt")
     ranked = max(1, min(VALIDATION_ROWS, int(VALIDATION_SHARE * len(drawn))))

@@ -24,7 +24,7 @@ from rung.rungs.below import best_prompting
 from rung.rungs.instructions import wordings
 from rung.rungs.optimise import Optimise, drawn_shots
 from rung.rungs.prompt import Prompt
-from rung.rungs.reflect import COMPONENT, _rows, _Search, feedback, reflected, reflector
+from rung.rungs.reflect import COMPONENT, _Search, feedback, reflected, reflector, rows_to_reflect_on
 from rung.rungs.variants import SURVIVORS, WIDER, Tried, _OnDev, choose, halved
 from rung.runs import digest_of, read_jsonl
 from rung.spec import Spec
@@ -400,7 +400,7 @@ def test_who_is_ranked_was_asked_every_row_that_candidates_are_ranked_by(context
     model = reflector(context)
     assert model is not None
     reflected(context, start, model, 150)
-    to_rank = {e.id for e in _rows(context, start)[1]}
+    to_rank = {e.id for e in rows_to_reflect_on(context, start)[1]}
     ranked = [ids for ids in asked.values() if ids & to_rank]
     assert len(ranked) > 1 and all(ids >= to_rank for ids in ranked)
 
