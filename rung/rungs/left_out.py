@@ -1,4 +1,4 @@
-"""A prompt that shows each question its nearest training rows, asked some of these: it looks at the others."""
+"""A prompt that shows each question its nearest training rows, asked some of these: it looks at others."""
 
 from collections.abc import Sequence
 
