@@ -27,9 +27,10 @@ from rung.models.hosted import hosted
 from rung.models.offered import Offered, offered_named
 from rung.records import Example, Finding, Json, OutputKind, Passage, Splits
 from rung.rungs.base import Reporter
+from rung.scoring.prices import listed_price
 from rung.task import Task, infer, load_task, settle_kind
 from rung.task.draws import named_draws
-from rung.task.model import DataFormat
+from rung.task.model import DataFormat, Prices
 from rung.task.tables import with_tables
 
 FEWEST_ROWS = 20
@@ -89,10 +90,10 @@ class Prepared:
     `broken` rows, of the file of training rows and then of the test's, are in none of the parts, nor are the
     `undesirable` ones of the file of training rows; None where no row of it has a judgement. `near` are
     the ids of rows that are nearly the same, by group; `near_test` are rows of that file, each with a row of
-    the given test that is nearly the same (None without one); `notes` are on what the task names and nothing
-    uses; `unlabelled` are inputs for a teacher, none of them like a row of the parts; `audited` are test rows
-    with a second person's outputs. `passages` are those of the documents. `added` is a
-    model that is climbed on beside the usual one, as nobody named any.
+    the given test that is nearly the same (None without one); `notes` are on what the task names;
+    `unlabelled` are inputs for a teacher, none of them like a row of the parts; `audited` are test rows with
+    a second person's outputs. `passages` are those of the documents. `added` is a model that is climbed on
+    beside the usual one, as nobody named any.
     """
 
     task: Task
@@ -185,7 +186,7 @@ def prepare(source: Path, options: RowOptions, reporter: Reporter | None = None)
         broken=(*train.broken, *(test.broken if test else ())),
         near=near,
         near_test=held and held.near,
-        notes=(*_unused(task), *_base_model(task), *documents, *judge_notes(task)),
+        notes=(*_rivals(task), *_base_model(task), *documents, *judge_notes(task)),
         undesirable=train.undesirable,
         unlabelled=unlabelled,
         passages=passages,
@@ -346,11 +347,21 @@ def _base_model(task: Task) -> list[Finding]:
     return [Finding(check="models", severity="info", message=message)]
 
 
-def _unused(task: Task) -> list[Finding]:
-    """What the task file names and no rung of this version uses: better said than passed over."""
-    unused = []
-    rivals = [name for name in task.models if hosted(name) is not None]
-    if len(rivals) > 1:
-        listed = ", ".join(map(repr, rivals[1:]))
-        unused.append(f"models: one hosted model is compared with; {listed} left out")
-    return [Finding(check="unused", severity="warn", message=message) for message in unused]
+def _rivals(task: Task) -> list[Finding]:
+    """What several hosted models ask for, and where one price is that of more than one of them."""
+    rivals = [model for name in task.models if (model := hosted(name)) is not None]
+    if len(rivals) < 2:
+        return []
+    message = (
+        f"models: {len(rivals)} hosted models are compared with, {', '.join(m.given for m in rivals)}: each "
+        "is paid for on the dev rows, and is one more comparison that the verdict is corrected for"
+    )
+    found = [Finding(check="models", severity="info", message=message)]
+    unlisted = [model.given for model in rivals if listed_price(model.model, model.url) is None]
+    if isinstance(task.prices, Prices) and len(unlisted) > 1:
+        message = (
+            f"prices: one price is that of {' and '.join(unlisted)}, which no list knows; where they differ "
+            "give each its own, by name: prices: {NAME: {input_usd_per_m: …, output_usd_per_m: …}}"
+        )
+        found.append(Finding(check="models", severity="warn", message=message))
+    return found

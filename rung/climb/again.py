@@ -8,6 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from rung.checks.rows import Prepared, prepare
 from rung.climb.options import Options
+from rung.climb.rivals import RIVALS
 from rung.climb.stored import CLIMB_FILE, load_climb, run_above
 from rung.data.sources import Source, read_source
 from rung.errors import DataError, RunError
@@ -140,4 +141,5 @@ def _climbed_on(run: Path) -> tuple[str, ...]:
     """
     file = run / RUN_FILE
     config = read_json(file) if file.is_file() else {}
-    return tuple(config.get("task", {}).get("models", ()))
+    # The first hosted model is before the others, as where they were named.
+    return (*config.get("task", {}).get("models", ()), *config.get(RIVALS, {}).get("models", ()))

@@ -21,9 +21,10 @@ ASKED_AHEAD = ("sft", "distill", "api")
 
 
 def task_of(task: Task, step: Step) -> Task:
-    """The task as if the step's model were the only one to climb on, beside hosted ones."""
-    others = (name for name in task.models if hosted(name) is not None)
-    return task.model_copy(update={"models": (step.base.given, *others)})
+    """The task as if the step's model were the only one to climb on, beside hosted ones or its own rival."""
+    others = [name for name in task.models if hosted(name) is not None]
+    rivals = others if step.rival is None else [step.rival]
+    return task.model_copy(update={"models": (step.base.given, *rivals)})
 
 
 def systems_below(

@@ -15,6 +15,7 @@ from rung.checks.examine import rung_context
 from rung.climb import budget, ordering, sealed
 from rung.climb.again import keep_source
 from rung.climb.below import best_before, candidate_below, is_out, looked_up, no_gain, systems_below, task_of
+from rung.climb.beside import taken_up
 from rung.climb.billed import Asked, against_cheaper
 from rung.climb.calibrating import Answered, calibrate
 from rung.climb.clock import Clock
@@ -33,7 +34,7 @@ from rung.climb.machine import Watch, describe_machine, elsewhere, machine_and_e
 from rung.climb.opening import open_folder
 from rung.climb.options import Options, chosen_rungs, config_of, digests_beside
 from rung.climb.reading import Reading, read
-from rung.climb.rebudget import name_of, under_budget
+from rung.climb.rebudget import name_of
 from rung.climb.rebuilding import came_to, forget_failed, forget_moved, or_anew, why_not
 from rung.climb.steps import Base, Step, bases, bring_embedder, steps_of
 from rung.climb.stored import (
@@ -85,7 +86,7 @@ def climb(source: Path, options: Options, reporter: Reporter) -> tuple[Climb, Pa
     before = open_folder(run, config, prepared, reporter)
     with held(run):
         if before is not None:
-            options = under_budget(run, before, config, options, reporter)
+            options = taken_up(run, before, config, options, prepared.task, reporter)
         keep_source(run, source, prepared, options)
         if before is not None and is_complete(run, options, prepared.task):
             reporter.say(f"{run} is complete: nothing was run again")
@@ -99,7 +100,7 @@ def climb(source: Path, options: Options, reporter: Reporter) -> tuple[Climb, Pa
         by_digest = {base.model.digest: base.model for base in models}
         with Pool(models=by_digest, till=till, say=reporter.say) as pool:
             climbing = _Climbing(reading, models, options, run, pool, reporter)
-            done = with_judge(climbing.run(steps_of(chosen, models)), climbing.bench, prepared)
+            done = with_judge(climbing.run(climbing.steps), climbing.bench, prepared)
         dump(run / CLIMB_FILE, Climb, done)
     return done, run
 
@@ -126,7 +127,7 @@ class _Climbing:
             self.checked = examine(prepared, reading.found, options.accept, contexts[0])
         self.too_long = {context.model.digest: context.too_long for context in contexts}
         self.reading_peak_mb = max(reading.peak_mb, watch.peak_mb)
-        self.count = len(steps_of(chosen_rungs(options), models))
+        self.steps = steps_of(chosen_rungs(options), models, prepared.task)
         self.systems: dict[str, System] = {}
         self.test_peak_mb = 0.0
         self.clock = Clock(run, options.budget_s, begun)
@@ -315,10 +316,10 @@ class _Climbing:
         """The best rung so far. None where there is none, or dev has too few rows for a verdict."""
         dev = self.rows("dev")
         found = best_before(before, self.prepared.task, dev)
-        if found is None or self.count < 2:
+        if found is None or len(self.steps) < 2:
             return None
         best, needed = found
-        level = ALPHA / (self.count * (self.count - 1) / 2)
+        level = ALPHA / (len(self.steps) * (len(self.steps) - 1) / 2)
         return rival(best.rung, best.measurement, dev, needed=needed, level=level)
 
     def foretold(

@@ -19,6 +19,7 @@ from rung.records import Climb, Decision, RungResult
 from rung.rungs.base import Reporter
 from rung.rungs.sft import FOUR_BIT_PACKAGE
 from rung.rungs.teacher import is_system
+from rung.runs import RUN_FILE, digest_of, read_json
 from rung.scoring.notation import score_text
 from rung.system import copy
 from rung.task import Task
@@ -31,7 +32,8 @@ def is_complete(run: Path, options: Options, task: Task) -> bool:
     """Whether the climb is finished, and holds the test scores and the curves that are asked for.
 
     One in which a rung ended at the cap of what may be paid isn't where more may be paid now, nor one whose
-    judge people have said something new of, nor one of which a rung is to be tried again.
+    judge people have said something new of, nor one of which a rung is to be tried again, or that was climbed
+    beside other hosted models.
     """
     if not (run / CLIMB_FILE).exists():
         return False
@@ -41,7 +43,13 @@ def is_complete(run: Path, options: Options, task: Task) -> bool:
     known = "" if found.judged is None else found.judged.checked
     same = task.judge is None or checked_digest(task.judge.checked) == known
     done = tested and not short and same and not _to_try(found, task)
-    return done and (not options.curve or drawn_all(found))
+    return done and (not options.curve or drawn_all(found)) and _of_these_settings(run, found)
+
+
+def _of_these_settings(run: Path, found: Climb) -> bool:
+    """Whether a finished climb is of the settings that its run has now: others may be beside its rivals."""
+    file, of = run / RUN_FILE, dict(found.digests).get("run")
+    return of is None or not file.is_file() or digest_of(read_json(file)) == of
 
 
 def winner_again(run: Path, found: Climb, reporter: Reporter) -> None:

@@ -7,6 +7,7 @@ from typing import Final
 
 from rung.checks.rows import Prepared
 from rung.climb.rebudget import BUDGET
+from rung.climb.rivals import RIVALS, with_rivals
 from rung.errors import RunError
 from rung.rungs.base import Reporter
 from rung.runs import RUN_FILE, differences, open_run, read_json
@@ -20,15 +21,17 @@ MOST_TOLD: Final = 3
 
 
 def open_folder(run: Path, config: Mapping, prepared: Prepared, reporter: Reporter) -> dict | None:
-    """`open_run` under any budget.
+    """`open_run` under any budget, and beside whichever hosted models but the first.
 
     A run that was begun with the same settings isn't passed over in silence where the program has other ones
     of itself since: a base model beside the usual one, the teacher's weights, or other weights by the same
     name. Else the one on the same rows and weights that differs in the fewest settings is told of: nothing
     that was built there is known here. Raises RunError as `open_run` does.
     """
+    kept = _kept(run / RUN_FILE) if (run / RUN_FILE).exists() else None
+    wanted = config if kept is None else with_rivals(config, kept.get(RIVALS))
     try:
-        before = open_run(run, config, free=(BUDGET,))
+        before = open_run(run, wanted, free=(BUDGET,))
     except RunError as error:
         if why := _apart(run / RUN_FILE, config, prepared):
             raise RunError(f"{error}. It was {why}") from None

@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 from rung import __version__
 from rung.checks.rows import Prepared
+from rung.climb.rivals import settings
 from rung.errors import ModelError, TaskError
 from rung.models.hosted import hosted
 from rung.models.resolve import Model, resolve
@@ -103,7 +104,8 @@ def config_of(
     """What decides the outcome of a climb; a run folder is taken up again only under the same.
 
     `beside` are the digests of a teacher and a judge on this machine. What may be paid isn't part of it: a
-    climb that ended at the cap goes on under a higher one.
+    climb that ended at the cap goes on under a higher one. Hosted models but the first stand apart: a run
+    goes on beside others.
     """
     digests = [model.digest for model in models]
     usual = {"tuning": True} if prepared.task.tuning == Tuning() else {}
@@ -125,8 +127,9 @@ def config_of(
         sometimes["schema_order"] = digest_of(json.dumps(schema))
     if prepared.task.data.database is not None and prepared.task.metric == "execution":
         sometimes["database"] = file_digest(prepared.task.data.database)
+    task, rivals = settings(prepared.task)
     return {
-        "task": prepared.task.model_dump(
+        "task": task.model_dump(
             mode="json",
             by_alias=True,
             exclude={"data": True, "judge": True, "limits": {"api_usd"}, **usual},
@@ -138,4 +141,4 @@ def config_of(
         "budget_s": options.budget_s,
         "rung": __version__,
         "python": platform.python_version_tuple()[:2],
-    } | sometimes
+    } | {**sometimes, **rivals}

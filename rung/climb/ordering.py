@@ -1,7 +1,8 @@
 """Where a hosted model stands in the order of cost: by what it costs a month at the task's volume.
 
 The rungs of this machine keep the ladder's order. A hosted one comes after the last of them that costs no
-more a month, building included as a twelfth of it: at a small volume that may be before a tune.
+more a month, building included as a twelfth of it: at a small volume that may be before a tune. Of several
+hosted ones the cheaper comes first.
 """
 
 from collections.abc import Sequence
@@ -52,7 +53,9 @@ def before(
 def in_cost_order(results: Sequence[RungResult], task: Task) -> list[RungResult]:
     """The results in the order in which the decision walks up: the cheapest first."""
     found = sorted((r for r in results if r.price is None), key=lambda r: r.order)
-    for one in sorted((r for r in results if r.price is not None), key=lambda r: r.order):
+    # Each is put before the hosted ones that stand at its place already: they cost more.
+    hosted = [r for r in results if r.price is not None]
+    for one in sorted(hosted, key=lambda r: (month_usd(r, results, task), r.order), reverse=True):
         cheaper = before(found, one.usd_per_1000, task, one.upon)
         last = max((found.index(r) for r in cheaper), default=-1) if one.dev else len(found) - 1
         found.insert(last + 1, one)

@@ -17,6 +17,7 @@ from rung.climb.clock import begin_anew
 from rung.climb.curve import POINT_FILE, point_name
 from rung.climb.options import Options
 from rung.climb.rebuilding import forget, in_training, wants_time
+from rung.climb.rivals import RIVALS
 from rung.climb.stored import (
     CLIMB_FILE,
     CLOCK_FILE,
@@ -39,8 +40,11 @@ REPORT_FILE = "report.html"
 
 
 def name_of(config: Mapping) -> str:
-    """What tells a run's folder from those of other settings: the same one under every budget."""
-    return digest_of({key: value for key, value in config.items() if key != BUDGET})[:8]
+    """What tells a run's folder from those of other settings: the same one under every budget.
+
+    And beside whichever other hosted models than the first.
+    """
+    return digest_of({key: value for key, value in config.items() if key not in (BUDGET, RIVALS)})[:8]
 
 
 def under_budget(

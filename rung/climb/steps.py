@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 
 from rung.climb.names import candidate_name
 from rung.climb.options import base_model, brought
+from rung.climb.rivals import named_rivals
 from rung.errors import ModelError, TaskError, WeightsError
 from rung.models.catalog import entry_named
 from rung.models.chat import THOUGHT_CLOSED, opens_thought
@@ -14,6 +15,7 @@ from rung.models.embed import Embedder
 from rung.models.hosted import hosted
 from rung.models.offered import offered_named
 from rung.models.resolve import Model, first_seen, limited
+from rung.rungs.api import Api
 from rung.rungs.base import ModelFree, Reporter, Rung, slug
 from rung.task import Task
 
@@ -31,13 +33,15 @@ class Base:
 class Step:
     """A rung on a base model; the candidate that it makes has its `name`. `order` is its place, from 0.
 
-    A rung that asks no language model has `base` for form's sake.
+    A rung that asks no language model has `base` for form's sake. `rival` is the hosted model that one asks,
+    as the task file or the command line names it.
     """
 
     name: str
     order: int
     rung: Rung
     base: Base
+    rival: str | None = None
 
     @property
     def model(self) -> str | None:
@@ -129,14 +133,25 @@ def licence_line(base: Base) -> str:
     return f"{size}, licence {base.model.licence}{note}{seen}"
 
 
-def steps_of(rungs: Sequence[tuple[int, Rung]], models: Sequence[Base]) -> tuple[Step, ...]:
-    """Rung after rung as the ladder has them, each on the smallest model first.
+def steps_of(
+    rungs: Sequence[tuple[int, Rung]], models: Sequence[Base], task: Task | None = None
+) -> tuple[Step, ...]:
+    """Rung after rung as the ladder has them, each on the smallest model first; `api` once for each rival.
 
-    With one model a step is called as its rung and its order is the rung's place on the ladder.
+    With one model a step is called as its rung and its order is the rung's place on the ladder. Raises
+    RungError where the task names half a hosted model, or one twice.
     """
     several = len(models) > 1
+    rivals = {} if task is None else named_rivals(task)
     made = []
     for place, rung in rungs:
+        if rung.name == Api.name and rivals:
+            # It's the ladder's last rung: the places after it are free.
+            made += [
+                Step(name=name, order=place * len(models) + at, rung=rung, base=models[0], rival=model.given)
+                for at, (name, model) in enumerate(rivals.items())
+            ]
+            continue
         free = isinstance(rung, ModelFree)
         for size, base in enumerate(models[:1] if free else models):
             name = candidate_name(rung.name, base.label if several and not free else None)

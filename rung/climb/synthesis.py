@@ -123,5 +123,5 @@ def _till(model: Hosted, task: Task, options: SynthOptions) -> Till:
     paid = options.out.with_name(options.out.name + ".paid.jsonl")
     # As a climb prices it: the task's own price is that of a model which no list knows. A System that teaches
     # is asked nothing here, and may be gone.
-    known = prices(task, (*named_models(task), model))
+    known = prices(task.model_copy(update={"teacher": model.given}), (*named_models(task), model))
     return Till(paid, cap, known, named=frozenset([origin_of(model.url)]))

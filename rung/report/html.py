@@ -13,7 +13,7 @@ from rung.report import notation, summary
 from rung.report.charts import charted_split, floor_drawn, quality_cost_svg
 from rung.report.curves import curve_svg
 from rung.report.plain import in_plain_words
-from rung.report.volume import charted, volume_cells, volume_svg, volumes
+from rung.report.volume import charted, hosted_names, volume_cells, volume_svg, volumes
 from rung.runs import write_text
 from rung.scoring.notation import duration_text, gain_text, interval_text, percent_text, score_text
 from rung.web import COLOURS
@@ -66,6 +66,8 @@ def _view(climb: Climb, run: Path) -> dict[str, Any]:
         "tests_on_dev": summary.tests_on_dev(climb),
         "break_even": summary.break_even(climb),
         "volumes": (local := volumes(climb)),
+        "volume_hosted": hosted_names(local),
+        "volume_local": len({one.rung for one in local}),
         "volume_charted": charted(climb, local).rung if local else "",
         "volume_chart": Markup(volume_svg(climb, VOLUME_PX)),
         "findings": by_gravity(climb.findings),

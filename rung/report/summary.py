@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from rung.climb import ordering
+from rung.climb.names import model_of
 from rung.climb.sentence import to_label
 from rung.records import (
     Calibration,
@@ -78,12 +79,12 @@ def rows(climb: Climb) -> list[Row]:
     ordered = sorted(climb.results, key=lambda result: result.order)
     if not on_models(climb):
         return [_row(climb, result) for result in ordered]
-    return [replace(_row(climb, result), model=result.model or "") for result in ordered]
+    return [replace(_row(climb, one), model=one.model or model_of(one.rung)) for one in ordered]
 
 
 def on_models(climb: Climb) -> bool:
-    """Whether several models were climbed on."""
-    return len(climb.models) > 1
+    """Whether candidates are told apart by their models: several were climbed on, or compared with."""
+    return len(climb.models) > 1 or any(model_of(one.rung) for one in climb.results)
 
 
 def measured(climb: Climb) -> list[tuple[RungResult, Measurement]]:

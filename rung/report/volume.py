@@ -1,4 +1,4 @@
-"""Local Systems against a hosted model: from how many requests a month on each of them costs less."""
+"""Local Systems against hosted models: from how many requests a month on each of them costs less."""
 
 import math
 import re
@@ -29,7 +29,7 @@ CENT = 0.01
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Volume:
-    """A local System against the hosted one, per month. None: it never costs less.
+    """A local System against a hosted one, per month. None: it never costs less.
 
     `busy` counts the hours in which the machine answers, `rented` machines that are on all month.
     """
@@ -45,31 +45,45 @@ class Volume:
     rented: float | None
 
 
-def hosted_result(climb: Climb) -> RungResult | None:
-    """The hosted rung, where it was measured."""
-    return next((r for r, _ in measured(climb) if r.price is not None), None)
+def hosted_results(climb: Climb) -> list[RungResult]:
+    """The hosted candidates that were measured, in the task's order."""
+    return [r for r, _ in measured(climb) if r.price is not None]
 
 
 def volumes(climb: Climb) -> list[Volume]:
-    """Each measured local System against the hosted one, in the ladder's order; none without that."""
-    hosted = hosted_result(climb)
-    if hosted is None:
-        return []
-    return [_volume(climb, result, hosted) for result, _ in measured(climb) if result.price is None]
+    """Each measured local System against each hosted one, in the ladder's order; none without these."""
+    return [
+        _volume(climb, result, hosted)
+        for hosted in hosted_results(climb)
+        for result, _ in measured(climb)
+        if result.price is None
+    ]
 
 
-def volume_lines(climb: Climb) -> list[str]:
-    """The same in words, for the terminal."""
+def hosted_names(local: Sequence[Volume]) -> list[str]:
+    """The hosted models that local Systems are set against."""
+    return list(dict.fromkeys(one.hosted for one in local))
+
+
+def volume_lines(local: Sequence[Volume]) -> list[str]:
+    """The same in words."""
     return [
         f"{one.rung} costs less than {one.hosted} {_from(one.busy)} by the hours in which it answers, "
         f"{_from(one.rented)} on a machine that is on all month"
-        for one in volumes(climb)
+        for one in local
     ]
 
 
 def hosted_notes(climb: Climb) -> list[tuple[str, str]]:
-    """(term, text) of what hosted models cost: against each local System, and in this climb."""
-    told = [("" if number else "Against hosted", line) for number, line in enumerate(volume_lines(climb))]
+    """(term, text) of what hosted models cost: against each local System, and in this climb.
+
+    Of several hosted models against one System each: the page has them all.
+    """
+    local = volumes(climb)
+    if len(hosted_names(local)) > 1:
+        shown = charted(climb, local).rung
+        local = [one for one in local if one.rung == shown]
+    told = [("" if number else "Against hosted", line) for number, line in enumerate(volume_lines(local))]
     if climb.paid_usd:
         paid, cap = usd_text(climb.paid_usd), usd_text(climb.paid_cap_usd)
         told.append(("Paid", f"{paid} to hosted models, of {cap} at most"))
@@ -83,10 +97,9 @@ def volume_cells(one: Volume) -> tuple[str, str]:
 
 def volume_svg(climb: Climb, width: int) -> str:
     """Dollars a month by requests a month as SVG text, its plot `width` pixels wide; empty without both."""
-    hosted, local = hosted_result(climb), volumes(climb)
-    if hosted is None or not local or hosted.usd_per_1000 <= 0:
+    hosted, local = [one for one in hosted_results(climb) if one.usd_per_1000 > 0], volumes(climb)
+    if not hosted or not local:
         return ""
-    prompt_usd = build_usd(climb, hosted)
     import altair as alt
     import vl_convert
 
@@ -95,10 +108,12 @@ def volume_svg(climb: Climb, width: int) -> str:
     steps = [low * (high / low) ** (at / STEPS) for at in range(STEPS + 1)]
     rented = [rented_usd(v, shown.seconds_per_answer, climb.usd_per_hour, shown.build_usd) for v in steps]
     busy = {one.rung: [monthly_usd(v, one.usd_per_1000, one.build_usd) for v in steps] for one in local}
-    theirs = [monthly_usd(v, hosted.usd_per_1000, prompt_usd) for v in steps]
+    theirs = {
+        one.rung: [monthly_usd(v, one.usd_per_1000, build_usd(climb, one)) for v in steps] for one in hosted
+    }
     lines = (
         *((line, MUTED, [1, 0], THIN) for rung, line in busy.items() if rung != shown.rung),
-        (theirs, ACCENT, [1, 0], THICK),
+        *((line, ACCENT, [1, 0], THICK) for line in theirs.values()),
         (busy[shown.rung], INK, [1, 0], THICK),
         (rented, MUTED, [5, 4], THICK),
     )
@@ -123,7 +138,7 @@ def volume_svg(climb: Climb, width: int) -> str:
         rows = [{"requests": v, "usd": usd} for v, usd in zip(steps, line, strict=True) if usd > 0]
         base = alt.Chart(alt.Data(values=rows)).encode(x=x, y=y)
         layers.append(base.mark_line(strokeWidth=stroke, color=colour, strokeDash=dash))
-    names = {hosted.rung: theirs[-1], **{rung: line[-1] for rung, line in busy.items()}}
+    names = {rung: line[-1] for rung, line in (*theirs.items(), *busy.items())}
     told = [
         {"requests": high, "usd": usd, "name": name}
         for name, usd in _apart({name: usd for name, usd in names.items() if usd > 0}, ends)
@@ -138,7 +153,7 @@ def volume_svg(climb: Climb, width: int) -> str:
     drawn = vl_convert.vegalite_to_svg(framed(alt.layer(*layers), width, HEIGHT_PX).to_dict())
     for stand_in, css in ON_PAGE.items():
         drawn = drawn.replace(f'"{stand_in}"', f'"{css}"')
-    return _described(drawn, volume_lines(climb))
+    return _described(drawn, volume_lines(local))
 
 
 def _apart(names: Mapping[str, float], ends: Sequence[float]) -> list[tuple[str, float]]:

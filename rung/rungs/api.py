@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rung.engines.key_hosts import need_known_host
-from rung.errors import EngineError
+from rung.errors import EngineError, TaskError
 from rung.hosted import complete, hosted_engine_spec, hosted_ref, need_same_model
 from rung.models.hosted import Hosted, hosted
 from rung.records import TokenPrice, Trial
@@ -24,6 +24,7 @@ from rung.search import index_names
 from rung.spec import AnswerSpec, ModelRef, RetrievalSpec, ShotSpec, Spec, Written
 from rung.system import Sources, System, save
 from rung.task import Task
+from rung.task.model import Prices
 from rung.wording import messages
 
 SAMPLE_ROWS = 20
@@ -189,23 +190,53 @@ def _rows_to_buy(context: Context, model: Hosted, given: Prompting) -> int:
 
 
 def rival_of(task: Task) -> Hosted | None:
-    """The hosted model that the task names beside its base model. Raises ModelError for half a name."""
+    """The first hosted model that the task names beside its base model. Raises ModelError for half a name.
+
+    A rung is given a task that names one alone.
+    """
     return next((found for name in task.models if (found := hosted(name))), None)
+
+
+def rivals_of(task: Task) -> tuple[Hosted, ...]:
+    """All of them. Raises ModelError for half a name, TaskError for one model twice."""
+    found: dict[tuple[str, str], Hosted] = {}
+    for model in filter(None, map(hosted, task.models)):
+        if (other := found.get((model.url, model.model))) is not None:
+            raise TaskError(
+                f"models: {other.given!r} and {model.given!r} are the same hosted model; name one"
+            )
+        found[model.url, model.model] = model
+    return tuple(found.values())
 
 
 def prices(task: Task, models: Sequence[Hosted]) -> dict[tuple[str, str], TokenPrice]:
     """The known price of each hosted model by (URL, model): the task's own, else a listed one.
 
-    Where the task names several, its own price is that of those that no list knows.
+    Where the task names several, a price that it gives for no model by name is that of those that no list
+    knows.
     """
-    given = task.prices and task.prices.per_token
+    given = task.prices.per_token if isinstance(task.prices, Prices) else None
     several = len({(m.url, m.model) for m in models}) > 1
-    found: dict[tuple[str, str], TokenPrice | None] = {}
+    found: dict[tuple[str, str], TokenPrice] = {}
     for m in models:
-        listed = listed_price(m.model, m.url)
+        own, listed = own_price(task, m), listed_price(m.model, m.url)
         # One price can't be that of two models: of several it's for those that no list knows.
-        found[m.url, m.model] = (listed or given) if several else (given or listed)
-    return {place: price for place, price in found.items() if price is not None}
+        usual = (listed or given) if several else (given or listed)
+        price = (own and own.per_token) or found.get((m.url, m.model)) or usual
+        if price is not None:
+            found[m.url, m.model] = price
+    return found
+
+
+def own_price(task: Task, model: Hosted) -> Prices | None:
+    """The price that the task gives a model by its name, or by that of a System which teaches with it."""
+    if not isinstance(task.prices, dict):
+        return None
+    if (found := task.prices.get(model.given)) is not None or task.teacher is None:
+        return found
+    named = (*task.models, task.judge and task.judge.model)
+    teaches = model.given not in named and hosted(task.teacher) is None
+    return task.prices.get(task.teacher) if teaches else None
 
 
 def price_of(context: Context, model: Hosted) -> TokenPrice:
@@ -221,10 +252,10 @@ def cannot_pay(context: Context, model: Hosted, to_pay_usd: Callable[[], float])
         return f"{model.given} can't be asked: {model.key_variable} isn't set in the environment"
     till = context.pool.till
     if till is None or (model.url, model.model) not in till.prices:
-        return (
-            f"the price of {model.given} isn't known; give it in task.yaml as prices: {{input_usd_per_m: …, "
-            "output_usd_per_m: …, cached_input_usd_per_m: …}"
-        )
+        price = "{input_usd_per_m: …, output_usd_per_m: …, cached_input_usd_per_m: …}"
+        if isinstance(context.task.prices, dict):
+            price = f'{{"{model.given}": {price}}}'
+        return f"the price of {model.given} isn't known; give it in task.yaml as prices: {price}"
     try:
         need_known_host(model, till.named)
     except EngineError as error:

@@ -9,7 +9,17 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from rung.errors import TaskError
-from rung.task.model import DataFiles, JudgeSpec, Limits, Output, Prices, Task, Tuning
+from rung.task.model import (
+    ONE_PRICE,
+    PRICES_BY_NAME,
+    DataFiles,
+    JudgeSpec,
+    Limits,
+    Output,
+    Prices,
+    Task,
+    Tuning,
+)
 from rung.task.outputs import read_json, shown
 from rung.task.schemas import check_schema
 from rung.task.text import BOM, utf8
@@ -217,11 +227,12 @@ def _load_schema(given: object, file: Path) -> object:
 
 def _fault(file: Path, fault: Any) -> str:
     """One pydantic fault as a line: where, what, the value, the way out."""
-    place, key = tuple(fault["loc"][:-1]), ".".join(str(part) for part in fault["loc"])
+    loc = _as_written(fault["loc"])
+    place, key = loc[:-1], ".".join(str(part) for part in loc)
     if fault["type"] == "extra_forbidden":
-        return f"{file}: unknown key {key!r}; {_nearest_key(place, str(fault['loc'][-1]))}"
+        return f"{file}: unknown key {key!r}; {_nearest_key(place, str(loc[-1]))}"
     if fault["type"] == "missing":
-        return f"{file}: key {key!r} is missing; write '{WANTED.get(place, WANTED[()])}'"
+        return f"{file}: key {key!r} is missing; write '{WANTED.get(_kind(place), WANTED[()])}'"
     if fault["type"] == "value_error":
         return f"{file}: {key}: {fault['ctx']['error']}"
     message = str(fault["msg"]).removeprefix("Input ")
@@ -230,12 +241,22 @@ def _fault(file: Path, fault: Any) -> str:
     if fault["type"] == "string_pattern_mismatch":
         message = "use letters, digits, '_', '.' and '-' only, 80 at most"
     if fault["type"] in ("model_type", "dict_type"):
-        message = f"needs keys and values: {', '.join(_keys(tuple(fault['loc'])))}"
+        message = f"needs keys and values: {', '.join(_keys(loc))}"
     return f"{file}: {key}: {message}, not {shown(fault['input'])}"
 
 
+def _as_written(loc: tuple[str | int, ...]) -> tuple[str | int, ...]:
+    """Where a fault is in the file: without the form in which `prices` were read."""
+    return (loc[0], *loc[2:]) if loc[1:2] in ((ONE_PRICE,), (PRICES_BY_NAME,)) else loc
+
+
+def _kind(place: tuple[str | int, ...]) -> tuple[str, ...]:
+    """A place whose keys are known: a model's price has those of one price."""
+    return ("prices",) if place[:1] == ("prices",) else tuple(str(part) for part in place)
+
+
 def _keys(place: tuple[str | int, ...]) -> list[str]:
-    model = MODELS.get(tuple(str(part) for part in place), Task)
+    model = MODELS.get(_kind(place), Task)
     return [field.alias or name for name, field in model.model_fields.items()]
 
 

@@ -10,8 +10,10 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     PrivateAttr,
+    Tag,
     ValidationInfo,
     ValidatorFunctionWrapHandler,
     WithJsonSchema,
@@ -99,6 +101,30 @@ def _with_its_metric(judge: "JudgeSpec | None", info: ValidationInfo) -> "JudgeS
             "its row's output says, and compares none by a rubric; leave model alone, or write metric: judge"
         )
     return judge
+
+
+def _price_form(value: object) -> str:
+    """Whether this is one price, or those of several models by name; what is neither is told as one price."""
+    if not isinstance(value, dict) or value.keys() & Prices.model_fields.keys():
+        return ONE_PRICE
+    by_name = any(isinstance(one, (dict, Prices)) or ":" in str(name) for name, one in value.items())
+    return PRICES_BY_NAME if by_name else ONE_PRICE
+
+
+def _of_models_named(
+    prices: "Prices | dict[str, Prices] | None", info: ValidationInfo
+) -> "Prices | dict[str, Prices] | None":
+    if not isinstance(prices, dict) or not {"models", "teacher", "judge"} <= info.data.keys():
+        return prices
+    judge, teacher = info.data["judge"], info.data["teacher"]
+    names = dict.fromkeys([*info.data["models"], teacher, judge and judge.model])
+    # Without a colon it's a model of this machine; a teacher may be a System that a hosted one answers for.
+    priced = [name for name in names if name is not None and (":" in name or name == teacher)]
+    for name in prices:
+        if name not in priced:
+            those = f"name one of {', '.join(priced)}" if priced else "the task names none"
+            raise ValueError(f"{shown(name)} is no hosted model of models, teacher or judge; {those}")
+    return prices
 
 
 FilePath = Annotated[Path, AfterValidator(_from_folder)]
@@ -208,6 +234,8 @@ class Limits(_Frozen):
     )
 
 
+ONE_PRICE, PRICES_BY_NAME = "one price", "prices by name"
+"""The forms in which `prices` may be given."""
 CACHE_WRITING = 1.25
 """Of the price of other input."""
 
@@ -236,6 +264,11 @@ class Prices(_Frozen):
             cache_write_usd_per_m=CACHE_WRITING * self.input_usd_per_m,
         )
 
+
+PricesGiven = Annotated[
+    Annotated[Prices, Tag(ONE_PRICE)] | Annotated[dict[ModelName, Prices], Tag(PRICES_BY_NAME)],
+    Discriminator(_price_form),
+]
 
 TuningMethod = Literal["lora", "rslora", "dora", "qlora", "prefix", "full"]
 
@@ -299,7 +332,7 @@ class Task(_Frozen):
         default=("smollm2-135m",),
         min_length=1,
         description="The models to climb on, one or more: catalog names, hub ids, folders or .gguf files, "
-        "and a hosted one to compare them with: openai:NAME, anthropic:NAME or openai:NAME@URL. Left out, "
+        "and hosted ones to compare them with: openai:NAME, anthropic:NAME or openai:NAME@URL. Left out, "
         "metric style has a base model beside the usual one.",
     )
     teacher: ModelName | None = Field(
@@ -307,8 +340,10 @@ class Task(_Frozen):
         description="A bigger model, whose answers may be learned from and that writes better instructions: "
         "one named as in models, or a System, which answers alone.",
     )
-    prices: Prices | None = Field(
-        default=None, description="What the hosted models' tokens cost, where no price list knows them."
+    prices: Annotated[PricesGiven | None, AfterValidator(_of_models_named)] = Field(
+        default=None,
+        description="What the hosted models' tokens cost, where no price list knows them; of several {NAME: "
+        "{input_usd_per_m: …, output_usd_per_m: …}}, each NAME as in models, teacher or judge.",
     )
     context_tokens: int | None = Field(
         default=None,

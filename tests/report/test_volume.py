@@ -25,6 +25,22 @@ def test_every_local_rung_is_set_against_the_hosted_one():
     assert one.there_usd == pytest.approx(climb.answers_per_month / 1000)
 
 
+def test_of_several_hosted_models_each_has_its_line_and_its_own_break_evens(tmp_path):
+    climb = hosted_climb()
+    api = climb.results[-1]
+    both = (replace(api, rung="api@dear"), replace(api, rung="api@cheap", order=8, usd_per_1000=0.1))
+    climb = replace(climb, results=(*climb.results[:-1], *both))
+    found = {(one.rung, one.hosted): one for one in volumes(climb)}
+    assert len(found) == 8 and found["sft", "api@dear"].busy < found["sft", "api@cheap"].busy
+    svg, page = volume_svg(climb, 560), report_html(climb, tmp_path)
+    assert "sft costs less than api@dear from" in svg and "sft costs less than api@cheap from" in svg
+    assert "Green: api@dear, api@cheap. Dark: sft by" in page and "Thin: the other local" in page
+    lines = [text for _, text in hosted_notes(climb) if "costs less than" in text]
+    assert [line.partition(" from")[0] for line in lines] == [
+        f"sft costs less than {name}" for name in ("api@dear", "api@cheap")
+    ], "the terminal has the one that ships alone"
+
+
 def test_what_a_teacher_was_paid_is_part_of_building():
     climb = hosted_climb()
     sft = next(r for r in climb.results if r.rung == "sft")

@@ -177,6 +177,31 @@ def test_the_same_model_teaches_as_a_system_of_this_machine_with_its_probabiliti
     assert made.spent_usd == 0 and mentor.usd == before_usd, "the server isn't asked"
 
 
+def test_two_that_are_served_here_are_rivals_of_one_climb_and_the_one_that_knows_more_wins(
+    mentor, untuned, student, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("RUNG_API_KEY", KEY)
+    monkeypatch.setenv("RUNG_HOME", str(tmp_path / "home"))
+    with Server(f"plain={untuned.folder}", home=tmp_path) as server:
+        plain = f"openai:plain@{server.address}/v1"
+        cheap = PRICES.model_copy(update={"input_usd_per_m": 0.01, "output_usd_per_m": 0.04})
+        prices = {mentor.name: PRICES.model_dump(), plain: cheap.model_dump()}
+        task_of(tmp_path, label_rows(270, 6), models=[str(student), mentor.name, plain], prices=prices)
+        before_usd = mentor.usd
+        result, _ = climb(tmp_path, Options(out=tmp_path / "run", rungs=("api",), budget_s=300), Log())
+    knows, guesses = result.results
+    assert knows.rung.startswith("api@mentor@") and guesses.rung.startswith("api@plain@")
+    assert knows.dev is not None and guesses.dev is not None
+    assert knows.dev.score > 0.75 and guesses.dev.score < 0.5
+    assert 0 < guesses.usd_per_1000 < knows.usd_per_1000 / 10
+    assert result.decision.chosen == result.decision.best == knows.rung
+    won = {(c.cheaper, c.dearer) for c in result.decision.comparisons if c.wins}
+    assert (guesses.rung, knows.rung) in won
+    rows, tests = len(knows.dev.predictions), result.n_test
+    spent = knows.usd_per_1000 / 1000 * (rows + tests)
+    assert mentor.usd - before_usd == pytest.approx(spent, rel=0.1), "each is billed by its own server"
+
+
 def test_as_a_rival_it_scores_what_the_system_itself_does_and_costs_tokens_at_their_prices(
     mentor, student, tmp_path, monkeypatch
 ):
