@@ -15,10 +15,11 @@ from typing import NoReturn, TypeAlias, TypeVar
 import httpx
 
 from rung.engines.base import Choice, Completion, EngineSpec, Progress, Request, no_progress
-from rung.engines.endpoint_calls import Offer
+from rung.engines.endpoint_calls import UNASKED, Offer
 from rung.engines.endpoint_waits import Tries, Waits
 from rung.engines.endpoint_wire import (
     chat_url,
+    is_gone,
     is_too_large,
     label_schema,
     may_be_of_temperature,
@@ -189,15 +190,15 @@ class EndpointEngine:
     ) -> list[Completion]:
         """For each conversation, in the protocol's own messages, a completion whose text is calls as JSON.
 
-        The functions of its offer go out as `tools`, and calls have the functions' own names again; `[]`
-        where the answer has words alone. What refuses `tools` is a failure. `of`: as in `chat_many`.
+        The functions of its offer go out as `tools`, and have their own names in calls again. `[]` where none
+        are offered, which isn't sent, or an answer has words alone. What refuses `tools` is a failure.
         """
 
         def call(asked: tuple[Sequence[Json], Offer]) -> Completion:
             messages, offered = asked
-            body = self._body(messages, max_tokens, draw.temperature)
-            if offered.tools:
-                body |= {"tools": [*offered.tools], "tool_choice": "auto"}
+            if not offered.tools:
+                return UNASKED
+            body = self._body(messages, max_tokens, draw.temperature) | offered.body
             # What is kept has the names that were sent: other functions may have been sent under them.
             found = self._formed(body, None, draw.number, of)
             return found if found.failure else replace(found, text=offered.named(found.text))
@@ -378,7 +379,7 @@ class EndpointEngine:
                 response = self._send(body)
                 if response.status_code not in RETRIED:
                     found = _completion(response, time.perf_counter() - start, calls="tools" in body)
-                    self._waits.answered()
+                    self._waits.answered(body)
                     return self._placed(found)
                 if response.status_code in BEHIND:
                     lost()
@@ -417,7 +418,7 @@ class EndpointEngine:
             raise EngineError(
                 f"{self._place} {HOPELESS[status]} {self._key_variable}, which is {state} (status {status})"
             )
-        if status == 404 and not body.keys() & {"response_format", "tools"}:
+        if status == 404 and is_gone(response, body, self._waits.taken):
             raise EngineError(f"{self._place} is not there (status 404): check the URL and the model's name")
         never = is_too_large(response) or ("tools" in body and refuses_tools(response))
         if (status not in RETRIED and not response.is_success) or never:

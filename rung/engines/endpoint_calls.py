@@ -1,11 +1,13 @@
 """Function calls as OpenAI's protocol has them: what a request offers, what an answer calls. Pure."""
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rung.engines.base import Completion
 from rung.records import Json
 from rung.runs import storable
 from rung.task.outputs import check_parts
@@ -22,6 +24,10 @@ WORDS = ("title", "description")
 OPEN: dict[str, Any] = {"type": "object", "properties": {}, "required": [], "additionalProperties": True}
 """Any arguments: OpenAI wants the keys of an object there."""
 NO_CALLS = "[]"
+UNASKED = Completion(
+    text=NO_CALLS, tokens=(), logprob=math.nan, prompt_tokens=0, completion_tokens=0, latency_s=0.0
+)
+"""The answer to a question that nothing can be called for: it's known, and costs nothing."""
 
 _ALLOWED = re.compile(rf"[a-zA-Z0-9_-]{{1,{LONGEST_NAME}}}")
 _STRANGE = re.compile(r"[^a-zA-Z0-9_-]")
@@ -39,10 +45,13 @@ class Offer:
     sent: Mapping[str, str]
     own: Mapping[str, str]
 
+    @property
+    def body(self) -> dict[str, Json]:
+        """What a request's body has for it; where there are none, servers refuse the empty list."""
+        return {"tools": [*self.tools], "tool_choice": "auto"}
+
     def named(self, text: str) -> str:
-        """An answer's calls as JSON text with the functions' own names; none where none was offered."""
-        if not self.tools:
-            return NO_CALLS
+        """An answer's calls as JSON text with the functions' own names."""
         try:
             calls = json.loads(text)
         except (ValueError, RecursionError):

@@ -4,6 +4,7 @@ import math
 import random
 import threading
 import time
+from collections.abc import Iterable
 
 import httpx
 
@@ -21,19 +22,21 @@ TOO_MANY = 429
 
 
 class Waits:
-    """Of all calls to one endpoint: until when none is made, and when one was answered last.
+    """Of all calls to one endpoint: until when none is made, when one was answered last, and to what.
 
-    A call is tried `attempts` times; `backoff_s` is doubled before each further one. Once `stopped` is set
-    nobody waits.
+    `taken` are the keys of all bodies that were answered. A call is tried `attempts` times; `backoff_s` is
+    doubled before each further one. Once `stopped` is set nobody waits.
     """
 
     def __init__(self, place: str, attempts: int, backoff_s: float) -> None:
         self.place, self.attempts, self.backoff_s = place, attempts, backoff_s
         self.not_before, self.answered_at = 0.0, -math.inf
+        self.taken: set[str] = set()
         self.stopped = threading.Event()
 
-    def answered(self) -> None:
-        """A call was answered just now."""
+    def answered(self, keys: Iterable[str]) -> None:
+        """A call was answered just now, whose body has these keys."""
+        self.taken.update(keys)
         self.answered_at = time.monotonic()
 
 

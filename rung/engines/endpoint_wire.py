@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -30,6 +30,11 @@ RETRY_DELAY = re.compile(r'retryDelay\\*"\s*:\s*\\*"(\d{1,9}(?:\.\d{1,9})?)s')
 """Google's Retry-After, which stands in the body."""
 A_DAY = "PerDay"
 """In Google's name of a limit; the delay beside it is that of another."""
+TOOLS = re.compile(r"\btools?\b", re.IGNORECASE)
+NEVER = re.compile(r"--jinja|unsupported|n[o'’]t support", re.IGNORECASE)
+"""How servers say that they never take something."""
+TEMPLATE_FAULT = re.compile(r"jinja exception|\bat (?:row|line) \d+, column \d+", re.IGNORECASE)
+"""How llama.cpp says that a chat template can't be filled."""
 
 
 def chat_url(url: str) -> httpx.URL:
@@ -202,8 +207,28 @@ def may_be_of_temperature(response: httpx.Response) -> bool:
 
 
 def refuses_tools(response: httpx.Response) -> bool:
-    """Whether a server says of functions, as of a fault of its own, that it takes none: so llama.cpp does."""
-    return response.status_code == 500 and "tools" in _words(response)
+    """Whether a server says of functions, as of a fault of its own, that it takes none: so llama.cpp does.
+
+    It says so in words of few kinds, or quotes the line of a chat template that can't write them. All else
+    that comes as a fault may pass.
+    """
+    error = _error(response)
+    if response.status_code != 500 or not isinstance(error, Mapping):
+        return False
+    said = str(error.get("message", ""))
+    return bool(TEMPLATE_FAULT.search(said) or (TOOLS.search(said) and NEVER.search(said)))
+
+
+def is_gone(response: httpx.Response, sent: Collection[str], taken: Collection[str]) -> bool:
+    """Whether a 404 is of the model, and not of a form or of functions that stood beside the words.
+
+    `sent` are the keys of the body, `taken` those of bodies that were answered before. Who never took
+    functions may refuse them so, with or without a word of them; without one, and before there is any answer,
+    nobody was there.
+    """
+    if "tools" not in sent:
+        return "response_format" not in sent
+    return "tools" in taken or not (taken or TOOLS.search(_words(response)))
 
 
 def used_up(response: httpx.Response) -> str:

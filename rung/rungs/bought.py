@@ -33,10 +33,14 @@ def to_buy(
             if not left:
                 break
             found = system.hosted_answers([rows[at] for at in left], context.pool, draw)
-            # What was billed was answered, be it in vain.
-            billed = [(at, one) for at, one in zip(left, found, strict=True) if one.prompt_tokens]
-            for at, one in billed:
+            # What was billed was answered, be it in vain; what is answered without being asked costs nothing.
+            had = [
+                (at, one)
+                for at, one in zip(left, found, strict=True)
+                if one.prompt_tokens or one.failure is None
+            ]
+            for at, one in had:
                 known[at].append(one)
                 counts[at] = 0 if enough(rows[at], known[at]) else counts[at] - 1
-            left = [at for at, _ in billed if counts[at]]
+            left = [at for at, _ in had if counts[at]]
     return counts

@@ -14,6 +14,7 @@ from rung.engines.base import EngineSpec
 from rung.engines.endpoint import REASONING_TOKENS, EndpointEngine
 from rung.engines.endpoint_calls import LONGEST_DESCRIPTION, offer, sent_names
 from rung.engines.endpoint_wire import read_chat
+from rung.errors import EngineError
 from rung.task.signature import TYPES
 from tests.fixtures_called import FIND, SENT, Caller, checked
 
@@ -255,10 +256,12 @@ def test_a_call_of_no_function_that_was_offered_keeps_its_name(server, engine):
     ]
 
 
-def test_a_question_without_functions_is_asked_without_tools_and_calls_nothing(server, engine):
-    assert ask(engine, []).text == "[]"
+def test_a_question_without_functions_calls_nothing_and_is_not_sent(server, engine):
+    found = engine.call_many([ASK] * 3, [offer([]), offer([FIND]), offer([])], max_tokens=40)
+    assert [one.text for one in found[::2]] == ["[]", "[]"] and json.loads(found[1].text)
+    assert all((one.failure, one.prompt_tokens, one.completion_tokens) == (None, 0, 0) for one in found[::2])
     (sent,) = server.seen
-    assert not sent.keys() & {"tools", "tool_choice"}
+    assert len(sent["tools"]) == 1, "no empty list, which servers refuse"
 
 
 def test_thoughts_that_take_all_the_room_are_given_more_here_too(server, engine):
@@ -283,6 +286,14 @@ def test_thoughts_that_take_all_the_room_are_given_more_here_too(server, engine)
         (404, {"error": {"message": "No endpoints found that support tool use."}}, {}),
         (422, {"error": {"message": "tools: extra fields not permitted"}}, {}),
         (500, {"error": {"code": 500, "message": "tools param requires --jinja flag"}}, {}),
+        (500, {"code": 500, "message": "Unsupported param: tools", "type": "server_error"}, {}),
+        (500, {"error": {"message": "Unknown filter at row 57, column 84:\n{{ tools | tojson(1) }}"}}, {}),
+        (
+            500,
+            {"error": {"message": "While executing a loop at line 5, column 3 in source: for tool in tools"}},
+            {},
+        ),
+        (500, {"error": {"message": "Jinja Exception: no tool calls here"}}, {}),
     ],
 )
 def test_a_server_that_takes_no_tools_says_so_at_once_and_for_good(server, engine, refusal):
@@ -290,3 +301,49 @@ def test_a_server_that_takes_no_tools_says_so_at_once_and_for_good(server, engin
     found = ask(engine, [FIND])
     assert found.final and f"status {refusal[0]}: " in found.failure and "tool" in found.failure
     assert len(server.seen) == 1
+
+
+PASSING = [
+    {"error": {"code": 500, "message": "the worker that was writing with tools died"}},
+    {"error": {"message": "internal error", "request": {"tools": [{"function": {"name": "unsupported"}}]}}},
+    "<html><body>Internal error: tools are not supported by this proxy's error page</body></html>",
+    {"error": {"message": "unsupported operand in the scheduler"}},
+]
+
+
+@pytest.mark.parametrize("fault", PASSING)
+def test_a_fault_that_passes_is_no_refusal_of_tools(server, engine, fault):
+    server.faults = [(500, fault, {})]
+    assert ask(engine, [FIND]).failure is None and len(server.seen) == 2
+    server.refusal = (500, fault, {})
+    found = ask(engine, [FIND])
+    assert found.failure is not None and not found.final and "(tried 2 times)" in found.failure
+
+
+GONE = [
+    {"error": {"code": "model_not_found", "message": "The model `oracle` does not exist"}},
+    {"error": {"message": "No endpoints found that support tool use."}},
+    "Not Found",
+]
+
+
+@pytest.mark.parametrize("said", GONE)
+def test_a_model_that_vanishes_amid_its_calls_ends_the_batch_as_it_does_in_words(server, engine, said):
+    assert ask(engine, [FIND]).failure is None
+    server.whole = lambda body: (404, said, {})
+    with pytest.raises(EngineError) as calls:
+        engine.call_many([ASK] * 20, [offer([FIND])] * 20, max_tokens=40)
+    assert len(server.seen) <= 1 + 3, "those in flight, and no other"
+    with pytest.raises(EngineError, match=r"is not there \(status 404\)") as words:
+        engine.chat([("user", "the invoice")], max_tokens=40)
+    assert str(calls.value) == str(words.value)
+
+
+def test_a_model_that_was_never_there_is_told_from_one_that_takes_no_tools(server, engine):
+    server.whole = lambda body: (404, GONE[0], {})
+    with pytest.raises(EngineError, match="is not there"):
+        ask(engine, [FIND])
+    server.whole = None
+    engine.chat([("user", "the invoice")], max_tokens=40)
+    server.refusal = (404, GONE[2], {})
+    assert ask(engine, [FIND]).final, "what answers in words refuses tools"

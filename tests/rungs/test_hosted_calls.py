@@ -100,11 +100,12 @@ def test_where_both_are_as_good_its_own_calls_are_taken(context, server):
 
 @pytest.mark.parametrize("status", [400, 404, 422, 500])
 def test_a_server_that_takes_no_tools_is_asked_for_json_and_the_notes_say_why(status, context, server):
-    server.refusal, server.says = (status, {"error": {"message": "no tools here"}}, {}), in_json
+    refusal = {"error": {"message": "tools are not supported here"}}
+    server.refusal, server.says = (status, refusal, {}), in_json
     system, score, notes = built(context)
     assert (system.spec.answer.written, score) == ("json", 1.0)
     (note,) = (note for note in notes if NOT_TAKEN in note)
-    assert f"status {status}: " in note and "no tools here" in note
+    assert f"status {status}: " in note and "tools are not supported here" in note
     assert (len(server.native()), len(server.plain())) == (NAMING_ROWS, len(context.dev))
     assert Api().build(context).notes == notes and len(server.native()) == NAMING_ROWS
 
@@ -115,6 +116,38 @@ def test_a_server_that_is_gone_for_a_while_is_not_taken_to_refuse_tools(context,
         Api().build(context)
     server.refusal = None
     assert Api().build(context).system.spec.answer.written == "tools"
+
+
+@pytest.mark.parametrize("way", ["tools", "json"])
+def test_a_model_that_vanishes_amid_the_dev_rows_ends_the_rung_in_one_line(way, context, server):
+    if way == "json":
+        server.calls, server.says = nothing, in_json
+    gone = (404, {"error": {"message": "The model `oracle` does not exist"}}, {})
+    server.whole = lambda body: (
+        gone if len(server.seen) > 2 * WAY_ROWS + 3 else (200, server.completion(body), {})
+    )
+    with pytest.raises(EngineError) as ended:
+        Api().build(context)
+    place = "127.0.0.1/v1/chat/completions (oracle)"
+    said = "is not there (status 404): check the URL and the model's name"
+    assert str(ended.value) == f"{place} {said}"
+    server.whole = None
+    made = Api().build(context)
+    assert made.system.spec.answer.written == way
+    assert context.measure(made.system, context.dev, "again").score == 1.0
+
+
+def test_rows_that_offer_nothing_cost_nothing_by_tools_and_count_as_calling_nothing(context, server):
+    bare = {e.id: replace(e, context=None, output=[]) for e in context.dev[::4]}
+    context = replace(context, dev=tuple(bare.get(e.id, e) for e in context.dev))
+    system, score, _ = built(context)
+    assert (system.spec.answer.written, score) == ("tools", 1.0)
+    assert len(server.native()) == len(context.dev) - len(bare)
+    later = again(context, context.pool.till.spent_usd)
+    asked = len(server.seen)
+    assert Api().skip(later) is None, "nothing of them is to be paid yet"
+    built(later)
+    assert len(server.seen) == asked
 
 
 def again(context, cap_usd: float):
