@@ -196,9 +196,13 @@ def answers_of(
             break
     on_done(total, total)
     found = [known[e.id] for e in examples[:total]]
+    return [kept.answer for kept in found], mean_s(found)
+
+
+def mean_s(found: Sequence[Kept]) -> float:
+    """The mean wall seconds per answer in the fuller batches."""
     fullest = max(kept.batch for kept in found)
-    full = [kept.share_s for kept in found if 2 * kept.batch > fullest]
-    return [kept.answer for kept in found], statistics.fmean(full)
+    return statistics.fmean(kept.share_s for kept in found if 2 * kept.batch > fullest)
 
 
 def kept_answers(system: System, examples: Sequence[Example], bench: Bench) -> list[Answer]:

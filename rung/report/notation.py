@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from rung.records import Json, MetricName
 from rung.scoring.notation import NOTHING
+from rung.scoring.notation import usd_text as usd_text
 from rung.scoring.scorers import SCORERS
 
 NBSP = "\N{NO-BREAK SPACE}"
@@ -41,19 +42,6 @@ def title_text(metric: MetricName) -> str:
 def p_text(p: float) -> str:
     """A p-value: `p = .012`, or `p < .001`."""
     return f"p{NBSP}<{NBSP}.001" if p < 0.001 else f"p{NBSP}={NBSP}{_share(p)}"
-
-
-def usd_text(value: float) -> str:
-    """US dollars: two digits that say something, however small the amount."""
-    if value <= 0:
-        return "$0"
-    if value < 1e-6:
-        return "< $0.000001"
-    if value >= 100:
-        return f"${value:,.0f}"
-    if value >= 0.995:
-        return f"${value:.2f}"
-    return f"${value:.{1 - math.floor(math.log10(value))}f}"
 
 
 def ms_text(seconds: float) -> str:

@@ -4,7 +4,7 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from rung.evaluate import Kept, score_of
+from rung.evaluate import Kept, mean_s, score_of
 from rung.records import Answer, OutputKind
 from rung.rungs.base import Built, Context, Outlook, Variant, no_room
 from rung.rungs.below import best_prompting
@@ -13,7 +13,8 @@ from rung.rungs.probe import race, under_each_engine
 from rung.rungs.rehearsal import outlook
 from rung.rungs.variants import choose
 from rung.runs import Shared
-from rung.scoring.notation import percent_text, score_text
+from rung.scoring.cost import usd_per_1000
+from rung.scoring.notation import percent_text, score_text, usd_text
 from rung.spec import Spec, StepsSpec
 from rung.steps import FAULT, calls_of
 from rung.system import Sources, System, save
@@ -136,7 +137,10 @@ def _variant(context: Context, name: str, start: Spec, steps: StepsSpec, files: 
 
 
 def _told(context: Context, system: System) -> tuple[str, ...]:
-    """What each step of the chosen System took on average, how many drafts had a fault, and one answer's."""
+    """What each step of the chosen System took on average, how many drafts had a fault, and one answer's.
+
+    A model of this machine answers them all, so that its time is what they cost.
+    """
     known: dict[str, Kept] = context.bench.store.load(system.digest)
     kept = [known[e.id] for e in context.dev if e.id in known]
     answers = [one.answer for one in kept if one.answer.failure is None and one.answer.steps]
@@ -145,7 +149,8 @@ def _told(context: Context, system: System) -> tuple[str, ...]:
     calls = statistics.fmean(map(calls_of, answers))
     # Answers that earlier versions kept don't say what each of their steps took.
     whole = [answer for answer in answers if any(step.latency_s for step in answer.steps)]
-    taken = f": {'; '.join(_taken(whole))}" if whole else ""
+    usd = usd_per_1000(mean_s(kept), context.task.machine_usd_per_hour)
+    taken = f": {'; '.join(_taken(whole, usd))}" if whole else ""
     told = [f"{calls:.2f} calls per answer{taken}"]
     mended = [a for a in answers if any(step.what == "fault" for step in a.steps)]
     if system.spec.steps is not None and system.spec.steps.kind == "repair" and context.kind != "text":
@@ -156,8 +161,11 @@ def _told(context: Context, system: System) -> tuple[str, ...]:
     return tuple(told)
 
 
-def _taken(answers: Sequence[Answer]) -> list[str]:
-    """Of each kind of call: how many an answer takes, with what tokens, and its part of all their time."""
+def _taken(answers: Sequence[Answer], usd: float) -> list[str]:
+    """Of each kind of call: how many an answer takes, with what tokens, and its part of all their time.
+
+    The same part of `usd`, which 1,000 answers cost, is what the calls of that kind do.
+    """
     calls = [step for answer in answers for step in answer.steps if step.what != "fault"]
     whole_s = math.fsum(step.latency_s for step in calls) or 1.0
     lines = []
@@ -165,9 +173,10 @@ def _taken(answers: Sequence[Answer]) -> list[str]:
         same = [step for step in calls if step.what == what]
         read = sum(step.prompt_tokens for step in same) / len(answers)
         written = sum(step.completion_tokens for step in same) / len(answers)
-        spent = percent_text(math.fsum(step.latency_s for step in same) / whole_s)
+        share = math.fsum(step.latency_s for step in same) / whole_s
+        cost = f", {usd_text(share * usd)} per 1,000 answers" if usd else ""
         lines.append(
             f"{what} {len(same) / len(answers):.2f}, {read:,.0f} tokens read and {written:,.0f} written, "
-            f"{spent} of the time"
+            f"{percent_text(share)} of the time{cost}"
         )
     return lines

@@ -35,6 +35,19 @@ def gain_text(value: float, metric: MetricName) -> str:
     return f"+{score_text(value, metric)}" if value >= 0 else score_text(value, metric)
 
 
+def usd_text(value: float) -> str:
+    """US dollars: two digits that say something, however small the amount."""
+    if value <= 0:
+        return "$0"
+    if value < 1e-6:
+        return "< $0.000001"
+    if value >= 100:
+        return f"${value:,.0f}"
+    if value >= 0.995:
+        return f"${value:.2f}"
+    return f"${value:.{1 - math.floor(math.log10(value))}f}"
+
+
 def percent_text(share: float) -> str:
     """A share as a percentage; a share short of all never reads as 100 %."""
     if 0.999 <= share < 1:

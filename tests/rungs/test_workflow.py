@@ -7,6 +7,7 @@ from typing import get_args
 
 import pytest
 
+from rung.climb.hosted import answers_usd
 from rung.records import Answer, OutputKind, Step
 from rung.rungs import optimise, reflect, workflow
 from rung.rungs.instructions import answer_spec, spec_for, wordings
@@ -89,9 +90,20 @@ def test_the_notes_tell_what_one_call_scored_and_what_several_took(context):
     assert built.upon == "few_shot"
     below_told = f"the System of few_shot, 1.000 on {len(context.dev)} dev rows with one call"
     assert any(below_told in note for note in built.notes) and workflow.NO_VOTE in built.notes
-    taken = r"\w+ \d\.\d\d, [\d,]+ tokens read and [\d,]+ written, [\d.> ]+ % of the time"
+    taken = (
+        r"\w+ \d\.\d\d, [\d,]+ tokens read and [\d,]+ written, [\d.> ]+ % of the time, "
+        r"\$[\d.]+ per 1,000 answers"
+    )
     assert re.fullmatch(rf"\d\.\d\d calls per answer: {taken}(; {taken})*", built.found[0])
+    dev = context.measure(built.system, context.dev, "again")
+    steps = [float(usd) for usd in re.findall(r"\$([\d.]+) per", built.found[0])]
+    assert sum(steps) == pytest.approx(answers_usd(dev, built.price, context.task), rel=0.05)
     assert built.found[-1].startswith("such as ")
+
+
+def at(usd_per_hour, context):
+    """The context of a machine that costs so much."""
+    return replace(context, task=context.task.model_copy(update={"machine_usd_per_hour": usd_per_hour}))
 
 
 def test_faults_are_counted_with_those_that_were_mended(context):
@@ -110,13 +122,14 @@ def test_faults_are_counted_with_those_that_were_mended(context):
         ),
     ]
     context.bench.store.append(system.digest, list(zip(context.dev, drafts, strict=False)), 1.0)
-    told = workflow._told(context, system)
+    told = workflow._told(at(10.8, context), system)
     assert told == (
-        "1.67 calls per answer: draft 1.00, 10 tokens read and 3 written, 75 % of the time; "
-        "answer 0.67, 20 tokens read and 1 written, 25 % of the time",
+        "1.67 calls per answer: draft 1.00, 10 tokens read and 3 written, 75 % of the time, $0.75 per "
+        "1,000 answers; answer 0.67, 20 tokens read and 1 written, 25 % of the time, $0.25 per 1,000 answers",
         "2 of 3 drafts had a fault; 1 could be read then",
         "such as draft '?', fault 'no', answer 'y'",
     )
+    assert workflow._told(at(0.0, context), system)[0].endswith("written, 25 % of the time")
 
 
 def test_what_a_step_took_is_told_of_answers_alone_that_say_it(context):
