@@ -8,6 +8,7 @@ import pytest
 
 from rung.checks.rows import prepare
 from rung.climb import beside
+from rung.climb.again import rows_again
 from rung.climb.below import task_of
 from rung.climb.climb import Options, climb
 from rung.climb.hosted import PAID_FILE
@@ -16,6 +17,7 @@ from rung.climb.ordering import in_cost_order
 from rung.climb.rebudget import name_of
 from rung.climb.rivals import RIVALS, named_rivals
 from rung.climb.steps import steps_of
+from rung.climb.stored import load_climb
 from rung.compare.sides import side
 from rung.errors import RunError, TaskError
 from rung.records import RungResult
@@ -25,6 +27,7 @@ from rung.report.summary import rows
 from rung.report.volume import volume_svg, volumes
 from rung.rungs import LADDER
 from rung.rungs.api import Api
+from rung.runs import read_json
 from rung.system import System
 from rung.task import DataFiles, Task, load_task
 from tests.climb.test_climb import Always, with_ladder
@@ -147,6 +150,7 @@ def test_two_rivals_are_asked_the_same_rows_and_each_is_billed_at_its_own_price(
     log = Log()
     assert climb(task, both, log)[0] == result and "is complete" in log.text
     assert side(f"{run}:{poor.candidate}").system.digest == worse.system
+    assert rows_again(run).task.models == load_task(task).models
 
 
 def test_the_report_has_each_rival_with_its_name_its_line_and_its_break_even(
@@ -229,6 +233,26 @@ def test_a_start_that_is_killed_while_a_rival_is_added_is_made_good_by_the_next(
     two, _ = climb(task, asked, Log())
     assert of(two, good.candidate).dev == of(alone).dev and of(two, poor.candidate).dev.n == DEV_ROWS
     assert good.asked == 2 * DEV_ROWS
+
+
+def test_with_a_longer_budget_and_another_rival_the_climb_so_far_is_put_aside_as_it_was(
+    good, poor, tiny, tmp_path, monkeypatch
+):
+    one = Counted()
+    asked = replace(options(tmp_path / "run"), rungs=with_ladder(monkeypatch, one, Api()))
+    alone, run = climb(written(tmp_path / "task", tiny, DEAR, good), asked, Log())
+    task = written(tmp_path / "task", tiny, each((good, DEAR), (poor, CHEAP)), good, poor)
+    two, _ = climb(task, replace(asked, budget_s=900), Log())
+    assert [r.rung for r in two.results] == ["one", good.candidate, poor.candidate]
+    assert one.built == ["one", "one"] and good.asked == 2 * DEV_ROWS
+    kept = run / "earlier" / "10m00s"
+    assert load_climb(kept) == alone and side(f"{kept}:api").system.digest == of(alone).system
+    assert RIVALS not in read_json(kept / "run.json") and read_json(run / "run.json")["budget_s"] == 900
+    log = Log()
+    assert climb(task, replace(asked, budget_s=900), log)[0] == two and "is complete" in log.text
+    shorter = replace(asked, budget_s=300)
+    assert climb(written(tmp_path / "task", tiny, DEAR, good), shorter, Log())[0].decision.chosen == "api"
+    assert read_json(run / "run.json")["budget_s"] == 900, "a finished climb keeps its budget"
 
 
 def test_another_price_is_reckoned_with_and_no_answer_is_paid_again(good, poor, tiny, tmp_path, monkeypatch):
