@@ -1,25 +1,24 @@
 """Supervised fine-tuning: a tune on the rows, the rate by successive halving, as long as dev still rises."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter
 
-from rung.asking import candidates
 from rung.calling import tagged_text
 from rung.errors import EngineError, ModelError, TrainingError
 from rung.models.tagged_calls import ESCAPE, STOPS
 from rung.models.weights import untunable
 from rung.records import Example, Json, Measurement, Parity, Trial
 from rung.records.guarded import SeedScores
-from rung.rungs.base import JOURNAL_FILE, Built, Context, Outlook, more_tokens, no_room, strict_score
+from rung.rungs.base import JOURNAL_FILE, Built, Context, Outlook, no_room, strict_score
 from rung.rungs.below import BARE, TAGGED, without_passages
 from rung.rungs.instructions import answer_schema, answer_spec, most_calls
 from rung.rungs.learned_files import is_learned, llama_files, torch_files, without_llama
-from rung.rungs.probe import LLAMA, RETYPED, TORCH, Backend, race, under_each_engine
-from rung.rungs.rendered import prompts_of, target_ids
+from rung.rungs.probe import RETYPED, TORCH, Backend, race, under_each_engine
+from rung.rungs.proving import Proof
 from rung.search import index_names
 from rung.spec import AnswerSpec, Spec
 from rung.system import ADAPTER_GGUF, WEIGHTS_GGUF, System, save
@@ -36,9 +35,6 @@ RESERVE_SHARE = 0.25
 """Kept back from the rung's time for the export, parity and the dev score: the less of the two."""
 RESERVE_USED = 0.5
 """Of those seconds so many are used, as a rule."""
-PROOF_SHARE, FEWEST_PROVED = 0.5, 50
-"""Of the time that is left once a tune is trained, so much may go to comparing the engines, on so many
-prompts at least: on two cores without AVX-512 the 190 of the demo took 73 s, and their tune 19."""
 FEWEST_S = 45.0
 """With less time than this no tune is begun."""
 
@@ -318,9 +314,10 @@ def settled_system(context: Context, spec: Spec, adapter: Path) -> tuple[System,
     if (reason := without_llama(context, adapter)) is not None:
         return save(context.work / "tuned", torch_alone, files), None, f"engine torch: {reason}"
     systems = under_each_engine(context, "tuned", spec, {**files, **llama_files(context, adapter)})
-    parity = prove(context, spec, systems)
+    proof = Proof(context, spec, systems)
+    parity = proof.of()
     if parity.agreement >= LOWEST_AGREEMENT:
-        return _fastest(context, spec, systems, parity)
+        return _fastest(context, systems, proof, parity)
     count = parity.clear_disagreements
     apart = f"{count} of the others clearly not" if count else "the others are near-ties"
     note = (
@@ -331,74 +328,25 @@ def settled_system(context: Context, spec: Spec, adapter: Path) -> tuple[System,
 
 
 def _fastest(
-    context: Context, spec: Spec, systems: dict[Backend, System], parity: Parity
+    context: Context, systems: dict[Backend, System], proof: Proof, parity: Parity
 ) -> tuple[System, Parity, str]:
     """The fastest that is proved, with its parity; `parity` is that of llama.cpp with the file's weights."""
     backend, note = race(context, "tuned", systems)
     if backend not in RETYPED:
         return systems[backend], parity, note
-    if (proved := _proved(context, spec, systems, backend)) is not None:
+    if (proved := _proved(proof, backend)) is not None:
         return systems[backend], proved, note
     own = {one: system for one, system in systems.items() if one not in RETYPED}
     backend, note = race(context, "tuned, the file's own weights", own)
     return systems[backend], parity, f"{note}; other weights were faster and not proved to be the same model"
 
 
-def _proved(context: Context, spec: Spec, systems: dict[Backend, System], backend: Backend) -> Parity | None:
+def _proved(proof: Proof, backend: Backend) -> Parity | None:
     """The parity of llama.cpp with another type of weights; None where that isn't the trained model."""
     from rung.training.parity import LOWEST_AGREEMENT
 
     try:
-        found = prove(context, spec, systems, backend)
+        found = proof.of(backend)
     except (TrainingError, EngineError, ModelError):
         return None
     return found if found.agreement >= LOWEST_AGREEMENT else None
-
-
-def to_prove(prompts: int, left_s: float, each_s: float) -> int:
-    """On how many of the prompts the engines are compared, with `left_s` left, where one takes `each_s`."""
-    return min(prompts, max(FEWEST_PROVED, int(PROOF_SHARE * left_s / each_s)))
-
-
-def prove(
-    context: Context, spec: Spec, systems: Mapping[Backend, System], backend: Backend = LLAMA
-) -> Parity:
-    """torch with what was learned against llama.cpp, under that backend, with the same in its own format.
-
-    Raises TrainingError where they disagree beyond rounding and chance (`parity.clearly_apart`).
-    """
-    from rung.training import parity
-
-    chat = context.pool.chat(context.model)
-    rows = [e for e in context.dev if e.id not in context.too_long]
-    rows = rows[:200] if context.kind == "label" else rows[:20]
-    prompts = prompts_of(context, spec, rows)
-    if context.kind == "label":
-        options = candidates(spec, chat)
-    else:
-        gold = [target_ids(context, spec, e) for e in rows]
-        options = parity.single_tokens(gold)
-        prompts = parity.positions(list(zip(prompts, gold, strict=True)), parity.per_row(prompts))
-    limit = context.limit - max(map(len, options))
-    fitting = [p for p in prompts if len(p) <= limit]
-    if not fitting:
-        raise TrainingError(
-            f"no dev row fits {context.limit:,} tokens, so the tune can't be proved; shorten the inputs"
-            f"{more_tokens(context.model)}"
-        )
-    reference = systems[TORCH].open(context.pool)
-
-    def enough(each_s: float) -> int:
-        count = to_prove(len(fitting), context.seconds_left, each_s)
-        asked = "prompts to compare the engines on"
-        kept = context.settled(asked if backend == LLAMA else f"{asked}, {backend.said}", lambda: count)
-        return TypeAdapter(int).validate_python(kept)
-
-    found = parity.compare(reference, systems[backend].open(context.pool), fitting, options, enough)
-    if parity.clearly_apart(found):
-        raise TrainingError(
-            f"the tuned model isn't the same in both engines: they agree on {found.agreement:.1%} of "
-            f"{found.agreement_rows} rows and {found.clear_disagreements} of the others are no near-ties; "
-            f"log-probabilities differ by up to {found.max_difference:.2f}; the tune isn't shipped"
-        )
-    return found

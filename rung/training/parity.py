@@ -21,48 +21,78 @@ LIKELY = -4.6
 """Log-probabilities under this one (1 %) decide nothing and aren't compared."""
 
 
-def compare(
-    reference: Engine,
-    serving: Engine,
-    prompts: Sequence[Tokens],
-    candidates: Sequence[Tokens],
-    enough: Callable[[float], int] | None = None,
-) -> Parity:
-    """Next-token log-probabilities on 20 prompts, and the choice among `candidates` on all prompts.
+class Reference:
+    """What the engine that trained says to prompts: it's asked once, however many are set beside it.
 
-    On the first so many of them where `enough` is given: it's told the seconds that a prompt takes both
-    engines. The compared tokens are the candidates' first ones. Differences are absolute, in nats, over the
-    full-vocabulary log-probabilities that at least one engine gives more than 1 % probability. Raises
-    TrainingError without prompts, and when an engine fails on one.
+    `opened` gives it, anew where it was closed meanwhile. Compared are the next token's log-probabilities on
+    the first 20 prompts, and the choice among `candidates` on all. Raises TrainingError without prompts.
     """
-    if not prompts:
-        raise TrainingError("no rows to compare the engines on")
-    first = sorted({c[0] for c in candidates})
-    rows = prompts[:LOGPROB_ROWS]
-    start = time.perf_counter()
-    ours, theirs = reference.next_logprobs(rows, first), serving.next_logprobs(rows, first)
-    if enough is not None:
-        prompts = prompts[: enough((time.perf_counter() - start) / len(rows))]
-    differences = [
-        abs(a - b)
-        for mine, other in zip(ours, theirs, strict=True)
-        for a, b in zip(mine, other, strict=True)
-        if max(a, b) > LIKELY
-    ]
-    chosen, served = (_choices(engine, prompts, candidates) for engine in (reference, serving))
-    margins = [
-        _margin(reference, prompt, candidates, (one.index, other.index))
-        for prompt, one, other in zip(prompts, chosen, served, strict=True)
-        if one.index != other.index
-    ]
-    return Parity(
-        rows=len(rows),
-        max_difference=max(differences, default=0.0),
-        mean_difference=sum(differences) / len(differences) if differences else 0.0,
-        agreement=1 - len(margins) / len(prompts),
-        agreement_rows=len(prompts),
-        clear_disagreements=sum(margin > NOISE_NATS for margin in margins),
-    )
+
+    def __init__(
+        self, opened: Callable[[], Engine], prompts: Sequence[Tokens], candidates: Sequence[Tokens]
+    ) -> None:
+        if not prompts:
+            raise TrainingError("no rows to compare the engines on")
+        self.opened, self.prompts, self.candidates = opened, prompts, candidates
+        self._logprobs: list[list[float]] = []
+        self._chosen: list[Choice] = []
+
+    @property
+    def known(self) -> int:
+        """How many of the prompts it chose on so far, the first ones."""
+        return len(self._chosen)
+
+    def beside(self, serving: Callable[[], Engine], enough: Callable[[float], int] | None = None) -> Parity:
+        """How far another engine, which `serving` gives, says the same.
+
+        On the first so many prompts where `enough` is given: it's told the seconds that a prompt takes the
+        engines that are yet to be asked. The compared tokens are the candidates' first ones. Differences are
+        absolute, in nats, over the full-vocabulary log-probabilities that at least one engine gives more than
+        1 % probability. Raises TrainingError when an engine fails on a prompt.
+        """
+        first, rows = sorted({c[0] for c in self.candidates}), self.prompts[:LOGPROB_ROWS]
+        if not self._logprobs:
+            self.opened()
+        serving()  # both wait for their weights before they are timed
+        start = time.perf_counter()
+        if not self._logprobs:
+            self._logprobs = self.opened().next_logprobs(rows, first)
+        theirs = serving().next_logprobs(rows, first)
+        each_s = (time.perf_counter() - start) / len(rows)
+        prompts = self.prompts if enough is None else self.prompts[: enough(each_s)]
+        differences = [
+            abs(a - b)
+            for mine, other in zip(self._logprobs, theirs, strict=True)
+            for a, b in zip(mine, other, strict=True)
+            if max(a, b) > LIKELY
+        ]
+        chosen, served = self._own(len(prompts)), _choices(serving(), prompts, self.candidates)
+        margins = [
+            _margin(self.opened(), prompt, self.candidates, (one.index, other.index))
+            for prompt, one, other in zip(prompts, chosen, served, strict=True)
+            if one.index != other.index
+        ]
+        return Parity(
+            rows=len(rows),
+            max_difference=max(differences, default=0.0),
+            mean_difference=sum(differences) / len(differences) if differences else 0.0,
+            agreement=1 - len(margins) / len(prompts),
+            agreement_rows=len(prompts),
+            clear_disagreements=sum(margin > NOISE_NATS for margin in margins),
+        )
+
+    def _own(self, count: int) -> list[Choice]:
+        """Its own on the first so many prompts."""
+        if more := self.prompts[self.known : count]:
+            self._chosen += _choices(self.opened(), more, self.candidates)
+        return self._chosen[:count]
+
+
+def compare(
+    reference: Engine, serving: Engine, prompts: Sequence[Tokens], candidates: Sequence[Tokens]
+) -> Parity:
+    """Two engines that are open on all of the prompts, as `Reference.beside` compares them."""
+    return Reference(lambda: reference, prompts, candidates).beside(lambda: serving)
 
 
 def single_tokens(answers: Sequence[Tokens]) -> list[Tokens]:

@@ -10,12 +10,14 @@ import pytest
 
 from rung.engines.base import EngineSpec
 from rung.engines.llama import LlamaEngine
+from rung.engines.torch import TorchEngine
 from rung.errors import EngineError, TrainingError
 from rung.models.resolve import read_header, resolve
 from rung.models.retyped import retyped
 from rung.records import Example
-from rung.rungs import sft
+from rung.rungs import proving, sft
 from rung.rungs.probe import LLAMA, RETYPED, TORCH, Backend, under_each_engine
+from rung.rungs.proving import Proof
 from rung.rungs.sft import answer_forms, settled_system
 from rung.ship.export import ExportOptions, export
 from rung.spec import LATER, AnswerSpec, Spec
@@ -62,12 +64,12 @@ def races(monkeypatch):
 def test_a_tune_under_other_weights_is_proved_with_those(context, adapter, races, monkeypatch):
     proved = []
 
-    def prove(context, spec, systems, backend=LLAMA):
-        proved.append((backend, systems[backend].engine_spec(context.pool).gguf))
-        return was(context, spec, systems, backend)
+    def of(proof, backend=LLAMA):
+        proved.append((backend, proof.systems[backend].engine_spec(context.pool).gguf))
+        return was(proof, backend)
 
-    was = sft.prove
-    monkeypatch.setattr(sft, "prove", prove)
+    was = Proof.of
+    monkeypatch.setattr(Proof, "of", of)
     system, parity, _ = settled_system(context, answer_forms(context)["codes"], adapter)
     assert [backend for backend, _ in proved] == [LLAMA, Q8_0]
     assert [file for _, file in proved] == [context.model.gguf, retyped(context.model, "q8_0").gguf]
@@ -82,8 +84,8 @@ def test_a_tune_under_other_weights_is_proved_with_those(context, adapter, races
 def test_what_is_not_the_trained_model_under_them_is_served_under_the_files_own(
     context, adapter, races, monkeypatch, fault
 ):
-    def prove(context, spec, systems, backend=LLAMA):
-        found = was(context, spec, systems, backend)
+    def of(proof, backend=LLAMA):
+        found = was(proof, backend)
         if backend == LLAMA:
             return found
         if fault == "apart":
@@ -92,8 +94,8 @@ def test_what_is_not_the_trained_model_under_them_is_served_under_the_files_own(
             raise EngineError("llama.cpp had not loaded its file")
         return dataclasses.replace(found, agreement=0.98)
 
-    was = sft.prove
-    monkeypatch.setattr(sft, "prove", prove)
+    was = Proof.of
+    monkeypatch.setattr(Proof, "of", of)
     system, parity, note = settled_system(context, answer_forms(context)["codes"], adapter)
     assert Backend.of(system.spec) == LLAMA and parity is not None and parity.agreement >= 0.99
     assert [set(sides) for _, sides in races] == [{LLAMA, TORCH, Q8_0}, {LLAMA, TORCH}]
@@ -121,6 +123,22 @@ def test_a_second_proof_asks_as_many_as_there_is_time_for_then(context, adapter,
         "prompts to compare the engines on",
         "prompts to compare the engines on, llama in q8_0",
     ]
+
+
+def test_torch_is_asked_once_however_many_are_compared_with_it(context, adapter, races, monkeypatch):
+    asked = []
+
+    def choose(engine, prompts, candidates):
+        asked.append(len(prompts))
+        return was(engine, prompts, candidates)
+
+    was = TorchEngine.choose
+    monkeypatch.setattr(TorchEngine, "choose", choose)
+    monkeypatch.setattr(proving, "FEWEST_PROVED", 7)
+    _, parity, _ = settled_system(
+        dataclasses.replace(context, deadline=0.0), answer_forms(context)["codes"], adapter
+    )
+    assert asked == [7] and parity is not None and parity.agreement_rows == 7
 
 
 def test_a_system_says_its_type_and_others_are_written_as_they_were(gguf, tmp_path):

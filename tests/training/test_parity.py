@@ -10,7 +10,15 @@ from rung.engines.fake import FakeEngine, bytes_of
 from rung.engines.torch import TorchEngine
 from rung.errors import TrainingError
 from rung.records import Parity
-from rung.training.parity import LOGPROB_ROWS, clearly_apart, compare, per_row, positions, single_tokens
+from rung.training.parity import (
+    LOGPROB_ROWS,
+    Reference,
+    clearly_apart,
+    compare,
+    per_row,
+    positions,
+    single_tokens,
+)
 from tests.fixtures_tiny import tiny
 
 PROMPTS = [bytes_of(f"question {n}") for n in range(60)]
@@ -42,10 +50,54 @@ def test_where_time_is_short_the_first_prompts_alone_are_chosen_on():
 
     right = {prompt: LABELS[n % 4] for n, prompt in enumerate(PROMPTS)}
     wrong = right | {PROMPTS[3]: LABELS[0]} | {prompt: LABELS[0] for prompt in PROMPTS[7:]}
-    found = compare(fake(answers=right), fake(answers=wrong), PROMPTS, LABELS, enough)
+    reference = Reference(lambda: fake(answers=right), PROMPTS, LABELS)
+    found = reference.beside(lambda: fake(answers=wrong), enough)
     assert (found.rows, found.agreement_rows) == (LOGPROB_ROWS, 7)
     assert found.agreement == pytest.approx(6 / 7) and found.clear_disagreements == 1
     assert len(told) == 1 and told[0] > 0
+
+
+class Counted(FakeEngine):
+    """Counts the prompts that it is asked for each of the two."""
+
+    def __init__(self, **changes):
+        super().__init__(EngineSpec(engine="fake"), **changes)
+        self.read, self.chose = 0, 0
+
+    def next_logprobs(self, prompts, token_ids):
+        self.read += len(prompts)
+        return super().next_logprobs(prompts, token_ids)
+
+    def choose(self, prompts, candidates, **more):
+        self.chose += len(prompts)
+        return super().choose(prompts, candidates, **more)
+
+
+def test_what_the_reference_said_once_is_not_asked_of_it_again():
+    right = {prompt: LABELS[n % 4] for n, prompt in enumerate(PROMPTS)}
+    wrong = right | {PROMPTS[3]: LABELS[0]}
+    engine = Counted(answers=right)
+    reference = Reference(lambda: engine, PROMPTS, LABELS)
+    first = reference.beside(lambda: fake(answers=right), lambda each_s: 30)
+    assert (engine.read, engine.chose, reference.known) == (LOGPROB_ROWS, 30, 30)
+    again = reference.beside(lambda: fake(answers=right), lambda each_s: 30)
+    assert again == first and (engine.read, engine.chose) == (LOGPROB_ROWS, 30)
+    more = reference.beside(lambda: fake(answers=wrong), lambda each_s: 40)
+    assert more == compare(fake(answers=right), fake(answers=wrong), PROMPTS[:40], LABELS)
+    assert engine.chose == reference.known == 40, "only what it wasn't asked before"
+
+
+def test_a_reference_that_has_said_all_is_not_opened_again():
+    opened = []
+
+    def engine() -> FakeEngine:
+        opened.append(None)
+        return fake()
+
+    reference = Reference(engine, PROMPTS, LABELS)
+    reference.beside(fake)
+    before = len(opened)
+    assert before > 0 and reference.beside(fake).agreement == 1.0 and len(opened) == before
 
 
 def test_other_weights_disagree_clearly():
