@@ -45,6 +45,7 @@ class Learner:
         self.specs = dict.fromkeys(self.forms)
         self.rows = {form: range(self.n_rows) for form in self.forms}
         self.batch, self.left_out = BATCH, 0
+        self.closing_rows = 40
         self.plan = Plan(folder=Path("nowhere"), budget_s=self.budget_s, reserve_s=60.0, seed=0)
         self.records: list[dict] = []
         self.steps: dict[str, int] = {}

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 from rung.errors import TrainingError
 from rung.records import Example
-from rung.rungs.length import CLOSING_ROWS, FEWEST_SCORED, SCORING_SHARE, USED_SHARE
+from rung.rungs.length import FEWEST_SCORED, SCORING_SHARE, USED_SHARE
 from rung.rungs.tune import Arm, Tune
 from rung.rungs.tuning import answer_s
 from rung.scoring.notation import duration_text
@@ -79,7 +79,7 @@ def settled_course(state: Tune, arm: Arm, bounds: Bounds, draw_s: float = 0.0) -
     looks = state.find(kind="looks")
     if looks is None:
         row_s = answer_s(state, arm)
-        closing_s = (len(context.dev) + CLOSING_ROWS) * row_s
+        closing_s = (len(context.dev) + state.closing_rows) * row_s
         scoring_s = SCORING_SHARE * (context.seconds_left - state.plan.reserve_s - closing_s)
         rows = min(len(context.dev), max(FEWEST_SCORED, int(scoring_s / (LOOKS + 1) / row_s)))
         looks = state.note({"kind": "looks", "rows": rows})
@@ -90,7 +90,7 @@ def settled_course(state: Tune, arm: Arm, bounds: Bounds, draw_s: float = 0.0) -
         row_s = state.pace.answer_s
         step_s = _step_s(state, arm, draw_s)
         scoring_s = LOOKS * looks["rows"] * row_s
-        closing_s = (len(context.dev) + CLOSING_ROWS) * state.pace.served_s
+        closing_s = (len(context.dev) + state.closing_rows) * state.pace.served_s
         left_s = USED_SHARE * (context.seconds_left - state.plan.reserve_s - closing_s)
         steps = min(bounds.most_steps, allowed, PROBE_STEPS + max(0, int((left_s - scoring_s) / step_s)))
         tuning_s = (steps - PROBE_STEPS) * step_s + scoring_s

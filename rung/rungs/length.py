@@ -22,8 +22,6 @@ PATIENCE = 2
 PROBE_STEPS = 8
 SEARCH_ROWS = 200
 FEWEST_SCORED = 30
-CLOSING_ROWS = 40
-"""Answers that parity, the race of the engines and a slower engine than the tune's own cost in the end."""
 USED_SHARE = 0.85
 """Of the time: the rest is for what a probe can't foresee."""
 SCORING_SHARE = 0.25
@@ -54,13 +52,17 @@ class Length:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Speed:
-    """The seconds that a step and an answer take, how many steps there may be, dev rows and answer forms."""
+    """The seconds that a step and an answer take, how many steps there may be, dev rows and answer forms.
+
+    After the tune the System answers all of dev and so many rows as `closing` more.
+    """
 
     step_s: float
     answer_s: float
     most: int
     dev: int
     forms: int
+    closing: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,8 +120,7 @@ class Fit:
 def sized(speed: Speed, probed: int, budget_s: float, left_s: float) -> Length:
     """The length of a tune in `budget_s` seconds that has `probed` steps behind it and `left_s` to come."""
     row_s, step_s, stretches = speed.answer_s, speed.step_s, stretches_of(speed.forms)
-    # The finished System answers all of dev once more.
-    closing_s = (speed.dev + CLOSING_ROWS) * row_s
+    closing_s = (speed.dev + speed.closing) * row_s
     budget_s = max(budget_s / 2, budget_s - closing_s)
     answers = SCORING_SHARE * budget_s / row_s
     evaluations = int(answers / FEWEST_SCORED) - stretches

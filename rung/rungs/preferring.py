@@ -11,7 +11,7 @@ from rung.errors import TrainingError
 from rung.records import Example
 from rung.rungs.base import Context
 from rung.rungs.following import Outcome, kept_best
-from rung.rungs.length import CLOSING_ROWS, FEWEST_SCORED, SCORING_SHARE, USED_SHARE
+from rung.rungs.length import FEWEST_SCORED, SCORING_SHARE, USED_SHARE
 from rung.rungs.margins import Margins, Side, margins, rate_text
 from rung.rungs.preferred import LEFT_OUT, Material, material, too_few
 from rung.rungs.tune import BEST_FOLDER, Arm, Lesson, Plan, Tune
@@ -188,7 +188,7 @@ def _course(state: Tune, arm: Arm, found: Material, reference: Reference) -> Cou
     known = state.find(kind="course")
     if known is None:
         row_s, steps = answer_s(state, arm), -(-len(found.items) // BATCH)
-        closing_s = (len(context.dev) + CLOSING_ROWS) * row_s
+        closing_s = (len(context.dev) + state.closing_rows) * row_s
         left_s = USED_SHARE * (context.seconds_left - state.plan.reserve_s - closing_s)
         reads = BACKWARD_TIMES * len(found.items[0].rows) + (1 if found.desirable else 0)
         step_s = BATCH * reads * reference.row_s

@@ -8,6 +8,7 @@ from pydantic import TypeAdapter
 
 from rung.errors import EngineError, ModelError, RungError, WeightsError
 from rung.memory import within_memory
+from rung.models.resolve import Model
 from rung.models.retyped import room_to_retype, worth_retyping
 from rung.records import Example
 from rung.rungs.base import Context
@@ -56,14 +57,18 @@ _OUTCOME = TypeAdapter(tuple[EngineName, str] | tuple[EngineName, str, WeightTyp
 """The engine, the sentence, and the type of its weights: earlier races had none."""
 
 
+def retyped_for(model: Model) -> tuple[Backend, ...]:
+    """llama.cpp with each other type of weights that is worth trying for a model."""
+    return tuple(one for one in RETYPED if one.weight_type and worth_retyping(model, one.weight_type))
+
+
 def under_each_engine(context: Context, name: str, spec: Spec, files: Sources) -> dict[Backend, System]:
     """The same System under each backend that may be the fastest, each in its own folder.
 
     Not in another type of weights where they are the System's own, or most would be what they are. What is
     told of the model alone: a race that is over has its winner here whatever became of the disk.
     """
-    retyped = () if WEIGHTS_GGUF in files else RETYPED
-    wanted = [one for one in retyped if one.weight_type and worth_retyping(context.model, one.weight_type)]
+    wanted = () if WEIGHTS_GGUF in files else retyped_for(context.model)
     return {
         backend: save(context.work / f"{name}-{'-'.join(filter(None, backend))}", backend.runs(spec), files)
         for backend in (LLAMA, TORCH, *wanted)

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from rung.rungs.base import Context, Outlook
 from rung.rungs.batching import batch_size
-from rung.rungs.length import CLOSING_ROWS, MOST_EPOCHS, PACE_FILE, PROBE_STEPS, USED_SHARE, Speed, sized
+from rung.rungs.closing import closing_rows
+from rung.rungs.length import MOST_EPOCHS, PACE_FILE, PROBE_STEPS, USED_SHARE, Speed, sized
 from rung.rungs.seeds import ends_of, ranged
 from rung.rungs.sft import FEWEST_S, RESERVE_S, RESERVE_SHARE, RESERVE_USED
 from rung.rungs.teacher import FIRST_DRAWS, draws_of, is_raced, too_slow
@@ -101,7 +102,7 @@ def foreseen(context: Context, lessons: Lessons, pace: Paces) -> Outlook:
 def on_policy_alone(context: Context, lessons: Lessons, pace: Paces) -> Outlook:
     """The teacher's score, and sft's tune gone on with by its probabilities as long as there's time."""
     scored_s = lessons.scored * pace.teacher_s
-    closing_s = (len(context.dev) + CLOSING_ROWS) * pace.answer_s
+    closing_s = (len(context.dev) + closing_rows(context)) * pace.answer_s
     high_s = max(context.seconds_left, scored_s + closing_s)
     seconds = max(scored_s + closing_s, USED_SHARE * high_s)
     return Outlook(
@@ -129,6 +130,7 @@ def _tuned(
         most=MOST_EPOCHS * -(-rows // batch),
         dev=len(context.dev),
         forms=lessons.forms,
+        closing=closing_rows(context),
     )
     budget_s, probe_s = left_s - reserve_s, PROBE_STEPS * speed.step_s
     length = sized(speed, PROBE_STEPS, budget_s, budget_s - probe_s)

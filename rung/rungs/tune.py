@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from rung.asking import ask
@@ -25,6 +26,7 @@ from rung.models.weights import dequantised
 from rung.records import Answer, Example
 from rung.rungs.base import JOURNAL_FILE, Context, more_tokens, strict_score
 from rung.rungs.batching import batch_size, fewer
+from rung.rungs.closing import closing_rows
 from rung.rungs.lesson import of_the_same_lesson
 from rung.rungs.rendered import prompts_of, rendered, target_ids, target_text
 from rung.runs import append_jsonl, atomic_folder, digest_of, read_jsonl
@@ -194,6 +196,11 @@ class Tune(AbstractContextManager["Tune"]):
         row_s = tokens * token_s(self.model, self.learned, [row for item in items for row in item.rows])
         self.batch = fewer(self.lesson.batch, fitting=training_s / row_s, tokens=tokens)
         self.note({"kind": "batch", "rows": self.batch})
+
+    @cached_property
+    def closing_rows(self) -> int:
+        """Answers beside those to all of dev that the tuned System and its rivals give in the end."""
+        return closing_rows(self.context)
 
     def trainer(self, arm: Arm) -> Trainer:
         """The arm's trainer, its state loaded into the model."""

@@ -11,7 +11,6 @@ from rung.records import Example, Trial
 from rung.rungs.base import Context
 from rung.rungs.below import BARE, TAGGED
 from rung.rungs.length import (
-    CLOSING_ROWS,
     FEWEST_TRIAL_STEPS,
     MOST_EPOCHS,
     PACE_FILE,
@@ -150,7 +149,7 @@ def seconds_again(state: Tune, steps: int) -> float:
     """What so many steps and the System's answers take at the pace so far; 0 where that's unknown."""
     if not state.pace.known:
         return 0.0
-    answers = len(state.context.dev) + CLOSING_ROWS
+    answers = len(state.context.dev) + state.closing_rows
     return steps * state.pace.step_s + answers * state.pace.served_s
 
 
@@ -179,6 +178,7 @@ def _settle_length(state: Tune, arm: Arm, forms: Sequence[str]) -> Length:
             most=MOST_EPOCHS * state.trainer(arm).steps_per_epoch,
             dev=len(dev),
             forms=len(forms),
+            closing=state.closing_rows,
         )
         left_s = state.context.seconds_left - state.plan.reserve_s
         found = asdict(sized(speed, probed, state.plan.budget_s, left_s))
@@ -223,7 +223,7 @@ def _fitted(state: Tune, arm: Arm, behind: int, length: Length) -> Length:
         steps = length.steps
         if state.pace.known:
             row_s = state.pace.answer_s
-            closing_s = (len(state.context.dev) + CLOSING_ROWS) * row_s
+            closing_s = (len(state.context.dev) + state.closing_rows) * row_s
             fit = Fit(
                 step_s=state.pace.step_s,
                 score_s=length.rows * row_s,

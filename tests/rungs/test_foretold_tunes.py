@@ -10,14 +10,18 @@ import pytest
 from rung.climb import budget
 from rung.rungs import tuning
 from rung.rungs.base import Outlook
-from rung.rungs.length import PACE_FILE
+from rung.rungs.closing import CLOSING_ROWS, closing_rows
+from rung.rungs.length import PACE_FILE, Speed, sized
+from rung.rungs.probe import RACE_ROWS, under_each_engine
 from rung.rungs.seeds import RISES, End, ranged
 from rung.rungs.sft import Sft, answer_forms
 from rung.rungs.teaching_time import pace_of_sft
 from rung.rungs.tune import Arm, Plan, Tune, outputs_lesson
 from rung.runs import read_json
 from rung.system import copy
+from rung.task.model import Tuning
 from tests.fixtures_climb import label_rows, make_tiny_gguf, opened, write_rows
+from tests.fixtures_ship import make_gguf
 
 ENDS = [End(seconds=100.0, again_s=50.0), End(seconds=140.0, again_s=80.0)]
 
@@ -64,6 +68,27 @@ def test_the_ends_of_a_tune_are_said_with_what_they_hang_on():
     stopped = replace(once, by="")
     assert budget.said("sft", stopped, "head") == f"{about} by how long it keeps up with head"
     assert budget.said("sft", stopped, None) == about
+
+
+def test_the_answers_after_a_tune_are_those_of_each_engine_that_races_for_it(tmp_path):
+    data = write_rows(tmp_path / "topics.jsonl", label_rows(120))
+    gguf = make_gguf(tmp_path / "wide.gguf", kind="f16")
+    with opened(gguf, data, tmp_path) as context:
+        context.work.mkdir(parents=True)
+        racing = under_each_engine(context, "some", answer_forms(context)["codes"], {})
+        assert len(racing) == 3 and closing_rows(context) == CLOSING_ROWS + 3 * (1 + RACE_ROWS)
+        for method, runners in (("rslora", 3), ("full", 2), ("dora", 0), ("prefix", 0)):
+            task = context.task.model_copy(update={"tuning": Tuning(method=method)})
+            assert closing_rows(replace(context, task=task)) == CLOSING_ROWS + runners * (1 + RACE_ROWS)
+        alone = replace(context, model=replace(context.model, gguf=None))
+        assert closing_rows(alone) == CLOSING_ROWS, "nothing races with torch alone"
+
+
+def test_a_tune_leaves_the_time_for_all_answers_after_it():
+    speed = Speed(step_s=1.0, answer_s=0.5, most=10_000, dev=100, forms=1, closing=40)
+    few, more = (sized(replace(speed, closing=n), 8, 1000.0, 990.0) for n in (40, 60))
+    assert (few.closing_s, more.closing_s) == (70.0, 80.0)
+    assert more.tuning_s < few.tuning_s and more.steps < few.steps
 
 
 def test_sft_foresees_more_seeds_beside_a_rung_that_it_may_hardly_beat(context):
