@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias, TypeVar
 import numpy as np
 
 from rung.errors import TrainingError
+from rung.evaluate import VECTORS_FOLDER, timed_s
 from rung.models import head as heads
 from rung.models.head import Counts, Features
 from rung.models.head import Head as LinearHead
@@ -60,6 +61,7 @@ class Head:
         texts, strengths = [embedded_text(e) for e in rows], _strengths(context)
         context.pool.embedder.embed(texts[:WARM_ROWS])
         embed_s, vectors = _seconds(lambda: context.pool.embedder.embed(texts))
+        alone_s, _ = _seconds(lambda: context.pool.embedder.embed(texts[:1]))
         try:
             fit = functools.partial(_fit, context, rows, lambda: heads.counted(texts), lambda: vectors)
             fit("tfidf", 1.0)  # waits for what is loaded
@@ -75,9 +77,9 @@ class Head:
         counting_s = count_s * len(context.train) / len(rows)
         row_s = embed_s / len(rows)
         asked = sum(len(cs) for name, cs in strengths.items() if name != "tfidf")
-        whole = (
-            sum(fit_s.values()) + counting_s + row_s * (len(context.train) + (1 + asked) * len(context.dev))
-        )
+        embedded = _to_embed(context, context.train) + _to_embed(context, context.dev)
+        embedding_s = row_s * (embedded + asked * len(context.dev))
+        whole = sum(fit_s.values()) + counting_s + embedding_s + timed_s(alone_s)
         least = min(seconds / len(strengths[name]) for name, seconds in fit_s.items())
         whole = min(whole, max(least, context.seconds_left))
         return Outlook(seconds=whole, low_s=whole, high_s=whole, least_s=least)
@@ -97,6 +99,12 @@ class Head:
             raise TrainingError("; ".join(late))
         chosen, trials, notes = choose(context, variants, screen=None)
         return Built(system=chosen.system, what=chosen.name, trials=trials, notes=(*late, *notes))
+
+
+def _to_embed(context: Context, rows: Sequence[Example]) -> int:
+    """How many of the rows have no vectors in the run's folder: as a rule the checks made those of all."""
+    folder = context.bench.store.folder.parent / VECTORS_FOLDER
+    return context.pool.embedder.missing([embedded_text(e) for e in rows], folder)
 
 
 def _seconds(call: Callable[[], T]) -> tuple[float, T]:

@@ -86,14 +86,16 @@ def _fits(context: Context, variant: Variant, own: Pace, quickest: Pace) -> bool
     batch, first = batch_of(context), min(PACED_ROWS, len(context.dev))
     rest_s = quickest.seconds(len(context.dev) - first, batch)
     seconds = own.seconds(first - own.asked, batch) + rest_s
-    return SLACK * seconds + timing_s(variant, own) <= context.seconds_left
+    return SLACK * seconds + timing_s(context, variant, own) <= context.seconds_left
 
 
 def bounded(context: Context, variant: Variant, own: Pace, others: Sequence[tuple[Variant, Pace]]) -> Pace:
-    """A variant's pace, no slower than the fuller batches of another one, whose prompts are alike, allow.
+    """A variant's pace, as the fuller batches of another one, whose prompts are alike, allow.
 
-    A row of a batch takes what its tokens take. It has more of them than with the other variant: so many
-    times as many, in the prompt or in the answer, or what makes it slower alone. The larger of the two holds.
+    A row of a batch takes what its tokens take. Where it has more of them than with the other variant, it
+    takes at most so many times as much, by the prompt or by the answer, or what makes it slower alone: the
+    larger of the two. It takes no less than the fewer tokens do: by a few rows, beside one long answer that
+    was asked alone, those of a batch seem to take nothing.
     """
     fuller = [
         (other, pace)
@@ -106,10 +108,12 @@ def bounded(context: Context, variant: Variant, own: Pace, others: Sequence[tupl
     tokens = list(zip(_tokens(context, variant, other), _tokens(context, other, variant), strict=True))
     if not any(theirs for _, theirs in tokens) or any(ours and not theirs for ours, theirs in tokens):
         return own
-    times = max(1.0, *(ours / theirs for ours, theirs in tokens if theirs))
+    shares = [ours / theirs for ours, theirs in tokens if theirs]
+    least, times = min(shares), max(1.0, *shares)
     judging_s, slower_s = context.bench.judging_s, max(0.0, own.alone_s - pace.alone_s)
     row_s = max(times * (pace.row_s - judging_s), pace.row_s - judging_s + slower_s) + judging_s
-    return replace(own, row_s=min(own.row_s, row_s))
+    least_s = min(1.0, least) * (pace.row_s - judging_s) + judging_s
+    return replace(own, row_s=max(least_s, min(own.row_s, row_s)))
 
 
 def _alike(one: Variant, other: Variant) -> bool:
@@ -153,9 +157,13 @@ def rows_to_screen(context: Context, variants: Sequence[Variant], most: int = SC
 def closing_s(context: Context, variants: Sequence[Variant]) -> float:
     """What the timing of single requests will take, with the slowest of the variants."""
     found = zip(variants, paces(context, variants), strict=True)
-    return max((timing_s(variant, pace) for variant, pace in found if pace), default=0.0)
+    return max((timing_s(context, variant, pace) for variant, pace in found if pace), default=0.0)
 
 
-def timing_s(variant: Variant, pace: Pace) -> float:
-    """What the timing of single requests will take with a variant; nothing where they are paid for."""
-    return 0.0 if variant.system.is_hosted else timed_s(pace.alone_s)
+def timing_s(context: Context, variant: Variant, pace: Pace) -> float:
+    """What the timing of single requests will take with a variant; nothing where they are paid for.
+
+    The one answer that was asked alone may have been short: no row takes less alone than among others.
+    """
+    row_s = max(pace.alone_s, pace.row_s - context.bench.judging_s)
+    return 0.0 if variant.system.is_hosted else timed_s(row_s)

@@ -35,12 +35,14 @@ class Preference:
 
         plan, start = planned(context), self._start(context)
         course = foresee(context, start, plan)
-        # Where better answers lose their likelihood at once nothing is kept, and no seed drawn.
+        beside_s = course.closing_s + RESERVE_USED * plan.reserve_s
+        # Where better answers lose their likelihood at once the start is kept: nothing new is proved, raced
+        # or asked, and no seed drawn.
         soonest = End(seconds=course.soonest_s, again_s=math.inf)
         again_s = course.steps * course.step_s + course.closing_s
         return ranged(
-            [soonest, End(seconds=course.tuning_s, again_s=again_s)],
-            beside_s=course.closing_s + RESERVE_USED * plan.reserve_s,
+            [soonest, End(seconds=course.tuning_s + beside_s, again_s=again_s)],
+            beside_s=0.0,
             least_s=course.closing_s,
             left_s=context.seconds_left if answered_all(context, start) else 0.0,
             by=KEEPS,

@@ -49,7 +49,7 @@ def outlook(
         last = [one for one in (whole or screened) if one.variant.shippable and not one.stopped]
         best = max(last, key=lambda one: one.value, default=None)
         pace = best and found[best.variant.name]
-        return on.spent_s + (timing_s(best.variant, pace) if best and pace else 0.0)
+        return on.spent_s + (timing_s(context, best.variant, pace) if best and pace else 0.0)
 
     times = sorted(seconds(Random(seed)) for seed in range(REHEARSALS))
     tail = REHEARSALS // 10
@@ -57,7 +57,7 @@ def outlook(
         seconds=statistics.median(times),
         low_s=times[tail - 1],
         high_s=times[-tail],
-        least_s=min(pace.seconds(dev - pace.asked, batch) + timing_s(v, pace) for v, pace in fit),
+        least_s=min(pace.seconds(dev - pace.asked, batch) + timing_s(context, v, pace) for v, pace in fit),
     )
 
 

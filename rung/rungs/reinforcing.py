@@ -61,8 +61,9 @@ def foresee(context: Context, start: System, plan: Plan) -> Outlook:
         if tune.refusal is not None or tune.course is None:
             return Outlook(seconds=0.0, low_s=0.0, high_s=0.0, least_s=0.0, refusal=tune.refusal)
         closing_s = tune.course.closing_s
-        beside_s = closing_s + RESERVE_USED * plan.reserve_s
-        seconds, low_s = (s + beside_s for s in (tune.course.tuning_s, tune.course.soonest_s))
+        seconds = tune.course.tuning_s + closing_s + RESERVE_USED * plan.reserve_s
+        # Where dev is soon worse the start is kept: nothing new is proved, raced or asked.
+        low_s = min(tune.course.soonest_s, seconds)
         return Outlook(seconds=seconds, low_s=low_s, high_s=seconds, least_s=closing_s, by=STAYS)
 
 

@@ -2,15 +2,17 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from rung import evaluate
 from rung.errors import EngineError, RunError
-from rung.evaluate import LOOK_ROWS, Bench, Pace, Store
+from rung.evaluate import LOOK_ROWS, Bench, Pace, Store, timed_s
 from rung.records import Answer, Example
 from rung.rungs.base import Context, Variant, slug, strict_score
-from rung.rungs.paces import SLACK, bounded, closing_s, paces, rows_to_screen
+from rung.rungs.paces import SLACK, bounded, closing_s, paces, rows_to_screen, timing_s
 from rung.rungs.rehearsal import Rehearsal, outlook
 from rung.rungs.rival import rival
 from rung.rungs.variants import Tried, choose, tried
@@ -391,8 +393,13 @@ FULL = Pace(alone_s=2.0, row_s=0.5, asked=20, batch=18)
         # Nothing is known of tokens, or of what one takes.
         ((0, 0), (0, 0), OWN, 2.0),
         ((100, 10), (100, 0), OWN, 2.0),
+        # By a few rows beside a long answer those of a batch took nothing: as much as as many tokens take.
+        ((100, 10), (100, 10), replace(OWN, row_s=0.0), 0.5),
+        ((100, 4), (100, 10), replace(OWN, row_s=0.0), 0.2),
+        ((300, 20), (100, 10), replace(OWN, row_s=0.0), 0.5),
         # It was itself told by a batch that is nearly as full.
         ((100, 10), (100, 10), replace(OWN, batch=10), 2.0),
+        ((100, 10), (100, 10), replace(OWN, row_s=0.0, batch=10), 0.0),
     ],
 )
 def test_a_pace_of_few_rows_is_bounded_by_the_fuller_batches_of_another_variant(
@@ -403,6 +410,16 @@ def test_a_pace_of_few_rows_is_bounded_by_the_fuller_batches_of_another_variant(
     for variant in (one, other):
         context.measure(variant.system, context.dev[:10], "some")
     assert bounded(context, one, own, [(other, FULL)]) == replace(own, row_s=pytest.approx(row_s))
+
+
+def test_single_requests_take_no_less_than_rows_of_a_batch(context, monkeypatch):
+    (variant,) = variants(Together(Clock(monkeypatch), "one", 1.0, 1.0))
+    short = Pace(alone_s=0.1, row_s=0.5, asked=20, batch=18)
+    assert timing_s(context, variant, short) == timed_s(0.5)
+    assert timing_s(context, variant, replace(short, alone_s=0.7)) == timed_s(0.7)
+    judge: Any = SimpleNamespace(verdicts=SimpleNamespace(each_s=0.3))
+    judged = replace(context, bench=replace(context.bench, judge=judge))
+    assert timing_s(judged, variant, short) == pytest.approx(timed_s(0.2)), "a judge is asked of no timed row"
 
 
 def test_prompts_that_differ_from_row_to_row_by_other_things_bound_no_pace(context, monkeypatch):

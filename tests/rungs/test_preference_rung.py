@@ -119,6 +119,9 @@ def test_two_more_seeds_are_foreseen_where_the_start_answered_all_dev_rows(begin
     assert alone is not None and beside is not None
     assert (beside.low_s, beside.seconds) == (alone.low_s, alone.seconds), "rows are read once"
     assert alone.low_s < alone.seconds == alone.high_s < beside.high_s
+    (course,) = (record for record in journal(context) if record["kind"] == "course")
+    assert alone.low_s == course["soonest_s"], "the start is kept then: nothing is proved or answered anew"
+    assert alone.seconds > course["tuning_s"] + course["closing_s"]
     assert alone.by == preferring.KEEPS and beside.by.endswith("and whether two more seeds are drawn")
 
 

@@ -149,9 +149,13 @@ def test_too_little_time_for_ten_steps_is_told_before_it_begins(begin, monkeypat
 
 
 def test_a_course_that_gets_worse_at_once_is_foreseen_as_the_soonest_end(begin):
-    told = Reinforce().outlook(begin())
+    context = begin()
+    told = Reinforce().outlook(context)
     assert told is not None and told.refusal is None
-    assert told.least_s < told.low_s < told.seconds == told.high_s and told.by == reinforcing.STAYS
+    (course,) = (record for record in journal(context) if record["kind"] == "course")
+    assert told.low_s == course["soonest_s"], "the start is kept then, and answers nothing anew"
+    assert told.low_s < told.seconds == told.high_s and told.by == reinforcing.STAYS
+    assert told.seconds > course["tuning_s"] + told.least_s > told.least_s > 0
 
 
 def test_answers_are_drawn_as_the_system_is_asked_and_the_same_for_the_same_place(begin):
