@@ -104,6 +104,19 @@ def test_a_rung_is_told_of_the_best_one_so_far_whatever_the_metric(
     assert Seen.told == [(None, None), (rival, "good")]
 
 
+def test_all_pairs_of_rungs_share_the_chance_of_a_false_stop(task, options, monkeypatch):
+    levels = []
+
+    class Last(Always):
+        def build(self, context):
+            levels.append(context.rival and context.rival.level)
+            return super().build(context)
+
+    names = with_ladder(monkeypatch, Counts("good"), Always("one"), Always("two"), Last("last"))
+    climb(task, replace(options, rungs=names), Log())
+    assert levels == [pytest.approx(0.05 / 6)]
+
+
 def test_a_climb_that_is_taken_up_again_stops_a_rung_at_the_same_row(task, options, monkeypatch):
     names = with_ladder(monkeypatch, Counts("good"), Always("one"))
     first, run = climb(task, replace(options, rungs=names), Log())

@@ -1,7 +1,9 @@
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
 from rung.evaluate import LOOK_ROWS
 from rung.records import Answer, Example
@@ -63,6 +65,33 @@ def test_a_hopeless_rung_is_asked_a_part_of_the_rows(up, down, mean):
 def test_one_that_is_as_good_is_mostly_asked_all_rows():
     found = simulated(80, 300, up=0.1, down=0.1, seed=2)
     assert np.mean([at or 300 for at in found]) > 270
+
+
+@pytest.mark.parametrize("together", [1, 4])
+def test_one_that_gains_just_enough_is_stopped_no_oftener_than_stated_however_often_it_is_looked_at(together):
+    """Draws of a row, or of four that are won, lost or even as one. On average they gain what is needed."""
+    runs, dev, dice = 200, 256, np.random.default_rng(together)
+    examples = rows(dev, group=lambda i: str(i // together) if together > 1 else None)
+    stopped = 0
+    for _ in range(runs):
+        kinds = dice.choice(4, size=dev // together, p=[0.26, 0.24, 0.3, 0.2]).repeat(together)
+        first, second = (answers((kinds == own) | (kinds == 2)) for own in (1, 0))
+        bar = to_beat(examples, first)
+        stopped += any(bar.beyond(examples[:n], second[:n]) for n in range(16, dev + 1, 16))
+    assert stopped <= binom.ppf(0.999, runs, LEVEL)
+
+
+@pytest.mark.parametrize("lost", [6, 7])
+def test_six_rows_lost_may_be_chance_at_one_in_twenty_and_seven_are_not(lost):
+    """After n rows, all lost, the bet is worth (2^(n + 1) - 1) / (n + 1): 18.1 after 6, 31.9 after 7."""
+    examples = rows(64)
+    second = answers([False] * lost + [True] * (48 - lost) + [False] * 16)
+    bar = to_beat(examples, answers([True] * 48 + [False] * 16), needed=0.0)
+    worth = (2 ** (lost + 1) - 1) / (lost + 1)
+    for level, shown in ((1 / 20, lost == 7), (1.01 / worth, True), (0.99 / worth, False)):
+        at = replace(bar, level=level)
+        assert at.beyond(examples[:32], second[:32]) is shown
+        assert at.stopped(examples[:32], second[:32], 64).worse is shown
 
 
 def test_a_rival_without_a_fault_leaves_nothing_to_gain():
