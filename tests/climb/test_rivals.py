@@ -61,10 +61,11 @@ class Rival:
 
     server: Hosted
     model: str
+    path: str = "/v1"
 
     @property
     def given(self) -> str:
-        return f"openai:{self.model}@{self.server.url}"
+        return f"openai:{self.model}@{self.server.url.removesuffix('/v1')}{self.path}"
 
     @property
     def candidate(self) -> str:
@@ -190,6 +191,7 @@ def test_a_rival_that_is_named_later_adds_a_step_and_builds_no_other_again(
     assert one.built == ["one"] and good.asked == 2 * DEV_ROWS and poor.asked == DEV_ROWS
     before, after = of(alone), of(two, good.candidate)
     assert (after.dev, after.system, after.test.score) == (before.dev, before.system, 1.0)
+    assert (after.build_s, after.took_s) == (before.build_s, before.took_s), "it isn't built anew"
     assert after.folder == f"rungs/{good.candidate}/system" and two.openings == 1
     priced |= each((third, CHEAP))
     task = written(tmp_path / "task", tiny, priced, good, poor, third)
@@ -216,8 +218,21 @@ def test_a_rival_that_is_named_no_more_leaves_the_verdict_and_comes_back_without
     assert one.built == ["one"] and (good.asked, poor.asked) == (2 * DEV_ROWS, DEV_ROWS)
 
 
-def test_a_start_that_is_killed_while_a_rival_is_added_is_made_good_by_the_next(
+def test_another_model_that_is_called_the_same_has_no_result_of_the_one_before(
     good, poor, tiny, tmp_path, monkeypatch
+):
+    asked = replace(options(tmp_path / "run"), rungs=with_ladder(monkeypatch, Always("one"), Api()))
+    climb(written(tmp_path / "task", tiny, DEAR, good, poor), asked, Log())
+    other, poor.server.reports = replace(poor, path="/beta/v1"), "poor-2027"
+    result, run = climb(written(tmp_path / "task", tiny, DEAR, good, other), asked, Log())
+    assert other.given != poor.given and of(result, poor.candidate).what.startswith(f"{other.given}, ")
+    system = System.load(run / "rungs" / poor.candidate / "system")
+    assert system.spec.model.source == other.given and poor.asked >= 2 * DEV_ROWS
+
+
+@pytest.mark.parametrize(("budget_s", "so_far"), [(600, "."), (900, "earlier/10m00s")])
+def test_a_start_that_is_killed_while_a_rival_is_added_is_made_good_by_the_next(
+    budget_s, so_far, good, poor, tiny, tmp_path, monkeypatch
 ):
     asked = replace(options(tmp_path / "run"), rungs=with_ladder(monkeypatch, Counted(), Api()))
     alone, run = climb(written(tmp_path / "task", tiny, DEAR, good), asked, Log())
@@ -226,11 +241,14 @@ def test_a_start_that_is_killed_while_a_rival_is_added_is_made_good_by_the_next(
     def killed(path, value):
         raise KeyboardInterrupt
 
+    more = replace(asked, budget_s=budget_s)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(beside, "write_json", killed)
-        climb(task, asked, Log())
-    assert side(f"{run}:api").system.digest == of(alone).system, "the climb so far can be used still"
-    two, _ = climb(task, asked, Log())
+        climb(task, more, Log())
+    assert RIVALS not in read_json(run / "run.json")
+    kept = side(f"{run / so_far}:api")
+    assert kept.system.digest == of(alone).system, "the climb so far can be used still"
+    two, _ = climb(task, more, Log())
     assert of(two, good.candidate).dev == of(alone).dev and of(two, poor.candidate).dev.n == DEV_ROWS
     assert good.asked == 2 * DEV_ROWS
 
