@@ -79,7 +79,7 @@ class Api:
 
         Raises EngineError where it can't be asked, the cap is reached, or it's another model by now.
         """
-        model, given, about = _begun(context)
+        model, given, each_usd = _begun(context)
         price = price_of(context, model)
         variants, refusal = _variants(context, model, given)
         asked, tried, left_out = variants[0], (), ()
@@ -88,13 +88,15 @@ class Api:
         system, calls = asked.system, calls_said(asked.system)
         found = context.measure(system, context.dev, asked.name)
         need_same_model([one.answer for one in found.predictions], MOST_MOVED)
-        spent = len(found.predictions) * billed_usd(price, found)
+        asked_rows = len(found.predictions)
+        spent, about = asked_rows * billed_usd(price, found), asked_rows * each_usd
         trial = Trial(
             name=f"{model.model}, {given.shown}{calls}",
             score=found.score,
-            n=len(found.predictions),
-            seconds=found.seconds_per_answer * len(found.predictions),
+            n=asked_rows,
+            seconds=found.seconds_per_answer * asked_rows,
             chosen=True,
+            stopped=asked_rows < len(context.dev),
         )
         reported = system.spec.model.digest if system.spec.model is not None else ""
         notes = (
@@ -104,8 +106,8 @@ class Api:
             *(without_passages(context) if given.retrieval is None else ()),
             f"answered by {reported.removeprefix('endpoint:')}: no digest names its weights",
             f"a million tokens of prompts cost ${price.input_usd_per_m:g} "
-            f"(${price.cached_input_usd_per_m:g} cached), of answers ${price.output_usd_per_m:g}; the dev "
-            f"rows cost ${spent:.4f}, foretold ${about:.4f}",
+            f"(${price.cached_input_usd_per_m:g} cached), of answers ${price.output_usd_per_m:g}; the "
+            f"{asked_rows:,} dev rows that it answered cost ${spent:.4f}, foretold ${about:.4f}",
         )
         return Built(
             system=system,
@@ -151,9 +153,9 @@ def calls_said(system: System) -> str:
 
 
 def _begun(context: Context) -> tuple[Hosted, Prompting, float]:
-    """The model, its prompt, and about what the dev rows cost in US dollars.
+    """The model, its prompt, and about what a dev row costs in US dollars.
 
-    Before any is paid it says how much of that is to be paid yet; once under a cap.
+    Before any is paid it says how much all that aren't paid for yet will cost; once under a cap.
     """
     model = rival_of(context.task)
     assert model is not None, "the rung applies"
@@ -169,7 +171,7 @@ def _begun(context: Context) -> tuple[Hosted, Prompting, float]:
             context.reporter.say(
                 f"api: about ${each * rows:.4f} for {rows:,} answers of {model.model}; {paid_text(context)}"
             )
-    return model, given, each * len(context.dev)
+    return model, given, each
 
 
 def _rows_to_buy(context: Context, model: Hosted, given: Prompting) -> int:

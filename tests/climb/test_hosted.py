@@ -21,10 +21,12 @@ from rung.engines.endpoint import EndpointEngine
 from rung.errors import EngineError, ModelError, RungError, TaskError
 from rung.hosted import hosted_engine_spec
 from rung.models.hosted import hosted
-from rung.records import Climb, RungResult, TokenPrice
+from rung.records import Answer, Climb, RungResult, TokenPrice
 from rung.report.html import write_report
 from rung.rungs.api import Api, rival_of
 from rung.rungs.base import Context
+from rung.rungs.rival import rival
+from rung.scoring.measure import measurement
 from rung.scoring.prices import listed_price
 from rung.system import System
 from rung.task import load_task
@@ -382,7 +384,23 @@ def test_calls_that_were_billed_and_brought_nothing_are_in_the_price(context, se
     assert found.failures == 3 and paid_usd > 3 * 900 * 4.0 / 1e6
     usd = answers_usd(found, made.price, context.task)
     assert usd * len(context.dev) / 1000 == pytest.approx(paid_usd)
-    assert f"the dev rows cost ${paid_usd:.4f}" in " ".join(made.notes)
+    assert f"the {len(context.dev)} dev rows that it answered cost ${paid_usd:.4f}" in " ".join(made.notes)
+
+
+def test_one_that_is_stopped_is_billed_and_foretold_for_the_rows_that_it_was_asked(context, server):
+    context = replace(context, dev=(*context.dev, *context.train))
+    right = [Answer(text=str(row.output), value=row.output) for row in context.dev]
+    best = measurement(system="r", split="dev", metric="accuracy", examples=context.dev, answers=right)
+    wrong = {row.input: next(name for name in context.labels if name != row.output) for row in context.dev}
+    server.says = lambda said, body: json.dumps({"label": wrong[said]})
+    ahead = rival("head", best, context.dev, needed=0.02, level=0.05 / 6)
+    made = Api().build(replace(context, rival=ahead))
+    (trial,) = made.trials
+    assert trial.stopped and trial.chosen and trial.n < len(context.dev)
+    (said,) = [note for note in made.notes if "dev rows that it answered cost" in note]
+    assert f"the {trial.n} dev rows" in said
+    spent, foretold = (float(part.split()[0].rstrip(",")) for part in said.split("$")[-2:])
+    assert spent == pytest.approx(context.pool.till.spent_usd, abs=1e-4) and foretold < 2 * spent
 
 
 def test_at_a_small_volume_a_hosted_model_comes_before_what_costs_more_to_build(done):
