@@ -297,17 +297,21 @@ def framed(chart: Any, width: float, height: int) -> Any:
 
 
 def _ticks(scale: Scale) -> dict[str, Any]:
-    """Round costs to mark on a log axis: 1, 2 and 5 of each decade, or 1 alone where those would crowd."""
+    """What an axis of costs marks."""
     if not scale.log:
         return {"tickCount": 5}
-    decades = range(math.floor(math.log10(scale.low)), math.ceil(math.log10(scale.high)) + 1)
-    most = max(3, int(scale.end - scale.start) // 80)
+    return {"values": log_ticks(scale.low, scale.high, int(scale.end - scale.start) // 80)}
+
+
+def log_ticks(low: float, high: float, most: int) -> list[float]:
+    """Round values to mark on a log axis: 1, 2 and 5 of each decade, or fewer where over `most` crowd."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for steps in ((1, 2, 5), (1, 3), (1,)):
         found = [float(f"{step}e{d}") for d in decades for step in steps]
-        found = [value for value in found if scale.low <= value <= scale.high]
-        if len(found) <= most:
+        found = [value for value in found if low <= value <= high]
+        if len(found) <= max(3, most):
             break
-    return {"values": found}
+    return found
 
 
 def score_label(metric: MetricName, spread: float) -> str:

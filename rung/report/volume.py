@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from html import escape
 
 from rung.records import Climb, RungResult
-from rung.report.charts import ACCENT, FONT_SIZE, INK, MUTED, ON_PAGE, framed
+from rung.report.charts import ACCENT, FONT_SIZE, INK, MUTED, ON_PAGE, PAGE, framed, log_ticks
 from rung.report.notation import round_count, usd_text
 from rung.report.summary import build_usd, measured
 from rung.scoring.cost import (
@@ -24,6 +24,7 @@ LEAST, MOST = 1e3, 1e6
 STEPS = 60
 THIN, THICK = 1, 2
 LABEL_PX = 14
+TICK_PX = 40
 CENT = 0.01
 
 
@@ -120,7 +121,12 @@ def volume_svg(climb: Climb, width: int) -> str:
     costs = [usd for line, *_ in lines for usd in line if usd > 0]
     ends = [max(CENT, min(costs) / 1.5), max(costs) * 1.5]
     x_axis = alt.Axis(grid=False, tickCount=6, labelExpr="format(datum.value, '~s')")
-    y_axis = alt.Axis(tickCount=5, domain=False, ticks=False, labelExpr="'$' + format(datum.value, ',~r')")
+    y_axis = alt.Axis(
+        values=log_ticks(ends[0], ends[1], HEIGHT_PX // TICK_PX),
+        domain=False,
+        ticks=False,
+        labelExpr="'$' + format(datum.value, ',~r')",
+    )
     x = alt.X(
         "requests:Q",
         title="requests a month (log scale)",
@@ -144,9 +150,10 @@ def volume_svg(climb: Climb, width: int) -> str:
         for name, usd in _apart({name: usd for name, usd in names.items() if usd > 0}, ends)
     ]
     text = alt.Chart(alt.Data(values=told)).encode(x=x, y=y, text="name:N")
-    layers.append(
-        text.mark_text(align="right", baseline="bottom", dx=-4, dy=-3, fontSize=FONT_SIZE - 1, color=MUTED)
-    )
+    place = {"align": "right", "baseline": "bottom", "dx": -4, "dy": -3, "fontSize": FONT_SIZE - 1}
+    # Names may lie on other lines: those end around the letters.
+    layers.append(text.mark_text(**place, color=PAGE, stroke=PAGE, strokeWidth=4))
+    layers.append(text.mark_text(**place, color=MUTED))
     if climb.answers_per_month and low <= climb.answers_per_month <= high:
         at = alt.Chart(alt.Data(values=[{"requests": climb.answers_per_month}])).encode(x=x)
         layers.append(at.mark_rule(strokeWidth=1, color=MUTED, strokeDash=[2, 3]))
