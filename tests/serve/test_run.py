@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -169,6 +170,15 @@ def test_what_isnt_done_in_time_is_broken_off_when_the_server_stops(tmp_path):
         assert any(isinstance(one, Exception) for one in found)
         assert server.ended() == 0 and time.monotonic() - start < 10
     assert not psutil.wait_procs(children, timeout=5)[1]
+
+
+def test_where_llama_cpp_alone_answers_the_server_loads_no_torch_nor_scikit_learn(tmp_path, tiny_gguf):
+    with Server(f"base={tiny_gguf}", home=tmp_path) as server:
+        found = server.user.chat.completions.create(model="base", messages=HELLO, max_tokens=4)
+        assert found.usage is not None and found.usage.completion_tokens > 0
+        loaded = [one.path for one in psutil.Process(server.process.pid).memory_maps()]
+    assert any("/numpy/" in path for path in loaded)
+    assert [path for path in loaded if re.search(r"/(torch|sklearn|scipy|pandas|pyarrow)/", path)] == []
 
 
 def test_a_server_that_is_stopped_while_it_loads_ends_at_once(tmp_path, tiny_gguf):
