@@ -141,6 +141,23 @@ def test_torch_is_asked_once_however_many_are_compared_with_it(context, adapter,
     assert asked == [7] and parity is not None and parity.agreement_rows == 7
 
 
+def test_a_second_proof_knows_what_the_first_took_and_asks_no_more_than_that(
+    context, adapter, races, monkeypatch
+):
+    told = []
+
+    def to_prove(prompts, left_s, each_s, spent_s):
+        told.append((prompts, spent_s))
+        return was(9, left_s, each_s, spent_s)
+
+    was = proving.to_prove
+    monkeypatch.setattr(proving, "to_prove", to_prove)
+    settled_system(context, answer_forms(context)["codes"], adapter)
+    (first, none_s), (second, spent_s) = told
+    assert (first, none_s) == (len(context.dev), 0.0)
+    assert second == 9 and 0 < spent_s < 60
+
+
 def test_a_system_says_its_type_and_others_are_written_as_they_were(gguf, tmp_path):
     plain = make_tuned(gguf, tmp_path / "plain", engine="llama")
     other = make_tuned(gguf, tmp_path / "other", engine="llama", weight_type="q8_0")
