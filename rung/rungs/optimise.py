@@ -40,6 +40,10 @@ BELOW = ("prompt", "few_shot", "retrieval")
 CANDIDATES = 16
 SHOTS = (4, 8)
 FEWEST_TRAIN = 8
+NOT_NEAREST = (
+    "the search didn't begin with the nearest examples, which did best: too few training rows are left to "
+    "look at beside those that it asks"
+)
 SHOWN_CHARS = 300
 """Of an instruction in a note."""
 
@@ -80,6 +84,8 @@ class Optimise:
         if model is not None:
             below = _first(context)
             variants, notes = reflected(context, _start(context), model, self.metric_calls)
+            if best_prompting(context, BELOW) is not below:
+                notes.append(NOT_NEAREST)
         else:
             variants, notes = _drawn(context)
             notes.append(str(why_not))

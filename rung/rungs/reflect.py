@@ -15,7 +15,7 @@ from rung.models.hosted import hosted
 from rung.records import Answer, Example, Json
 from rung.rungs.api import cannot_pay
 from rung.rungs.base import Context, Outlook, Variant
-from rung.rungs.left_out import leaving_out
+from rung.rungs.left_out import enough_left, half_at_most, leaving_out
 from rung.rungs.paces import batch_of, paces
 from rung.rungs.rehearsal import outlook
 from rung.rungs.replies import Replying, replying
@@ -59,7 +59,7 @@ Here are inputs, what the model answered, and what is wrong or right about each 
 Write a better instruction for the same task. Say what the task is, how the answer has to look, and what the
 feedback shows that the model gets wrong: rules that hold for new inputs, not these examples. The model is
 small: short plain sentences, at most 150 words. Give the new instruction alone, within ``` marks."""
-EXAMPLES = {"none": "", "fixed": "always the same", "nearest": "the ones most like the input"}
+EXAMPLES = {"fixed": "always the same", "nearest": "the ones most like the input"}
 """Which worked examples the model that reflects is told of."""
 COMPONENT = "instruction"
 REPLIES = "how long the model that reflects takes, and how many of its instructions are better"
@@ -137,7 +137,6 @@ def reflected(
 
     learn, validate = rows_to_reflect_on(context, start)
     asked = leaving_out(context, start, (*learn, *validate))
-    assert asked is not None, "a start that can be asked training rows"
     search = _Search(context, asked, model)
     context.settled(KEPT_FOR_DEV, lambda: DEV_SHARE * context.seconds_left)
     bar = context.reporter.begin("reflective search, answers", metric_calls)
@@ -162,6 +161,8 @@ def reflected(
     finally:
         context.reporter.end(bar)
         model.close()
+        if asked is not start:
+            context.pool.indexes.pop(asked.shots_key, None)
     scores = result.val_aggregate_scores
     ranked = sorted(range(1, len(scores)), key=lambda place: (-scores[place], place))[: FINALISTS - 1]
     found = [Variant(name="the instruction it began with", system=start)]
@@ -271,7 +272,10 @@ class _Search:
         kept = self.context.settled(KEPT_FOR_DEV, lambda: 0.0)
         assert isinstance(kept, float | int), "written by `reflected`"
         self.turns += 1
-        return self.broke or not self.context.in_time(f"reflection {self.turns}", kept + self.slowest_s)
+        # Before, no search began with nearest examples: what it had time for says nothing of one that does.
+        near = ", nearest examples" if self.start.spec.shots.choice == "nearest" else ""
+        step = f"reflection {self.turns}{near}"
+        return self.broke or not self.context.in_time(step, kept + self.slowest_s)
 
     def _reply(self, instruction: str, records: Sequence[Mapping[str, Any]]) -> str:
         """What the model says to an instruction and what came of it, once and for all."""
@@ -364,28 +368,37 @@ def can_be_asked(context: Context, start: System) -> bool:
     """Whether a search may begin with a System: one that looks rows up needs others than it's asked."""
     if start.spec.shots.choice != "nearest":
         return True
-    if sum(e.id not in context.too_long for e in context.train) // 2 < FEWEST_ROWS:
-        return False
-    learn, validate = rows_to_reflect_on(context, start)
-    return leaving_out(context, start, (*learn, *validate)) is not None
+    rows = _asked_of_half(context)
+    return len(rows) >= FEWEST_ROWS and enough_left(context, start, rows)
 
 
 def rows_to_reflect_on(context: Context, start: System) -> tuple[list[Example], list[Example]]:
     """Training rows to reflect on and others to rank by; none that is shown in the prompt, or too long.
 
-    Where the prompt looks training rows up, half of them at most.
+    Where the prompt looks training rows up, whole draws of half of them at most.
     """
-    looks_up, shown = start.spec.shots.choice == "nearest", set[str]()
-    if SHOTS_FILE in start.spec.files and not looks_up:
-        shown = {shot.input for shot in read_index(start.folder)[0]}
-    rows = [e for e in context.train if e.id not in context.too_long and question(e) not in shown]
-    dice = random.Random(f"{context.seed}:reflect")
-    most = min(MOST_ROWS, len(rows) // 2 if looks_up else len(rows))
-    drawn = dice.sample(sorted(rows, key=lambda e: e.id), most)
+    if start.spec.shots.choice == "nearest":
+        drawn = _asked_of_half(context)
+    else:
+        shown = {s.input for s in read_index(start.folder)[0]} if SHOTS_FILE in start.spec.files else set()
+        rows = [row for row in _fitting(context) if question(row) not in shown]
+        drawn = _dice(context).sample(rows, min(MOST_ROWS, len(rows)))
     if len(drawn) < 2:
         raise EngineError(f"{len(drawn)} training rows are left to reflect on beside those of the prompt")
     ranked = max(1, min(VALIDATION_ROWS, int(VALIDATION_SHARE * len(drawn))))
     return drawn[ranked:], drawn[:ranked]
+
+
+def _asked_of_half(context: Context) -> list[Example]:
+    return half_at_most(context, _fitting(context), _dice(context))[:MOST_ROWS]
+
+
+def _fitting(context: Context) -> list[Example]:
+    return sorted((e for e in context.train if e.id not in context.too_long), key=lambda e: e.id)
+
+
+def _dice(context: Context) -> random.Random:
+    return random.Random(f"{context.seed}:reflect")
 
 
 class _Silent:

@@ -1,5 +1,6 @@
 """Nearest worked examples for rows that are among them: looked up among the others, and searched over so."""
 
+import random
 from dataclasses import replace
 
 import pytest
@@ -7,9 +8,16 @@ import pytest
 from rung.models.resolve import resolve
 from rung.rungs import optimise as module
 from rung.rungs.few_shot import _variants
-from rung.rungs.left_out import leaving_out
+from rung.rungs.left_out import enough_left, half_at_most, leaving_out
 from rung.rungs.optimise import Optimise
-from rung.rungs.reflect import FEWEST_ROWS, _Search, can_be_asked, rows_to_reflect_on
+from rung.rungs.reflect import (
+    FEWEST_ROWS,
+    _Search,
+    can_be_asked,
+    reflected,
+    reflector,
+    rows_to_reflect_on,
+)
 from rung.rungs.variants import choose
 from rung.system import Pool, read_index
 from rung.wording import question
@@ -68,7 +76,32 @@ def test_rows_that_are_asked_and_their_groups_are_among_no_examples(context):
     looked_up = [[shot.input for shot in shots] for shots in found._shots(asked, context.pool)]
     assert all(len(shots) == 4 and not {question(e) for e in asked} & set(shots) for shots in looked_up)
     assert all(question(e) in {s.input for s in system._shots([e], context.pool)[0]} for e in asked)
-    assert leaving_out(context, system, context.train[:-3]) is None, "fewer than four are left"
+    assert enough_left(context, system, context.train[:-6]), "six are left"
+    assert not enough_left(context, system, context.train[:-3]), "fewer than four are"
+
+
+def test_what_asks_the_same_in_other_letters_is_left_out_with_it(context):
+    row, *others = context.train
+    twin = replace(row, id="twin", input=f"  {row.input.upper()} ")
+    context = replace(context, train=(row, twin, *others))
+    below = {one.name: one.system for one in _variants(replace(context, folder=context.folder / "more"))[0]}
+    assert question(twin) in stored(below[NEAREST])
+    found = stored(leaving_out(context, below[NEAREST], [row]))
+    assert found == {question(e) for e in others}
+
+
+def test_rows_that_are_asked_are_whole_draws_and_half_of_the_others_stay(context):
+    def grouped(size):
+        return tuple(replace(e, group=f"group {n // size}") for n, e in enumerate(context.train))
+
+    for train in (context.train, grouped(4), grouped(10)):
+        given = replace(context, train=train)
+        asked = half_at_most(given, train, random.Random(1))
+        apart = {e.group or e.id for e in asked}
+        assert len(train) // 2 - 10 < len(asked) <= len(train) // 2
+        assert not apart & {e.group or e.id for e in train if e not in asked}
+        assert asked != half_at_most(given, train, random.Random(2))
+    assert half_at_most(replace(context, train=grouped(1000)), context.train, random.Random(1)) == []
 
 
 def test_one_that_looks_nothing_up_is_asked_as_it_is(context):
@@ -131,7 +164,7 @@ def test_an_instruction_that_is_found_goes_to_dev_with_all_examples(context, men
     assert len({one.digest for one in found.values()}) == len(found)
 
 
-def test_with_few_rows_a_search_begins_with_what_looks_nothing_up(context):
+def test_with_few_rows_a_search_begins_with_what_looks_nothing_up_and_says_so(context, mentor):
     system = context.built["few_shot"]
     learn, validate = rows_to_reflect_on(context, system)
     assert len(learn) + len(validate) == len(context.train) // 2
@@ -140,3 +173,20 @@ def test_with_few_rows_a_search_begins_with_what_looks_nothing_up(context):
     assert not can_be_asked(few, system) and module._first(few) is None
     of_one = replace(context, train=tuple(replace(e, group="all") for e in context.train))
     assert not can_be_asked(of_one, system), "nobody else is left to look at"
+    built = SEARCH.build(taught(of_one, mentor.url))
+    assert module.NOT_NEAREST in built.notes and built.system.spec.shots.choice == "none"
+    assert module.NOT_NEAREST not in SEARCH.build(taught(context, mentor.url)).notes
+
+
+def test_what_is_looked_up_meanwhile_stays_in_memory_no_longer_than_the_search(context, mentor, monkeypatch):
+    context = taught(context, mentor.url)
+    start, seen, evaluate = context.built["few_shot"], set(), _Search.evaluate
+
+    def watched(self, *given, **more):
+        found = evaluate(self, *given, **more)
+        seen.update(context.pool.indexes)
+        return found
+
+    monkeypatch.setattr(_Search, "evaluate", watched)
+    reflected(context, start, reflector(context), 60)
+    assert len(seen - {start.shots_key}) == 1 and set(context.pool.indexes) <= {start.shots_key}
