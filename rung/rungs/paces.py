@@ -163,7 +163,8 @@ def closing_s(context: Context, variants: Sequence[Variant]) -> float:
 def timing_s(context: Context, variant: Variant, pace: Pace) -> float:
     """What the timing of single requests will take with a variant; nothing where they are paid for.
 
-    The one answer that was asked alone may have been short: no row takes less alone than among others.
+    The one answer that was asked alone may have been short: no row takes less alone than among others. Where
+    these have a judge's time in them, as it was then, that can't be told.
     """
-    row_s = max(pace.alone_s, pace.row_s - context.bench.judging_s)
+    row_s = pace.alone_s if context.bench.is_judged else max(pace.alone_s, pace.row_s)
     return 0.0 if variant.system.is_hosted else timed_s(row_s)

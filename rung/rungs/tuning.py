@@ -10,6 +10,7 @@ from rung.errors import TrainingError
 from rung.records import Example, Trial
 from rung.rungs.base import Context
 from rung.rungs.below import BARE, TAGGED
+from rung.rungs.closing import CLOSING_ROWS
 from rung.rungs.length import (
     FEWEST_TRIAL_STEPS,
     MOST_EPOCHS,
@@ -146,10 +147,13 @@ def _behind(state: Tune, arm: Arm) -> int:
 
 
 def seconds_again(state: Tune, steps: int) -> float:
-    """What so many steps and the System's answers take at the pace so far; 0 where that's unknown."""
+    """What so many steps and the System's answers take at the pace so far; 0 where that's unknown.
+
+    The engines have raced by then, and don't again.
+    """
     if not state.pace.known:
         return 0.0
-    answers = len(state.context.dev) + state.closing_rows
+    answers = len(state.context.dev) + CLOSING_ROWS
     return steps * state.pace.step_s + answers * state.pace.served_s
 
 

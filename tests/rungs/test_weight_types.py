@@ -155,7 +155,7 @@ def test_a_second_proof_knows_what_the_first_took_and_asks_no_more_than_that(
     settled_system(context, answer_forms(context)["codes"], adapter)
     (first, none_s), (second, spent_s) = told
     assert (first, none_s) == (len(context.dev), 0.0)
-    assert second == 9 and 0 < spent_s < 60
+    assert second == 9 and spent_s > 0
 
 
 def test_a_system_says_its_type_and_others_are_written_as_they_were(gguf, tmp_path):

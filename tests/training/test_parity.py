@@ -73,6 +73,20 @@ class Counted(FakeEngine):
         return super().choose(prompts, candidates, **more)
 
 
+class Closing(Counted):
+    """Answers nothing once it's closed."""
+
+    closed = False
+
+    def next_logprobs(self, prompts, token_ids):
+        assert not self.closed
+        return super().next_logprobs(prompts, token_ids)
+
+    def choose(self, prompts, candidates, **more):
+        assert not self.closed
+        return super().choose(prompts, candidates, **more)
+
+
 def test_what_the_reference_said_once_is_not_asked_of_it_again():
     right = {prompt: LABELS[n % 4] for n, prompt in enumerate(PROMPTS)}
     wrong = right | {PROMPTS[3]: LABELS[0]}
@@ -85,6 +99,19 @@ def test_what_the_reference_said_once_is_not_asked_of_it_again():
     more = reference.beside(lambda: fake(answers=wrong), lambda each_s: 40)
     assert more == compare(fake(answers=right), fake(answers=wrong), PROMPTS[:40], LABELS)
     assert engine.chose == reference.known == 40, "only what it wasn't asked before"
+
+
+def test_a_reference_that_was_closed_meanwhile_is_opened_anew_for_what_it_has_not_said():
+    right = {prompt: LABELS[n % 4] for n, prompt in enumerate(PROMPTS)}
+    wrong = right | {PROMPTS[35]: LABELS[0]}
+    open_now = [Closing(answers=right)]
+    reference = Reference(lambda: open_now[-1], PROMPTS, LABELS)
+    reference.beside(lambda: fake(answers=right), lambda each_s: 30)
+    open_now[-1].closed = True
+    open_now.append(Closing(answers=right))
+    found = reference.beside(lambda: fake(answers=wrong), lambda each_s: 40)
+    assert found == compare(fake(answers=right), fake(answers=wrong), PROMPTS[:40], LABELS)
+    assert found.agreement < 1 and open_now[-1].chose > 0
 
 
 def test_a_reference_that_has_said_all_is_not_opened_again():
