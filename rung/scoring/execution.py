@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from rung.records import Json
 from rung.scoring.fillings import FILLINGS, fill, made_from_headers
+from rung.scoring.packed import PackedFiles
 from rung.task.tables import TOKEN, Query, Tables
 
 MOST_STEPS = 50_000_000
@@ -35,6 +36,7 @@ MOST_BYTES = 512 * 1024 * 1024
 _LOOK_STEPS = 200
 _DIGITS = 12
 _KEPT = 8192
+_IMAGES = PackedFiles(most_bytes=64 * 1024 * 1024)
 
 FUNCTIONS = frozenset(
     "-> ->> abs acos asin atan atan2 avg ceil ceiling char coalesce concat concat_ws cos count cume_dist "
@@ -183,19 +185,26 @@ def _opened(tables: Tables, wanted: str, number: int) -> sqlite3.Connection:
     return connection
 
 
-@lru_cache(maxsize=_KEPT)
 def _image(tables: Tables, wanted: str, number: int) -> bytes:
     """The row's own tables as a database file, packed, for each query to begin with; empty where none can be.
 
     Making rows up takes far longer than a query. What is kept is no open database, so that a query may hold
     as much memory however many there are.
     """
+    return _IMAGES.get((tables, wanted, number), lambda: _packed(tables, wanted, number))
+
+
+def _packed(tables: Tables, wanted: str, number: int) -> bytes:
     with closing(_made(tables, wanted, number)) as connection:
         # SQLite asks it about what it does for itself here, too.
         connection.set_authorizer(None)
         (temporary,) = connection.execute("SELECT count(*) FROM sqlite_temp_master").fetchone()
-        # Temporary tables are in no file.
-        return b"" if temporary else zlib.compress(connection.serialize(), 1)
+        if temporary:
+            return b""  # they are in no file
+        try:
+            return zlib.compress(connection.serialize(), 1)
+        except (sqlite3.Error, MemoryError):
+            return b""  # memory holds them once, and not twice
 
 
 def _made(tables: Tables, wanted: str, number: int) -> sqlite3.Connection:

@@ -1,6 +1,8 @@
 """Tables that queries are run on are made once, and no query finds anything of another in them."""
 
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 from rung.scoring import execution
 from rung.scoring.fillings import FILLINGS, fill, made_from_headers
+from rung.scoring.packed import BESIDE_BYTES, PackedFiles
 from rung.task.tables import Tables
 
 T, U = "CREATE TABLE t (id INTEGER PRIMARY KEY, name TEXT, x REAL)", "CREATE TABLE u (t_id INT, n INT)"
@@ -31,9 +34,23 @@ ALL = "SELECT *, (SELECT count(*) FROM sqlite_master) FROM t ORDER BY id, name, 
 
 
 @pytest.fixture(autouse=True)
-def nothing_kept():
+def nothing_kept(monkeypatch):
     execution.given.cache_clear()
-    execution._image.cache_clear()
+    monkeypatch.setattr(execution, "_IMAGES", PackedFiles(most_bytes=execution._IMAGES.most_bytes))
+
+
+@pytest.fixture
+def made(monkeypatch) -> list[tuple[str, int]]:
+    """For which expected query and which filling tables were made so far."""
+    found: list[tuple[str, int]] = []
+    making = execution._made
+
+    def noted(tables: Tables, wanted: str, number: int) -> sqlite3.Connection:
+        found.append((wanted, number))
+        return making(tables, wanted, number)
+
+    monkeypatch.setattr(execution, "_made", noted)
+    return found
 
 
 @pytest.fixture(params=list(KINDS))
@@ -109,13 +126,13 @@ def test_a_query_gives_what_it_gives_on_tables_made_for_it_alone(queries, kind, 
         assert execution.given(query, wanted, KINDS[kind]) == listed(afresh(query, wanted, KINDS[kind]))
 
 
-def test_tables_are_made_once_for_all_queries_and_made_up_rows_once_for_an_expected_one(tables):
+def test_tables_are_made_once_for_all_queries_and_made_up_rows_once_for_an_expected_one(tables, made):
     each = 1 if tables.has_rows else FILLINGS
     for number in range(4):
         assert execution.given(f"SELECT {number} FROM t", WANTED[0], tables) is not None
-    assert execution._image.cache_info().misses == each
+    assert len(made) == each
     first, second = (execution.given(ALL, wanted, tables) for wanted in WANTED)
-    assert execution._image.cache_info().misses == (1 if tables.has_rows else 2 * FILLINGS)
+    assert len(made) == (1 if tables.has_rows else 2 * FILLINGS)
     assert (first == second) == tables.has_rows
 
 
@@ -180,3 +197,74 @@ def test_several_threads_get_what_one_gets(tables):
     with ThreadPoolExecutor(8) as threads:
         found = [*threads.map(lambda query: execution.given(query, WANTED[0], tables), queries)]
     assert found == [listed(afresh(query, WANTED[0], tables)) for query in queries]
+
+
+def test_tables_of_many_expected_queries_are_kept_up_to_so_many_bytes_the_last_used_ones(made, monkeypatch):
+    wide = Tables(headers=(("t", tuple(f"column {at}" for at in range(60))),), has_rows=False)
+    asked = [f'SELECT "column 1" FROM t WHERE "column 2" > {number}' for number in range(6)]
+
+    def ask(wanted: str) -> list[tuple[str, int]]:
+        made.clear()
+        execution.given.cache_clear()
+        assert execution.given(wanted, wanted, wide) == listed(afresh(wanted, wanted, wide))
+        return list(made)
+
+    ask(asked[0])
+    each = execution._IMAGES.held_bytes
+    assert each > FILLINGS * BESIDE_BYTES
+    kept = PackedFiles(most_bytes=int(2.5 * each))
+    monkeypatch.setattr(execution, "_IMAGES", kept)
+    for wanted in asked:
+        assert ask(wanted) == [(wanted, number) for number in range(FILLINGS)]
+        assert 0 < kept.held_bytes <= kept.most_bytes
+    assert ask(asked[-1]) == [] == ask(asked[-2])
+    assert len(ask(asked[0])) == FILLINGS
+    assert ask(asked[-2]) == [], "it was used last before the one that needed room"
+
+
+def test_tables_that_are_too_large_to_be_kept_are_made_for_each_query(made, monkeypatch):
+    tables = KINDS["rows"]
+    kept = PackedFiles(most_bytes=BESIDE_BYTES + 10)
+    monkeypatch.setattr(execution, "_IMAGES", kept)
+    for query in ("SELECT id FROM t", "SELECT name FROM t", "SELECT x FROM t"):
+        assert execution.given(query, "SELECT 1", tables) == listed(afresh(query, "SELECT 1", tables))
+    assert len(made) == 1 + 3 and kept.held_bytes == BESIDE_BYTES
+
+
+@settings(deadline=None)
+@given(st.integers(0, 5 * BESIDE_BYTES), st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=30))
+def test_files_are_what_was_made_and_never_more_than_fit(most, steps):
+    files, sizes = PackedFiles(most_bytes=most), [0, 1, 700, 1500, 2500, 9000]
+    for key, breaks in steps:
+        before = files.held_bytes
+
+        def make(key=key, breaks=breaks) -> bytes:
+            if breaks:
+                raise MemoryError
+            return bytes([key]) * sizes[key]
+
+        fits = sizes[key] + BESIDE_BYTES <= most
+        try:
+            assert files.get(key, make) == (make(breaks=False) if fits else b"")
+        except MemoryError:
+            assert breaks and files.held_bytes == before, "what couldn't be made isn't kept"
+        assert files.held_bytes <= most
+
+
+LARGE = """
+from rung.scoring import execution
+from rung.task.tables import Tables
+
+execution.MOST_BYTES = 32 * 1024 * 1024
+rows = "INSERT INTO n VALUES " + ", ".join(["(1)"] * 400)
+text = "INSERT INTO large SELECT printf('%.*c', 50000, 'x') || i FROM n"
+tables = Tables(statements=("CREATE TABLE n (i)", rows, "CREATE TABLE large (s)", text))
+for query in ("SELECT count(*), sum(length(s)) FROM large", "SELECT count(*), 20000400 FROM large"):
+    assert execution.given(query, "SELECT 1", tables) == (execution._summed(iter([(400, 20000400)])),)
+"""
+
+
+def test_tables_that_memory_holds_once_and_not_twice_can_be_queried():
+    """In a process to itself: SQLite's limit can be made smaller there, and never larger again."""
+    done = subprocess.run([sys.executable, "-c", LARGE], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
