@@ -423,11 +423,13 @@ def timed(
     """A Measurement of a System, with the latencies of single requests for these rows and its memory.
 
     Both are those of the Measurement `before` it, where that has them. Of a hosted model the latencies are
-    those of the answers that were scored: no more are paid for. It takes memory here where examples are
-    looked up for it.
+    those of the answers that were asked for and scored: no more are paid for. It takes memory here where
+    examples are looked up for it.
     """
     if system.is_hosted:
-        seconds = [p.answer.latency_s for p in found.predictions if p.answer.failure is None]
+        held = [p.answer for p in found.predictions if p.answer.failure is None]
+        # What was known without asking took no time; where nothing is counted nobody knows.
+        seconds = [one.latency_s for one in held if one.prompt_tokens] or [one.latency_s for one in held]
         p50, p95 = statistics.median(seconds), nearest_rank(seconds, 0.95)
         return replace(found, p50_s=p50, p95_s=p95, memory_mb=system.memory_mb(bench.pool))
     if before is not None and before.p95_s:

@@ -20,6 +20,7 @@ from rung.engines.endpoint_waits import Tries, Waits
 from rung.engines.endpoint_wire import (
     chat_url,
     is_gone,
+    is_of_forms,
     is_too_large,
     label_schema,
     may_be_of_temperature,
@@ -294,7 +295,7 @@ class EndpointEngine:
             reason = str(refusal)
         answer = self._ask(body, draw, of)
         self._forms_refused += 1
-        told = _is_of_forms(reason)
+        told = is_of_forms(reason)
         if (told or self._forms_refused >= UNTOLD_REFUSALS) and not self._forms_taken:
             self._unsupported.add("response_format")
         if told and name not in self._forms_taken:
@@ -419,7 +420,8 @@ class EndpointEngine:
                 f"{self._place} {HOPELESS[status]} {self._key_variable}, which is {state} (status {status})"
             )
         if status == 404 and is_gone(response, body, self._waits.taken):
-            raise EngineError(f"{self._place} is not there (status 404): check the URL and the model's name")
+            said = self._said(response)
+            raise EngineError(f"{self._place} is not there: check the URL and the model's name ({said})")
         never = is_too_large(response) or ("tools" in body and refuses_tools(response))
         if (status not in RETRIED and not response.is_success) or never:
             raise Refused(self._said(response), status)
@@ -480,11 +482,6 @@ class EndpointEngine:
         key = self._key()
         text = response.text.replace(key, "…") if key else response.text
         return f"status {response.status_code}: {' '.join(text.split())[:300]}"
-
-
-def _is_of_forms(reason: str) -> bool:
-    """Whether a refusal is of what the answer is to be held to, and not of one answer that missed it."""
-    return any(word in reason for word in ("response_format", "schema")) and "failed_generation" not in reason
 
 
 def _is_all_thoughts(answer: Completion) -> bool:

@@ -31,10 +31,14 @@ RETRY_DELAY = re.compile(r'retryDelay\\*"\s*:\s*\\*"(\d{1,9}(?:\.\d{1,9})?)s')
 A_DAY = "PerDay"
 """In Google's name of a limit; the delay beside it is that of another."""
 TOOLS = re.compile(r"\btools?\b", re.IGNORECASE)
-NEVER = re.compile(r"--jinja|unsupported|n[o'’]t support", re.IGNORECASE)
+OF_TOOLS = re.compile(r"\b(?:tool|function)s?(?:_|\b)", re.IGNORECASE)
+"""The same in words for functions, and in names of fields such as `tool_choice`."""
+NEVER = re.compile(r"--jinja|unsupported|n[o'’]t support|failed to parse tools", re.IGNORECASE)
 """How servers say that they never take something."""
-TEMPLATE_FAULT = re.compile(r"jinja exception|\bat (?:row|line) \d+, column \d+", re.IGNORECASE)
-"""How llama.cpp says that a chat template can't be filled."""
+TEMPLATE_FAULT = re.compile(
+    r"jinja exception|(?<!parse error )\bat (?:row|line) \d+, column \d+", re.IGNORECASE
+)
+"""How llama.cpp says that a chat template can't be filled; a parse error is of JSON, and may pass."""
 
 
 def chat_url(url: str) -> httpx.URL:
@@ -186,6 +190,11 @@ def _count(told: Mapping, *names: str) -> int:
     return next((int(one) for one in found if isinstance(one, int | float) and 0 <= one < MOST_TOKENS), 0)
 
 
+def is_of_forms(reason: str) -> bool:
+    """Whether a refusal is of what the answer is to be held to, and not of one answer that missed it."""
+    return any(word in reason for word in ("response_format", "schema")) and "failed_generation" not in reason
+
+
 def unsupported_parameter(response: httpx.Response) -> str:
     """Which of `temperature` and `max_tokens` a 400 answer says the model doesn't take; empty if neither.
 
@@ -209,11 +218,10 @@ def may_be_of_temperature(response: httpx.Response) -> bool:
 def refuses_tools(response: httpx.Response) -> bool:
     """Whether a server says of functions, as of a fault of its own, that it takes none: so llama.cpp does.
 
-    It says so in words of few kinds, or quotes the line of a chat template that can't write them. All else
-    that comes as a fault may pass.
+    It says so in words of few kinds, which are of one request where it can't read the functions of that one,
+    or quotes the line of a chat template that can't write them. All else that comes as a fault may pass.
     """
-    error = _error(response)
-    if response.status_code != 500 or not isinstance(error, Mapping):
+    if response.status_code != 500 or not isinstance(error := _error(response), Mapping):
         return False
     said = str(error.get("message", ""))
     return bool(TEMPLATE_FAULT.search(said) or (TOOLS.search(said) and NEVER.search(said)))
@@ -228,7 +236,7 @@ def is_gone(response: httpx.Response, sent: Collection[str], taken: Collection[s
     """
     if "tools" not in sent:
         return "response_format" not in sent
-    return "tools" in taken or not (taken or TOOLS.search(_words(response)))
+    return "tools" in taken or not (taken or OF_TOOLS.search(_words(response)))
 
 
 def used_up(response: httpx.Response) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from rung.engines.base import Completion
 from rung.errors import EngineError
 from rung.evaluate import PACED_ROWS
 from rung.records import Example, Json
@@ -27,6 +28,9 @@ WAY_ROWS = PACED_ROWS
 """Dev rows that are answered in either way, at most."""
 TAUGHT_ROWS = 20
 """The same of a teacher, which is asked few others."""
+MOST_FAULTS = 2
+"""A fault that may pass can be of one row's functions; so many are the server's."""
+NOTHING_OFFERED = "no dev row offers functions"
 _REFUSED, _BETTER = "why it takes no functions as `tools`", "how it is asked for calls"
 
 
@@ -56,16 +60,19 @@ def refused(context: Context, rung: str, made: Callable[[], System], in_json: Ca
     """Why a server is asked no question that offers `tools`; empty where it is, or no calls are wanted.
 
     `made` gives the System that asks so, `in_json` the other one as far as it's known. The first dev rows
-    that offer functions are asked, until one is answered. Settled once. Raises EngineError where the server
-    can't be asked now; not for want of money where answers in JSON were paid for before.
+    that offer functions are asked, until one is answered; where none of them offers any, none is asked.
+    Settled once. Raises EngineError where the server can't be asked now; not for want of money where answers
+    in JSON were paid for before.
     """
     if context.kind != "tool_call" or _begun_in_json(context, rung):
         return ""
     rows = [row for row in context.dev if functions_in(row.context)]
 
     def why() -> str:
+        if not rows:
+            return NOTHING_OFFERED
         try:
-            return _refusal(context, made(), rows)
+            return _refusal(context, made(), in_json, rows)
         except EngineError as error:
             till = context.pool.till
             if till is None or till.raised_by not in str(error):
@@ -77,17 +84,39 @@ def refused(context: Context, rung: str, made: Callable[[], System], in_json: Ca
     return str(context.settled(_REFUSED, why))
 
 
-def _refusal(context: Context, system: System, rows: Sequence[Example]) -> str:
-    why = ""
+def _refusal(context: Context, system: System, in_json: Callable[[], System], rows: Sequence[Example]) -> str:
+    refusals, faults = list[str](), list[str]()
     for row in rows[:NAMING_ROWS]:
-        held = system.find([row], context.pool)
-        (found,) = system.hosted_completions([row], held, context.pool)
+        found = _offered(context, system, in_json, row)
         if found.failure is None or found.prompt_tokens:
             return ""
-        if not found.final:
-            raise EngineError(found.failure)
-        why = found.failure
-    return why
+        (refusals if found.final else faults).append(found.failure)
+        if len(faults) == MOST_FAULTS:
+            break
+    if len(faults) == MOST_FAULTS or not refusals:
+        raise EngineError(faults[-1])
+    return refusals[-1]
+
+
+def _offered(context: Context, system: System, in_json: Callable[[], System], row: Example) -> Completion:
+    """What a server says to a row's functions. Raises EngineError where it can't be asked.
+
+    With a plain 404 it may refuse them, or not be there: what it says to a row without them tells. That row
+    is to be asked anyway where functions are refused.
+    """
+    try:
+        return _asked(context, system, row)
+    except EngineError:
+        some = context.dev[:TAUGHT_ROWS]
+        left = [one for one, count in zip(some, to_buy(context, in_json, some), strict=True) if count]
+        if not left or _asked(context, in_json(), left[-1]).failure is not None:
+            raise
+        return _asked(context, system, row)
+
+
+def _asked(context: Context, system: System, row: Example) -> Completion:
+    (found,) = system.hosted_completions([row], system.find([row], context.pool), context.pool)
+    return found
 
 
 def better(context: Context, ways: Mapping[Written, System]) -> System:

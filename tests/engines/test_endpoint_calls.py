@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 
+import httpx
 import openai
 import pytest
 from hypothesis import given, settings
@@ -13,7 +14,7 @@ from jsonschema import Draft202012Validator
 from rung.engines.base import EngineSpec
 from rung.engines.endpoint import REASONING_TOKENS, EndpointEngine
 from rung.engines.endpoint_calls import LONGEST_DESCRIPTION, offer, sent_names
-from rung.engines.endpoint_wire import read_chat
+from rung.engines.endpoint_wire import read_chat, refuses_tools
 from rung.errors import EngineError
 from rung.task.signature import TYPES
 from tests.fixtures_called import FIND, SENT, Caller, checked
@@ -279,6 +280,12 @@ def test_thoughts_that_take_all_the_room_are_given_more_here_too(server, engine)
     assert [body["max_tokens"] for body in server.seen] == [40, 40 + REASONING_TOKENS]
 
 
+UNREAD = (
+    "Failed to parse tools: [json.exception.out_of_range.403] key 'description' not found; tools = "
+    '[{"type":"function","function":{"name":"desk_find"}}]'
+)
+
+
 @pytest.mark.parametrize(
     "refusal",
     [
@@ -294,6 +301,7 @@ def test_thoughts_that_take_all_the_room_are_given_more_here_too(server, engine)
             {},
         ),
         (500, {"error": {"message": "Jinja Exception: no tool calls here"}}, {}),
+        (500, {"error": {"code": 500, "message": UNREAD, "type": "server_error"}}, {}),
     ],
 )
 def test_a_server_that_takes_no_tools_says_so_at_once_and_for_good(server, engine, refusal):
@@ -303,11 +311,15 @@ def test_a_server_that_takes_no_tools_says_so_at_once_and_for_good(server, engin
     assert len(server.seen) == 1
 
 
+MISREAD = "[json.exception.parse_error.101] parse error at line 1, column 1: "
 PASSING = [
     {"error": {"code": 500, "message": "the worker that was writing with tools died"}},
     {"error": {"message": "internal error", "request": {"tools": [{"function": {"name": "unsupported"}}]}}},
     "<html><body>Internal error: tools are not supported by this proxy's error page</body></html>",
     {"error": {"message": "unsupported operand in the scheduler"}},
+    {"error": {"code": 500, "message": MISREAD + "attempting to parse an empty input"}},
+    {"error": {"message": MISREAD + "syntax error while parsing value; last read: 'desk_find'"}},
+    {"error": {"message": "the device doesn't support this function"}},
 ]
 
 
@@ -334,9 +346,17 @@ def test_a_model_that_vanishes_amid_its_calls_ends_the_batch_as_it_does_in_words
     with pytest.raises(EngineError) as calls:
         engine.call_many([ASK] * 20, [offer([FIND])] * 20, max_tokens=40)
     assert len(server.seen) <= 1 + 3, "those in flight, and no other"
-    with pytest.raises(EngineError, match=r"is not there \(status 404\)") as words:
+    with pytest.raises(EngineError, match=r"is not there: check .* \(status 404: ") as words:
         engine.chat([("user", "the invoice")], max_tokens=40)
     assert str(calls.value) == str(words.value)
+    told = said if isinstance(said, str) else said["error"]["message"]
+    assert told in str(calls.value), "what to do about it the server may know better"
+
+
+def test_a_server_that_repeats_the_key_where_the_model_is_gone_gives_none_away(server, engine):
+    server.whole = lambda body: (404, "no such model for sk-none", {})
+    with pytest.raises(EngineError, match="no such model for …"):
+        ask(engine, [FIND])
 
 
 def test_a_model_that_was_never_there_is_told_from_one_that_takes_no_tools(server, engine):
@@ -347,3 +367,29 @@ def test_a_model_that_was_never_there_is_told_from_one_that_takes_no_tools(serve
     engine.chat([("user", "the invoice")], max_tokens=40)
     server.refusal = (404, GONE[2], {})
     assert ask(engine, [FIND]).final, "what answers in words refuses tools"
+
+
+REFUSED_SO = [
+    "No endpoints found that support the provided 'tool_choice' value. To learn more, visit the docs.",
+    "Function calling isn't supported by this model",
+    "this model takes no functions",
+]
+
+
+@pytest.mark.parametrize("said", REFUSED_SO)
+def test_words_of_functions_refuse_them_though_they_are_the_first_that_is_heard(server, engine, said):
+    server.refusal = (404, {"error": {"code": 404, "message": said}}, {})
+    found = ask(engine, [FIND])
+    assert found.final and said in found.failure
+
+
+def test_a_model_that_is_named_after_functions_may_be_gone(server, engine):
+    server.whole = lambda body: (404, {"error": {"message": "model 'functiongemma:270m' not found"}}, {})
+    with pytest.raises(EngineError, match="is not there.*functiongemma"):
+        ask(engine, [FIND])
+
+
+def test_an_answer_is_not_looked_through_for_a_refusal():
+    body = httpx.ByteStream(b'{"error": {"message": "unsupported tools"}}')
+    assert not refuses_tools(httpx.Response(200, stream=body)), "what isn't read can't be parsed"
+    assert refuses_tools(httpx.Response(500, content=b'{"error": {"message": "unsupported tools"}}'))

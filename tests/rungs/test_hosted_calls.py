@@ -4,16 +4,18 @@ import json
 import shutil
 from contextlib import contextmanager
 from dataclasses import replace
+from statistics import median
 
 import pytest
 
 from rung.engines.till import Till
 from rung.errors import EngineError
+from rung.evaluate import timed
 from rung.hosted import hosted_ref
 from rung.models.hosted import hosted
 from rung.records import Example
 from rung.rungs.api import NOT_TAKEN, Api, hosted_system, prompting, rival_of
-from rung.rungs.called import NAMING_ROWS, SAID, TAUGHT_ROWS, WAY_ROWS
+from rung.rungs.called import MOST_FAULTS, NAMING_ROWS, NOTHING_OFFERED, SAID, TAUGHT_ROWS, WAY_ROWS
 from rung.rungs.teacher import TEACHER, drawn, teacher_system
 from rung.rungs.teaching_money import least_usd
 from rung.search import PassageIndex, index_files, terms_of
@@ -25,6 +27,8 @@ from tests.fixtures_climb import make_tiny_gguf, opened, topic_passages, write_r
 from tests.fixtures_hosted import KEY, MODEL, PRICES, beside, topic
 
 REFUSED = (400, {"error": {"message": "oracle does not support tools"}}, {})
+TRIES = 5
+"""Of a call, before it is a row's fault."""
 
 
 @pytest.fixture(autouse=True)
@@ -114,8 +118,64 @@ def test_a_server_that_is_gone_for_a_while_is_not_taken_to_refuse_tools(context,
     server.refusal = (503, {"error": {"message": "busy"}}, {})
     with pytest.raises(EngineError, match="503"):
         Api().build(context)
+    assert len(server.native()) == MOST_FAULTS * TRIES, "the first two rows tell"
     server.refusal = None
     assert Api().build(context).system.spec.answer.written == "tools"
+
+
+def test_a_fault_of_one_row_alone_ends_no_rung(context, server):
+    first = context.dev[0].input
+    fault = (500, {"error": {"message": "no grammar could be made"}}, {})
+    server.whole = lambda body: (
+        fault
+        if "tools" in body and body["messages"][-1]["content"] == first
+        else (200, server.completion(body), {})
+    )
+    made = Api().build(context)
+    assert made.system.spec.answer.written == "tools"
+    found = context.measure(made.system, context.dev, "again")
+    assert (found.failures, found.n) == (1, len(context.dev) - 1)
+
+
+def test_where_no_dev_row_offers_functions_none_are_sent_and_json_is_asked_for(context, server):
+    context = replace(context, dev=tuple(replace(e, context=None, output=[]) for e in context.dev))
+    system, score, notes = built(context)
+    assert (system.spec.answer.written, score, server.native()) == ("json", 1.0, [])
+    (note,) = (note for note in notes if NOT_TAKEN in note)
+    assert NOTHING_OFFERED in note
+
+
+NOWHERE = [
+    "Not Found",
+    {"error": {"message": "No endpoints found that support the provided 'tool_choice' value", "code": 404}},
+    {"error": {"message": "Function calling isn't supported by this model"}},
+]
+
+
+def named_before(context) -> None:
+    """What a killed climb leaves: its model has a name, and was asked for no calls; the next one begins."""
+    hosted_system(context, rival_of(context.task), prompting(context), Api.name, "tools")
+    context.pool.close()
+
+
+@pytest.mark.parametrize("said", NOWHERE)
+def test_a_404_that_refuses_tools_is_one_though_a_new_process_hears_it_first(said, context, server):
+    server.refusal, server.says = (404, said, {}), in_json
+    named_before(context)
+    system, score, notes = built(context)
+    assert (system.spec.answer.written, score) == ("json", 1.0)
+    assert any(NOT_TAKEN in note and "status 404" in note for note in notes)
+    assert NAMING_ROWS <= len(server.native()) <= NAMING_ROWS + 1
+    assert len(server.plain()) == len(context.dev), "none is asked twice"
+
+
+def test_a_model_that_is_gone_when_a_climb_goes_on_has_refused_nothing(context, server):
+    named_before(context)
+    server.whole = lambda body: (404, "Not Found", {})
+    with pytest.raises(EngineError, match="is not there: check .*Not Found"):
+        Api().build(context)
+    server.whole = None
+    assert built(context)[0].spec.answer.written == "tools"
 
 
 @pytest.mark.parametrize("way", ["tools", "json"])
@@ -129,8 +189,11 @@ def test_a_model_that_vanishes_amid_the_dev_rows_ends_the_rung_in_one_line(way, 
     with pytest.raises(EngineError) as ended:
         Api().build(context)
     place = "127.0.0.1/v1/chat/completions (oracle)"
-    said = "is not there (status 404): check the URL and the model's name"
+    said = f"is not there: check the URL and the model's name (status 404: {json.dumps(gone[1])})"
     assert str(ended.value) == f"{place} {said}"
+    context.pool.close()
+    with pytest.raises(EngineError, match="is not there"):
+        Api().build(context)
     server.whole = None
     made = Api().build(context)
     assert made.system.spec.answer.written == way
@@ -143,6 +206,10 @@ def test_rows_that_offer_nothing_cost_nothing_by_tools_and_count_as_calling_noth
     system, score, _ = built(context)
     assert (system.spec.answer.written, score) == ("tools", 1.0)
     assert len(server.native()) == len(context.dev) - len(bare)
+    measured = context.measure(system, context.dev, "again")
+    times = timed(measured, system, context.dev, context.bench)
+    asked_s = [p.answer.latency_s for p in measured.predictions if p.answer.prompt_tokens]
+    assert len(asked_s) == len(context.dev) - len(bare) and times.p50_s == median(asked_s) > 0
     later = again(context, context.pool.till.spent_usd)
     asked = len(server.seen)
     assert Api().skip(later) is None, "nothing of them is to be paid yet"
