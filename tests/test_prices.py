@@ -1,17 +1,23 @@
 """The price of a hosted model as a task file has it: one, or each by its name."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import jsonschema
 import pytest
+import yaml
 
+from rung.checks.rows import prepare
+from rung.climb.options import Options
 from rung.errors import TaskError
 from rung.models.hosted import hosted
-from rung.rungs.api import prices
+from rung.rungs.api import price_unknown, prices
 from rung.scoring.prices import listed_price
 from rung.task import load_task
 from rung.task.model import Prices
 from rung.task.written import task_schema
+from tests.fixtures_climb import label_rows, write_rows
 
 X, Y, LISTED = "openai:x@http://h:1/v1", "openai:y@http://h:2/v1", "openai:gpt-4o"
 ONE = {"input_usd_per_m": 1.0, "output_usd_per_m": 4.0}
@@ -29,6 +35,11 @@ def write(tmp_path):
         return tmp_path
 
     return written
+
+
+def rows_in(folder: Path) -> Path:
+    write_rows(folder / "rows.jsonl", label_rows(60))
+    return folder
 
 
 def test_one_price_is_read_as_it_was_and_prices_by_name_beside_it(write):
@@ -59,7 +70,30 @@ def test_teacher_and_judge_have_their_prices_by_name_and_a_system_that_teaches_b
         Prices(**OTHER).per_token,
     }
     task = load_task(write(models=["smollm2-135m", Y], teacher="desk", prices={"desk": ONE, Y: OTHER}))
-    assert prices(task, [hosted(Y), hosted(X)])["http://h:1/v1", "x"] == Prices(**ONE).per_token
+    of_desk = replace(hosted(X), system="desk")
+    assert prices(task, [hosted(Y), of_desk])["http://h:1/v1", "x"] == Prices(**ONE).per_token
+    task = load_task(write(models=["smollm2-135m", X], teacher="desk", prices={"desk": ONE}))
+    assert prices(task, [hosted(X), of_desk]) == {("http://h:1/v1", "x"): Prices(**ONE).per_token}
+    task = load_task(write(models=["smollm2-135m", X], teacher="desk", prices={"desk": ONE, X: OTHER}))
+    assert set(prices(task, [hosted(X), of_desk]).values()) == {Prices(**OTHER).per_token}
+
+
+def test_a_model_that_the_command_names_may_have_its_price_by_name_too(write):
+    folder = write(models=["smollm2-135m"], prices={Y: ONE})
+    task = prepare(rows_in(folder), Options(models=("smollm2-135m", Y))).task
+    assert prices(task, [hosted(Y)]) == {("http://h:2/v1", "y"): Prices(**ONE).per_token}
+    with pytest.raises(TaskError, match="prices: 'openai:y@http://h:2/v1' is no hosted model of"):
+        prepare(folder, Options())
+
+
+@pytest.mark.parametrize("already", [None, {Y: OTHER}])
+def test_what_is_advised_for_a_model_without_a_price_is_taken(already, write):
+    for model in (hosted(X), replace(hosted("openai:z@http://h:3/v1"), system="de\\sk")):
+        said = price_unknown(model)
+        assert said.startswith(f"the price of {model.given} isn't known; give it in task.yaml as prices: {{")
+        advised = yaml.safe_load(said.partition("prices: ")[2].replace("…", "1.0"))
+        task = load_task(write(teacher="de\\sk", prices={**advised, **(already or {})}))
+        assert prices(task, [model])[model.url, model.model].output_usd_per_m == 1.0
 
 
 KEYS = "needs keys and values: input_usd_per_m, output_usd_per_m, cached_input_usd_per_m"

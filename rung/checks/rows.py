@@ -119,7 +119,7 @@ def prepare(source: Path, options: RowOptions, reporter: Reporter | None = None)
         raise DataError(
             f"--dev-rows {options.dev_rows} is too few to choose by; give at least {FEWEST_DEV_ROWS}"
         )
-    task = _with_options(load_task(source, test=options.test), options)
+    task = _with_options(load_task(source, test=options.test, models=options.models), options)
     if (base := _base_beside(task)) is not None:
         task = task.model_copy(update={"models": (*task.models, base.name)})
     chosen = task.data.written(options.format)

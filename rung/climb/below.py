@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence, Set
 
-from rung.climb.decide import MIN_ROWS, to_beat
+from rung.climb.decide import ALPHA, MIN_ROWS, to_beat
 from rung.climb.hosted import CAP_OPTION
 from rung.climb.names import rung_of
 from rung.climb.ordering import candidates
@@ -12,6 +12,7 @@ from rung.models.hosted import hosted
 from rung.records import Candidate, Example, MetricName, RungResult
 from rung.rungs.api import rival_of
 from rung.rungs.base import Context, Following, Rung
+from rung.rungs.rival import Rival, rival
 from rung.scoring.scorers import SCORERS
 from rung.system import System
 from rung.task import Task
@@ -56,6 +57,18 @@ def best_before(
     if len(dev) < MIN_ROWS:
         return None
     return to_beat(candidates(before, "dev", task), {e.id: e.output for e in dev})
+
+
+def rival_before(
+    before: Sequence[RungResult], task: Task, dev: Sequence[Example], steps: int
+) -> Rival | None:
+    """The same as the one that a rung of a climb of so many steps has to beat, or is stopped."""
+    found = best_before(before, task, dev)
+    if found is None or steps < 2:
+        return None
+    best, needed = found
+    level = ALPHA / (steps * (steps - 1) / 2)
+    return rival(best.rung, best.measurement, dev, needed=needed, level=level)
 
 
 def looked_up(

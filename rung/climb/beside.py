@@ -10,10 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from rung.climb.clock import begin_anew
-from rung.climb.hosted import hosted_models
 from rung.climb.options import Options
 from rung.climb.rebudget import BUDGET, under_budget
-from rung.climb.rivals import RIVALS, known_as, named_rivals, with_rivals
+from rung.climb.rivals import RIVALS, hosted_models, known_as, named_rivals, with_rivals
 from rung.climb.stored import RESULT_FILE, RUNGS_FOLDER, dump, load
 from rung.models.hosted import Hosted
 from rung.records import RungResult, TokenPrice
@@ -40,6 +39,19 @@ def taken_up(
     return options
 
 
+def forget_copies(run: Path, task: Task) -> None:
+    """Remove what lies there of rivals under names that they had beside others, once a climb is finished.
+
+    What becomes of a rival's own result from now on is true of no copy of it.
+    """
+    rivals = named_rivals(task)
+    for model in rivals.values():
+        for folder in (run / RUNGS_FOLDER / name for name in known_as(model) if name not in rivals):
+            if _result_of(folder, model) is not None:
+                with writing(folder):
+                    shutil.rmtree(folder)
+
+
 def _settle(run: Path, task: Task) -> None:
     """Have each rival's name stand for its own result at its own price, or for none."""
     rivals, rungs = named_rivals(task), run / RUNGS_FOLDER
@@ -61,9 +73,15 @@ def _settle(run: Path, task: Task) -> None:
 
 def _is_of(folder: Path, model: Hosted, price: TokenPrice | None) -> bool:
     """Whether a result lies there that is of this model, at what it costs now."""
+    found = _result_of(folder, model)
+    return found is not None and found.price == price
+
+
+def _result_of(folder: Path, model: Hosted) -> RungResult | None:
+    """The result that lies there, if it is of this model."""
     path = folder / RESULT_FILE
     found = load(path, RungResult) if path.exists() else None
-    return found is not None and found.what.startswith(f"{model.given}, ") and found.price == price
+    return found if found is not None and found.what.startswith(f"{model.given}, ") else None
 
 
 def _copy(source: Path, target: Path) -> None:

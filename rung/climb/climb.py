@@ -12,15 +12,14 @@ from pydantic import TypeAdapter
 
 from rung import evaluate
 from rung.checks.examine import rung_context
-from rung.climb import budget, ordering, sealed
+from rung.climb import below, budget, ordering, sealed
 from rung.climb.again import keep_source
-from rung.climb.below import best_before, candidate_below, is_out, looked_up, no_gain, systems_below, task_of
-from rung.climb.beside import taken_up
-from rung.climb.billed import Asked, against_cheaper
+from rung.climb.beside import forget_copies, taken_up
+from rung.climb.billed import Asked, against_cheaper, with_bill
 from rung.climb.calibrating import Answered, calibrate
 from rung.climb.clock import Clock
 from rung.climb.curve import curves, drawable, to_come
-from rung.climb.decide import ALPHA, decide
+from rung.climb.decide import decide
 from rung.climb.disagree import disagreements
 from rung.climb.ending import UNTESTED, is_complete, tried_again, winner_again, with_dev
 from rung.climb.examining import examine
@@ -64,7 +63,7 @@ from rung.records import (
 )
 from rung.records.guarded import Constant
 from rung.rungs.base import WORK_FOLDER, Built, Context, Foreseen, Priced, Reporter, Rung, no_start
-from rung.rungs.rival import Rival, rival
+from rung.rungs.rival import Rival
 from rung.runs import RUN_FILE, digest_of, held, read_json
 from rung.system import Pool, System, copy
 from rung.task.draws import drawn_with
@@ -102,6 +101,7 @@ def climb(source: Path, options: Options, reporter: Reporter) -> tuple[Climb, Pa
             climbing = _Climbing(reading, models, options, run, pool, reporter)
             done = with_judge(climbing.run(climbing.steps), climbing.bench, prepared)
         dump(run / CLIMB_FILE, Climb, done)
+        forget_copies(run, prepared.task)
     return done, run
 
 
@@ -136,7 +136,7 @@ class _Climbing:
     def run(self, steps: Sequence[Step]) -> Climb:
         """Every step in order, then the decisions."""
         try:
-            self.had = kept_results(self.run_folder, [step.name for step in steps], self.rows("dev"))
+            self.had = kept_results(self.run_folder, {one.name: one.order for one in steps}, self.rows("dev"))
             for finding in elsewhere(self.had.values()):
                 self.reporter.say(finding.message)
             results: list[RungResult] = []
@@ -283,9 +283,9 @@ class _Climbing:
             drawn = [*drawable(before), *drawn]
         beside = to_come(drawn) if self.options.curve else 0.0
         share = budget.share_s(rung.name, self.to_build(later), self.clock.left_s + spent, beside)
-        best = best_before(before, self.prepared.task, splits.dev)
+        best = below.best_before(before, self.prepared.task, splits.dev)
         return Context(
-            task=task_of(self.prepared.task, step),
+            task=below.task_of(self.prepared.task, step),
             train=splits.train,
             dev=splits.dev,
             undesirable=splits.undesirable,
@@ -300,27 +300,21 @@ class _Climbing:
             seed=self.prepared.task.seed,
             rival=self.rival(before),
             best=best and best[0],
-            built=systems_below(step, before, self.systems),
+            built=below.systems_below(step, before, self.systems),
             unlabelled=self.prepared.unlabelled,
-            retrieval=looked_up(step, before, self.systems, self.bench.metric),
-            no_gain=no_gain(self.prepared.task, step, before, self.bench.metric),
+            retrieval=below.looked_up(step, before, self.systems, self.bench.metric),
+            no_gain=below.no_gain(self.prepared.task, step, before, self.bench.metric),
         )
 
     def out(self, step: Step) -> bool:
         """Whether a step to come is skipped for sure, and so needs no time to be kept for it."""
         folder = self.run_folder / RUNGS_FOLDER / step.name
         chosen = {rung.name for _, rung in chosen_rungs(self.options)}
-        return is_out(step.rung, self.prepared.task, chosen, lambda: self.context(step, folder, (), ()))
+        return below.is_out(step.rung, self.prepared.task, chosen, lambda: self.context(step, folder, (), ()))
 
     def rival(self, before: Sequence[RungResult]) -> Rival | None:
         """The best rung so far. None where there is none, or dev has too few rows for a verdict."""
-        dev = self.rows("dev")
-        found = best_before(before, self.prepared.task, dev)
-        if found is None or len(self.steps) < 2:
-            return None
-        best, needed = found
-        level = ALPHA / (len(self.steps) * (len(self.steps) - 1) / 2)
-        return rival(best.rung, best.measurement, dev, needed=needed, level=level)
+        return below.rival_before(before, self.prepared.task, self.rows("dev"), len(self.steps))
 
     def foretold(
         self, rung: Rung, context: Context, later: Sequence[str], start: float
@@ -344,10 +338,11 @@ class _Climbing:
         """
         name, folder = step.name, context.folder / "system"
         system = built.system if name in self.had else copy(built.system, folder)
-        upon = candidate_below(built.upon, step, before)
+        upon = below.candidate_below(built.upon, step, before)
         model = Asked(price=built.price, task=self.prepared.task, rows=self.rows("dev"), upon=upon)
         ask = partial(self.measured, name, system, "dev")
         dev, stopped = against_cheaper(model, before, context.rival, ask, self.rival)
+        built = with_bill(built, dev, stopped)
         self.systems[name] = system
         more = stopped and f" of {stopped.of} dev rows, stopped there: it can't beat {stopped.rival} any more"
         asked = f"{dev.n}{more or ' dev rows'}"
@@ -445,7 +440,7 @@ class _Climbing:
         except RungError as error:
             self.reporter.say(f"{result.rung} has no test score: {error}")
             if self.systems[result.rung].is_hosted:
-                forget_moved(self.run_folder / RUNGS_FOLDER / result.rung, str(error))
+                forget_moved(self.run_folder, result, str(error))
             return replace(result, notes=(*result.notes, f"{UNTESTED}{error}"))
 
     def floor(self, results: Sequence[RungResult], decision: Decision) -> Constant | None:

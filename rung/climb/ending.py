@@ -8,9 +8,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from rung.climb.curve import drawn_all
-from rung.climb.hosted import CAP_OPTION, cap_usd, capped, hosted_models
+from rung.climb.hosted import CAP_OPTION, cap_usd, capped
 from rung.climb.options import Options
-from rung.climb.stored import CLIMB_FILE, WINNER_FOLDER, load_climb, system_of
+from rung.climb.rivals import hosted_models
+from rung.climb.stored import CLIMB_FILE, RUNGS_FOLDER, WINNER_FOLDER, load_climb, system_of
 from rung.data.checked import checked_digest
 from rung.engines.key_hosts import HOST_VARIABLE, UNNAMED
 from rung.errors import RunError, SystemFolderError
@@ -33,7 +34,7 @@ def is_complete(run: Path, options: Options, task: Task) -> bool:
 
     One in which a rung ended at the cap of what may be paid isn't where more may be paid now, nor one whose
     judge people have said something new of, nor one of which a rung is to be tried again, or that was climbed
-    beside other hosted models.
+    beside other hosted models, or begun to be.
     """
     if not (run / CLIMB_FILE).exists():
         return False
@@ -43,13 +44,24 @@ def is_complete(run: Path, options: Options, task: Task) -> bool:
     known = "" if found.judged is None else found.judged.checked
     same = task.judge is None or checked_digest(task.judge.checked) == known
     done = tested and not short and same and not _to_try(found, task)
-    return done and (not options.curve or drawn_all(found)) and _of_these_settings(run, found)
+    settled = _of_these_settings(run, found) and not _lacks_hosted(run, found)
+    return done and settled and (not options.curve or drawn_all(found))
 
 
 def _of_these_settings(run: Path, found: Climb) -> bool:
     """Whether a finished climb is of the settings that its run has now: others may be beside its rivals."""
     file, of = run / RUN_FILE, dict(found.digests).get("run")
     return of is None or not file.is_file() or digest_of(read_json(file)) == of
+
+
+def _lacks_hosted(run: Path, found: Climb) -> bool:
+    """Whether a hosted model's System is gone, as where a start at another price of it came to no end.
+
+    It is made again of the answers that were paid for. Where nothing is left of any rung it stays so.
+    """
+    return (run / RUNGS_FOLDER).is_dir() and any(
+        r.price is not None and not (run / str(r.folder)).is_dir() for r in found.results
+    )
 
 
 def winner_again(run: Path, found: Climb, reporter: Reporter) -> None:

@@ -4,26 +4,20 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rung.climb.options import Options
+from rung.climb.rivals import hosted_models
 from rung.engines.key_hosts import origin_of
 from rung.engines.till import Till
 from rung.errors import TaskError
 from rung.models.hosted import Hosted, hosted
 from rung.models.resolve import Model
 from rung.records import Climb, Measurement, RungResult, TokenPrice
-from rung.rungs.api import prices, rivals_of
-from rung.rungs.teacher import hosted_teacher
+from rung.rungs.api import prices
 from rung.scoring.cost import billed_usd, usd_per_1000
 from rung.system import System
 from rung.task import Task
 
 PAID_FILE = "paid.jsonl"
 CAP_OPTION = "--api-usd"
-
-
-def hosted_models(task: Task) -> tuple[Hosted, ...]:
-    """The hosted models that a task names. Raises RungError for half a name, or one rival twice."""
-    judge = hosted(task.judge.model) if task.judge is not None else None
-    return tuple(model for model in (*rivals_of(task), hosted_teacher(task), judge) if model is not None)
 
 
 def named_models(task: Task) -> tuple[Hosted, ...]:

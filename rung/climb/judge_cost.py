@@ -10,6 +10,7 @@ from rung.errors import EngineError, TaskError
 from rung.judging import MOST_TOKENS, Verdicts, tokens_written
 from rung.models.hosted import Hosted
 from rung.records import Example
+from rung.rungs.api import price_unknown
 from rung.rungs.base import Reporter
 from rung.scoring.cost import tokens_usd
 from rung.system import Pool
@@ -36,10 +37,7 @@ def ready_to_pay(model: Hosted, pool: Pool) -> None:
             f"judge.model: {model.given} can't be asked: {model.key_variable} isn't set in the environment"
         )
     if pool.till is None or (model.url, model.model) not in pool.till.prices:
-        raise TaskError(
-            f"judge.model: the price of {model.given} isn't known; give it in task.yaml as prices: "
-            "{input_usd_per_m: …, output_usd_per_m: …}"
-        )
+        raise TaskError(f"judge.model: {price_unknown(model)}")
     try:
         need_known_host(model, pool.till.named)
     except EngineError as error:

@@ -7,9 +7,9 @@ from pathlib import Path
 from rung.checks.examine import examined, stop_on_block, tell
 from rung.checks.rows import Prepared, prepare
 from rung.checks.table import Checked, known_names
-from rung.climb.hosted import hosted_models
 from rung.climb.machine import Watch
 from rung.climb.options import Options
+from rung.climb.rivals import hosted_models
 from rung.errors import TaskError
 from rung.rungs.base import Reporter
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from rung.climb.clock import Clock
-from rung.climb.stored import FAILED_FILE, RESULT_FILE
+from rung.climb.stored import FAILED_FILE, RESULT_FILE, RUNGS_FOLDER, load
 from rung.errors import OtherLessonError
 from rung.hosted import ANOTHER
 from rung.judging import BROKE
@@ -40,15 +40,19 @@ def forget_failed(folder: Path) -> bool:
     return True
 
 
-def forget_moved(folder: Path, why: str) -> None:
+def forget_moved(run: Path, result: RungResult, why: str) -> None:
     """Forget the result of a rung that broke on the test as its hosted model is another by now.
 
-    The same command measures that one, under its own name. Nothing is forgotten where it's the judge's.
+    The same command measures that one, under its own name. The result may lie there under other names, too,
+    from beside other hosted models. Nothing is forgotten where it's the judge's model that moved.
     """
-    if ANOTHER in why and BROKE not in why:
-        with writing(folder):
-            (folder / RESULT_FILE).unlink(missing_ok=True)
-        forget(folder)
+    if ANOTHER not in why or BROKE in why:
+        return
+    for path in sorted((run / RUNGS_FOLDER).glob(f"*/{RESULT_FILE}")):
+        if load(path, RungResult).system == result.system:
+            with writing(path.parent):
+                path.unlink()
+            forget(path.parent)
 
 
 def in_training(folder: Path) -> bool:

@@ -6,9 +6,12 @@ from typing import Final
 
 from rung.climb.names import BETWEEN, candidate_name
 from rung.models.hosted import PROVIDERS, Hosted, hosted
-from rung.rungs.api import Api, own_price, rivals_of
+from rung.records import TokenPrice
+from rung.rungs.api import Api, prices, rivals_of
 from rung.rungs.base import slug
+from rung.rungs.teacher import hosted_teacher
 from rung.runs import digest_of
+from rung.scoring.prices import listed_price
 from rung.task import Task
 from rung.task.model import Prices
 
@@ -38,25 +41,23 @@ def known_as(model: Hosted) -> tuple[str, ...]:
     return Api.name, *(candidate_name(Api.name, label) for label in (_short(model), _apart(model)))
 
 
+def hosted_models(task: Task) -> tuple[Hosted, ...]:
+    """The hosted models that a task names. Raises RungError for half a name, or one rival twice."""
+    judge = hosted(task.judge.model) if task.judge is not None else None
+    return tuple(model for model in (*rivals_of(task), hosted_teacher(task), judge) if model is not None)
+
+
 def settings(task: Task) -> tuple[Task, dict]:
     """The task as if the first hosted model were the only one to compare with, and what is left out of it.
 
-    Prices by name stay with who else is paid; where that is one model, its price stands alone, as it may in a
-    task file.
+    Its prices are those of that one, of the teacher and of the judge, in one form whichever the task has.
     """
-    rivals = rivals_of(task)
-    names = [model.given for model in rivals[1:]]
-    changes: dict[str, object] = {"models": tuple(name for name in task.models if name not in names)}
-    if isinstance(task.prices, dict):
-        judge = hosted(task.judge.model) if task.judge is not None else None
-        teacher = None if task.teacher is None else hosted(task.teacher)
-        paid = [model for model in (*rivals[:1], teacher, judge) if model is not None]
-        alone = len({(model.url, model.model) for model in paid}) == 1
-        taught = task.teacher is not None and teacher is None and task.teacher in task.prices
-        kept = {name: one for name, one in task.prices.items() if name not in _only(names, task)}
-        changes["prices"] = _price(task, paid) if alone and not taught else kept or None
+    names = [model.given for model in rivals_of(task)[1:]]
+    alone = task.model_copy(update={"models": tuple(name for name in task.models if name not in names)})
+    if names or isinstance(task.prices, dict):
+        alone = alone.model_copy(update={"prices": _prices(task, alone)})
     left_out = {"models": names, "prices": task.model_dump(mode="json")["prices"]}
-    return task.model_copy(update=changes), {RIVALS: left_out} if names else {}
+    return alone, {RIVALS: left_out} if names else {}
 
 
 def with_rivals(config: Mapping, rivals: object) -> dict:
@@ -66,14 +67,32 @@ def with_rivals(config: Mapping, rivals: object) -> dict:
     )
 
 
-def _only(names: list[str], task: Task) -> list[str]:
-    """Those of the names by which nobody else of the task is paid."""
-    return [name for name in names if name not in (task.teacher, task.judge and task.judge.model)]
+def _prices(task: Task, alone: Task) -> Prices | dict[str, Prices] | None:
+    """The form of the prices in which all whom `alone` names cost what they do in the task.
+
+    None where that is what lists say; one price where that is enough, as a task file may have it; else each
+    that isn't a list's, by its name.
+    """
+    paid = hosted_models(alone)
+    costs = prices(task, hosted_models(task))
+    wanted = {(m.url, m.model): costs[m.url, m.model] for m in paid if (m.url, m.model) in costs}
+    by_name: dict[str, Prices] = {}
+    if isinstance(task.prices, dict):
+        given = task.prices
+        own = [m for m in paid if wanted.get((m.url, m.model)) not in (None, listed_price(m.model, m.url))]
+        by_name = {m.named: _of(wanted[m.url, m.model], given) for m in own}
+        # One that says what a list does, too: alone it may be written so.
+        forms = [*(given[m.named] for m in paid if m.named in given), None]
+    else:
+        forms = [None, task.prices]
+    return next(
+        (one for one in forms if prices(alone.model_copy(update={"prices": one}), paid) == wanted), by_name
+    )
 
 
-def _price(task: Task, paid: list[Hosted]) -> Prices | None:
-    """The price of a model that the task may name in several ways."""
-    return next((price for model in paid if (price := own_price(task, model)) is not None), None)
+def _of(price: TokenPrice, given: Mapping[str, Prices]) -> Prices:
+    """The price as the task has it."""
+    return next(one for one in given.values() if one.per_token == price)
 
 
 def _short(model: Hosted) -> str:

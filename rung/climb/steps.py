@@ -133,16 +133,14 @@ def licence_line(base: Base) -> str:
     return f"{size}, licence {base.model.licence}{note}{seen}"
 
 
-def steps_of(
-    rungs: Sequence[tuple[int, Rung]], models: Sequence[Base], task: Task | None = None
-) -> tuple[Step, ...]:
+def steps_of(rungs: Sequence[tuple[int, Rung]], models: Sequence[Base], task: Task) -> tuple[Step, ...]:
     """Rung after rung as the ladder has them, each on the smallest model first; `api` once for each rival.
 
     With one model a step is called as its rung and its order is the rung's place on the ladder. Raises
     RungError where the task names half a hosted model, or one twice.
     """
     several = len(models) > 1
-    rivals = {} if task is None else named_rivals(task)
+    rivals = named_rivals(task)
     made = []
     for place, rung in rungs:
         if rung.name == Api.name and rivals:

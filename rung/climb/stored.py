@@ -1,6 +1,6 @@
 """What a climb left in its run folder, read back."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -76,16 +76,16 @@ def load(path: Path, kind: type[T]) -> T:
         raise RunError(f"can't read {str(path)!r}: {error.strerror}; mend that and run it again") from None
 
 
-def kept_results(run: Path, names: Sequence[str], dev: Sequence[Example]) -> dict[str, RungResult]:
-    """What a run has of these rungs from before, to stand beside those to come; by their names.
+def kept_results(run: Path, order: Mapping[str, int], dev: Sequence[Example]) -> dict[str, RungResult]:
+    """What a run has of these rungs from before, to stand in this `order` beside those to come; by name.
 
     Raises RunError where a result is damaged.
     """
     kept: dict[str, RungResult] = {}
-    for name in names:
+    for name, place in order.items():
         path = run / RUNGS_FOLDER / name / RESULT_FILE
         if path.exists():
-            found = load(path, RungResult)
+            found = replace(load(path, RungResult), order=place)
             kept[name] = found if found.dev is None else replace(found, dev=rescored(found.dev, dev))
     return kept
 

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rung.climb.hosted import PAID_FILE, hosted_models, named_hosts
+from rung.climb.hosted import PAID_FILE, named_hosts
 from rung.climb.judge_cost import bar_of, ready_to_pay
 from rung.climb.judging import agreement, agreement_text
+from rung.climb.rivals import hosted_models
 from rung.compare.asked import Asked
 from rung.compare.sides import Side
 from rung.data.checked import read_checked

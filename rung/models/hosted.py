@@ -21,12 +21,21 @@ OTHER_KEY = "RUNG_API_KEY"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hosted:
-    """A model behind an OpenAI-compatible URL, as a task names it in `given`."""
+    """A model behind an OpenAI-compatible URL, as a task names it in `given`.
+
+    `system` is the System that it answers for, where a task names that one.
+    """
 
     given: str
     model: str
     url: str
     key_variable: str
+    system: str | None = None
+
+    @property
+    def named(self) -> str:
+        """What a task has it by: its own name, or that of the System."""
+        return self.system or self.given
 
     @property
     def host(self) -> str:

@@ -13,7 +13,7 @@ from rung.report import notation, summary
 from rung.report.charts import charted_split, floor_drawn, quality_cost_svg
 from rung.report.curves import curve_svg
 from rung.report.plain import in_plain_words
-from rung.report.volume import charted, hosted_names, volume_cells, volume_svg, volumes
+from rung.report.volume import charted, drawn_hosted, hosted_names, volume_cells, volume_svg, volumes
 from rung.runs import write_text
 from rung.scoring.notation import duration_text, gain_text, interval_text, percent_text, score_text
 from rung.web import COLOURS
@@ -67,6 +67,7 @@ def _view(climb: Climb, run: Path) -> dict[str, Any]:
         "break_even": summary.break_even(climb),
         "volumes": (local := volumes(climb)),
         "volume_hosted": hosted_names(local),
+        "volume_drawn": [one.rung for one in drawn_hosted(climb)],
         "volume_local": len({one.rung for one in local}),
         "volume_charted": charted(climb, local).rung if local else "",
         "volume_chart": Markup(volume_svg(climb, VOLUME_PX)),

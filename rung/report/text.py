@@ -24,7 +24,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from rung.climb.names import rung_of
+from rung.climb.names import BETWEEN, rung_of
 from rung.guards import told
 from rung.records import Climb
 from rung.report import summary
@@ -148,6 +148,8 @@ def _table(rows: list[Row], width: int) -> list[Text | Padding | Table]:
 
 LONGEST_NAME = 14
 """Of a model, beside the figures: a longer one is cut."""
+KEPT_END = 8
+"""Of a hosted one, that has its host and port at its end."""
 
 
 def _name(row: Row, *, parted: bool) -> tuple[str, str]:
@@ -156,7 +158,14 @@ def _name(row: Row, *, parted: bool) -> tuple[str, str]:
     if not (parted and row.model):
         return f"{mark} {row.rung}", ""
     # The whole name is in what a cut one stands for: the notes below, and the page.
-    return f"{mark} {rung_of(row.rung)}", f"  @{short(row.model, LONGEST_NAME)}"
+    return f"{mark} {rung_of(row.rung)}", f"  @{_cut(row.model)}"
+
+
+def _cut(model: str) -> str:
+    """A model's name in short: of one behind a URL its beginning and its end, which its host is told by."""
+    if BETWEEN not in model or len(model) <= LONGEST_NAME:
+        return short(model, LONGEST_NAME)
+    return f"{model[: LONGEST_NAME - KEPT_END - 1]}…{model[-KEPT_END:]}"
 
 
 def _unmeasured(name: str, row: Row, indent: int) -> Table:

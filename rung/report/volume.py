@@ -51,6 +51,11 @@ def hosted_results(climb: Climb) -> list[RungResult]:
     return [r for r, _ in measured(climb) if r.price is not None]
 
 
+def drawn_hosted(climb: Climb) -> list[RungResult]:
+    """Those of them that have a line in the chart: at no price there is none on its axis."""
+    return [one for one in hosted_results(climb) if one.usd_per_1000 > 0]
+
+
 def volumes(climb: Climb) -> list[Volume]:
     """Each measured local System against each hosted one, in the ladder's order; none without these."""
     return [
@@ -98,7 +103,7 @@ def volume_cells(one: Volume) -> tuple[str, str]:
 
 def volume_svg(climb: Climb, width: int) -> str:
     """Dollars a month by requests a month as SVG text, its plot `width` pixels wide; empty without both."""
-    hosted, local = [one for one in hosted_results(climb) if one.usd_per_1000 > 0], volumes(climb)
+    hosted, local = drawn_hosted(climb), volumes(climb)
     if not hosted or not local:
         return ""
     import altair as alt

@@ -1,5 +1,6 @@
 """A big hosted model, asked with the best prompt of the rungs below, and priced by the token."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -18,7 +19,7 @@ from rung.rungs.rehearsal import outlook
 from rung.rungs.retrieval import LOOK_THERE
 from rung.rungs.variants import choose
 from rung.runs import Shared
-from rung.scoring.cost import billed_usd, tokens_usd
+from rung.scoring.cost import tokens_usd
 from rung.scoring.prices import listed_price
 from rung.search import index_names
 from rung.spec import AnswerSpec, ModelRef, RetrievalSpec, ShotSpec, Spec, Written
@@ -88,15 +89,14 @@ class Api:
         system, calls = asked.system, calls_said(asked.system)
         found = context.measure(system, context.dev, asked.name)
         need_same_model([one.answer for one in found.predictions], MOST_MOVED)
-        asked_rows = len(found.predictions)
-        spent, about = asked_rows * billed_usd(price, found), asked_rows * each_usd
+        rows = len(found.predictions)
         trial = Trial(
             name=f"{model.model}, {given.shown}{calls}",
             score=found.score,
-            n=asked_rows,
-            seconds=found.seconds_per_answer * asked_rows,
+            n=rows,
+            seconds=found.seconds_per_answer * rows,
             chosen=True,
-            stopped=asked_rows < len(context.dev),
+            stopped=rows < len(context.dev),
         )
         reported = system.spec.model.digest if system.spec.model is not None else ""
         notes = (
@@ -105,9 +105,6 @@ class Api:
             *left_out,
             *(without_passages(context) if given.retrieval is None else ()),
             f"answered by {reported.removeprefix('endpoint:')}: no digest names its weights",
-            f"a million tokens of prompts cost ${price.input_usd_per_m:g} "
-            f"(${price.cached_input_usd_per_m:g} cached), of answers ${price.output_usd_per_m:g}; the "
-            f"{asked_rows:,} dev rows that it answered cost ${spent:.4f}, foretold ${about:.4f}",
         )
         return Built(
             system=system,
@@ -115,6 +112,7 @@ class Api:
             trials=tried or (trial,),
             notes=notes,
             price=price,
+            foretold_usd=each_usd,
             upon=given.rung,
         )
 
@@ -212,33 +210,32 @@ def rivals_of(task: Task) -> tuple[Hosted, ...]:
 
 
 def prices(task: Task, models: Sequence[Hosted]) -> dict[tuple[str, str], TokenPrice]:
-    """The known price of each hosted model by (URL, model): the task's own, else a listed one.
+    """The known price of each hosted model by (URL, model): the task's own by its name, else a listed one.
 
-    Where the task names several, a price that it gives for no model by name is that of those that no list
-    knows.
+    One by the name of a System goes for the model that it answers for, where that has none by its own. Where
+    the task names several models, a price that it gives for none by name is that of those that no list knows.
     """
     given = task.prices.per_token if isinstance(task.prices, Prices) else None
+    by_name = task.prices if isinstance(task.prices, dict) else {}
     several = len({(m.url, m.model) for m in models}) > 1
     found: dict[tuple[str, str], TokenPrice] = {}
     for m in models:
-        own, listed = own_price(task, m), listed_price(m.model, m.url)
+        if (own := by_name.get(m.named)) is not None:
+            found.setdefault((m.url, m.model), own.per_token)
+    for m in models:
+        listed = listed_price(m.model, m.url)
         # One price can't be that of two models: of several it's for those that no list knows.
         usual = (listed or given) if several else (given or listed)
-        price = (own and own.per_token) or found.get((m.url, m.model)) or usual
-        if price is not None:
-            found[m.url, m.model] = price
+        if usual is not None:
+            found.setdefault((m.url, m.model), usual)
     return found
 
 
-def own_price(task: Task, model: Hosted) -> Prices | None:
-    """The price that the task gives a model by its name, or by that of a System which teaches with it."""
-    if not isinstance(task.prices, dict):
-        return None
-    if (found := task.prices.get(model.given)) is not None or task.teacher is None:
-        return found
-    named = (*task.models, task.judge and task.judge.model)
-    teaches = model.given not in named and hosted(task.teacher) is None
-    return task.prices.get(task.teacher) if teaches else None
+def price_unknown(model: Hosted) -> str:
+    """What is said of a model that has no price: by its name one stands beside any others in a task file."""
+    name = json.dumps(model.named, ensure_ascii=False)
+    price = "{input_usd_per_m: …, output_usd_per_m: …, cached_input_usd_per_m: …}"
+    return f"the price of {model.given} isn't known; give it in task.yaml as prices: {{{name}: {price}}}"
 
 
 def price_of(context: Context, model: Hosted) -> TokenPrice:
@@ -254,10 +251,7 @@ def cannot_pay(context: Context, model: Hosted, to_pay_usd: Callable[[], float])
         return f"{model.given} can't be asked: {model.key_variable} isn't set in the environment"
     till = context.pool.till
     if till is None or (model.url, model.model) not in till.prices:
-        price = "{input_usd_per_m: …, output_usd_per_m: …, cached_input_usd_per_m: …}"
-        if isinstance(context.task.prices, dict):
-            price = f'{{"{model.given}": {price}}}'
-        return f"the price of {model.given} isn't known; give it in task.yaml as prices: {price}"
+        return price_unknown(model)
     try:
         need_known_host(model, till.named)
     except EngineError as error:

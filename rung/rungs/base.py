@@ -245,8 +245,9 @@ class Built:
     `passes` say how often a tune went through its training rows; None where that is no matter of time.
     `cut_short`: its time ended before dev was seen to stop rising.
     `found` and `gap` are what was found out of the task on the way, `notes` how the System was made.
-    `price` is that of a hosted model which answers; `spent_usd` was paid to one for building. `upon` is the
-    rung that it goes on from or whose prompt it took, as the context's `built` names it.
+    `price` is that of a hosted model which answers, `foretold_usd` about what each answer was to cost;
+    `spent_usd` was paid to one for building. `upon` is the rung that it goes on from or whose prompt it took,
+    as the context's `built` names it.
     """
 
     system: System
@@ -259,6 +260,7 @@ class Built:
     gap: Gap | None = None
     parity: Parity | None = None
     price: TokenPrice | None = None
+    foretold_usd: float = 0.0
     spent_usd: float = 0.0
     upon: str | None = None
     seeds: SeedScores | None = None

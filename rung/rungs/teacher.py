@@ -49,7 +49,9 @@ def hosted_teacher(task: Task) -> Hosted | None:
     if (found := hosted(task.teacher)) is not None or names_model(task.teacher):
         return found
     spec = System.load(resolve_system(task.teacher)).spec
-    return hosted_of(spec.model) if spec.engine == "endpoint" and spec.model is not None else None
+    if spec.engine != "endpoint" or spec.model is None:
+        return None
+    return replace(hosted_of(spec.model), system=task.teacher)
 
 
 def is_system(name: str) -> bool:

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,11 +77,12 @@ _Yaml.add_implicit_resolver(
 )
 
 
-def load_task(path: Path, *, test: Path | None = None) -> Task:
+def load_task(path: Path, *, test: Path | None = None, models: Sequence[str] = ()) -> Task:
     """The task at `path`: a folder with a task.yaml, a .yaml file, or a bare data file.
 
-    `test` names the test rows, over what the file says. TaskError, one line per fault, for anything
-    that can't be read, isn't known, or names a file that isn't there.
+    `test` names the test rows, over what the file says. `models` are those that a command names in place of
+    the file's: it may have prices of them, too. TaskError, one line per fault, for anything that can't be
+    read, isn't known, or names a file that isn't there.
     """
     file = _task_file(path)
     _check_name(file.absolute())
@@ -95,7 +97,8 @@ def load_task(path: Path, *, test: Path | None = None) -> Task:
         schema = _load_schema(given["output"]["schema"], file)
         given = {**given, "output": {**given["output"], "schema": schema}}
     try:
-        task = Task.model_validate(given, context={"folder": file.parent.absolute()})
+        context = {"folder": file.parent.absolute(), "models": tuple(models)}
+        task = Task.model_validate(given, context=context)
     except ValidationError as error:
         raise TaskError("\n".join(_fault(file, fault) for fault in error.errors())) from error
     for key in ("train", "test", "documents", "unlabelled", "database"):

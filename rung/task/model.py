@@ -117,7 +117,8 @@ def _of_models_named(
     if not isinstance(prices, dict) or not {"models", "teacher", "judge"} <= info.data.keys():
         return prices
     judge, teacher = info.data["judge"], info.data["teacher"]
-    names = dict.fromkeys([*info.data["models"], teacher, judge and judge.model])
+    of_command = (info.context or {}).get("models", ())
+    names = dict.fromkeys([*info.data["models"], *of_command, teacher, judge and judge.model])
     # Without a colon it's a model of this machine; a teacher may be a System that a hosted one answers for.
     priced = [name for name in names if name is not None and (":" in name or name == teacher)]
     for name in prices:

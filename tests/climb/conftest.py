@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.fixtures_climb import label_rows, make_tiny_gguf, write_rows
+from tests.fixtures_hosted import Hosted, as_asked
+from tests.fixtures_rivals import Rival, mistaken
 
 
 @pytest.fixture(scope="module")
@@ -46,3 +48,23 @@ def without_pip(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "importlib.util.find_spec", lambda name, *more: None if name == "pip" else found(name, *more)
     )
+
+
+@pytest.fixture
+def good():
+    with Hosted(as_asked) as server:
+        yield Rival(server, "good")
+
+
+@pytest.fixture
+def poor():
+    with Hosted(mistaken) as server:
+        server.reports = "poor-2026"
+        yield Rival(server, "poor")
+
+
+@pytest.fixture
+def third():
+    with Hosted(mistaken) as server:
+        server.reports = "third-2026"
+        yield Rival(server, "third")

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from rung import load
+from rung.climb.billed import with_bill
 from rung.climb.climb import Options, climb
 from rung.climb.hosted import PAID_FILE, answers_usd
 from rung.climb.ordering import before, in_cost_order
@@ -384,7 +385,8 @@ def test_calls_that_were_billed_and_brought_nothing_are_in_the_price(context, se
     assert found.failures == 3 and paid_usd > 3 * 900 * 4.0 / 1e6
     usd = answers_usd(found, made.price, context.task)
     assert usd * len(context.dev) / 1000 == pytest.approx(paid_usd)
-    assert f"the {len(context.dev)} dev rows that it answered cost ${paid_usd:.4f}" in " ".join(made.notes)
+    told = with_bill(made, found, None).notes[-1]
+    assert f"the {len(context.dev)} dev rows that it was asked cost ${paid_usd:.4f}, foretold $" in told
 
 
 def test_one_that_is_stopped_is_billed_and_foretold_for_the_rows_that_it_was_asked(context, server):
@@ -394,10 +396,13 @@ def test_one_that_is_stopped_is_billed_and_foretold_for_the_rows_that_it_was_ask
     wrong = {row.input: next(name for name in context.labels if name != row.output) for row in context.dev}
     server.says = lambda said, body: json.dumps({"label": wrong[said]})
     ahead = rival("head", best, context.dev, needed=0.02, level=0.05 / 6)
-    made = Api().build(replace(context, rival=ahead))
+    context = replace(context, rival=ahead)
+    made = Api().build(context)
+    found = context.measure(made.system, context.dev, "again")
+    made = with_bill(made, found, ahead.stopped(context.dev[: found.n], right[: found.n], len(context.dev)))
     (trial,) = made.trials
-    assert trial.stopped and trial.chosen and trial.n < len(context.dev)
-    (said,) = [note for note in made.notes if "dev rows that it answered cost" in note]
+    assert trial.stopped and trial.chosen and trial.n == found.n < len(context.dev)
+    (said,) = [note for note in made.notes if "dev rows that it was asked cost" in note]
     assert f"the {trial.n} dev rows" in said
     spent, foretold = (float(part.split()[0].rstrip(",")) for part in said.split("$")[-2:])
     assert spent == pytest.approx(context.pool.till.spent_usd, abs=1e-4) and foretold < 2 * spent

@@ -181,15 +181,15 @@ def model(name: str, parameters: int) -> Base:
 
 
 def test_the_steps_of_the_ladder_on_two_models():
-    rungs = list(enumerate(LADDER))
-    steps = steps_of(rungs, [model("a", 1), model("b", 2)])
+    rungs, task = list(enumerate(LADDER)), Task(data=DataFiles(train=Path("rows.jsonl").absolute()))
+    steps = steps_of(rungs, [model("a", 1), model("b", 2)], task)
     assert [s.order for s in steps] == sorted({s.order for s in steps})
     for rung in LADDER:
         names = [s.name for s in steps if s.rung is rung]
         free = isinstance(rung, ModelFree)
         assert names == ([rung.name] if free else [f"{rung.name}@a", f"{rung.name}@b"])
     assert {rung.name for rung in LADDER if isinstance(rung, ModelFree)} == {"head", "api"}
-    alone = steps_of(rungs, [model("a", 1)])
+    alone = steps_of(rungs, [model("a", 1)], task)
     assert [(s.name, s.order) for s in alone] == [(rung.name, at) for at, rung in rungs]
     assert rung_of(candidate_name("sft", "a@b")) == "sft" == candidate_name("sft", None)
 

@@ -34,12 +34,9 @@ from tests.climb.test_climb import Always, with_ladder
 from tests.climb.test_hosted import of, options, paid
 from tests.climb.test_models import model
 from tests.fixtures_climb import Log, label_rows, write_rows
-from tests.fixtures_hosted import KEY, PRICES, Hosted, as_asked, topic
+from tests.fixtures_hosted import KEY, PRICES
+from tests.fixtures_rivals import CHEAP, DEAR, DEV_ROWS, each, written
 from tests.report.climb_fixture import measurement
-
-DEV_ROWS = 54
-DEAR = PRICES.model_dump()
-CHEAP = {"input_usd_per_m": 0.1, "output_usd_per_m": 0.4, "cached_input_usd_per_m": 0.01}
 
 
 @pytest.fixture(autouse=True)
@@ -47,54 +44,6 @@ def environment(tmp_path, monkeypatch):
     monkeypatch.setenv("RUNG_API_KEY", KEY)
     monkeypatch.setenv("RUNG_HOME", str(tmp_path / "home"))
     monkeypatch.setattr("rung.engines.endpoint.BACKOFF_S", 0.01)
-
-
-def mistaken(text: str, body: dict) -> str:
-    """Right on two rows of three."""
-    found = topic(text.split("\n\n")[-1])
-    return json.dumps({"label": "delivery" if found == "login" else found})
-
-
-@dataclass(frozen=True)
-class Rival:
-    """A server, and what its model is called in a task and as a candidate."""
-
-    server: Hosted
-    model: str
-    path: str = "/v1"
-
-    @property
-    def given(self) -> str:
-        return f"openai:{self.model}@{self.server.url.removesuffix('/v1')}{self.path}"
-
-    @property
-    def candidate(self) -> str:
-        host = self.server.url.removeprefix("http://").removesuffix("/v1")
-        return f"api@{self.model}@{host.replace(':', '-')}"
-
-    @property
-    def asked(self) -> int:
-        return len(self.server.seen)
-
-
-@pytest.fixture
-def good():
-    with Hosted(as_asked) as server:
-        yield Rival(server, "good")
-
-
-@pytest.fixture
-def poor():
-    with Hosted(mistaken) as server:
-        server.reports = "poor-2026"
-        yield Rival(server, "poor")
-
-
-@pytest.fixture
-def third():
-    with Hosted(mistaken) as server:
-        server.reports = "third-2026"
-        yield Rival(server, "third")
 
 
 @dataclass
@@ -107,19 +56,6 @@ class Counted(Always):
     def build(self, context):
         self.built.append(context.folder.name)
         return super().build(context)
-
-
-def written(folder: Path, tiny: Path, prices: dict | None, *rivals: Rival) -> Path:
-    if not (folder / "rows.jsonl").exists():
-        write_rows(folder / "rows.jsonl", label_rows(270))
-    models = [str(tiny), *(rival.given for rival in rivals)]
-    task = {"name": "topics", "data": {"train": "rows.jsonl"}, "models": models, "prices": prices}
-    (folder / "task.yaml").write_text(json.dumps(task), encoding="utf-8")
-    return folder
-
-
-def each(*priced: tuple[Rival, dict]) -> dict:
-    return {rival.given: price for rival, price in priced}
 
 
 def test_two_rivals_are_asked_the_same_rows_and_each_is_billed_at_its_own_price(
@@ -171,7 +107,8 @@ def test_the_report_has_each_rival_with_its_name_its_line_and_its_break_even(
     assert page.count(f'<td class="l">{poor.candidate}</td>') == 2
     assert '<th scope="col" class="l">against' in page
     assert svg.count('stroke="var(--accent') == 2, "a line for each"
-    assert good.candidate in svg and poor.candidate in svg
+    named = svg.partition("</desc>")[2]
+    assert good.candidate in named and poor.candidate in named
 
 
 def test_a_rival_that_is_named_later_adds_a_step_and_builds_no_other_again(

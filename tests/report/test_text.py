@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from climb_fixture import (
     calibrated_climb,
+    hosted_climb,
     hostile_climb,
     one_rung_climb,
     stopped_climb,
@@ -79,6 +80,15 @@ def test_a_models_long_name_cuts_no_figure(width):
     assert_whole(climb, width)
     lines = shown(climb, width).splitlines()
     assert all(sum("@smollm2" in line for line in lines_of(lines, r.rung)[:3]) == 1 for r in results)
+
+
+def test_in_a_narrow_terminal_hosted_models_of_one_name_are_told_apart_by_where_they_are():
+    climb = hosted_climb()
+    api = climb.results[-1]
+    models = [f"gemma@localhost-{port}" for port in (8001, 8002)]
+    both = (replace(api, rung=f"api@{model}", order=7 + at) for at, model in enumerate(models))
+    text = shown(replace(climb, results=(*climb.results[:-1], *both)), 80)
+    assert "@gemma…ost-8001" in text and "@gemma…ost-8002" in text
 
 
 def test_the_figures_of_a_rung_stand_under_their_headings():

@@ -33,12 +33,23 @@ def test_of_several_hosted_models_each_has_its_line_and_its_own_break_evens(tmp_
     found = {(one.rung, one.hosted): one for one in volumes(climb)}
     assert len(found) == 8 and found["sft", "api@dear"].busy < found["sft", "api@cheap"].busy
     svg, page = volume_svg(climb, 560), report_html(climb, tmp_path)
+    assert all(name in svg.partition("</desc>")[2] for name in ("api@dear", "api@cheap"))
     assert "sft costs less than api@dear from" in svg and "sft costs less than api@cheap from" in svg
     assert "Green: api@dear, api@cheap. Dark: sft by" in page and "Thin: the other local" in page
     lines = [text for _, text in hosted_notes(climb) if "costs less than" in text]
     assert [line.partition(" from")[0] for line in lines] == [
         f"sft costs less than {name}" for name in ("api@dear", "api@cheap")
     ], "the terminal has the one that ships alone"
+
+
+def test_a_hosted_model_that_costs_nothing_has_no_line_and_the_caption_names_none(tmp_path):
+    climb = hosted_climb()
+    api = climb.results[-1]
+    both = (replace(api, rung="api@dear"), replace(api, rung="api@free", order=8, usd_per_1000=0.0))
+    climb = replace(climb, results=(*climb.results[:-1], *both))
+    page, drawn = report_html(climb, tmp_path), volume_svg(climb, 560).partition("</desc>")[2]
+    assert "Green: api@dear. Dark: sft by" in page and "costs less than api@dear or api@free" in page
+    assert "api@dear" in drawn and "api@free" not in drawn
 
 
 def test_what_a_teacher_was_paid_is_part_of_building():
