@@ -11,7 +11,7 @@ from rung.rungs.tune import Pace, Plan
 from rung.rungs.tuning import PROBE_STEPS, _tune
 from rung.task import Tuning
 from rung.training.loop import Tick
-from rung.training.methods import METHODS, RATES
+from rung.training.methods import METHODS, RATES, Method
 
 BATCH = 10
 SURE_RATE = RATES[1]
@@ -34,13 +34,14 @@ class Learner:
     answer_s: float = 0.0
     too_long: float = 1.0
     learns_to_end: int = 0
+    method: Method = field(default_factory=lambda: replace(METHODS["lora"], scaled=False))
 
     def __post_init__(self):
         bench = SimpleNamespace(metric="accuracy")
         self.context = SimpleNamespace(
             dev=DEV, kind="label", bench=bench, limit=512, seconds_left=self.budget_s + 60
         )
-        self.pace, self.tuning, self.method = Pace(), Tuning(), METHODS["lora"]
+        self.pace, self.tuning = Pace(), Tuning()
         self.base_said = None
         self.specs = dict.fromkeys(self.forms)
         self.rows = {form: range(self.n_rows) for form in self.forms}

@@ -85,12 +85,12 @@ def foresee(context: Context, specs: dict[str, Spec], plan: Plan) -> Length:
     """
     with Tune(context, specs, plan) as state:
         forms = list(specs)
-        return _settle_length(state, Arm(form=forms[0], rate=state.method.rates[1]), forms)
+        return _settle_length(state, _sure(state, forms), forms)
 
 
 def _tune(state: Tune) -> Outcome:
     context, forms = state.context, list(state.specs)
-    length = _settle_length(state, Arm(form=forms[0], rate=state.method.rates[1]), forms)
+    length = _settle_length(state, _sure(state, forms), forms)
     notes = [state.base_said] if state.base_said else []
     if state.left_out:
         notes.append(f"{state.left_out} rows longer than {context.limit:,} tokens were left out of training")
@@ -138,6 +138,24 @@ def _tune(state: Tune) -> Outcome:
     )
 
 
+def _sure(state: Tune, forms: Sequence[str]) -> Arm:
+    """The arm that is trained where there's no time for a search, and whose steps tell the pace."""
+    state.settle_batch(forms[0], USED_SHARE * (1 - SCORING_SHARE) * state.plan.budget_s)
+    return Arm(form=forms[0], rate=_rates(state)[1])
+
+
+def _rates(state: Tune) -> tuple[float, float, float]:
+    """The rates of the search, for so many rows a step as were settled; settled with them."""
+    known = state.find(kind="rates")
+    if known is None:
+        # Earlier versions had the same ones for all batches: what they began is gone on with.
+        begun = state.find(kind="plan") is not None
+        rates = state.method.rates if begun else state.method.rates_for(state.batch)
+        known = state.note({"kind": "rates", "rates": rates})
+    low, sure, high = known["rates"]
+    return low, sure, high
+
+
 def _behind(state: Tune, arm: Arm) -> int:
     """The steps that an arm has behind it: a third of a rate may be another of the search's. Settled once."""
     known = state.find(kind="begun", arm=arm.name)
@@ -172,7 +190,6 @@ def _settle_length(state: Tune, arm: Arm, forms: Sequence[str]) -> Length:
     dev = state.context.dev
     known = state.find(kind="plan")
     if known is None:
-        state.settle_batch(arm.form, USED_SHARE * (1 - SCORING_SHARE) * state.plan.budget_s)
         # A tune that was killed before it knew its length probes again, from the step that it is at.
         probed = state.trainer(arm).step + PROBE_STEPS
         ticks = state.run(arm, probed)[COLD_STEPS:]
@@ -247,9 +264,9 @@ def _search(state: Tune, forms: Sequence[str], length: Length, notes: list[str])
     """
     if not length.stretch:
         notes.append(f"no search for a rate: {length.steps} steps are too few for it")
-        return Arm(form=forms[0], rate=state.method.rates[1]), length.probed
+        return _sure(state, forms), length.probed
     rows = state.context.dev[: min(length.rows, SEARCH_ROWS)]
-    rates = [Arm(form=forms[0], rate=rate) for rate in state.method.rates]
+    rates = [Arm(form=forms[0], rate=rate) for rate in _rates(state)]
     best = _ranked(state, rates, length.stretch, rows, notes)[0]
     if len(forms) == 1:
         return best, length.stretch

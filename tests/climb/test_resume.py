@@ -17,6 +17,8 @@ import pytest
 from rung.cli.main import run
 from rung.climb.climb import load_climb
 from rung.records import Climb
+from rung.rungs.batching import batch_size
+from rung.training.methods import METHODS
 from tests.fixtures_climb import label_rows, make_tiny_gguf, opened, write_rows
 
 ROOT = Path(__file__).parents[2]
@@ -66,10 +68,11 @@ climb(Path(data), options, Log())
 """
 """Each line it's given is a climb, in a process of its own that begins where the packages are imported."""
 
+_, SURE, HIGH = METHODS["lora"].rates_for(batch_size(162))
 MOMENTS = [
     ("begin strict instruction", 1),
-    (r"advance sft: codes, rate 0.0005 2$", 1),
-    (r"advance sft: codes, rate 0.001 \d+$", 9),
+    (rf"advance sft: codes, rate {SURE:g} 2$", 1),
+    (rf"advance sft: codes, rate {HIGH:g} \d+$", 9),
     ("say sft: about", 1),
     ("begin sft: .* on 54 dev rows", 2),
     (r"advance sft: \w+, rate \S+ \d+$", 70),

@@ -23,6 +23,8 @@ from tests.fixtures_climb import (
 )
 from tests.fixtures_hosted import Hosted, as_asked, beside, unlabelled
 
+pytestmark = pytest.mark.usefixtures("toy_rates")
+
 EMBEDDING = {"head", "few_shot", "retrieval"}
 """Rungs that need the weights of the embedding model."""
 RUNGS = [

@@ -16,6 +16,7 @@ from rung.guards.gate import labels_alone
 from rung.models.resolve import resolve
 from rung.models.weights import dequantised
 from rung.rungs import tuning as tunes
+from rung.rungs.batching import batch_size
 from rung.rungs.learned_files import as_gguf
 from rung.rungs.lesson import LESSON_FILE
 from rung.rungs.sft import Sft, answer_forms, settled_system
@@ -192,7 +193,7 @@ def test_a_rung_tunes_as_the_task_says_and_tells_so(gguf, tmp_path, tuning, said
         context = replace(found, task=found.task.model_copy(update={"tuning": Tuning(**tuning)}))
         made = Sft().build(context)
         assert made.what.startswith(said_so) and made.system.is_tuned
-        rate = METHODS[tuning["method"]].rates[1]
+        rate = METHODS[tuning["method"]].rates_for(batch_size(len(context.train)))[1]
         assert all(f", rate {rate:g}, " in t.name for t in made.trials[:-1]), "too few steps for a search"
         chosen = made.trials[-1]
         assert context.measure(made.system, context.dev, "again").score == chosen.score

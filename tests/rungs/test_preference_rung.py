@@ -29,6 +29,8 @@ from rung.system import System
 from rung.training.loop import Trainer
 from tests.fixtures_climb import Log, judged, label_rows, make_tiny_gguf, opened, preferred, write_rows
 
+pytestmark = pytest.mark.usefixtures("toy_rates")
+
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):

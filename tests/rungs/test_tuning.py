@@ -428,13 +428,37 @@ def test_a_tune_of_rows_that_mostly_have_one_label_has_not_collapsed_where_it_te
     assert not collapsed(targets)
 
 
+def test_fewer_rows_a_step_are_learned_from_at_lower_rates():
+    lora = METHODS["lora"]
+    assert lora.rates_for(32) == lora.rates_for(64) == RATES
+    assert lora.rates_for(8) == (1.25e-4, 2.5e-4, 5e-4) and lora.rates_for(4) == (8.84e-5, 1.77e-4, 3.54e-4)
+    assert METHODS["full"].rates_for(4) == METHODS["full"].rates
+    learner = Learner(method=lora, n_rows=100)
+    outcome = tuned(learner)
+    assert {arm.split("rate ")[1] for arm in learner.steps} <= {f"{rate:g}" for rate in lora.rates_for(10)}
+    assert outcome.rate in lora.rates_for(10)
+
+
+def test_what_an_earlier_version_began_goes_on_at_the_rates_that_it_had():
+    lora = METHODS["lora"]
+    whole = Learner()
+    tuned(whole)
+    old = [record for record in whole.records if record["kind"] != "rates"]
+    for cut in range([record["kind"] for record in old].index("plan") + 1, len(old)):
+        again = Learner(method=lora)
+        again.records = old[:cut]
+        tuned(again)
+        assert again.kept["arm"] == whole.kept["arm"]
+
+
 def test_a_tune_that_was_killed_takes_the_same_decisions_again():
     curves = {f"codes, rate {r:g}": rising(r * 1000) for r in RATES}
     curves[f"words, rate {RATES[-1]:g}"] = rising(0.1)
     whole = Learner(curves=curves)
     tuned(whole)
+    planned = [record["kind"] for record in whole.records].index("plan")
     for cut in range(len(whole.records)):
-        again = Learner(curves=curves, row_s=0.1 if cut < 1 else 0.3)
+        again = Learner(curves=curves, row_s=0.1 if cut <= planned else 0.3)
         again.records = whole.records[:cut]
         tuned(again)
         assert again.records[:cut] == whole.records[:cut]

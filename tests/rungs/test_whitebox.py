@@ -20,6 +20,8 @@ from rung.system import System
 from tests.fixtures_climb import label_rows, make_tiny_gguf, number_rows, opened, write_rows
 from tests.rungs.test_reinforce_rung import weakened
 
+pytestmark = pytest.mark.usefixtures("toy_rates")
+
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
