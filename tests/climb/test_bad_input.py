@@ -127,14 +127,14 @@ def test_an_unknown_key_of_the_task_file_is_met_with_the_nearest_one(capsys):
     assert "unknown key 'metrik'; did you mean 'metric'?" in refused(capsys, "task.yaml")
 
 
-def test_what_the_task_file_names_and_no_rung_uses_is_said(tiny):
+def test_what_each_of_several_hosted_models_asks_for_is_said(tiny):
     write_rows(Path("rows.jsonl"), GOOD)
     Path("task.yaml").write_text(f"data: {{train: rows.jsonl}}\nmodels: [{tiny}, openai:a, openai:b]\n")
     log = Log()
     result, _ = climb(Path("task.yaml"), Options(rungs=("prompt",)), log)
-    said = [finding.message for finding in result.findings if finding.check == "unused"]
-    assert len(said) == 1 and all(f"warn: {message}" in log.lines for message in said)
-    assert "'openai:b' left out" in said[0]
+    (said,) = [found for found in result.findings if found.check == "models" and "hosted" in found.message]
+    assert said.severity == "info" and said.message.startswith("models: 2 hosted models are compared with")
+    assert "openai:a, openai:b: each is paid for on the dev rows" in said.message
 
 
 def test_one_input_with_two_outputs_is_found_with_the_ceiling_it_sets(tiny):
