@@ -55,7 +55,7 @@ class Method:
     def rates_for(self, batch: int) -> tuple[float, float, float]:
         """The rates for so many rows a step, the lowest first, in three digits.
 
-        They are scaled by the root of the rows, as suits Adam (Malladi et al. 2022, arXiv:2205.10287): at the
+        Scaled ones go by the root of the rows, as suits Adam (Malladi et al. 2022, arXiv:2205.10287): at the
         rate for 32 rows a tune by 8 at a time learned next to nothing of 200 rows of trec_coarse.
         """
         if not self.scaled or batch >= RATED_ROWS:
