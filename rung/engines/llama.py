@@ -118,8 +118,7 @@ class LlamaEngine:
         """End the child; calls in flight break off."""
         # Not under the lock: whoever holds it may be waiting for a new child to load its model.
         self._closed = True
-        self._child.kill()
-        self._child.client.close()
+        self._child.close()
 
     def _run(self, prompts: Sequence[Tokens], call: Callable[[int], R], progress: Progress) -> list[R]:
         if self._closed:
@@ -185,15 +184,10 @@ class LlamaEngine:
 
     def _exchange(self, child: Child, path: str, body: wire.Wire) -> Mapping:
         try:
-            with child.watch.asked():
-                response = child.client.post(path, json=body)
+            with child.asked() as client:
+                response = client.post(path, json=body)
         except httpx.TimeoutException:
             raise Refused(f"no answer within {self._limit_s:g} s") from None
-        except RuntimeError:
-            # httpx's word for a client that was closed, here by the thread that replaced or ended the child.
-            if child.client.is_closed:
-                raise httpx.ConnectError("the child is gone") from None
-            raise
         if response.status_code != httpx.codes.OK:
             raise Refused(f"llama.cpp answered {response.status_code}: {response.text[:300]}")
         return response.json()
@@ -209,8 +203,7 @@ class LlamaEngine:
             if self._closed:
                 raise EngineError("this llama engine was closed while it answered")
             if dead and self._child is broken:
-                broken.kill()
-                broken.client.close()
+                broken.close()
                 self._child = self._start()
                 if self._closed:
                     self.close()

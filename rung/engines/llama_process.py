@@ -9,6 +9,8 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -26,7 +28,7 @@ STDERR_LINES = 40
 class Child:
     """One running llama.cpp. `client` speaks to it with the child's own key, which nobody else knows.
 
-    Whoever asks it says so to its `watch`.
+    Threads ask it through `asked`; who has a client of another kind says so to its `watch`.
     """
 
     def __init__(self, spec: EngineSpec, *, request_limit_s: float, still_s: float = STILL_S):
@@ -39,6 +41,7 @@ class Child:
         self._process = _begun()
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
+        self._lock, self._asking, self._over = threading.Lock(), 0, False
         self.watch = Watch(self._process, still_s)
         try:
             self.address = self._introduce(spec)
@@ -58,6 +61,36 @@ class Child:
     def pid(self) -> int:
         """The child's process id."""
         return self._process.pid
+
+    @contextmanager
+    def asked(self) -> Iterator[httpx.Client]:
+        """The client, for a request of this thread. Raises httpx.ConnectError once the child was closed."""
+        with self._lock:
+            if self._over:
+                raise httpx.ConnectError("the child is gone")
+            self._asking += 1
+        try:
+            with self.watch.asked():
+                yield self.client
+        finally:
+            self._left(-1)
+
+    def close(self) -> None:
+        """End the process at once; the client is closed by whoever is the last to ask with it.
+
+        Not under a thread that reads from it: that one would go on waiting for its socket's number, which by
+        then may be another file's, for as long as a request may take.
+        """
+        self.kill()
+        self._over = True
+        self._left(0)
+
+    def _left(self, change: int) -> None:
+        with self._lock:
+            self._asking += change
+            last = self._over and not self._asking
+        if last:
+            self.client.close()
 
     def died(self, *, wait_s: float) -> bool:
         """Whether the process has ended, given that long to finish dying."""

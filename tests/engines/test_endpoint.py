@@ -417,5 +417,4 @@ def test_a_real_server_answers_chats_and_labels(monkeypatch):
     with pytest.raises(EngineError, match="LOCAL_KEY"):
         engine.chat(ASK, max_tokens=4)
     engine.close()
-    child.client.close()
-    child.kill()
+    child.close()

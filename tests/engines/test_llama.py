@@ -198,8 +198,19 @@ def test_another_user_of_the_machine_cannot_ask_without_the_key():
     assert httpx.post(f"{child.address}/completion", json=body).status_code == 401
     assert child.client.post("/completion", json=body).status_code == 200
     assert child.key not in " ".join(psutil.Process(child.pid).cmdline())
-    child.client.close()
-    child.kill()
+    child.close()
+
+
+def test_a_connection_on_which_a_thread_waits_is_not_closed_under_it():
+    # Its socket's number may be another file's by then, and what comes there be taken for the answer.
+    child = Child(llama_spec(), request_limit_s=10)
+    with child.asked() as client, child.asked():
+        child.close()
+        assert not psutil.pid_exists(child.pid)
+        assert not client.is_closed
+    assert client.is_closed
+    with pytest.raises(httpx.ConnectError, match="gone"), child.asked():
+        pass
 
 
 def test_memory_is_that_of_the_child(llama):
