@@ -128,11 +128,10 @@ def test_two_more_seeds_are_foreseen_where_the_start_answered_all_dev_rows(begin
 
 
 def test_a_step_that_is_better_on_dev_is_shipped_as_another_adapter(begin, monkeypatch):
-    # A rate at which a few steps change answers: what sft left wrong, pairs can mend.
-    monkeypatch.setattr(preferring, "RATES", (5e-3, 2e-2))
-    monkeypatch.setattr(seeds, "CLOSE", 0.0)
+    # A start that learned the opposite: what it has wrong, pairs can mend.
+    as_gained(monkeypatch, 0.0)
     context = begin("pairs")
-    start = weakened(context)
+    start = weakened(context, -1.0)
     context = replace(context, built={"sft": start})
     made = Preference().build(context)
     ours, theirs = (context.measure(one, context.dev, "again").score for one in (made.system, start))
@@ -143,7 +142,7 @@ def test_a_step_that_is_better_on_dev_is_shipped_as_another_adapter(begin, monke
         != start.spec.files["adapter/adapter_model.safetensors"]
     )
     best = [record for record in journal(context) if record["kind"] == "best"][-1]
-    assert f"{best['step']} steps of 16 from sft's adapter on" in made.what
+    assert f"{best['step']} steps of {preferring.BATCH} from sft's adapter on" in made.what
     values = [answer.value for answer in made.system.answer(context.dev, context.pool)]
     with rung.load(made.system.folder) as asked:
         assert [answer.value for answer in asked.batch([e.input for e in context.dev])] == values
@@ -167,6 +166,10 @@ def as_gained(patch: pytest.MonkeyPatch, close: float) -> None:
     patch.setattr(preferring, "RATES", (1e-3, 2e-3))
     patch.setattr(preferring, "BATCH", 2)
     patch.setattr(seeds, "CLOSE", close)
+
+
+def by_torch_alone(patch: pytest.MonkeyPatch) -> None:
+    """What gains isn't proved under llama.cpp."""
     patch.setattr(sft, "without_llama", lambda context, adapter: "torch alone is asked here")
 
 
@@ -180,6 +183,7 @@ def course(tiny, tuned, tmp_path_factory) -> Path:
         opened(tiny, path, folder / "a", built={"sft": tuned("pairs")}) as context,
     ):
         as_gained(patch, 0.0)
+        by_torch_alone(patch)
         made = Preference().build(replace(context, built={"sft": weakened(context, -1.0)}))
     assert made.seeds is None
     return folder / "a"
@@ -189,6 +193,7 @@ def course(tiny, tuned, tmp_path_factory) -> Path:
 def gained(begin, course, tmp_path, monkeypatch):
     """That course to be gone on from, where any gain is called close."""
     as_gained(monkeypatch, 1e9)
+    by_torch_alone(monkeypatch)
     shutil.copytree(course, tmp_path / "a")
     return replace(begin("pairs"), built={"sft": System.load(tmp_path / "a" / "weak")})
 
