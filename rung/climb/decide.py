@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rung.climb.names import rung_of
-from rung.climb.sentence import Facts, no_verdict, verdict
+from rung.climb.sentence import Facts, is_between, no_verdict, verdict
 from rung.records import Candidate, Comparison, Decision, Json, VerdictKind
 from rung.scoring import paired, stats
 from rung.scoring.scorers import SCORERS, worst_error
@@ -84,6 +84,7 @@ def decide(  # noqa: PLR0913 (all that a verdict rests on)
         best=best,
         shipped=shipped or path[-1],
         margin=margin,
+        least=bench.least,
         split=split,
         draws=_draws(sorted(rows), groups),
         test_given=test_given,
@@ -92,9 +93,10 @@ def decide(  # noqa: PLR0913 (all that a verdict rests on)
     for passed in pool[: pool.index(facts.shipped)]:
         if passed not in path:
             _compare(passed, facts.shipped, bench)
-    rows_needed = None
+    rows_needed, between = None, False
     if kind == "undecided" and comparison is not None:
         rows_needed = _rows_needed(facts, comparison, bench)
+        between = is_between(facts, comparison)
     return Decision(
         kind=kind,
         chosen=facts.shipped.rung,
@@ -103,6 +105,7 @@ def decide(  # noqa: PLR0913 (all that a verdict rests on)
         margin=margin,
         sentence=verdict(facts, kind, comparison, rows_needed),
         rows_needed=rows_needed,
+        between=between,
     )
 
 
@@ -264,22 +267,20 @@ def _kind(facts: Facts, *, settled: bool, bench: _Bench) -> tuple[VerdictKind, C
 
 
 def _rows_needed(facts: Facts, comparison: Comparison, bench: _Bench) -> int | None:
-    """How many more rows would settle it, were the gain what it seems to be; None where all are one draw.
+    """How many more rows would settle it, were the gain what it seems to be.
 
-    They are rows like these, with as many to a draw.
-
-    A gain that is worth having is proven; one that isn't is shown to be under the margin. What is neither
-    would take rows that change it: as many as prove the least gain that wins.
+    They are rows like these, with as many to a draw. A gain that is worth having is proven; one that isn't is
+    shown to be under the margin. None where it's neither, or all rows are one draw.
     """
     pair = _pair(facts.shipped, facts.best, bench)
-    if paired.units(pair) < 2:
+    if paired.units(pair) < 2 or is_between(facts, comparison):
         return None
     tests = len(facts.pool) - 1 - facts.pool.index(facts.shipped)
     tests += sum(order > facts.shipped.order for order in bench.stopped)
     ways = []
     if comparison.gain < facts.margin:
         ways.append(paired.rows_for_sameness(pair, bench.seed, facts.margin))
-    if comparison.gain >= bench.least or not ways:
+    if comparison.gain >= facts.least:
         effect = max(comparison.gain, bench.min_gain)
         ways.append(paired.rows_for_gain(pair, comparison.interval, effect, ALPHA / tests))
     return max(min(ways) - comparison.n, 1)

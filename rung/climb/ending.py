@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from rung.climb.curve import drawn_all
+from rung.climb.decide import MIN_ROWS
 from rung.climb.hosted import CAP_OPTION, cap_usd, capped
 from rung.climb.options import Options
 from rung.climb.rivals import hosted_models
@@ -117,6 +118,11 @@ def _taught_by_gone(result: RungResult, task: Task) -> bool:
     return taught and ANOTHER in (result.failed or "")
 
 
+def is_untested(result: RungResult) -> bool:
+    """Whether the test was opened for a rung, and its calls broke there."""
+    return _untested(result) is not None
+
+
 def _untested(result: RungResult) -> str | None:
     """Why a rung that the test was opened for has no score there; None for all others."""
     return next((n.removeprefix(UNTESTED) for n in result.notes if n.startswith(UNTESTED)), None)
@@ -127,7 +133,10 @@ def with_dev(on_test: Decision, on_dev: Decision, results: Sequence[RungResult])
 
     Where the rung that dev chose has no test score there is no verdict; where the best on dev has none, or
     any that may win and dev gives no verdict, it stays undecided: the rest isn't all there was to decide on.
+    A rung that dev ruled out, as too many of its calls break, doesn't ship by being the only one tested.
     """
+    if (out := _ruled_out(on_test, on_dev, results)) is not None:
+        return out
     missing = {r.rung: why for r in results if (why := _untested(r)) is not None}
     told = _alone(on_test, on_dev, results)
     if on_dev.chosen in missing:
@@ -145,6 +154,7 @@ def with_dev(on_test: Decision, on_dev: Decision, results: Sequence[RungResult])
             comparisons=(),
             sentence=sentence,
             rows_needed=None,
+            between=False,
         )
     may_win = [r.rung for r in results if r.rung in missing and not r.over_limits and not r.stopped]
     needed = [name for name in may_win if on_dev.chosen is None or name == on_dev.best]
@@ -155,9 +165,24 @@ def with_dev(on_test: Decision, on_dev: Decision, results: Sequence[RungResult])
             f"{told.sentence[0].lower()}{told.sentence[1:]}"
         )
         best = on_dev.best or told.best
-        told = replace(told, kind="undecided", best=best, sentence=sentence, rows_needed=None)
+        told = replace(told, kind="undecided", best=best, sentence=sentence, rows_needed=None, between=False)
     more = "".join(f" {name} has no test score ({why})." for name, why in missing.items())
     return replace(told, sentence=f"{told.sentence}{more}")
+
+
+def _ruled_out(on_test: Decision, on_dev: Decision, results: Sequence[RungResult]) -> Decision | None:
+    """No verdict, where dev gives none though enough was answered, and the test was opened for one rung."""
+    opened = [r for r in results if r.test is not None]
+    answered = any(
+        r.dev is not None and r.dev.n >= MIN_ROWS and not r.over_limits and not r.stopped for r in results
+    )
+    if on_dev.kind != "no_verdict" or not answered or len(opened) != 1 or on_test.chosen is None:
+        return None
+    alone = opened[0].test
+    assert alone is not None, "chosen for that"
+    told = f"On the test {opened[0].rung} has {score_text(alone.score, alone.metric)}."
+    sentence = f"{on_dev.sentence} {told}"
+    return replace(on_test, kind="no_verdict", chosen=None, best=None, comparisons=(), sentence=sentence)
 
 
 def _alone(on_test: Decision, on_dev: Decision, results: Sequence[RungResult]) -> Decision:

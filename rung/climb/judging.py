@@ -176,4 +176,4 @@ def _on_judge(decision: Decision, judged: Judged) -> Decision:
         return replace(decision, sentence=f"{decision.sentence} {said}")
     alone = f"{decision.sentence[0].lower()}{decision.sentence[1:]}"
     sentence = f"Judge-only, not decided: by the judge alone, {alone} {said}"
-    return replace(decision, kind="undecided", rows_needed=None, sentence=sentence)
+    return replace(decision, kind="undecided", rows_needed=None, between=False, sentence=sentence)

@@ -21,7 +21,7 @@ class Facts:
     """What was found: all rungs, those in the running, the path walked up, the best and the one to ship.
 
     `draws` is how many draws the rows are: rows of one group, or that ask the same thing, are one.
-    `test_given` where the test came as a file of its own.
+    `test_given` where the test came as a file of its own. A gain of `least` may win.
     """
 
     ladder: Sequence[Candidate]
@@ -30,6 +30,7 @@ class Facts:
     best: Candidate
     shipped: Candidate
     margin: float
+    least: float
     split: str
     draws: int
     test_given: bool
@@ -52,7 +53,7 @@ def verdict(facts: Facts, kind: VerdictKind, comparison: Comparison | None, rows
             f"Undecided between {shipped.rung} ({_score(shipped)}) and {best.rung} ({_score(best)}) "
             f"on {rows}: the gain is neither a clear win nor shown to be under "
             f"{_amount(shipped, facts.margin)} ({_odds(shipped, comparison)}); "
-            f"{_to_settle(facts, rows_needed)}, or ship {shipped.rung}, the lower rung"
+            f"{_to_settle(facts, comparison, rows_needed)}"
         )
     elif kind == "clear_winner" and len(facts.path) > 1:
         beaten = facts.path[-2]
@@ -101,25 +102,37 @@ def no_verdict(ladder: Sequence[Candidate], *, split: str, rows: int, min_rows: 
     )
 
 
-def _to_settle(facts: Facts, rows_needed: int | None) -> str:
-    """What to do about an undecided verdict."""
+def is_between(facts: Facts, comparison: Comparison) -> bool:
+    """Whether the gain, were it what it seems, is neither under the margin nor enough to win."""
+    return facts.margin <= comparison.gain < facts.least
+
+
+def _to_settle(facts: Facts, comparison: Comparison, rows_needed: int | None) -> str:
+    """What to do about an undecided verdict. New rows are for the test: of dev there is no more to be had."""
+    shipped = facts.shipped
+    if facts.split != "test":
+        return f"{shipped.rung} is the lower rung"
+    ship = f"ship {shipped.rung}, the lower rung"
+    if is_between(facts, comparison):
+        wins = _amount(shipped, facts.least)
+        return f"more rows would hardly settle it while it lies between that and the {wins} that win: {ship}"
     if rows_needed is None:
-        return f"label rows of {FEWEST_GROUPS - 1} other groups or questions at least"
+        return f"label rows of {FEWEST_GROUPS - 1} other groups or questions at least, or {ship}"
     rows = _rows(facts)
     draws = math.ceil(rows_needed * facts.draws / rows) if are_few(facts.draws, rows) else None
-    return f"label {to_label(rows_needed, facts.split, test_given=facts.test_given, draws=draws)}"
+    return f"label {to_label(rows_needed, test_given=facts.test_given, draws=draws)}, or {ship}"
 
 
-def to_label(rows_needed: int, split: str, *, test_given: bool, draws: int | None = None) -> str:
-    """About how many rows of a split are to be labelled, in words; and of how many new `draws`, where told.
+def to_label(rows_needed: int, *, test_given: bool, draws: int | None = None) -> str:
+    """About how many test rows are to be labelled, in words; and of how many new `draws`, where told.
 
     A test that was carved from the rows gets its share of new ones alone: then that many rows are named, too.
     """
     more = rounded(rows_needed)
-    said = f"about {more:,} more {split} row{'' if more == 1 else 's'}"
+    said = f"about {more:,} more test row{'' if more == 1 else 's'}"
     if draws is not None:
         said += f" of some {rounded(draws):,} other groups or questions"
-    if split != "test" or test_given:
+    if test_given:
         return said
     share = SHARES["test"]
     return f"{said} (some {rounded(round(more / share)):,} new rows: one in {1 / share:.0f} goes to the test)"

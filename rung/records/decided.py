@@ -47,7 +47,8 @@ class Comparison:
 class Decision:
     """The verdict on one split. `chosen` and `best` name rungs; `sentence` says it in words.
 
-    `rows_needed` estimates how many more labelled test rows would settle an undecided verdict.
+    `rows_needed` estimates how many more labelled test rows would settle an undecided verdict; none would
+    where the gain, were it what it seems, is `between` the margin and the least that wins.
     """
 
     kind: VerdictKind
@@ -57,3 +58,4 @@ class Decision:
     margin: float
     sentence: str
     rows_needed: int | None = None
+    between: bool = False

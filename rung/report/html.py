@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rung.climb.ending import is_untested
 from rung.climb.names import rung_of
 from rung.guards import told
 from rung.records import Climb, Finding
@@ -50,6 +51,7 @@ def _view(climb: Climb, run: Path) -> dict[str, Any]:
         "measured": measured,
         "charted_split": charted_split(climb),
         "tested": [result.rung for result, m in measured if m.split == "test"],
+        "untested": [result.rung for result in climb.results if is_untested(result)],
         "dev_only": any(m.split == "dev" and not result.stopped for result, m in measured),
         "stopped": any(result.stopped for result in climb.results),
         "secondary": [name for name, _ in measured[0][1].secondary] if measured else [],
@@ -100,12 +102,18 @@ def by_gravity(findings: Sequence[Finding]) -> list[Finding]:
 
 
 def parted(sentence: str) -> tuple[str, str]:
-    """A verdict's first clause, which says it, and the rest, which says why."""
-    cut = re.search(r"(?<=[\w)])[.;](?= [A-Za-z])", sentence)
+    """A verdict's first clause, which says it, and the rest, which says why. Never cut inside brackets."""
+    ends = re.finditer(r"(?<=[\w)])[.;](?= [A-Za-z])", sentence)
+    cut = next((end for end in ends if _is_even(sentence[: end.start()])), None)
     if cut is None:
         return sentence, ""
     rest = sentence[cut.end() :].strip()
     return f"{sentence[: cut.start()]}.", rest[0].upper() + rest[1:]
+
+
+def _is_even(text: str) -> bool:
+    """Whether each bracket is closed."""
+    return text.count("(") == text.count(")")
 
 
 def environment() -> Any:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from rung.climb.budget import TRAINED
 from rung.climb.decide import MIN_ROWS, breaks_more
-from rung.climb.ending import UNTESTED
+from rung.climb.ending import is_untested
 from rung.climb.names import rung_of
 from rung.climb.ordering import stack
 from rung.climb.sentence import CLEARLY_CHEAPER, to_label
@@ -101,7 +101,7 @@ def _why_none(climb: Climb) -> str:
     if climb.n_test < MIN_ROWS:
         return f"a verdict needs {MIN_ROWS} test rows, and there are {climb.n_test}"
     picked = next((one for one in climb.results if one.rung == climb.dev_decision.chosen), None)
-    if picked is not None and _is_untested(picked):
+    if picked is not None and is_untested(picked):
         return f"{_way(picked)}, the choice on dev, has no test score"
     scored = [one for one, _ in measured(climb)]
     if not scored:
@@ -109,11 +109,6 @@ def _why_none(climb: Climb) -> str:
     if all(one.over_limits or one.stopped for one in scored):
         return "nothing that was tried is inside the limits that were set"
     return f"nothing inside the limits answered the {MIN_ROWS} rows that a verdict needs"
-
-
-def _is_untested(one: RungResult) -> bool:
-    """Whether the test was opened for a rung and its calls broke there."""
-    return any(note.startswith(UNTESTED) for note in one.notes)
 
 
 def _broke(one: RungResult, scored: Collection[RungResult]) -> bool:
@@ -237,7 +232,7 @@ def _undecided(climb: Climb, chosen: RungResult, scored: dict[str, RungResult]) 
     best = scored.get(climb.decision.best or "", chosen)
     more = ""
     if climb.decision.rows_needed is not None:
-        rows = to_label(climb.decision.rows_needed, "test", test_given=climb.test_given)
+        rows = to_label(climb.decision.rows_needed, test_given=climb.test_given)
         more = f"; labelling {rows} would tell"
     elif _unchecked(climb):
         more = "; first people have to check the judge"
@@ -274,7 +269,9 @@ def _why_open(climb: Climb, chosen: RungResult, best: RungResult) -> str:
         return ", which may be chance"
     if _unchecked(climb):
         return ""
-    if _is_untested(best):
+    if decision.between:
+        return ", a gain too small to win and too large to be none"
+    if is_untested(best):
         return f", but {_way(best)} has no test score"
     if any((c.cheaper, c.dearer) == (chosen.rung, best.rung) for c in decision.comparisons):
         return ", but all rows are of one group or question, and one alone shows no gain"

@@ -120,7 +120,7 @@ def facts(climb: Climb) -> list[tuple[str, str]]:
         told.append(("Always one answer", constant_text(climb.constant, decision.chosen, climb.metric)))
     told += judged_notes(climb)
     if decision.rows_needed:
-        more = to_label(decision.rows_needed, "test", test_given=climb.test_given)
+        more = to_label(decision.rows_needed, test_given=climb.test_given)
         told.append(("To settle it", f"label {more}"))
     return told
 

@@ -90,6 +90,21 @@ def test_what_was_opened_for_one_rung_alone_is_said_to_be(tmp_path):
     assert "200 test rows, which were opened for it alone. On dev: ship prompt" in found.sentence
 
 
+def test_a_rung_whose_calls_break_on_dev_does_not_ship_by_being_the_only_one_that_is_tested(tmp_path):
+    answers = [Answer(text="", value="yes") for _ in range(180)]
+    answers += [Answer(text="", failure="it died") for _ in range(20)]
+    broken = measurement(system="prompt", split="dev", metric="accuracy", examples=ROWS, answers=answers)
+    slow = ("p95 900 ms is over 300 ms",)
+    results = [
+        replace(result("prompt", 180, 180), dev=broken),
+        replace(result("sft", 150, 0), over_limits=slow),
+    ]
+    found, dev = ended(results, tmp_path)
+    assert dev.kind == "no_verdict"
+    assert (found.kind, found.chosen) == ("no_verdict", None)
+    assert found.sentence == f"{dev.sentence} On the test prompt has .900."
+
+
 @pytest.mark.parametrize(
     ("changes", "again"),
     [

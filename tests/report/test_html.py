@@ -12,6 +12,7 @@ from climb_fixture import (
     synthetic_climb,
 )
 
+from rung.climb.ending import UNTESTED
 from rung.report.html import TEMPLATES, parted, report_html, write_report
 
 RUN = Path("runs/demo")
@@ -72,6 +73,11 @@ def hostile_page():
             "It beats head's .8 (p < .001).",
         ),
         ("Ship head: .9 on 400 test rows.", "Ship head: .9 on 400 test rows.", ""),
+        (
+            "No verdict: every rung is over the limits (head: slow; prompt: slow); scores: head .9.",
+            "No verdict: every rung is over the limits (head: slow; prompt: slow).",
+            "Scores: head .9.",
+        ),
     ],
 )
 def test_a_verdict_is_parted_into_what_it_says_and_why(sentence, said, why):
@@ -168,6 +174,23 @@ def test_a_rung_that_was_tested_alone_is_drawn_and_said_on_dev():
     words = Reader(report_html(replace(climb, results=alone), RUN)).text
     assert "All scores are on dev rows; the sealed test was opened for sft alone" in words
     assert "Rungs marked (dev)" not in words
+    vain = tuple(replace(r, notes=(f"{UNTESTED}it died",)) if r.rung == "few_shot" else r for r in alone)
+    words = Reader(report_html(replace(climb, results=vain), RUN)).text
+    assert (
+        "was opened for sft, and the table has its score there; for few_shot it was opened in vain" in words
+    )
+    assert "of those that the sealed test was opened for one alone has a score there" in words
+
+
+def test_a_rung_that_the_test_was_opened_for_in_vain_is_not_said_to_have_been_left_out():
+    climb = synthetic_climb()
+    lost = [
+        replace(r, test=None, notes=(f"{UNTESTED}it died",)) if r.rung == "few_shot" else r
+        for r in climb.results
+    ]
+    words = Reader(report_html(replace(climb, results=tuple(lost)), RUN)).text
+    assert "the sealed test was opened for few_shot in vain" in words
+    assert "weren't needed for the verdict" not in words
 
 
 def test_only_the_first_disagreements_are_shown_and_the_page_says_so():
