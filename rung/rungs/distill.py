@@ -127,6 +127,12 @@ class Distill:
         if not taught.rows:
             why = f"; {taught.short}" if taught.short else ""
             raise TrainingError(f"the teacher taught nothing: {taught.said}{why}")
+        if (rows_in_all := len(context.train) + len(taught.rows)) < FEWEST_ROWS:
+            raise TrainingError(
+                f"the teacher taught too little: {taught.said}; with your {len(context.train):,} that makes "
+                f"{rows_in_all:,} rows, and tuning needs at least {FEWEST_ROWS}"
+                f"{f'; {taught.short}' if taught.short else ''}"
+            )
         asked = calls_said(teacher) if teacher.is_hosted else ""
         made = self._made(replace(context, train=(*context.train, *taught.rows)), teacher, context)
         found = (

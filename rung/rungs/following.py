@@ -10,7 +10,7 @@ from rung.evaluate import score_of
 from rung.records import Trial
 from rung.records.guarded import SeedScores
 from rung.rungs.base import Built, Context
-from rung.rungs.sft import seed_scores, settled_system
+from rung.rungs.sft import seed_scores, settled_seed, settled_system
 from rung.system import System, save
 
 if TYPE_CHECKING:
@@ -65,11 +65,13 @@ def built_on(context: Context, start: System, rung: str, outcome: Outcome) -> Bu
                 except EngineError as error:
                     notes = (*notes, f"one seed only: the others couldn't be scored ({error})")
                 if seeds is not None and seeds.chosen:
-                    # An engine that is open under the same folder holds the adapter of the first seed.
-                    context.pool.close()
-                    system, parity, last = settled_system(context, spec, others[seeds.chosen - 1])
+                    adapters = outcome.adapter, others[seeds.chosen - 1]
+                    system, parity, last, why = settled_seed(context, spec, *adapters)
                     notes = notes if last == note else (*notes, f"the seed that is kept: {last}")
-                    which, better = "the median of three seeds", _better(context, system, start)
+                    if why is not None:
+                        trials, seeds, notes = outcome.trials, None, (*notes, why)
+                    else:
+                        which, better = "the median of three seeds", _better(context, system, start)
         if better:
             return Built(
                 system=system,

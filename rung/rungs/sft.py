@@ -120,11 +120,12 @@ def tuned(context: Context, rung: str) -> Built:
             except EngineError as error:
                 notes.append(f"one seed only: the others couldn't be scored ({error})")
             if seeds is not None and seeds.chosen:
-                # An engine that is open under the same folder holds the adapter of the first seed.
-                context.pool.close()
-                adapter = others[seeds.chosen - 1]
-                system, parity, last = settled_system(context, forms[outcome.form], adapter)
+                adapters = outcome.adapter, others[seeds.chosen - 1]
+                system, parity, last, why = settled_seed(context, forms[outcome.form], *adapters)
                 notes.extend([f"the seed that is kept: {last}"] if last != note else [])
+                if why is not None:
+                    trials, seeds = outcome.trials, None
+                    notes.append(why)
                 whole = context.measure(system, context.dev, f"{rung}, all dev rows")
     looked_up = system.spec.retrieval
     final = Trial(
@@ -325,6 +326,22 @@ def settled_system(context: Context, spec: Spec, adapter: Path) -> tuple[System,
         f"({apart}), so its file isn't shipped"
     )
     return save(context.work / "tuned", torch_alone, files), parity, note
+
+
+def settled_seed(
+    context: Context, spec: Spec, first: Path, median: Path
+) -> tuple[System, Parity | None, str, str | None]:
+    """What `settled_system` gives of the seed with the median score.
+
+    Where that one can't be proved, what it gives of the first seed, which was, and why.
+    """
+    context.pool.close()  # what is open under the same folder holds the first one's adapter
+    try:
+        return (*settled_system(context, spec, median), None)
+    except (TrainingError, EngineError, ModelError) as error:
+        context.pool.close()
+        why = f"one seed only: the one with the median score couldn't be proved ({error})"
+        return (*settled_system(context, spec, first), why)
 
 
 def _fastest(

@@ -37,6 +37,8 @@ COLD_STEPS = 3
 COLD_ROWS, PROBE_ROWS = 8, 64
 """The first answers wait for what the engine sets up; those that are timed then are as many as are quick."""
 PROBE_SHARE = 0.03
+COMMON = 0.5
+"""What so many rows want may well be the answer to nearly all of them."""
 NEAR_TIE = 0.02
 """An unusual form must score this much more: one-token codes are shortest to learn and say."""
 
@@ -378,7 +380,8 @@ def _collapsed(context: Context, best: dict, rows: Sequence[Example]) -> str | N
     same = best["commonest"] > 0.95 and majority <= 0.95
     said = f"{best['commonest']:.0%} of its answers are the same and it scores {best['score']:.3f}"
     if context.kind != "label":
-        return said if same else None
+        told_apart = majority >= COMMON and _beats_one_answer(context, best, rows, first)
+        return said if same and not told_apart else None
     alone = SCORERS[context.bench.metric].summary([first] * len(targets), targets)
     if same:
         return said if best["score"] <= alone else None
@@ -386,3 +389,14 @@ def _collapsed(context: Context, best: dict, rows: Sequence[Example]) -> str | N
     if context.bench.metric != "accuracy" or best["score"] >= least:
         return None
     return f"it scores {best['score']:.3f} where always giving the commonest label scores {alone:.3f}"
+
+
+def _beats_one_answer(context: Context, best: dict, rows: Sequence[Example], commonest: str) -> bool:
+    """Whether a score is better than that of the commonest output, given to all rows."""
+    metric = context.bench.metric
+    if metric in ("judge", "style"):
+        return False
+    outputs = [e.output for e in rows]
+    answer = next(output for output in outputs if str(output) == commonest)
+    alone = SCORERS[metric].summary([answer] * len(outputs), outputs)
+    return context.sign * best["score"] > context.sign * alone

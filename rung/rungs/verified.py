@@ -2,13 +2,14 @@
 
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from rung.records import Answer, Json, MetricName, OutputKind
+from rung.scoring.calls import form
+from rung.scoring.leaves import leaves
 from rung.scoring.scorers import SCORERS
-from rung.task.outputs import canonical
 
 AGREED = 0.5
 """The share of draws that must give the same answer; of a text, their mean ROUGE-L with the kept one."""
@@ -48,11 +49,11 @@ def verified(draws: Sequence[Answer], kind: OutputKind) -> Kept:
         return Kept(reason="the call broke")
     if kind == "text":
         return _medoid([str(value) for value in values], len(held))
-    spelled = [canonical(value) for value in values]
-    commonest, count = Counter(spelled).most_common(1)[0]
+    said = [_meant(value, kind) for value in values]
+    commonest, count = Counter(said).most_common(1)[0]
     if count < max(AGREED * len(held), min(FEWEST_AGREEING, len(draws))):
         return Kept(reason="the draws disagree")
-    return Kept(value=values[spelled.index(commonest)])
+    return Kept(value=values[said.index(commonest)])
 
 
 def decided(draws: Sequence[Answer], kind: OutputKind) -> bool:
@@ -67,7 +68,7 @@ def decided(draws: Sequence[Answer], kind: OutputKind) -> bool:
     first, second = values
     if kind == "text":
         return SCORERS["rouge_l"].row(first, second) == 1.0
-    return canonical(first) == canonical(second)
+    return _meant(first, kind) == _meant(second, kind)
 
 
 def verified_by_gold(draws: Sequence[Answer], gold: Json, metric: MetricName) -> Kept:
@@ -86,6 +87,11 @@ def verified_by_gold(draws: Sequence[Answer], gold: Json, metric: MetricName) ->
     best = max(range(len(values)), key=scores.__getitem__)
     needed = NEAR_GOLD if metric == "rouge_l" else float(scorer.higher_is_better)
     return Kept(value=values[best]) if scores[best] >= needed else Kept(reason="wrong")
+
+
+def _meant(value: Json, kind: OutputKind) -> Hashable:
+    """Equal for answers that the metrics take for the same: 12 and 12.0, the same calls in any order."""
+    return form(value) if kind == "tool_call" else frozenset(leaves(value))
 
 
 def _medoid(texts: Sequence[str], draws: int) -> Kept:

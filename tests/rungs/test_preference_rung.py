@@ -258,6 +258,24 @@ def test_where_other_seeds_cannot_be_scored_the_first_one_ships(gained, monkeypa
     assert "one seed only: the others couldn't be scored (the cap is reached; raise --api-usd)" in made.notes
 
 
+def test_where_the_median_seed_cannot_be_proved_the_first_one_ships(gained, monkeypatch):
+    proved, summed_up = sft.settled_system, seeds.summed_up
+
+    def apart(context, spec, adapter):
+        if adapter.parent.name != "training":
+            raise TrainingError("the engines give other answers")
+        return proved(context, spec, adapter)
+
+    monkeypatch.setattr(seeds, "summed_up", lambda *scores: replace(summed_up(*scores), chosen=1))
+    monkeypatch.setattr(sft, "settled_system", apart)
+    made = Preference().build(gained)
+    first = file_digest(gained.work / "training" / "best" / "adapter_model.safetensors")
+    assert made.seeds is None and made.system.spec.files["adapter/adapter_model.safetensors"] == first
+    (said,) = [note for note in made.notes if note.startswith("one seed only")]
+    assert said.endswith("couldn't be proved (the engines give other answers)")
+    assert not any(trial.name.startswith("seed ") for trial in made.trials)
+
+
 def test_what_is_not_trained_again_says_that_it_is_one_seed(gained):
     start = gained.built["sft"]
     apart = replace(gained, folder=gained.folder / "reinforce")

@@ -1,5 +1,6 @@
 """What a tune decides, against a learner whose curve is known: no model, no clock."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rung.errors import TrainingError
-from rung.records import Example
+from rung.records import Example, Json
 from rung.rungs.below import BARE, TAGGED
 from rung.rungs.tune import Arm, Pace
 from rung.rungs.tuning import (
@@ -426,6 +427,19 @@ def test_a_tune_of_rows_that_mostly_have_one_label_has_not_collapsed_where_it_te
     assert not collapsed(careful), "95.5 % of the answers are the same"
     assert collapsed(["ham"] * 200) and collapsed(["spam"] * 200)
     assert not collapsed(targets)
+
+
+def test_calls_that_most_rows_do_without_have_not_collapsed_where_the_others_are_made():
+    call: Json = [{"name": "book", "arguments": {"at": 9}}]
+    targets: list[Json] = [[]] * 94 + [call] * 6
+    rows = [Example(id=str(i), input="x", output=wanted) for i, wanted in enumerate(targets)]
+    context = SimpleNamespace(kind="tool_call", sign=1, bench=SimpleNamespace(metric="tool_call"))
+    assert _collapsed(context, {"commonest": 0.96, "score": 0.97}, rows) is None
+    assert _collapsed(context, {"commonest": 1.0, "score": 0.94}, rows)
+    texts = [replace(row, output=f"answer {row.id}") for row in rows]
+    written = SimpleNamespace(kind="text", sign=1, bench=SimpleNamespace(metric="rouge_l"))
+    said = _collapsed(written, {"commonest": 0.96, "score": 0.6}, texts)
+    assert said == "96% of its answers are the same and it scores 0.600", "no output is common"
 
 
 def test_fewer_rows_a_step_are_learned_from_at_lower_rates():

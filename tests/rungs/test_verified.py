@@ -19,6 +19,17 @@ def test_the_answer_that_most_draws_give_is_kept():
     assert verified(said({"x": 1, "y": 2}, {"y": 2, "x": 1}, {"x": 3}), "json").value == {"x": 1, "y": 2}
 
 
+def test_draws_agree_where_the_metrics_would_take_them_for_the_same():
+    euros = said({"total": 12, "in": "EUR"}, {"in": "EUR", "total": 12.0}, {"total": 12.0, "in": "USD"})
+    assert verified(euros, "json").value == {"total": 12, "in": "EUR"} and decided(euros[:2], "json")
+    assert verified(said(12, 12.0, 13), "number").value == 12 and decided(said(12, 12.0), "number")
+    assert not decided(said(1, True), "json") and not decided(said([1, 2], [2, 1]), "json")
+    first, second = ({"name": name, "arguments": {"at": 9}} for name in ("book", "cancel"))
+    both = said([first, second], [second, first])
+    assert verified(both, "tool_call").value == [first, second] and decided(both, "tool_call")
+    assert not decided(said([first], [first, first]), "tool_call")
+
+
 @pytest.mark.parametrize(
     ("draws", "reason"),
     [
