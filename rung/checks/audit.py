@@ -1,9 +1,10 @@
 """A second person's labels for some test rows: the sheet to fill in, and how far the two agree."""
 
+import hashlib
 import json
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,8 @@ AUDIT_ROWS = 50
 ENOUGH_ROWS = 30
 """Rows that two people should have labelled before their agreement means much."""
 LOW_KAPPA = 0.6
-COLUMN = "second"
+COLUMN, DIGEST = "second", "digest"
+"""What the second person fills in, and what tells that a row is as it was."""
 
 
 def audit(subject: Subject) -> Outcome:
@@ -96,7 +98,8 @@ def cohen_kappa(
 def write_audit(test: Sequence[Example], path: Path, seed: int) -> int:
     """Write random test rows with an empty `second` output, to be filled in; how many they are.
 
-    Raises RungError where the file is there already, as it may hold somebody's work, or can't be named so.
+    Their own outputs aren't there: kappa is of two people who don't know what the other said. Raises
+    RungError where the file is there already, as it may hold somebody's work, or can't be named so.
     """
     need_lines_name(path, "--audit")
     if path.exists():
@@ -110,7 +113,7 @@ def write_audit(test: Sequence[Example], path: Path, seed: int) -> int:
             "where": row.where,
             **({"context": row.context} if row.context else {}),
             "input": row.input,
-            "output": row.output,
+            DIGEST: _digest(row),
             COLUMN: None,
         }
         for row in drawn
@@ -131,7 +134,7 @@ def read_audit(path: Path, test: Sequence[Example], task: Task) -> tuple[tuple[E
         if isinstance(line, DataError):
             raise line
         row = known.get(str(line.get("id")))
-        if row is None or row.input != line.get("input") or row.output != line.get("output"):
+        if row is None or not _is_same(row, line):
             raise DataError(
                 f"{where}: no test row is like this (id {shown(line.get('id'))}); the rows, the seed or this "
                 "file were changed since --audit wrote it: write it again"
@@ -145,6 +148,18 @@ def read_audit(path: Path, test: Sequence[Example], task: Task) -> tuple[tuple[E
     if not found:
         raise DataError(f"{path.name}: no row has a {COLUMN!r} output; fill in some, at best all")
     return tuple(found.values())
+
+
+def _is_same(row: Example, line: Mapping[str, Json]) -> bool:
+    """Whether a line is of the row as it is now; sheets of earlier versions hold the output itself."""
+    if row.input != line.get("input"):
+        return False
+    return line["output"] == row.output if "output" in line else line.get(DIGEST) == _digest(row)
+
+
+def _digest(row: Example) -> str:
+    """Of a row's output with its id: equal outputs aren't to be told by equal digests."""
+    return hashlib.sha256(f"{row.id}\n{canonical(row.output)}".encode()).hexdigest()[:16]
 
 
 def _second(value: Json, where: str, task: Task) -> Json:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from rung.checks.base import on_one_side
+from rung.checks.base import on_one_side, rows_text
 from rung.checks.judge import judge_notes
 from rung.checks.progress import bar
 from rung.data.documents import read_documents
@@ -131,7 +131,7 @@ def prepare(source: Path, options: RowOptions, reporter: Reporter | None = None)
             f"{task.data.train.name}: {len(train.examples)} rows; a climb needs at least {FEWEST_ROWS}, and "
             f"some hundreds for a verdict that means something{others}"
         )
-    test = read_source(task.data.test, chosen, lenient=True, learned=False) if task.data.test else None
+    test = _test_rows(task.data.test, chosen) if task.data.test else None
     passages, documents = _documents(task, reporter)
     task, noted = settle_kind(task, train.examples)
     assert task.output.kind is not None, "just settled"
@@ -192,6 +192,17 @@ def prepare(source: Path, options: RowOptions, reporter: Reporter | None = None)
         passages=passages,
         added=None if base is None else base.name,
     )
+
+
+def _test_rows(path: Path, format: str) -> Source:
+    """The given test. Raises DataError where none of its rows can be used, with the reason of the first."""
+    test = read_source(path, format, lenient=True, learned=False)
+    if not test.examples and test.broken:
+        raise DataError(
+            f"{path.name}: no row of the test can be used ({rows_text(len(test.broken))}); the first: "
+            f"{test.broken[0].reason}"
+        )
+    return test
 
 
 @contextmanager

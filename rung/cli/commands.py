@@ -1,5 +1,6 @@
 """The commands: each turns its arguments into one library call and shows what comes back."""
 
+import shlex
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
@@ -132,7 +133,7 @@ def init(
     for line in started.inferred:
         print(line)
     print(f"written: {', '.join(map(str, started.files))}")
-    print(f"next: rung check {started.folder}")
+    print(f"next: rung check {shlex.quote(str(started.folder))}")
 
 
 @Parameter(name="*")
@@ -164,7 +165,8 @@ class CheckChoices:
     roster
         Names that the copy must not hold, one a line: people can't be found by patterns. Goes with --redact.
     audit
-        Write 50 random test rows to this file, for a second person to label in the field `second`.
+        Write 50 random test rows to this file, without their outputs, for a second person to label in the
+        field `second`.
     audited
         Such a file when it is filled in: says how far the two agree.
     """

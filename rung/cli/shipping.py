@@ -51,7 +51,7 @@ def export(
 ) -> None:
     """Write a System as other programs run it, and prove that it answers as before.
 
-    Example: rung export runs/demo/winner --to gguf --out helpdesk-gguf
+    Example: rung export runs/demo/rungs/sft/system --to gguf --out helpdesk-gguf
 
     The export is loaded again and asked the same rows as the System. Where it doesn't give the same answers,
     nothing is written.

@@ -85,7 +85,9 @@ def check_rows(source: Path, options: CheckOptions, reporter: Reporter) -> Looke
     test, task = prepared.splits.test, prepared.task
     if options.audit is not None:
         count = write_audit(test, options.audit, task.seed)
-        reporter.say(f"{options.audit}: {count} test rows; have a second person fill in `second` in each")
+        knows = ", who is told the labels" if task.output.kind == "label" else ""
+        said = f"{count} test rows; have a second person fill in `second` in each{knows}"
+        reporter.say(f"{options.audit}: {said}; their outputs aren't in it")
     if options.audited is not None:
         prepared = replace(prepared, audited=read_audit(options.audited, test, task))
     folder = options.out or Path("runs") / f"{task.name}-data"

@@ -196,7 +196,19 @@ def format_lacking(row: Mapping[str, Any], where: str, formats: Sequence[Format]
     if inside is not None:
         raise DataError(f"{where}: the rows seem to lie inside of {inside!r}: {ONE_A_LINE}")
     accepted = "; ".join(f"{known.columns} ({known.name})" for known in formats)
-    raise DataError(f"{where}: no known columns among {shown(list(row))}; accepted: {accepted}")
+    but = _but_for_case(row, formats)
+    raise DataError(f"{where}: no known columns among {shown(list(row))}{but}; accepted: {accepted}")
+
+
+def _but_for_case(row: Mapping[str, Any], formats: Sequence[Format]) -> str:
+    """What to write instead where small letters would make the columns known; nothing where they don't."""
+    small = {column.lower(): (column, value) for column, value in row.items()}
+    plain = {name: value for name, (_, value) in small.items()}
+    for known in formats:
+        if plain.keys() >= set(known.needs) and _is_judged(plain, known):
+            other = [(small[name][0], name) for name in known.needs if small[name][0] != name]
+            return f", but for their case: write {' and '.join(f'{new} for {old}' for old, new in other)}"
+    return ""
 
 
 def unlike_text(row: Mapping[str, Any], where: str, chosen: Format, here: Format | None, first: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from rung.data.keys import keys
 from rung.data.personal import personal
 from rung.data.roster import Roster
-from rung.data.rows import read_rows, separator
+from rung.data.rows import read_rows, separator, separator_said
 from rung.data.spots import Kind, Spot, apart, written_out
 from rung.errors import DataError
 from rung.records import Json
@@ -280,8 +280,12 @@ def _write_list(path: Path, rows: list[dict[str, Any]], source: Path) -> None:
 
 def _write_table(path: Path, rows: list[dict[str, Any]], source: Path) -> None:
     with source.open(encoding="utf-8-sig") as file:
-        between = separator(source, file.readline())
+        first = file.readline()
+    said = separator_said(first)
+    between = said or separator(source, first)
     with path.open("w", encoding="utf-8", newline="") as file:
+        if said:
+            file.write(f"sep={said}\n")
         writer = csv.DictWriter(file, list(rows[0]) if rows else [], delimiter=between, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

@@ -4,9 +4,10 @@ import base64
 import csv
 import json
 import math
+import re
 from collections.abc import Callable, Iterator
 from datetime import date, time
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -24,6 +25,10 @@ BATCH_BYTES = 1024 * 1024 * 1024
 BEFORE = 40
 """Characters that are shown before the place of a fault."""
 ONE_A_LINE = "write one object per line, or a list of them as .json"
+
+_ITEM = re.compile(r"[^\s,]")
+"""Where an item of a JSON list begins, after the one before it."""
+_SAID = re.compile(r'("?)sep=(?P<between>[,;:|\t])\1', re.IGNORECASE)
 
 
 def read_rows(path: Path) -> Iterator[Row]:
@@ -136,10 +141,11 @@ def _json(path: Path) -> Iterator[Row]:
 
 
 def _broken_list(path: Path, text: str, error: ValueError) -> str:
-    """Why a JSON list can't be read, with the line that stopped it where that is known."""
+    """Why a JSON list can't be read, with the line or the item that stopped it."""
     cause = error.__cause__
     if not isinstance(cause, json.JSONDecodeError):
-        return f"{path.name}: {error}: {shown(text.strip())}; correct the row"
+        number, item, error = _bad_item(text, error)
+        return f"{path.name}:item {number}: {error}: {shown(item)}; correct the row"
     line = text.split("\n")[cause.lineno - 1][max(0, cause.colno - 1 - BEFORE) :]
     return (
         f"{path.name}:{cause.lineno}: broken JSON at column {cause.colno} ({cause.msg}): "
@@ -147,32 +153,62 @@ def _broken_list(path: Path, text: str, error: ValueError) -> str:
     )
 
 
+def _bad_item(text: str, error: ValueError) -> tuple[int, str, ValueError]:
+    """The first item of a JSON list that can't be read: its number, its text, and why.
+
+    `error` is why the list can't, which is told where the item's end can't be found.
+    """
+    plain, at, number = json.JSONDecoder(), text.index("[") + 1, 0
+    while (found := _ITEM.search(text, at)) is not None:
+        start, number = found.start(), number + 1
+        try:
+            _, at = plain.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            return number, text[start : start + MAX_ROW_BYTES], error
+        try:
+            read_json(f"[{text[start:at]}]")  # as deep as it lies in the list
+        except ValueError as own:
+            return number, text[start:at], own
+    raise AssertionError("an item can't be read, or the list could be")
+
+
 def _table(path: Path) -> Iterator[Row]:
-    """CSV or TSV with a header line; an empty cell is no value. `where` is the line a row starts on."""
+    """CSV or TSV with a header line; an empty cell is no value. `where` is the line a row starts on.
+
+    A column that has neither a name nor a value in any row is none: spreadsheets write such at the right.
+    """
+    rows = _cells(path)
+    line, names = next(rows, (1, []))
+    header = [name.strip() for name in names]
+    left_out = _unused_places(path, header)
+    _once([name for place, name in enumerate(header) if place not in left_out], f"{path.name}:{line}")
+    for start, cells in rows:
+        where = f"{path.name}:{start}"
+        if len(cells) != len(header):
+            reason = (
+                f"{where}: {len(cells)} cells under {len(header)} columns: {shown(cells)}; put cells that "
+                'hold a separator or a line break between "quotes"'
+            )
+            yield where, DataError(reason)
+        else:
+            named = enumerate(zip(header, cells, strict=True))
+            yield where, {name: cell or None for place, (name, cell) in named if place not in left_out}
+
+
+def _cells(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a table that aren't blank, its header first, each with the line it starts on."""
     lines = (_sure(text) for _, text in _lines(path))
     first = next(lines)
+    said = separator_said(first)
     csv.field_size_limit(MAX_ROW_BYTES)
-    reader = csv.reader(chain([first], lines), delimiter=separator(path, first), strict=True)
-    start = 1
+    text, above = (lines, 1) if said else (chain([first], lines), 0)
+    reader = csv.reader(text, delimiter=said or separator(path, first), strict=True)
+    start = above + 1
     try:
-        header = [name.strip() for name in next(reader, [])]
-        _once(header, f"{path.name}:1")
-        start = reader.line_num + 1
         for cells in reader:
-            if cells and len(cells) != len(header):
-                yield (
-                    f"{path.name}:{start}",
-                    DataError(
-                        f"{path.name}:{start}: {len(cells)} cells under {len(header)} columns: "
-                        f'{shown(cells)}; put cells that hold a separator or a line break between "quotes"'
-                    ),
-                )
-            elif cells:
-                yield (
-                    f"{path.name}:{start}",
-                    {name: cell or None for name, cell in zip(header, cells, strict=True)},
-                )
-            start = reader.line_num + 1
+            if cells:
+                yield start, cells
+            start = above + reader.line_num + 1
     except csv.Error as error:
         raise DataError(
             f"{path.name}:{start}: broken table row ({error}); double the quotes inside a cell, "
@@ -185,8 +221,25 @@ def separator(path: Path, header: str) -> str:
     return "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=header.count)
 
 
+def separator_said(first: str) -> str | None:
+    """What stands between the cells of a table whose first line says that, as Excel's `sep=;` does."""
+    said = _SAID.fullmatch(first.rstrip("\r\n"))
+    return said and said["between"]
+
+
+def _unused_places(path: Path, header: list[str]) -> set[int]:
+    """The places of columns that have neither a name nor, in any row, a value."""
+    unnamed = {place for place, name in enumerate(header) if not name}
+    rows = islice(_cells(path), 1, None)
+    while unnamed and (row := next(rows, None)) is not None:
+        unnamed -= {place for place in unnamed if len(row[1]) == len(header) and row[1][place].strip()}
+    return unnamed
+
+
 def _once(columns: list[str], where: str) -> None:
     """Refuse a column name that stands twice: which of the two is meant?"""
+    if (unnamed := columns.count("")) > 1:
+        raise DataError(f"{where}: {unnamed} columns have no name: {shown(columns)}; name or delete them")
     if len(set(columns)) < len(columns):
         raise DataError(f"{where}: a column name stands twice: {shown(columns)}; rename one")
 

@@ -24,6 +24,10 @@ from rung.models.trust import stand_for, trust, trusted
 from rung.spec import USUAL_TOKENS
 
 HUB_ID: Final = re.compile(r"(?:hf:)?(?P<repository>[\w.-]+/[\w.-]+)(?::(?P<file>[\w./-]+\.gguf))?")
+_WORD: Final = re.compile(r"[^/:]+(?<!\.gguf)")
+"""A name that is neither a path nor an id nor a URL."""
+_HOSTED_WORD: Final = re.compile(r"gpt|claude|o[134]\b", re.IGNORECASE)
+"""How the names of OpenAI's and Anthropic's models begin."""
 _EMBEDDERS: Final = ("bert", "nomic-bert", "jina-bert-v2", "t5encoder")
 _UNKNOWN_LICENCE: Final = "unknown"
 _ADAPTER: Final = "adapter_config.json"
@@ -121,21 +125,31 @@ def at_hand(name: str) -> Model | None:
     """The model where its files lie on this machine, without asking for anything.
 
     One that was brought from the hub in part isn't at hand. Raises ModelError for other files that can't be
-    read.
+    read, and for a word that names no model wherever it's looked for.
     """
     if entry := entry_named(name):
         here = is_here(entry)
     elif offered := offered_named(name):
         return _as_trusted(offered)
-    elif not (here := expanded(name).exists()) and (hub := _hub_id(name)) is not None:
-        if (model := _as_first_brought(name, hub)) is not None:
-            return model
-        found = brought(*hub)
-        try:
-            return found and _read(found, name)
-        except ModelError:
-            return None
+    elif not (here := expanded(name).exists()):
+        return _brought_before(name)
     return resolve(name) if here else None
+
+
+def _brought_before(name: str) -> Model | None:
+    """The model of a hub id, where all of it lies in the hub's cache. Raises ModelError for a mere word."""
+    hub = _hub_id(name)
+    if hub is None:
+        if _WORD.fullmatch(name):
+            raise ModelError(_unknown(name))
+        return None
+    if (model := _as_first_brought(name, hub)) is not None:
+        return model
+    found = brought(*hub)
+    try:
+        return found and _read(found, name)
+    except ModelError:
+        return None
 
 
 def _hub_id(name: str) -> tuple[str, str | None] | None:
@@ -197,10 +211,15 @@ def first_seen(entry: Offered) -> str:
 def _unknown(name: str) -> str:
     names = [entry.name for entry in (*CATALOG, *OFFERED)]
     near = difflib.get_close_matches(name.lower(), names, n=2, cutoff=0.4) or names
+    said = f"no model {name!r}: "
+    if _HOSTED_WORD.match(name):
+        provider = "anthropic" if name.lower().startswith("claude") else "openai"
+        said += f"a hosted one is written '{provider}:{name}'. Here "
     return (
-        f"no model {name!r}: there's no such file or folder, and it's no catalog name (nearest: "
-        f"{', '.join(near)}). Give a name that `rung models` lists, the path of a .gguf file or of a "
-        "folder with safetensors weights, or a hub id as 'org/name' or 'org/name:file.gguf'"
+        f"{said}there's no such file or folder, and it's no catalog name (nearest: {', '.join(near)}). Give "
+        "a name that `rung models` lists, the path of a .gguf file or of a folder with safetensors weights, "
+        "a hub id as 'org/name' or 'org/name:file.gguf', or a hosted model as 'openai:NAME' or "
+        "'anthropic:NAME'"
     )
 
 

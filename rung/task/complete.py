@@ -17,6 +17,7 @@ from rung.task.outputs import (
     as_calls,
     as_kind,
     canonical,
+    come_again,
     is_few,
     is_name,
     kind_of,
@@ -51,7 +52,7 @@ def settle_kind(task: Task, rows: Sequence[Example]) -> tuple[Task, tuple[str, .
         return _with(task, {"kind": given}), tuple(notes)
     kind = _seen_kind(rows, notes)
     if kind == "label":
-        _check_labels(task, rows)
+        _check_labels(task, [row for row in rows if is_name(row.output)])
     return task.model_copy(update={"output": task.output.as_seen(kind)}), tuple(notes)
 
 
@@ -146,11 +147,14 @@ def _other_kind(kind: OutputKind, rows: Sequence[Example], alike: Sequence[Json]
     if kind == "number" and are_labels(alike):
         few = len(Counter(map(canonical, alike)))
         return f"; only {few:,} different numbers: write 'output: {{kind: label}}' if they name classes"
-    most = mostly([example.output for example in rows]) if kind == "text" else None
-    if most is None:
+    if kind != "text":
         return ""
-    other, strange = most
-    return f"; {_unlike_text(rows, strange, other)}: write 'output: {{kind: {other}}}' if all should be"
+    if (most := mostly([example.output for example in rows])) is not None:
+        other, strange = most
+        return f"; {_unlike_text(rows, strange, other)}: write 'output: {{kind: {other}}}' if all should be"
+    if come_again(alike):
+        return "; they are short and come again: write 'output: {kind: label}' if they name classes"
+    return ""
 
 
 def _as_amounts(values: Sequence[Json]) -> str:
@@ -217,7 +221,8 @@ def _labels(learned: Sequence[Example], notes: list[str]) -> tuple[str, ...]:
 
 def _most(counts: Counter[str]) -> str:
     label, count = min(counts.items(), key=lambda item: (-item[1], item[0]))
-    return f"the most frequent {shown(label, 40)} in {count / counts.total():.0%} of the rows"
+    share = count / counts.total()
+    return f"the most frequent {shown(label, 40)} in {share:.{0 if share >= 0.01 else 1}%} of the rows"
 
 
 def _schema(learned: Sequence[Example], notes: list[str]) -> dict[str, Any]:

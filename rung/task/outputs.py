@@ -15,6 +15,8 @@ MAX_LABELS = 300
 ROWS_PER_LABEL = 3
 INTEGER_LABELS = 20
 """Whole numbers with at most so many values are taken for class ids or stars, not for measurements."""
+MOST_DISTINCT = 2 / 3
+"""Where names come again so that no larger share of them is distinct, they may be classes with few rows."""
 NEARLY_ALL, FEWEST_ALIKE = 0.95, 20
 """Where this share of the outputs is of one kind, and so many of them, the others are taken for faults."""
 
@@ -224,6 +226,11 @@ def are_labels(values: Sequence[Json]) -> bool:
         and once <= max(1, 0.05 * len(values))
         and once < len(values)
     )
+
+
+def come_again(values: Sequence[Json]) -> bool:
+    """Whether outputs are short strings of which a third or more were seen before: classes, it may be."""
+    return all(map(is_name, values)) and len(set(map(_as_label, values))) <= MOST_DISTINCT * len(values)
 
 
 def are_codes(values: Sequence[Json]) -> bool:

@@ -45,8 +45,15 @@ def test_fifty_rows_are_drawn_by_the_seed_with_an_empty_field_to_fill_in(tmp_pat
     assert text == (tmp_path / "b.jsonl").read_text() != (tmp_path / "c.jsonl").read_text()
     lines = [json.loads(line) for line in text.splitlines()]
     assert len({line["id"] for line in lines}) == 50
-    assert set(lines[0]) == {"id", "where", "input", "output", "second"}
+    assert set(lines[0]) == {"id", "where", "input", "digest", "second"}
     assert all(line["second"] is None for line in lines)
+
+
+def test_a_sheet_tells_nothing_of_the_outputs(tmp_path):
+    write_audit(TEST, tmp_path / "a.jsonl", 0)
+    text = (tmp_path / "a.jsonl").read_text()
+    assert "yes" not in text and '"no"' not in text
+    assert len({json.loads(line)["digest"] for line in text.splitlines()}) == 50
 
 
 def test_a_sheet_that_is_there_already_is_not_overwritten(tmp_path):
@@ -74,6 +81,8 @@ def test_what_is_filled_in_is_read_back_and_open_rows_are_passed_over(tmp_path):
         ({"second": "maybe"}, r"a\.jsonl:1: second 'maybe' is no label of the task; they are no, yes"),
         ({"second": {"a": 1}}, r"a\.jsonl:1: second \{'a': 1\} is no label; correct it"),
         ({"input": "changed", "second": "yes"}, r"a\.jsonl:1: no test row is like this \(id 'r"),
+        ({"digest": "0" * 16, "second": "yes"}, r"a\.jsonl:1: no test row is like this \(id 'r"),
+        ({"digest": None, "second": "yes"}, r"a\.jsonl:1: no test row is like this \(id 'r"),
         ({"id": "r9999", "second": "yes"}, r"a\.jsonl:1: no test row is like this \(id 'r9999'\)"),
         ({"second": " "}, r"a\.jsonl: no row has a 'second' output; fill in some"),
     ],
@@ -86,6 +95,25 @@ def test_a_sheet_that_does_not_fit_the_test_is_refused_with_its_line(change, sai
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     with pytest.raises(DataError, match=said):
         read_audit(path, TEST, TASK)
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_row_whose_output_was_changed_since_is_refused_in_sheets_with_and_without_it(changed, tmp_path):
+    path, old = tmp_path / "a.jsonl", tmp_path / "old.jsonl"
+    write_audit(TEST, path, 0)
+    filled(path, lambda line: "yes")
+    outputs = {row.id: row.output for row in TEST}
+    for line in map(json.loads, path.read_text().splitlines()):
+        del line["digest"]
+        with old.open("a") as file:
+            file.write(json.dumps({**line, "output": outputs[line["id"]]}) + "\n")
+    test = [replace(row, output="yes") for row in TEST] if changed else TEST
+    for sheet in (path, old):
+        if changed:
+            with pytest.raises(DataError, match=rf"{sheet.name}:\d+: no test row is like this"):
+                read_audit(sheet, test, TASK)
+        else:
+            assert len(read_audit(sheet, test, TASK)) == 50
 
 
 def test_a_row_that_stands_there_twice_is_refused(tmp_path):
@@ -162,13 +190,15 @@ def test_one_label_alone_has_no_kappa():
 
 
 def test_a_sheet_goes_out_and_comes_back_through_the_check_of_a_file(tmp_path):
-    data, sheet = write_rows(tmp_path / "rows.jsonl", label_rows(270)), tmp_path / "sheet.jsonl"
+    rows = label_rows(270)
+    data, sheet = write_rows(tmp_path / "rows.jsonl", rows), tmp_path / "sheet.jsonl"
     log = Log()
     first = CheckOptions(out=tmp_path / "out", audit=sheet)
     report = check_rows(data, first, log).report
     assert "sheet.jsonl: 50 test rows; have a second person fill in `second`" in log.text
     assert "audit" in {run.name for run in report.checks if run.left_out}
-    filled(sheet, lambda line: line["output"])
+    labels = {row["input"]: row["output"] for row in rows}
+    filled(sheet, lambda line: labels[line["input"]])
     report = check_rows(data, CheckOptions(out=tmp_path / "out", audited=sheet), Log()).report
     (found,) = [finding for finding in report.findings if finding.check == "audit"]
     assert "agrees on 50 of 50 rows" in found.message and found.severity == "info"

@@ -1,11 +1,14 @@
-"""What a command says to write into task.yaml is right where that file is read."""
+"""What a command says to do next is right where it is done: keys of task.yaml, and commands for a shell."""
 
+import shlex
 from pathlib import Path
 
 import pytest
 
 from rung.cli import synthesis
+from rung.cli.main import run
 from rung.climb.synthesis import Made
+from tests.fixtures_climb import label_rows, write_rows
 
 
 @pytest.mark.parametrize(
@@ -34,3 +37,14 @@ def test_inputs_are_named_by_a_path_from_the_task_files_folder(
     synthesis.synth(Path(task), out=Path(out))
     said = capsys.readouterr().out
     assert f"write `unlabelled: {written.format(here=tmp_path)}` under `data`" in said
+
+
+@pytest.mark.parametrize("folder", ["rows", "my rows", "it's $HOME"])
+def test_the_command_after_init_names_the_folder_as_a_shell_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], folder: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_rows(Path(folder) / "x.jsonl", label_rows(60))
+    assert run(["init", f"{folder}/x.jsonl"]) == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert shlex.split(said.removeprefix("next: ")) == ["rung", "check", folder]

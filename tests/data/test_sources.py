@@ -266,7 +266,7 @@ GOOD = b'{"input": "q", "output": "a"}\n'
             b'[{"a": "' + b"q" * 99 + b'"}, {"input": "q" "output"}]',
             """qqq"}, {"input": "q" "output"}]""",
         ),
-        ("rows.json", b'[\n{"input": NaN}\n]', "rows.json: NaN is no JSON value"),
+        ("rows.json", b'[\n{"input": NaN}\n]', "rows.json:item 1: NaN is no JSON value"),
         ("rows.jsonl", b'{\n "input": "q"\n}', "several lines: write one object per line, or a list of them"),
         (
             "rows.jsonl",

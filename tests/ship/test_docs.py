@@ -36,7 +36,7 @@ def test_the_code_runs_up_to_the_system_that_is_not_there(tmp_path, monkeypatch)
 
     monkeypatch.chdir(tmp_path)
     (code,) = (block for kind, block in BLOCKS if kind == "python")
-    with pytest.raises(SystemFolderError, match="runs/demo/winner"):
+    with pytest.raises(SystemFolderError, match="runs/demo/rungs/sft/system"):
         exec(compile(code, "docs/export.md", "exec"), {})
 
 
