@@ -219,13 +219,15 @@ class Pace:
     """Seconds of one answer alone and of each more in a batch, and of how many first rows answers are known.
 
     `row_s` has what a judge takes for an answer in it, `alone_s` hasn't. Batches of up to `batch` rows told
-    it: an engine that answers many in the time of a few takes no longer for a row of a fuller one.
+    it: an engine that answers many in the time of a few takes no longer for a row of a fuller one. The one
+    that was asked alone may have been short: one as long as they are on average takes about `typical_s`.
     """
 
     alone_s: float
     row_s: float
     asked: int
     batch: int = FEWEST_PACED - 2
+    typical_s: float = 0.0
 
     def seconds(self, rows: int, batch: int) -> float:
         """For so many rows in batches, each of which costs what its first row does when it's alone."""
@@ -289,7 +291,20 @@ def _told(examples: Sequence[Example], known: Mapping[str, Kept], judging_s: flo
     # The one that was asked alone may have had a short answer; few rows would then seem to take far too long.
     row_s = min(max(0.0, together_s - batches * alone_s) / (len(full) - batches), together_s / len(full))
     asked = next((at for at, e in enumerate(examples) if e.id not in known), len(examples))
-    return Pace(alone_s=alone_s, row_s=row_s + judging_s, asked=asked, batch=fullest)
+    return Pace(
+        alone_s=alone_s,
+        row_s=row_s + judging_s,
+        asked=asked,
+        batch=fullest,
+        typical_s=alone_s * _times_longer(examples, known),
+    )
+
+
+def _times_longer(examples: Sequence[Example], known: Mapping[str, Kept]) -> float:
+    """How many times the tokens of the second answer the others have on average; 1 where they have fewer."""
+    written = [known[e.id].answer.completion_tokens for e in examples if e.id in known]
+    own = known[examples[1].id].answer.completion_tokens
+    return max(1.0, sum(written) / len(written) / own) if own else 1.0
 
 
 def _ask(

@@ -362,6 +362,19 @@ def test_rows_that_are_going_to_be_asked_in_any_case_tell_the_pace(bench, monkey
     assert pace(few, rows(50), bench, 0.0).asked == FEWEST_PACED
 
 
+@pytest.mark.parametrize(("tokens", "times"), [([9, 20, 80, 90], 2.4875), ([9, 99, 10, 10], 1), ([0] * 4, 1)])
+def test_an_answer_of_the_usual_length_takes_longer_alone_than_a_short_one(bench, monkeypatch, tokens, times):
+    class Writer(Slow):
+        def answer(self, examples, pool, **more):
+            given = super().answer(examples, pool, **more)
+            return [
+                replace(a, completion_tokens=tokens[int(e.id)]) for a, e in zip(given, examples, strict=True)
+            ]
+
+    found = pace(Writer(monkeypatch, [9, 5, 5, 5]), rows(50), bench, 0.0)
+    assert (found.alone_s, found.typical_s) == (5, pytest.approx(5 * times))
+
+
 @given(first_s=st.floats(0.01, 20), part=st.floats(0, 1), most_s=st.floats(0, 200))
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_pace_takes_no_longer_than_it_may_beyond_four_rows(first_s, part, most_s, monkeypatch, tmp_path):

@@ -67,6 +67,8 @@ def _pace(
         own = bounded(context, variant, found, known)
         quickest = min((own, *(pace for _, pace in known)), key=lambda pace: pace.row_s)
         rest_s = own.seconds(min(PACED_ROWS, len(context.dev)) - own.asked, batch_of(context))
+        if not known:
+            return SLACK * rest_s <= context.seconds_left
         return rest_s <= context.seconds_left - end_s and _fits(context, variant, own, quickest)
 
     bar = context.reporter.begin(f"{variant.name}: how fast it answers", None)
@@ -163,8 +165,10 @@ def closing_s(context: Context, variants: Sequence[Variant]) -> float:
 def timing_s(context: Context, variant: Variant, pace: Pace) -> float:
     """What the timing of single requests will take with a variant; nothing where they are paid for.
 
-    The one answer that was asked alone may have been short: no row takes less alone than among others. Where
-    these have a judge's time in them, as it was then, that can't be told.
+    The one answer that was asked alone may have been short: by its tokens one of the usual length takes
+    longer, and none takes less alone than among others. Where these have a judge's time in them, as it was
+    then, that can't be told.
     """
-    row_s = pace.alone_s if context.bench.is_judged else max(pace.alone_s, pace.row_s)
+    alone_s = max(pace.alone_s, pace.typical_s)
+    row_s = alone_s if context.bench.is_judged else max(alone_s, pace.row_s)
     return 0.0 if variant.system.is_hosted else timed_s(row_s)

@@ -359,6 +359,15 @@ def test_what_an_engine_answers_many_of_at_once_is_foretold_by_a_fuller_batch(co
     assert clock.now < 0.2 * 220 + 4 * 3.0 and max(first.batches) == found[0].batch
 
 
+def test_of_the_first_variant_all_rows_up_to_the_first_look_tell_the_pace_where_these_are_asked_anyway(
+    context, monkeypatch
+):
+    first = Together(Clock(monkeypatch), "first", 1.3, 0.4)
+    (found,) = paces(replace(context, dev=rows(60), deadline=62.0), variants(first))
+    assert found is not None and found.asked == sum(first.batches) == LOOK_ROWS
+    assert found.row_s == pytest.approx(0.52)
+
+
 def test_a_variant_that_there_is_no_time_for_is_not_asked_for_its_pace(context, monkeypatch):
     clock = Clock(monkeypatch)
     context = replace(context, dev=rows(134), deadline=200.0)
@@ -417,6 +426,7 @@ def test_single_requests_take_no_less_than_rows_of_a_batch(context, monkeypatch)
     short = Pace(alone_s=0.1, row_s=0.5, asked=20, batch=18)
     assert timing_s(context, variant, short) == timed_s(0.5)
     assert timing_s(context, variant, replace(short, alone_s=0.7)) == timed_s(0.7)
+    assert timing_s(context, variant, replace(short, typical_s=0.9)) == timed_s(0.9)
     judge: Any = SimpleNamespace(verdicts=SimpleNamespace(each_s=0.3))
     judged = replace(context, bench=replace(context.bench, judge=judge))
     assert timing_s(judged, variant, short) == timed_s(0.1), "a judge is asked of no timed row"
