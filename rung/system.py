@@ -104,7 +104,7 @@ class Pool(AbstractContextManager["Pool"]):
     def engine(self, spec: EngineSpec) -> Engine:
         """A running engine for the spec; the longest unused make room by number and memory, if `keep`."""
         with self._change:
-            if (found := self.engines.pop(spec, None)) is not None:
+            if (found := self.engines.pop(spec, None)) is not None and not found.closed:
                 self.engines[spec] = found
                 return found
             while self.keep and self.engines and (len(self.engines) >= self.keep or crowded(spec)):

@@ -79,6 +79,21 @@ def test_an_engine_starts_once_stops_at_the_end_and_starts_again_when_asked(word
     answer.close()
 
 
+@pytest.mark.parametrize("broken_off_by", [KeyboardInterrupt, ZeroDivisionError])
+def test_after_a_batch_that_was_broken_off_the_next_one_is_answered(words, broken_off_by):
+    def progress(done: int, total: int) -> None:
+        raise broken_off_by
+
+    rows = ["is it?", "is it so?"]
+    with rung.load(words) as answer:
+        before = answer.batch(rows)
+        with pytest.raises(broken_off_by):
+            answer.batch(rows, progress=progress)
+        assert [one.value for one in answer.batch(rows)] == [one.value for one in before]
+        (engine,) = answer._pool.engines.values()
+        assert not engine.closed
+
+
 def test_a_call_that_breaks_is_an_error_alone_and_counted_in_a_batch(words):
     with Pool() as pool:
         answer = rung.Answerer(rung.System.load(words), pool)

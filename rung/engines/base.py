@@ -105,6 +105,11 @@ class Engine(Protocol):
         """`llama`, `torch`, `endpoint` or `fake`."""
         ...
 
+    @property
+    def closed(self) -> bool:
+        """Whether it refuses all work from now on: some close when a batch is broken off."""
+        ...
+
     def generate(self, requests: Sequence[Request], *, progress: Progress = no_progress) -> list[Completion]:
         """Complete each prompt, in order. A call that breaks is a Completion with `failure` set.
 

@@ -176,7 +176,9 @@ def drawn(logits: torch.Tensor, answers: Sequence[_Answer]) -> list[int]:
     The cumulative distribution is inverted at one number of the row's own generator, so that what a row draws
     hangs on no other's. A call to multinomial for each row took an eighth of the time of a batch.
     """
-    heat = torch.tensor([answer.request.temperature for answer in answers], device=logits.device)
+    # Not torch's default type: another thread that loads a model sets that for the whole process meanwhile.
+    temperatures = [answer.request.temperature for answer in answers]
+    heat = torch.tensor(temperatures, dtype=torch.float32, device=logits.device)
     weights = (logits.float() / heat[:, None]).softmax(-1)
     for own, answer in zip(weights, answers, strict=True):
         if answer.request.top_p < 1:

@@ -10,12 +10,15 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NoReturn, TypeAlias, TypeVar
 
 import httpx
 
 from rung.engines.base import Choice, Completion, EngineSpec, Progress, Request, no_progress
+from rung.engines.endpoint_bills import Bills
 from rung.engines.endpoint_calls import UNASKED, Offer
+from rung.engines.endpoint_client import Client
 from rung.engines.endpoint_waits import Tries, Waits
 from rung.engines.endpoint_wire import (
     chat_url,
@@ -83,7 +86,7 @@ no word out at their limit): their thoughts count as part of the answer."""
 class EndpointEngine:
     """Chat completions from one model behind one URL, at most `spec.parallel` in flight.
 
-    A call is tried `attempts` times: again after 429, 5xx, a broken connection, no answer within
+    A call is tried `attempts` times: again after 429, 5xx, a broken connection, no whole answer within
     `request_limit_s`, or an answer that isn't JSON, waiting as long as Retry-After says or else
     `backoff_s` (BACKOFF_S) doubled each time, with jitter. A Retry-After, and a 429 without one, holds back
     every call; at a 429 the count of a call's tries begins anew where another call was answered since its
@@ -104,7 +107,6 @@ class EndpointEngine:
         """Nothing is sent yet. Raises EngineError without an URL or a model, or a price for the till."""
         if not spec.url or not spec.model:
             raise EngineError(f"an endpoint needs an URL and a model; got {spec.url!r} and {spec.model!r}")
-        self._given_url = spec.url
         self._url = chat_url(spec.url)
         self._place = f"{self._url.host}{self._url.path} ({spec.model})"
         self._model = spec.model
@@ -112,7 +114,7 @@ class EndpointEngine:
         self._key_variable = spec.key_variable
         self._named = frozenset[str]() if till is None else till.named
         self._till = till
-        self._price = till.price(spec.url, spec.model) if till is not None else None
+        self._bills = Bills(till, spec.url, spec.model, self._place) if till is not None else None
         self._limit_s = request_limit_s
         self._waits = Waits(self._place, attempts, BACKOFF_S if backoff_s is None else backoff_s)
         self._unsupported: set[str] = set()
@@ -121,7 +123,7 @@ class EndpointEngine:
         self._forms_taken: set[str] = set()
         self._forms_not_taken: set[str] = set()
         self._forms_refused = 0
-        self._client = httpx.Client(timeout=request_limit_s)
+        self._client = Client(request_limit_s)
 
     def chat(
         self, messages: Messages, *, max_tokens: int, schema: Json = None, draw: Draw = GREEDY
@@ -231,10 +233,23 @@ class EndpointEngine:
         """0: the weights are elsewhere."""
         return 0.0
 
+    @property
+    def closed(self) -> bool:
+        """Whether it refuses all work from now on."""
+        return self._waits.stopped.is_set()
+
     def close(self) -> None:
-        """Drop the connections; calls that wait to be tried again give up."""
+        """Drop the connections, once nobody reads from them; calls that wait to be tried again give up.
+
+        What is bought out of a till and doesn't come soon counts as paid. Raises RunError where that can't be
+        written.
+        """
         self._waits.stopped.set()
-        self._client.close()
+        try:
+            if self._bills is not None:
+                self._bills.close()
+        finally:
+            self._client.close()
 
     def _no_tokens(self, method: str) -> NoReturn:
         raise EngineError(
@@ -248,7 +263,8 @@ class EndpointEngine:
         def one(index: int) -> Completion:
             start = time.perf_counter()
             try:
-                return call(conversations[index])
+                with self._client.asked():
+                    return call(conversations[index])
             except Refused as refusal:
                 return Completion(
                     text="",
@@ -336,18 +352,11 @@ class EndpointEngine:
         """
         limit = int(str(body["max_tokens"])) + (REASONING_TOKENS if roomy else 0)
         sent = self._limited(body, limit)
-        if self._till is None or self._price is None:
+        if self._bills is None:
             return self._tried(sent)
-        with self._till.reserved(self._price, len(json.dumps(sent)), limit) as usd:
-            answer = self._tried(sent, lambda: self._lost(usd))
-            if not answer.prompt_tokens:
-                self._till.lose(self._model, usd)
-                raise EngineError(
-                    f"{self._place} doesn't say how many tokens it bills (`usage`), so that its answers "
-                    "can't be priced; name another server"
-                )
-            kept_as = asked if roomy or not _is_all_thoughts(answer) else ""
-            self._till.keep(kept_as, self._model, answer, self._price, self._given_url, of)
+        with self._bills.opened(len(json.dumps(sent)), limit) as bill:
+            answer = self._tried(sent, partial(self._bills.lose, bill))
+            self._bills.keep(bill, asked if roomy or not _is_all_thoughts(answer) else "", answer, of)
         return answer
 
     def _limited(self, body: dict[str, Json], limit: int) -> dict[str, Json]:
@@ -356,15 +365,6 @@ class EndpointEngine:
             return {**body, "max_tokens": limit}
         sent = {key: value for key, value in body.items() if key != "max_tokens"}
         return {**sent, "max_completion_tokens": limit}
-
-    def _lost(self, usd: float) -> None:
-        """A try that may be billed brought nothing: its cost counts, and the next has to fit the cap."""
-        assert self._till is not None, "only what is paid for is lost"
-        if not self._till.lose(self._model, usd):
-            raise EngineError(
-                f"{self._place}: a call that broke may have cost ${usd:.4f}, and another try could pass the "
-                f"cap of ${self._till.cap_usd:g}; what was paid for is kept: raise {self._till.raised_by}"
-            )
 
     def _tried(self, body: dict[str, Json], lost: Callable[[], None] = lambda: None) -> Completion:
         """One conversation's answer, after as many tries as are allowed. `latency_s` is of the last try.
@@ -434,7 +434,7 @@ class EndpointEngine:
         one: if that is answered, no other has one.
         """
         sent, doubted = self._adapted(body), False
-        response = self._client.post(self._url, json=sent, headers=headers)
+        response = self._client.post(self._url, sent, headers)
         while response.status_code == 400:
             parameter = unsupported_parameter(response)
             if parameter in sent:
@@ -448,7 +448,7 @@ class EndpointEngine:
             else:
                 break
             sent = {key: value for key, value in sent.items() if key != "temperature"}
-            response = self._client.post(self._url, json=sent, headers=headers)
+            response = self._client.post(self._url, sent, headers)
         if response.is_success and "temperature" in sent:
             self._temperatures_taken.add(sent["temperature"])
         elif response.is_success and doubted:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import httpx
 
 from rung.engines.endpoint_wire import wait_told_s
-from rung.engines.work import Refused
+from rung.engines.work import Refused, is_wanted
 from rung.errors import EngineError
 from rung.scoring.notation import duration_text
 
@@ -88,14 +88,16 @@ class Tries:
         self._wait_s = told_s or self._wait_s
 
     def wait(self) -> None:
-        """Until the next one. Raises Refused where there is none, EngineError where nobody is answered."""
+        """Until the next one. Raises Refused where there is none, or nobody waits for it, EngineError where
+        nobody is answered.
+        """
         waits, over = self._waits, self._counted >= self._waits.attempts
         if over and self._limited and waits.answered_at <= self._begun:
             raise EngineError(
                 f"{waits.place} answers nobody now: {self._reason} (tried {self._made} times); run the same "
                 "command again later"
             )
-        if over or waits.stopped.wait(self._wait_s):
+        if over or not is_wanted() or waits.stopped.wait(self._wait_s):
             raise Refused(f"{self._reason} (tried {self._made} times)")
 
     def _backed_off_s(self, times: int, jitter: float) -> float:

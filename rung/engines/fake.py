@@ -118,6 +118,11 @@ class FakeEngine:
         """0: there are no weights."""
         return 0.0
 
+    @property
+    def closed(self) -> bool:
+        """Whether it refuses all work from now on."""
+        return self._closed
+
     def close(self) -> None:
         """Refuse any further call."""
         self._closed = True

@@ -50,6 +50,7 @@ class LlamaEngine:
         self._slots = Slots(spec.parallel)
         self._lock = threading.Lock()
         self._closed = False
+        self._failed: EngineError | None = None
         self._child = self._start()
 
     @property
@@ -114,6 +115,11 @@ class LlamaEngine:
         """Resident memory of the child, in MiB: weights, caches for all slots, and code."""
         return self._child.memory_mb()
 
+    @property
+    def closed(self) -> bool:
+        """Whether it refuses all work from now on."""
+        return self._closed
+
     def close(self) -> None:
         """End the child; calls in flight break off."""
         # Not under the lock: whoever holds it may be waiting for a new child to load its model.
@@ -165,11 +171,11 @@ class LlamaEngine:
 
     def _post(self, path: str, body: wire.Wire) -> Mapping:
         """The server's answer, asked for once more after a broken connection or a death of the child."""
-        child = self._child
+        failed, child = self._failed, self._child
         try:
             return self._exchange(child, path, body)
         except httpx.TransportError:
-            replacement = self._replace(child)
+            replacement = self._replace(child, failed)
         try:
             return self._exchange(replacement, path, body)
         except httpx.TransportError as error:
@@ -196,15 +202,24 @@ class LlamaEngine:
         require_unchanged(self._spec.files, self._spec.base)
         return Child(self._spec, request_limit_s=self._limit_s, still_s=self._still_s)
 
-    def _replace(self, broken: Child) -> Child:
-        """The child to ask next: `broken` itself if it lives, else a new one, started by whoever is first."""
+    def _replace(self, broken: Child, failed: EngineError | None) -> Child:
+        """The child to ask next: `broken` itself if it lives, else a new one, started by whoever is first.
+
+        Where that fails, all that were asking then are told why; `failed` is the failure that they knew of.
+        """
         dead = broken.died(wait_s=DEATH_WAIT_S)
         with self._lock:
             if self._closed:
                 raise EngineError("this llama engine was closed while it answered")
             if dead and self._child is broken:
+                if self._failed is not None and self._failed is not failed:
+                    raise EngineError(str(self._failed))
                 broken.close()
-                self._child = self._start()
+                try:
+                    self._child = self._start()
+                except EngineError as error:
+                    self._failed = error
+                    raise
                 if self._closed:
                     self.close()
                     raise EngineError("this llama engine was closed while it answered")

@@ -22,6 +22,8 @@ from rung.engines.watch import STILL_S, Watch
 from rung.errors import EngineError
 
 START_LIMIT_S = 600.0
+LOOK_S = 0.2
+"""How often it is looked, while a child starts, whether it is wanted no more."""
 STDERR_LINES = 40
 
 
@@ -31,10 +33,18 @@ class Child:
     Threads ask it through `asked`; who has a client of another kind says so to its `watch`.
     """
 
-    def __init__(self, spec: EngineSpec, *, request_limit_s: float, still_s: float = STILL_S):
+    def __init__(
+        self,
+        spec: EngineSpec,
+        *,
+        request_limit_s: float,
+        still_s: float = STILL_S,
+        unwanted: threading.Event | None = None,
+    ):
         """Start and wait until the model is loaded; one that stands still so long while it's asked is ended.
 
-        Raises EngineError if that fails, with the end of the child's standard error if there was a child.
+        Raises EngineError if that fails, with the end of the child's standard error if there was a child, and
+        soon after it is `unwanted`.
         """
         self.key = secrets.token_urlsafe(32)
         self._errors: deque[str] = deque(maxlen=STDERR_LINES)
@@ -44,7 +54,7 @@ class Child:
         self._lock, self._asking, self._over = threading.Lock(), 0, False
         self.watch = Watch(self._process, still_s)
         try:
-            self.address = self._introduce(spec)
+            self.address = self._introduce(spec, unwanted or threading.Event())
         except BaseException:
             self.kill()
             raise
@@ -128,7 +138,7 @@ class Child:
             if pipe is not None:
                 pipe.close()
 
-    def _introduce(self, spec: EngineSpec) -> str:
+    def _introduce(self, spec: EngineSpec, unwanted: threading.Event) -> str:
         """Hand the parameters over and return the address of the server."""
         settings = {
             "gguf": str(spec.gguf),
@@ -140,25 +150,14 @@ class Child:
             "key": self.key,
             "parent": os.getpid(),
         }
-        stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None and stdout is not None
+        stdin = self._process.stdin
+        assert stdin is not None
         try:
             stdin.write((json.dumps(settings) + "\n").encode())
             stdin.flush()
         except BrokenPipeError:
             self.died(wait_s=5.0)
-        deadline = time.monotonic() + START_LIMIT_S
-        line = b""
-        while not line.endswith(b"\n"):
-            if not select.select([stdout], [], [], max(0.0, deadline - time.monotonic()))[0]:
-                raise EngineError(
-                    f"llama.cpp had not loaded {str(spec.gguf)!r} after {START_LIMIT_S:.0f} s: "
-                    "try a smaller model or a faster disk"
-                )
-            piece = os.read(stdout.fileno(), 4096)
-            if not piece:
-                break
-            line += piece
+        line = self._first_line(spec, unwanted)
         answer = json.loads(line) if line else {}
         if "address" not in answer:
             self.died(wait_s=5.0)
@@ -168,6 +167,25 @@ class Child:
                 "Check that the file is a complete GGUF model and that memory is free"
             )
         return answer["address"]
+
+    def _first_line(self, spec: EngineSpec, unwanted: threading.Event) -> bytes:
+        """What it says when it has loaded, or can't; empty where it ended without a word."""
+        stdout = self._process.stdout
+        assert stdout is not None
+        deadline, line = time.monotonic() + START_LIMIT_S, b""
+        while not line.endswith(b"\n"):
+            if unwanted.is_set():
+                raise EngineError(f"llama.cpp was ended while it loaded {str(spec.gguf)!r}")
+            if select.select([stdout], [], [], LOOK_S)[0]:
+                if not (piece := os.read(stdout.fileno(), 4096)):
+                    break
+                line += piece
+            elif time.monotonic() > deadline:
+                raise EngineError(
+                    f"llama.cpp had not loaded {str(spec.gguf)!r} after {START_LIMIT_S:.0f} s: "
+                    "try a smaller model or a faster disk"
+                )
+        return line
 
     def _listen(self) -> None:
         """Keep the last lines of standard error; reading on keeps the child from blocking on a full pipe."""

@@ -134,7 +134,8 @@ class TorchEngine:
 
     def __init__(self, spec: EngineSpec, model: Network = None) -> None:
         """`model` hands in weights that are loaded already, an adapter attached to them included."""
-        torch.set_num_threads(spec.threads or available_cores())
+        self._threads = spec.threads or available_cores()
+        torch.set_num_threads(self._threads)
         if model is None:
             if spec.weights is None:
                 raise EngineError("the torch engine needs a folder of safetensors weights; none was given")
@@ -151,6 +152,11 @@ class TorchEngine:
         if self._model is None:
             raise EngineError("this torch engine was closed; start another one")
         return self._model
+
+    @property
+    def closed(self) -> bool:
+        """Whether it refuses all work from now on."""
+        return self._model is None
 
     @property
     def device(self) -> torch.device:
@@ -170,7 +176,7 @@ class TorchEngine:
 
         Raises EngineError before anything runs if a schema can't be enforced.
         """
-        self.model.eval()
+        self._begin()
         done: dict[int, Completion] = {}
         lengths: list[int | None] = []
         refusals = [self._refusal(request.prompt) for request in requests]
@@ -211,7 +217,7 @@ class TorchEngine:
         A failed Choice has no log-probability above -inf. Raises ValueError for candidates of which
         one is a prefix of another.
         """
-        self.model.eval()
+        self._begin()
         trie = Trie(candidates)
         longest = max(map(len, candidates)) - 1
         done: dict[int, Choice] = {}
@@ -258,7 +264,7 @@ class TorchEngine:
 
         Raises EngineError if a prompt is empty or longer than the context.
         """
-        self.model.eval()
+        self._begin()
         for index, prompt in enumerate(prompts):
             if (refusal := self._refusal(prompt)) is not None:
                 raise EngineError(f"no log-probabilities after prompt {index}: {refusal}")
@@ -288,6 +294,12 @@ class TorchEngine:
         for made in ("_decoder", "_packed"):
             self.__dict__.pop(made, None)
         give_back()
+
+    def _begin(self) -> None:
+        """Be ready to answer on this thread. Raises EngineError once the engine is closed."""
+        # Of each thread that asks: torch keeps their number apart, and another one may have loaded the model.
+        torch.set_num_threads(self._threads)
+        self.model.eval()
 
     def _refusal(self, prompt: Tokens, more: int = 0) -> str | None:
         """Why a prompt and `more` tokens can't be read, if so."""

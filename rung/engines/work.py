@@ -2,13 +2,35 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar, copy_context
 from queue import SimpleQueue
 from typing import TypeVar
 
 from rung.engines.base import Progress
 
 R = TypeVar("R")
+# Between who sets it and who reads it are calls that it is no business of.
+_left: ContextVar[Callable[[], bool]] = ContextVar("left", default=lambda: False)
+
+
+@contextmanager
+def wanted_until(left: Callable[[], bool]) -> Iterator[None]:
+    """What is asked within it is wanted until `left` says that whoever waits for it has left.
+
+    It's called on any thread, those of `run_batch` included.
+    """
+    token = _left.set(left)
+    try:
+        yield
+    finally:
+        _left.reset(token)
+
+
+def is_wanted() -> bool:
+    """Whether somebody waits for what this thread asks."""
+    return not _left.get()()
 
 
 def prefix_order(prompts: Sequence[tuple[int, ...]]) -> list[int]:
@@ -60,7 +82,7 @@ def run_batch(
 
     `progress` is called from this thread. The first exception of a call ends the batch and is raised
     when the calls in flight are over. On an exception in this thread, KeyboardInterrupt included,
-    `interrupt` is called: it must make the calls in flight return soon.
+    `interrupt` is called, and nobody waits for the calls in flight: it is to end them, or to settle them.
     """
     total = len(order)
     workers = min(workers, total)
@@ -81,7 +103,10 @@ def run_batch(
             events.put(None)
 
     # Daemons: a call that hangs must not keep an interrupted program from ending.
-    threads = [threading.Thread(target=work, args=(worker,), daemon=True) for worker in range(workers)]
+    threads = [
+        threading.Thread(target=copy_context().run, args=(work, worker), daemon=True)
+        for worker in range(workers)
+    ]
     results: dict[int, R] = {}
     running = workers
     try:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
+from rung.engines.work import wanted_until
 from rung.serve.lanes import FIRST_GUESS_S, Full, is_full
 
 LARGEST_BATCH = 32
@@ -151,7 +152,7 @@ class _Away:
                 continue
             self.running += 1
             start = asyncio.get_running_loop().time()
-            _on_thread(partial(_alone, call, item), partial(self._done, mine, start))
+            _on_thread(partial(_alone, call, item, mine.cancelled), partial(self._done, mine, start))
 
     def _done(self, mine: asyncio.Future[Any], start: float, error: Exception | None, found: Any) -> None:
         self.running -= 1
@@ -194,9 +195,10 @@ def _settle(mine: asyncio.Future[Any], error: Exception | None, found: Any = Non
         mine.set_result(found)
 
 
-def _alone(call: Batch, item: Any) -> Any:
-    """What a call gives for one item."""
-    (found,) = _answered(call, [item])
+def _alone(call: Batch, item: Any, left: Callable[[], bool]) -> Any:
+    """What a call gives for one item; it asks for nothing more once `left` says that nobody waits."""
+    with wanted_until(left):
+        (found,) = _answered(call, [item])
     return found
 
 

@@ -7,6 +7,7 @@ or stands still while it is asked, is started again, and what it was asked is as
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -83,7 +84,7 @@ class Host:
     _adapters: tuple[Adapter, ...] = ()
     _change: asyncio.Lock = field(default_factory=asyncio.Lock)
     _watch: asyncio.Task[None] | None = None
-    _closed: bool = False
+    _closed: threading.Event = field(default_factory=threading.Event)
     _endings: set[asyncio.Task[None]] = field(default_factory=set)
     _threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(MOST_CHANGES))
 
@@ -151,12 +152,14 @@ class Host:
                 self._retire(old)
 
     def leave(self) -> None:
-        """End when nobody asks or waits: nothing is served by this model now."""
+        """End when nobody asks or waits, or the server ends: nothing is served by this model now."""
 
         async def wait() -> None:
-            while self.users or self.lanes.running or self.lanes.waiting:
-                await asyncio.sleep(WATCH_S)
-            await self.close()
+            try:
+                while self.users or self.lanes.running or self.lanes.waiting:
+                    await asyncio.sleep(WATCH_S)
+            finally:
+                await self.close()
 
         task = asyncio.get_running_loop().create_task(wait())
         self._endings.add(task)
@@ -206,8 +209,8 @@ class Host:
         return 0.0 if self._running is None else self._running.child.memory_mb()
 
     async def close(self) -> None:
-        """End every child at once; requests in flight fail."""
-        self._closed = True
+        """End every child at once, also one that is being started; requests in flight fail."""
+        self._closed.set()
         if self._watch is not None:
             self._watch.cancel()
         mine = asyncio.current_task()
@@ -294,7 +297,7 @@ class Host:
 
         It goes without those that were replaced since; EngineError where one that is `needed` was.
         """
-        if self._closed:
+        if self._closed.is_set():
             raise EngineError("this model is served no more")
         old = self._running
         gone = await self._aside(partial(_gone, adapters))
@@ -327,7 +330,7 @@ class Host:
     def _child(self, spec: EngineSpec) -> Child:
         """Start a child; waits for it."""
         require_unchanged(spec.files, spec.base)
-        return Child(spec, request_limit_s=self.limit_s, still_s=self.still_s)
+        return Child(spec, request_limit_s=self.limit_s, still_s=self.still_s, unwanted=self._closed)
 
     async def _apart(self, change: Coroutine[Any, Any, None]) -> None:
         """Finish a change though whoever asked for it leaves: a child half started would belong to nobody."""

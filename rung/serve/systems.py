@@ -1,12 +1,11 @@
 """What is served: Systems and base models by name, loaded and unloaded while requests are answered."""
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncGenerator, Hashable, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TypeAlias
 
 from rung.asking import candidates, context_of
 from rung.engines.base import EngineSpec, Say, no_say
@@ -14,7 +13,7 @@ from rung.engines.key_hosts import need_known_host
 from rung.engines.schema import require_schema
 from rung.engines.trie import Trie
 from rung.engines.unchanged import Files, files_in
-from rung.errors import EngineError, ModelError, RungError, TaskError
+from rung.errors import EngineError, ModelError, TaskError
 from rung.hosted import hosted_of
 from rung.memory import within_memory
 from rung.models.chat import Chat
@@ -22,22 +21,19 @@ from rung.models.hosted import Hosted
 from rung.models.resolve import Model, resolve
 from rung.models.retyped import retyped
 from rung.records import Example
-from rung.registry import Pointed, load_system, locate
+from rung.registry import load_system
 from rung.serve.bare import MODEL, as_system, is_model
 from rung.serve.bench import Bench, aside
 from rung.serve.host import Adapter, Host
 from rung.serve.lanes import Full, Lanes, let_in
 from rung.serve.limits import Limits
+from rung.serve.tags import Located, Meaning, located, meaning
 from rung.spec import Spec
 from rung.system import ADAPTER_GGUF, WEIGHTS_GGUF, Pool, System
 
 WARM_UP = Example(id="warm-up", input="Is anybody there?", output=None)
 LOOK_S = 0.5
 """How often it is looked whether a System's requests are over."""
-
-
-Located: TypeAlias = tuple[Path, Pointed | None]
-Meaning: TypeAlias = tuple[Path, str | None]
 
 
 @dataclass(eq=False, kw_only=True)
@@ -124,6 +120,7 @@ class Systems:
         self._served: dict[str, Served] = {}
         self._change = asyncio.Lock()
         self._anew = asyncio.Lock()
+        self._loading = threading.Lock()
         self._forwarded: set[str] = set()
         self._leaving: set[asyncio.Task[None]] = set()
 
@@ -191,10 +188,10 @@ class Systems:
 
     async def follow(self, served: Served) -> str | None:
         """Serve what a System's tag means now; a sentence where that changed, or can't be served."""
-        tag, found = served.tag, await _located(served.tag)
+        tag, found = served.tag, await located(served.tag)
         if tag is None or found is None:
             return None  # a tag that was removed goes on meaning what it meant
-        if _meaning(*found) == served.meant or found == served.refused:
+        if meaning(*found) == served.meant or found == served.refused:
             return None
         try:
             made = await self._read(tag, served.name)
@@ -213,7 +210,7 @@ class Systems:
         except Full:
             return None  # the next time
         except Exception as error:  # noqa: BLE001 - said, and not tried again till it is tagged again
-            if not await self._is_wanted(_meaning(*found), served):
+            if not await self._is_wanted(meaning(*found), served):
                 return None
             served.refused = found
             return f"{served.name} stays as it was, what is tagged now can't be served: {error}"
@@ -250,18 +247,24 @@ class Systems:
             # What it looks up is read. Nobody is asked: that would be paid for.
             await self.bench.run(lambda: made.system.find([WARM_UP], self.pool))
         elif made.host is None:
-            if made.spec.engine == "llama":
-                # Not on the thread that computes, either: others' answers would wait for the child to start.
-                await aside(lambda: made.system.open(self.pool))
+            has_engine = made.spec.engine != "head"
             try:
-                # Its child runs: refused now, it would belong to nobody.
-                with let_in(made.spec.engine == "llama"), within_memory():
+                # Refused once its engine is there, that would belong to nobody.
+                with let_in(has_engine), within_memory():
+                    if has_engine:
+                        await aside(lambda: self._open(made))
                     await self.bench.run(lambda: made.system.answer([WARM_UP], self.pool))
             except EngineError:
                 await self._drop(made)  # its weights would stay, and belong to nobody
                 raise
         elif made.shows:
             await self.bench.run(lambda: made.system.prompts([WARM_UP], self.pool))
+
+    def _open(self, made: Served) -> None:
+        """Start its own engine; not on the thread that computes, where others' answers would wait for it."""
+        # transformers sets what holds for all of torch while it builds a model: not two at once.
+        with self._loading if made.spec.engine == "torch" else nullcontext():
+            made.system.open(self.pool)
 
     async def _start(self, made: Served) -> None:
         """Give what is prepared its name, and its place in a host. Under `_change`; raises EngineError."""
@@ -308,7 +311,7 @@ class Systems:
             system, pointed = load_system(given)
             # NAME@DIGEST names one System for good; a tag may come to mean another.
             tag = None if pointed is None or "@" in given else str(pointed.tag)
-            meant = _meaning(system.folder, pointed)
+            meant = meaning(system.folder, pointed)
         spec = system.spec
         model = system.model(self.pool) if spec.model is not None and not system.is_hosted else None
         if system.is_hosted:
@@ -392,9 +395,9 @@ class Systems:
 
     async def _is_wanted(self, meant: Meaning | None, served: Served) -> bool:
         """Whether it is to take the place of a System, which is served still: its tag means this now."""
-        now = await _located(served.tag)
+        now = await located(served.tag)
         there = self._served.get(served.name) is served
-        return there and now is not None and _meaning(*now) == meant != served.meant
+        return there and now is not None and meaning(*now) == meant != served.meant
 
     async def _let_go(self, old: Served) -> None:
         """Free what only this System used, once its requests are over. Under `_change`."""
@@ -474,21 +477,6 @@ def _need_key(given: str, model: Hosted) -> None:
 def _key(model: Model, spec: EngineSpec) -> tuple[str, int]:
     """What one child answers for: it gives all its slots as many tokens."""
     return model.digest, spec.context
-
-
-def _meaning(folder: Path, pointed: Pointed | None) -> Meaning:
-    """What a tag means now, as long as it isn't tagged anew."""
-    return folder.resolve(), None if pointed is None else pointed.calibration
-
-
-async def _located(tag: str | None) -> Located | None:
-    """The folder that a tag names, and the line of the history; None where it names none."""
-    if tag is None:
-        return None
-    try:
-        return await aside(lambda: locate(tag))
-    except (RungError, OSError):
-        return None
 
 
 def fresh_name(names: Sequence[str], taken: Iterable[str]) -> str:

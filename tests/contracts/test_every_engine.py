@@ -301,7 +301,9 @@ def test_memory_is_a_number_of_mebibytes(engine):
 )
 def test_an_engine_can_be_closed_twice_and_then_refuses_work(name):
     engine = start(ENGINES[name]())
+    assert not engine.closed
     engine.close()
     engine.close()
+    assert engine.closed
     with pytest.raises(EngineError, match="closed"):
         engine.generate(requests(1))

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import psutil
@@ -95,6 +96,39 @@ def test_a_child_that_dies_twice_ends_the_batch_with_its_last_words():
         stop.set()
         killer.join()
         engine.close()
+
+
+def test_a_restart_that_fails_is_tried_once_for_all_that_were_in_flight_and_again_by_a_later_batch(
+    monkeypatch,
+):
+    engine, tries = LlamaEngine(llama_spec(parallel=8)), []
+
+    def refuse() -> Child:
+        tries.append(threading.current_thread())
+        time.sleep(0.2)
+        raise EngineError(f"no memory for another child, {len(tries)}")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "_start", refuse)
+        os.kill(engine.pid, signal.SIGSTOP)
+        faults: list[BaseException] = []
+
+        def ask() -> None:
+            try:
+                engine.generate(short_requests(8))
+            except EngineError as fault:
+                faults.append(fault)
+
+        asker = threading.Thread(target=ask)
+        asker.start()
+        assert wait_until(lambda: engine._child._asking == 8)
+        os.kill(engine.pid, signal.SIGKILL)
+        asker.join(60)
+        assert len(tries) == 1 and "another child, 1" in str(faults[0])
+        with pytest.raises(EngineError, match="another child, 2"):
+            engine.generate(short_requests(1))
+    assert engine.generate(short_requests(1))[0].failure is None
+    engine.close()
 
 
 def test_a_request_over_its_time_limit_fails_alone():
@@ -255,6 +289,19 @@ def test_closing_does_not_wait_for_a_child_that_is_being_started(monkeypatch):
     asker.join(60)
     assert "was closed while it answered" in str(faults[0])
     assert not psutil.pid_exists(made[0].pid)
+
+
+def test_a_start_that_is_wanted_no_more_ends_with_its_process(tmp_path, monkeypatch):
+    silent = tmp_path / "silent.py"
+    silent.write_text("import time\ntime.sleep(60)\n")
+    monkeypatch.setattr("rung.engines.llama_process.llama_child", SimpleNamespace(__file__=str(silent)))
+    unwanted, before = threading.Event(), set(psutil.Process().children())
+    threading.Timer(0.5, unwanted.set).start()
+    began = time.monotonic()
+    with pytest.raises(EngineError, match="ended while it loaded"):
+        Child(llama_spec(), request_limit_s=10, unwanted=unwanted)
+    assert 0.4 < time.monotonic() - began < 5
+    assert set(psutil.Process().children()) <= before
 
 
 def test_a_file_that_is_no_model_is_an_error_with_llamas_own_words(tmp_path):

@@ -2,6 +2,7 @@ import json
 import math
 import subprocess
 import sys
+import threading
 from itertools import pairwise
 from pathlib import Path
 
@@ -301,3 +302,23 @@ def test_prompts_are_shared_out_evenly_among_workers(lengths, count, budget):
     own = sum(length - 5 for length in lengths)
     if own <= budget:
         assert even <= own // count + max(lengths) - 5
+
+
+def test_whoever_asks_computes_on_the_engines_threads_though_another_thread_loaded_it(tmp_path):
+    before, made = torch.get_num_threads(), list[TorchEngine]()
+    model = tiny("llama")
+    changes = {"threads": before + 1, "weights": tiny_folder(tmp_path, model)}
+    loads = threading.Thread(target=lambda: made.append(engine(model, **changes)))
+    loads.start()
+    loads.join()
+    try:
+        for ask in (
+            lambda: made[0].generate([Request(prompt=(1, 2), max_tokens=1)]),
+            lambda: made[0].choose([(1, 2)], [(3,), (4,)]),
+            lambda: made[0].next_logprobs([(1, 2)], [3]),
+        ):
+            torch.set_num_threads(before)
+            ask()
+            assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)

@@ -4,7 +4,7 @@ import time
 import pytest
 
 from rung.engines.base import no_progress
-from rung.engines.work import Shares, prefix_order, run_batch
+from rung.engines.work import Shares, is_wanted, prefix_order, run_batch, wanted_until
 
 
 def nothing() -> None:
@@ -67,6 +67,20 @@ def test_an_interrupt_in_the_callers_thread_stops_the_workers_at_once():
         run_batch(range(100), call, workers=4, progress=progress, interrupt=released.set)
     assert released.is_set()
     assert time.perf_counter() - started < 5
+
+
+def test_the_threads_of_a_batch_know_whether_who_asked_has_left():
+    left = threading.Event()
+
+    def call(index: int) -> bool:
+        if index == 1:
+            left.set()
+        return is_wanted()
+
+    with wanted_until(left.is_set):
+        found = run_batch(range(3), call, workers=1, progress=no_progress, interrupt=nothing)
+    assert found == [True, False, False]
+    assert is_wanted()
 
 
 def test_shares_are_contiguous_and_the_idle_take_from_the_end_of_the_longest():

@@ -8,6 +8,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -21,7 +22,7 @@ from rung.serve.host import Host
 from rung.serve.limits import Limits
 from rung.serve.systems import Systems
 from tests.fixtures_climb import make_tiny_gguf
-from tests.fixtures_serve import is_engine
+from tests.fixtures_serve import eventually, is_engine, is_so
 
 
 def engines() -> set[int]:
@@ -74,6 +75,64 @@ def test_a_child_that_sleeps_is_not_woken(tmp_path, monkeypatch):
         await systems.close()
 
     asyncio.run(run())
+
+
+def silent(folder: Path, monkeypatch) -> None:
+    """The next child never says that it has loaded."""
+    program = folder / "silent.py"
+    program.write_text("import time\ntime.sleep(60)\n")
+    monkeypatch.setattr("rung.engines.llama_process.llama_child", SimpleNamespace(__file__=str(program)))
+
+
+def children() -> set[int]:
+    return {child.pid for child in psutil.Process().children()}
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_what_is_served_ends_at_once_though_a_child_is_being_started(first, tmp_path, monkeypatch):
+    gguf = make_tiny_gguf(tmp_path / "tiny.gguf")
+
+    async def run() -> None:
+        systems, before = Systems(Limits(slots=1, threads=1)), children()
+        if not first:
+            await systems.add(str(gguf), "base")
+            (host,) = systems.hosts.values()
+            await host.sleep()
+            await is_so(lambda: children() == before)
+        silent(tmp_path, monkeypatch)
+        starts = systems.add(str(gguf), "base") if first else host.have(None)
+        starting = asyncio.ensure_future(starts)
+        await is_so(lambda: children() != before)
+        async with asyncio.timeout(5):
+            await systems.close()
+        assert children() == before
+        with pytest.raises(EngineError, match="ended while it loaded"):
+            await starting
+
+    asyncio.run(run())
+
+
+def test_the_child_of_a_model_that_is_served_no_more_is_not_waited_for_at_the_end(tmp_path, monkeypatch):
+    gguf = make_tiny_gguf(tmp_path / "tiny.gguf")
+
+    async def run() -> None:
+        systems, before = Systems(Limits(slots=1, threads=1)), children()
+        await systems.add(str(gguf), "base")
+        (host,) = systems.hosts.values()
+        await host.sleep()
+        await is_so(lambda: children() == before)
+        silent(tmp_path, monkeypatch)
+        asking = asyncio.ensure_future(
+            host.ask(PROMPT, None, lambda slot: host.calls.next(PROMPT, [3], slot))
+        )
+        await is_so(lambda: children() != before)
+        assert await systems.remove("base") and not systems.hosts
+        await systems.close()
+        asking.cancel()
+
+    before = children()
+    asyncio.run(run())
+    eventually(lambda: children() == before, within_s=5)
 
 
 PROMPT = (5, 6, 7)

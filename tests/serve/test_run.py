@@ -16,6 +16,7 @@ from rung.cli import main
 from rung.serve import run as module
 from rung.serve.keys import add_key, remove_key
 from rung.serve.run import is_loopback
+from rung.system import save
 from tests.fixtures_climb import make_tiny_gguf
 from tests.fixtures_serve import ROOT, Server, eventually, gathered, said, start
 
@@ -224,6 +225,47 @@ def test_a_server_that_is_stopped_while_it_fetches_a_model_ends_at_once(tmp_path
         finally:
             process.kill()
     assert (process.returncode, told) == (0, "stopped\n")
+
+
+STARTING = """
+import time
+from types import SimpleNamespace
+from rung.cli.main import main
+from rung.engines import llama_process, torch
+
+def load_model(*given, **named):
+    print("loading", flush=True)
+    time.sleep(60)
+
+begun = llama_process._begun
+
+def tell():
+    made = begun()
+    print("loading", flush=True)
+    return made
+
+torch.load_model, llama_process._begun = load_model, tell
+llama_process.llama_child = SimpleNamespace(__file__="silent.py")
+main()
+"""
+"""A server whose weights are long in loading, by llama.cpp and by torch."""
+
+
+@pytest.mark.parametrize("number", (signal.SIGTERM, signal.SIGINT))
+@pytest.mark.parametrize("engine", ("llama", "torch"))
+def test_a_server_that_is_stopped_while_weights_are_loaded_ends_at_once(
+    tmp_path, tiny_systems, engine, number
+):
+    (tmp_path / "silent.py").write_text("import time\ntime.sleep(60)\n")
+    spec = tiny_systems["words"].spec.model_copy(update={"engine": engine})
+    slow = save(tmp_path / "slow", spec, {})
+    program = ("-c", STARTING)
+    with Server(str(slow.folder), home=tmp_path, wait=False, program=program) as server:
+        eventually(lambda: "loading" in server.lines, within_s=60)
+        children = server.children()
+        assert server.stop(number, within_s=15) == 0
+        assert server.lines[-2:] == ["loading", "stopped"]
+    assert not psutil.wait_procs(children, timeout=5)[1]
 
 
 class Tagged:

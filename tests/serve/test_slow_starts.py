@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import threading
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -11,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from rung.engines.torch import load_model
 from rung.records import Example
 from rung.registry import point, read_tag
 from rung.serve.answer import asked, label, reply
@@ -126,6 +128,67 @@ def test_while_a_system_of_several_calls_is_loaded_heads_answer(tiny_systems, tm
             assert found.value in LABELS and not loading.done()
         await loading
         assert await answer(systems, "thinks") in LABELS
+        await systems.close()
+
+    asyncio.run(run())
+
+
+def test_while_a_torch_system_is_loaded_heads_answer_and_its_first_answer_finds_it_loaded(
+    tiny_systems, tmp_path: Path, monkeypatch
+):
+    spec = tiny_systems["words"].spec.model_copy(update={"engine": "torch"})
+    slow = save(tmp_path / "slow", spec, {})
+    loads, go_on, loaded = threading.Event(), threading.Event(), list[str]()
+
+    def held(*arguments, **named):
+        loaded.append(threading.current_thread().name)
+        loads.set()
+        assert go_on.wait(60)
+        return load_model(*arguments, **named)
+
+    monkeypatch.setattr("rung.engines.torch.load_model", held)
+
+    async def run() -> None:
+        systems = await serving(tiny_systems["desk"])
+        head = systems.find("s0")
+        assert head is not None
+        loading = asyncio.ensure_future(systems.add(str(slow.folder), "slow"))
+        try:
+            assert await asyncio.to_thread(loads.wait, SOON_S)
+            async with asyncio.timeout(SOON_S):
+                found = await label(systems, head, await asked(systems, head, ROW))
+            assert found.value in LABELS and not loading.done()
+        finally:
+            go_on.set()
+        await loading
+        assert await answer(systems, "slow") in LABELS and loaded == ["aside"]
+        await systems.close()
+
+    asyncio.run(run())
+
+
+def test_two_torch_systems_that_are_loaded_at_once_are_loaded_one_after_the_other(
+    tiny_systems, tmp_path: Path, monkeypatch
+):
+    spec = tiny_systems["words"].spec.model_copy(update={"engine": "torch"})
+    many = [save(tmp_path / str(n), spec.model_copy(update={"context_tokens": 200 + n}), {}) for n in (0, 1)]
+    at_work, most = 0, 0
+
+    def counted(*arguments, **named):
+        nonlocal at_work, most
+        at_work += 1
+        most = max(most, at_work)
+        time.sleep(0.3)
+        made = load_model(*arguments, **named)
+        at_work -= 1
+        return made
+
+    monkeypatch.setattr("rung.engines.torch.load_model", counted)
+
+    async def run() -> None:
+        systems = Systems(Limits(slots=1, threads=1))
+        await asyncio.gather(*[systems.add(str(one.folder), f"s{n}") for n, one in enumerate(many)])
+        assert len(systems.pool.engines) == 2 and most == 1
         await systems.close()
 
     asyncio.run(run())

@@ -13,6 +13,7 @@ from rung.spec import AnswerSpec, Spec
 from rung.system import Pool, System, save
 from tests.fixtures_hosted import KEY, MODEL, Hosted, as_asked
 from tests.fixtures_serve import Server, eventually, make_head, said
+from tests.serve.test_leaving import Client
 
 
 @pytest.fixture
@@ -73,6 +74,21 @@ def test_a_server_that_stops_waits_for_no_hosted_model_and_says_so_to_who_asked(
         assert [one.status_code for one in found] == [503] * 3
         assert {one.json()["error"]["code"] for one in found} == {"stopped"}
         assert server.lines[-1] == "stopped" and "Traceback" not in server.said
+
+
+def test_what_nobody_waits_for_any_more_is_not_asked_for_again(provider, folder):
+    """The time of one is over, the client of the other leaves; each call breaks after that, as one may."""
+    provider.whole = lambda body: (200, 2.0, {})
+    with Server(f"loud={folder / 'loud'}", "--request-limit", "1s", home=folder) as server:
+        assert ask(server, "loud").status_code == 504
+        eventually(lambda: server.gauge("rung_running") == 0)
+        assert len(provider.seen) == 1
+    with Server(f"loud={folder / 'loud'}", home=folder) as server:
+        client = Client(server, "/v1/chat/completions", {"model": "loud", "messages": said("a parcel")})
+        eventually(lambda: len(provider.seen) == 2)
+        client.leave()
+        eventually(lambda: server.gauge("rung_running") == 0)
+        assert len(provider.seen) == 2
 
 
 def test_threads_that_ask_for_a_hosted_model_at_once_have_one_engine(folder):
