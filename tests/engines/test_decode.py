@@ -315,12 +315,19 @@ def test_what_a_row_draws_hangs_on_no_other_row():
     alone = [drawn(logits[seed : seed + 1], [row_of(seed, *kinds[seed % 4])])[0] for seed in range(40)]
     assert together == alone
     assert len(set(together)) > 10
-    usual = torch.get_default_dtype()
-    torch.set_default_dtype(torch.bfloat16)  # as transformers does while a model is loaded elsewhere
+
+
+def test_what_is_drawn_hangs_on_no_model_that_is_loaded_elsewhere():
+    """transformers sets torch's default type for the whole process meanwhile."""
+    logits = torch.randn(4000, 60, generator=torch.Generator().manual_seed(1))
+    rows = [row_of(seed, 0.7) for seed in range(len(logits))]
+    found, usual = drawn(logits, rows), torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
     try:
-        assert drawn(logits, [row_of(seed, *kinds[seed % 4]) for seed in range(40)]) == together
+        again = drawn(logits, [row_of(seed, 0.7) for seed in range(len(logits))])
     finally:
         torch.set_default_dtype(usual)
+    assert again == found
 
 
 @pytest.mark.parametrize("top_p", [1.0, 0.8])
