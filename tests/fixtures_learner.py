@@ -39,7 +39,7 @@ class Learner:
     def __post_init__(self):
         bench = SimpleNamespace(metric="accuracy")
         self.context = SimpleNamespace(
-            dev=DEV, kind="label", bench=bench, limit=512, seconds_left=self.budget_s + 60
+            sign=1, dev=DEV, kind="label", bench=bench, limit=512, seconds_left=self.budget_s + 60
         )
         self.pace, self.tuning = Pace(), Tuning()
         self.base_said = None

@@ -17,7 +17,7 @@ from rung.scoring.scorers import SCORERS
 from rung.system import System
 from rung.task import Task
 
-ASKED_AHEAD = ("sft", "distill", "api")
+ASKED_AHEAD = ("distill_head", "sft", "distill", "api")
 """Rungs that tell by the rows and by what the task names alone whether they apply."""
 
 
@@ -114,7 +114,8 @@ def _not_ahead(found: RungResult, before: Sequence[RungResult], metric: MetricNa
 
 def expected(rung: str, task: Task) -> bool:
     """Whether the task names what a rung needs: one that it doesn't is kept no time for."""
-    wants = {"retrieval": task.data.documents, "distill": task.teacher, "api": rival_of(task)}
+    wants = {"retrieval": task.data.documents, "api": rival_of(task)}
+    wants |= dict.fromkeys(("distill_head", "distill"), task.teacher)
     return wants.get(rung, True) is not None
 
 

@@ -13,6 +13,7 @@ WEIGHTS = {
     "retrieval": 0.2,
     "optimise": 0.2,
     "workflow": 0.2,
+    "distill_head": 0.2,
     "reinforce": 0.2,
     "api": 0.1,
 }

@@ -114,8 +114,8 @@ def _served_badly(failed: str, hosts: Sequence[str]) -> bool:
 
 def _taught_by_gone(result: RungResult, task: Task) -> bool:
     """Whether a rung failed as its teacher is a System whose model is another by now: so it stays one."""
-    taught = result.rung == "distill" and task.teacher is not None and is_system(task.teacher)
-    return taught and ANOTHER in (result.failed or "")
+    taught = result.rung in ("distill_head", "distill") and task.teacher is not None
+    return taught and is_system(str(task.teacher)) and ANOTHER in (result.failed or "")
 
 
 def is_untested(result: RungResult) -> bool:

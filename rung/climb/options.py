@@ -17,8 +17,8 @@ from rung.models.resolve import Model, resolve
 from rung.registry import names_model, resolve_system
 from rung.rungs import LADDER
 from rung.rungs.base import Reporter, Rung
-from rung.rungs.distill import REWORDED
 from rung.rungs.reflect import no_reflection
+from rung.rungs.taught import REWORDED
 from rung.runs import digest_of, file_digest
 from rung.system import System
 from rung.task import Tuning
@@ -84,7 +84,7 @@ def digests_beside(prepared: Prepared, options: Options, reporter: Reporter) -> 
     asked = bool(prepared.unlabelled) or task.metric in REWORDED
     rungs = [rung.name for _, rung in chosen_rungs(options)]
     reflects = "optimise" in rungs and task.metric != "style" and no_reflection(task) is None
-    taught = reflects or (asked and "distill" in rungs)
+    taught = reflects or (asked and not {"distill", "distill_head"}.isdisjoint(rungs))
     if task.teacher is not None and hosted(task.teacher) is None and taught:
         if names_model(task.teacher):
             found["teacher"] = brought(task.teacher, reporter).digest

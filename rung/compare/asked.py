@@ -209,6 +209,7 @@ def _otherwise(here: set[tuple[str, str]], place: str, one: Side, found: Prepare
     taught = {said for said in here if said in inputs or (said[0], "") in inputs}
     judged = {question(row) for row in (*found.splits.undesirable, *found.splits.dev_undesirable)}
     ways = (
+        ("distill_head", "a teacher's answers to", taught),
         ("distill", "a teacher's answers to", taught),
         ("preference", "from bad answers to", here & judged),
     )

@@ -18,6 +18,7 @@ from rung.scoring.scorers import SCORERS
 
 WAYS = {
     "head": "a small linear model",
+    "distill_head": "a small linear model that learned from a bigger one",
     "prompt": "an instruction alone",
     "few_shot": "an instruction with examples",
     "retrieval": "looking up the documents",
@@ -29,6 +30,7 @@ WAYS = {
 
 REASONS = {
     "head": "the rows teach a linear model as much as they teach a language model",
+    "distill_head": "a linear model learns as much from a bigger one's answers as a language model does",
     "prompt": "telling the model what is wanted brings as much as training it does",
     "few_shot": "examples beside the request show it as well as training does",
     "retrieval": "showing the model what stands in the documents brings as much as training it does",

@@ -3,6 +3,7 @@
 from rung.rungs.api import Api
 from rung.rungs.base import Rung
 from rung.rungs.distill import Distill
+from rung.rungs.distill_head import DistillHead
 from rung.rungs.few_shot import FewShot
 from rung.rungs.head import Head
 from rung.rungs.optimise import Optimise
@@ -20,6 +21,7 @@ LADDER: tuple[Rung, ...] = (
     Retrieval(),
     Optimise(),
     Workflow(),
+    DistillHead(),
     Sft(),
     Distill(),
     Preference(),

@@ -89,16 +89,21 @@ class Head:
 
         Raises TrainingError where none can be fitted, as on rows of one label.
         """
-        variants: list[Variant] = []
-        late: list[str] = []
-        for name, fitted, dev_scores in _fitted(context, late):
-            if context.kind == "label":
-                fitted = heads.calibrated(fitted, dev_scores, [str(e.output) for e in context.dev])
-            variants.append(_variant(context, name, fitted))
-        if not variants:
-            raise TrainingError("; ".join(late))
-        chosen, trials, notes = choose(context, variants, screen=None)
-        return Built(system=chosen.system, what=chosen.name, trials=trials, notes=(*late, *notes))
+        return fitted(context, self.name)
+
+
+def fitted(context: Context, rung: str) -> Built:
+    """The best head on dev of the context's training rows, as a rung's System; raises as `Head.build`."""
+    variants: list[Variant] = []
+    late: list[str] = []
+    for name, head, dev_scores in _fitted(context, late):
+        if context.kind == "label":
+            head = heads.calibrated(head, dev_scores, [str(e.output) for e in context.dev])
+        variants.append(_variant(context, name, head, rung))
+    if not variants:
+        raise TrainingError("; ".join(late))
+    chosen, trials, notes = choose(context, variants, screen=None)
+    return Built(system=chosen.system, what=chosen.name, trials=trials, notes=(*late, *notes))
 
 
 def _to_embed(context: Context, rows: Sequence[Example]) -> int:
@@ -174,9 +179,9 @@ def _fit(
     return heads.fit_tfidf(counts(), labels, strength, context.seed, beside)
 
 
-def _variant(context: Context, name: str, head: LinearHead) -> Variant:
+def _variant(context: Context, name: str, head: LinearHead, rung: str) -> Variant:
     spec = Spec(
-        rung="head",
+        rung=rung,
         task=context.task.name,
         kind=context.kind,
         labels=head.labels,

@@ -14,10 +14,10 @@ from rung.runs import digest_of
 
 SCREEN_ROWS = 100
 FEWEST_SCREENED = 20
-PILOTS_S, PILOTS_SHARE = 40.0, 0.2
+PILOTS_S, PILOTS_SHARE, FIRST_SHARE = 40.0, 0.2, 0.5
 """Of the first variant and of all others together, at most, and of the rung's time in all: where answers are
 slow, each answers fewer rows to tell its pace. Rows of a variant that there's time for are asked in any case:
-to them the share alone holds."""
+to them the share alone holds, and to those of the first one half of the time; what is paid for waits."""
 SLACK = 1.2
 """By so much a pass over rows may take longer than its pace says: it's begun only if it fits even then."""
 
@@ -67,8 +67,8 @@ def _pace(
         own = bounded(context, variant, found, known)
         quickest = min((own, *(pace for _, pace in known)), key=lambda pace: pace.row_s)
         rest_s = own.seconds(min(PACED_ROWS, len(context.dev)) - own.asked, batch_of(context))
-        if not known:
-            return SLACK * rest_s <= context.seconds_left
+        if not known and not variant.system.is_hosted:
+            return rest_s <= FIRST_SHARE * context.seconds_left
         return rest_s <= context.seconds_left - end_s and _fits(context, variant, own, quickest)
 
     bar = context.reporter.begin(f"{variant.name}: how fast it answers", None)

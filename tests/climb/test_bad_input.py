@@ -103,7 +103,7 @@ def test_twenty_rows_are_enough_to_begin(tiny):
         (
             ["--rungs", "zzz"],
             "no rung is called 'zzz'; The ladder has head, prompt, few_shot, retrieval, optimise, "
-            "workflow, sft",
+            "workflow, distill_head, sft",
         ),
         (["--dev-rows", "19"], "--dev-rows 19 is too few to choose by; give at least 20"),
         (["--seed", "-1"], "--seed -1: give a whole number from 0"),

@@ -453,7 +453,8 @@ def test_every_verdict_is_consistent_with_itself(table, seed):
     scores = {one.rung: one.measurement.score for one in rungs}
     assert found.best is not None
     assert scores[found.best] == max(scores.values())
-    assert (found.rows_needed is not None) == (found.kind == "undecided")
+    assert (found.rows_needed is not None or found.between) == (found.kind == "undecided")
+    assert found.rows_needed is None or not found.between
     assert found.rows_needed is None or found.rows_needed > 1
     assert found.chosen in RUNGS
     if found.kind == "undecided":

@@ -188,7 +188,7 @@ def test_the_steps_of_the_ladder_on_two_models():
         names = [s.name for s in steps if s.rung is rung]
         free = isinstance(rung, ModelFree)
         assert names == ([rung.name] if free else [f"{rung.name}@a", f"{rung.name}@b"])
-    assert {rung.name for rung in LADDER if isinstance(rung, ModelFree)} == {"head", "api"}
+    assert {rung.name for rung in LADDER if isinstance(rung, ModelFree)} == {"head", "distill_head", "api"}
     alone = steps_of(rungs, [model("a", 1)], task)
     assert [(s.name, s.order) for s in alone] == [(rung.name, at) for at, rung in rungs]
     assert rung_of(candidate_name("sft", "a@b")) == "sft" == candidate_name("sft", None)

@@ -25,7 +25,7 @@ from tests.fixtures_hosted import Hosted, as_asked, beside, unlabelled
 
 pytestmark = pytest.mark.usefixtures("toy_rates")
 
-EMBEDDING = {"head", "few_shot", "retrieval"}
+EMBEDDING = {"head", "few_shot", "retrieval", "distill_head"}
 """Rungs that need the weights of the embedding model."""
 RUNGS = [
     pytest.param(r, id=r.name, marks=[pytest.mark.models] if r.name in EMBEDDING else []) for r in LADDER
@@ -39,7 +39,10 @@ ROWS, FEWER_ROWS = 88, 60
 KIND = {"reinforce": "json"}
 """What a rung answers in the tests that want one kind: labels, but for those that labels teach nothing."""
 WITHOUT = {
-    "head": dict.fromkeys(("json", "text", "tool_call"), "a linear layer gives labels and numbers alone"),
+    **dict.fromkeys(
+        ("head", "distill_head"),
+        dict.fromkeys(("json", "text", "tool_call"), "a linear layer gives labels and numbers alone"),
+    ),
     "reinforce": {
         "text": "rouge_l is no reward",
         "tool_call": "8 answers to each of so many prompts that hold functions would take a minute",
@@ -93,6 +96,13 @@ SKIPS = {
         "none of the .* rows fits": lambda c: replace(c, too_long=every_id(c)),
         "49 training rows; tuning needs at least 50": lambda c: replace(c, train=c.train[:49]),
         **LACKING,
+    },
+    "distill_head": {
+        "the output is text": lambda c: with_kind(c, "text"),
+        "no teacher is named": lambda c: with_task(c, teacher=None),
+        "no inputs for the teacher.*rung synth": lambda c: replace(c, unlabelled=()),
+        "OPENAI_API_KEY isn't set": lambda c: with_task(c, teacher="openai:gpt-5-mini"),
+        "the price of .* isn't known": lambda c: without_prices(c),
     },
     "distill": {
         "no teacher is named": lambda c: with_task(c, teacher=None),
@@ -283,7 +293,7 @@ def built(tiny, roomy, tmp_path_factory, server, foreseen):
 def test_the_ladder_has_its_rungs_cheapest_first():
     assert [rung.name for rung in LADDER] == [
         *("head", "prompt", "few_shot", "retrieval", "optimise"),
-        *("workflow", "sft", "distill", "preference", "reinforce", "api"),
+        *("workflow", "distill_head", "sft", "distill", "preference", "reinforce", "api"),
     ]
     assert SKIPS.keys() == {rung.name for rung in LADDER}
 
@@ -407,7 +417,7 @@ def test_the_rows_outputs_are_never_part_of_a_question(rung, built):
 def test_what_a_rung_foresees_is_positive_and_settles_what_it_is_built_from(rung, built, foreseen):
     context, _ = built(rung, kind_of(rung))
     told, again = foreseen[rung.name]
-    if rung.name == "distill":
+    if rung.name in ("distill_head", "distill"):
         assert told is None, "a hosted teacher is asked nothing beforehand"
         return
     assert told is not None and told.least_s >= 0

@@ -15,11 +15,11 @@ from rung.rungs import optimise, sft, workflow
 from rung.rungs.api import Api, foretold_usd, prompting
 from rung.rungs.base import Context
 from rung.rungs.below import best_prompting
-from rung.rungs.distill import inputs, teach
 from rung.rungs.instructions import EXAMPLES_SHOW_IT, answer_spec, spec_for
 from rung.rungs.reflect import _Search, reflector
 from rung.rungs.retrieval import LOOK_THERE
 from rung.rungs.sft import BARE, Sft, answer_forms
+from rung.rungs.taught import inputs, teach
 from rung.rungs.teacher import teacher_system
 from rung.search import PassageIndex, index_files, index_names, terms_of
 from rung.ship.export import ExportOptions, export

@@ -19,9 +19,19 @@ from rung.errors import EngineError, ModelError, RungError, TaskError, TrainingE
 from rung.evaluate import Store
 from rung.rungs import teacher as teaching
 from rung.rungs.base import Context
-from rung.rungs.distill import AS_IT_WAS, TAUGHT_FILE, Distill, compared, inputs, shows_answers, teach
+from rung.rungs.distill import Distill
 from rung.rungs.few_shot import _kinds, _settings
 from rung.rungs.instructions import answer_spec, spec_for
+from rung.rungs.taught import (
+    AS_IT_WAS,
+    TAUGHT_FILE,
+    affordable_inputs,
+    compared,
+    inputs,
+    scored_on_dev,
+    shows_answers,
+    teach,
+)
 from rung.rungs.teacher import (
     DRAWS,
     FIRST_DRAWS,
@@ -108,7 +118,7 @@ def test_a_slow_teacher_is_scored_on_fewer_dev_rows_and_asked_what_fits_its_time
     slow(monkeypatch, server, 5.0)
     short = replace(context, deadline=time.monotonic() + 500)
     system = teacher_system(short, str(context.task.teacher))
-    scored = Distill()._scored(short, system)
+    scored = scored_on_dev(short, system)
     assert len(scored.predictions) == len(server.seen) == 9
     later = replace(context, deadline=time.monotonic() + 45 + 790)
     # By three draws each 26 fit at first; two were enough, and by that pace there's time for 13 more.
@@ -267,7 +277,7 @@ def test_a_teacher_is_not_shown_the_answer_to_the_training_row_that_it_is_asked(
     few = texts.built["few_shot"]
     assert shows_answers(texts, few)
     with pytest.raises(TrainingError, match="shows the training rows' own answers"):
-        Distill()._affordable(texts, few, Distill()._scored(texts, system))
+        affordable_inputs(texts, few, scored_on_dev(texts, system))
     assert not shows_answers(replace(texts, unlabelled=unlabelled(3)), few)
 
 
@@ -281,13 +291,13 @@ def test_an_answer_that_is_the_rows_own_word_for_word_is_not_learned_twice(texts
 def test_the_teacher_takes_half_of_the_money_at_most(context, server):
     usd = draw_usd(context)
     system = teacher_system(context, str(context.task.teacher))
-    scored = replace(Distill()._scored(context, system), prompt_tokens=1.0, completion_tokens=1.0)
+    scored = replace(scored_on_dev(context, system), prompt_tokens=1.0, completion_tokens=1.0)
     context.pool.close()
     left = usd * 100
     context.pool.till = replace(context.pool.till, cap_usd=context.pool.till.spent_usd + left)
     assert Distill().skip(context) is None
     assert left / 2 < PROBED * DRAWS * usd, "the money is too little to see how many need a third draw"
-    rows, short = Distill()._affordable(context, system, scored)
+    rows, short = affordable_inputs(context, system, scored)
     each = DRAWS * usd
     assert left / 2 - each < len(rows) * each <= left / 2, "no less than was foretold"
     assert f"is enough for {len(rows)} of 40 inputs" in short
@@ -346,10 +356,10 @@ def test_only_texts_are_learned_anew_from_training_rows(context, tiny, tmp_path,
 
 def test_a_teacher_that_is_worse_than_its_student_is_told_of(context, server):
     system = teacher_system(context, str(context.task.teacher))
-    good = Distill()._scored(context, system)
+    good = scored_on_dev(context, system)
     spec = system.spec.model_copy(update={"instruction": "Be wrong."})
     server.says = lambda text, body: json.dumps({"label": "billing"})
-    bad = Distill()._scored(context, save(context.work / "bad", spec, {}))
+    bad = scored_on_dev(context, save(context.work / "bad", spec, {}))
     assert good.score == 1.0 > bad.score
     assert "the teacher is worse than what it teaches" in compared(context, bad, system)[0]
     (told,) = compared(context, good, System(context.work, spec))

@@ -21,10 +21,11 @@ from rung.records import Example, Json
 from rung.rungs import coursing, length, tuning, whitebox
 from rung.rungs.api import prices
 from rung.rungs.base import Context
-from rung.rungs.distill import Distill, inputs, teach
+from rung.rungs.distill import Distill
 from rung.rungs.instructions import instructions
 from rung.rungs.prompt import Prompt
 from rung.rungs.sft import Sft
+from rung.rungs.taught import inputs, teach
 from rung.rungs.teacher import teacher_system
 from rung.system import Pool, System
 from rung.task import load_task

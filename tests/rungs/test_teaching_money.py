@@ -13,7 +13,8 @@ from rung.errors import TrainingError
 from rung.records import RungResult
 from rung.rungs import tuning
 from rung.rungs.base import JOURNAL_FILE, SETTLED_FILE, WORK_FOLDER
-from rung.rungs.distill import FEWEST_ASKED, TAUGHT_FILE, Distill, teach
+from rung.rungs.distill import Distill
+from rung.rungs.taught import FEWEST_ASKED, TAUGHT_FILE, affordable_inputs, scored_on_dev, teach
 from rung.rungs.teacher import DRAWS, FIRST_DRAWS, teacher_system
 from rung.rungs.teaching_money import PROBED, TEACHING_SHARE
 from rung.runs import append_jsonl
@@ -66,10 +67,10 @@ ANSWER_USD = THOUGHTS * 4.0 / 1e6
 def test_what_a_teacher_thinks_is_in_the_price_by_which_inputs_are_counted(context, server):
     till = capped_at(context, 60 * DRAWS * ANSWER_USD)
     teacher = teacher_system(context, str(context.task.teacher))
-    scored = Distill()._scored(context, teacher)
+    scored = scored_on_dev(context, teacher)
     before, count = till.spent_usd, len(server.seen)
     left = till.cap_usd - before
-    rows, short = Distill()._affordable(context, teacher, scored)
+    rows, short = affordable_inputs(context, teacher, scored)
     assert len(server.seen) - count == PROBED * FIRST_DRAWS, "the first tell that two draws are enough"
     assert 0.8 * TEACHING_SHARE * left < len(rows) * FIRST_DRAWS * ANSWER_USD < TEACHING_SHARE * left
     assert f"of ${till.cap_usd:g} is enough for {len(rows)} of 40 inputs; raise --api-usd" in short
@@ -90,10 +91,10 @@ def test_a_teacher_whose_draws_disagree_is_asked_fewer_inputs_for_the_same_money
     server.says = says
     till = capped_at(context, 60 * DRAWS * ANSWER_USD)
     teacher = teacher_system(context, str(context.task.teacher))
-    scored = Distill()._scored(context, teacher)
+    scored = scored_on_dev(context, teacher)
     before = till.spent_usd
     left = till.cap_usd - before
-    rows, short = Distill()._affordable(context, teacher, scored)
+    rows, short = affordable_inputs(context, teacher, scored)
     assert 0.8 * TEACHING_SHARE * left < len(rows) * DRAWS * ANSWER_USD < TEACHING_SHARE * left
     found = teach(context, teacher, rows, scored.seconds_per_answer, short)
     assert found.asked == len(found.rows) == len(rows) < 40
@@ -103,18 +104,18 @@ def test_a_teacher_whose_draws_disagree_is_asked_fewer_inputs_for_the_same_money
 def test_a_climb_that_is_taken_up_again_counts_the_same_inputs_and_pays_for_no_other(context, server):
     capped_at(context, 60 * DRAWS * ANSWER_USD)
     teacher = teacher_system(context, str(context.task.teacher))
-    scored = Distill()._scored(context, teacher)
-    rows, short = Distill()._affordable(context, teacher, scored)
+    scored = scored_on_dev(context, teacher)
+    rows, short = affordable_inputs(context, teacher, scored)
     count = len(server.seen)
-    assert Distill()._affordable(context, teacher, scored) == (rows, short)
+    assert affordable_inputs(context, teacher, scored) == (rows, short)
     teach(context, teacher, rows, scored.seconds_per_answer, short)
     taught = len(server.seen)
-    assert Distill()._affordable(context, teacher, scored) == (rows, short)
+    assert affordable_inputs(context, teacher, scored) == (rows, short)
     assert taught == len(server.seen) and count < taught
 
 
 def test_a_cap_that_is_reached_on_the_way_ends_the_asking_and_keeps_what_is_complete(context, monkeypatch):
-    monkeypatch.setattr("rung.rungs.distill.CHUNK_ROWS", 8)
+    monkeypatch.setattr("rung.rungs.taught.CHUNK_ROWS", 8)
     teacher = teacher_system(context, str(context.task.teacher))
     till = capped_at(context, context.pool.till.spent_usd + 25 * FIRST_DRAWS * ANSWER_USD)
     found = teach(context, teacher, context.unlabelled)
@@ -130,7 +131,7 @@ def test_a_cap_that_is_reached_on_the_way_ends_the_asking_and_keeps_what_is_comp
 
 def test_where_the_money_is_enough_for_no_input_it_says_so_and_nothing_is_settled(context):
     teacher = teacher_system(context, str(context.task.teacher))
-    scored = Distill()._scored(context, teacher)
+    scored = scored_on_dev(context, teacher)
     capped_at(context, context.pool.till.spent_usd + 1.5 * DRAWS * ANSWER_USD)
     with pytest.raises(
         TrainingError, match=r"0 inputs asked, 0 answers kept; half of .*raise --api-usd"
@@ -140,7 +141,7 @@ def test_where_the_money_is_enough_for_no_input_it_says_so_and_nothing_is_settle
     assert capped(replace(synthetic_climb(), results=(failed,)))
     assert not (context.folder / TAUGHT_FILE).exists()
     capped_at(context, 1.0)
-    rows, short = Distill()._affordable(context, teacher, scored)
+    rows, short = affordable_inputs(context, teacher, scored)
     assert (len(rows), short) == (40, "")
     assert teach(context, teacher, rows).asked == 40
 
@@ -167,7 +168,7 @@ def test_a_higher_cap_goes_on_with_the_inputs_that_a_lower_one_left_out(context,
 
 def test_a_tune_that_has_begun_goes_on_with_its_rows_under_a_higher_cap(context, server):
     teacher = teacher_system(context, str(context.task.teacher))
-    scored = Distill()._scored(context, teacher)
+    scored = scored_on_dev(context, teacher)
     capped_at(context, 60 * DRAWS * ANSWER_USD)
     first = teach(context, teacher, *_asked(context, teacher, scored))
     append_jsonl(context.folder / WORK_FOLDER / "training" / JOURNAL_FILE, [{"kind": "start"}])
@@ -189,7 +190,7 @@ def begun_again(context) -> None:
 def test_answers_that_were_paid_for_take_none_of_the_money_of_a_climb_again(context, server):
     capped_at(context, 60 * DRAWS * ANSWER_USD)
     teacher = teacher_system(context, str(context.task.teacher))
-    scored = Distill()._scored(context, teacher)
+    scored = scored_on_dev(context, teacher)
     rows, *more = _asked(context, teacher, scored)
     first = teach(context, teacher, rows, *more)
     assert FEWEST_ASKED <= len(rows) < len(context.unlabelled)
@@ -206,7 +207,7 @@ def test_answers_that_were_paid_for_take_none_of_the_money_of_a_climb_again(cont
 
 
 def _asked(context, teacher, scored) -> tuple:
-    rows, short = Distill()._affordable(context, teacher, scored)
+    rows, short = affordable_inputs(context, teacher, scored)
     return rows, scored.seconds_per_answer, short
 
 

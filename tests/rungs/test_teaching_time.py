@@ -11,6 +11,7 @@ from rung.errors import TrainingError
 from rung.rungs.base import Context
 from rung.rungs.distill import LEAST_S, Distill
 from rung.rungs.length import PACE_FILE
+from rung.rungs.taught import scored_on_dev, to_score
 from rung.rungs.teaching_time import HOLDS, ON_POLICY, RACED, Lessons, Paces, foreseen, on_policy_alone
 from rung.runs import write_json
 from rung.spec import AnswerSpec, Spec
@@ -97,8 +98,8 @@ def test_a_teacher_of_this_machine_is_asked_a_few_rows_whose_answers_stay(contex
     assert before, "what it was asked is kept"
     again = Distill().outlook(given)
     assert kept(given) == before and again is not None and again.least_s == told.least_s
-    scored = Distill()._scored(given, System.load(tmp_path / "bigger"))
-    assert scored.n == Distill()._to_score(given, System.load(tmp_path / "bigger"))
+    scored = scored_on_dev(given, System.load(tmp_path / "bigger"))
+    assert scored.n == to_score(given, System.load(tmp_path / "bigger"))
 
 
 def test_without_a_tune_of_sft_or_the_least_time_nothing_is_foretold_or_asked(context, tmp_path):
