@@ -297,8 +297,7 @@ def test_the_teacher_takes_half_of_the_money_at_most(context, server):
     context.pool.till = replace(context.pool.till, cap_usd=context.pool.till.spent_usd + left)
     assert Distill().skip(context) is None
     assert left / 2 < PROBED * DRAWS * usd, "the money is too little to see how many need a third draw"
-    rows, short = affordable_inputs(context, system, scored)
-    each = DRAWS * usd
+    (rows, short), each = affordable_inputs(context, system, scored), DRAWS * usd
     assert left / 2 - each < len(rows) * each <= left / 2, "no less than was foretold"
     assert f"is enough for {len(rows)} of 40 inputs" in short
     assert "of 0" not in context.reporter.text and "inputs; $0.0" in context.reporter.text
