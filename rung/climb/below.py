@@ -13,6 +13,7 @@ from rung.records import Candidate, Example, MetricName, RungResult
 from rung.rungs.api import rival_of
 from rung.rungs.base import Context, Following, Rung
 from rung.rungs.rival import Rival, rival
+from rung.rungs.taught import is_paid
 from rung.scoring.scorers import SCORERS
 from rung.system import System
 from rung.task import Task
@@ -134,7 +135,7 @@ def is_out(rung: Rung, task: Task, chosen: Set[str], context_of: Callable[[], Co
         reason = rung.skip(context)
     except RungError:
         return True
-    return reason is not None and not (CAP_OPTION in reason and context.paid_usd > 0)
+    return reason is not None and not (CAP_OPTION in reason and is_paid(context))
 
 
 def _beside(step: Step, before: Sequence[RungResult]) -> list[RungResult]:

@@ -280,7 +280,7 @@ def _write_list(path: Path, rows: list[dict[str, Any]], source: Path) -> None:
 
 def _write_table(path: Path, rows: list[dict[str, Any]], source: Path) -> None:
     with source.open(encoding="utf-8-sig") as file:
-        first = file.readline()
+        first = next((line for line in file if line.strip()), "")
     said = separator_said(first)
     between = said or separator(source, first)
     with path.open("w", encoding="utf-8", newline="") as file:

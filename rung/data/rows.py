@@ -198,10 +198,10 @@ def _table(path: Path) -> Iterator[Row]:
 def _cells(path: Path) -> Iterator[tuple[int, list[str]]]:
     """The rows of a table that aren't blank, its header first, each with the line it starts on."""
     lines = (_sure(text) for _, text in _lines(path))
-    first = next(lines)
+    above, first = next(((at, line) for at, line in enumerate(lines) if line.strip()), (0, ""))
     said = separator_said(first)
     csv.field_size_limit(MAX_ROW_BYTES)
-    text, above = (lines, 1) if said else (chain([first], lines), 0)
+    text, above = (lines, above + 1) if said else (chain([first], lines), above)
     reader = csv.reader(text, delimiter=said or separator(path, first), strict=True)
     start = above + 1
     try:

@@ -86,7 +86,7 @@ no word out at their limit): their thoughts count as part of the answer."""
 class EndpointEngine:
     """Chat completions from one model behind one URL, at most `spec.parallel` in flight.
 
-    A call is tried `attempts` times: again after 429, 5xx, a broken connection, no whole answer within
+    A call is tried `attempts` times: again after 429, 5xx, a broken connection, no word within
     `request_limit_s`, or an answer that isn't JSON, waiting as long as Retry-After says or else
     `backoff_s` (BACKOFF_S) doubled each time, with jitter. A Retry-After, and a 429 without one, holds back
     every call; at a 429 the count of a call's tries begins anew where another call was answered since its

@@ -26,7 +26,7 @@ from rung.spec import USUAL_TOKENS
 HUB_ID: Final = re.compile(r"(?:hf:)?(?P<repository>[\w.-]+/[\w.-]+)(?::(?P<file>[\w./-]+\.gguf))?")
 _WORD: Final = re.compile(r"[^/:]+(?<!\.gguf)")
 """A name that is neither a path nor an id nor a URL."""
-_HOSTED_WORD: Final = re.compile(r"gpt|claude|o[134]\b", re.IGNORECASE)
+_HOSTED_WORD: Final = re.compile(r"gpt-\d|chatgpt-|claude-|o[134]\b", re.IGNORECASE)
 """How the names of OpenAI's and Anthropic's models begin."""
 _EMBEDDERS: Final = ("bert", "nomic-bert", "jina-bert-v2", "t5encoder")
 _UNKNOWN_LICENCE: Final = "unknown"

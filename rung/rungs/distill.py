@@ -92,7 +92,7 @@ class Distill:
             return replace(made, found=found, notes=(*uncounted(context), *made.notes))
         rows, short = affordable_inputs(context, teacher, scored)
         taught = teach(context, teacher, rows, scored.seconds_per_answer, short)
-        spent = taught_usd(context)
+        spent = taught_usd(context, teacher)
         context.reporter.say(f"distill: {taught.said}")
         if not taught.rows:
             why = f"; {taught.short}" if taught.short else ""

@@ -22,11 +22,22 @@ from rung.rungs.taught import (
     unpaid,
     untaught,
 )
-from rung.rungs.teacher import DRAWS, FIRST_DRAWS, draws_of, hosted_teacher, teacher_system
+from rung.rungs.teacher import (
+    DRAWS,
+    FIRST_DRAWS,
+    draws_of,
+    hosted_teacher,
+    is_raced,
+    teacher_system,
+    too_slow,
+)
 from rung.rungs.teaching_money import TEACHING_SHARE
+from rung.rungs.teaching_time import refused
 from rung.task import Task
 
 AGREE = "how often the teacher's first draws agree"
+LEARN_S, LEAST_S = 5.0, 15.0
+"""Kept to fit a head in; and with the teacher's first answers, at least."""
 
 
 class DistillHead:
@@ -51,7 +62,9 @@ class DistillHead:
 
         None without the latter, and for a hosted teacher, which is never asked beforehand.
         """
-        if hosted_teacher(context.task) is not None or (head := Head().outlook(context)) is None:
+        if hosted_teacher(context.task) is not None or not context.in_time("teach", LEAST_S):
+            return None
+        if (head := Head().outlook(context)) is None:
             return None
         teacher = teacher_system(context, str(context.task.teacher))
         if shows_answers(context, teacher):
@@ -62,6 +75,9 @@ class DistillHead:
         scoring_s = answer_s * sum(e.id not in known for e in scored)
         left_s = max(0.0, context.seconds_left - scoring_s)
         rows, most = len(inputs(context)), draws_of(teacher)
+        fewest_s = min(FEWEST_ASKED, rows) * most * answer_s
+        if fewest_s > left_s - LEARN_S and not is_raced(teacher, rows):
+            return refused(too_slow(most * answer_s, min(FEWEST_ASKED, rows), left_s))
 
         def seconds(draws: int) -> float:
             each_s = draws * answer_s
@@ -69,17 +85,22 @@ class DistillHead:
             return scoring_s + asked * each_s + head.seconds * (1 + asked / len(context.train))
 
         ends = sorted(seconds(draws) for draws in {most, min(most, FIRST_DRAWS)})
-        least_s = scoring_s + min(FEWEST_ASKED, rows) * most * answer_s + head.least_s
+        least_s = scoring_s + fewest_s + head.least_s
         by = AGREE if most == DRAWS else ""
         return Outlook(seconds=ends[-1], low_s=ends[0], high_s=ends[-1], least_s=least_s, by=by)
 
     def build(self, context: Context) -> Built:
         """Ask, verify, fit. Raises TrainingError where no answer holds, and as `Head.build`."""
+        if not context.in_time("teach", LEAST_S):
+            raise TrainingError(
+                f"{max(0.0, context.seconds_left):.0f} s of the budget are left to teach in, at least "
+                f"{LEAST_S:.0f} s are needed; nothing was asked: give more with --budget"
+            )
         teacher = teacher_system(context, str(context.task.teacher))
         scored = scored_on_dev(context, teacher)
         rows, short = affordable_inputs(context, teacher, scored)
-        taught = teach(context, teacher, rows, scored.seconds_per_answer, short)
-        spent = taught_usd(context)
+        taught = teach(context, teacher, rows, scored.seconds_per_answer, short, LEARN_S)
+        spent = taught_usd(context, teacher)
         context.reporter.say(f"{self.name}: {taught.said}")
         if not taught.rows:
             why = f"; {taught.short}" if taught.short else ""

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 
 from pydantic import TypeAdapter
 
@@ -57,6 +58,9 @@ def affordable_inputs(
         )
     if till is None or not draw_usd(context, scored):
         return rows, ""
+    for other in _others(context, teacher).values():
+        if other.short and other.cap_usd == till.cap_usd and other.asked < len(rows):
+            return rows[: other.asked], other.short  # two students of the same answers take no more than one
     kept = _kept(context)
     fits, costs = affordable(context, teacher, rows, 0 if kept is None else kept.asked, scored)
     more = [cost for cost in costs if cost]
@@ -151,19 +155,25 @@ def shows_answers(context: Context, teacher: System) -> bool:
 
 
 def teach(
-    context: Context, teacher: System, rows: Sequence[Example], answer_s: float = 0.0, short: str = ""
+    context: Context,
+    teacher: System,
+    rows: Sequence[Example],
+    answer_s: float = 0.0,
+    short: str = "",
+    learn_s: float = FEWEST_S,
 ) -> Taught:
     """Synthetic rows of the teacher's answers that stand up to checking, as far as time and money allow.
 
-    `answer_s` is what one of its answers takes, `short` why the money isn't enough for more rows. Raises
-    TrainingError where even a few don't fit the time.
+    `answer_s` is what one of its answers takes, `short` why the money isn't enough for more rows, `learn_s`
+    the least time that learning from them takes. Raises TrainingError where even a few don't fit the time.
 
     Settled once they are all there: a call that broke may hold when it's made again, and a tune goes on with
     the rows that it began with. Under a higher cap more are asked where no tune has begun.
     """
     kept = _kept(context)
     if _asks_on(context, kept, len(rows)):
-        kept = _taught(context, teacher, rows, answer_s, replace(kept or _Kept(), short=short))
+        before = replace(kept or _Kept(), short=short, teacher=teacher.digest)
+        kept = _taught(context, teacher, rows, answer_s, before, learn_s)
         if kept.answers:
             write_json(context.folder / TAUGHT_FILE, asdict(kept))
     assert kept is not None, "what isn't kept is asked"
@@ -184,7 +194,7 @@ def teach(
 class _Kept:
     """As `Taught`, on disk: the answers by the ids of the rows that are made of them.
 
-    They were asked under a cap of `cap_usd`.
+    They were asked under a cap of `cap_usd`, of the System of a digest.
     """
 
     asked: int = 0
@@ -192,11 +202,23 @@ class _Kept:
     answers: dict[str, Json] = field(default_factory=dict)
     short: str = ""
     cap_usd: float = 0.0
+    teacher: str = ""
 
 
 def _kept(context: Context) -> _Kept | None:
     path = context.folder / TAUGHT_FILE
-    return TypeAdapter(_Kept).validate_python(read_json(path)) if path.exists() else None
+    return _read(path) if path.exists() else None
+
+
+def _read(path: Path) -> _Kept:
+    return TypeAdapter(_Kept).validate_python(read_json(path))
+
+
+def _others(context: Context, teacher: System) -> dict[str, _Kept]:
+    """What other rungs of this run were taught by the same System, asked alike, by their folders' names."""
+    paths = sorted(context.folder.parent.glob(f"*/{TAUGHT_FILE}"))
+    found = {path.parent.name: _read(path) for path in paths if path.parent != context.folder}
+    return {name: kept for name, kept in found.items() if kept.teacher == teacher.digest}
 
 
 def _asks_on(context: Context, kept: _Kept | None, inputs: int) -> bool:
@@ -216,7 +238,12 @@ def _taught_id(row: Example) -> str:
 
 
 def _taught(
-    context: Context, teacher: System, rows: Sequence[Example], answer_s: float, before: _Kept
+    context: Context,
+    teacher: System,
+    rows: Sequence[Example],
+    answer_s: float,
+    before: _Kept,
+    learn_s: float,
 ) -> _Kept:
     """What was kept `before`, and the answers to the rows that weren't asked then."""
     first = asked = before.asked
@@ -234,7 +261,7 @@ def _taught(
     bar = context.reporter.begin("the teacher answers", len(rows), first)
     try:
         while asked < len(rows):
-            chunk = rows[asked : asked + _fitting(context, asked, len(rows), each_s, kept_s)]
+            chunk = rows[asked : asked + _fitting(context, asked, len(rows), each_s, kept_s, learn_s)]
             if not chunk:
                 short = ""  # it was the time
                 break
@@ -254,7 +281,9 @@ def _taught(
         short = f"the teacher was asked no more: {error}"
     finally:
         context.reporter.end(bar)
-    return _Kept(asked=asked, dropped=dict(dropped), answers=found, short=short, cap_usd=_cap_usd(context))
+    return replace(
+        before, asked=asked, dropped=dict(dropped), answers=found, short=short, cap_usd=_cap_usd(context)
+    )
 
 
 def _checked(context: Context, row: Example, answers: Sequence[Answer]) -> tuple[Json, str | None]:
@@ -267,10 +296,10 @@ def _checked(context: Context, row: Example, answers: Sequence[Answer]) -> tuple
     return kept.value, AS_IT_WAS if as_it_was else kept.reason
 
 
-def _fitting(context: Context, asked: int, inputs: int, each_s: float, kept_s: float) -> int:
+def _fitting(context: Context, asked: int, inputs: int, each_s: float, kept_s: float, learn_s: float) -> int:
     """How many more of the inputs are asked together: what fits the time, a chunk at most. Settled once.
 
-    Raises TrainingError where not even the fewest fit at first, the time to tune in being as short as can be.
+    Raises TrainingError where not even the fewest fit at first, with as little time to learn as can be.
     """
     fewest = min(FEWEST_ASKED, inputs)
 
@@ -278,7 +307,7 @@ def _fitting(context: Context, asked: int, inputs: int, each_s: float, kept_s: f
         fits = int(min(CHUNK_ROWS, max(0.0, context.seconds_left - kept_s) / max(each_s, 1e-6)))
         if asked or fits >= fewest:
             return fits
-        return fewest if fewest * each_s <= context.seconds_left - FEWEST_S else 0
+        return fewest if fewest * each_s <= context.seconds_left - learn_s else 0
 
     fits = context.settled(f"inputs asked together after {asked}", count)
     assert isinstance(fits, int), "written by this function"
@@ -287,11 +316,17 @@ def _fitting(context: Context, asked: int, inputs: int, each_s: float, kept_s: f
     return fits
 
 
-def taught_usd(context: Context) -> float:
-    """What was paid for the answers that a rung learned from: a head asks for them before a tune does."""
-    till = context.pool.till
-    names = {HEAD_FOLDER, context.folder.name}
+def taught_usd(context: Context, teacher: System) -> float:
+    """What was paid for the answers that a rung learned from, by another too that asked the same before."""
+    till, names = context.pool.till, {context.folder.name, *_others(context, teacher)}
     return 0.0 if till is None else sum(till.spent_for.get(name, 0.0) for name in names)
+
+
+def is_paid(context: Context) -> bool:
+    """Whether hosted models were paid for a rung's answers, or for those of a head that it may learn from."""
+    till = context.pool.till
+    by_head = context.folder.name == "distill" and till is not None and HEAD_FOLDER in till.spent_for
+    return by_head or context.paid_usd > 0
 
 
 def uncounted(context: Context) -> tuple[str, ...]:

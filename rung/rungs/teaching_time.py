@@ -69,11 +69,11 @@ def foreseen(context: Context, lessons: Lessons, pace: Paces) -> Outlook:
     least = min(most, FIRST_DRAWS) if context.unlabelled else most
     left_s = context.seconds_left - scored_s
     if not raced and lessons.fewest * most * pace.teacher_s > left_s - FEWEST_S:
-        return _refused(too_slow(most * pace.teacher_s, lessons.fewest, left_s))
+        return refused(too_slow(most * pace.teacher_s, lessons.fewest, left_s))
     quick, slow = (_taught_s(lessons, pace, draws, left_s) for draws in (least, most))
     tune_s = left_s - quick[1] - _reserve_s(left_s - quick[1])
     if not raced and tune_s < FEWEST_S:
-        return _refused(
+        return refused(
             f"the teacher's answers would take about {duration_text(quick[1])} and leave "
             f"{duration_text(max(0.0, tune_s))} to tune in; at least {duration_text(FEWEST_S)} are needed: "
             "give more with --budget, or name a quicker teacher"
@@ -147,5 +147,6 @@ def _reserve_s(left_s: float) -> float:
     return min(RESERVE_S, RESERVE_SHARE * max(0.0, left_s))
 
 
-def _refused(why: str) -> Outlook:
+def refused(why: str) -> Outlook:
+    """That a rung isn't worth building, and why."""
     return Outlook(seconds=0.0, low_s=0.0, high_s=0.0, least_s=0.0, refusal=why)

@@ -148,7 +148,8 @@ class DataFiles(_Frozen):
         description="Documents to look answers up in: a folder, or a file (.md, .txt, .html, .pdf, .jsonl).",
     )
     unlabelled: FilePath | None = Field(
-        default=None, description="Inputs without outputs, for a teacher to answer; for the rungs distill_head and distill."
+        default=None,
+        description="Inputs without outputs, for a teacher to answer; for distill_head and distill.",
     )
     database: FilePath | None = Field(
         default=None, description="An SQLite file to run queries on, for metric execution; never written to."

@@ -32,6 +32,13 @@ def test_columns_without_a_name_and_any_value_are_left_out(tmp_path: Path, text:
     assert read(tmp_path, text) == [("rows.csv:2", row)]
 
 
+@pytest.mark.parametrize("above", ["\n", " \n\n", "\nsep=;\n"])
+def test_blank_lines_before_the_header_tell_no_separator(tmp_path: Path, above: str) -> None:
+    place = f"rows.csv:{above.count(chr(10)) + 2}"
+    rows = read(tmp_path, f"{above}text;label\na, or c;b\n")
+    assert rows == [(place, {"text": "a, or c", "label": "b"})]
+
+
 def test_a_value_far_down_keeps_a_column_in_every_row(tmp_path: Path) -> None:
     rows = read(tmp_path, "text;label;;\n" + "a;b;;\n" * 50 + "a;b;;note\n")
     assert {tuple(row) for _, row in rows} == {("text", "label", "")}

@@ -36,7 +36,7 @@ def test_a_name_like_a_hosted_models_is_answered_with_how_that_is_written_first(
     assert str(refused.value).startswith(f"no model {name!r}: a hosted one is written {written!r}. Here ")
 
 
-@pytest.mark.parametrize("name", ["nosuch", "o3x", "weights/here.gguf"])
+@pytest.mark.parametrize("name", ["nosuch", "o3x", "gpt2", "gpt-oss-20b", "weights/here.gguf"])
 def test_every_other_name_is_told_the_forms_of_hosted_ones_at_the_end(name: str) -> None:
     with pytest.raises(ModelError, match="there's no such file or folder") as refused:
         resolve(name)

@@ -1,5 +1,6 @@
 """A linear head that learns what a teacher answers, over HTTP and from a System of this machine."""
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -8,8 +9,17 @@ from rung.errors import TrainingError
 from rung.rungs.distill import Distill
 from rung.rungs.distill_head import DistillHead
 from rung.rungs.head import Head
-from rung.rungs.taught import TAUGHT_FILE, inputs, scored_on_dev, taught_usd, teach
-from rung.rungs.teacher import teacher_system
+from rung.rungs.taught import (
+    TAUGHT_FILE,
+    affordable_inputs,
+    inputs,
+    is_paid,
+    scored_on_dev,
+    taught_usd,
+    teach,
+)
+from rung.rungs.teacher import DRAWS, teacher_system
+from rung.rungs.teaching_money import draw_usd
 from rung.runs import read_json
 from tests.fixtures_climb import label_rows, make_tiny_gguf, opened, write_rows
 from tests.fixtures_hosted import KEY, Hosted, as_asked, beside, unlabelled
@@ -34,7 +44,8 @@ def server(monkeypatch):
 def context(tiny, tmp_path, server):
     """Few labelled rows, sixty inputs, and a teacher that knows the answers."""
     with opened(tiny, write_rows(tmp_path / "topics.jsonl", label_rows(120)), tmp_path) as found:
-        yield replace(beside(found, server, tmp_path, unlabelled(60)), train=found.train[:FEW])
+        named = beside(found, server, tmp_path, unlabelled(60))
+        yield replace(named, train=found.train[:FEW], folder=found.folder.parent / "distill_head")
 
 
 @pytest.fixture
@@ -65,8 +76,42 @@ def test_what_a_head_was_taught_is_not_asked_or_paid_again_for_a_tune(context, s
     taught = teach(tune, teacher, inputs(tune), scored_on_dev(tune, teacher).seconds_per_answer)
     assert len(taught.rows) == 60
     assert (len(server.seen), context.pool.till.spent_usd) == (count, spent)
-    assert taught_usd(tune) == taught_usd(context) == spent > 0, "its answers cost a tune as much"
+    assert taught_usd(tune, teacher) == spent > 0, "its answers cost a tune as much"
+    assert taught_usd(context, teacher) == spent, "and each of them once"
+    other = Head().build(replace(context, folder=context.folder.parent / "head")).system
+    assert taught_usd(tune, other) == 0.0, "another teacher gave other answers"
+    assert is_paid(tune) and not is_paid(replace(tune, folder=tune.folder.parent / "sft"))
     assert read_json(tune.folder / TAUGHT_FILE) == read_json(context.folder / TAUGHT_FILE)
+
+
+def test_two_students_take_no_more_of_the_money_than_one(context, server):
+    till = context.pool.till
+    teacher = teacher_system(context, str(context.task.teacher))
+    scored = scored_on_dev(context, teacher)
+    each = draw_usd(context, scored)
+    context.pool.close()
+    context.pool.till = replace(till, cap_usd=till.spent_usd + 30 * DRAWS * each)
+    rows, short = affordable_inputs(context, teacher, scored)
+    assert 0 < len(rows) < 60 and short
+    teach(context, teacher, rows, scored.seconds_per_answer, short)
+    tune = replace(context, folder=context.folder.parent / "distill")
+    assert affordable_inputs(tune, teacher, scored) == (rows, short)
+
+
+def test_without_time_nothing_is_asked(context, server):
+    late = replace(context, deadline=time.monotonic() + 5)
+    assert DistillHead().outlook(late) is None
+    with pytest.raises(TrainingError, match="nothing was asked: give more with --budget"):
+        DistillHead().build(late)
+    assert server.seen == []
+
+
+def test_a_teacher_that_is_too_slow_is_refused_beforehand(context, known, monkeypatch):
+    here = replace(context, task=context.task.model_copy(update={"teacher": known}))
+    monkeypatch.setattr("rung.rungs.distill_head.evaluate.answers_of", lambda *_: ([], 60.0))
+    monkeypatch.setattr("rung.rungs.distill_head.to_score", lambda *_: 0)
+    told = DistillHead().outlook(here)
+    assert told is not None and "takes about 1 m 00 s for an input and is asked 20" in (told.refusal or "")
 
 
 def test_a_teacher_of_whom_nothing_holds_makes_no_head(context, server):
