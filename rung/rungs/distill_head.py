@@ -32,7 +32,6 @@ from rung.rungs.teacher import (
     too_slow,
 )
 from rung.rungs.teaching_money import TEACHING_SHARE
-from rung.rungs.teaching_time import refused
 from rung.task import Task
 
 AGREE = "how often the teacher's first draws agree"
@@ -62,6 +61,8 @@ class DistillHead:
 
         None without the latter, and for a hosted teacher, which is never asked beforehand.
         """
+        from rung.rungs.teaching_time import refused
+
         if hosted_teacher(context.task) is not None or not context.in_time("teach", LEAST_S):
             return None
         if (head := Head().outlook(context)) is None:
