@@ -5,22 +5,20 @@ from dataclasses import replace
 from rung import evaluate
 from rung.errors import EngineError, ModelError, TrainingError
 from rung.records import Example, Measurement
-from rung.rungs.api import calls_said
 from rung.rungs.base import Built, Context, Outlook, no_room
 from rung.rungs.sft import FEWEST_ROWS, FEWEST_S, answer_forms, tuned, unable
 from rung.rungs.taught import (
     FEWEST_ASKED,
-    affordable_inputs,
     compared,
     inputs,
     scored_on_dev,
     shows_answers,
-    taught_usd,
-    teach,
+    taught_by,
     to_score,
     uncounted,
     unpaid,
     untaught,
+    with_lesson,
 )
 from rung.rungs.teacher import draws_of, hosted_teacher, teacher_system
 from rung.rungs.teaching_money import TEACHING_SHARE
@@ -90,35 +88,16 @@ class Distill:
         if made is not None:
             found = (f"teacher {context.task.teacher}: {why}", *compared(context, scored, made.system))
             return replace(made, found=found, notes=(*uncounted(context), *made.notes))
-        rows, short = affordable_inputs(context, teacher, scored)
-        taught = teach(context, teacher, rows, scored.seconds_per_answer, short)
-        spent = taught_usd(context, teacher)
-        context.reporter.say(f"distill: {taught.said}")
-        if not taught.rows:
-            why = f"; {taught.short}" if taught.short else ""
-            raise TrainingError(f"the teacher taught nothing: {taught.said}{why}")
+        taught = taught_by(context, teacher, scored)
         if (rows_in_all := len(context.train) + len(taught.rows)) < FEWEST_ROWS:
             raise TrainingError(
                 f"the teacher taught too little: {taught.said}; with your {len(context.train):,} that makes "
                 f"{rows_in_all:,} rows, and tuning needs at least {FEWEST_ROWS}"
                 f"{f'; {taught.short}' if taught.short else ''}"
             )
-        asked = calls_said(teacher) if teacher.is_hosted else ""
         made = self._made(replace(context, train=(*context.train, *taught.rows)), teacher, context)
-        found = (
-            f"teacher {context.task.teacher}{asked}: {taught.said}",
-            *compared(context, scored, made.system),
-        )
-        notes = (
-            *(text for text in (why, taught.short) if text),
-            *((f"the teacher was paid ${spent:.4f}",) if spent else ()),
-            *uncounted(context),
-            *made.notes,
-        )
-        what = (
-            f"{len(taught.rows):,} rows of {context.task.teacher} beside {len(context.train):,}; {made.what}"
-        )
-        return replace(made, what=what, found=found, notes=notes, spent_usd=spent)
+        built = with_lesson(context, teacher, scored, taught, made)
+        return replace(built, notes=(why, *built.notes)) if why else built
 
     def _from_sft(self, context: Context, teacher: System, scored: Measurement) -> tuple[Built | None, str]:
         """What goes on from sft on policy, and why; None where nothing does, and why it failed if it did.

@@ -5,22 +5,18 @@ from typing import Literal
 
 from rung import evaluate
 from rung.errors import TrainingError
-from rung.rungs.api import calls_said
 from rung.rungs.base import Built, Context, Outlook
 from rung.rungs.head import Head, fitted
 from rung.rungs.taught import (
     FEWEST_ASKED,
-    affordable_inputs,
-    compared,
     inputs,
     scored_on_dev,
     shows_answers,
-    taught_usd,
-    teach,
+    taught_by,
     to_score,
-    uncounted,
     unpaid,
     untaught,
+    with_lesson,
 )
 from rung.rungs.teacher import (
     DRAWS,
@@ -99,25 +95,6 @@ class DistillHead:
             )
         teacher = teacher_system(context, str(context.task.teacher))
         scored = scored_on_dev(context, teacher)
-        rows, short = affordable_inputs(context, teacher, scored)
-        taught = teach(context, teacher, rows, scored.seconds_per_answer, short, LEARN_S)
-        spent = taught_usd(context, teacher)
-        context.reporter.say(f"{self.name}: {taught.said}")
-        if not taught.rows:
-            why = f"; {taught.short}" if taught.short else ""
-            raise TrainingError(f"the teacher taught nothing: {taught.said}{why}")
+        taught = taught_by(context, teacher, scored, LEARN_S)
         made = fitted(replace(context, train=(*context.train, *taught.rows)), self.name)
-        asked = calls_said(teacher) if teacher.is_hosted else ""
-        paid = (f"the teacher was paid ${spent:.4f}",) if spent else ()
-        short_notes = (taught.short,) if taught.short else ()
-        count = f"{len(taught.rows):,} rows of {context.task.teacher} beside {len(context.train):,}"
-        return replace(
-            made,
-            what=f"{count}; {made.what}",
-            found=(
-                f"teacher {context.task.teacher}{asked}: {taught.said}",
-                *compared(context, scored, made.system),
-            ),
-            notes=(*short_notes, *paid, *uncounted(context), *made.notes),
-            spent_usd=spent,
-        )
+        return with_lesson(context, teacher, scored, taught, made)

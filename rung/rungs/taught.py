@@ -10,8 +10,8 @@ from pydantic import TypeAdapter
 from rung import evaluate
 from rung.errors import EngineError, TrainingError
 from rung.records import Answer, Example, Json, Measurement
-from rung.rungs.api import cannot_pay, paid_text
-from rung.rungs.base import JOURNAL_FILE, Context
+from rung.rungs.api import calls_said, cannot_pay, paid_text
+from rung.rungs.base import JOURNAL_FILE, Built, Context
 from rung.rungs.sft import FEWEST_S
 from rung.rungs.teacher import (
     CHUNK_ROWS,
@@ -187,6 +187,41 @@ def teach(
         asked=kept.asked,
         dropped=Counter(kept.dropped),
         short=kept.short,
+    )
+
+
+def taught_by(context: Context, teacher: System, scored: Measurement, learn_s: float = FEWEST_S) -> Taught:
+    """What is learned of as many inputs as money and time allow, by `teach`. TrainingError for none."""
+    rows, short = affordable_inputs(context, teacher, scored)
+    taught = teach(context, teacher, rows, scored.seconds_per_answer, short, learn_s)
+    context.reporter.say(f"{context.folder.name}: {taught.said}")
+    if not taught.rows:
+        why = f"; {taught.short}" if taught.short else ""
+        raise TrainingError(f"the teacher taught nothing: {taught.said}{why}")
+    return taught
+
+
+def with_lesson(
+    context: Context, teacher: System, scored: Measurement, taught: Taught, student: Built
+) -> Built:
+    """The student, with what the report says of the lesson, of its cost, and of how the two sides compare."""
+    asked = calls_said(teacher) if teacher.is_hosted else ""
+    spent = taught_usd(context, teacher)
+    count = f"{len(taught.rows):,} rows of {context.task.teacher} beside {len(context.train):,}"
+    return replace(
+        student,
+        what=f"{count}; {student.what}",
+        found=(
+            f"teacher {context.task.teacher}{asked}: {taught.said}",
+            *compared(context, scored, student.system),
+        ),
+        notes=(
+            *((taught.short,) if taught.short else ()),
+            *((f"the teacher was paid ${spent:.4f}",) if spent else ()),
+            *uncounted(context),
+            *student.notes,
+        ),
+        spent_usd=spent,
     )
 
 
