@@ -172,7 +172,7 @@ def with_dev(on_test: Decision, on_dev: Decision, results: Sequence[RungResult])
 
 def _ruled_out(on_test: Decision, on_dev: Decision, results: Sequence[RungResult]) -> Decision | None:
     """No verdict, where dev gives none though enough was answered, and the test was opened for one rung."""
-    opened = [r for r in results if r.test is not None]
+    opened = [r for r in results if r.test is not None or is_untested(r)]
     answered = any(
         r.dev is not None and r.dev.n >= MIN_ROWS and not r.over_limits and not r.stopped for r in results
     )

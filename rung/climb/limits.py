@@ -3,7 +3,7 @@
 from rung.records import Measurement
 from rung.task import Limits
 
-MOST_DECIMALS = 4
+MOST_DECIMALS = 3
 
 
 def over_limits(dev: Measurement, limits: Limits) -> tuple[str, ...]:
@@ -18,5 +18,5 @@ def over_limits(dev: Measurement, limits: Limits) -> tuple[str, ...]:
 
 def _over(value: float, limit: float) -> str:
     """A value above a limit, with as many decimals as show that: whole where that will do."""
-    told = (f"{value:.{decimals}f}" for decimals in range(MOST_DECIMALS))
+    told = (f"{value:.{decimals}f}" for decimals in range(MOST_DECIMALS + 1))
     return next((text for text in told if float(text) > limit), repr(value))

@@ -103,12 +103,15 @@ def no_verdict(ladder: Sequence[Candidate], *, split: str, rows: int, min_rows: 
 
 
 def is_between(facts: Facts, comparison: Comparison) -> bool:
-    """Whether the gain, were it what it seems, is neither under the margin nor enough to win."""
-    return facts.margin <= comparison.gain < facts.least
+    """Whether the gain, were it what it seems, is neither under the margin nor enough to win.
+
+    One draw alone shows no gain: it's other groups or questions that are lacking then.
+    """
+    return facts.draws > 1 and facts.margin <= comparison.gain < facts.least
 
 
 def _to_settle(facts: Facts, comparison: Comparison, rows_needed: int | None) -> str:
-    """What to do about an undecided verdict. New rows are for the test: of dev there is no more to be had."""
+    """What to do about an undecided verdict. New rows are for the test."""
     shipped = facts.shipped
     if facts.split != "test":
         return f"{shipped.rung} is the lower rung"
